@@ -1,0 +1,1 @@
+"""icl-lens: rebuild, audit and doubt studies of in-context learning."""
