@@ -1,0 +1,7 @@
+"""``python -m icl_lens`` is ``icl-lens``."""
+
+import sys
+
+from icl_lens.cli import main
+
+sys.exit(main())

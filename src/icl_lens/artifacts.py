@@ -1,0 +1,203 @@
+"""Tidy tables with a contract: one schema a kind, whole files only, and provenance in the file itself.
+
+Every step writes one Parquet file, one row per observation. A file is written under a temporary name and renamed, so a
+run killed at any moment leaves either the whole file or none. Provenance (:mod:`icl_lens.provenance`) and what was
+observed while computing (prompts left out, whether the model is trained) travel in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from icl_lens import provenance
+from icl_lens.errors import InputError
+
+METADATA_KEY = b"icl_lens"
+
+_SPAN = pa.list_(pa.int64())
+_SPANS = pa.list_(_SPAN)
+_STUDY_KEYS = [
+    ("model", pa.string()),
+    ("task", pa.string()),
+    ("set", pa.string()),
+    ("seed", pa.int64()),
+    ("prompt_id", pa.int64()),
+]
+
+# kind -> (version of the schema, columns). A version rises when a column changes its meaning.
+SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
+    "corpora": (
+        1,
+        pa.schema([("split", pa.string()), ("index", pa.int64()), ("text", pa.string()), ("label", pa.int64())]),
+    ),
+    "prompts": (
+        1,
+        pa.schema(
+            [
+                ("task", pa.string()),
+                ("set", pa.string()),
+                ("seed", pa.int64()),
+                ("prompt_id", pa.int64()),
+                ("shots", pa.int64()),
+                ("query_index", pa.int64()),
+                ("demo_indices", pa.list_(pa.int64())),
+                ("text", pa.string()),
+                ("gold", pa.int64()),
+                ("label_words", pa.list_(pa.string())),
+                ("demo_labels", pa.list_(pa.int64())),
+                ("label_spans", _SPANS),
+                ("text_spans", _SPANS),
+                ("query_span", _SPAN),
+                ("prefix_spans", _SPANS),
+            ]
+        ),
+    ),
+    "icl": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("gold", pa.int64()),
+                ("prediction", pa.int64()),
+                ("class_log_probs", pa.list_(pa.float64())),
+                ("top_tokens", pa.list_(pa.int64())),
+            ]
+        ),
+    ),
+    "saliency": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("layer", pa.int64()),
+                ("s_wp", pa.float64()),
+                ("s_pq", pa.float64()),
+                ("s_ww", pa.float64()),
+            ]
+        ),
+    ),
+}
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes ``path`` when the block ends well and vanishes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files for their owner alone; an artifact is as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe(
+    kind: str,
+    module: str,
+    inputs: dict[str, str],
+    settings: dict[str, Any],
+    seeds: list[int],
+    observed: dict[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """The metadata of an artifact.
+
+    Args:
+        kind: A key of :data:`SCHEMAS`.
+        module: Dotted name of the module that computed the table.
+        inputs: Name of each input (relative to ``results/``) -> SHA-256 of its content.
+        settings: Every setting that decides the content.
+        seeds: Every seed that decides the content.
+        observed: What was seen while computing that a reader of the table must know.
+        more: Further facts that decide the content: model, device, dtype.
+    """
+    return {
+        "schema": kind,
+        "version": SCHEMAS[kind][0],
+        "inputs": dict(sorted(inputs.items())),
+        "settings": settings,
+        "seeds": seeds,
+        **more,
+        "module": module,
+        "code": provenance.code_hash(module),
+        "libraries": provenance.library_versions(),
+        "observed": observed or {},
+    }
+
+
+def write(path: Path | str, table: pd.DataFrame, metadata: dict[str, Any]) -> None:
+    """Write a table of the kind its metadata names: checked against the schema, whole or not at all.
+
+    Raises:
+        ValueError: The table lacks a column or has another (a defect of the caller).
+    """
+    schema = SCHEMAS[metadata["schema"]][1]
+    if sorted(table.columns) != sorted(schema.names):
+        raise ValueError(f"columns {list(table.columns)} are not the schema's {schema.names}")
+    arrow = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
+    arrow = arrow.replace_schema_metadata({METADATA_KEY: packed})
+    with whole_file(path) as temporary:
+        # Checksums of pages: a flipped byte is an error on reading, where Parquet's default reads it as data.
+        pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read(path: Path | str, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a table of a kind and its metadata (empty for a file made elsewhere).
+
+    Raises:
+        InputError: The file is absent, cut short, damaged, or not of this kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; it should be a {kind} table (Parquet)")
+    try:
+        arrow = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path} is not a whole Parquet file (cut short or damaged?): delete it and run again, "
+            "or copy it again if it came from elsewhere"
+        ) from error
+    packed = (arrow.schema.metadata or {}).get(METADATA_KEY)
+    try:
+        metadata = json.loads(packed) if packed else {}
+    except ValueError as error:
+        raise InputError(f"{path} holds damaged metadata: delete it and run again") from error
+    version, schema = SCHEMAS[kind]
+    if metadata and metadata.get("schema") != kind:
+        raise InputError(f"{path} is a {metadata.get('schema')} table where a {kind} table is wanted")
+    if metadata and metadata.get("version") != version:
+        raise InputError(
+            f"{path} follows version {metadata.get('version')} of the {kind} schema, this icl-lens reads version "
+            f"{version}: delete it and run again"
+        )
+    missing = [name for name in schema.names if name not in arrow.column_names]
+    if missing:
+        raise InputError(f"{path} is not a {kind} table: it has no column {', '.join(missing)}")
+    try:
+        arrow = arrow.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path} is not a {kind} table: {str(error).splitlines()[0]}") from error
+    if arrow.num_rows == 0:
+        raise InputError(f"{path} has no rows; a {kind} table needs at least one")
+    empty = [name for name in schema.names if arrow[name].null_count]
+    if empty:
+        raise InputError(f"{path} has empty cells in column {', '.join(empty)}")
+    return arrow.to_pandas(), metadata

@@ -1,0 +1,44 @@
+"""A checkpoint as files: which of a model folder's files decide its answers, and whether those needed are there.
+
+Kept apart from :mod:`icl_lens.models` so that the workflow can ask without loading torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from icl_lens.errors import InputError
+
+# Configuration and tokenizer files; a model card or a licence changes no answer.
+_DESCRIPTIONS = (
+    "config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
+
+def checkpoint_files(folder: Path | str) -> list[Path]:
+    """The files of a model folder that decide its answers: weights, configuration and tokenizer, sorted.
+
+    Raises:
+        InputError: The folder, its config.json, its weights or its tokenizer is not there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"model folder {folder} does not exist")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model folder {folder} holds no config.json, so it is no checkpoint")
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(f"model folder {folder} holds no weights: a *.safetensors file is needed")
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise InputError(f"model folder {folder} holds no tokenizer: tokenizer.json is needed")
+    return sorted([*weights, *(folder / name for name in _DESCRIPTIONS if (folder / name).is_file())])

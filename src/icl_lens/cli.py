@@ -1,0 +1,142 @@
+"""The command line: what the workflow's rules call, and what a person can call."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import get_args
+
+from icl_lens.config import Device, Dtype
+from icl_lens.errors import InputError
+from icl_lens.tasks import TASKS
+
+STUDIES = {"icl": "what the model answers to each prompt", "saliency": "S_wp, S_pq and S_ww of each prompt and layer"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it did its work, 1 for input that cannot be used (one sentence on standard error)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return options.run(options) or 0
+    except InputError as error:
+        print(f"icl-lens {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"icl-lens {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="icl-lens", description="Studies of in-context learning, step by step.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(run=run)
+        return added
+
+    corpora = command("corpora", _corpora, "write one task's texts and labels as a table")
+    corpora.add_argument("--task", required=True, choices=TASKS)
+    corpora.add_argument("--seed", type=int, help="generate the built-in look-alike from this seed")
+    corpora.add_argument("--train", type=Path, help="the original release's training file")
+    corpora.add_argument("--test", type=Path, help="the original release's test file (SST-2: the dev file)")
+    corpora.add_argument("--out", required=True, type=Path)
+
+    prompts = command("prompts", _prompts, "draw and write one task's prompts")
+    prompts.add_argument("--task", required=True, choices=TASKS)
+    prompts.add_argument("--corpus", required=True, type=Path, help="a corpora table")
+    prompts.add_argument("--set", required=True, help="the protocol: fresh-1shot, shared-5shot, ...")
+    prompts.add_argument("--seeds", required=True, type=int, nargs="+")
+    prompts.add_argument("--queries", required=True, type=int, help="test texts per seed, at most")
+    prompts.add_argument("--out", required=True, type=Path)
+
+    for study, help_text in STUDIES.items():
+        added = command(study, _study, help_text)
+        added.add_argument("--model", required=True, type=Path, help="a folder with a checkpoint and its tokenizer")
+        added.add_argument("--prompts", required=True, type=Path, help="a prompts table")
+        added.add_argument("--out", required=True, type=Path)
+        added.add_argument("--name", help="the model's name in the table; the folder's own by default")
+        added.add_argument("--device", default="auto", choices=get_args(Device))
+        added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
+        added.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, padding included")
+
+    record = command("record", _record, "strip an executed notebook of its times and record a figure's or table's hashes")
+    record.add_argument("--source", required=True, type=Path, help="the notebook as it stands in the repository")
+    record.add_argument("--executed", required=True, type=Path, help="the same as executed")
+    record.add_argument("--out", required=True, type=Path, help="where the stripped notebook goes")
+    record.add_argument("--json", required=True, type=Path, help="where the hashes go")
+    record.add_argument("--inputs", nargs="*", default=[], type=Path)
+    record.add_argument("--outputs", nargs="+", required=True, type=Path)
+
+    audit = command("audit", _audit, "check every artifact of a results folder against what it was made from")
+    audit.add_argument("results", nargs="?", default="results", type=Path)
+
+    config = command("config", _config, "print the default config, or its JSON schema")
+    config.add_argument("--schema", action="store_true")
+    return parser
+
+
+# The commands import what they run only when they run it: `icl-lens --help` need not wait for torch.
+
+
+def _corpora(options: argparse.Namespace) -> None:
+    from icl_lens import corpora
+
+    files = (options.train, options.test)
+    if (options.seed is None) == (None in files) or (options.seed is not None and any(files)):
+        raise InputError("give either --seed (the built-in texts) or both --train and --test (the original files)")
+    if options.seed is not None:
+        corpora.write_builtin(options.task, options.seed, options.out)
+    else:
+        corpora.write_files(options.task, *files, options.out)
+
+
+def _prompts(options: argparse.Namespace) -> None:
+    from icl_lens import prompts
+
+    if options.queries < 1:
+        raise InputError(f"--queries is {options.queries}; at least one is needed")
+    prompts.write(options.task, options.corpus, options.set, options.seeds, options.queries, options.out)
+
+
+def _study(options: argparse.Namespace) -> None:
+    import transformers
+
+    from icl_lens import studies
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    studies.run(
+        options.command,
+        options.model,
+        options.prompts,
+        options.out,
+        name=options.name,
+        device=options.device,
+        dtype=options.dtype,
+        batch_tokens=options.batch_tokens,
+    )
+
+
+def _record(options: argparse.Namespace) -> None:
+    from icl_lens import notebooks
+
+    notebooks.record(options.source, options.executed, options.out, options.json, options.inputs, options.outputs)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from icl_lens import audit
+
+    faults = audit.audit(options.results)
+    for fault in faults:
+        print(fault)
+    return 1 if faults else 0
+
+
+def _config(options: argparse.Namespace) -> None:
+    from icl_lens import config
+
+    sys.stdout.write(config.schema_json() if options.schema else config.default_yaml())

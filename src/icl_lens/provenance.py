@@ -1,0 +1,136 @@
+"""What decides an artifact's content, and nothing else: hashes of inputs and code, settings, versions.
+
+Time, memory and host are left to the rule's benchmark file, so that the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+# The libraries whose version can change a number or a picture.
+LIBRARIES = (
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "seaborn",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+# The top folders of a results tree; they tell where `results/` ends and an artifact's own name begins.
+STAGES = ("corpora", "prompts", "studies", "figures", "tables", "notebooks")
+
+
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_hash(paths: list[Path]) -> str:
+    """One SHA-256 over several files of one folder: their names and their bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def artifact_name(path: Path | str) -> str:
+    """An artifact's path relative to its results folder, e.g. ``prompts/sst2/fresh-1shot.parquet``.
+
+    A file outside a results tree keeps its file name only: where a machine holds it is nobody's business.
+    """
+    parts = Path(path).parts
+    stages = [i for i, part in enumerate(parts[:-1]) if part in STAGES]
+    # A results tree lies below whatever folders happen to share a stage's name, except its own sub-folders,
+    # and those (a model or a task called "prompts") are ruled out by the config.
+    return "/".join(parts[stages[-1] :]) if stages else parts[-1]
+
+
+def notebook_sources(notebook: Path | str) -> tuple[Path, ...]:
+    """The package's source files that a notebook runs: those of every module that its code cells import."""
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return tuple(sorted({path for name in _imported(code, "") for path in source_files(name)}))
+
+
+@cache
+def source_files(module: str) -> tuple[Path, ...]:
+    """The package's source files that a module runs: itself and, transitively, every module of the package it imports.
+
+    Args:
+        module: A dotted name such as ``icl_lens.studies.saliency``.
+
+    Returns:
+        The files, sorted. They are a rule's ``input: code=`` and the subject of the code hash, so that an edit reruns
+        exactly what it can change.
+    """
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if not name or name in found:
+            continue
+        path = _module_file(name)
+        if path is None:  # `from icl_lens.tasks import TASKS` names an attribute, not a module
+            continue
+        found[name] = path
+        waiting += [name.rpartition(".")[0], *_imports(path, name)]  # importing a module runs its packages too
+    return tuple(sorted(set(found.values())))
+
+
+def code_hash(module: str) -> str:
+    """SHA-256 over the source files of :func:`source_files`."""
+    return sources_hash(source_files(module))
+
+
+def sources_hash(paths: Iterable[Path]) -> str:
+    """One SHA-256 over some of the package's source files: their places in the package and their bytes."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that can change a result; torch's says which build (CPU or CUDA)."""
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def _module_file(name: str) -> Path | None:
+    relative = Path(*name.split(".")[1:])
+    for candidate in (PACKAGE / relative / "__init__.py", (PACKAGE / relative).with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(path: Path, name: str) -> list[str]:
+    """The dotted names inside the package that a source file imports, at the top or inside a function."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return _imported(path.read_text(encoding="utf-8"), package)
+
+
+def _imported(code: str, package: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*anchor, base] if base else anchor)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [n for n in names if n.split(".")[0] == PACKAGE.name]

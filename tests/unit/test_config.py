@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from icl_lens import config
+from icl_lens.errors import InputError
+from icl_lens.items import ITEMS
+
+from ..conftest import REPOSITORY
+
+
+def test_config_yaml_and_schema_are_what_the_models_say():
+    assert (REPOSITORY / "config.yaml").read_text() == config.default_yaml(), "run `make config`"
+    assert (REPOSITORY / "workflow/schemas/config.schema.json").read_text() == config.schema_json(), "run `make config`"
+
+
+def test_default_yaml_parses_to_the_defaults_and_comments_every_key():
+    path = REPOSITORY / "config.yaml"
+    assert config.load(path) == config.Config()
+    blocks = path.read_text().split("\n\n")[1:]
+    assert len(blocks) == len(config.Config.model_fields)
+    assert all(block.startswith("# ") for block in blocks)
+
+
+def test_the_guide_explains_every_key():
+    guide = (REPOSITORY / "config/README.md").read_text()
+    for key in config.Config.model_fields:
+        assert f"`{key}`" in guide, key
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ({"querries": 3}, "unknown key 'querries' (= 3); did you mean 'queries'?"),
+        ({"queries": "many"}, "'queries' is 'many': it should be a valid integer"),
+        ({"queries": True}, "'queries' is True: it should be a valid integer"),
+        ({"queries": 0}, "'queries' is 0: it should be greater than or equal to 1"),
+        ({"tasks": ["sst"]}, "tasks: 'sst' is unknown; did you mean 'sst2'?"),
+        ({"tasks": []}, "'tasks' is []: list should have at least 1 item"),
+        ({"device": "gpu"}, "'device' is 'gpu'; it must be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ({"data": {"source": "fils"}}, "'data.source' is 'fils'; it must be 'builtin' or 'files'"),
+        ({"data": {"source": "files"}}, "data.root must name the folder"),
+        ({"data": {"root": "x"}}, "need data.source: files, but data.source is 'builtin'"),
+        (
+            {"data": {"source": "files", "root": "x", "files": {"agnews": {"trian": "y"}}}},
+            "unknown key 'data.files.agnews.trian' (= 'y'); did you mean 'train'?",
+        ),
+        (
+            {"data": {"source": "files", "root": "x", "files": {"ag": {}}}},
+            "data.files: 'ag' is unknown; did you mean 'agnews'?",
+        ),
+        ({"models": [{"name": "a"}]}, "'models[0].path' is missing"),
+        ({"models": [{"name": "a/b", "path": "x"}]}, "'models[0].name' is 'a/b'"),
+        ({"models": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]}, "models: 'a' stands there twice"),
+        ({"models": [{"name": "prompts", "path": "x"}]}, "the name 'prompts' is a folder of the results tree"),
+        ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
+        ({"seeds": [-1]}, "'seeds[0]' is -1: it should be greater than or equal to 0"),
+        ({"items": {"figure_33": {}}}, "items: 'figure_33' is unknown; did you mean 'figure_3'?"),
+        ({"items": {"figure_3": {"model": ["x"]}}}, "unknown key 'items.figure_3.model' (= ['x']); did you mean 'models'?"),
+        (
+            {"items": {"figure_3": {"models": ["orgnism"]}}},
+            "items.figure_3.models: 'orgnism' is unknown; did you mean 'organism'?",
+        ),
+        ({"tasks": ["sst2"], "items": {"figure_3": {"tasks": ["trec"]}}}, "items.figure_3.tasks: 'trec' is unknown"),
+    ],
+)
+def test_a_fault_is_one_sentence_that_names_key_value_and_remedy(bad, sentence):
+    with pytest.raises(InputError) as caught:
+        config.parse(bad)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_faults_are_both_told():
+    with pytest.raises(InputError) as caught:
+        config.parse({"querries": 3, "device": "gpu"})
+    assert "querries" in str(caught.value)
+    assert "device" in str(caught.value)
+
+
+def test_a_file_that_is_no_config_is_told(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
+    for name, sentence in (("list.yaml", "is not a config"), ("broken.yaml", "is not YAML"), ("none.yaml", "cannot be read")):
+        with pytest.raises(InputError, match=sentence):
+            config.load(tmp_path / name)
+
+
+def test_yaml_is_read_safely(tmp_path):
+    (tmp_path / "evil.yaml").write_text("results: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(InputError, match="is not YAML"):
+        config.load(tmp_path / "evil.yaml")
+
+
+def test_items_show_the_papers_tasks_unless_told_otherwise():
+    default = config.Config()
+    assert default.shown("figure_3") == (["organism"], ["sst2", "agnews"])
+    assert default.shown("figure_9") == (["organism"], ["sst2", "trec", "agnews", "emoc"])
+    some = config.parse({"tasks": ["trec", "agnews"], "items": {"figure_9": {"tasks": ["agnews"]}}})
+    assert some.shown("figure_3")[1] == ["agnews"]
+    assert some.shown("figure_9")[1] == ["agnews"]
+    assert config.parse({"tasks": ["trec"]}).shown("figure_3")[1] == []
+
+
+def test_the_schema_refuses_unknown_keys_too():
+    schema = json.loads(config.schema_json())
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(config.Config.model_fields)
+
+
+def test_every_item_reads_known_studies():
+    from icl_lens.cli import STUDIES
+
+    assert {study for item in ITEMS.values() for study in item.studies} <= set(STUDIES)
