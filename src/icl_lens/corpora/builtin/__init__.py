@@ -1,0 +1,189 @@
+"""The built-in corpora: seeded look-alikes of the four tasks, so that everything runs without a download.
+
+Every text is written by a small grammar (one module per task) from lexicons of our own; no third-party text is in here.
+The corpora keep what the studies need of the originals (classes, proportions, surface style, length) and add what
+a model trained on them must not be able to exploit:
+
+* no test text shares more than half of its content words with any one training text, under each of several definitions
+  of a content word and whatever list of stop words is used (:mod:`.overlap`);
+* counting the words that a query shares with one demonstration per class does not give its class away, because the
+  classes share their sentence frames and a class has many words of its own;
+* every test word occurs in the training split, and at least two words of each text tell its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from math import ceil
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+
+from ...tasks import TASKS
+from . import dialogues, film_reviews, headlines, questions
+from .grammar import Grammar, Writer
+from .overlap import DEFINITIONS, OverlapIndex, content_words, fewest_content_words, long_words, repeats_a_word
+
+__all__ = ["class_counts", "content_words", "generate", "indicative_words", "long_words", "texts"]
+
+_MODULES: dict[str, ModuleType] = {
+    "sst2": film_reviews,
+    "trec": questions,
+    "agnews": headlines,
+    "emoc": dialogues,
+}
+# A stable integer per task for the seed: hash() differs from process to process.
+_TASK_KEYS = {"sst2": 1, "trec": 2, "agnews": 3, "emoc": 4}
+
+# Texts per class of the original releases, in the order of the class indices.
+_ORIGINAL_COUNTS = {
+    "sst2": {"train": (29780, 37569), "test": (428, 444)},
+    "trec": {"train": (86, 1250, 1162, 1223, 835, 896), "test": (9, 94, 138, 65, 81, 113)},
+    "agnews": {"train": (30000, 30000, 30000, 30000), "test": (1900, 1900, 1900, 1900)},
+    "emoc": {"train": (14948, 4243, 5463, 5506), "test": (4677, 284, 250, 298)},
+}
+_SPLIT_SIZES = {"train": 4000, "test": 600}
+# No class gets fewer, however rare it is in the original.
+_SMALLEST_CLASS = {"train": 60, "test": 9}
+
+_MIN_TOKENS, _MAX_TOKENS = 7, 22
+_MIN_CONTENT_WORDS = 5
+_MIN_INDICATIVE_WORDS = 2
+_MAX_OVERLAP = 0.5
+
+
+def class_counts(task: str) -> dict[str, tuple[int, ...]]:
+    """Return how many texts of each class (in the order of the class indices) :func:`generate` puts in each split.
+
+    The proportions are those of the original release, rounded up.
+
+    Raises:
+        KeyError: There is no built-in corpus of this name.
+    """
+    counts = {}
+    for split, original in _ORIGINAL_COUNTS[task].items():
+        scale = _SPLIT_SIZES[split] / sum(original)
+        counts[split] = tuple(max(_SMALLEST_CLASS[split], ceil(scale * count)) for count in original)
+    return counts
+
+
+@cache
+def indicative_words(task: str) -> tuple[frozenset[str], ...]:
+    """Return, for each class of the task, the lower-cased words that only this class uses and that tell it.
+
+    Raises:
+        KeyError: There is no built-in corpus of this name.
+    """
+    return tuple(
+        frozenset(word.lower() for lexicon in lexicons.values() for word in lexicon if "{" not in word)
+        for lexicons in _MODULES[task].LEXICONS
+    )
+
+
+@cache
+def _grammar(task: str, label: int) -> Grammar:
+    return Grammar(_MODULES[task].rules(label))
+
+
+def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
+    """Yield endless fresh texts of one class; the same state of ``rng`` yields the same texts.
+
+    Every text has 7 to 22 blank-separated tokens, at least five content words under each definition, at least two words
+    that tell its class, and no content word twice. Two texts may be equal, and a text may be one of :func:`generate`'s.
+
+    Args:
+        task: The name of a task in :data:`icl_lens.tasks.TASKS`.
+        label: The class index.
+        rng: Where the draws come from; it is advanced.
+
+    Raises:
+        KeyError: There is no built-in corpus of this name.
+        IndexError: The task has no such class.
+    """
+    writer, finish = Writer(_grammar(task, label), rng), _MODULES[task].finish
+    telling = indicative_words(task)[label]
+    while True:
+        text = finish(writer.write("text"))
+        if not _MIN_TOKENS <= text.count(" ") + 1 <= _MAX_TOKENS or repeats_a_word(text):
+            continue
+        if len(content_words(text) & telling) >= _MIN_INDICATIVE_WORDS and fewest_content_words(text) >= (_MIN_CONTENT_WORDS):
+            yield text
+
+
+def generate(task: str, seed: int) -> pd.DataFrame:
+    """Return the built-in corpus of one task.
+
+    The training texts are drawn first; the test texts are then drawn until enough of each class share no more than half
+    of their content words with any training text and use no word that the training split does not have.
+
+    Args:
+        task: The name of a task in :data:`icl_lens.tasks.TASKS`.
+        seed: Any non-negative integer; the same task and seed give the same table on any machine.
+
+    Returns:
+        A table with the columns ``split`` ("train", then "test"), ``index`` (from 0 within the split), ``text`` and
+        ``label`` (the class index, in the order of the task's label words). Classes are in random order.
+
+    Raises:
+        KeyError: There is no built-in corpus of this name.
+    """
+    counts = class_counts(task)
+    rng = np.random.default_rng([seed, _TASK_KEYS[task]])
+    seen: set[str] = set()
+    train = []
+    for label, count in enumerate(counts["train"]):
+        train += [(text, label) for text in _distinct(texts(task, label, rng), count, seen)]
+    filtered = _TestFilter([text for text, _ in train])
+    test = []
+    for label, count in enumerate(counts["test"]):
+        source, kept = texts(task, label, rng), []
+        while len(kept) < count:
+            kept += filtered.accepted(_distinct(source, count, seen))
+        test += [(text, label) for text in kept[:count]]
+    parts = [_table("train", train, rng), _table("test", test, rng)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _distinct(source: Iterator[str], count: int, seen: set[str]) -> list[str]:
+    """Take the next texts that are not in ``seen`` (whatever their case), and add them to it."""
+    taken = []
+    while len(taken) < count:
+        text = next(source)
+        if text.lower() not in seen:
+            seen.add(text.lower())
+            taken.append(text)
+    return taken
+
+
+class _TestFilter:
+    """Accepts the texts that may be tested on, given the training texts."""
+
+    def __init__(self, train: list[str]) -> None:
+        self._indexes = [OverlapIndex(train, definition, doubtful) for definition, doubtful in DEFINITIONS]
+        self._vocabulary = {word for text in train for word in text.split()}
+
+    def accepted(self, candidates: list[str]) -> list[str]:
+        """Return the candidates that pass, in their order."""
+        kept = [text for text in candidates if self._vocabulary.issuperset(text.split())]
+        for index in self._indexes:
+            shares = index.largest_shares(kept)
+            kept = [text for text, share in zip(kept, shares, strict=True) if share <= _MAX_OVERLAP]
+        return kept
+
+
+def _table(split: str, rows: list[tuple[str, int]], rng: np.random.Generator) -> pd.DataFrame:
+    order = rng.permutation(len(rows))
+    return pd.DataFrame(
+        {
+            "split": split,
+            "index": np.arange(len(rows), dtype=np.int64),
+            "text": [rows[position][0] for position in order],
+            "label": np.array([rows[position][1] for position in order], dtype=np.int64),
+        }
+    )
+
+
+if set(_MODULES) != set(TASKS):  # pragma: no cover - a slip of whoever adds a task
+    raise AssertionError("every task needs a built-in corpus")

@@ -1,0 +1,182 @@
+"""Corpora from the data sets' files in their original release formats.
+
+A format is data (:class:`FileFormat`): how a line is split, which fields are the text, which is the label and what the
+label's values mean. Text is kept byte for byte: SST-2's blank before the end of a sentence is a token to the model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from icl_lens.errors import InputError
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How one data set's files are written.
+
+    Attributes:
+        train: The training split's file under the data root.
+        test: The file of the split whose texts are the queries.
+        fields: The names of a line's fields, in order; the last may be called ``*`` and stands for one field or more.
+        text: The fields that make the text, joined by one blank.
+        labels: Value of the field ``label`` -> class index.
+        separator: Between fields.
+        label_detail: What follows the class inside the label field and is dropped (TREC's ":fine").
+        header: Whether the first line names the fields.
+        quoted: Whether fields may stand in double quotes, as in CSV.
+        encoding: Of the bytes.
+    """
+
+    train: str
+    test: str
+    fields: tuple[str, ...]
+    text: tuple[str, ...]
+    labels: dict[str, int] = field(hash=False)
+    separator: str = "\t"
+    label_detail: str = ""
+    header: bool = False
+    quoted: bool = False
+    encoding: str = "utf-8"
+
+
+FORMATS: dict[str, FileFormat] = {
+    # GLUE's TSV. Its test labels are not public: the paper's queries are the dev split.
+    "sst2": FileFormat(
+        train="sst2/train.tsv",
+        test="sst2/dev.tsv",
+        fields=("sentence", "label"),
+        text=("sentence",),
+        labels={"0": 0, "1": 1},
+        header=True,
+    ),
+    # "DESC:manner How did serfdom develop ?": coarse and fine label, a blank, the question. Latin-1.
+    "trec": FileFormat(
+        train="trec/train_5500.label",
+        test="trec/TREC_10.label",
+        fields=("label", "question"),
+        text=("question",),
+        labels={"ABBR": 0, "ENTY": 1, "DESC": 2, "HUM": 3, "LOC": 4, "NUM": 5},
+        separator=" ",
+        label_detail=":",
+        encoding="latin-1",
+    ),
+    # The original CSV (class, title, description), or class and text where the two are joined already.
+    "agnews": FileFormat(
+        train="agnews/train.csv",
+        test="agnews/test.csv",
+        fields=("label", "*"),
+        text=("*",),
+        labels={"1": 0, "2": 1, "3": 2, "4": 3},
+        separator=",",
+        quoted=True,
+    ),
+    # EmoContext (SemEval-2019 task 3): three turns of a chat and the mood of the last.
+    "emoc": FileFormat(
+        train="emoc/train.txt",
+        test="emoc/test.txt",
+        fields=("id", "turn1", "turn2", "turn3", "label"),
+        text=("turn1", "turn2", "turn3"),
+        labels={"others": 0, "happy": 1, "sad": 2, "angry": 3},
+        header=True,
+    ),
+}
+
+
+def read(task: str, train: Path, test: Path) -> pd.DataFrame:
+    """The corpora table of one task from its two files.
+
+    Args:
+        task: A key of :data:`FORMATS`.
+        train: The training split's file.
+        test: The test split's file.
+
+    Returns:
+        split, index (the row's place in its file, from 0), text, label.
+
+    Raises:
+        InputError: A file is absent, is not in the format (with the line number), has an unknown label, or is empty.
+    """
+    layout = FORMATS[task]
+    parts = []
+    for split, path in (("train", train), ("test", test)):
+        rows = list(_rows(Path(path), layout))
+        if not rows:
+            raise InputError(f"{path} has no texts: the {split} split of task {task} is empty")
+        frame = pd.DataFrame(rows, columns=["text", "label"])
+        frame.insert(0, "split", split)
+        frame.insert(1, "index", range(len(frame)))
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rows(path: Path, layout: FileFormat) -> Iterator[tuple[str, int]]:
+    for number, fields in _lines(path, layout):
+        value = fields["label"]
+        if layout.label_detail:
+            value = value.partition(layout.label_detail)[0]
+        if value not in layout.labels:
+            raise InputError(f"{path}, line {number}: unknown label {value!r}; known: {', '.join(layout.labels)}")
+        text = " ".join(fields[name] for name in layout.text)
+        if not text.strip():
+            raise InputError(f"{path}, line {number}: the text is empty")
+        yield text, layout.labels[value]
+
+
+def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each line's number (from 1) and fields, the header checked and left out."""
+    try:
+        # newline="": line ends are told apart below, and a carriage return inside a text is the text's own.
+        text = path.read_bytes().decode(layout.encoding)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); is data.root right?") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: not {layout.encoding} text (byte {error.start})") from error
+    expected = f"expected {_shape(layout)}"
+    records = _csv(path, text, layout, expected) if layout.quoted else _plain(text, layout)
+    for number, parts in records:
+        if layout.header and number == 1:
+            if tuple(part.strip() for part in parts) != layout.fields:
+                raise InputError(f"{path}, line 1: {expected.replace('expected', 'expected a header naming')}")
+            continue
+        if layout.fields[-1] == "*" and len(parts) >= len(layout.fields):
+            first = len(layout.fields) - 1
+            parts = [*parts[:first], " ".join(parts[first:])]
+        if len(parts) != len(layout.fields):
+            raise InputError(f"{path}, line {number}: {expected}, found {len(parts)}")
+        yield number, dict(zip(layout.fields, parts, strict=True))
+
+
+def _plain(text: str, layout: FileFormat) -> Iterator[tuple[int, list[str]]]:
+    # Only "\n" ends a line (str.splitlines would also split at characters inside a text), with or without "\r" before it.
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        # A blank separates TREC's label from a question that holds blanks; a tab never stands inside a text.
+        most = 1 if layout.separator == " " else -1
+        yield number, line.removesuffix("\r").split(layout.separator, most)
+
+
+def _csv(path: Path, text: str, layout: FileFormat, expected: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True)
+    start = 1
+    try:
+        for parts in reader:
+            yield start, parts
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {start}: not CSV ({error}); {expected}") from error
+
+
+def _shape(layout: FileFormat) -> str:
+    names = {"\t": "tab-separated", " ": "blank-separated", ",": "comma-separated"}
+    fields = ", ".join("text (one field or more)" if name == "*" else name for name in layout.fields)
+    return f"{len(layout.fields)} {names[layout.separator]} fields ({fields})"

@@ -1,0 +1,225 @@
+"""Prompts: which texts are drawn (the authors' protocol, draw for draw), and how they are written, with every span.
+
+A prompt is its demonstrations and its query, each written by the task's template, joined by one newline; the query has no
+label and nothing follows its last colon (*Label Words are Anchors*, Table 4). A prompts table says all that a study needs,
+so prompts made elsewhere can be studied too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from icl_lens import artifacts, provenance
+from icl_lens.errors import InputError
+from icl_lens.tasks import TASKS, Task
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a prompt set is drawn.
+
+    Attributes:
+        fresh: New demonstrations for each query, or one set of demonstrations per seed for all queries.
+        shots: Demonstrations per class.
+    """
+
+    fresh: bool
+    shots: int
+
+    @classmethod
+    def of(cls, set_name: str) -> Protocol:
+        """The protocol that a set's name states: ``fresh-1shot``, ``shared-5shot``.
+
+        Raises:
+            InputError: The name states none.
+        """
+        match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot", set_name)
+        if not match:
+            raise InputError(f"{set_name!r} is no prompt set; a set is named like fresh-1shot or shared-5shot")
+        return cls(fresh=match[1] == "fresh", shots=int(match[2]))
+
+
+def draw_queries(test_size: int, queries: int, seed: int) -> list[int]:
+    """Indices of a seed's test texts, in order: the first ``queries`` of the permutation that ``datasets`` draws.
+
+    The released code takes ``dataset['test'].shuffle(seed=seed).select(range(min(1000, n)))``, which is a permutation by
+    numpy's default generator; fewer queries are the first of the same ones.
+    """
+    return np.random.default_rng(seed).permutation(test_size)[:queries].tolist()
+
+
+def draw_fresh(labels: np.ndarray, classes: int, shots: int, queries: int, seed: int) -> list[list[int]]:
+    """Demonstrations drawn anew for each query, as the released ``attention_attr.py`` draws them for section 2.1.
+
+    One legacy numpy generator per seed; query by query, class by class, ``shots`` training texts *with* replacement; then
+    a shuffle with the same seed each time, so that the order of the classes is the same in all prompts of a seed.
+
+    Args:
+        labels: Class index of each training text, shape (N,).
+
+    Returns:
+        For each query, the indices of its demonstrations in prompt order.
+    """
+    generator = np.random.RandomState(seed)
+    pools = [np.flatnonzero(labels == c) for c in range(classes)]
+    order = np.random.default_rng(seed).permutation(classes * shots)
+    drawn = []
+    for _ in range(queries):
+        by_class = np.concatenate([generator.choice(pool, shots) for pool in pools])  # (classes * shots,)
+        drawn.append(by_class[order].tolist())
+    return drawn
+
+
+def draw_shared(labels: np.ndarray, classes: int, shots: int, seed: int) -> list[int]:
+    """One set of demonstrations per seed, as the released ``sample_two_set_with_shot_per_class`` draws it.
+
+    All training indices are shuffled by a legacy numpy generator; the first ``shots`` of each class are the set, in the
+    order in which they are met.
+
+    Args:
+        labels: Class index of each training text, shape (N,).
+
+    Returns:
+        The indices of the demonstrations in prompt order.
+    """
+    indices = list(range(len(labels)))
+    np.random.RandomState(seed).shuffle(indices)
+    met = [0] * classes
+    drawn = []
+    for index in indices:
+        label = labels[index]
+        met[label] += 1
+        if met[label] <= shots:
+            drawn.append(index)
+    return drawn
+
+
+def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], queries: int) -> pd.DataFrame:
+    """The prompts table of one task and prompt set, over all seeds.
+
+    Args:
+        task: The task whose template and label words are used.
+        corpus: A corpora table: split, index, text, label.
+        set_name: Names the protocol, see :class:`Protocol`.
+        seeds: One run each; rows come in this order, and within a seed in the order of the draw.
+        queries: Test texts per seed, at most.
+
+    Raises:
+        InputError: A split is empty, a class is missing, or there are too few training texts for the shots asked.
+    """
+    protocol = Protocol.of(set_name)
+    splits = {name: part.set_index("index").sort_index() for name, part in corpus.groupby("split")}
+    for split in ("train", "test"):
+        if split not in splits:
+            raise InputError(f"task {task.name}: the corpus has no {split} texts")
+    train, test = splits["train"], splits["test"]
+    classes = len(task.label_words)
+    for part in (train, test):
+        if not part["label"].between(0, classes - 1).all():
+            raise InputError(f"task {task.name}: the corpus has a label outside 0 to {classes - 1}")
+    _enough(task, train, protocol.shots)
+    labels = train["label"].to_numpy()
+
+    rows = []
+    for seed in seeds:
+        chosen = draw_queries(len(test), queries, seed)
+        if protocol.fresh:
+            drawn = draw_fresh(labels, classes, protocol.shots, len(chosen), seed)
+        else:
+            drawn = [draw_shared(labels, classes, protocol.shots, seed)] * len(chosen)
+        for position, demonstrations in zip(chosen, drawn, strict=True):
+            demos = train.iloc[demonstrations]
+            query = test.iloc[position]
+            rows.append(
+                {
+                    "task": task.name,
+                    "set": set_name,
+                    "seed": seed,
+                    "prompt_id": len(rows),
+                    "shots": protocol.shots,
+                    "query_index": int(test.index[position]),
+                    "demo_indices": demos.index.tolist(),
+                    "gold": int(query["label"]),
+                    "label_words": list(task.label_words),
+                    "demo_labels": demos["label"].tolist(),
+                    **write_prompt(task, demos["text"].tolist(), demos["label"].tolist(), query["text"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def write_prompt(task: Task, texts: list[str], labels: list[int], query: str) -> dict:
+    """One prompt and where its parts are.
+
+    Args:
+        task: Gives the template and the label words.
+        texts: The demonstrations' texts, in prompt order.
+        labels: Their class indices.
+        query: The query's text.
+
+    Returns:
+        ``text`` and, as [start, end) characters of it, ``label_spans`` (leading blank included) and ``text_spans`` (one per
+        demonstration), ``query_span``, and ``prefix_spans`` (each template piece, such as "Review:" and "Sentiment:").
+    """
+    text = ""
+    spans: dict[str, list[list[int]]] = {"text": [], "label": [], "prefix": []}
+    examples = [*zip(texts, (task.label_words[label] for label in labels), strict=True), (query, "")]
+    for number, (example, word) in enumerate(examples):
+        text += "\n" if number else ""
+        for kind, piece in _pieces(task.template, example, word):
+            start = len(text)
+            text += piece
+            if kind == "prefix":
+                # The piece as a reader sees it: the blanks around it belong to no span.
+                start += len(piece) - len(piece.lstrip())
+                spans[kind].append([start, start + len(piece.strip())])
+            elif number < len(texts) or kind == "text":
+                spans[kind].append([start, start + len(piece)])
+    return {
+        "text": text,
+        "label_spans": spans["label"],
+        "text_spans": spans["text"][:-1],
+        "query_span": spans["text"][-1],
+        "prefix_spans": spans["prefix"],
+    }
+
+
+def _pieces(template: str, text: str, label: str) -> Iterator[tuple[str, str]]:
+    """A filled template piece by piece, as (kind, characters); a text that holds a brace is left as it is."""
+    for piece in re.split(r"(\{text\}|\{label\})", template):
+        if piece == "{text}":
+            yield "text", text
+        elif piece == "{label}":
+            yield "label", label
+        elif piece:
+            yield "prefix", piece
+
+
+def _enough(task: Task, train: pd.DataFrame, shots: int) -> None:
+    counts = train["label"].value_counts()
+    for label, word in enumerate(task.label_words):
+        if counts.get(label, 0) < shots:
+            raise InputError(
+                f"task {task.name}: {shots} demonstrations per class are asked for, but the training split has "
+                f"{counts.get(label, 0)} texts of class {label} ({word.strip()})"
+            )
+
+
+def write(task: str, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path) -> None:
+    """Build a prompts table from a corpora table and write it; see :func:`build` for the errors."""
+    table, origin = artifacts.read(corpus, "corpora")
+    metadata = artifacts.describe(
+        "prompts",
+        __name__,
+        inputs={provenance.artifact_name(corpus): provenance.file_hash(corpus)},
+        settings={"task": task, "set": set_name, "queries": queries},
+        seeds=seeds,
+        corpus=origin.get("corpus", {"source": "elsewhere"}),
+    )
+    artifacts.write(out, build(TASKS[task], table, set_name, seeds, queries), metadata)

@@ -1,0 +1,140 @@
+"""The draws are compared with the released code's own calls, written out here with the libraries that it used."""
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lens import prompts
+from icl_lens.errors import InputError
+from icl_lens.tasks import TASKS
+
+
+def corpus(classes=3, train=60, test=20):
+    generator = np.random.default_rng(0)
+    rows = [
+        {"split": split, "index": i, "text": f"{split} text {i} ", "label": int(generator.integers(classes))}
+        for split, count in (("train", train), ("test", test))
+        for i in range(count)
+    ]
+    return pd.DataFrame(rows)
+
+
+def as_datasets(table):
+    return {
+        split: datasets.Dataset.from_pandas(part.drop(columns="split"), preserve_index=False)
+        for split, part in table.groupby("split")
+    }
+
+
+@pytest.mark.parametrize("seed", [42, 46])
+@pytest.mark.parametrize("shots", [1, 2])
+def test_fresh_demonstrations_are_those_of_the_released_code(seed, shots):
+    table = corpus(classes=4)
+    data = as_datasets(table)
+    # attention_attr.py: the test subset, then for each of its texts new demonstrations, drawn with replacement.
+    test_sample = data["test"].shuffle(seed=seed).select(range(15))
+    labels = np.array(data["train"]["label"])
+    by_class = [np.where(labels == c)[0] for c in range(4)]
+    np.random.seed(seed)
+    expected = []
+    for _ in range(len(test_sample)):
+        ids = []
+        for pool in by_class:
+            ids.extend(np.random.choice(pool, shots))
+        expected.append(list(data["train"].select(ids).shuffle(seed=seed)["index"]))
+
+    built = prompts.build(TASKS["agnews"], table, f"fresh-{shots}shot", [seed], 15)
+    assert built["query_index"].tolist() == list(test_sample["index"])
+    assert built["demo_indices"].tolist() == expected
+    assert all(sorted(row) == sorted(list(range(4)) * shots) for row in built["demo_labels"])
+
+
+def test_fresh_prompts_of_a_seed_have_one_order_of_classes():
+    built = prompts.build(TASKS["agnews"], corpus(classes=4), "fresh-2shot", [42, 43], 15)
+    orders = built.groupby("seed")["demo_labels"].agg(lambda rows: len({tuple(row) for row in rows}))
+    assert orders.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("seed", [42, 46])
+@pytest.mark.parametrize("shots", [1, 3])
+def test_shared_demonstrations_are_those_of_the_released_code(seed, shots):
+    table = corpus(classes=4)
+    train = as_datasets(table)["train"]
+    # sample_two_set_with_shot_per_class: shuffle all indices, take the first of each class as they are met.
+    state = np.random.get_state()
+    indices = list(range(len(train)))
+    np.random.seed(seed)
+    np.random.shuffle(indices)
+    np.random.set_state(state)
+    counts, expected = dict.fromkeys(range(4), 0), []
+    for index in indices:
+        label = train[index]["label"]
+        if counts[label] < shots:
+            counts[label] += 1
+            expected.append(index)
+
+    built = prompts.build(TASKS["agnews"], table, f"shared-{shots}shot", [seed], 10)
+    assert built["demo_indices"].tolist() == [expected] * 10
+
+
+def test_fewer_queries_are_the_first_of_the_same():
+    few, many = (prompts.build(TASKS["agnews"], corpus(4), "fresh-1shot", [42], n) for n in (5, 1000))
+    pd.testing.assert_frame_equal(few, many.iloc[:5])
+    assert len(many) == 20
+
+
+def test_prompt_ids_are_unique_over_seeds():
+    built = prompts.build(TASKS["agnews"], corpus(4), "fresh-1shot", [42, 43, 44], 7)
+    assert built["prompt_id"].tolist() == list(range(21))
+    assert built.groupby("seed").size().tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_prompt_is_the_papers_and_every_span_is_what_it_says(task):
+    texts, labels, query = ["one {text} ", "two {label}\\", "three"], [1, 0, 1], "the query: {0} "
+    prompt = prompts.write_prompt(task, texts, labels, query)
+    lines = [task.template.replace("{label}", "@").replace("{text}", "%") for _ in range(4)]
+    filled = [
+        line.replace("@", task.label_words[label]).replace("%", text)
+        for line, text, label in zip(lines, texts, labels, strict=False)
+    ]
+    assert prompt["text"] == "\n".join([*filled, lines[-1].replace("@", "").replace("%", query)])
+
+    def at(span):
+        return prompt["text"][slice(*span)]
+
+    assert [at(s) for s in prompt["label_spans"]] == [task.label_words[label] for label in labels]
+    assert [at(s) for s in prompt["text_spans"]] == texts
+    assert at(prompt["query_span"]) == query
+    first, second = (piece.strip() for piece in task.template.removesuffix("{label}").split("{text}"))
+    assert [at(s) for s in prompt["prefix_spans"]] == [first, second] * 4
+    assert prompt["text"].endswith(":")
+
+
+def test_the_papers_example():
+    prompt = prompts.write_prompt(TASKS["sst2"], ["fine ", "dull "], [1, 0], "so so ")
+    assert prompt["text"] == (
+        "Review: fine \nSentiment: Positive\nReview: dull \nSentiment: Negative\nReview: so so \nSentiment:"
+    )
+
+
+@pytest.mark.parametrize("name", ["fresh", "fresh-0shot", "fresh-1shots", "new-1shot", ""])
+def test_a_set_that_names_no_protocol_is_told(name):
+    with pytest.raises(InputError, match="is no prompt set; a set is named like fresh-1shot"):
+        prompts.build(TASKS["agnews"], corpus(4), name, [42], 5)
+
+
+def test_too_few_training_texts_are_told():
+    with pytest.raises(InputError, match=r"task agnews: 30 demonstrations per class .* has [0-9]+ texts of class 0 \(World\)"):
+        prompts.build(TASKS["agnews"], corpus(4), "fresh-30shot", [42], 5)
+    with pytest.raises(InputError, match=r"has 0 texts of class 3 \(Technology\)"):
+        prompts.build(TASKS["agnews"], corpus(3), "shared-1shot", [42], 5)
+
+
+def test_an_empty_split_and_a_strange_label_are_told():
+    table = corpus(4)
+    with pytest.raises(InputError, match="the corpus has no test texts"):
+        prompts.build(TASKS["agnews"], table[table["split"] == "train"], "fresh-1shot", [42], 5)
+    with pytest.raises(InputError, match="a label outside 0 to 1"):
+        prompts.build(TASKS["sst2"], table, "fresh-1shot", [42], 5)
