@@ -1,0 +1,225 @@
+"""The one place that touches attention: block edges, scale weights, record them, differentiate through them.
+
+Four context managers, the same for every family; outside them a model is exactly what it was.
+
+    with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
+        logits = network(**batch).logits
+    with record(network) as weights:                    # layer -> (B, H, Q, K)
+        network(**batch)
+
+``block`` is a mask, so no attention matrix is made. The other three need the matrices: while one of them is open, every
+attention module computes by :func:`attend` instead of the fused kernel. Families built on transformers' attention
+interface take it by name; GPT-J, which has none, gets it in place of its ``_attn`` method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from icl_lens.errors import InputError
+from icl_lens.precision import at_least_float32
+
+NAME = "icl_lens"
+
+# (layer, weights (B, H, Q, K)) -> weights of the same shape
+Edit = Callable[[int, Tensor], Tensor]
+# (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
+Sink = Callable[[int, Tensor, Tensor], None]
+
+# The attribute of an attention module that holds its open edits, oldest first.
+_EDITS = "_icl_lens_edits"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,  # (B, H, Q, d)
+    key: Tensor,  # (B, H_kv, K, d)
+    value: Tensor,  # (B, H_kv, K, d)
+    attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more), added to the scores
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, with its weights open to the module's edits.
+
+    Scores and softmax are float32 in a half-precision model too (as in GPT-J), the weights are in the model's own format.
+
+    Returns:
+        The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
+    """
+    groups = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
+    value = value.repeat_interleave(groups, dim=1)  # (B, H, K, d)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = at_least_float32(query) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H, Q, K)
+    if softcap is not None:  # Gemma 2
+        scores = softcap * torch.tanh(scores / softcap)
+    if attention_mask is not None:
+        scores = scores + attention_mask[..., : key.shape[-2]]  # (B, H, Q, K)
+    weights = scores.softmax(-1).to(value.dtype)  # (B, H, Q, K)
+    for edit in getattr(module, _EDITS, ()):
+        weights = edit(module.layer_idx, weights)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(NAME, attend)
+# Without a mask function of the same name transformers would pass no mask at all, not even the causal one.
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
+    """A model's self-attention modules, first layer first.
+
+    Raises:
+        InputError: They are not found one a layer, so this family is not supported.
+    """
+    found = [m for m in network.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx")]
+    if [m.layer_idx for m in found] != list(range(network.config.num_hidden_layers)):
+        raise InputError(
+            f"the attention of {type(network).__name__} is not built as expected "
+            f"({len(found)} modules for {network.config.num_hidden_layers} layers): this model family is not supported"
+        )
+    return found
+
+
+@contextmanager
+def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[None]:
+    """Block edges before the softmax, in all heads: the row's other weights grow to sum to 1.
+
+    Args:
+        network: Any supported model, whichever attention kernel it runs.
+        edges: Layer -> True where query position q must not see key position k, shape (B, Q, K). A position always sees
+            something: leave it itself, at least.
+    """
+
+    def hook(layer_edges: Tensor) -> Callable:
+        def mask_edges(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            mask = kwargs.get("attention_mask")
+            blocked = layer_edges[:, None]  # (B, 1, Q, K)
+            if mask is None:
+                # The fused kernel was left to be causal by itself; with a mask it no longer is.
+                queries, keys = blocked.shape[-2:]
+                mask = torch.ones(queries, keys, dtype=torch.bool, device=blocked.device).tril(keys - queries)  # (Q, K)
+            # transformers hands the fused kernel a mask of booleans (True: seen), eager attention one of numbers to add.
+            unseen = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            mask = mask.masked_fill(blocked, unseen)  # (B, 1, Q, K)
+            return args, {**kwargs, "attention_mask": mask}
+
+        return mask_edges
+
+    modules = attention_modules(network)
+    handles = [
+        modules[layer].register_forward_pre_hook(hook(layer_edges), with_kwargs=True) for layer, layer_edges in edges.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def scale(network: PreTrainedModel, factors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Multiply attention weights after the softmax, without renormalising (anchor re-weighting, section 3.1, eq. 9).
+
+    Args:
+        network: Any supported model.
+        factors: Layer -> factors that broadcast to (B, H, Q, K); gradients flow to them.
+    """
+
+    def multiply(layer: int, weights: Tensor) -> Tensor:
+        return weights * factors[layer].to(weights.dtype) if layer in factors else weights
+
+    with _edit(network, multiply):
+        yield
+
+
+@contextmanager
+def record(network: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
+    """Record the attention weights of the forward pass inside: layer -> (B, H, Q, K), as edited by outer contexts."""
+    weights_of: dict[int, Tensor] = {}
+
+    def keep(layer: int, weights: Tensor) -> Tensor:
+        weights_of[layer] = weights.detach()
+        return weights
+
+    with _edit(network, keep):
+        yield weights_of
+
+
+@contextmanager
+def differentiate(network: PreTrainedModel, sink: Sink) -> Iterator[None]:
+    """Hand every layer's attention weights and their gradient to ``sink``, last layer first, during a backward pass.
+
+    Inside, run the model and call ``backward()`` on a loss. The graph begins at the first layer's attention weights, so
+    parameters may be (and are) frozen. Nothing is held that autograd does not hold itself: the sink gets one layer's
+    matrices at a time and they are freed when it returns.
+    """
+
+    def tap(layer: int, weights: Tensor) -> Tensor:
+        return _Tap.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, sink)
+
+    with _edit(network, tap), torch.enable_grad():
+        yield
+
+
+class _Tap(torch.autograd.Function):
+    """The identity, with an ear on its gradient."""
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, root: Tensor, layer: int, sink: Sink) -> Tensor:
+        # `root` requires a gradient, so the graph begins here even where nothing before does (layer 0).
+        ctx.save_for_backward(weights)
+        ctx.layer, ctx.sink = layer, sink
+        return weights.view_as(weights)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        (weights,) = ctx.saved_tensors
+        ctx.sink(ctx.layer, weights, gradient)
+        return gradient if ctx.needs_input_grad[0] else None, None, None, None
+
+
+@contextmanager
+def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
+    """While open, ``edit`` sees (and may replace) the attention weights of every layer."""
+    modules = attention_modules(network)
+    kernel = network.config._attn_implementation
+    adapted = [m for m in modules if hasattr(m, "_attn")]  # GPT-J: no interface to take a function by name
+    outermost = not any(getattr(m, _EDITS, ()) for m in modules)
+    for module in modules:
+        setattr(module, _EDITS, (*getattr(module, _EDITS, ()), edit))
+    try:
+        if outermost:
+            for module in adapted:
+                module._attn = _gptj_attention(module)
+            if not adapted:
+                network.set_attn_implementation(NAME)
+        yield
+    finally:
+        for module in modules:
+            setattr(module, _EDITS, getattr(module, _EDITS)[:-1])
+        if outermost:
+            for module in adapted:
+                del module._attn  # the class's own method again
+            if not adapted:
+                network.set_attn_implementation(kernel)
+            for module in modules:
+                delattr(module, _EDITS)
+
+
+def _gptj_attention(module: nn.Module) -> Callable:
+    """:func:`attend` in the shape of ``GPTJAttention._attn``, which wants the heads before the positions."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple:
+        output, weights = attend(module, query, key, value, attention_mask)
+        return output.transpose(1, 2), weights  # (B, H, Q, d), (B, H, Q, K)
+
+    return attention

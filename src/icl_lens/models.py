@@ -1,0 +1,296 @@
+"""Language models: loading any decoder-only checkpoint with every doubt raised at once, and running prompts in batches.
+
+Batches are cut by a budget of tokens from prompts sorted by length, padded on the right with explicit positions and mask,
+and answers are returned in the prompts' own order, so that neither padding nor batch size changes an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from icl_lens import provenance
+from icl_lens.checkpoints import checkpoint_files
+from icl_lens.errors import InputError
+from icl_lens.positions import TokenizedPrompt
+from icl_lens.precision import at_least_float32
+
+logger = logging.getLogger(__name__)
+
+# A model counts as untrained when its mean loss per token is within this many nats of a uniform guess (or worse).
+# Random weights come within about 0.1 of it; a trained model is several nats below.
+UNTRAINED_MARGIN = 0.5
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded checkpoint.
+
+    Attributes:
+        name: Its name in artifacts.
+        network: The model, in evaluation mode, parameters frozen.
+        tokenizer: Its fast tokenizer.
+        dtype: Name of the number format of its weights.
+        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files.
+    """
+
+    name: str
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: str
+    facts: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens a prompt may have; None when the architecture sets no bound."""
+        return getattr(self.network.config, "max_position_embeddings", None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded on the right to one length, on the model's device.
+
+    Attributes:
+        index: Each row's place in the list of prompts, B of them.
+        ids: Token ids, shape (B, T).
+        mask: 1 for a token, 0 for padding, shape (B, T).
+        positions: 0, 1, 2, ... along each row, shape (B, T).
+        last: Position of each row's last token, shape (B,).
+        label_ids: Token id of each class, shape (B, C).
+        gold: Class index of each query, shape (B,).
+    """
+
+    index: list[int]
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    last: torch.Tensor
+    label_ids: torch.Tensor
+    gold: torch.Tensor
+
+
+def load(folder: Path | str, name: str | None = None, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+    """Load a decoder-only checkpoint and its tokenizer from a folder.
+
+    Args:
+        folder: Holds config.json, *.safetensors and a fast tokenizer's files.
+        name: The model's name in artifacts; the folder's own by default.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        InputError: The folder, its weights or its tokenizer is absent or damaged, the device is not there, or the model is
+            no decoder-only language model.
+    """
+    folder = Path(folder)
+    place = pick_device(device)
+    files = checkpoint_files(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"model folder {folder}: config.json is not a model's ({_first_line(error)})") from error
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
+    tokenizer = _load_tokenizer(folder)
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"model folder {folder}: the weights cannot be loaded ({_first_line(error)})") from error
+    if report["missing_keys"]:
+        # transformers would fill these with random numbers and go on.
+        missing = sorted(report["missing_keys"])
+        raise InputError(f"model folder {folder}: the checkpoint lacks {len(missing)} weights, {missing[0]} among them")
+    network = network.eval().requires_grad_(False).to(place)
+    if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+        raise InputError(
+            f"model folder {folder}: the tokenizer has {len(tokenizer)} entries, the model only "
+            f"{network.get_input_embeddings().num_embeddings} embeddings; is it another model's tokenizer?"
+        )
+    _require_causal(folder, network)
+    facts = {
+        "name": name or folder.name,
+        "family": config.model_type,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "files": provenance.files_hash(files),
+    }
+    return LanguageModel(name=facts["name"], network=network, tokenizer=tokenizer, dtype=dtype, facts=facts)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of that name; ``auto`` is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        InputError: It is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, present in there.items() if present))
+    if not there.get(device, False):
+        present = ", ".join(name for name, is_there in there.items() if is_there)
+        raise InputError(f"device {device!r} is not there; this machine has {present}")
+    return torch.device(device)
+
+
+def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[TokenizedPrompt]:
+    """The prompts that fit the model's context; the others are left out, counted and reported.
+
+    Raises:
+        InputError: None fits.
+    """
+    fits = [p for p in prompts if model.context is None or len(p.ids) <= model.context]
+    left_out = len(prompts) - len(fits)
+    if not fits:
+        shortest = min(len(p.ids) for p in prompts)
+        raise InputError(
+            f"model {model.name}: no prompt fits its context of {model.context} tokens (the shortest has {shortest}); "
+            "use fewer demonstrations or a model with a longer context"
+        )
+    if left_out:
+        logger.warning(
+            "%d of %d prompts are longer than the context of %s (%d tokens) and are left out",
+            left_out,
+            len(prompts),
+            model.name,
+            model.context,
+        )
+    return fits
+
+
+def batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
+    """Batches of at most ``budget`` tokens, padding included (a longer prompt is a batch of its own).
+
+    Prompts of like length go together; :attr:`Batch.index` says where each belongs.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early
+    while order:
+        longest = len(prompts[order[0]].ids)
+        size = max(1, budget // longest)
+        # Label words may differ from prompt to prompt, but a batch has one number of classes.
+        classes = len(prompts[order[0]].label_ids)
+        index = []
+        for i in order[:size]:
+            if len(prompts[i].label_ids) != classes:
+                break
+            index.append(i)
+        order = order[len(index) :]
+        yield _pad(index, [prompts[i] for i in index], longest, model.device)
+
+
+def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
+
+    Only these rows meet the vocabulary matrix.
+    """
+    kept, place = torch.unique(batch.last, return_inverse=True)  # (U,), (B,)
+    logits = model.network(
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        use_cache=False,
+        logits_to_keep=kept,
+    ).logits  # (B, U, V)
+    return at_least_float32(logits[torch.arange(len(place), device=place.device), place])  # (B, V)
+
+
+def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """The last position's logits of the label words only, shape (B, C)."""
+    return last_logits(model, batch).gather(1, batch.label_ids)
+
+
+@torch.inference_mode()
+def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = 8) -> dict[str, Any]:
+    """What a reader of any result must know of the model on these prompts, measured on the first ``sample`` of them.
+
+    Returns:
+        ``next_token_loss`` and ``uniform_loss`` in nats per token, ``untrained`` (the first is not clearly below the second:
+        the model predicts these texts no better than a uniform guess), and ``unknown_tokens``, the share of all prompts'
+        tokens that the tokenizer does not know.
+    """
+    losses = []
+    for batch in batches(model, prompts[:sample], budget=1):  # one by one: the logits of all positions are large
+        logits = model.network(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).logits  # (1, T, V)
+        losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
+    loss = torch.cat(losses).mean().item()
+    uniform = math.log(len(model.tokenizer))
+    untrained = not loss < uniform - UNTRAINED_MARGIN
+    unknown = sum(p.unknown for p in prompts) / sum(len(p.ids) for p in prompts)
+    if untrained:
+        logger.warning(
+            "model %s is untrained, or was never trained on such text: its loss is %.2f nats a token, a uniform guess %.2f",
+            model.name,
+            loss,
+            uniform,
+        )
+    if unknown:
+        logger.warning("the tokenizer of %s does not know %.1f %% of the prompts' tokens", model.name, 100 * unknown)
+    return {"next_token_loss": loss, "uniform_loss": uniform, "untrained": untrained, "unknown_tokens": unknown}
+
+
+def _pad(index: list[int], prompts: list[TokenizedPrompt], longest: int, device: torch.device) -> Batch:
+    ids = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, T); padding is masked, so any id will do
+    mask = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, T)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.ids)] = torch.from_numpy(prompt.ids)
+        mask[row, : len(prompt.ids)] = 1
+    return Batch(
+        index=index,
+        ids=ids.to(device),
+        mask=mask.to(device),
+        positions=torch.arange(longest, device=device).expand(len(prompts), -1),
+        last=torch.tensor([p.last for p in prompts], device=device),
+        label_ids=torch.stack([torch.from_numpy(p.label_ids) for p in prompts]).to(device),
+        gold=torch.tensor([p.gold for p in prompts], device=device),
+    )
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise InputError(f"model folder {folder}: its tokenizer gives no offsets; a fast one (tokenizer.json) is needed")
+    return tokenizer
+
+
+@torch.inference_mode()
+def _require_causal(folder: Path, network: PreTrainedModel) -> None:
+    """Refuse a model in which a token changes what was predicted before it (an encoder with a language-model head)."""
+    ids = torch.arange(1, 7, device=network.device)[None]  # (1, 6)
+    other = ids.clone()
+    other[0, -1] += 1
+    first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, other))  # (5, V) each
+    if not torch.allclose(first, second, atol=1e-2, rtol=1e-2):
+        raise InputError(
+            f"model folder {folder}: {type(network).__name__} lets a token see those after it, so it is an encoder; "
+            "a decoder-only language model is needed"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,140 @@
+"""From characters to tokens: where the anchors of a tokenised prompt are, read in context and checked against the text.
+
+A label word's anchor is its first token (the released code does the same: of " Abbreviation" only " Ab" counts). Nothing
+is looked up by tokenising a word alone: the anchors come from the prompt's own token offsets, and the ids that stand for
+the classes are those that follow the prompt's last colon when a label word is written there.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from icl_lens.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """One prompt as a model reads it; positions count from 0 and include a beginning-of-sequence token if there is one.
+
+    Attributes:
+        prompt_id: From the prompts table.
+        ids: Token ids, shape (T,).
+        anchors: Position of each demonstration's label word (its first token), shape (D,).
+        demo_labels: Class index of each demonstration, shape (D,).
+        label_ids: For each class, the id of the token that names it after the query, shape (C,).
+        gold: The query's class index.
+        unknown: How many of the ids are the tokenizer's unknown token.
+    """
+
+    prompt_id: int
+    ids: np.ndarray
+    anchors: np.ndarray
+    demo_labels: np.ndarray
+    label_ids: np.ndarray
+    gold: int
+    unknown: int
+
+    @property
+    def last(self) -> int:
+        """The position that predicts the label: the last token, q in the paper."""
+        return len(self.ids) - 1
+
+
+def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[TokenizedPrompt]:
+    """Tokenise a prompts table and find every anchor.
+
+    Args:
+        prompts: A prompts table; of its columns prompt_id, text, gold, label_words, label_spans and demo_labels are read.
+        tokenizer: A fast tokenizer. A beginning-of-sequence token is put first if the tokenizer does so by itself.
+
+    Raises:
+        InputError: A span is not where its label word is, a label word does not begin or end with a token, is unknown to
+            the tokenizer, is read differently in a demonstration and after the query, or two share their first token.
+    """
+    beginning = _beginning(tokenizer)
+    label_ids: dict[tuple[str, ...], np.ndarray] = {}
+    result = []
+    encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
+    for row, ids, offsets in zip(
+        prompts.itertuples(index=False), encodings["input_ids"], encodings["offset_mapping"], strict=True
+    ):
+        words = tuple(row.label_words)
+        place = f"prompt {row.prompt_id}"
+        if not 0 <= row.gold < len(words) or any(not 0 <= label < len(words) for label in row.demo_labels):
+            raise InputError(f"{place}: a class index is outside its {len(words)} label words")
+        if words not in label_ids:
+            label_ids[words] = _label_ids(place, row.text, ids, words, tokenizer)
+        anchors = []
+        for label, (start, end) in zip(row.demo_labels, row.label_spans, strict=True):
+            if row.text[start:end] != words[label]:
+                raise InputError(
+                    f"{place}: characters {start} to {end} are {row.text[start:end]!r}, not the label word {words[label]!r}"
+                )
+            anchor = _anchor(place, offsets, start, end, words[label])
+            if ids[anchor] != label_ids[words][label]:
+                raise InputError(
+                    f"{place}: the tokenizer reads the label word {words[label]!r} as "
+                    f"{tokenizer.decode([ids[anchor]])!r} in a demonstration but as "
+                    f"{tokenizer.decode([label_ids[words][label]])!r} after the query, so no token stands for the class"
+                )
+            anchors.append(anchor + len(beginning))
+        result.append(
+            TokenizedPrompt(
+                prompt_id=int(row.prompt_id),
+                ids=np.array(beginning + ids, dtype=np.int64),
+                anchors=np.array(anchors, dtype=np.int64),
+                demo_labels=np.array(row.demo_labels, dtype=np.int64),
+                label_ids=label_ids[words],
+                gold=int(row.gold),
+                unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
+            )
+        )
+    return result
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-sequence token, in a list, if the tokenizer puts one by itself; never an end-of-sequence token."""
+    first = tokenizer("a")["input_ids"][:1]
+    return first if first and first[0] == tokenizer.bos_token_id else []
+
+
+def _anchor(place: str, offsets: list[tuple[int, int]], start: int, end: int, word: str) -> int:
+    """Position of the first token of the label word at characters [start, end)."""
+    # Families differ in whether a token's offsets hold its leading blank, so a token belongs to the word when it ends
+    # inside it: the blank is then the word's, wherever the tokenizer counts it.
+    tokens = [i for i, (_, stop) in enumerate(offsets) if start < stop <= end]
+    spill = [i for i, (first, stop) in enumerate(offsets) if first < end < stop]
+    if not tokens or spill or offsets[tokens[0]][0] < start:
+        raise InputError(f"{place}: the label word {word!r} at character {start} shares a token with the text around it")
+    return tokens[0]
+
+
+def _label_ids(place: str, text: str, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """The token that names each class when its label word is written after the prompt, shape (C,)."""
+    found: dict[int, str] = {}
+    for word in words:
+        longer = tokenizer(text + word, add_special_tokens=False)["input_ids"]
+        if longer[: len(ids)] != ids or len(longer) == len(ids):
+            raise InputError(f"{place}: the label word {word!r} changes how the tokenizer reads the prompt before it")
+        pieces = longer[len(ids) :]
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
+            raise InputError(f"the tokenizer does not know the label word {word!r}; choose another word or another model")
+        first = pieces[0]
+        if first in found:
+            raise InputError(
+                f"the label words {found[first]!r} and {word!r} begin with the same token {tokenizer.decode([first])!r}, "
+                "so a prediction could not tell them apart; choose other label words"
+            )
+        found[first] = word
+        if len(pieces) > 1:
+            logger.info(
+                "label word %r is %d tokens; its first, %r, is its anchor", word, len(pieces), tokenizer.decode([first])
+            )
+    return np.array(list(found), dtype=np.int64)

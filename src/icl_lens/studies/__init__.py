@@ -1,0 +1,70 @@
+"""One module per study; each opens with the equations it implements and their source.
+
+A study module has ``compute(model, prompts, batch_tokens, progress)``, which returns its rows with their prompt_id. What all
+studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from pathlib import Path
+
+from icl_lens import artifacts, models, provenance
+from icl_lens.positions import tokenize
+from icl_lens.progress import progress
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    study: str,
+    model: Path | str,
+    prompts: Path | str,
+    out: Path | str,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    batch_tokens: int = 4096,
+) -> None:
+    """Run one study of one model on one prompts file, and write its artifact.
+
+    Args:
+        study: The name of a module here, and of its artifact's kind.
+        model: A checkpoint's folder.
+        prompts: A prompts table.
+        out: The artifact to write.
+        name: The model's name in the artifact; the folder's own by default.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, float16 or bfloat16.
+        batch_tokens: Tokens per batch, padding included.
+
+    Raises:
+        InputError: The prompts or the model cannot be used.
+    """
+    module = f"{__name__}.{study}"
+    table, origin = artifacts.read(prompts, "prompts")
+    loaded = models.load(model, name=name, device=device, dtype=dtype)
+    tokenized = tokenize(table, loaded.tokenizer)
+    fitting = models.fitting(loaded, tokenized)
+    observed = models.observe(loaded, fitting)
+    observed["prompts"] = len(fitting)
+    observed["left_out"] = len(tokenized) - len(fitting)
+    with progress(len(fitting), f"{study} of {loaded.name}") as advance:
+        rows = import_module(module).compute(loaded, fitting, batch_tokens, advance)
+    rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
+    rows["model"] = loaded.name
+    metadata = artifacts.describe(
+        study,
+        module,
+        inputs={provenance.artifact_name(prompts): provenance.file_hash(prompts)},
+        settings={"batch_tokens": batch_tokens},
+        seeds=sorted(int(seed) for seed in table["seed"].unique()),
+        observed=observed,
+        model=loaded.facts,
+        device=loaded.device.type,
+        dtype=dtype,
+        corpus=origin.get("corpus", {"source": "elsewhere"}),
+    )
+    artifacts.write(out, rows, metadata)
+    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(fitting))

@@ -1,0 +1,113 @@
+"""What several tests share: tokenizers and tiny models made on the spot, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from icl_lens.models import LanguageModel
+from icl_lens.tasks import TASKS
+
+from .families import tiny
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
+torch.set_num_threads(1)  # the models are tiny: a second thread only waits, and for long when the machine is busy
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+TEXTS = [
+    "a fine film , warm and clever",
+    "dull , slow and empty",
+    "How many moons has Mars ?",
+    "What is a quark ?",
+    "Stocks fall after a poor report",
+    "the striker scored twice in Rome",
+    "i lost my keys again",
+    "that is so funny",
+]
+
+
+def corpus_of_prompts() -> list[str]:
+    """Text that holds every template and label word."""
+    return [
+        task.template.format(text=text, label=label) for task in TASKS.values() for label in task.label_words for text in TEXTS
+    ]
+
+
+def byte_level(trim_offsets: bool = False, vocabulary: int = 1200, **special: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE like GPT-2's."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(corpus_of_prompts(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+
+def sentencepiece_like(bos: bool = True) -> PreTrainedTokenizerFast:
+    """A BPE over words that carry their blank as "▁", with a beginning-of-sequence token, like Llama's."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern="\n", behavior="isolated"),
+            pre_tokenizers.Split(pattern=":", behavior="isolated"),
+            pre_tokenizers.Split(pattern="▁", behavior="merged_with_next"),
+        ]
+    )
+    core.decoder = decoders.Replace("▁", " ")
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<unk>", "<s>"], show_progress=False)
+    core.train_from_iterator(corpus_of_prompts(), trainer)
+    if bos:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", unk_token="<unk>")
+
+
+def word_level() -> PreTrainedTokenizerFast:
+    """One token a word or punctuation mark; blanks vanish, newlines too."""
+    core = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.train_from_iterator(corpus_of_prompts(), trainers.WordLevelTrainer(special_tokens=["<unk>"], show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_level()
+
+
+@pytest.fixture
+def language_model(tokenizer):
+    """A function from a family to a tiny random model of it."""
+
+    def make(family: str, **options) -> LanguageModel:
+        network = tiny(family, len(tokenizer), **options)
+        facts = {"name": family, "family": family}
+        return LanguageModel(name=family, network=network, tokenizer=tokenizer, dtype="float32", facts=facts)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, tokenizer) -> Path:
+    """A folder with a tiny random GPT-2 and its tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny("gpt2", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; tests that use it are skipped where it is not at hand."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data sets are not at hand ({SHARED_DATA.name} is not beside the repository)")
+    return SHARED_DATA

@@ -1,0 +1,37 @@
+"""S_wp, S_pq and S_ww of one prompt, written from the equations (section 2.1, eq. 1-4), as plainly as they read.
+
+It shares nothing with the package: transformers' own eager attention, its own returned matrices, autograd, loops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def saliency(model, ids, anchors, label_ids, gold) -> np.ndarray:
+    """The three means in each layer, shape (3, L).
+
+    Args:
+        model: A causal language model; it is switched to eager attention.
+        ids: Token ids of the prompt.
+        anchors: Positions p_1 ... p_D of the label words.
+        label_ids: Token id of each class.
+        gold: The query's class.
+    """
+    model.set_attn_implementation("eager")
+    embeddings = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+    output = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False)
+    logits = output.logits[0, -1, torch.tensor(label_ids)]
+    loss = -torch.log_softmax(logits, dim=0)[gold]
+    gradients = torch.autograd.grad(loss, output.attentions)
+
+    q = len(ids) - 1
+    result = []
+    for attention, gradient in zip(output.attentions, gradients, strict=True):
+        i_l = (attention[0] * gradient[0]).sum(0).abs().double().detach().numpy()
+        c_wp = {(p, j) for p in anchors for j in range(p)}
+        c_pq = {(q, p) for p in anchors}
+        c_ww = {(i, j) for i in range(q + 1) for j in range(i)} - c_wp - c_pq
+        result.append([np.mean([i_l[edge] for edge in edges]) for edges in (c_wp, c_pq, c_ww)])
+    return np.array(result).T

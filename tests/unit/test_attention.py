@@ -1,0 +1,160 @@
+import pytest
+import torch
+
+from icl_lens import attention
+from icl_lens.errors import InputError
+
+from ..families import FAMILIES, tiny
+
+VOCABULARY = 97
+IDS = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones_like(IDS)
+MASK[1, 9:] = 0
+
+
+@pytest.fixture(params=FAMILIES)
+def network(request):
+    return tiny(request.param, VOCABULARY)
+
+
+@torch.inference_mode()
+def logits(network):
+    return network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits
+
+
+def eager_attentions(network, ids=IDS, mask=MASK):
+    kernel = network.config._attn_implementation
+    network.set_attn_implementation("eager")
+    with torch.inference_mode():
+        found = network(input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False).attentions
+    network.set_attn_implementation(kernel)
+    return found
+
+
+def test_recorded_weights_are_those_of_eager_attention(network):
+    with attention.record(network) as weights, torch.inference_mode():
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+    expected = eager_attentions(network)
+    assert sorted(weights) == list(range(len(expected)))
+    for layer, matrix in enumerate(expected):
+        torch.testing.assert_close(weights[layer], matrix, atol=1e-6, rtol=1e-5)
+        assert weights[layer].triu(1).abs().max() == 0  # causal
+
+
+def test_an_open_context_changes_no_logit_by_itself(network):
+    before = logits(network)
+    with attention.record(network):
+        inside = logits(network)
+    torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["block", "scale", "record", "differentiate"])
+def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, context):
+    before = logits(network)
+    edges = torch.zeros(2, 12, 12, dtype=torch.bool)
+    edges[:, 5, :5] = True
+    open_context = {
+        "block": lambda: attention.block(network, {0: edges}),
+        "scale": lambda: attention.scale(network, {1: torch.tensor(2.0)}),
+        "record": lambda: attention.record(network),
+        "differentiate": lambda: attention.differentiate(network, lambda *_: None),
+    }[context]
+    with pytest.raises(RuntimeError, match="stop"), open_context():
+        inside = logits(network)
+        raise RuntimeError("stop")
+    assert torch.equal(logits(network), before)
+    if context in ("block", "scale"):
+        assert not torch.allclose(inside, before, atol=1e-4)
+
+
+def test_blocked_edges_are_zero_in_the_chosen_layers_only_and_the_rest_sums_to_one(network):
+    edges = torch.zeros(2, 12, 12, dtype=torch.bool)
+    edges[0, 5, :5] = True
+    edges[1, 3, 1] = True
+    with attention.block(network, {1: edges}), attention.record(network) as weights, torch.inference_mode():
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+    heads = weights[1].shape[1]
+    blocked = edges[:, None].expand(-1, heads, -1, -1)
+    assert weights[1][blocked].abs().max() == 0
+    assert weights[0][blocked].min() > 0
+    real = MASK.bool()[:, None, :].expand(-1, heads, -1)
+    torch.testing.assert_close(weights[1].sum(-1)[real], torch.ones_like(weights[1].sum(-1)[real]))
+    torch.testing.assert_close(weights[0], eager_attentions(network)[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_blocking_is_the_same_on_the_fused_kernel_and_written_out(network, padded):
+    mask = MASK if padded else torch.ones_like(MASK)
+    edges = torch.zeros(2, 12, 12, dtype=torch.bool)
+    edges[:, 5, :5] = True
+
+    def run():
+        return network(input_ids=IDS, attention_mask=mask, use_cache=False).logits[mask.bool()]
+
+    with torch.inference_mode(), attention.block(network, {0: edges, 2: edges}):
+        fused = run()
+        with attention.record(network):
+            written_out = run()
+    torch.testing.assert_close(fused, written_out, atol=1e-5, rtol=1e-4)
+
+
+def test_scaling_multiplies_after_the_softmax_and_does_not_renormalise(network):
+    factors = torch.ones(1, 4, 12, 12)
+    factors[0, 2, 11, 4] = 3.0
+    with (
+        attention.scale(network, {1: factors}),
+        attention.record(network) as weights,
+        torch.inference_mode(),
+    ):
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+    plain = eager_attentions(network)
+    torch.testing.assert_close(weights[1], plain[1] * factors, atol=1e-6, rtol=1e-5)
+    assert (weights[1][0, 2, 11].sum() - 1 - 2 * plain[1][0, 2, 11, 4]).abs() < 1e-5
+
+
+def test_a_gradient_reaches_the_factors(network):
+    factors = torch.ones(1, 4, 12, 12, requires_grad=True)
+    with attention.scale(network, {1: factors}):
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[0, -1, 3].backward()
+    assert factors.grad[0, :, 11].abs().max() > 0
+    assert factors.grad.triu(1).abs().max() == 0
+
+
+def test_gradients_are_those_that_autograd_finds(network):
+    received = {}
+    with attention.differentiate(network, lambda layer, a, g: received.setdefault(layer, (a.clone(), g.clone()))):
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
+
+    network.set_attn_implementation("eager")
+    embeddings = network.get_input_embeddings()(IDS).requires_grad_()
+    out = network(inputs_embeds=embeddings, attention_mask=MASK, output_attentions=True, use_cache=False)
+    expected = torch.autograd.grad(out.logits[:, 8, 3].sum(), out.attentions)
+    assert list(received) == [2, 1, 0]
+    for layer, gradient in enumerate(expected):
+        torch.testing.assert_close(received[layer][0], out.attentions[layer], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(received[layer][1], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=1e-4)
+
+
+def test_nothing_is_kept_of_a_differentiated_pass(network):
+    with attention.differentiate(network, lambda *_: None):
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
+    assert all(p.grad is None for p in network.parameters())
+    assert not any(name.startswith("_icl_lens") for m in network.modules() for name in vars(m))
+
+
+def test_contexts_nest_and_close_in_order(network):
+    before = logits(network)
+    with attention.scale(network, {0: torch.tensor(0.5)}):
+        scaled = logits(network)
+        with attention.record(network) as weights:
+            assert torch.equal(logits(network), scaled)
+        assert weights[0].sum(-1).max() < 0.51
+        assert torch.equal(logits(network), scaled)
+    assert torch.equal(logits(network), before)
+
+
+def test_a_family_built_otherwise_is_refused():
+    network = tiny("gpt2", VOCABULARY)
+    del network.transformer.h[1].attn.layer_idx
+    with pytest.raises(InputError, match=r"GPT2LMHeadModel is not built as expected .* not supported"):
+        attention.attention_modules(network)

@@ -1,0 +1,108 @@
+"""What a person sees who gives a command something it cannot use: one sentence, no traceback, nothing half-written."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from icl_lens import artifacts, provenance
+from icl_lens.cli import main
+
+from ..prompts_table import prompts_table
+
+BUILTIN = {"source": "builtin"}
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "results" / "prompts" / "sst2" / "fresh-1shot.parquet"
+    about = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43], corpus=BUILTIN)
+    artifacts.write(path, prompts_table(count=6), about)
+    return path
+
+
+def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, tmp_path, capsys):
+    for study, rows in (("saliency", 6 * 3), ("icl", 6)):
+        out = tmp_path / "results" / "studies" / "own" / "sst2" / "fresh-1shot" / f"{study}.parquet"
+        arguments = [study, "--model", checkpoint, "--prompts", prompts, "--out", out, "--name", "own", "--device", "cpu"]
+        assert main([str(a) for a in arguments]) == 0
+        table, about = artifacts.read(out, study)
+        assert len(table) == rows
+        assert set(table["model"]) == {"own"}
+        assert sorted(set(table["prompt_id"])) == list(range(100, 106))
+        assert about["inputs"] == {"prompts/sst2/fresh-1shot.parquet": provenance.file_hash(prompts)}
+        assert about["seeds"] == [42, 43]
+        assert about["corpus"] == BUILTIN
+        assert about["observed"]["untrained"] is True
+        assert about["observed"]["prompts"] == 6
+        assert str(tmp_path) not in str(about)
+        first = out.read_bytes()
+        assert main([str(a) for a in arguments]) == 0
+        assert out.read_bytes() == first, "the same run gives the same bytes"
+    assert main(["audit", str(tmp_path / "results")]) == 0
+    prompts.write_bytes(prompts.read_bytes() + b" ")
+    assert main(["audit", str(tmp_path / "results")]) == 1
+    told = capsys.readouterr().out
+    assert "prompts/sst2/fresh-1shot.parquet has changed since" in told
+    assert "is not a whole Parquet file" in told
+
+
+def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
+    own = tmp_path / "own.parquet"
+    prompts_table(count=3).assign(note="mine").to_parquet(own)
+    assert main(["icl", "--model", str(checkpoint), "--prompts", str(own), "--out", str(tmp_path / "icl.parquet")]) == 0
+    assert artifacts.read(tmp_path / "icl.parquet", "icl")[1]["corpus"] == {"source": "elsewhere"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["saliency", "--model", "{tmp}/none", "--prompts", "{prompts}"], "icl-lens saliency: model folder"),
+        (["saliency", "--model", "{model}", "--prompts", "{tmp}/none.parquet"], "none.parquet does not exist"),
+        (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a whole Parquet file (cut short or damaged?)"),
+        (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: it has no column"),
+        (["corpora", "--task", "sst2"], "give either --seed (the built-in texts) or both --train and --test"),
+        (["corpora", "--task", "sst2", "--train", "{tmp}/a", "--test", "{tmp}/b"], "a cannot be read"),
+        (
+            ["prompts", "--task", "sst2", "--corpus", "{corpus}", "--set", "fresh-9shot", "--seeds", "1", "--queries", "3"],
+            "9 demonstrations per class are asked for, but the training split has 1 texts of class 0 (Negative)",
+        ),
+        (
+            ["prompts", "--task", "sst2", "--corpus", "{corpus}", "--set", "few", "--seeds", "1", "--queries", "3"],
+            "'few' is no prompt set; a set is named like fresh-1shot",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(checkpoint, prompts, tmp_path, capsys, arguments, sentence):
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(prompts.read_bytes()[:-100])
+    corpus = tmp_path / "corpus.parquet"
+    pd.DataFrame({"split": ["train", "train", "test"], "index": [0, 1, 0], "text": list("abc"), "label": [0, 1, 0]}).to_parquet(
+        corpus
+    )
+    places = {"tmp": tmp_path, "prompts": prompts, "model": checkpoint, "cut": cut, "corpus": corpus}
+    out = tmp_path / "out" / "x.parquet"
+    assert main([*(a.format(**places) for a in arguments), "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert told.startswith(f"icl-lens {arguments[0]}: ")
+    assert len(told.strip().splitlines()) == 1
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_an_empty_results_folder_is_told(tmp_path, capsys):
+    assert main(["audit", str(tmp_path)]) == 1
+    assert "holds no artifact" in capsys.readouterr().err
+    # In a process of its own, too: the status is the shell's and there is no traceback.
+    command = [sys.executable, "-m", "icl_lens", "audit", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"icl-lens audit: {tmp_path / 'none'} is no folder; `make` fills results/\n"
+
+
+def test_help_comes_without_waiting_for_torch():
+    code = "import sys; from icl_lens.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "saliency" in done.stdout
+    assert done.stdout.endswith("False\n")

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+import torch
+
+from icl_lens.positions import tokenize
+from icl_lens.studies import icl
+
+from ..families import FAMILIES
+from ..prompts_table import prompts_table
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_those_of_one_prompt_at_a_time(language_model, tokenizer, family):
+    model = language_model(family)
+    prompts = tokenize(prompts_table("agnews", count=8), tokenizer)
+    rows = icl.compute(model, prompts, 500)
+    assert rows["prompt_id"].tolist() == [p.prompt_id for p in prompts]
+    for row, prompt in zip(rows.to_dict("records"), prompts, strict=True):
+        with torch.inference_mode():
+            logits = model.network(torch.from_numpy(prompt.ids)[None]).logits[0, -1]
+        log_probs = torch.log_softmax(logits[torch.from_numpy(prompt.label_ids)], dim=0)
+        np.testing.assert_allclose(row["class_log_probs"], log_probs, atol=1e-4)
+        assert row["prediction"] == int(log_probs.argmax())
+        assert row["top_tokens"] == logits.topk(10).indices.tolist()
+        assert row["gold"] == prompt.gold

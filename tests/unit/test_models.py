@@ -1,0 +1,184 @@
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel, T5Config, T5ForConditionalGeneration
+
+from icl_lens import models
+from icl_lens.errors import InputError
+from icl_lens.positions import tokenize
+
+from ..families import CONTEXT, FAMILIES
+from ..prompts_table import prompts_table
+
+
+@pytest.fixture
+def broken(checkpoint, tmp_path):
+    """A copy of a good checkpoint, to break."""
+    return shutil.copytree(checkpoint, tmp_path / "my model")
+
+
+def test_a_folder_loads_frozen_and_says_what_it_is(checkpoint):
+    model = models.load(checkpoint, name="own", device="cpu")
+    assert model.facts["family"] == "gpt2"
+    assert model.facts["layers"] == 3
+    assert model.name == "own"
+    assert not model.network.training
+    assert not any(p.requires_grad for p in model.network.parameters())
+    assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+    assert {p.dtype for p in models.load(checkpoint, device="cpu", dtype="bfloat16").network.parameters()} == {torch.bfloat16}
+
+
+def fault(folder, **options):
+    with pytest.raises(InputError) as caught:
+        models.load(folder, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_absent_folder_is_told(tmp_path):
+    assert "does not exist" in fault(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("*.safetensors", "holds no weights: a *.safetensors file is needed"),
+        ("tokenizer*", "holds no tokenizer: tokenizer.json is needed"),
+        ("config.json", "holds no config.json"),
+    ],
+)
+def test_a_folder_without_a_part_is_told(broken, pattern, sentence):
+    for path in broken.glob(pattern):
+        path.unlink()
+    assert sentence in fault(broken)
+    assert "my model" in fault(broken)
+
+
+def test_damaged_parts_are_told(broken):
+    weights = broken / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "the weights cannot be loaded" in fault(broken)
+    weights.write_bytes(whole)
+    (broken / "tokenizer.json").write_text("{")
+    assert "the tokenizer cannot be loaded" in fault(broken)
+    (broken / "config.json").write_text("{")
+    assert "config.json is not a model's" in fault(broken)
+    (broken / "config.json").write_text('{"model_type": "no_such_family"}')
+    assert "config.json is not a model's" in fault(broken)
+
+
+def test_weights_that_are_not_in_the_file_are_told_not_made_up(broken):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(broken / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    assert "the checkpoint lacks 1 weights, transformer.h.1.mlp.c_fc.weight among them" in fault(broken)
+
+
+def test_another_models_tokenizer_is_told(broken):
+    config = json.loads((broken / "config.json").read_text())
+    model = models.load(broken).network
+    model.resize_token_embeddings(50)
+    model.save_pretrained(broken)
+    assert config["vocab_size"] > 50
+    assert "is it another model's tokenizer?" in fault(broken)
+
+
+@pytest.mark.parametrize("network", [BertForMaskedLM, BertLMHeadModel])
+def test_an_encoder_is_refused(broken, network, tokenizer):
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    torch.manual_seed(0)
+    (broken / "model.safetensors").unlink()
+    bert = network(config)
+    for parameter in bert.parameters():
+        parameter.data.normal_(std=0.3)
+    bert.save_pretrained(broken)
+    sentence = fault(broken)
+    assert "so it is an encoder; a decoder-only language model is needed" in sentence
+
+
+def test_an_encoder_decoder_is_refused(broken, tokenizer):
+    (broken / "model.safetensors").unlink()
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(broken)
+    assert "'t5' is not a decoder-only language model" in fault(broken)
+
+
+def test_a_device_that_is_not_there_is_told(checkpoint):
+    absent = next(name for name in ("cuda", "mps") if not getattr(torch, name).is_available())
+    assert f"device '{absent}' is not there; this machine has" in fault(checkpoint, device=absent)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neither_padding_nor_batch_size_changes_an_answer(language_model, tokenizer, family):
+    model = language_model(family)
+    prompts = tokenize(prompts_table("agnews", count=9), tokenizer)
+    answers = {}
+    for budget in (1, 300, 10**6):
+        rows = torch.full((len(prompts), len(tokenizer)), torch.nan)
+        with torch.inference_mode():
+            for batch in models.batches(model, prompts, budget):
+                rows[batch.index] = models.last_logits(model, batch)
+        answers[budget] = rows
+    plain = torch.stack([model.network(torch.from_numpy(p.ids)[None]).logits[0, -1] for p in prompts])
+    for rows in answers.values():
+        assert (rows - plain).abs().max() <= 1e-4 * plain.abs().max()
+
+
+def test_batches_keep_to_the_budget_and_hold_each_prompt_once(language_model, tokenizer):
+    prompts = tokenize(prompts_table("agnews", count=30), tokenizer)
+    model = language_model("gpt2")
+    cut = list(models.batches(model, prompts, 600))
+    assert sorted(i for batch in cut for i in batch.index) == list(range(30))
+    assert all(batch.ids.numel() <= 600 for batch in cut)
+    assert len(cut) < 30
+    for batch in cut:
+        for row, i in enumerate(batch.index):
+            length = len(prompts[i].ids)
+            assert batch.ids[row, :length].tolist() == prompts[i].ids.tolist()
+            assert batch.mask[row].sum() == length == batch.last[row] + 1
+
+
+def test_tasks_of_different_numbers_of_classes_do_not_share_a_batch(language_model, tokenizer):
+    prompts = [*tokenize(prompts_table("sst2"), tokenizer), *tokenize(prompts_table("agnews"), tokenizer)]
+    cut = list(models.batches(language_model("gpt2"), prompts, 10**6))
+    assert sorted(i for batch in cut for i in batch.index) == list(range(12))
+    assert all(len({len(prompts[i].label_ids) for i in batch.index}) == 1 for batch in cut)
+
+
+def test_a_prompt_longer_than_the_context_is_left_out_and_said(language_model, tokenizer, caplog):
+    model = language_model("gpt2")
+    table = prompts_table(count=4)
+    table.at[1, "text"] = table.at[1, "text"].replace("\nSentiment:", " fine" * CONTEXT + "\nSentiment:", 1)
+    moved = len(" fine" * CONTEXT)
+    table.at[1, "label_spans"] = [[s + moved, e + moved] for s, e in table.at[1, "label_spans"]]
+    prompts = tokenize(table, tokenizer)
+    with caplog.at_level(logging.WARNING):
+        fits = models.fitting(model, prompts)
+    assert [p.prompt_id for p in fits] == [100, 102, 103]
+    assert f"1 of 4 prompts are longer than the context of gpt2 ({CONTEXT} tokens) and are left out" in caplog.text
+    with pytest.raises(InputError, match="no prompt fits its context of 512 tokens"):
+        models.fitting(model, [prompts[1]])
+
+
+def test_a_random_model_is_seen_to_be_untrained(checkpoint, tokenizer):
+    prompts = tokenize(prompts_table(), tokenizer)
+    model = models.load(checkpoint)
+    assert models.observe(model, prompts)["untrained"] is True
+    # A model that has learned these texts (here: fitted to them for some steps) is not.
+    network = model.network.requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    batch = next(models.batches(model, prompts, 10**6))
+    labels = batch.ids.masked_fill(batch.mask == 0, -100)
+    for _ in range(40):
+        optimizer.zero_grad()
+        network(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss.backward()
+        optimizer.step()
+    assert models.observe(model, prompts)["untrained"] is False

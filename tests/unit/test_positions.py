@@ -1,0 +1,112 @@
+import logging
+
+import pytest
+
+from icl_lens.errors import InputError
+from icl_lens.positions import tokenize
+
+from ..conftest import byte_level, sentencepiece_like, word_level
+from ..prompts_table import prompts_table
+
+TOKENIZERS = {
+    "byte-level": byte_level,
+    "byte-level, offsets trimmed": lambda: byte_level(trim_offsets=True),
+    "sentencepiece": sentencepiece_like,
+    "word-level": word_level,
+}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS, ids=str)
+def any_tokenizer(request):
+    return TOKENIZERS[request.param]()
+
+
+@pytest.mark.parametrize("task", ["sst2", "agnews", "emoc"])
+def test_anchors_are_the_label_words_for_every_kind_of_tokenizer(any_tokenizer, task):
+    table = prompts_table(task, shots=2)
+    for row, prompt in zip(table.to_dict("records"), tokenize(table, any_tokenizer), strict=True):
+        tokens = [any_tokenizer.decode([i]).replace("▁", " ").strip() for i in prompt.ids]
+        for anchor, label in zip(prompt.anchors, prompt.demo_labels, strict=True):
+            word = row["label_words"][label].strip()
+            assert tokens[anchor]
+            assert word.startswith(tokens[anchor])
+            assert tokens[anchor - 1] == ":"
+            assert prompt.ids[anchor] == prompt.label_ids[label]
+        assert tokens[prompt.last] == ":"
+        assert len(set(prompt.label_ids)) == len(row["label_words"])
+
+
+def test_a_beginning_of_sequence_token_moves_every_position():
+    table = prompts_table()
+    plain, marked = (tokenize(table, sentencepiece_like(bos=bos)) for bos in (False, True))
+    for without, with_bos in zip(plain, marked, strict=True):
+        assert with_bos.ids[0] == 1
+        assert with_bos.ids[1:].tolist() == without.ids.tolist()
+        assert with_bos.anchors.tolist() == (without.anchors + 1).tolist()
+
+
+def test_no_beginning_of_sequence_token_where_the_tokenizer_puts_none(tokenizer):
+    row = prompts_table(count=1)
+    assert tokenizer.decode(tokenize(row, tokenizer)[0].ids) == row["text"][0]
+
+
+def test_the_first_piece_of_a_long_label_word_is_its_anchor_and_that_is_said_once(caplog):
+    tokenizer = byte_level(vocabulary=460)  # so small that " Angry" is " An", "gr", "y"
+    with caplog.at_level(logging.INFO):
+        prompts = tokenize(prompts_table("emoc", count=5), tokenizer)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(set(said)) > 0
+    assert all("is its anchor" in line for line in said)
+    assert any("' Angry' is" in line for line in said)
+    for prompt in prompts:
+        assert [prompt.ids[a] for a in prompt.anchors] == [prompt.label_ids[c] for c in prompt.demo_labels]
+
+
+def test_label_words_that_begin_alike_are_refused(tokenizer):
+    table = prompts_table()
+    words = [" Positive", " Positively"]
+    rows = []
+    for row in table.to_dict("records"):
+        text = row["text"].replace(" Negative", " Positively")
+        spans = []
+        for label in row["demo_labels"]:
+            word = [" Positively", " Positive"][label]
+            start = text.index(f":{word}\n") + 1
+            spans.append([start, start + len(word)])
+        rows.append({**row, "text": text, "label_words": [words[1], words[0]], "label_spans": spans})
+    with pytest.raises(InputError, match="' Positively' and ' Positive' begin with the same token"):
+        tokenize(table.__class__(rows), byte_level())
+
+
+def test_an_unknown_label_word_is_refused():
+    table = prompts_table()
+    table["text"] = table["text"].str.replace(" Negative", " Neutrall")
+    table["label_words"] = [[" Neutrall", " Positive"]] * len(table)
+    with pytest.raises(InputError, match="the tokenizer does not know the label word ' Neutrall'"):
+        tokenize(table, word_level())
+
+
+def test_a_span_that_is_not_the_label_word_is_refused(tokenizer):
+    table = prompts_table()
+    table.at[2, "label_spans"] = [[start - 1, end - 1] for start, end in table.at[2, "label_spans"]]
+    with pytest.raises(InputError, match=r"prompt 102: characters [0-9]+ to [0-9]+ are .*, not the label word"):
+        tokenize(table, tokenizer)
+
+
+def test_a_class_index_without_a_label_word_is_refused(tokenizer):
+    table = prompts_table()
+    table["gold"] = 2
+    with pytest.raises(InputError, match="prompt 100: a class index is outside its 2 label words"):
+        tokenize(table, tokenizer)
+
+
+def test_a_label_word_that_shares_a_token_with_its_surroundings_is_refused(tokenizer):
+    # The same characters as a part of a longer word: the token that holds them is not the label word's.
+    table = prompts_table(count=1)
+    text = table.at[0, "text"]
+    start, end = table.at[0, "label_spans"][0]
+    table.at[0, "text"] = text[: end - 4] + text[end - 4 : end] + "s" + text[end:]
+    moved = [[s + (s > start), e + (s > start)] for s, e in table.at[0, "label_spans"]]
+    table.at[0, "label_spans"] = moved
+    with pytest.raises(InputError, match=r"shares a token with the text around it|in a demonstration but as"):
+        tokenize(table, word_level())
