@@ -1,0 +1,58 @@
+# icl-lens: `make` rebuilds every figure and table, `make test` checks the project, `make help` lists the rest.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := all
+.PHONY: all test format config lock clean help
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+all: $(READY)  ## set up, then make every figure and table on the default config
+	$(BIN)/snakemake --cores all --quiet rules
+	@echo
+	@echo "Figures and tables (each also as PDF, SVG and CSV beside it; the notebooks that made them in results/notebooks):"
+	@ls -1 results/figures/*.png results/tables/*.md
+
+test: $(READY)  ## set up, then run every check and test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check .
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest
+
+format: $(READY)  ## format the code, the workflow and the notebooks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt .
+
+config: $(READY)  ## print config.yaml and its schema anew from src/icl_lens/config.py
+	$(BIN)/icl-lens config > config.yaml.new && mv config.yaml.new config.yaml
+	$(BIN)/icl-lens config --schema > workflow/schemas/config.schema.json.new
+	mv workflow/schemas/config.schema.json.new workflow/schemas/config.schema.json
+
+# torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
+lock:  ## pin every package anew in envs/requirements.txt (needs uv)
+	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate --quiet \
+	| grep -vE '^(nvidia|cuda|triton)|emscripten..?$$'; } > envs/requirements.txt.new
+	mv envs/requirements.txt.new envs/requirements.txt
+
+clean:  ## delete everything that was made (results/), keep the environment
+	rm -rf results .snakemake
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## */make \1\t/' | expand -t 16
+	@echo
+	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_7, figure_9, table_4)"
+	@echo "Your own config:  .venv/bin/snakemake --cores all --configfile my.yaml   (config/README.md explains each key)"
+	@echo "Audit results:    .venv/bin/icl-lens audit"
+
+$(READY): envs/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "icl-lens needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r envs/requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,64 @@
+"""After a notebook has run: take out what differs from run to run, and record what it was made from and what it made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from icl_lens import provenance
+from icl_lens.artifacts import whole_file
+from icl_lens.errors import InputError
+
+
+def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[Path], outputs: list[Path]) -> None:
+    """Write the stripped notebook and, beside the pictures, the hashes of inputs and outputs.
+
+    Args:
+        source: The notebook as it stands in the repository.
+        executed: The same as it was executed.
+        out: Where the stripped one goes.
+        record: The JSON file: ``inputs`` and ``outputs`` (name -> SHA-256), the hash of the ``notebook`` and of the package's
+            ``code`` it imports, and the ``libraries`` that drew.
+        inputs: What the notebook read.
+        outputs: What it wrote.
+
+    Raises:
+        InputError: The notebook is not one, or it did not write an output.
+    """
+    try:
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{executed} is not an executed notebook") from error
+    absent = [str(path) for path in outputs if not path.is_file()]
+    if absent:
+        raise InputError(f"{executed} did not write {', '.join(absent)}")
+    with whole_file(out) as temporary:
+        _write_json(temporary, strip_run(notebook), indent=1)
+    facts = {
+        "notebook": {source.name: provenance.file_hash(source)},
+        "code": provenance.sources_hash(provenance.notebook_sources(source)),
+        "inputs": _hashes(inputs),
+        "outputs": _hashes([*outputs, out]),
+        "libraries": provenance.library_versions(),
+    }
+    with whole_file(record) as temporary:
+        _write_json(temporary, facts, indent=2)
+
+
+def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
+    """A notebook without times, durations and random cell ids: the same run gives the same bytes."""
+    notebook["metadata"].pop("papermill", None)
+    for number, cell in enumerate(notebook["cells"]):
+        cell["id"] = f"cell-{number}"
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    return notebook
+
+
+def _hashes(paths: list[Path]) -> dict[str, str]:
+    return dict(sorted((provenance.artifact_name(path), provenance.file_hash(path)) for path in paths))
+
+
+def _write_json(path: Path, content: dict[str, Any], indent: int) -> None:
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

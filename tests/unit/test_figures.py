@@ -1,0 +1,61 @@
+import pandas as pd
+import pytest
+
+from icl_lens import figures
+
+
+def about(name="gpt2", source="files", untrained=False, left_out=0, unknown=0.0):
+    observed = {"untrained": untrained, "left_out": left_out, "unknown_tokens": unknown, "prompts": 10}
+    observed |= {"next_token_loss": 10.9, "uniform_loss": 10.8}
+    return {"model": {"name": name}, "corpus": {"source": source}, "observed": observed}
+
+
+@pytest.fixture
+def drawing():
+    def draw(stem):
+        figures.use_style()
+        figure, grid = figures.panels(1, 2)
+        grid[0, 0].plot([0, 1], [0.2, 0.8], label="$S_{wp}$")
+        grid[0, 0].legend()
+        figures.annotate(figure, ["A note that is long enough to be wrapped. " * 8])
+        figures.save_figure(figure, pd.DataFrame({"layer": [0, 1], "share": [0.2, 0.8]}), stem)
+
+    return draw
+
+
+def test_the_same_figure_is_the_same_bytes(drawing, tmp_path):
+    drawing(tmp_path / "a")
+    drawing(tmp_path / "b")
+    for ending in (".pdf", ".svg", ".png", ".csv"):
+        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        f"{s}{e}" for s in "ab" for e in (".pdf", ".svg", ".png", ".csv")
+    )
+
+
+def test_text_in_an_svg_stays_text(drawing, tmp_path):
+    drawing(tmp_path / "a")
+    assert "A note that is long enough" in (tmp_path / "a.svg").read_text()
+
+
+def test_notes_tell_what_a_reader_must_know():
+    assert figures.notes([about()]) == []
+    assert "built-in look-alikes" in figures.notes([about(source="builtin")])[0]
+    assert figures.notes([about(source="elsewhere")]) == ["Prompts made outside icl-lens."]
+    untrained = figures.notes([about(untrained=True), about(untrained=True)])
+    assert len(untrained) == 1
+    assert "gpt2 is untrained" in untrained[0]
+    assert "3 prompts longer than the context of gpt2 left out." in figures.notes([about(left_out=3)])
+    assert "does not know 12 % of the tokens" in figures.notes([about(unknown=0.123)])[0]
+
+
+def test_the_title_of_an_untrained_model_says_so():
+    assert figures.model_title(about()) == "gpt2"
+    assert figures.model_title(about(untrained=True)) == "gpt2 (untrained)"
+
+
+def test_a_table_is_escaped_where_it_is_shown(tmp_path):
+    figures.save_table(pd.DataFrame({"template": ["50% <b>{text}</b> | a_b"]}), tmp_path / "t")
+    assert r"\<b\>\{text\}\</b\> \| a\_b" in (tmp_path / "t.md").read_text()
+    assert r"50\% <b>\{text\}</b> | a\_b" in (tmp_path / "t.tex").read_text()
+    assert pd.read_csv(tmp_path / "t.csv")["template"][0] == "50% <b>{text}</b> | a_b"

@@ -1,0 +1,60 @@
+import copy
+import json
+
+import pytest
+
+from icl_lens import notebooks
+from icl_lens.errors import InputError
+from icl_lens.items import ITEMS
+
+from ..conftest import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_committed_notebook_holds_no_outputs_and_one_cell_of_parameters(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    assert notebook["metadata"]["language_info"]["name"] == "python"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_calls_no_model(path):
+    source = "".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+    assert not any(word in source for word in ("import torch", "transformers", "icl_lens.models", "icl_lens.studies"))
+
+
+def test_every_item_has_its_notebook_and_every_notebook_an_item():
+    assert {path.stem for path in NOTEBOOKS} == {item.notebook for item in ITEMS.values()}
+
+
+def executed(seconds, cell):
+    return {
+        "metadata": {"papermill": {"duration": seconds}, "kernelspec": {"name": "python3"}},
+        "cells": [
+            {
+                "cell_type": "code",
+                "id": cell,
+                "metadata": {"papermill": {"duration": seconds}, "execution": {"at": seconds}, "tags": ["a"]},
+                "outputs": [{"output_type": "stream", "text": ["kept"]}],
+            }
+        ],
+    }
+
+
+def test_two_runs_of_a_notebook_differ_in_nothing_that_is_kept():
+    first, second = (notebooks.strip_run(copy.deepcopy(executed(*run))) for run in ((1.5, "x1"), (2.5, "y2")))
+    assert first == second
+    assert first["cells"][0]["outputs"] == [{"output_type": "stream", "text": ["kept"]}]
+    assert first["cells"][0]["metadata"] == {"tags": ["a"]}
+
+
+def test_an_output_that_was_not_written_is_told(tmp_path):
+    path = tmp_path / "run.ipynb"
+    path.write_text(json.dumps(executed(1, "a")))
+    with pytest.raises(InputError, match=r"did not write .*figure_3\.pdf"):
+        notebooks.record(path, path, tmp_path / "o.ipynb", tmp_path / "o.json", [], [tmp_path / "figure_3.pdf"])
+    assert [p.name for p in tmp_path.iterdir()] == ["run.ipynb"]

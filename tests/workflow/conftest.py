@@ -1,0 +1,77 @@
+"""Real Snakemake runs, in a copy of the repository whose path has a blank in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import REPOSITORY
+
+COPIED = ("Snakefile", "config.yaml", "config", "workflow", "profiles", "src", "notebooks", "envs")
+
+
+class Clone:
+    """A copy of the repository that runs its own code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / name)
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run Snakemake in the copy; standard output and error together are ``stdout``."""
+        with self.start(*arguments) as process:
+            output, _ = process.communicate(timeout=900)
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """Start Snakemake in the copy, in a process group of its own."""
+        return subprocess.Popen(
+            [Path(sys.executable).parent / "snakemake", *map(str, arguments)],
+            cwd=self.folder,
+            # The copy's package comes before the installed one, in Snakemake and in every job.
+            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def config(self, name: str, **keys) -> Path:
+        """Write an overlay (JSON is YAML)."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(json.dumps(keys))
+        return path
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory) -> Clone:
+    return Clone(tmp_path_factory.mktemp("workflow") / "a fresh clone")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(clone, checkpoint) -> tuple[Clone, Path]:
+    """A clone in which every item was made once from a tiny configuration, and that configuration."""
+    shutil.copytree(checkpoint, clone.folder / "my models" / "tiny")
+    overlay = clone.config(
+        "tiny",
+        models=[{"name": "tiny", "path": "my models/tiny"}],
+        tasks=["sst2", "trec"],
+        seeds=[42, 43],
+        queries=3,
+        device="cpu",
+    )
+    done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
+    assert done.returncode == 0, done.stdout
+    return clone, overlay

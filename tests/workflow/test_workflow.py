@@ -1,0 +1,200 @@
+"""The workflow as its users run it: every item, one figure, again, after an edit, after a kill, with bad input."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from icl_lens import artifacts
+
+FIGURES = ("figure_3", "figure_7", "figure_9")
+
+
+def made(folder):
+    """Content hash of every made file that must be the same bytes from run to run."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not {"logs", "benchmarks"} & set(path.relative_to(folder).parts)
+    }
+
+
+def jobs(done):
+    """Rule -> number of jobs that a dry run announces."""
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE)}
+
+
+def test_every_item_is_made_with_all_its_files(tiny_run):
+    clone, _ = tiny_run
+    results = clone.folder / "results"
+    for figure in FIGURES:
+        for ending in ("pdf", "svg", "png", "csv", "json"):
+            assert (results / f"figures/{figure}.{ending}").stat().st_size > 0
+        notebook = json.loads((results / f"notebooks/{figure}.ipynb").read_text())
+        assert any(cell.get("outputs") for cell in notebook["cells"])
+    for ending in ("csv", "md", "tex", "json"):
+        assert (results / f"tables/table_4.{ending}").stat().st_size > 0
+
+
+def test_a_figure_says_what_it_is_made_from(tiny_run):
+    clone, _ = tiny_run
+    svg = (clone.folder / "results/figures/figure_3.svg").read_text()
+    assert "tiny (untrained)" in svg
+    assert "built-in look-alikes" in svg
+    record = json.loads((clone.folder / "results/figures/figure_3.json").read_text())
+    assert "studies/tiny/sst2/fresh-1shot/saliency.parquet" in record["inputs"]
+
+
+def test_what_is_plotted_is_the_papers_aggregation_of_the_artifact(tiny_run):
+    clone, _ = tiny_run
+    plotted = pd.read_csv(clone.folder / "results/figures/figure_3.csv")
+    table, _ = artifacts.read(clone.folder / "results/studies/tiny/sst2/fresh-1shot/saliency.parquet", "saliency")
+    for layer in range(3):
+        shares = []
+        for seed in (42, 43):
+            rows = table[(table["layer"] == layer) & (table["seed"] == seed)]
+            means = [sum(rows[m]) / len(rows) for m in ("s_wp", "s_pq", "s_ww")]
+            shares.append([mean / sum(means) for mean in means])
+        for number, metric in enumerate(("s_wp", "s_pq", "s_ww")):
+            shown = plotted[(plotted["layer"] == layer) & (plotted["metric"] == metric) & (plotted["task"] == "sst2")]
+            assert shown["share"].item() == pytest.approx((shares[0][number] + shares[1][number]) / 2, rel=1e-9)
+    assert plotted.groupby(["task", "layer"])["share"].sum().tolist() == pytest.approx([1] * 3)
+
+
+def test_a_second_run_has_nothing_to_do(tiny_run):
+    clone, overlay = tiny_run
+    done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout
+
+
+def test_from_scratch_every_file_is_the_same_bytes(tiny_run):
+    clone, overlay = tiny_run
+    results = clone.folder / "results"
+    before = made(results)
+    assert len(before) > 30
+    shutil.rmtree(results)
+    done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
+    assert done.returncode == 0, done.stdout
+    assert made(results) == before
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        ("src/icl_lens/studies/saliency.py", {"study": 4, "figure": 3}),
+        ("src/icl_lens/prompts.py", {"prompts": 4, "study": 8, "figure": 3}),
+        ("notebooks/table_4.ipynb", {"table": 1}),
+        ("src/icl_lens/cli.py", {}),
+        ("my models/tiny/tokenizer_config.json", {"study": 8, "figure": 3}),
+    ],
+)
+def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited, expected):
+    clone, overlay = tiny_run
+    path = clone.folder / edited
+    whole = path.read_text()
+    path.write_text(whole.replace("{", "{ ", 1) if edited.endswith(".json") else whole + "\n")
+    try:
+        planned = jobs(clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name))
+    finally:
+        path.write_text(whole)
+    planned = {rule: count for rule, count in planned.items() if rule not in ("all", "default", "total")}
+    assert planned == expected
+    done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name)
+    assert "Nothing to be done" in done.stdout, "an edit taken back reruns nothing"
+
+
+def test_a_changed_setting_reruns_what_it_decides(tiny_run):
+    clone, overlay = tiny_run
+    done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "queries=4")
+    planned = jobs(done)
+    assert (planned["prompts"], planned["study"], planned["figure"]) == (4, 8, 3)
+    assert "corpora" not in planned
+
+
+def test_one_figure_is_a_target_of_its_own(tiny_run):
+    clone, overlay = tiny_run
+    planned = jobs(clone.snakemake("figure_7", "-n", "--cores", "1", "--configfile", overlay.name, "--config", "results=other"))
+    assert planned == {"corpora": 1, "prompts": 1, "study": 2, "figure": 1, "figure_7": 1, "total": 6}
+
+
+def test_a_killed_run_goes_on_with_the_same_command(tiny_run):
+    clone, overlay = tiny_run
+    arguments = ["figure_7", "--cores", "1", "--configfile", overlay.name, "--config", "results=killed"]
+    log = clone.folder / "killed/logs/studies/tiny/trec/fresh-1shot"
+    with clone.start(*arguments) as process:
+        deadline = time.monotonic() + 120
+        while not log.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # in the middle of a model job
+        os.killpg(process.pid, signal.SIGKILL)
+    assert log.exists()
+    assert not (clone.folder / "killed/figures/figure_7.pdf").exists()
+    done = clone.snakemake(*arguments)
+    assert done.returncode == 0, done.stdout
+    assert (clone.folder / "killed/figures/figure_7.pdf").is_file()
+
+
+def refused(clone, *arguments):
+    """The last line of a run that must fail without a traceback."""
+    done = clone.snakemake("-n", *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert "File " not in done.stdout
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_a_config_that_cannot_be_is_one_sentence(clone):
+    assert refused(clone, "--config", "querries=3").startswith("config: unknown key 'querries' (= 3); did you mean 'queries'?")
+    overlay = clone.config("no-model", models=[{"name": "x", "path": "no/such/folder"}])
+    assert refused(clone, "--configfile", overlay.name) == "model folder no/such/folder does not exist"
+
+
+def test_a_missing_data_file_is_one_sentence(clone, tmp_path):
+    overlay = clone.config("no-data", data={"source": "files", "root": str(tmp_path)}, tasks=["sst2"])
+    sentence = refused(clone, "--configfile", overlay.name)
+    assert sentence.startswith(f"task sst2: its train file {tmp_path}/sst2/train.tsv does not exist; put it there")
+
+
+def test_a_malformed_data_file_is_told_by_the_failed_run(tiny_run, tmp_path):
+    clone, overlay = tiny_run
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2/train.tsv").write_text("sentence\tlabel\nfine\t1\nno label here\n")
+    (tmp_path / "sst2/dev.tsv").write_text("sentence\tlabel\nfine\t1\n")
+    bad = clone.config("bad-data", results="bad", data={"source": "files", "root": str(tmp_path)}, tasks=["sst2"])
+    done = clone.snakemake("figure_3", "--cores", "1", "--configfile", overlay.name, bad.name)
+    assert done.returncode == 1
+    assert "line 3: expected 2 tab-separated fields (sentence, label), found 1" in done.stdout
+    assert not (clone.folder / "bad/corpora/sst2.parquet").exists()
+
+
+def test_an_item_without_any_of_its_tasks_is_no_target_of_all(clone, tiny_run):
+    _, overlay = tiny_run
+    planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, "--config", "results=one", "tasks=[trec]"))
+    assert planned["figure"] == 2  # figures 7 and 9; figure 3 shows SST-2 and AGNews
+
+
+def test_figures_from_the_real_files(tiny_run, shared_data):
+    clone, overlay = tiny_run
+    real = clone.config(
+        "real",
+        results="real",
+        data={"source": "files", "root": str(shared_data), "files": {"agnews": {"train": "agnews/train_subset.csv"}}},
+        tasks=["sst2", "trec", "agnews"],
+        seeds=[42],
+        queries=2,
+    )
+    done = clone.snakemake("figure_3", "--cores", "2", "--configfile", "config/local-data.yaml", overlay.name, real.name)
+    assert done.returncode == 0, done.stdout
+    svg = (clone.folder / "real/figures/figure_3.svg").read_text()
+    assert "untrained" in svg
+    assert "built-in" not in svg
+    prompts, about = artifacts.read(clone.folder / "real/prompts/sst2/fresh-1shot.parquet", "prompts")
+    assert about["corpus"] == {"source": "files"}
+    assert " \nSentiment:" in prompts["text"][0], "the blank at the end of a review is kept"

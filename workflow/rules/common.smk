@@ -1,0 +1,140 @@
+# What the rules share: the validated config, and functions from it to paths. Nothing here computes a result.
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
+
+from icl_lens import config as icl_lens_config
+from icl_lens.checkpoints import checkpoint_files
+from icl_lens.corpora.files import FORMATS
+from icl_lens.errors import InputError
+from icl_lens.items import ITEMS
+from icl_lens.provenance import notebook_sources, source_files
+
+REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+
+# Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
+# or not it is activated; with it, conda's environment has the libraries and this repository has the package.
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    shell.prefix(
+        f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
+        'icl-lens() {{ python -m icl_lens "$@"; }}; '
+    )
+else:
+    shell.prefix(
+        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    )
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+STUDIES = sorted({study for item in ITEMS.values() for study in item.studies})
+
+
+def checked(function, *arguments):
+    """The function's value; a fault in what the user gave stops the workflow with its sentence."""
+    try:
+        return function(*arguments)
+    except InputError as error:
+        # Not a WorkflowError: Snakemake would add this file's lines, as if the fault were here.
+        logger.error(str(error))
+        sys.exit(1)
+
+
+CONFIG = checked(icl_lens_config.parse, config)
+
+
+def data_files(task):
+    """The original files of a task's two splits, or none for the built-in texts."""
+    if CONFIG.data.source == "builtin":
+        return {}
+    own = CONFIG.data.files.get(task)
+    root = Path(CONFIG.data.root)
+    return {
+        split: root / ((own and getattr(own, split)) or getattr(FORMATS[task], split))
+        for split in ("train", "test")
+    }
+
+
+def corpus_options(task):
+    """Options of `icl-lens corpora` that say where the texts come from."""
+    files = data_files(task)
+    if not files:
+        return f"--seed {CONFIG.data.seed}"
+    return " ".join(
+        f"--{split} {shlex.quote(str(path))}" for split, path in files.items()
+    )
+
+
+def require_inputs():
+    """What the config names is there, or the workflow stops with a sentence that says what is not."""
+    for model in CONFIG.models:
+        checkpoint_files(model.path)
+    for task in CONFIG.tasks:
+        for split, path in data_files(task).items():
+            if not path.is_file():
+                raise InputError(
+                    f"task {task}: its {split} file {path} does not exist; put it there, name another under "
+                    f"data.files.{task}.{split}, or leave {task} out of tasks"
+                )
+
+
+checked(require_inputs)
+
+
+def shown_items():
+    """The items that show something of what is configured."""
+    return [item for item in ITEMS if CONFIG.shown(item)[1]]
+
+
+def item_studies(item):
+    """The folders of studies that an item reads, in the order of its panels: model by model, task by task."""
+    models, tasks = CONFIG.shown(item)
+    if not ITEMS[item].studies:
+        return []
+    return [
+        f"{CONFIG.results}/studies/{model}/{task}/{ITEMS[item].set}"
+        for model in models
+        for task in tasks
+    ]
+
+
+def item_inputs(item):
+    """The tables that an item reads."""
+    return [
+        f"{folder}/{study}.parquet"
+        for folder in item_studies(item)
+        for study in ITEMS[item].studies
+    ]
+
+
+def item_files(item):
+    """Every file that an item's target makes."""
+    endings = {
+        "figure": ("pdf", "svg", "png", "csv", "json"),
+        "table": ("csv", "md", "tex", "json"),
+    }[ITEMS[item].kind]
+    folder = f"{CONFIG.results}/{ITEMS[item].kind}s"
+    return [
+        *(f"{folder}/{item}.{ending}" for ending in endings),
+        f"{CONFIG.results}/notebooks/{item}.ipynb",
+    ]
+
+
+def item_notebook(item):
+    """The notebook that draws an item."""
+    return NOTEBOOKS / f"{ITEMS[item].notebook}.ipynb"
+
+
+def item_parameters(item):
+    """The notebook's parameters, as YAML."""
+    shown = (
+        {"studies": item_studies(item)}
+        if ITEMS[item].studies
+        else {"tasks": CONFIG.shown(item)[1]}
+    )
+    out = f"{CONFIG.results}/{ITEMS[item].kind}s/{item}"
+    return json.dumps({"item": item, "out": out, **shown})

@@ -1,0 +1,51 @@
+# Figures and tables: a notebook is executed on artifacts, stripped of its times, and its inputs and outputs recorded.
+
+
+rule figure:
+    input:
+        tables=lambda wildcards: item_inputs(wildcards.item),
+        notebook=lambda wildcards: item_notebook(wildcards.item),
+        code=lambda wildcards: notebook_sources(item_notebook(wildcards.item)),
+    output:
+        made=multiext("<results>/figures/{item}", ".pdf", ".svg", ".png", ".csv"),
+        record="<results>/figures/{item}.json",
+        notebook="<results>/notebooks/{item}.ipynb",
+    log:
+        text="<logs>/figures/{item}.log",
+        notebook="<logs>/figures/{item}.ipynb",
+    wildcard_constraints:
+        item=r"figure_[a-z0-9_]+",
+    # Kernels that start at the same moment can race for a port.
+    retries: 1
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    params:
+        parameters=lambda wildcards: item_parameters(wildcards.item),
+    shell:
+        "papermill {input.notebook:q} {log.notebook:q} --kernel python3 --parameters_yaml {params.parameters:q} "
+        "--no-progress-bar > {log.text:q} 2>&1 && "
+        "icl-lens record --source {input.notebook:q} --executed {log.notebook:q} --out {output.notebook:q} "
+        "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} 2>> {log.text:q}"
+
+
+use rule figure as table with:
+    output:
+        made=multiext("<results>/tables/{item}", ".csv", ".md", ".tex"),
+        record="<results>/tables/{item}.json",
+        notebook="<results>/notebooks/{item}.ipynb",
+    log:
+        text="<logs>/tables/{item}.log",
+        notebook="<logs>/tables/{item}.ipynb",
+    wildcard_constraints:
+        item=r"table_[a-z0-9_]+",
+
+
+# Each item is a target under its paper name.
+for item in shown_items():
+
+    rule:
+        name:
+            item
+        input:
+            item_files(item),

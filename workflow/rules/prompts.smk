@@ -1,0 +1,20 @@
+# Prompts of one task and prompt set, over all seeds.
+
+
+rule prompts:
+    input:
+        corpus="<results>/corpora/{task}.parquet",
+        code=source_files("icl_lens.prompts"),
+    output:
+        "<results>/prompts/{task}/{set}.parquet",
+    log:
+        "<logs>/prompts/{task}/{set}.log",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    params:
+        seeds=CONFIG.seeds,
+        queries=CONFIG.queries,
+    shell:
+        "icl-lens prompts --task {wildcards.task} --corpus {input.corpus:q} --set {wildcards.set} "
+        "--seeds {params.seeds} --queries {params.queries} --out {output:q} 2> {log:q}"

@@ -1,0 +1,27 @@
+# One study of one model on one prompts file: a job loads one model once and does all seeds.
+
+
+rule study:
+    input:
+        prompts="<results>/prompts/{task}/{set}.parquet",
+        model=lambda wildcards: checkpoint_files(CONFIG.model(wildcards.model).path),
+        code=lambda wildcards: source_files(f"icl_lens.studies.{wildcards.study}"),
+    output:
+        "<results>/studies/{model}/{task}/{set}/{study}.parquet",
+    log:
+        "<logs>/studies/{model}/{task}/{set}/{study}.log",
+    benchmark:
+        "<benchmarks>/studies/{model}/{task}/{set}/{study}.jsonl"
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        path=lambda wildcards: CONFIG.model(wildcards.model).path,
+        dtype=lambda wildcards: CONFIG.model(wildcards.model).dtype or CONFIG.dtype,
+        device=CONFIG.device,
+        batch_tokens=CONFIG.batch_tokens,
+    shell:
+        "icl-lens {wildcards.study} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
+        "--device {params.device} --dtype {params.dtype} --batch-tokens {params.batch_tokens} --out {output:q} 2> {log:q}"
