@@ -100,7 +100,7 @@ def language_model(tokenizer):
 def checkpoint(tmp_path_factory, tokenizer) -> Path:
     """A folder with a tiny random GPT-2 and its tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny("gpt2", len(tokenizer)).save_pretrained(folder)
+    tiny("gpt2", len(tokenizer), context=4096).save_pretrained(folder)  # real text is many tokens to this tokenizer
     tokenizer.save_pretrained(folder)
     return folder
 

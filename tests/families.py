@@ -24,7 +24,7 @@ CONTEXT = 512
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen2", "qwen3")
 
 
-def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3) -> PreTrainedModel:
+def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: int = CONTEXT) -> PreTrainedModel:
     """A random model: weights large enough that attention is far from uniform and every layer matters."""
     torch.manual_seed(seed)
     wide = {
@@ -33,9 +33,9 @@ def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3) -> PreTra
         "intermediate_size": 64,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": context,
     }
-    narrow = {"vocab_size": vocabulary, "n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": CONTEXT}
+    narrow = {"vocab_size": vocabulary, "n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": context}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     model = {
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**narrow, **no_dropout)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import get_args
@@ -103,6 +104,9 @@ def _prompts(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    # Threads that wait for each other should sleep, not spin: on a machine that does anything else beside, spinning made
+    # small models ten times slower and more. It must be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import transformers
 
     from icl_lens import studies

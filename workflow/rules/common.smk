@@ -1,5 +1,7 @@
 # What the rules share: the validated config, and functions from it to paths. Nothing here computes a result.
 
+import contextlib
+import fcntl
 import json
 import re
 import shlex
@@ -44,6 +46,27 @@ def checked(function, *arguments):
         sys.exit(1)
 
 
+def forget_stale_locks():
+    """Remove the locks of a killed Snakemake, so that the same command goes on; returns the file that keeps ours.
+
+    Every run holds a shared lock of the operating system, which dies with its process. Whoever can get it exclusively is
+    alone in this folder, and any lock that Snakemake finds there is a dead run's.
+    """
+    Path(".snakemake").mkdir(exist_ok=True)
+    held = open(".snakemake/icl-lens.lock", "w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for lock in Path(".snakemake/locks").glob("*.lock"):
+            lock.unlink()
+        fcntl.flock(held, fcntl.LOCK_SH)
+    except OSError:
+        # Another run is alive (Snakemake's own locks then rule), or the file system has no such locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return held
+
+
+LOCK = forget_stale_locks()
 CONFIG = checked(icl_lens_config.parse, config)
 
 
