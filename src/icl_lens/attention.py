@@ -55,14 +55,15 @@ def attend(
         The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
     """
     groups = query.shape[1] // key.shape[1]
-    key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
-    value = value.repeat_interleave(groups, dim=1)  # (B, H, K, d)
+    if groups > 1:
+        key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
+        value = value.repeat_interleave(groups, dim=1)  # (B, H, K, d)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = at_least_float32(query) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H, Q, K)
     if softcap is not None:  # Gemma 2
         scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
-        scores = scores + attention_mask[..., : key.shape[-2]]  # (B, H, Q, K)
+        scores += attention_mask[..., : key.shape[-2]]  # (B, H, Q, K), in place: the matrices are the cost here
     weights = scores.softmax(-1).to(value.dtype)  # (B, H, Q, K)
     for edit in getattr(module, _EDITS, ()):
         weights = edit(module.layer_idx, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,23 @@ from icl_lens.artifacts import whole_file
 # One colour a quantity in every figure (a palette that colour-blind readers can tell apart).
 COLOURS = {"s_wp": "#0072b2", "s_pq": "#d55e00", "s_ww": "#7f7f7f"}
 
-# Width of one panel, in inches.
-PANEL = (3.4, 2.6)
+# Width and height of one panel, in inches, and how many characters of a note fit in an inch.
+PANEL = (3.2, 2.4)
+_NOTE_CHARACTERS = 20
 
 _STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.3,
+    "axes.linewidth": 0.8,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -83,8 +93,10 @@ def model_title(metadata: dict[str, Any]) -> str:
 
 
 def annotate(figure: Figure, lines: Sequence[str]) -> None:
-    """Write the notes at the foot of a figure."""
-    figure.supxlabel("\n".join(lines), fontsize=6.5, color="0.35", x=0.01, ha="left")
+    """Write the notes at the foot of a figure, wrapped to its width."""
+    width = int(figure.get_figwidth() * _NOTE_CHARACTERS)
+    text = "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, width))
+    figure.supxlabel(text, fontsize=6.5, color="0.35", x=0.01, ha="left")
 
 
 def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str) -> None:

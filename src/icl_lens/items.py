@@ -39,7 +39,7 @@ ITEMS: dict[str, Item] = {
     for item in (
         Item(
             name="figure_3",
-            title="Relative sizes of S_wp, S_pq and S_ww in each layer, one demonstration per class",
+            title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, one demonstration per class",
             notebook="figure_3",
             set="fresh-1shot",
             studies=("saliency", "icl"),
@@ -47,7 +47,7 @@ ITEMS: dict[str, Item] = {
         ),
         Item(
             name="figure_7",
-            title="Relative sizes of S_wp, S_pq and S_ww in each layer, one demonstration per class",
+            title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, one demonstration per class",
             notebook="figure_3",
             set="fresh-1shot",
             studies=("saliency", "icl"),
@@ -55,7 +55,7 @@ ITEMS: dict[str, Item] = {
         ),
         Item(
             name="figure_9",
-            title="Relative sizes of S_wp, S_pq and S_ww in each layer, two demonstrations per class",
+            title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, two demonstrations per class",
             notebook="figure_3",
             set="fresh-2shot",
             studies=("saliency", "icl"),

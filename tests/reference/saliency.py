@@ -1,6 +1,6 @@
 """S_wp, S_pq and S_ww of one prompt, written from the equations (section 2.1, eq. 1-4), as plainly as they read.
 
-It shares nothing with the package: transformers' own eager attention, its own returned matrices, autograd, loops.
+It shares nothing with the package: one prompt at a time, transformers' own eager attention and returned matrices, autograd.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def saliency(model, ids, anchors, label_ids, gold) -> np.ndarray:
     gradients = torch.autograd.grad(loss, output.attentions)
 
     q = len(ids) - 1
+    c_wp, c_pq = np.zeros((2, q + 1, q + 1), dtype=bool)
+    for p in anchors:
+        c_wp[p, :p] = True
+        c_pq[q, p] = True
+    c_ww = np.tril(np.ones_like(c_wp), -1) & ~c_wp & ~c_pq
     result = []
     for attention, gradient in zip(output.attentions, gradients, strict=True):
         i_l = (attention[0] * gradient[0]).sum(0).abs().double().detach().numpy()
-        c_wp = {(p, j) for p in anchors for j in range(p)}
-        c_pq = {(q, p) for p in anchors}
-        c_ww = {(i, j) for i in range(q + 1) for j in range(i)} - c_wp - c_pq
-        result.append([np.mean([i_l[edge] for edge in edges]) for edges in (c_wp, c_pq, c_ww)])
+        result.append([i_l[edges].mean() for edges in (c_wp, c_pq, c_ww)])
     return np.array(result).T

@@ -35,7 +35,7 @@ def test_the_same_figure_is_the_same_bytes(drawing, tmp_path):
 
 def test_text_in_an_svg_stays_text(drawing, tmp_path):
     drawing(tmp_path / "a")
-    assert "A note that is long enough" in (tmp_path / "a.svg").read_text()
+    assert "A note that is long" in (tmp_path / "a.svg").read_text()
 
 
 def test_notes_tell_what_a_reader_must_know():

@@ -53,7 +53,7 @@ def compute(
         anchors = _Anchors(batch, [prompts[i] for i in batch.index])
 
         def sink(layer: int, weights: Tensor, gradient: Tensor, rows=batch.index, anchors=anchors) -> None:
-            flow = (at_least_float32(weights) * at_least_float32(gradient)).sum(1).abs()  # (B, T, T)
+            flow = (at_least_float32(weights) * at_least_float32(gradient)).sum(1).abs_()  # (B, T, T)
             means[:, rows, layer] = anchors.means(flow).cpu().numpy()
 
         with differentiate(model.network, sink):
@@ -93,7 +93,8 @@ class _Anchors:
         into = flow[self.row, self.position] * (self.columns < self.position[:, None])  # (M, T): j < p_k
         wp = self._per_prompt(into.sum(-1, dtype=torch.float64))  # (B,)
         pq = self._per_prompt(flow[self.row, self.last[self.row], self.position].double())  # (B,)
-        total = flow.tril(-1).sum((1, 2), dtype=torch.float64)  # (B,): j < i
+        # All edges less the diagonal: above it there is nothing, for a causal model attends to nothing there.
+        total = flow.sum((1, 2), dtype=torch.float64) - flow.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)  # (B,)
         return torch.stack([wp / self.edges_wp, pq / self.edges_pq, (total - wp - pq) / self.edges_ww])  # (3, B)
 
     def _per_prompt(self, values: Tensor) -> Tensor:
