@@ -10,6 +10,8 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
+import torch
+
 from icl_lens import artifacts, models, provenance
 from icl_lens.positions import tokenize
 from icl_lens.progress import progress
@@ -63,6 +65,7 @@ def run(
         observed=observed,
         model=loaded.facts,
         device=loaded.device.type,
+        threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it decides the last bits of a sum
         dtype=dtype,
         corpus=origin.get("corpus", {"source": "elsewhere"}),
     )
