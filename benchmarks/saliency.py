@@ -45,9 +45,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = models.load(options.model, device="cpu")
     plain = models.load(options.model, device="cpu").network
-    print(
-        f"{model.name}: {model.facts['layers']} layers, {model.facts['parameters']:,} parameters, CPU, {options.threads} threads"
-    )
+    size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
+    print(f"{options.model}: {size}, CPU, {options.threads} threads")
     if options.prompts:
         tables = {options.prompts.stem: artifacts.read(options.prompts, "prompts")[0].head(options.count)}
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
@@ -12,6 +14,10 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -21,7 +27,7 @@ from transformers import (
 
 CONTEXT = 512
 
-FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen2", "qwen3")
+FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen2", "qwen3", "mistral", "olmo", "gemma2")
 
 
 def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: int = CONTEXT) -> PreTrainedModel:
@@ -43,6 +49,12 @@ def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: 
         "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**wide)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**wide, num_key_value_heads=2)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**wide, num_key_value_heads=2)),
+        # A window shorter than most prompts, so that it matters.
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**wide, num_key_value_heads=2, sliding_window=32)),
+        "olmo": lambda: OlmoForCausalLM(OlmoConfig(**wide)),
+        "gemma2": lambda: Gemma2ForCausalLM(
+            Gemma2Config(**wide, num_key_value_heads=2, head_dim=8, sliding_window=32, attn_logit_softcapping=2.0)
+        ),
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**wide, num_key_value_heads=2, head_dim=8)),
     }[family]()
     with torch.no_grad():

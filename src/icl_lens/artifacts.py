@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icl_lens import provenance
@@ -146,12 +147,15 @@ def write(path: Path | str, table: pd.DataFrame, metadata: dict[str, Any]) -> No
     """Write a table of the kind its metadata names: checked against the schema, whole or not at all.
 
     Raises:
-        ValueError: The table lacks a column or has another (a defect of the caller).
+        ValueError: The table lacks a column, has another, or has an empty cell (a defect of the caller).
     """
     schema = SCHEMAS[metadata["schema"]][1]
     if sorted(table.columns) != sorted(schema.names):
         raise ValueError(f"columns {list(table.columns)} are not the schema's {schema.names}")
     arrow = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    empty = _empty_columns(arrow)
+    if empty:
+        raise ValueError(f"empty cells in column {', '.join(empty)}")
     packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
     arrow = arrow.replace_schema_metadata({METADATA_KEY: packed})
     with whole_file(path) as temporary:
@@ -197,7 +201,22 @@ def read(path: Path | str, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise InputError(f"{path} is not a {kind} table: {str(error).splitlines()[0]}") from error
     if arrow.num_rows == 0:
         raise InputError(f"{path} has no rows; a {kind} table needs at least one")
-    empty = [name for name in schema.names if arrow[name].null_count]
+    empty = _empty_columns(arrow)
     if empty:
         raise InputError(f"{path} has empty cells in column {', '.join(empty)}")
     return arrow.to_pandas(), metadata
+
+
+def _empty_columns(table: pa.Table) -> list[str]:
+    """The columns with an empty cell, or an empty value inside a list."""
+    found = []
+    for name in table.column_names:
+        values = table[name]
+        while True:
+            if values.null_count:
+                found.append(name)
+                break
+            if not pa.types.is_list(values.type):
+                break
+            values = pc.list_flatten(values)
+    return found

@@ -82,12 +82,42 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
         InputError: They are not found one a layer, so this family is not supported.
     """
     found = [m for m in network.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx")]
-    if [m.layer_idx for m in found] != list(range(network.config.num_hidden_layers)):
+    if [m.layer_idx for m in found] != list(range(network.config.get_text_config().num_hidden_layers)):
         raise InputError(
             f"the attention of {type(network).__name__} is not built as expected "
-            f"({len(found)} modules for {network.config.num_hidden_layers} layers): this model family is not supported"
+            f"({len(found)} modules for {network.config.get_text_config().num_hidden_layers} layers): this model family is "
+            "not supported"
         )
     return found
+
+
+@torch.no_grad()
+def require_supported(network: PreTrainedModel) -> None:
+    """Refuse a family whose attention is more than :func:`attend` (sinks, two softmaxes) or does not pass through it.
+
+    A study that opens ``scale``, ``record`` or ``differentiate`` asks this first.
+
+    Raises:
+        InputError: On a short input the attention written out is not the model's own.
+    """
+    ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
+    plain = network(input_ids=ids, use_cache=False).logits.float()  # (1, 8, V)
+    seen: list[int] = []
+
+    def count(layer: int, weights: Tensor) -> Tensor:
+        seen.append(layer)
+        return weights
+
+    with _edit(network, count):
+        written_out = network(input_ids=ids, use_cache=False).logits.float()  # (1, 8, V)
+    # Half precision rounds the two differently; a missing term is of the size of the logits themselves.
+    tolerance = 1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1
+    same = (plain - written_out).abs().max() <= tolerance * plain.std()
+    if seen != list(range(len(attention_modules(network)))) or not same:
+        raise InputError(
+            f"the attention of {type(network).__name__} is more than softmax(QK)V, or cannot be reached: this model family is "
+            "not supported"
+        )
 
 
 @contextmanager

@@ -24,6 +24,8 @@ def audit(results: Path) -> list[str]:
     checked = 0
     for stage in ("corpora", "prompts", "studies"):
         for path in sorted((results / stage).rglob("*.parquet")):
+            if path.name.startswith("."):
+                continue  # what a killed run was writing: never an artifact
             checked += 1
             faults += _table_faults(results, path, stage)
     for record in sorted([*results.glob("figures/*.json"), *results.glob("tables/*.json")]):

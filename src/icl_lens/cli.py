@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if "out" in options:
+            _require_place(options.out)
         return options.run(options) or 0
     except InputError as error:
         print(f"icl-lens {options.command}: {error}", file=sys.stderr)
@@ -41,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
     corpora = command("corpora", _corpora, "write one task's texts and labels as a table")
     corpora.add_argument("--task", required=True, choices=TASKS)
-    corpora.add_argument("--seed", type=int, help="generate the built-in look-alike from this seed")
+    corpora.add_argument("--seed", type=_seed, help="generate the built-in look-alike from this seed")
     corpora.add_argument("--train", type=Path, help="the original release's training file")
     corpora.add_argument("--test", type=Path, help="the original release's test file (SST-2: the dev file)")
     corpora.add_argument("--out", required=True, type=Path)
@@ -50,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--task", required=True, choices=TASKS)
     prompts.add_argument("--corpus", required=True, type=Path, help="a corpora table")
     prompts.add_argument("--set", required=True, help="the protocol: fresh-1shot, shared-5shot, ...")
-    prompts.add_argument("--seeds", required=True, type=int, nargs="+")
-    prompts.add_argument("--queries", required=True, type=int, help="test texts per seed, at most")
+    prompts.add_argument("--seeds", required=True, type=_seed, nargs="+")
+    prompts.add_argument("--queries", required=True, type=_positive, help="test texts per seed, at most")
     prompts.add_argument("--out", required=True, type=Path)
 
     for study, help_text in STUDIES.items():
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--name", help="the model's name in the table; the folder's own by default")
         added.add_argument("--device", default="auto", choices=get_args(Device))
         added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
-        added.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, padding included")
+        added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
 
     record = command("record", _record, "strip an executed notebook of its times and record a figure's or table's hashes")
     record.add_argument("--source", required=True, type=Path, help="the notebook as it stands in the repository")
@@ -80,26 +83,54 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seed(text: str) -> int:
+    """An option's value as a seed that every generator takes."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is no seed; it must lie between 0 and {2**32 - 1}")
+    return value
+
+
+def _positive(text: str) -> int:
+    """An option's value as a number of things, at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too few; at least 1 is needed")
+    return value
+
+
+def _require_place(out: Path) -> None:
+    """The output can be written, before hours are spent on it."""
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written there ({error.strerror})") from error
+
+
 # The commands import what they run only when they run it: `icl-lens --help` need not wait for torch.
 
 
 def _corpora(options: argparse.Namespace) -> None:
-    from icl_lens import corpora
+    from icl_lens.corpora import tables
 
     files = (options.train, options.test)
     if (options.seed is None) == (None in files) or (options.seed is not None and any(files)):
         raise InputError("give either --seed (the built-in texts) or both --train and --test (the original files)")
     if options.seed is not None:
-        corpora.write_builtin(options.task, options.seed, options.out)
+        tables.write_builtin(options.task, options.seed, options.out)
     else:
-        corpora.write_files(options.task, *files, options.out)
+        tables.write_files(options.task, *files, options.out)
 
 
 def _prompts(options: argparse.Namespace) -> None:
     from icl_lens import prompts
 
-    if options.queries < 1:
-        raise InputError(f"--queries is {options.queries}; at least one is needed")
+    if len(set(options.seeds)) < len(options.seeds):
+        raise InputError("--seeds names a seed twice, which would count its prompts twice")
     prompts.write(options.task, options.corpus, options.set, options.seeds, options.queries, options.out)
 
 

@@ -114,7 +114,7 @@ class Config(Section):
         description="One run per seed: a seed draws the test texts and the demonstrations. The paper uses 42 to 46.",
     )
     queries: int = Field(
-        default=60,
+        default=100,
         ge=1,
         description="Test texts per task and seed, at most (a smaller test set is used whole). The paper uses 1000.",
     )
@@ -147,13 +147,15 @@ class Config(Section):
         for task in self.tasks:
             _known("tasks", task, TASKS)
         for task in self.data.files:
-            _known("data.files", task, self.tasks)
+            _known("data.files", task, TASKS)
         for item, choice in self.items.items():
             _known("items", item, ITEMS)
-            for model in choice.models or []:
-                _known(f"items.{item}.models", model, names)
-            for task in choice.tasks or []:
-                _known(f"items.{item}.tasks", task, self.tasks)
+            for key, chosen, configured in (("models", choice.models, names), ("tasks", choice.tasks, self.tasks)):
+                _unique(f"items.{item}.{key}", chosen or [])
+                for name in chosen or []:
+                    _known(f"items.{item}.{key}", name, configured)
+            if choice.models and not ITEMS[item].studies:
+                raise ValueError(f"items.{item}.models: {item} shows no model")
         return self
 
     def model(self, name: str) -> Model:
@@ -239,7 +241,7 @@ def _suggest(word: str, valid: list[str]) -> str:
 
 def _sentence(detail: ErrorDetails) -> str:
     """One pydantic fault as a sentence for the person who wrote the config."""
-    location = [part for part in detail["loc"] if part != "default"]
+    location = detail["loc"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     value = detail.get("input")
     match detail["type"]:
@@ -249,6 +251,8 @@ def _sentence(detail: ErrorDetails) -> str:
             return f"config: {key!r} is missing"
         case "value_error":
             return f"config: {detail['ctx']['error']}"
+        case "model_type" | "dict_type":
+            return f"config: {key!r} is {value!r}; it must be a mapping of keys to values"
         case "literal_error":
             return f"config: {key!r} is {value!r}; it must be {detail['ctx']['expected']}"
         case _:
@@ -256,7 +260,7 @@ def _sentence(detail: ErrorDetails) -> str:
             return f"config: {key!r} is {value!r}: {message.replace('input should', 'it should')}"
 
 
-def _keys_at(location: list[int | str]) -> list[str]:
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The valid keys of the section at a place in the config."""
     section: type[BaseModel] = Config
     for part in location:

@@ -38,8 +38,8 @@ def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[P
     facts = {
         "notebook": {source.name: provenance.file_hash(source)},
         "code": provenance.sources_hash(provenance.notebook_sources(source)),
-        "inputs": _hashes(inputs),
-        "outputs": _hashes([*outputs, out]),
+        "inputs": _hashes(inputs, record),
+        "outputs": _hashes([*outputs, out], record),
         "libraries": provenance.library_versions(),
     }
     with whole_file(record) as temporary:
@@ -56,8 +56,8 @@ def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
     return notebook
 
 
-def _hashes(paths: list[Path]) -> dict[str, str]:
-    return dict(sorted((provenance.artifact_name(path), provenance.file_hash(path)) for path in paths))
+def _hashes(paths: list[Path], record: Path) -> dict[str, str]:
+    return dict(sorted((provenance.artifact_name(path, record), provenance.file_hash(path)) for path in paths))
 
 
 def _write_json(path: Path, content: dict[str, Any], indent: int) -> None:

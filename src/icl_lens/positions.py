@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,8 +57,12 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[
 
     Raises:
         InputError: A span is not where its label word is, a label word does not begin or end with a token, is unknown to
-            the tokenizer, is read differently in a demonstration and after the query, or two share their first token.
+            the tokenizer, is read differently in a demonstration and after the query, or two share their first token; or
+            the table is not in order otherwise (ids that stand twice, class indices without a label word, ...).
     """
+    twice = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
+    if len(twice):
+        raise InputError(f"prompt_id {twice.iloc[0]} stands twice in the prompts table; it must name one prompt")
     beginning = _beginning(tokenizer)
     label_ids: dict[tuple[str, ...], np.ndarray] = {}
     result = []
@@ -67,8 +72,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[
     ):
         words = tuple(row.label_words)
         place = f"prompt {row.prompt_id}"
-        if not 0 <= row.gold < len(words) or any(not 0 <= label < len(words) for label in row.demo_labels):
-            raise InputError(f"{place}: a class index is outside its {len(words)} label words")
+        _check(place, row, words)
         if words not in label_ids:
             label_ids[words] = _label_ids(place, row.text, ids, words, tokenizer)
         anchors = []
@@ -97,6 +101,20 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[
             )
         )
     return result
+
+
+def _check(place: str, row: Any, words: tuple[str, ...]) -> None:
+    """What a prompts table may have wrong that its columns' types do not tell."""
+    if not 0 <= row.gold < len(words) or any(not 0 <= label < len(words) for label in row.demo_labels):
+        raise InputError(f"{place}: a class index is outside its {len(words)} label words")
+    if len(row.demo_labels) != len(row.label_spans):
+        raise InputError(f"{place}: {len(row.demo_labels)} demo_labels, but {len(row.label_spans)} label_spans")
+    if any(len(span) != 2 for span in row.label_spans):
+        raise InputError(f"{place}: a label span is not a [start, end) pair of characters")
+    if not row.text.strip():
+        raise InputError(f"{place}: its text is empty")
+    if row.text.endswith(words):
+        raise InputError(f"{place}: its text ends with a label word, where the model's answer should come")
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:

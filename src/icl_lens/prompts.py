@@ -217,7 +217,7 @@ def write(task: str, corpus: Path, set_name: str, seeds: list[int], queries: int
     metadata = artifacts.describe(
         "prompts",
         __name__,
-        inputs={provenance.artifact_name(corpus): provenance.file_hash(corpus)},
+        inputs={provenance.artifact_name(corpus, out): provenance.file_hash(corpus)},
         settings={"task": task, "set": set_name, "queries": queries},
         seeds=seeds,
         corpus=origin.get("corpus", {"source": "elsewhere"}),

@@ -46,16 +46,21 @@ def files_hash(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def artifact_name(path: Path | str) -> str:
-    """An artifact's path relative to its results folder, e.g. ``prompts/sst2/fresh-1shot.parquet``.
+def artifact_name(path: Path | str, beside: Path | str) -> str:
+    """A file's path relative to the results folder that another artifact lies in, e.g. ``prompts/sst2/fresh-1shot.parquet``.
 
-    A file outside a results tree keeps its file name only: where a machine holds it is nobody's business.
+    A file outside that folder keeps its file name only: where a machine holds it is nobody's business.
+
+    Args:
+        path: The file to name.
+        beside: An artifact, such as ``results/studies/gpt2/sst2/fresh-1shot/icl.parquet``.
     """
-    parts = Path(path).parts
-    stages = [i for i, part in enumerate(parts[:-1]) if part in STAGES]
-    # A results tree lies below whatever folders happen to share a stage's name, except its own sub-folders,
-    # and those (a model or a task called "prompts") are ruled out by the config.
-    return "/".join(parts[stages[-1] :]) if stages else parts[-1]
+    parts = Path(beside).absolute().parts
+    # The last folder with a stage's name: the folders below it (models, tasks, sets) have other names, see the config.
+    stage = max((i for i, part in enumerate(parts[:-1]) if part in STAGES), default=0)
+    results = Path(*parts[:stage])
+    path = Path(path).absolute()
+    return path.relative_to(results).as_posix() if stage and path.is_relative_to(results) else path.name
 
 
 def notebook_sources(notebook: Path | str) -> tuple[Path, ...]:

@@ -50,6 +50,13 @@ def test_a_table_with_other_columns_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_with_an_empty_cell_is_not_written(tmp_path):
+    for cell in (None, float("nan")):
+        with pytest.raises(ValueError, match="empty cells in column label"):
+            artifacts.write(tmp_path / "x.parquet", ROWS.assign(label=[1, cell]), describe())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("keep", [0, 3, 200, -1])
 def test_a_file_cut_short_is_told(written, keep):
     written.write_bytes(written.read_bytes()[:keep])

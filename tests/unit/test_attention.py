@@ -1,5 +1,15 @@
+import gc
+
 import pytest
 import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+)
 
 from icl_lens import attention
 from icl_lens.errors import InputError
@@ -55,7 +65,7 @@ def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, c
     edges[:, 5, :5] = True
     open_context = {
         "block": lambda: attention.block(network, {0: edges}),
-        "scale": lambda: attention.scale(network, {1: torch.tensor(2.0)}),
+        "scale": lambda: attention.scale(network, {1: torch.linspace(0.2, 2.0, 12)}),
         "record": lambda: attention.record(network),
         "differentiate": lambda: attention.differentiate(network, lambda *_: None),
     }[context]
@@ -151,6 +161,41 @@ def test_contexts_nest_and_close_in_order(network):
         assert weights[0].sum(-1).max() < 0.51
         assert torch.equal(logits(network), scaled)
     assert torch.equal(logits(network), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_families_are_seen_to_be_supported(family):
+    attention.require_supported(tiny(family, VOCABULARY))
+
+
+@pytest.mark.parametrize("family", ["attention with sinks", "two softmaxes", "an attention out of reach"])
+def test_a_family_whose_attention_is_more_is_refused(family):
+    torch.manual_seed(0)
+    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    network = {
+        "attention with sinks": lambda: GptOssForCausalLM(
+            GptOssConfig(**small, intermediate_size=32, num_key_value_heads=2, head_dim=8, num_local_experts=4)
+        ),
+        "two softmaxes": lambda: DiffLlamaForCausalLM(DiffLlamaConfig(**small, intermediate_size=32, num_key_value_heads=2)),
+        "an attention out of reach": lambda: BloomForCausalLM(
+            BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
+        ),
+    }[family]()
+    with pytest.raises(InputError, match="this model family is not supported"):
+        attention.require_supported(network.eval())
+
+
+def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
+    network, alive = tiny("llama", VOCABULARY), []
+
+    def sink(layer, weights, gradient):
+        gc.collect()
+        matrices = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == (2, 4, 12, 12)]
+        alive.append(len({m.data_ptr() for m in matrices}))
+
+    with attention.differentiate(network, sink):
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
+    assert alive == [4, 3, 2], "the weights that autograd still needs (of layers 0 to l) and one gradient"
 
 
 def test_a_family_built_otherwise_is_refused():

@@ -48,6 +48,26 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
     assert "is not a whole Parquet file" in told
 
 
+def test_what_a_killed_run_was_writing_is_no_artifact(prompts, tmp_path):
+    (prompts.parent / ".fresh-1shot.parquet.x1.parquet").write_bytes(b"half")
+    assert main(["audit", str(tmp_path / "results")]) == 0
+
+
+def test_prompts_too_long_for_the_model_are_left_out_counted_and_recorded(checkpoint, tmp_path, caplog):
+    table = prompts_table(count=4)
+    padding = " fine" * 5000
+    table.at[1, "text"] = table.at[1, "text"].replace("\nSentiment:", padding + "\nSentiment:", 1)
+    table.at[1, "label_spans"] = [[s + len(padding), e + len(padding)] for s, e in table.at[1, "label_spans"]]
+    table.to_parquet(tmp_path / "own.parquet")
+    out = tmp_path / "icl.parquet"
+    with caplog.at_level("WARNING"):
+        assert main(["icl", "--model", str(checkpoint), "--prompts", str(tmp_path / "own.parquet"), "--out", str(out)]) == 0
+    answers, about = artifacts.read(out, "icl")
+    assert answers["prompt_id"].tolist() == [100, 102, 103]
+    assert (about["observed"]["left_out"], about["observed"]["prompts"]) == (1, 3)
+    assert "1 of 4 prompts are longer than the context" in caplog.text
+
+
 def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
     own = tmp_path / "own.parquet"
     prompts_table(count=3).assign(note="mine").to_parquet(own)
@@ -89,6 +109,31 @@ def test_what_cannot_be_used_is_one_sentence(checkpoint, prompts, tmp_path, caps
     assert told.startswith(f"icl-lens {arguments[0]}: ")
     assert len(told.strip().splitlines()) == 1
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(checkpoint, prompts, tmp_path, capsys):
+    (tmp_path / "a file").write_text("")
+    under_a_file = tmp_path / "a file" / "x.parquet"
+    for out, sentence in ((tmp_path, "is a folder; name a file"), (under_a_file, "cannot be written there")):
+        assert main(["icl", "--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 1
+        told = capsys.readouterr().err
+        assert sentence in told
+        assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--seeds", "-1", "-1 is no seed"),
+        ("--seeds", str(2**32), "is no seed"),
+        ("--queries", "0", "0 is too few"),
+    ],
+)
+def test_an_option_out_of_range_is_told(option, value, sentence, capsys):
+    options = {"--task": "sst2", "--corpus": "x", "--set": "fresh-1shot", "--seeds": "1", "--queries": "1", "--out": "y"}
+    with pytest.raises(SystemExit):
+        main(["prompts", *(part for pair in (options | {option: value}).items() for part in pair)])
+    assert sentence in capsys.readouterr().err
 
 
 def test_an_empty_results_folder_is_told(tmp_path, capsys):

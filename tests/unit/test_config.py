@@ -55,6 +55,9 @@ def test_the_guide_explains_every_key():
         ({"models": [{"name": "prompts", "path": "x"}]}, "the name 'prompts' is a folder of the results tree"),
         ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
         ({"seeds": [-1]}, "'seeds[0]' is -1: it should be greater than or equal to 0"),
+        ({"items": {"figure_3": {"tasks": ["sst2", "sst2"]}}}, "items.figure_3.tasks: 'sst2' stands there twice"),
+        ({"items": {"table_4": {"models": ["organism"]}}}, "items.table_4.models: table_4 shows no model"),
+        ({"data": None}, "'data' is None; it must be a mapping of keys to values"),
         ({"items": {"figure_33": {}}}, "items: 'figure_33' is unknown; did you mean 'figure_3'?"),
         ({"items": {"figure_3": {"model": ["x"]}}}, "unknown key 'items.figure_3.model' (= ['x']); did you mean 'models'?"),
         (
@@ -100,6 +103,11 @@ def test_items_show_the_papers_tasks_unless_told_otherwise():
     assert some.shown("figure_3")[1] == ["agnews"]
     assert some.shown("figure_9")[1] == ["agnews"]
     assert config.parse({"tasks": ["trec"]}).shown("figure_3")[1] == []
+
+
+def test_a_task_that_is_left_out_may_keep_its_files():
+    files = {"agnews": {"train": "agnews/train_subset.csv"}}
+    assert config.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]
 
 
 def test_the_schema_refuses_unknown_keys_too():

@@ -42,11 +42,15 @@ def test_notes_tell_what_a_reader_must_know():
     assert figures.notes([about()]) == []
     assert "built-in look-alikes" in figures.notes([about(source="builtin")])[0]
     assert figures.notes([about(source="elsewhere")]) == ["Prompts made outside icl-lens."]
-    untrained = figures.notes([about(untrained=True), about(untrained=True)])
+    untrained = figures.notes([about(untrained=True), about()])
     assert len(untrained) == 1
     assert "gpt2 is untrained" in untrained[0]
-    assert "3 prompts longer than the context of gpt2 left out." in figures.notes([about(left_out=3)])
-    assert "does not know 12 % of the tokens" in figures.notes([about(unknown=0.123)])[0]
+    assert figures.notes([about(left_out=3), about(left_out=3), about("b", left_out=1)]) == [
+        "6 prompts longer than the context of gpt2 left out.",
+        "1 prompts longer than the context of b left out.",
+    ]
+    assert "does not know up to 12 % of a panel's tokens" in figures.notes([about(unknown=0.123), about()])[0]
+    assert len(figures.notes([about(source="builtin", untrained=True, left_out=2, unknown=0.5)])) == 4
 
 
 def test_the_title_of_an_untrained_model_says_so():

@@ -1,6 +1,7 @@
 import pytest
 
-from icl_lens.corpora import files
+from icl_lens import artifacts, provenance
+from icl_lens.corpora import files, tables
 from icl_lens.errors import InputError
 
 GOOD = {
@@ -84,6 +85,22 @@ def test_a_missing_file_is_told(tmp_path):
     test.unlink()
     with pytest.raises(InputError, match=r"test\.txt cannot be read \(No such file or directory\); is data\.root right\?"):
         files.read("sst2", train, test)
+
+
+def test_one_file_for_both_splits_is_told(tmp_path):
+    train, _ = write(tmp_path, "sst2", GOOD["sst2"][0])
+    with pytest.raises(InputError, match="is named for both splits"):
+        files.read("sst2", train, train)
+
+
+def test_the_table_records_both_files(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "data.tsv").write_text(f"sentence\tlabel\n{split}\t1\n")
+    out = tmp_path / "sst2.parquet"
+    tables.write_files("sst2", tmp_path / "train/data.tsv", tmp_path / "test/data.tsv", out)
+    inputs = artifacts.read(out, "corpora")[1]["inputs"]
+    assert inputs == {f"{split}: data.tsv": provenance.file_hash(tmp_path / split / "data.tsv") for split in ("train", "test")}
 
 
 def test_bytes_of_another_encoding_are_told_with_their_line(tmp_path):

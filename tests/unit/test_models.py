@@ -96,10 +96,7 @@ def test_an_encoder_is_refused(broken, network, tokenizer):
     )
     torch.manual_seed(0)
     (broken / "model.safetensors").unlink()
-    bert = network(config)
-    for parameter in bert.parameters():
-        parameter.data.normal_(std=0.3)
-    bert.save_pretrained(broken)
+    network(config).save_pretrained(broken)
     sentence = fault(broken)
     assert "so it is an encoder; a decoder-only language model is needed" in sentence
 
@@ -109,6 +106,41 @@ def test_an_encoder_decoder_is_refused(broken, tokenizer):
     config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(broken)
     assert "'t5' is not a decoder-only language model" in fault(broken)
+
+
+def test_a_folder_with_code_of_its_own_is_not_run(broken):
+    code = "raise SystemExit('the code ran')\n"
+    (broken / "configuration_own.py").write_text(code)
+    config = json.loads((broken / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    (broken / "config.json").write_text(json.dumps(config))
+    assert "config.json is not a model's" in fault(broken)
+
+
+def test_weights_of_another_size_are_told(broken):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"n_positions": 64}))
+    assert "1 weights are not of the size that config.json says, transformer.wpe.weight among them" in fault(broken)
+
+
+def test_weights_without_a_place_are_told(broken, caplog):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"n_layer": 2}))
+    with caplog.at_level(logging.WARNING):
+        assert models.load(broken).layers == 2
+    assert "config.json has no place for 11 weights, transformer.h.2" in caplog.text
+
+
+def test_weights_that_are_not_numbers_are_told(broken):
+    network = models.load(broken).network
+    network.transformer.wpe.weight.fill_(float("nan"))
+    network.save_pretrained(broken)
+    assert "its logits are not finite numbers" in fault(broken)
+
+
+def test_the_name_of_the_folder_one_stands_in_is_its_own(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    assert models.load(".").name == "tiny"
 
 
 def test_a_device_that_is_not_there_is_told(checkpoint):
@@ -164,6 +196,10 @@ def test_a_prompt_longer_than_the_context_is_left_out_and_said(language_model, t
         fits = models.fitting(model, prompts)
     assert [p.prompt_id for p in fits] == [100, 102, 103]
     assert f"1 of 4 prompts are longer than the context of gpt2 ({CONTEXT} tokens) and are left out" in caplog.text
+    exact = len(prompts[0].ids)
+    model.network.config.n_positions = exact
+    assert models.fitting(model, prompts[:1]) == prompts[:1], "a prompt as long as the context fits"
+    model.network.config.n_positions = CONTEXT
     with pytest.raises(InputError, match="no prompt fits its context of 512 tokens"):
         models.fitting(model, [prompts[1]])
 

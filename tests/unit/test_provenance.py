@@ -32,9 +32,12 @@ def test_the_code_hash_changes_with_any_of_its_files(monkeypatch):
 
 
 def test_an_artifacts_name_is_its_place_in_the_results_tree():
-    assert provenance.artifact_name("/home/me/studies/results/prompts/sst2/x.parquet") == "prompts/sst2/x.parquet"
-    assert provenance.artifact_name("results/figures/figure_3.csv") == "figures/figure_3.csv"
-    assert provenance.artifact_name("/home/me/secret/own.parquet") == "own.parquet"
+    study = "/home/me/studies/results/studies/gpt2/sst2/fresh-1shot/icl.parquet"
+    name = provenance.artifact_name
+    assert name("/home/me/studies/results/prompts/sst2/x.parquet", study) == "prompts/sst2/x.parquet"
+    assert name("results/figures/figure_3.csv", "results/figures/figure_3.json") == "figures/figure_3.csv"
+    assert name("/home/me/prompts/own.parquet", study) == "own.parquet"
+    assert name("/home/me/prompts/own.parquet", "/home/me/icl.parquet") == "own.parquet"
 
 
 def test_the_hash_of_files_tells_their_names_and_content(tmp_path):

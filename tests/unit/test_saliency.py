@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
 from icl_lens.studies import saliency
 
@@ -55,6 +56,13 @@ def test_a_beginning_of_sequence_token_counts_as_a_word(language_model):
     prompts = tokenize(prompts_table("agnews"), tokenizer)
     plain = expected(model, prompts)
     assert np.abs(measured(model, prompts, 2000) - plain).max() <= TOLERANCE * plain.max()
+
+
+def test_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
+    table = prompts_table()
+    table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
+    with pytest.raises(InputError, match="prompt 103 has no demonstration; saliency needs label words"):
+        saliency.compute(language_model("gpt2"), tokenize(table, tokenizer), 2000)
 
 
 def test_half_precision_stays_near(language_model, tokenizer):

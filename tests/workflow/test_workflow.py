@@ -92,6 +92,7 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run):
         ("src/icl_lens/prompts.py", {"prompts": 4, "study": 8, "figure": 3}),
         ("notebooks/table_4.ipynb", {"table": 1}),
         ("src/icl_lens/cli.py", {}),
+        ("src/icl_lens/corpora/files.py", {}),
         ("my models/tiny/tokenizer_config.json", {"study": 8, "figure": 3}),
     ],
 )
@@ -172,6 +173,12 @@ def test_a_malformed_data_file_is_told_by_the_failed_run(tiny_run, tmp_path):
     assert done.returncode == 1
     assert "line 3: expected 2 tab-separated fields (sentence, label), found 1" in done.stdout
     assert not (clone.folder / "bad/corpora/sst2.parquet").exists()
+
+
+def test_an_item_asked_for_without_any_of_its_tasks_is_one_sentence(clone, tiny_run):
+    _, overlay = tiny_run
+    sentence = refused(clone, "figure_3", "--configfile", overlay.name, "--config", "tasks=[trec]")
+    assert sentence.startswith("figure_3 shows sst2, agnews, and none of them is in tasks")
 
 
 def test_an_item_without_any_of_its_tasks_is_no_target_of_all(clone, tiny_run):

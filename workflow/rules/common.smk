@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import platform
 import re
 import shlex
 import sys
@@ -53,11 +54,17 @@ def forget_stale_locks():
     alone in this folder, and any lock that Snakemake finds there is a dead run's.
     """
     Path(".snakemake").mkdir(exist_ok=True)
-    held = open(".snakemake/icl-lens.lock", "w")
+    held = open(".snakemake/icl-lens.lock", "a+")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for lock in Path(".snakemake/locks").glob("*.lock"):
-            lock.unlink()
+        # Some network file systems keep such locks on one machine only: locks from another machine are left alone.
+        held.seek(0)
+        if held.read() in ("", platform.node()):
+            for lock in Path(".snakemake/locks").glob("*.lock"):
+                lock.unlink()
+            held.truncate(0)
+            held.write(platform.node())
+            held.flush()
         fcntl.flock(held, fcntl.LOCK_SH)
     except OSError:
         # Another run is alive (Snakemake's own locks then rule), or the file system has no such locks.
@@ -105,7 +112,15 @@ def require_inputs():
                 )
 
 
-checked(require_inputs)
+def require_items():
+    """Every item that is asked for by name shows something."""
+    asked = workflow.dag_settings.targets if workflow.dag_settings else ()
+    for item in asked:
+        if item in ITEMS and item not in shown_items():
+            raise InputError(
+                f"{item} shows {', '.join(ITEMS[item].tasks)}, and none of them is in tasks; add one, or name other tasks "
+                f"under items.{item}.tasks"
+            )
 
 
 def shown_items():
@@ -161,3 +176,7 @@ def item_parameters(item):
     )
     out = f"{CONFIG.results}/{ITEMS[item].kind}s/{item}"
     return json.dumps({"item": item, "out": out, **shown})
+
+
+checked(require_inputs)
+checked(require_items)

@@ -104,6 +104,8 @@ def read(task: str, train: Path, test: Path) -> pd.DataFrame:
         InputError: A file is absent, is not in the format (with the line number), has an unknown label, or is empty.
     """
     layout = FORMATS[task]
+    if Path(train).exists() and Path(test).exists() and Path(train).samefile(test):
+        raise InputError(f"task {task}: {train} is named for both splits; a query could then be its own demonstration")
     parts = []
     for split, path in (("train", train), ("test", test)):
         rows = list(_rows(Path(path), layout))

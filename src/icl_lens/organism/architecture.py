@@ -10,8 +10,8 @@ ingredients of matching in context are there, faintly, from the first step (mime
   similar content, wherever they stand;
 * in all layers the value and output projections are each other's transposes, so that what is attended to is copied.
 
-Nothing is fixed: training moves every weight, and from a default initialisation it does not leave the plateau on which
-the model only guesses among the label words it has seen.
+Nothing is fixed: training moves every weight. In one trial from a default initialisation the model was still on the plateau
+on which it only guesses among the label words it has seen after 832 steps; from this one it had passed three rungs by 345.
 """
 
 from __future__ import annotations

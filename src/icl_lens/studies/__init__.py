@@ -59,7 +59,7 @@ def run(
     metadata = artifacts.describe(
         study,
         module,
-        inputs={provenance.artifact_name(prompts): provenance.file_hash(prompts)},
+        inputs={provenance.artifact_name(prompts, out): provenance.file_hash(prompts)},
         settings={"batch_tokens": batch_tokens},
         seeds=sorted(int(seed) for seed in table["seed"].unique()),
         observed=observed,

@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from icl_lens.attention import differentiate
+from icl_lens.attention import differentiate, require_supported
+from icl_lens.errors import InputError
 from icl_lens.models import Batch, LanguageModel, batches, class_logits
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
@@ -44,10 +45,17 @@ def compute(
         batch_tokens: See :func:`icl_lens.models.batches`.
         progress: Told after each batch how many prompts it held.
 
+    Raises:
+        InputError: A prompt has no demonstration, or the model's family is not supported.
+
     Returns:
         One row a prompt and layer, in that order: prompt_id, layer (from 0), s_wp, s_pq, s_ww.
     """
-    layers = model.network.config.num_hidden_layers
+    layers = model.layers
+    bare = next((p for p in prompts if not len(p.anchors)), None)
+    if bare:
+        raise InputError(f"prompt {bare.prompt_id} has no demonstration; saliency needs label words to flow to")
+    require_supported(model.network)
     means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
     for batch in batches(model, prompts, batch_tokens):
         anchors = _Anchors(batch, [prompts[i] for i in batch.index])
