@@ -114,8 +114,9 @@ def require_inputs():
 
 def require_items():
     """Every item that is asked for by name shows something."""
-    asked = workflow.dag_settings.targets if workflow.dag_settings else ()
-    for item in asked:
+    for item in sys.argv[
+        1:
+    ]:  # Snakemake itself tells its targets only when the rules are read
         if item in ITEMS and item not in shown_items():
             raise InputError(
                 f"{item} shows {', '.join(ITEMS[item].tasks)}, and none of them is in tasks; add one, or name other tasks "
