@@ -74,12 +74,12 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         if untrained:
             best = min(untrained, key=lambda o: o["next_token_loss"])
             lines.append(
-                f"Model {model} is untrained: its loss on these prompts is {best['next_token_loss']:.2f} nats a token or "
-                f"more, a uniform guess has {best['uniform_loss']:.2f}."
+                f"Model {model} is untrained, or untrained on such text: its loss is {best['next_token_loss']:.2f} nats "
+                f"a token or more, a uniform guess has {best['uniform_loss']:.2f}."
             )
         left_out = sum(o["left_out"] for o in observed)
         if left_out:
-            lines.append(f"{left_out} prompts longer than the context of {model} left out.")
+            lines.append(f"Left out, being longer than the context of {model}: {left_out} of the prompts.")
         unknown = max(o["unknown_tokens"] for o in observed)
         if unknown >= 0.01:
             lines.append(f"The tokenizer of {model} does not know up to {100 * unknown:.0f} % of a panel's tokens.")
@@ -87,9 +87,9 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def model_title(metadata: dict[str, Any]) -> str:
-    """A model's name for a panel's title, with the word "untrained" where it is."""
+    """A model's name for a panel's title, with the word "untrained" where it predicts the prompts no better than chance."""
     name = metadata["model"]["name"]
-    return f"{name} (untrained)" if metadata["observed"]["untrained"] else name
+    return f"{name} (untrained on such text)" if metadata["observed"]["untrained"] else name
 
 
 def annotate(figure: Figure, lines: Sequence[str]) -> None:

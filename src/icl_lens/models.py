@@ -264,7 +264,7 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
     unknown = sum(p.unknown for p in prompts) / sum(len(p.ids) for p in prompts)
     if untrained:
         logger.warning(
-            "model %s is untrained, or was never trained on such text: its loss is %.2f nats a token, a uniform guess %.2f",
+            "model %s is untrained, or untrained on such text: its loss is %.2f nats a token, a uniform guess %.2f",
             model.name,
             loss,
             uniform,

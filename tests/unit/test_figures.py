@@ -46,8 +46,8 @@ def test_notes_tell_what_a_reader_must_know():
     assert len(untrained) == 1
     assert "gpt2 is untrained" in untrained[0]
     assert figures.notes([about(left_out=3), about(left_out=3), about("b", left_out=1)]) == [
-        "6 prompts longer than the context of gpt2 left out.",
-        "1 prompts longer than the context of b left out.",
+        "Left out, being longer than the context of gpt2: 6 of the prompts.",
+        "Left out, being longer than the context of b: 1 of the prompts.",
     ]
     assert "does not know up to 12 % of a panel's tokens" in figures.notes([about(unknown=0.123), about()])[0]
     assert len(figures.notes([about(source="builtin", untrained=True, left_out=2, unknown=0.5)])) == 4
@@ -55,7 +55,7 @@ def test_notes_tell_what_a_reader_must_know():
 
 def test_the_title_of_an_untrained_model_says_so():
     assert figures.model_title(about()) == "gpt2"
-    assert figures.model_title(about(untrained=True)) == "gpt2 (untrained)"
+    assert figures.model_title(about(untrained=True)) == "gpt2 (untrained on such text)"
 
 
 def test_a_table_is_escaped_where_it_is_shown(tmp_path):

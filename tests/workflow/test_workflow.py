@@ -45,7 +45,7 @@ def test_every_item_is_made_with_all_its_files(tiny_run):
 def test_a_figure_says_what_it_is_made_from(tiny_run):
     clone, _ = tiny_run
     svg = (clone.folder / "results/figures/figure_3.svg").read_text()
-    assert "tiny (untrained)" in svg
+    assert "tiny (untrained on such text)" in svg
     assert "built-in look-alikes" in svg
     record = json.loads((clone.folder / "results/figures/figure_3.json").read_text())
     assert "studies/tiny/sst2/fresh-1shot/saliency.parquet" in record["inputs"]
