@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from icl_lens import provenance
 from icl_lens.checkpoints import checkpoint_files
@@ -103,45 +110,9 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
     folder = Path(folder)
     place = pick_device(device)
     files = checkpoint_files(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever transformers makes of the file
-        raise InputError(f"model folder {folder}: config.json is not a model's ({_first_line(error)})") from error
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
+    config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
-    try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers, safetensors and a family's own requirements raise what they like
-        raise InputError(f"model folder {folder}: the weights cannot be loaded ({_first_line(error)})") from error
-    # transformers would fill what is missing or of another size with random numbers, and go on.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(f"model folder {folder}: the checkpoint lacks {len(missing)} weights, {missing[0]} among them")
-    mismatched = sorted(str(key[0] if isinstance(key, tuple | list) else key) for key in report["mismatched_keys"])
-    if mismatched:
-        raise InputError(
-            f"model folder {folder}: {len(mismatched)} weights are not of the size that config.json says, "
-            f"{mismatched[0]} among them"
-        )
-    unexpected = sorted(report["unexpected_keys"])
-    if unexpected:
-        logger.warning(
-            "model folder %s: config.json has no place for %d weights, %s among them; they are not used",
-            folder,
-            len(unexpected),
-            unexpected[0],
-        )
-    network = network.eval().requires_grad_(False).to(place)
+    network = _load_network(folder, config, getattr(torch, dtype)).to(place)
     if len(tokenizer) > network.get_input_embeddings().num_embeddings:
         raise InputError(
             f"model folder {folder}: the tokenizer has {len(tokenizer)} entries, the model only "
@@ -149,8 +120,6 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
         )
     _require_causal(folder, network)
     shape = config.get_text_config()
-    if not (hasattr(shape, "num_hidden_layers") and hasattr(shape, "num_attention_heads")):
-        raise InputError(f"model folder {folder}: {config.model_type!r} has no attention layers to study")
     facts = {
         "name": name or folder.resolve().name,
         "family": config.model_type,
@@ -289,6 +258,50 @@ def _pad(index: list[int], prompts: list[TokenizedPrompt], longest: int, device:
         label_ids=torch.stack([torch.from_numpy(p.label_ids) for p in prompts]).to(device),
         gold=torch.tensor([p.gold for p in prompts], device=device),
     )
+
+
+def _load_config(folder: Path) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever transformers makes of the file
+        raise InputError(f"model folder {folder}: config.json is not a model's ({_first_line(error)})") from error
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
+    shape = config.get_text_config()
+    if not (hasattr(shape, "num_hidden_layers") and hasattr(shape, "num_attention_heads")):
+        raise InputError(f"model folder {folder}: {config.model_type!r} has no attention layers to study")
+    return config
+
+
+def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers, safetensors and a family's own requirements raise what they like
+        raise InputError(f"model folder {folder}: the weights cannot be loaded ({_first_line(error)})") from error
+    # transformers would fill what is missing or of another size with random numbers, and go on.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"model folder {folder}: the checkpoint lacks {len(missing)} weights, {missing[0]} among them")
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    if mismatched:
+        raise InputError(
+            f"model folder {folder}: {len(mismatched)} weights are not of the size that config.json says, "
+            f"{mismatched[0]} among them"
+        )
+    unused = sorted(report["unexpected_keys"])
+    if unused:
+        what = "model folder %s: config.json has no place for %d weights, %s among them; they are not used"
+        logger.warning(what, folder, len(unused), unused[0])
+    return network.eval().requires_grad_(False)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
