@@ -10,9 +10,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 all: $(READY)  ## set up, then make every figure and table on the default config
-	$(BIN)/snakemake --cores all --quiet rules
+	$(BIN)/snakemake --cores all
 	@echo
-	@echo "Figures and tables (each also as PDF, SVG and CSV beside it; the notebooks that made them in results/notebooks):"
+	@echo "Figures and tables (other formats and what is plotted beside them; the notebooks that made them in results/notebooks):"
 	@ls -1 results/figures/*.png results/tables/*.md
 
 test: $(READY)  ## set up, then run every check and test

@@ -176,21 +176,21 @@ def read(path: Path | str, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         arrow = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} is not a whole Parquet file (cut short or damaged?): delete it and run again, "
-            "or copy it again if it came from elsewhere"
+            f"{path} is not a whole Parquet file (cut short or damaged?): `icl-lens audit --repair` clears it away, "
+            "the same command then makes it anew; copy it again if it came from elsewhere"
         ) from error
     packed = (arrow.schema.metadata or {}).get(METADATA_KEY)
     try:
         metadata = json.loads(packed) if packed else {}
     except ValueError as error:
-        raise InputError(f"{path} holds damaged metadata: delete it and run again") from error
+        raise InputError(f"{path} holds damaged metadata: `icl-lens audit --repair` clears it away") from error
     version, schema = SCHEMAS[kind]
     if metadata and metadata.get("schema") != kind:
         raise InputError(f"{path} is a {metadata.get('schema')} table where a {kind} table is wanted")
     if metadata and metadata.get("version") != version:
         raise InputError(
             f"{path} follows version {metadata.get('version')} of the {kind} schema, this icl-lens reads version "
-            f"{version}: delete it and run again"
+            f"{version}: `icl-lens audit --repair` clears it away"
         )
     missing = [name for name in schema.names if name not in arrow.column_names]
     if missing:

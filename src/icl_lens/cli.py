@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     audit = command("audit", _audit, "check every artifact of a results folder against what it was made from")
     audit.add_argument("results", nargs="?", default="results", type=Path)
+    audit.add_argument("--repair", action="store_true", help="delete what is damaged or out of date, so that it is made anew")
 
     config = command("config", _config, "print the default config, or its JSON schema")
     config.add_argument("--schema", action="store_true")
@@ -135,9 +136,9 @@ def _prompts(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    # Threads that wait for each other should sleep, not spin: on a machine that does anything else beside, spinning made
-    # small models ten times slower and more. It must be said before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other should spin for microseconds and then sleep. GNU OpenMP's default, milliseconds, makes
+    # small models many times slower on a machine that does anything else beside. It must be said before torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import transformers
 
     from icl_lens import studies
@@ -165,9 +166,15 @@ def _record(options: argparse.Namespace) -> None:
 def _audit(options: argparse.Namespace) -> int:
     from icl_lens import audit
 
-    faults = audit.audit(options.results)
+    if options.repair:
+        for path in audit.repair(options.results):
+            print(f"deleted {path}")
+    checked, faults = audit.audit(options.results)
     for fault in faults:
-        print(fault)
+        print(fault.sentence)
+    print(f"{checked} artifacts checked in {options.results}: {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}")
+    if faults:
+        print("`icl-lens audit --repair` deletes what is at fault; the snakemake command that made it makes it anew")
     return 1 if faults else 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from icl_lens.errors import InputError
@@ -28,6 +28,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 # The default model: weights that this project trained and ships.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
+
+
+def _numbers(value: Any) -> Any:
+    """A list with its digits read as numbers; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    return [int(entry) if isinstance(entry, str) and entry.isdecimal() else entry for entry in value]
 
 
 class Section(BaseModel):
@@ -108,7 +115,8 @@ class Config(Section):
         description="Where texts come from. `source: builtin` generates look-alikes of the four data sets from `seed`; "
         "`source: files` reads the original files from the folder `root` (see config/README.md for their names).",
     )
-    seeds: list[Seed] = Field(
+    # Snakemake hands over a list of numbers from the command line (--config seeds=[1,2]) as strings.
+    seeds: Annotated[list[Seed], BeforeValidator(_numbers)] = Field(
         default_factory=lambda: [42, 43, 44, 45, 46],
         min_length=1,
         description="One run per seed: a seed draws the test texts and the demonstrations. The paper uses 42 to 46.",
@@ -253,6 +261,10 @@ def _sentence(detail: ErrorDetails) -> str:
             return f"config: {detail['ctx']['error']}"
         case "model_type" | "dict_type":
             return f"config: {key!r} is {value!r}; it must be a mapping of keys to values"
+        case "string_pattern_mismatch":
+            return f"config: {key!r} is {value!r}; a name is made of letters, digits, dots, underscores and hyphens"
+        case "list_type":
+            return f"config: {key!r} is {value!r}; it must be a list, such as [{value!r}]"
         case "literal_error":
             return f"config: {key!r} is {value!r}; it must be {detail['ctx']['expected']}"
         case _:

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icl_lens.artifacts import whole_file
@@ -18,9 +19,10 @@ from icl_lens.artifacts import whole_file
 # One colour a quantity in every figure (a palette that colour-blind readers can tell apart).
 COLOURS = {"s_wp": "#0072b2", "s_pq": "#d55e00", "s_ww": "#7f7f7f"}
 
-# Width and height of one panel, in inches, and how many characters of a note fit in an inch.
+# Width and height of one panel, in inches; how many characters of a note fit in an inch, and of a title above a panel.
 PANEL = (3.2, 2.4)
 _NOTE_CHARACTERS = 20
+_TITLE_CHARACTERS = 40
 
 _STYLE = {
     "figure.dpi": 100,
@@ -90,6 +92,11 @@ def model_title(metadata: dict[str, Any]) -> str:
     """A model's name for a panel's title, with the word "untrained" where it predicts the prompts no better than chance."""
     name = metadata["model"]["name"]
     return f"{name} (untrained on such text)" if metadata["observed"]["untrained"] else name
+
+
+def title(axes: Axes, *lines: str) -> None:
+    """A panel's title; a line that is too long for the panel (a model's name) is wrapped."""
+    axes.set_title("\n".join(part for line in lines for part in textwrap.wrap(line, _TITLE_CHARACTERS)))
 
 
 def annotate(figure: Figure, lines: Sequence[str]) -> None:

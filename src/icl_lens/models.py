@@ -158,7 +158,7 @@ def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[To
         shortest = min(len(p.ids) for p in prompts)
         raise InputError(
             f"model {model.name}: no prompt fits its context of {model.context} tokens (the shortest has {shortest}); "
-            "use fewer demonstrations or a model with a longer context"
+            "leave this task out (tasks, or items.*.tasks) or use a model with a longer context"
         )
     if left_out:
         logger.warning(

@@ -60,7 +60,9 @@ def test_a_table_with_an_empty_cell_is_not_written(tmp_path):
 @pytest.mark.parametrize("keep", [0, 3, 200, -1])
 def test_a_file_cut_short_is_told(written, keep):
     written.write_bytes(written.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"sst2\.parquet is not a whole Parquet file \(cut short or damaged\?\): delete it"):
+    with pytest.raises(
+        InputError, match=r"sst2\.parquet is not a whole Parquet file \(cut short or damaged\?\): `icl-lens audit --repair`"
+    ):
         artifacts.read(written, "corpora")
 
 

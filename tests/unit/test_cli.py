@@ -44,7 +44,7 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
     prompts.write_bytes(prompts.read_bytes() + b" ")
     assert main(["audit", str(tmp_path / "results")]) == 1
     told = capsys.readouterr().out
-    assert "prompts/sst2/fresh-1shot.parquet has changed since" in told
+    assert "prompts/sst2/fresh-1shot.parquet is not what it was when this was made" in told
     assert "is not a whole Parquet file" in told
 
 

@@ -50,7 +50,8 @@ def test_the_guide_explains_every_key():
             "data.files: 'ag' is unknown; did you mean 'agnews'?",
         ),
         ({"models": [{"name": "a"}]}, "'models[0].path' is missing"),
-        ({"models": [{"name": "a/b", "path": "x"}]}, "'models[0].name' is 'a/b'"),
+        ({"models": [{"name": "a/b", "path": "x"}]}, "'models[0].name' is 'a/b'; a name is made of letters, digits"),
+        ({"seeds": 42}, "'seeds' is 42; it must be a list, such as [42]"),
         ({"models": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]}, "models: 'a' stands there twice"),
         ({"models": [{"name": "prompts", "path": "x"}]}, "the name 'prompts' is a folder of the results tree"),
         ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
@@ -108,6 +109,10 @@ def test_items_show_the_papers_tasks_unless_told_otherwise():
 def test_a_task_that_is_left_out_may_keep_its_files():
     files = {"agnews": {"train": "agnews/train_subset.csv"}}
     assert config.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]
+
+
+def test_seeds_may_come_from_the_command_line():
+    assert config.parse({"seeds": ["42", "43"]}).seeds == [42, 43]
 
 
 def test_the_schema_refuses_unknown_keys_too():

@@ -58,6 +58,16 @@ def test_the_title_of_an_untrained_model_says_so():
     assert figures.model_title(about(untrained=True)) == "gpt2 (untrained on such text)"
 
 
+def test_a_long_name_stays_within_its_panel():
+    figures.use_style()
+    figure, grid = figures.panels(1, 2)
+    for axes in grid.flat:
+        figures.title(axes, "AGNews", "EleutherAI-pythia-1.4b-deduped-step143000 (untrained on such text)", "accuracy 0.25")
+    figure.draw_without_rendering()
+    width = figure.get_figwidth() * figure.dpi / 2
+    assert all(axes.title.get_window_extent().width < width for axes in grid.flat)
+
+
 def test_a_table_is_escaped_where_it_is_shown(tmp_path):
     figures.save_table(pd.DataFrame({"template": ["50% <b>{text}</b> | a_b"]}), tmp_path / "t")
     assert r"\<b\>\{text\}\</b\> \| a\_b" in (tmp_path / "t.md").read_text()

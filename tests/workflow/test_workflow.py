@@ -11,7 +11,7 @@ import time
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts
+from icl_lens import artifacts, audit
 
 FIGURES = ("figure_3", "figure_7", "figure_9")
 
@@ -123,6 +123,44 @@ def test_one_figure_is_a_target_of_its_own(tiny_run):
     clone, overlay = tiny_run
     planned = jobs(clone.snakemake("figure_7", "-n", "--cores", "1", "--configfile", overlay.name, "--config", "results=other"))
     assert planned == {"corpora": 1, "prompts": 1, "study": 2, "figure": 1, "figure_7": 1, "total": 6}
+
+
+@pytest.mark.parametrize(
+    ("damaged", "also"),
+    [
+        ("prompts/trec/fresh-1shot.parquet", ["studies/tiny/trec/fresh-1shot/icl.parquet", "figures/figure_7.pdf"]),
+        ("figures/figure_7.svg", ["figures/figure_7.json"]),
+    ],
+)
+def test_what_audit_finds_it_repairs_and_the_same_command_makes_anew(tiny_run, damaged, also):
+    clone, overlay = tiny_run
+    results = clone.folder / "results"
+    before = made(results)
+    whole = (results / damaged).read_bytes()
+    (results / damaged).write_bytes(whole[:-50])
+    assert audit.audit(results)[1]
+    deleted = {path.relative_to(results).as_posix() for path in audit.repair(results)}
+    assert {damaged, *also} <= deleted
+    assert "corpora/trec.parquet" not in deleted
+    assert not audit.audit(results)[1]
+    done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
+    assert done.returncode == 0, done.stdout
+    assert made(results) == before
+
+
+def test_a_failed_figure_tells_its_reason_in_few_lines(tiny_run):
+    clone, overlay = tiny_run
+    table = clone.folder / "results/studies/tiny/trec/fresh-1shot/saliency.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-50])
+    try:
+        done = clone.snakemake("figure_7", "--cores", "1", "--configfile", overlay.name)
+    finally:
+        table.write_bytes(whole)
+    assert done.returncode == 1
+    assert "saliency.parquet is not a whole Parquet file (cut short or damaged?)" in done.stdout
+    assert len(done.stdout.splitlines()) < 200
+    assert clone.snakemake("--cores", "2", "--configfile", overlay.name).returncode == 0
 
 
 def test_a_killed_run_goes_on_with_the_same_command(tiny_run):

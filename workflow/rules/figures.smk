@@ -11,8 +11,7 @@ rule figure:
         record="<results>/figures/{item}.json",
         notebook="<results>/notebooks/{item}.ipynb",
     log:
-        text="<logs>/figures/{item}.log",
-        notebook="<logs>/figures/{item}.ipynb",
+        "<logs>/figures/{item}.log",
     wildcard_constraints:
         item=r"figure_[a-z0-9_]+",
     # Kernels that start at the same moment can race for a port.
@@ -22,11 +21,13 @@ rule figure:
     threads: 1
     params:
         parameters=lambda wildcards: item_parameters(wildcards.item),
+    # The notebook as executed lies beside its log; a failed one stays there to be looked at.
     shell:
-        "papermill {input.notebook:q} {log.notebook:q} --kernel python3 --parameters_yaml {params.parameters:q} "
-        "--no-progress-bar > {log.text:q} 2>&1 && "
-        "icl-lens record --source {input.notebook:q} --executed {log.notebook:q} --out {output.notebook:q} "
-        "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} 2>> {log.text:q}"
+        "papermill {input.notebook:q} {log:q}.ipynb --kernel python3 --parameters_yaml {params.parameters:q} "
+        "--no-progress-bar > {log:q} 2>&1 && "
+        "icl-lens record --source {input.notebook:q} --executed {log:q}.ipynb --out {output.notebook:q} "
+        "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} 2>> {log:q} && "
+        "rm {log:q}.ipynb"
 
 
 use rule figure as table with:
@@ -35,8 +36,7 @@ use rule figure as table with:
         record="<results>/tables/{item}.json",
         notebook="<results>/notebooks/{item}.ipynb",
     log:
-        text="<logs>/tables/{item}.log",
-        notebook="<logs>/tables/{item}.ipynb",
+        "<logs>/tables/{item}.log",
     wildcard_constraints:
         item=r"table_[a-z0-9_]+",
 
