@@ -14,5 +14,7 @@ rule corpora:
     threads: 1
     params:
         source=lambda wildcards: corpus_options(wildcards.task),
+    message:
+        "Texts of {wildcards.task}"
     shell:
         "icl-lens corpora --task {wildcards.task} {params.source} --out {output:q} 2> {log:q}"

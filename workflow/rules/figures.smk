@@ -21,10 +21,15 @@ rule figure:
     threads: 1
     params:
         parameters=lambda wildcards: item_parameters(wildcards.item),
+    message:
+        "Drawing {wildcards.item}"
     # The notebook as executed lies beside its log; a failed one stays there to be looked at.
     shell:
         "papermill {input.notebook:q} {log:q}.ipynb --kernel python3 --parameters_yaml {params.parameters:q} "
-        "--no-progress-bar > {log:q} 2>&1 && "
+        "--no-progress-bar > {log:q} 2>&1 || {{ "
+        # Papermill's own traceback says nothing; the notebook's error stands below it.
+        "grep -q '^papermill.exceptions' {log:q} && sed '1,/^papermill.exceptions/d' {log:q} > {log:q}.short && "
+        "mv {log:q}.short {log:q}; exit 1; }}; "
         "icl-lens record --source {input.notebook:q} --executed {log:q}.ipynb --out {output.notebook:q} "
         "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} 2>> {log:q} && "
         "rm {log:q}.ipynb"

@@ -15,6 +15,8 @@ rule prompts:
     params:
         seeds=CONFIG.seeds,
         queries=CONFIG.queries,
+    message:
+        "Prompts of {wildcards.task}, {wildcards.set}"
     shell:
         "icl-lens prompts --task {wildcards.task} --corpus {input.corpus:q} --set {wildcards.set} "
         "--seeds {params.seeds} --queries {params.queries} --out {output:q} 2> {log:q}"

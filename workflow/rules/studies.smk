@@ -22,6 +22,8 @@ rule study:
         dtype=lambda wildcards: CONFIG.model(wildcards.model).dtype or CONFIG.dtype,
         device=CONFIG.device,
         batch_tokens=CONFIG.batch_tokens,
+    message:
+        "{wildcards.study} of {wildcards.model} on {wildcards.task}, {wildcards.set}"
     shell:
         "icl-lens {wildcards.study} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
         "--device {params.device} --dtype {params.dtype} --batch-tokens {params.batch_tokens} --out {output:q} 2> {log:q}"
