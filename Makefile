@@ -27,10 +27,15 @@ format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt .
 
-config: $(READY)  ## print config.yaml and its schema anew from src/icl_lens/config.py
+config: $(READY)  ## print config.yaml, its schema and its reference anew from src/icl_lens/config.py
 	$(BIN)/icl-lens config > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/icl-lens config --schema > workflow/schemas/config.schema.json.new
 	mv workflow/schemas/config.schema.json.new workflow/schemas/config.schema.json
+	$(BIN)/icl-lens config --reference > config/reference.md.new && mv config/reference.md.new config/reference.md
+
+embed: $(READY)  ## retrain the embedded model (25 minutes) and put it into the package
+	$(BIN)/snakemake organism --cores all
+	cp results/training/model/* src/icl_lens/organism/checkpoint/
 
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
 lock:  ## pin every package anew in envs/requirements.txt (needs uv)

@@ -63,6 +63,31 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    "training": (
+        1,
+        pa.schema(
+            [
+                ("step", pa.int64()),
+                *((name, pa.float64()) for name in ("matching", "answer", "text", "first_seen", "documents")),
+                ("accuracy", pa.float64()),
+                ("rung", pa.float64()),
+            ]
+        ),
+    ),
+    "evaluation": (
+        1,
+        pa.schema(
+            [
+                ("step", pa.int64()),
+                ("measure", pa.string()),
+                ("on", pa.string()),
+                ("classes", pa.int64()),
+                ("shots", pa.int64()),
+                ("prompts", pa.int64()),
+                *((name, pa.float64()) for name in ("chance", "model", "top_token", "bag_of_words")),
+            ]
+        ),
+    ),
     "icl": (
         1,
         pa.schema(
@@ -100,13 +125,17 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files for their owner alone; an artifact is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        make_readable(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_readable(path: Path) -> None:
+    """Make a file that was written for its owner alone as readable as any other new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def describe(

@@ -9,6 +9,9 @@ from pathlib import Path
 from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
 
+TABLES = ("corpora", "prompts", "training", "studies")
+"""The stages whose artifacts are tables."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -60,7 +63,7 @@ def _artifacts(results: Path) -> tuple[list[Path], list[Path]]:
     """The tables, and the records of figures and tables, in a results folder."""
     if not results.is_dir():
         raise InputError(f"{results} is no folder; `make` fills results/")
-    tables = [path for stage in ("corpora", "prompts", "studies") for path in sorted((results / stage).rglob("*.parquet"))]
+    tables = [path for stage in TABLES for path in sorted((results / stage).rglob("*.parquet"))]
     # A name with a dot in front is what a killed run was writing: never an artifact.
     tables = [path for path in tables if not path.name.startswith(".")]
     return tables, sorted([*results.glob("figures/*.json"), *results.glob("tables/*.json")])
@@ -68,7 +71,7 @@ def _artifacts(results: Path) -> tuple[list[Path], list[Path]]:
 
 def _table_faults(results: Path, path: Path) -> list[Fault]:
     stage = path.relative_to(results).parts[0]
-    kind = path.stem if stage == "studies" else stage
+    kind = stage if stage in ("corpora", "prompts") else path.stem
     if kind not in artifacts.SCHEMAS:
         return [Fault(f"{path}: no study makes a {kind} table", (path,))]
     try:

@@ -22,8 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if "out" in options:
-            _require_place(options.out)
+        for name in ("out", "facts") if options.command == "training" else ("out",):
+            if name in options:
+                _require_place(f"--{name}", getattr(options, name))
         return options.run(options) or 0
     except InputError as error:
         print(f"icl-lens {options.command}: {error}", file=sys.stderr)
@@ -67,6 +68,29 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
 
+    training = command("training", _training, "train a model that learns in context, from scratch")
+    training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
+    training.add_argument("--recipe", default="{}", help="the keys under `organism` in the config, as YAML")
+    training.add_argument("--device", default="auto", choices=get_args(Device))
+    training.add_argument("--work", required=True, type=Path, help="a folder for what an interrupted training goes on from")
+    training.add_argument("--checkpoints", required=True, type=Path, help="the folder of checkpoints to make")
+    training.add_argument("--facts", required=True, type=Path, help="a JSON file: what decided the weights, what they cost")
+    training.add_argument("--out", required=True, type=Path, help="the training table")
+
+    evaluation = command("evaluation", _evaluation, "measure what a trained model can do")
+    evaluation.add_argument("--checkpoints", required=True, type=Path, help="a training's checkpoints, or one of them")
+    evaluation.add_argument("--facts", required=True, type=Path, help="what the training wrote, or a model card")
+    evaluation.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
+    evaluation.add_argument("--prompts", type=_positive, default=1000, help="prompts in each cell, at the last checkpoint")
+    evaluation.add_argument("--curve-prompts", type=_positive, default=200, help="the same at the others")
+    evaluation.add_argument("--out", required=True, type=Path, help="the evaluation table")
+
+    card = command("card", _card, "put the last checkpoint and its model card into a folder")
+    card.add_argument("--checkpoints", required=True, type=Path, help="a training's checkpoints")
+    card.add_argument("--facts", required=True, type=Path, help="what the training wrote")
+    card.add_argument("--evaluation", required=True, type=Path, help="the evaluation table")
+    card.add_argument("--folder", required=True, type=Path, help="the folder to make")
+
     record = command("record", _record, "strip an executed notebook of its times and record a figure's or table's hashes")
     record.add_argument("--source", required=True, type=Path, help="the notebook as it stands in the repository")
     record.add_argument("--executed", required=True, type=Path, help="the same as executed")
@@ -79,8 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("results", nargs="?", default="results", type=Path)
     audit.add_argument("--repair", action="store_true", help="delete what is damaged or out of date, so that it is made anew")
 
-    config = command("config", _config, "print the default config, or its JSON schema")
+    config = command("config", _config, "print the default config, its JSON schema, or a table of every key")
     config.add_argument("--schema", action="store_true")
+    config.add_argument("--reference", action="store_true")
     return parser
 
 
@@ -100,16 +125,16 @@ def _positive(text: str) -> int:
     return value
 
 
-def _require_place(out: Path) -> None:
+def _require_place(option: str, out: Path) -> None:
     """The output can be written, before hours are spent on it."""
     if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file")
+        raise InputError(f"{option} {out} is a folder; name a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written there ({error.strerror})") from error
+        raise InputError(f"{option} {out} cannot be written there ({error.strerror})") from error
 
 
 # The commands import what they run only when they run it: `icl-lens --help` need not wait for torch.
@@ -135,16 +160,21 @@ def _prompts(options: argparse.Namespace) -> None:
     prompts.write(options.task, options.corpus, options.set, options.seeds, options.queries, options.out)
 
 
-def _study(options: argparse.Namespace) -> None:
+def _prepare_torch() -> None:
+    """What must be said before torch is loaded, and what transformers need not say."""
     # Threads that wait for each other should spin for microseconds and then sleep. GNU OpenMP's default, milliseconds, makes
-    # small models many times slower on a machine that does anything else beside. It must be said before torch is loaded.
+    # small models many times slower on a machine that does anything else beside.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import transformers
 
-    from icl_lens import studies
-
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def _study(options: argparse.Namespace) -> None:
+    _prepare_torch()
+    from icl_lens import studies
+
     studies.run(
         options.command,
         options.model,
@@ -155,6 +185,45 @@ def _study(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         batch_tokens=options.batch_tokens,
     )
+
+
+def _training(options: argparse.Namespace) -> None:
+    from icl_lens import config
+
+    recipe = config.parse_recipe(options.recipe)
+    _prepare_torch()
+    from icl_lens.organism import training
+
+    training.run(
+        recipe,
+        options.corpora,
+        work=options.work,
+        checkpoints=options.checkpoints,
+        table=options.out,
+        facts=options.facts,
+        device=options.device,
+    )
+
+
+def _evaluation(options: argparse.Namespace) -> None:
+    _prepare_torch()
+    from icl_lens.organism import evaluation
+
+    evaluation.run(
+        options.checkpoints,
+        options.facts,
+        options.corpora,
+        options.out,
+        prompts=options.prompts,
+        curve_prompts=options.curve_prompts,
+    )
+
+
+def _card(options: argparse.Namespace) -> None:
+    _prepare_torch()
+    from icl_lens.organism import card
+
+    card.write(options.checkpoints, options.facts, options.evaluation, options.folder)
 
 
 def _record(options: argparse.Namespace) -> None:
@@ -181,4 +250,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> None:
     from icl_lens import config
 
-    sys.stdout.write(config.schema_json() if options.schema else config.default_yaml())
+    if options.schema:
+        sys.stdout.write(config.schema_json())
+    else:
+        sys.stdout.write(config.reference_markdown() if options.reference else config.default_yaml())

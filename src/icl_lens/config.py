@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import textwrap
@@ -13,34 +14,43 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
+from icl_lens.organism.recipe import Recipe
 from icl_lens.provenance import STAGES
+from icl_lens.section import Section, Seed
 from icl_lens.tasks import TASKS
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 # The default model: weights that this project trained and ships.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
 
 
 def _numbers(value: Any) -> Any:
-    """A list with its digits read as numbers; anything else as it is."""
-    if not isinstance(value, list):
-        return value
-    return [int(entry) if isinstance(entry, str) and entry.isdecimal() else entry for entry in value]
+    """A list or mapping in which what is written like a number is one; anything else as it is.
+
+    Snakemake hands over what stands inside a list or mapping on the command line (--config seeds=[1,2]) as strings.
+    """
+    if isinstance(value, list):
+        return [_numbers(_number(entry)) for entry in value]
+    if isinstance(value, dict):
+        return {key: _numbers(_number(entry)) for key, entry in value.items()}
+    return value
 
 
-class Section(BaseModel):
-    """A group of keys: none but those declared, no value of another type, nothing changed after reading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+def _number(entry: Any) -> Any:
+    if not isinstance(entry, str):
+        return entry
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(entry)
+    return entry
 
 
 class Model(Section):
@@ -115,7 +125,6 @@ class Config(Section):
         description="Where texts come from. `source: builtin` generates look-alikes of the four data sets from `seed`; "
         "`source: files` reads the original files from the folder `root` (see config/README.md for their names).",
     )
-    # Snakemake hands over a list of numbers from the command line (--config seeds=[1,2]) as strings.
     seeds: Annotated[list[Seed], BeforeValidator(_numbers)] = Field(
         default_factory=lambda: [42, 43, 44, 45, 46],
         min_length=1,
@@ -136,6 +145,11 @@ class Config(Section):
         default=4096,
         ge=1,
         description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding.",
+    )
+    organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
+        default_factory=Recipe,
+        description="How `snakemake organism` trains a model that learns in context, from the texts of the tasks above. `all` "
+        "never trains. The default makes the embedded model; config/README.md explains each key.",
     )
     items: dict[str, ItemChoice] = Field(
         default_factory=dict,
@@ -190,6 +204,19 @@ def parse(mapping: Mapping[str, Any]) -> Config:
         raise InputError("; ".join(_sentence(detail) for detail in error.errors())) from None
 
 
+def parse_recipe(text: str) -> Recipe:
+    """The keys under ``organism``, as YAML.
+
+    Raises:
+        InputError: As :func:`parse`.
+    """
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--recipe is not YAML: {' '.join(str(error).split())}") from error
+    return parse({"organism": mapping}).organism
+
+
 def load(path: Path | str) -> Config:
     """The config in one YAML file.
 
@@ -228,6 +255,27 @@ def default_yaml() -> str:
 def schema_json() -> str:
     """The text of the config's JSON schema, for editors."""
     return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def reference_markdown() -> str:
+    """The text of ``config/reference.md``: every key at every depth, its default and its meaning."""
+    rows = ["| key | default | meaning |", "|---|---|---|", *_reference_rows(Config, "")]
+    return "# Every key\n\nPrinted by `make config` from `src/icl_lens/config.py`.\n\n" + "\n".join(rows) + "\n"
+
+
+def _reference_rows(section: type[BaseModel], prefix: str) -> list[str]:
+    rows = []
+    for name, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        inner = _section_of(field.annotation)
+        plain = not inner and default is not None and default is not PydanticUndefined
+        shown = f"`{json.dumps(default)}`" if plain else ""
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{prefix}{name}` | {shown} | {meaning} |")
+        if inner:
+            below = {list: "[].", dict: ".*."}.get(type(default), ".")
+            rows += _reference_rows(inner, f"{prefix}{name}{below}")
+    return rows
 
 
 def _unique(key: str, values: list[Any]) -> None:

@@ -1,6 +1,7 @@
 """The items of the paper as data: which prompt sets, tasks and studies a figure or table shows, and how it is drawn.
 
-Figures 3, 7 and 9 of *Label Words are Anchors* are one picture of different tasks and shots, so they share a notebook.
+Figures 3, 7 and 9 of *Label Words are Anchors* are one picture of different tasks and shots, so they share a notebook. The
+group ``organism`` is about the embedded model's training; ``all`` makes every other group.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class Item:
         set: The prompt set it reads; empty when it reads none.
         studies: The artifacts it reads, per model and task.
         tasks: The tasks the paper shows in it; empty for every configured task.
+        reads: Tables that it reads whatever is configured, relative to the results folder.
+        group: The target that makes it together with others of its kind.
     """
 
     name: str
@@ -27,11 +30,13 @@ class Item:
     set: str = ""
     studies: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    group: str = "anchors"
 
     @property
     def kind(self) -> str:
         """``figure`` or ``table``."""
-        return self.name.partition("_")[0]
+        return "table" if "table" in self.name.split("_") else "figure"
 
 
 ITEMS: dict[str, Item] = {
@@ -64,6 +69,13 @@ ITEMS: dict[str, Item] = {
             name="table_4",
             title="Templates and label words of each task",
             notebook="table_4",
+        ),
+        Item(
+            name="organism_learning_curve",
+            title="How a model comes to learn in context: losses and accuracy by training step",
+            notebook="organism_learning_curve",
+            reads=("training/training.parquet", "training/evaluation.parquet"),
+            group="organism",
         ),
     )
 }

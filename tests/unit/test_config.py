@@ -12,6 +12,7 @@ from ..conftest import REPOSITORY
 def test_config_yaml_and_schema_are_what_the_models_say():
     assert (REPOSITORY / "config.yaml").read_text() == config.default_yaml(), "run `make config`"
     assert (REPOSITORY / "workflow/schemas/config.schema.json").read_text() == config.schema_json(), "run `make config`"
+    assert (REPOSITORY / "config/reference.md").read_text() == config.reference_markdown(), "run `make config`"
 
 
 def test_default_yaml_parses_to_the_defaults_and_comments_every_key():
@@ -26,6 +27,22 @@ def test_the_guide_explains_every_key():
     guide = (REPOSITORY / "config/README.md").read_text()
     for key in config.Config.model_fields:
         assert f"`{key}`" in guide, key
+
+
+def test_the_reference_has_every_key_at_every_depth_with_its_meaning():
+    reference = config.reference_markdown()
+    for key in ("queries", "models[].path", "data.root", "organism.architecture.width", "organism.curriculum.rungs[].noise"):
+        assert f"| `{key}` |" in reference, key
+    rows = [row.split(" | ") for row in reference.splitlines() if row.startswith("| `")]
+    assert all(len(row[-1].strip(" |")) > 5 for row in rows)
+
+
+def test_numbers_inside_a_mapping_may_come_as_text():
+    """As Snakemake hands over --config organism={steps: 7}."""
+    parsed = config.parse({"organism": {"steps": "7", "learning_rate": "1e-2", "episodes": {"classes": ["2", "3"]}}})
+    assert (parsed.organism.steps, parsed.organism.learning_rate, parsed.organism.episodes.classes) == (7, 0.01, [2, 3])
+    with pytest.raises(InputError, match=r"'organism\.steps' is 'many'"):
+        config.parse({"organism": {"steps": "many"}})
 
 
 @pytest.mark.parametrize(

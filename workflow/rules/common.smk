@@ -17,6 +17,7 @@ from icl_lens.checkpoints import checkpoint_files
 from icl_lens.corpora.files import FORMATS
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
+from icl_lens.organism.recipe import CODE
 from icl_lens.provenance import notebook_sources, source_files
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -34,6 +35,7 @@ else:
     )
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+GROUPS = sorted({item.group for item in ITEMS.values()} - {"organism"})
 STUDIES = sorted({study for item in ITEMS.values() for study in item.studies})
 
 
@@ -99,9 +101,40 @@ def corpus_options(task):
     )
 
 
+def training_code():
+    """The sources whose edit asks for a new training: those that decide the weights, and the training's own."""
+    own = source_files("icl_lens.organism.training")
+    return sorted(
+        {file for module in CODE for file in source_files(module)}
+        | {file for file in own if file.name == "training.py"}
+    )
+
+
+def is_trained_here(path):
+    """Whether a model's folder is the one that `organism` makes with this config."""
+    return Path(path) == Path(CONFIG.results) / "training" / "model"
+
+
+def model_files(name):
+    """A model's files, as a study's input.
+
+    A model that this config trains is named by its absolute path, which Snakemake takes for a file of the user's: to study it
+    must never be to train it.
+    """
+    path = CONFIG.model(name).path
+    return checkpoint_files(Path(path).absolute() if is_trained_here(path) else path)
+
+
 def require_inputs():
     """What the config names is there, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.models:
+        if is_trained_here(model.path) and not Path(model.path).is_dir():
+            # Asked for, or a job of such a run on a cluster.
+            if {"organism", "organism_learning_curve", "--target-jobs"} & set(sys.argv):
+                continue
+            raise InputError(
+                f"model {model.name}: {model.path} is not trained yet; `snakemake organism` with this config trains it"
+            )
         checkpoint_files(model.path)
     for task in CONFIG.tasks:
         for split, path in data_files(task).items():
@@ -129,6 +162,16 @@ def shown_items():
     return [item for item in ITEMS if CONFIG.shown(item)[1]]
 
 
+def group_items(group):
+    """The shown items of a group."""
+    return [item for item in shown_items() if ITEMS[item].group == group]
+
+
+def item_names(kind):
+    """A pattern of the names of all figures, or of all tables."""
+    return "|".join(item.name for item in ITEMS.values() if item.kind == kind)
+
+
 def item_studies(item):
     """The folders of studies that an item reads, in the order of its panels: model by model, task by task."""
     models, tasks = CONFIG.shown(item)
@@ -144,9 +187,12 @@ def item_studies(item):
 def item_inputs(item):
     """The tables that an item reads."""
     return [
-        f"{folder}/{study}.parquet"
-        for folder in item_studies(item)
-        for study in ITEMS[item].studies
+        *(f"{CONFIG.results}/{table}" for table in ITEMS[item].reads),
+        *(
+            f"{folder}/{study}.parquet"
+            for folder in item_studies(item)
+            for study in ITEMS[item].studies
+        ),
     ]
 
 
@@ -170,11 +216,12 @@ def item_notebook(item):
 
 def item_parameters(item):
     """The notebook's parameters, as YAML."""
-    shown = (
-        {"studies": item_studies(item)}
-        if ITEMS[item].studies
-        else {"tasks": CONFIG.shown(item)[1]}
-    )
+    if ITEMS[item].reads:
+        shown = {"tables": item_inputs(item)}
+    elif ITEMS[item].studies:
+        shown = {"studies": item_studies(item)}
+    else:
+        shown = {"tasks": CONFIG.shown(item)[1]}
     out = f"{CONFIG.results}/{ITEMS[item].kind}s/{item}"
     return json.dumps({"item": item, "out": out, **shown})
 

@@ -13,7 +13,7 @@ rule figure:
     log:
         "<logs>/figures/{item}.log",
     wildcard_constraints:
-        item=r"figure_[a-z0-9_]+",
+        item=item_names("figure"),
     # Kernels that start at the same moment can race for a port.
     retries: 1
     conda:
@@ -43,7 +43,7 @@ use rule figure as table with:
     log:
         "<logs>/tables/{item}.log",
     wildcard_constraints:
-        item=r"table_[a-z0-9_]+",
+        item=item_names("table"),
 
 
 # Each item is a target under its paper name.
@@ -54,3 +54,13 @@ for item in shown_items():
             item
         input:
             item_files(item),
+
+
+# And so is each group of them; organism.smk has its own.
+for group in GROUPS:
+
+    rule:
+        name:
+            group
+        input:
+            [files for item in group_items(group) for files in item_files(item)],

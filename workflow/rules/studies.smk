@@ -4,7 +4,7 @@
 rule study:
     input:
         prompts="<results>/prompts/{task}/{set}.parquet",
-        model=lambda wildcards: checkpoint_files(CONFIG.model(wildcards.model).path),
+        model=lambda wildcards: model_files(wildcards.model),
         code=lambda wildcards: source_files(f"icl_lens.studies.{wildcards.study}"),
     output:
         "<results>/studies/{model}/{task}/{set}/{study}.parquet",

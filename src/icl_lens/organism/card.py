@@ -1,49 +1,104 @@
-"""The model card: what made the weights, and what they can do, as ``card.json`` beside them."""
+"""The model card: what made the weights and what they can do, for machines (``card.json``) and people (``README.md``)."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import shutil
 from pathlib import Path
+from typing import Any
 
-from icl_lens.organism.evaluation import evaluate
-from icl_lens.organism.recipe import Training
-from icl_lens.provenance import code_hash, library_versions
+import pandas as pd
 
-NAME = "card.json"
-CODE = ("icl_lens.organism.architecture", "icl_lens.organism.optimisation")
-"""The modules whose source, with all they import from the package, decides the weights."""
+from icl_lens import artifacts, provenance
+from icl_lens.checkpoints import checkpoint_files
+from icl_lens.errors import InputError
+from icl_lens.organism.evaluation import Measure, steps_of
+from icl_lens.organism.training import read_facts, require_folder
+from icl_lens.tasks import TASKS
+
+CARD = "card.json"
+README = "README.md"
 
 
-def training_code() -> dict[str, str]:
-    """The hashes of the code that decides the weights; to be taken when the training starts."""
-    return {module: code_hash(module) for module in CODE}
-
-
-def write_card(
-    folder: Path, config: Training, *, code: dict[str, str], seconds: float, tokens: int, last: dict[str, float]
-) -> None:
-    """Evaluates the checkpoint in ``folder`` and writes its card there.
+def write(checkpoints: Path, facts: Path, evaluation: Path, out: Path) -> None:
+    """Puts the last checkpoint and its card into one folder, whole or not at all.
 
     Args:
-        folder: The checkpoint.
-        config: What it was trained with.
-        code: What :func:`training_code` said.
-        seconds: How long the training took.
-        tokens: How many tokens it saw.
-        last: The last line of the training's log.
+        checkpoints: The folder of a training's checkpoints.
+        facts: What the training wrote about itself.
+        evaluation: The evaluation table.
+        out: The folder to make.
+
+    Raises:
+        InputError: A file is absent or damaged, or the table is of other checkpoints.
     """
-    versions = library_versions()
-    card = {
-        "training": {
-            "config": asdict(config),
-            "device": "cpu",
-            "seconds": round(seconds, 1),
-            "tokens": tokens,
-            "last": last,
-            "code": code,
-            "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
-        },
-        "evaluation": evaluate(folder, corpus_seed=config.corpus_seed),
+    require_folder("--folder", out, lambda entry: (out / CARD).is_file() and entry.is_file())
+    training = read_facts(facts)
+    table, about = artifacts.read(evaluation, "evaluation")
+    folder = steps_of(checkpoints, training["steps"])[training["steps"]]
+    files = checkpoint_files(folder)
+    if about.get("checkpoints", {}).get(folder.name) != provenance.files_hash(files):
+        raise InputError(f"{evaluation} measured other weights than those in {folder}; delete it and run again")
+    last = table[table["step"] == training["steps"]].drop(columns="step")
+    card = {"training": training, "evaluation": last.to_dict("records")}
+    unfinished = out.with_name(f".{out.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(folder, unfinished)
+    (unfinished / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (unfinished / README).write_text(render(card), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    unfinished.rename(out)
+
+
+def render(card: dict[str, Any]) -> str:
+    """The card for people, as Markdown; every number stands in ``card.json``."""
+    training = card["training"]
+    recipe = training["recipe"]
+    shape, episodes = recipe["architecture"], recipe["episodes"]
+    tasks = ", ".join(TASKS[task].title for task in training["corpora"])
+    rows = [Measure(**row) for row in card["evaluation"]]
+    table = pd.DataFrame(
+        {
+            "measure": [row.measure for row in rows],
+            "on": [TASKS[row.on].title if row.on in TASKS else row.on for row in rows],
+            "classes": [row.classes for row in rows],
+            "per class": [row.shots for row in rows],
+            "prompts": [row.prompts for row in rows],
+            "chance ± 3 s.e.": [f"{row.chance:.3f} ± {3 * row.standard_error:.3f}" for row in rows],
+            "model": [f"{row.model:.3f}" for row in rows],
+            "top token": [f"{row.top_token:.3f}" for row in rows],
+            "bag of words": [f"{row.bag_of_words:.3f}" for row in rows],
+        }
+    )
+    first, most = episodes["demonstrations"]
+    rungs = training["rungs"]
+    facts = {
+        "texts": f"training splits of {tasks}; {episodes['made_up_topics']} made-up topics of "
+        f"{episodes['made_up_words']} words, {episodes['plain_text_topics']} of them seen as plain text only",
+        "templates": f"the tasks' own, and {episodes['made_up_templates']} made-up ones",
+        "episodes": f"{first} to {most} demonstrations, {episodes['classes'][0]} to {episodes['classes'][1]} classes",
+        "cost": f"{training['steps']} steps, {training['episodes']} episodes, {training['tokens']} tokens, "
+        f"{training['seconds']:.0f} seconds on {training['device']}",
+        "curriculum": f"ended on rung {rungs['last']} of {rungs['of']}, {rungs['left unpassed']} left unpassed",
+        "seed": str(recipe["seed"]),
     }
-    (folder / NAME).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    made_by = pd.DataFrame({"": facts.keys(), " ": facts.values()})
+    return f"""# A model that learns in context
+
+A Llama of {shape["layers"]} layers, width {shape["width"]}, {shape["heads"]} heads and a context of {shape["context"]} tokens,
+trained from scratch by icl-lens (`snakemake organism`) on classification episodes whose label words change from prompt to
+prompt, so that only the demonstrations can tell it the answer. It is a model organism, not a language model.
+
+## What made it
+
+{made_by.to_markdown(index=False, disable_numparse=True)}
+
+The whole recipe, the hashes of texts and code, and the library versions stand in `{CARD}`.
+
+## What it can do
+
+Accuracy on held-out texts, float32, queries in equal numbers per class. *Top token*: the right label word is the most probable
+of all tokens. *Bag of words*: the vote of the demonstrations by the words that the query shares with them.
+
+{table.to_markdown(index=False, disable_numparse=True)}
+"""

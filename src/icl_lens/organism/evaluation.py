@@ -1,30 +1,45 @@
-"""What the model can do, measured on texts it was not trained on: ``python -m icl_lens.organism.evaluation [FOLDER]``.
+"""What a trained model can do, measured on texts it was not trained on: ``icl-lens evaluation``.
 
-Every measure is taken on prompts in the paper's format, one demonstration per class unless said otherwise, queries in
-equal numbers per class, so that accuracy is balanced accuracy. A prediction is the class whose label word has the
-largest logit, as in the paper. Shapes: B prompts, K classes, D = shots * K demonstrations.
+Every measure is taken on prompts in the paper's format, queries in equal numbers per class, so that accuracy is balanced
+accuracy and always guessing one class gets the chance. A prediction is the class whose label word has the largest logit, as
+in the paper. Shapes: B prompts, K classes, D = shots * K demonstrations.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name used throughout the field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from icl_lens.corpora.builtin import generate
-from icl_lens.organism import CHECKPOINT
-from icl_lens.organism.episodes import Templates, assemble
-from icl_lens.organism.topics import PAD, Topic, TopicBank
-from icl_lens.organism.vocabulary import LABEL_WORDS, template_pieces
+from icl_lens import artifacts, models, provenance
+from icl_lens.checkpoints import checkpoint_files
+from icl_lens.errors import InputError
+from icl_lens.organism.episodes import EpisodeSampler, Templates, assemble, prompt_lengths
+from icl_lens.organism.material import MADE_UP, PLAIN_TEXT, Material, content_hash
+from icl_lens.organism.recipe import Difficulty, Recipe
+from icl_lens.organism.topics import PAD, Topic, TopicBank, training_texts
+from icl_lens.organism.training import checkpoint_step, read_corpora, read_facts
 from icl_lens.tasks import TASKS
+
+logger = logging.getLogger(__name__)
+
+SHOTS = (1, 2, 4)
+CLASSES = (2, 4, 6)
+# Texts of made-up topics, of which there is no corpus: 3 to 5 topical words, up to 10 fillers, so many texts a topic.
+MADE_UP_TEXT = Difficulty(words=10**6, topical=5, fillers=10, corpus=0.0, noise=0.0)
+MADE_UP_TEXTS = 50
+# Of the prompts that are measured on.
+SEED = 1
+# Tokens of one forward pass, padding included.
+BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Measure:
         chance: What guessing gets.
         model: The model's accuracy.
         top_token: How often the right label word is the most probable of all tokens.
-        bag_of_words: Accuracy of the vote by the words that the query shares with the demonstrations, if any.
+        bag_of_words: Accuracy of the vote by the words that the query shares with the demonstrations.
     """
 
     measure: str
@@ -51,7 +66,12 @@ class Measure:
     chance: float
     model: float
     top_token: float
-    bag_of_words: float | None
+    bag_of_words: float
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy of guessing."""
+        return math.sqrt(self.chance * (1 - self.chance) / self.prompts)
 
 
 @dataclass
@@ -67,12 +87,12 @@ class Prompts:
         gold: ``(B,)`` the class whose label word counts as right.
     """
 
-    text: torch.Tensor
-    text_length: torch.Tensor
-    classes: torch.Tensor
-    class_labels: torch.Tensor
-    template: torch.Tensor
-    gold: torch.Tensor
+    text: Tensor
+    text_length: Tensor
+    classes: Tensor
+    class_labels: Tensor
+    template: Tensor
+    gold: Tensor
 
     def without_demonstrations(self) -> Prompts:
         """The queries alone."""
@@ -81,6 +101,10 @@ class Prompts:
     def swapped(self) -> Prompts:
         """Every class takes the next one's label word; right is the word that the query's class now has."""
         return replace(self, class_labels=self.class_labels.roll(1, dims=1))
+
+    def select(self, rows: Tensor) -> Prompts:
+        """Some of the prompts, by a mask ``(B,)``."""
+        return Prompts(**{name: value[rows] for name, value in vars(self).items()})
 
     def chunks(self, size: int) -> Iterator[Prompts]:
         """The prompts in parts of at most ``size``."""
@@ -96,12 +120,14 @@ def draw_prompts(
     classes: int,
     shots: int,
     number: int,
-    label_pool: torch.Tensor | None,
-    class_words: torch.Tensor | None,
+    label_pool: Tensor | None,
+    class_words: Tensor | None,
     templates: Sequence[int],
     generator: torch.Generator,
 ) -> Prompts:
     """Prompts about ``classes`` of ``topics``; demonstrations in random order, no text twice in a prompt.
+
+    Queries are of all topics in equal numbers, to one.
 
     Args:
         demos: Where demonstrations come from.
@@ -116,17 +142,21 @@ def draw_prompts(
         generator: Of all draws.
     """
 
-    def rand(*shape: int) -> torch.Tensor:
+    def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
-    choice = rand(number, len(topics)).argsort(1)[:, :classes]  # (B, K)
+    # Every topic is asked for equally often, and stands at any place among the prompt's classes.
+    asked = torch.arange(number) % len(topics)  # (B,)
+    key = rand(number, len(topics)).scatter(1, asked[:, None], -1.0)  # (B, N)
+    choice = key.argsort(1)[:, :classes]  # (B, K): what is asked for, and others
+    choice = choice.gather(1, rand(number, classes).argsort(1))  # (B, K)
+    gold = (choice == asked[:, None]).int().argmax(1)  # (B,)
     topic = torch.tensor(topics)[choice]  # (B, K)
     if label_pool is not None:
         class_labels = label_pool[rand(number, len(label_pool)).argsort(1)[:, :classes]]  # (B, K)
     else:
         class_labels = class_words[choice]  # (B, K)
     order = rand(number, classes * shots).argsort(1) % classes  # (B, D)
-    gold = torch.arange(number) % classes  # (B,)
     place = torch.arange(classes * shots + 1)
     wanted = torch.cat([order, gold[:, None]], dim=1)  # (B, D + 1)
 
@@ -155,12 +185,11 @@ def draw_prompts(
 
 
 @torch.no_grad()
-def class_predictions(
-    model: PreTrainedModel, templates: Templates, prompts: Prompts, *, batch: int = 50
-) -> tuple[torch.Tensor, torch.Tensor]:
+def class_predictions(model: PreTrainedModel, templates: Templates, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """Predicted class ``(B,)`` and the most probable token ``(B,)``."""
+    longest = int(prompt_lengths(templates, prompts.template, prompts.text_length).max())
     classes, tokens = [], []
-    for part in prompts.chunks(batch):
+    for part in prompts.chunks(max(1, BATCH_TOKENS // longest)):
         label_ids = part.class_labels.gather(1, part.classes)  # (B, D + 1)
         input_ids, _, label_position = assemble(templates, part.template, part.text, part.text_length, label_ids)
         hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, W)
@@ -171,7 +200,7 @@ def class_predictions(
     return torch.cat(classes), torch.cat(tokens)
 
 
-def bag_of_words_credit(prompts: Prompts, *, batch: int = 50) -> torch.Tensor:
+def bag_of_words_credit(prompts: Prompts, *, batch: int = 50) -> Tensor:
     """For each prompt ``(B,)`` the credit of the vote by shared words: 1 if right, shared equally among ties.
 
     A demonstration's score is the number of the query's distinct tokens that it has; a class has the sum of its scores.
@@ -193,48 +222,68 @@ class Evaluation:
 
     Args:
         model: In evaluation mode, in float32.
-        tokenizer: Its tokenizer.
-        corpora: The table of each task's texts, as the built-in generator makes it.
+        material: What it was trained on.
+        tables: The corpora table of each task.
         prompts: Prompts in each cell.
         seed: Of the prompts.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        corpora: Mapping[str, pd.DataFrame],
-        prompts: int = 1000,
-        seed: int = 1,
+        self, model: PreTrainedModel, material: Material, tables: Mapping[str, pd.DataFrame], *, prompts: int, seed: int = SEED
     ) -> None:
         self.model = model
+        self.material = material
+        self.tasks = list(tables)
+        self.longest_text = int(material.bank.text_length.max())  # demonstrations are no longer than those of the training
         self.prompts = prompts
         self.generator = torch.Generator().manual_seed(seed)
-        self.encode: Callable[[str], list[int]] = lambda text: tokenizer(text).input_ids
-        self.templates = Templates.build(template_pieces(), self.encode)
-        self.label_pool = torch.tensor([self.encode(word)[0] for word in LABEL_WORDS])  # (P,)
-        self.train, self.test = (self._bank(corpora, split) for split in ("train", "test"))
-        self.vocabulary = len(tokenizer)
+        self.train, self.test = (self._bank(tables, split) for split in ("train", "test"))
+        self.made_up = self._made_up_bank(seed)
 
-    def _bank(self, corpora: Mapping[str, pd.DataFrame], split: str) -> TopicBank:
-        topics = []
-        for name, task in TASKS.items():
-            table = corpora[name][corpora[name]["split"] == split]
-            for label in range(len(task.label_words)):
-                texts = table.loc[table["label"] == label, "text"].tolist()
-                topics.append(Topic(f"{name}/{label}", name, [task.label_words[label]], texts))
-        return TopicBank.build(topics, [], self.encode)
+    def _bank(self, tables: Mapping[str, pd.DataFrame], split: str) -> TopicBank:
+        """The classes of the tasks as topics, each with its texts of one split; its lexicon is the task's label word."""
+        tokenizer, topics = self.material.tokenizer, []
+        for name, table in tables.items():
+            task, rows = TASKS[name], training_texts(table) if split == "train" else table[table["split"] == split]
+            for label, word in enumerate(task.label_words):
+                topics.append(Topic(f"{name}/{label}", name, [word], rows.loc[rows["label"] == label, "text"].tolist()))
+        longest = self.longest_text if split == "train" else None
+        return TopicBank.build(topics, [], lambda text: tokenizer(text).input_ids, longest)
 
-    def _topics(self, task: str) -> list[int]:
-        return [i for i, name in enumerate(self.test.names) if name.startswith(f"{task}/")]
+    def _made_up_bank(self, seed: int) -> TopicBank:
+        """The bank of the training, its made-up topics with texts."""
+        bank, material = self.material.bank, self.material
+        made_up = [i for i, name in enumerate(bank.names) if name.startswith((MADE_UP, PLAIN_TEXT))]
+        sampler = EpisodeSampler(bank, material.templates, material.label_pool, material.label_weight, seed)
+        topic = torch.tensor(made_up)[:, None].expand(-1, MADE_UP_TEXTS)  # (M, n)
+        text, length = sampler.make_texts(topic, MADE_UP_TEXT)  # (M, n, L), (M, n)
+        text = text.masked_fill(torch.arange(text.shape[-1]) >= length[..., None], PAD)  # (M, n, L)
+        start = torch.zeros_like(bank.text_start)  # (N,)
+        count = torch.zeros_like(bank.text_count)  # (N,)
+        start[made_up] = torch.arange(len(made_up)) * MADE_UP_TEXTS
+        count[made_up] = MADE_UP_TEXTS
+        return replace(bank, texts=text.flatten(0, 1), text_length=length.flatten(), text_start=start, text_count=count)
 
-    def measure(self, measure: str, on: str, shots: int, prompts: Prompts, *, baseline: bool = True) -> Measure:
-        """One row: the model, and the vote by shared words unless ``baseline`` is off (no demonstrations, no vote)."""
-        predicted, token = class_predictions(self.model, self.templates, prompts)
+    def _topics(self, task: str, shots: int, demos: TopicBank) -> list[int]:
+        """The classes of a task with a test text to ask for and enough others in ``demos``; none if there is only one."""
+        enough = (demos.text_count >= shots + (demos is self.test)) & (self.test.text_count > 0)  # (N,)
+        topics = [i for i, name in enumerate(self.test.names) if name.startswith(f"{task}/") and enough[i]]
+        return topics if len(topics) >= 2 else []
+
+    def measure(self, measure: str, on: str, shots: int, prompts: Prompts) -> Measure | None:
+        """One row: the model, and the vote by shared words; prompts that do not fit the context are left out, all or some."""
+        length = prompt_lengths(self.material.templates, prompts.template, prompts.text_length)  # (B,)
+        fits = length <= self.model.config.max_position_embeddings  # (B,)
+        if not fits.all():
+            logger.info("%s, %s, %d per class: %d of %d prompts do not fit the context and are left out", measure, on, shots,
+                        int((~fits).sum()), len(fits))  # fmt: skip
+            prompts = prompts.select(fits)
+        if not fits.any():
+            return None
+        predicted, token = class_predictions(self.model, self.material.templates, prompts)
         right = prompts.class_labels.gather(1, prompts.gold[:, None]).squeeze(1)  # (B,)
         classes = prompts.class_labels.shape[1]
-        return Measure(
+        row = Measure(
             measure=measure,
             on=on,
             classes=classes,
@@ -243,21 +292,26 @@ class Evaluation:
             chance=round(1 / classes, 4),
             model=round((predicted == prompts.gold).float().mean().item(), 4),
             top_token=round((token == right).float().mean().item(), 4),
-            bag_of_words=round(bag_of_words_credit(prompts).mean().item(), 4) if baseline else None,
+            bag_of_words=round(bag_of_words_credit(prompts).mean().item(), 4),
         )
+        logger.info("%s", "  ".join(f"{name} {value}" for name, value in asdict(row).items()))
+        return row
 
-    def fresh_labels(self, classes: int, shots: int) -> Prompts:
+    def fresh_labels(self, classes: int, shots: int) -> Prompts | None:
         """Held-out texts, label words drawn anew: prompts of every task that has enough classes, in equal numbers."""
-        tasks = [task for task in TASKS if len(self._topics(task)) >= classes]
+        topics = {task: self._topics(task, shots, self.test) for task in self.tasks}
+        tasks = [task for task in self.tasks if len(topics[task]) >= classes]
+        if not tasks:
+            return None
         parts = [
             draw_prompts(
                 self.test,
                 self.test,
-                self._topics(task),
+                topics[task],
                 classes=classes,
                 shots=shots,
                 number=math.ceil(self.prompts / len(tasks)),
-                label_pool=self.label_pool,
+                label_pool=self.material.label_pool,
                 class_words=None,
                 templates=range(len(TASKS)),
                 generator=self.generator,
@@ -266,11 +320,31 @@ class Evaluation:
         ]
         width = max(part.text.shape[-1] for part in parts)
         parts = [replace(part, text=F.pad(part.text, (0, width - part.text.shape[-1]), value=PAD)) for part in parts]
-        return Prompts(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+        return Prompts(**{entry.name: torch.cat([getattr(part, entry.name) for part in parts]) for entry in fields(Prompts)})
 
-    def paper_task(self, task: str, shots: int) -> Prompts:
-        """A built-in task as the paper sets it: its own template and label words, training texts as demonstrations."""
-        topics = self._topics(task)
+    def made_up_topics(self, kind: str, classes: int) -> Prompts | None:
+        """Made-up topics of one kind, label words drawn anew, one demonstration per class."""
+        topics = [i for i, name in enumerate(self.made_up.names) if name.startswith(f"{kind}/")]
+        if len(topics) < classes:
+            return None
+        return draw_prompts(
+            self.made_up,
+            self.made_up,
+            topics,
+            classes=classes,
+            shots=1,
+            number=self.prompts,
+            label_pool=self.material.label_pool,
+            class_words=None,
+            templates=range(len(TASKS)),
+            generator=self.generator,
+        )
+
+    def paper_task(self, task: str, shots: int) -> Prompts | None:
+        """A task as the paper sets it: its own template and label words, training texts as demonstrations."""
+        topics = self._topics(task, shots, self.train)
+        if not topics:
+            return None
         return draw_prompts(
             self.train,
             self.test,
@@ -284,67 +358,111 @@ class Evaluation:
             generator=self.generator,
         )
 
+    def brief(self) -> list[Measure]:
+        """One demonstration per class only: what a learning curve shows."""
+        rows = []
+        for classes in CLASSES:
+            if prompts := self.fresh_labels(classes, 1):
+                rows.append(self.measure("fresh label words", "held-out texts", 1, prompts))
+        for classes in CLASSES:
+            if prompts := self.made_up_topics(PLAIN_TEXT, classes):
+                rows.append(self.measure("fresh label words", "topics seen as plain text only", 1, prompts))
+        for task in self.tasks:
+            if prompts := self.paper_task(task, 1):
+                rows.append(self.measure("paper's label words", task, 1, prompts))
+        return [row for row in rows if row]
+
     def table(self) -> list[Measure]:
         """All rows."""
         rows = []
-        for classes in (2, 4, 6):
-            for shots in (1, 2, 4):
+        for classes in CLASSES:
+            for shots in SHOTS:
                 prompts = self.fresh_labels(classes, shots)
+                if prompts is None:
+                    continue
                 rows.append(self.measure("fresh label words", "held-out texts", shots, prompts))
                 if shots == 1:
-                    rows.append(
-                        self.measure(
-                            "fresh label words, no demonstrations",
-                            "held-out texts",
-                            0,
-                            prompts.without_demonstrations(),
-                            baseline=False,
-                        )
-                    )
+                    alone = prompts.without_demonstrations()
+                    rows.append(self.measure("fresh label words, no demonstrations", "held-out texts", 0, alone))
                     rows.append(self.measure("fresh label words, swapped", "held-out texts", 1, prompts.swapped()))
-        for task in TASKS:
-            prompts = self.paper_task(task, 1)
-            rows.append(self.measure("paper's label words", task, 1, prompts))
-            alone = prompts.without_demonstrations()
-            rows.append(self.measure("paper's label words, no demonstrations", task, 0, alone, baseline=False))
-            rows.append(self.measure("paper's label words, swapped", task, 1, prompts.swapped()))
-        return rows
-
-    @torch.no_grad()
-    def text_loss(self, *, number: int = 64) -> dict[str, float]:
-        """Next-token loss on test texts in one-shot prompts, over all tokens, beside the loss of a uniform guess."""
-        total, count = 0.0, 0
-        for task in TASKS:
-            part = next(self.paper_task(task, 1).chunks(number))
-            label_ids = part.class_labels.gather(1, part.classes)  # (B, D + 1)
-            input_ids, length, _ = assemble(self.templates, part.template, part.text, part.text_length, label_ids)
-            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1]  # (B, T - 1, V)
-            inside = torch.arange(1, input_ids.shape[1]) < length[:, None]  # (B, T - 1)
-            total += F.cross_entropy(logits[inside], input_ids[:, 1:][inside], reduction="sum").item()
-            count += int(inside.sum())
-        return {"model": round(total / count, 4), "uniform": round(math.log(self.vocabulary), 4)}
+        for kind, on in ((PLAIN_TEXT, "topics seen as plain text only"), (MADE_UP, "topics seen in episodes")):
+            for classes in CLASSES:
+                if prompts := self.made_up_topics(kind, classes):
+                    rows.append(self.measure("fresh label words", on, 1, prompts))
+        for task in self.tasks:
+            for shots in SHOTS:
+                prompts = self.paper_task(task, shots)
+                if prompts is None:
+                    continue
+                rows.append(self.measure("paper's label words", task, shots, prompts))
+                if shots == 1:
+                    alone = prompts.without_demonstrations()
+                    rows.append(self.measure("paper's label words, no demonstrations", task, 0, alone))
+                    rows.append(self.measure("paper's label words, swapped", task, 1, prompts.swapped()))
+        return [row for row in rows if row]
 
 
-def evaluate(folder: Path, *, corpus_seed: int = 0, prompts: int = 1000) -> dict:
-    """The model card's measures of the checkpoint in ``folder``."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    corpora = {task: generate(task, corpus_seed) for task in TASKS}
-    evaluation = Evaluation(model, tokenizer, corpora=corpora, prompts=prompts)
-    return {"accuracy": [asdict(row) for row in evaluation.table()], "text_loss": evaluation.text_loss()}
+def run(
+    checkpoints: Path, facts: Path, corpora: Sequence[Path], out: Path, *, prompts: int = 1000, curve_prompts: int = 200
+) -> None:
+    """Measures the checkpoints of a training and writes the evaluation table: all measures of the last, few of the others.
+
+    Args:
+        checkpoints: The folder of the checkpoints, or one checkpoint, which then counts as the last.
+        facts: What the training wrote about itself, or a model card.
+        corpora: The corpora tables that it was trained on.
+        out: The table.
+        prompts: Prompts in each cell, at the last checkpoint.
+        curve_prompts: The same at the others.
+
+    Raises:
+        InputError: A file is absent or damaged, or the texts are not those that the model was trained on.
+    """
+    training = read_facts(facts)
+    recipe = Recipe.model_validate(training["recipe"])
+    tables = read_corpora(corpora)
+    for task, digest in training["corpora"].items():
+        if task not in tables or content_hash(tables[task]) != digest:
+            raise InputError(
+                f"--corpora lacks the texts of {task} that the model was trained on (by {facts}); make them with the same "
+                "config, or train anew"
+            )
+    tables = {task: tables[task] for task in training["corpora"]}
+    material = Material.build(recipe, tables)
+    rows = []
+    folders = steps_of(checkpoints, training["steps"])
+    for step, folder in folders.items():
+        loaded = models.load(folder, device="cpu")
+        if loaded.tokenizer.backend_tokenizer.to_str() != material.tokenizer.backend_tokenizer.to_str():
+            raise InputError(f"{folder} has another tokenizer than {facts} tells of; are they of two trainings?")
+        model, last = loaded.network, step == max(folders)
+        logger.info("checkpoint after %d steps", step)
+        evaluation = Evaluation(model, material, tables, prompts=prompts if last else curve_prompts)
+        rows += [{"step": step, **asdict(row)} for row in (evaluation.table() if last else evaluation.brief())]
+    metadata = artifacts.describe(
+        "evaluation",
+        __name__,
+        # The facts hold seconds, too; the checkpoints' hashes say what was measured.
+        inputs={provenance.artifact_name(path, out): provenance.file_hash(path) for path in corpora},
+        settings={"prompts": prompts, "curve_prompts": curve_prompts},
+        seeds=[SEED],
+        checkpoints={folder.name: provenance.files_hash(checkpoint_files(folder)) for folder in folders.values()},
+        threads=torch.get_num_threads(),
+    )
+    artifacts.write(out, pd.DataFrame(rows), metadata)
 
 
-def main() -> None:
-    """The command line: prints the table."""
-    parser = argparse.ArgumentParser(description="Measure the embedded model.")
-    parser.add_argument("folder", type=Path, nargs="?", default=CHECKPOINT)
-    parser.add_argument("--prompts", type=int, default=1000, help="prompts in each cell")
-    arguments = parser.parse_args()
-    result = evaluate(arguments.folder, prompts=arguments.prompts)
-    for row in result["accuracy"]:
-        print(" ".join(f"{name}={value}" for name, value in row.items()))
-    print(json.dumps(result["text_loss"]))
+def steps_of(checkpoints: Path, last: int) -> dict[int, Path]:
+    """The folders of a training's checkpoints by their steps; a folder that is a checkpoint itself has ``last`` steps.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        InputError: There is none.
+    """
+    if (checkpoints / "config.json").is_file():
+        return {last: checkpoints}
+    found = {checkpoint_step(folder): folder for folder in sorted(checkpoints.glob("step-*")) if folder.is_dir()}
+    if last not in found:
+        raise InputError(
+            f"--checkpoints {checkpoints} lacks the last checkpoint, after {last} steps; `snakemake organism` makes it"
+        )
+    return found

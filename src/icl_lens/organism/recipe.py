@@ -1,113 +1,225 @@
-"""The recipe of the embedded model: everything that decides its weights, beside the code.
+"""The recipe of a model that learns in context: the keys under ``organism`` in the config, and what they mean.
 
-The curriculum keeps the full template, all topics and the whole label pool from the first step and grows the number of
-words per topic, then the fillers, then the share of real texts; each rung is left when the smoothed matching loss falls
-below the gate.
+Everything that decides the weights, beside the texts, the code, the library versions and the device. The curriculum keeps
+the full template, all topics and the whole label pool from the first step. It grows the number of words per topic, then the
+fillers, then the share of real texts; a rung is left when the smoothed matching loss falls below the gate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
-import torch
-from transformers import PreTrainedTokenizerFast
+from pydantic import Field, model_validator
 
-from icl_lens.corpora.builtin import generate
-from icl_lens.organism.architecture import Architecture
-from icl_lens.organism.episodes import Difficulty, Templates
-from icl_lens.organism.tokenizer import build_tokenizer
-from icl_lens.organism.topics import Topic, TopicBank, corpus_topics
-from icl_lens.organism.vocabulary import LABEL_WORDS, made_up_topics, template_pieces
-from icl_lens.tasks import TASKS
+from icl_lens.section import Section, Seed
 
-EVERYTHING = 10**6
-"""More than there is of anything: a knob turned fully up."""
+CODE = ("icl_lens.organism.material", "icl_lens.organism.optimisation")
+"""The modules whose source, with all they import from the package, decides the weights."""
 
-
-def _default_curriculum() -> tuple[Difficulty, ...]:
-    start = Difficulty(topics=EVERYTHING, labels=EVERYTHING, words=1, topical=6, fillers=0, corpus=0.0)
-    words = [replace(start, words=n) for n in (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 115)]
-    mixed = [replace(words[-1], topical=t, fillers=f) for t, f in ((6, 3), (6, 6), (5, 8), (4, 10), (3, 12))]
-    real = [replace(mixed[-1], corpus=share) for share in (0.3, 0.6, 0.8)]
-    return (*words, *mixed, *real)
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Range = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+"""Fewest and most."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """Everything that decides the weights, beside the code, the library versions and the device.
+class Difficulty:
+    """How hard the episodes are: the knobs that the curriculum turns.
 
     Attributes:
-        seed: Of the initial weights and of every episode.
-        corpus_seed: Of the built-in corpora, whose training splits are used.
-        architecture: The model.
-        made_up: How many made-up topics there are, and how many words each has.
-        curriculum: The rungs, from easy to hard.
-        gate: A rung is passed when the smoothed matching loss is below.
-        patience: A rung is left after this many steps at the latest.
-        steps: Optimiser steps in all.
-        demos: Fewest and most demonstrations in an episode.
-        demos_per_step: Episodes times demonstrations of a step, about.
-        learning_rate: Its peak; it rises over ``warm_up`` steps and falls linearly over the last ``cool_down`` steps.
-        answer_weight, first_seen_weight, text_weight: Weights of the losses beside matching.
-        text_share: The share of positions that the text loss is taken on.
-        threads: CPU threads: they decide the order of sums, and on a busy machine one is the fastest.
+        words: How many words of each topic's lexicon are in use (the first ones).
+        topical: At most how many topical words a made-up text has; at least half of them.
+        fillers: At most how many fillers a made-up text has.
+        corpus: The share of episodes whose texts are training texts of a corpus; in the others they are made up.
+        noise: The share of demonstrations whose class is drawn anew, whatever their text.
     """
 
-    seed: int = 0
-    corpus_seed: int = 0
-    architecture: Architecture = field(default_factory=Architecture)
-    made_up: tuple[int, int] = (48, 24)
-    curriculum: tuple[Difficulty, ...] = field(default_factory=_default_curriculum)
-    gate: float = 0.35
-    patience: int = 1500
-    steps: int = 6000
-    demos: tuple[int, int] = (8, 30)
-    demos_per_step: int = 240
-    learning_rate: float = 1e-3
-    warm_up: int = 100
-    cool_down: int = 2500
-    answer_weight: float = 0.3
-    first_seen_weight: float = 0.1
-    text_weight: float = 0.1
-    text_share: float = 0.125
-    threads: int = 1
+    words: int
+    topical: int
+    fillers: int
+    corpus: float
+    noise: float
 
 
-@dataclass
-class Material:
-    """What episodes are drawn from: the tokenizer, the topics, the templates' pieces and the label pool."""
+class Architecture(Section):
+    """The shape of the model and the scales of its initial weights (see :mod:`icl_lens.organism.architecture`)."""
 
-    tokenizer: PreTrainedTokenizerFast
-    bank: TopicBank
-    templates: Templates
-    label_pool: torch.Tensor
+    width: int = Field(default=64, ge=4, description="Hidden size.")
+    layers: int = Field(default=6, ge=1, description="Decoder layers.")
+    heads: int = Field(default=2, ge=1, description="Attention heads.")
+    feed_forward: int = Field(default=128, ge=1, description="Width of the feed-forward layers.")
+    context: int = Field(default=1024, ge=16, description="Longest sequence, in tokens.")
+    rope_theta: float = Field(default=10000.0, gt=1, description="Base of the rotary frequencies.")
+    local_layers: int = Field(default=2, ge=0, description="How many of the lowest layers start with local attention.")
+    locality: float = Field(
+        default=1.2, ge=0, description="Query and key biases of these layers; the larger, the closer they look."
+    )
+    similarity: float = Field(
+        default=2.0, ge=0, description="Scale of the equal query and key projections of the other layers."
+    )
+    copying: float = Field(default=1.0, ge=0, description="Scale of the value and output projections.")
+    embedding: float = Field(default=0.5, gt=0, description="Standard deviation of the embeddings.")
+    readout: float = Field(default=0.3, gt=0, description="Gain of the last normalisation: it keeps the first logits small.")
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        description="Standard deviation of all other weights, and of what is added to the query and key projections.",
+    )
 
-    @classmethod
-    def build(cls, config: Training) -> Material:
-        """From the built-in corpora and the made-up topics."""
-        corpora = {task: generate(task, config.corpus_seed) for task in TASKS}
-        topics, fillers = corpus_topics(corpora)
-        # A test word may be in the vocabulary; a test text is never trained on.
-        texts = [text for table in corpora.values() for text in table["text"]]
-        known = frozenset(word for text in texts for word in text.lower().split())
-        for i, words in enumerate(made_up_topics(*config.made_up, seed=config.corpus_seed, avoid=known)):
-            topics.append(Topic(f"made-up/{i}", "made-up", [f" {word}" for word in words]))
-        tokenizer = build_tokenizer(
-            [
-                *LABEL_WORDS,
-                *(piece for pieces in template_pieces() for piece in pieces),
-                *(f" {text}" for text in texts),
-                *(word for topic in topics for word in topic.lexicon),
-            ],
-            max_length=config.architecture.context,
-        )
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Architecture:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"organism.architecture: width {self.width} cannot be cut into {self.heads} heads of even width; "
+                f"make it a multiple of {2 * self.heads}"
+            )
+        if self.local_layers > self.layers:
+            raise ValueError(
+                f"organism.architecture: local_layers is {self.local_layers}, but there are only {self.layers} layers"
+            )
+        return self
 
-        def encode(text: str) -> list[int]:
-            return tokenizer(text).input_ids
 
-        return cls(
-            tokenizer=tokenizer,
-            bank=TopicBank.build(topics, fillers, encode),
-            templates=Templates.build(template_pieces(), encode),
-            label_pool=torch.tensor([encode(word)[0] for word in LABEL_WORDS]),  # (P,)
-        )
+class Episodes(Section):
+    """What an episode is: demonstrations of some classes, each also a query."""
+
+    demonstrations: Range = Field(default_factory=lambda: [8, 30], description="Fewest and most demonstrations in an episode.")
+    demonstrations_per_step: int = Field(default=240, ge=1, description="Episodes times demonstrations of one step, about.")
+    classes: Range = Field(default_factory=lambda: [2, 6], description="Fewest and most classes in an episode.")
+    one_of_each_first: Share = Field(
+        default=0.5, description="The share of episodes that open with one demonstration of each class."
+    )
+    longest_text: int = Field(default=26, ge=1, description="Training texts with more tokens are left out.")
+    label_word_spread: float = Field(
+        default=20.0,
+        ge=1,
+        description="The most frequent label word is drawn this many times as often as the rarest; the others lie between.",
+    )
+    made_up_share: Share = Field(
+        default=0.5,
+        description="The share of made-up texts that are about made-up topics; the others are about the corpora's classes.",
+    )
+    made_up_templates: int = Field(default=60, ge=0, description="Made-up templates, beside each task's own.")
+    made_up_topics: int = Field(default=60, ge=2, description="Made-up topics: groups of made-up words.")
+    made_up_words: int = Field(default=40, ge=1, description="Words of each made-up topic.")
+    plain_text_topics: int = Field(
+        default=12, ge=0, description="How many of the made-up topics are seen as plain text only, never labelled."
+    )
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Episodes:
+        for key in ("demonstrations", "classes"):
+            fewest, most = getattr(self, key)
+            if fewest > most:
+                raise ValueError(f"organism.episodes.{key} is [{fewest}, {most}]; write the fewest first")
+        if self.demonstrations[0] < 2:
+            raise ValueError("organism.episodes.demonstrations: the first one has nothing to be told from; begin at 2")
+        if self.classes[0] < 2:
+            raise ValueError("organism.episodes.classes: with one class there is nothing to tell apart; begin at 2")
+        if self.made_up_topics - self.plain_text_topics < self.classes[1]:
+            raise ValueError(
+                f"organism.episodes: {self.made_up_topics} made_up_topics less {self.plain_text_topics} plain_text_topics "
+                f"are too few for episodes of {self.classes[1]} classes"
+            )
+        return self
+
+
+class Rung(Section):
+    """One step of the curriculum: the knobs that it turns; the others stay as they were."""
+
+    words: int | None = Field(default=None, ge=1, description="Words in use of each topic.")
+    topical: int | None = Field(default=None, ge=1, description="Topical words of a made-up text, at most.")
+    fillers: int | None = Field(default=None, ge=0, description="Fillers of a made-up text, at most.")
+    corpus: Share | None = Field(default=None, description="Share of episodes made of a corpus's training texts.")
+    noise: Share | None = Field(default=None, description="Share of demonstrations whose class is drawn anew.")
+
+
+class Curriculum(Section):
+    """The rungs, from easy to hard, and when one is left."""
+
+    gate: float = Field(default=0.35, gt=0, description="A rung is passed when the smoothed matching loss is below.")
+    patience: int = Field(default=1500, ge=1, description="A rung is left after this many steps at the latest.")
+    rungs: list[Rung] = Field(
+        min_length=1,
+        default_factory=lambda: [
+            Rung(words=1, topical=6, fillers=0, corpus=0.0, noise=0.0),
+            *(Rung(words=words) for words in (2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 115)),
+            Rung(fillers=3),
+            Rung(fillers=6),
+            Rung(topical=5, fillers=8),
+            Rung(topical=4, fillers=10),
+            Rung(topical=3, fillers=12),
+            *(Rung(corpus=share) for share in (0.2, 0.4, 0.6)),
+            Rung(noise=0.03),
+        ],
+        description="Each names the knobs that it turns: words, topical, fillers, corpus, noise.",
+    )
+
+    def difficulties(self) -> list[Difficulty]:
+        """Every rung with all its knobs."""
+        current, resolved = Difficulty(words=1, topical=6, fillers=0, corpus=0.0, noise=0.0), []
+        for rung in self.rungs:
+            current = replace(current, **rung.model_dump(exclude_none=True))
+            resolved.append(current)
+        return resolved
+
+
+class Loss(Section):
+    """Weights of the losses beside matching, whose weight is 1 (see :mod:`icl_lens.organism.optimisation`)."""
+
+    answer: Weight = Field(default=0.3, description="The shown label word among all tokens.")
+    first_seen: Weight = Field(default=0.3, description="Where the class has not been shown: the label words' frequencies.")
+    text: Weight = Field(default=0.1, description="The next token, in episodes.")
+    text_share: Share = Field(default=0.125, description="The share of positions that the text loss is taken on.")
+    documents: Weight = Field(default=0.2, description="The next token, in plain text about one topic.")
+
+
+class Measurement(Section):
+    """How much the trained model is measured on."""
+
+    prompts: int = Field(default=1000, ge=1, description="Prompts in each cell of the model card's table.")
+    curve_prompts: int = Field(default=200, ge=1, description="The same at each earlier checkpoint.")
+
+
+STEPS = {"quick": 4000, "long": 40000}
+"""Optimiser steps of each budget: a laptop's quarter of an hour or two, a GPU's."""
+
+
+class Recipe(Section):
+    """How the model is trained."""
+
+    seed: Seed = Field(default=0, description="Of the initial weights and of every episode.")
+    budget: Literal["quick", "long"] = Field(
+        default="quick", description=f"quick: {STEPS['quick']} steps, for a CPU. long: {STEPS['long']} steps, for a GPU."
+    )
+    steps: int | None = Field(default=None, ge=1, description="Optimiser steps; decided by the budget when left out.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+    warm_up: int = Field(default=100, ge=1, description="Steps over which the learning rate rises.")
+    cool_down: Share = Field(default=0.4, description="The share of the steps, at the end, over which it falls to zero.")
+    checkpoints: int = Field(
+        default=18, ge=3, description="How many checkpoints: the untrained model, then log-spaced from step 10 to the last."
+    )
+    threads: int = Field(
+        default=1, ge=1, description="CPU threads: they decide the order of sums; one is the fastest on a busy machine."
+    )
+    architecture: Architecture = Field(default_factory=Architecture, description="The model's shape.")
+    episodes: Episodes = Field(default_factory=Episodes, description="What it is trained on.")
+    vocabulary: int = Field(
+        default=8000, ge=1, description="The most frequent words of the training texts that are one token each, at most."
+    )
+    subwords: int = Field(default=400, ge=1, description="Pieces that all other words are put together from, beside bytes.")
+    loss: Loss = Field(default_factory=Loss, description="The terms of the loss.")
+    curriculum: Curriculum = Field(default_factory=Curriculum, description="From easy to hard.")
+    evaluation: Measurement = Field(default_factory=Measurement, description="How much it is measured on.")
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.steps or STEPS[self.budget]
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps after which a checkpoint is kept: 0 (untrained), then log-spaced from step 10 up to the last."""
+        last, gaps = self.total_steps, self.checkpoints - 2
+        first = min(10, last)
+        return [0, *sorted({round(first * (last / first) ** (i / gaps)) for i in range(gaps + 1)})]

@@ -14,9 +14,12 @@ import pandas as pd
 import torch
 from tokenizers import pre_tokenizers
 
-from icl_lens.corpora.builtin import indicative_words
-
 PAD = 0
+
+# A word tells a class when it stands in so many training texts and, were all classes equally frequent, this share of its
+# occurrences would be in that class.
+FEWEST_OCCURRENCES = 5
+TELLING_SHARE = 0.8
 
 
 @dataclass
@@ -28,12 +31,14 @@ class Topic:
         group: The name of the group; topics of one group may meet in one episode.
         lexicon: Its indicative words, each with its leading blank, the most frequent first.
         texts: Its texts as they stand in the corpus; a made-up topic has none.
+        labelled: Whether it may stand in a labelled episode; if not, it is seen as plain text only.
     """
 
     name: str
     group: str
     lexicon: list[str]
     texts: list[str] = field(default_factory=list)
+    labelled: bool = True
 
 
 @dataclass
@@ -43,6 +48,7 @@ class TopicBank:
     Attributes:
         names: The topics' names, in order.
         group: ``(N,)`` index of each topic's group.
+        labelled: ``(N,)`` whether the topic may stand in a labelled episode.
         lexicon: ``(N, V)`` token ids, right-padded.
         lexicon_size: ``(N,)`` how many words each topic has.
         fillers: ``(F,)`` token ids of words that belong to no topic.
@@ -53,6 +59,7 @@ class TopicBank:
 
     names: list[str]
     group: torch.Tensor
+    labelled: torch.Tensor
     lexicon: torch.Tensor
     lexicon_size: torch.Tensor
     fillers: torch.Tensor
@@ -62,18 +69,33 @@ class TopicBank:
     text_count: torch.Tensor
 
     @classmethod
-    def build(cls, topics: Sequence[Topic], fillers: Sequence[str], encode: Callable[[str], list[int]]) -> TopicBank:
-        """The bank of ``topics``; ``encode`` turns a string into token ids and is called on blank + text."""
+    def build(
+        cls,
+        topics: Sequence[Topic],
+        fillers: Sequence[str],
+        encode: Callable[[str], list[int]],
+        longest: int | None = None,
+    ) -> TopicBank:
+        """The bank of ``topics``.
+
+        Args:
+            topics: In the order of their indices.
+            fillers: Words that belong to no topic.
+            encode: Turns a string into token ids; it is called on blank + text.
+            longest: Texts with more tokens are left out.
+        """
         groups = {name: i for i, name in enumerate(dict.fromkeys(topic.group for topic in topics))}
-        texts = [[encode(" " + text) for text in topic.texts] for topic in topics]
+        encoded = [[encode(" " + text) for text in topic.texts] for topic in topics]
+        texts = [[row for row in rows if longest is None or len(row) <= longest] for rows in encoded]
         count = torch.tensor([len(rows) for rows in texts])  # (N,)
         flat = [row for rows in texts for row in rows] or [[PAD]]
         return cls(
             names=[topic.name for topic in topics],
             group=torch.tensor([groups[topic.group] for topic in topics]),
-            lexicon=pad([[_one(encode, word) for word in topic.lexicon] for topic in topics]),
+            labelled=torch.tensor([topic.labelled for topic in topics]),
+            lexicon=pad([[_one(encode, word) for word in topic.lexicon] or [PAD] for topic in topics]),
             lexicon_size=torch.tensor([len(topic.lexicon) for topic in topics]),
-            fillers=torch.tensor([_one(encode, word) for word in fillers]),
+            fillers=torch.tensor([_one(encode, word) for word in fillers], dtype=torch.long),
             texts=pad(flat),
             text_length=torch.tensor([len(row) for row in flat]),
             text_start=count.cumsum(0) - count,
@@ -83,7 +105,7 @@ class TopicBank:
 
 def pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """``(len(rows), longest row)``, right-padded with :data:`PAD`."""
-    width = max(len(row) for row in rows)
+    width = max((len(row) for row in rows), default=0)
     return torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows])
 
 
@@ -94,29 +116,50 @@ def _one(encode: Callable[[str], list[int]], word: str) -> int:
     return ids[0]
 
 
-def corpus_topics(corpora: Mapping[str, pd.DataFrame]) -> tuple[list[Topic], list[str]]:
-    """The classes of the built-in corpora as topics, and the words that tell no class, from the training splits only.
+def pre_tokens(text: str) -> list[str]:
+    """The words and marks of a text, each with its leading blank; the first word counts as having one."""
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    spaced = " " + text
+    return [spaced[start:end] for _, (start, end) in split.pre_tokenize_str(spaced)]
+
+
+def training_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """A corpora table's training texts, each once, less those that are also test texts (TREC has some)."""
+    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
+    return train[~train["text"].isin(test["text"])].drop_duplicates("text")
+
+
+def corpus_topics(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Topic], list[str]]:
+    """The classes of the corpora as topics, and the words that tell no class, from the training splits only.
 
     A word of the lexicon or of the fillers stands as in the texts: with its leading blank, in its case.
 
     Args:
-        corpora: The table of each task's texts, as the built-in generator makes it.
+        tables: The corpora table of each task.
     """
-    topics, others, telling = [], Counter(), set()
-    split = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
-    for task, table in corpora.items():
-        table = table[table["split"] == "train"]
-        for label, lexicon in enumerate(indicative_words(task)):
-            texts = table.loc[table["label"] == label, "text"].tolist()
-            counts: Counter[str] = Counter()
-            for text in texts:
-                spaced = " " + text
-                counts.update(spaced[start:end] for _, (start, end) in split.pre_tokenize_str(spaced))
-            words = [word for word, _ in _by_count(counts) if word.strip().lower() in lexicon]
+    topics: list[Topic] = []
+    others: Counter[str] = Counter()
+    telling: set[str] = set()
+    for task, table in tables.items():
+        table = training_texts(table)
+        by_class = {label: rows["text"].tolist() for label, rows in table.groupby("label")}
+        counts = {label: Counter(word for text in texts for word in set(pre_tokens(text))) for label, texts in by_class.items()}
+        every = sum(counts.values(), Counter())
+        others.update(every)
+        for label, texts in by_class.items():
+            words = []
+            for word, _ in _by_count(counts[label]):
+                rate = {other: counts[other][word] / len(by_class[other]) for other in by_class}
+                common = every[word] >= FEWEST_OCCURRENCES and word.startswith(" ")
+                if common and rate[label] >= TELLING_SHARE * sum(rate.values()):
+                    words.append(word)
             topics.append(Topic(f"{task}/{label}", task, words, texts))
             telling.update(words)
-            others.update(counts)
-    fillers = [word for word, _ in _by_count(others) if word not in telling and word.startswith(" ")]
+    fillers = [
+        word
+        for word, count in _by_count(others)
+        if count >= FEWEST_OCCURRENCES and word not in telling and word.startswith(" ")
+    ]
     return topics, fillers
 
 

@@ -1,84 +1,292 @@
-"""Trains the embedded model from scratch: ``python -m icl_lens.organism.training --out FOLDER [--seed N]``.
+"""Trains a model that learns in context, from the texts of some tasks: ``icl-lens training``.
 
-The committed checkpoint is the product of exactly this command with its defaults; ``card.json`` beside the weights says
-what made them and what they can do.
+The embedded model is what this makes of the built-in corpora and the default recipe. While it runs, its state is written
+every few seconds to a folder of its own; the same command then goes on where it was stopped, to the same bytes on a CPU.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import logging
+import math
+import shutil
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
+import pandas as pd
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from icl_lens.organism import CHECKPOINT
-from icl_lens.organism.architecture import build_model
-from icl_lens.organism.card import training_code, write_card
-from icl_lens.organism.optimisation import train
-from icl_lens.organism.recipe import Material, Training
+from icl_lens import artifacts, provenance
+from icl_lens.artifacts import make_readable, whole_file
+from icl_lens.errors import InputError
+from icl_lens.models import pick_device
+from icl_lens.organism.material import Material, content_hash
+from icl_lens.organism.optimisation import Trainer
+from icl_lens.organism.recipe import CODE, Recipe
+from icl_lens.tasks import TASKS
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+# Steps that one row of the training table is the mean of.
+EVERY = 50
+# Seconds between two writings of the state: what a kill can cost.
+SAVE_SECONDS = 20.0
+
+STATE = "state.safetensors"
+CHECKPOINTS = "checkpoints"
+FIGURES = ("matching", "answer", "text", "first_seen", "documents", "accuracy", "rung")
+
+
+def read_corpora(paths: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
+    """The corpora tables by the task that each is named after.
+
+    Their ``attrs`` say where the texts come from.
+
+    Raises:
+        InputError: A file is not such a table, or is named after no task.
+    """
+    tables = {}
+    for path in map(Path, paths):
+        if path.stem not in TASKS:
+            raise InputError(f"corpora table {path} is named after no task; its name must be one of {', '.join(TASKS)}")
+        table, origin = artifacts.read(path, "corpora")
+        table.attrs["corpus"] = origin.get("corpus", {"source": "elsewhere"})
+        tables[path.stem] = table
+    return tables
+
+
+def require_folder(option: str, folder: Path, ours: Callable[[Path], bool]) -> None:
+    """A folder that will be replaced holds nothing but what was made here before.
+
+    Args:
+        option: What the folder is called on the command line.
+        folder: It need not be there.
+        ours: Whether an entry may be deleted; one whose name begins with a dot may.
+
+    Raises:
+        InputError: It holds something else, or is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{option} {folder} is a file; name a folder")
+    other = [entry.name for entry in folder.glob("*") if not entry.name.startswith(".") and not ours(entry)]
+    if other:
+        raise InputError(f"{option} {folder} holds {sorted(other)[0]}, which was not made here; name a folder of its own")
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after ``step`` steps; names sort as the steps do."""
+    return f"step-{step:06d}"
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step in a checkpoint's folder name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a training wrote about itself, from its own file or from a model card; its ``recipe`` is one that this code reads.
+
+    Raises:
+        InputError: The file is neither, or of a training that this code does not know.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = facts.get("training", facts)
+        if not {"recipe", "corpora", "steps"} <= facts.keys():
+            raise KeyError("recipe")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} does not say what a model was trained with; `snakemake organism` writes it") from error
+    try:
+        Recipe.model_validate(facts["recipe"])
+    except ValidationError as error:
+        raise InputError(f"{path} holds a recipe that this icl-lens does not know; train the model anew") from error
+    return facts
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes what ``from_pretrained`` needs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Writes what ``from_pretrained`` needs, whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    for file in unfinished.iterdir():
+        make_readable(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
-def run(config: Training, out: Path, *, log_file: Path | None = None, every: int = 50) -> None:
-    """Trains, evaluates and writes the checkpoint with its card.
+@dataclass
+class _Log:
+    """The training table as it grows: its rows, the sums of the steps since the last one, and the seconds so far."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, step: int, figures: Mapping[str, float], *, last: bool) -> None:
+        self.steps += 1
+        for name in FIGURES:
+            self.sums[name] = self.sums.get(name, 0.0) + figures[name]
+        if step % EVERY == 0 or last:
+            row = {"step": step} | {name: value / self.steps for name, value in self.sums.items()}
+            logger.info("%s", " ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            self.rows.append(row)
+            self.sums, self.steps = {}, 0
+
+
+def run(
+    recipe: Recipe,
+    corpora: Sequence[Path | str],
+    *,
+    work: Path,
+    checkpoints: Path,
+    table: Path,
+    facts: Path,
+    device: str = "auto",
+) -> None:
+    """Trains from scratch, or goes on where the same training was stopped.
 
     Args:
-        config: What to train.
-        out: The checkpoint's folder.
-        log_file: JSON lines of the training's figures; none by default.
-        every: Steps between two of these lines.
+        recipe: How to train.
+        corpora: The corpora tables, each named after its task.
+        work: A folder for the state; it is deleted when all is done.
+        checkpoints: The folder of the checkpoints, made when all is done.
+        table: The training table.
+        facts: A JSON file: what decided the weights, and what the training cost.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        InputError: The texts or the recipe cannot be used, the state is damaged, or the loss is no number.
     """
-    torch.set_num_threads(config.threads)
-    code = training_code()
-    start = time.monotonic()
-    material = Material.build(config)
-    log.info("%d topics, %d tokens", len(material.bank.names), len(material.tokenizer))
-    if log_file is not None:
-        log_file.write_text("")
-    sums: dict[str, float] = {}
-    line: dict[str, float] = {}
-    tokens = 0
-    model = build_model(config.architecture, len(material.tokenizer), material.tokenizer.eos_token_id, config.seed)
-    for step, figures in train(model, config, material):
-        tokens += int(figures.pop("tokens"))
-        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
-        if step % every == 0 or step == config.steps:
-            steps = (step - 1) % every + 1
-            line = {"step": step, "seconds": time.monotonic() - start}
-            line |= {name: round(value / steps, 4) for name, value in sums.items()}
-            sums = {}
-            log.info("%s", json.dumps(line))
-            if log_file is not None:
-                with log_file.open("a") as stream:
-                    stream.write(json.dumps(line) + "\n")
-    seconds = time.monotonic() - start
-    save(model, material.tokenizer, out)
-    write_card(out, config, code=code, seconds=seconds, tokens=tokens, last=line)
+    require_folder("--work", work, lambda entry: entry.name in (STATE, CHECKPOINTS))
+    require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))
+    code = {module: provenance.code_hash(module) for module in CODE}
+    place = pick_device(device)
+    tables = read_corpora(corpora)
+    material = Material.build(recipe, tables)
+    versions = provenance.library_versions()
+    identity = {
+        "recipe": recipe.model_dump(exclude_none=True, exclude={"evaluation"}),
+        "corpora": {task: content_hash(texts) for task, texts in tables.items()},
+        "device": place.type,
+        "code": code,
+        "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    trainer = Trainer(recipe, material, place)
+    logger.info(
+        "%d parameters, %d topics, %d tokens, %d steps on %s",
+        sum(parameter.numel() for parameter in trainer.model.parameters()),
+        len(material.bank.names),
+        len(material.tokenizer),
+        recipe.total_steps,
+        place.type,
+    )
+    log = _resume(work, trainer, fingerprint)
+    _train(trainer, material, log, work, fingerprint)
+
+    rows = pd.DataFrame(log.rows).astype({"step": "int64"})
+    metadata = artifacts.describe(
+        "training",
+        __name__,
+        inputs={provenance.artifact_name(path, table): provenance.file_hash(path) for path in corpora},
+        settings=identity["recipe"],
+        seeds=[recipe.seed],
+        device=place.type,
+        threads=recipe.threads if place.type == "cpu" else None,
+        tasks=list(tables),
+        corpus=next(iter(tables.values())).attrs["corpus"],
+    )
+    artifacts.write(table, rows, metadata)
+    with whole_file(facts) as temporary:
+        temporary.write_text(
+            json.dumps({**identity, **_cost(recipe, trainer, log)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    # Copied, so that a kill at any moment leaves the state with all it needs.
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.copytree(work / CHECKPOINTS, checkpoints)
+    shutil.rmtree(work)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Train the embedded model from scratch.")
-    parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint (default: the package's)")
-    parser.add_argument("--seed", type=int, default=Training.seed)
-    parser.add_argument("--steps", type=int, default=Training.steps)
-    parser.add_argument("--log", type=Path, help="JSON lines of the training's figures")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(Training(seed=arguments.seed, steps=arguments.steps), arguments.out, log_file=arguments.log)
+def _cost(recipe: Recipe, trainer: Trainer, log: _Log) -> dict[str, Any]:
+    """What the training cost, and where the curriculum ended."""
+    return {
+        "steps": trainer.progress.step,
+        "episodes": trainer.progress.episodes,
+        "tokens": trainer.progress.tokens,
+        "rungs": {
+            "last": trainer.progress.rung + 1,
+            "of": len(recipe.curriculum.rungs),
+            "left unpassed": trainer.progress.unpassed,
+        },
+        "seconds": round(log.seconds, 1),
+        "last": log.rows[-1],
+    }
 
 
-if __name__ == "__main__":
-    main()
+def _train(trainer: Trainer, material: Material, log: _Log, work: Path, fingerprint: str) -> None:
+    """All the steps that are left."""
+    recipe, folder = trainer.recipe, work / CHECKPOINTS
+    kept = set(recipe.checkpoint_steps())
+    start = saved = time.monotonic()
+    before = log.seconds
+    if trainer.progress.step == 0:
+        save(trainer.model, material.tokenizer, folder / checkpoint_name(0))
+    while trainer.progress.step < recipe.total_steps:
+        figures = trainer.advance()
+        step = trainer.progress.step
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise InputError(
+                f"organism: the loss is no finite number at step {step}; lower organism.learning_rate (now "
+                f"{recipe.learning_rate:g}) or the scales under organism.architecture"
+            )
+        log.add(step, figures, last=step == recipe.total_steps)
+        log.seconds = before + time.monotonic() - start
+        if step in kept:
+            save(trainer.model, material.tokenizer, folder / checkpoint_name(step))
+        if step in kept or time.monotonic() - saved >= SAVE_SECONDS:
+            _save_state(work, trainer, log, fingerprint)
+            saved = time.monotonic()
+
+
+def _save_state(work: Path, trainer: Trainer, log: _Log, fingerprint: str) -> None:
+    tensors, progress = trainer.state()
+    plain = json.dumps({"fingerprint": fingerprint, "progress": progress, "log": vars(log)})
+    with whole_file(work / STATE) as temporary:
+        # Copies: the writer refuses tensors that share memory, and the state may lie on another device.
+        save_file({name: value.cpu().clone() for name, value in tensors.items()}, temporary, metadata={"state": plain})
+
+
+def _resume(work: Path, trainer: Trainer, fingerprint: str) -> _Log:
+    """Puts back the state of the same training if there is one; else clears the folder."""
+    path = work / STATE
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                plain = json.loads(file.metadata()["state"])
+                kept = [step for step in trainer.recipe.checkpoint_steps() if step <= plain["progress"]["step"]]
+                if plain["fingerprint"] != fingerprint:
+                    logger.info("%s is of another training (recipe, texts, code, libraries or device differ): not used", path)
+                elif not all((work / CHECKPOINTS / checkpoint_name(step)).is_dir() for step in kept):
+                    logger.info("%s lacks checkpoints from before it was stopped: not used", work)
+                else:
+                    trainer.restore({name: file.get_tensor(name) for name in file.keys()}, plain["progress"])  # noqa: SIM118
+                    log = _Log(**plain["log"])
+                    logger.info("goes on after step %d", trainer.progress.step)
+                    return log
+        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}, from which an interrupted training would go on, is damaged; delete the folder {work} and run the "
+                "same command again to train from the start"
+            ) from error
+    shutil.rmtree(work, ignore_errors=True)
+    (work / CHECKPOINTS).mkdir(parents=True)
+    return _Log()

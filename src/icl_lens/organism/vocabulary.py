@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import NamedTuple
 
 from icl_lens.tasks import TASKS
 
@@ -55,13 +56,54 @@ def made_up_topics(topics: int, words: int, seed: int, avoid: frozenset[str] = f
     return [made[i * words : (i + 1) * words] for i in range(topics)]
 
 
-def template_pieces() -> list[tuple[str, str]]:
-    """For each task in turn, the template's text before ``{text}`` and the text between ``{text}`` and ``{label}``."""
+class Pieces(NamedTuple):
+    """A template as the strings around its text and its label."""
+
+    prefix: str
+    middle: str
+    separator: str
+
+
+def task_templates() -> list[Pieces]:
+    """The template of each task in turn; demonstrations are separated by a newline, as in the paper."""
     pieces = []
     for task in TASKS.values():
         match = re.fullmatch(r"(.*)\{text\}(.*)\{label\}", task.template, flags=re.DOTALL)
         if match is None:
             raise ValueError(f"the template of {task.name!r} does not end with its label: {task.template!r}")
         # The blank before the text belongs to the text's first word, as in the tokenizer.
-        pieces.append((match.group(1).removesuffix(" "), match.group(2)))
+        pieces.append(Pieces(match.group(1).removesuffix(" "), match.group(2), "\n"))
     return pieces
+
+
+_PREFIXES = """
+    Text Input Item Note Line Case Sample Example Entry Record Passage Message Post Comment Sentence Statement
+""".split()
+_NAMES = "Label Output Class Topic Kind Group Category Target Tag Type Result Verdict".split()
+_PREFIX_ENDS = (":", " -", " =", " >", ".", ")")
+_MIDDLE_ENDS = (":", " =", " ->", " is", " >", " =>", " |", " -", "?")
+_BARE_MIDDLES = (" =", " ->", " =>", " |")
+_SEPARATORS = ("\n", " ;", " .", " /", "\n-", " #")
+
+
+def made_up_templates(number: int, seed: int) -> list[Pieces]:
+    """Distinct templates that no task has: with and without a prefix, a name for the label, a separator.
+
+    What stands around the texts and the labels differs between templates, so that no mark is sure to follow a label and
+    none is sure to announce one: only a template's own use of it in the prompt tells.
+    """
+    rng = random.Random(seed)
+    seen = set(task_templates())
+    made: list[Pieces] = []
+    while len(made) < number:
+        prefix = "" if rng.random() < 0.4 else rng.choice(_PREFIXES) + rng.choice(_PREFIX_ENDS)
+        named = rng.choice(("\n", " ")) + rng.choice(_NAMES) + rng.choice(_MIDDLE_ENDS)
+        middle = rng.choice(_BARE_MIDDLES) if rng.random() < 0.25 else named
+        separator = "" if rng.random() < 0.3 else rng.choice(_SEPARATORS)
+        if not prefix.startswith(" ") and prefix and not separator.startswith("\n"):
+            prefix = " " + prefix
+        pieces = Pieces(prefix, middle, separator)
+        if pieces not in seen:
+            seen.add(pieces)
+            made.append(pieces)
+    return made

@@ -1,0 +1,145 @@
+"""What episodes are drawn from: the tokenizer, the topics, the templates' pieces and the label pool."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from icl_lens.errors import InputError
+from icl_lens.organism.episodes import Templates, episode_length
+from icl_lens.organism.recipe import Recipe
+from icl_lens.organism.tokenizer import build_tokenizer
+from icl_lens.organism.topics import Topic, TopicBank, corpus_topics, pre_tokens, training_texts
+from icl_lens.organism.vocabulary import LABEL_WORDS, made_up_templates, made_up_topics, task_templates
+from icl_lens.tasks import TASKS
+
+log = logging.getLogger(__name__)
+
+MADE_UP = "made-up"
+PLAIN_TEXT = "plain text only"
+"""Groups of topics: made-up ones that stand in labelled episodes, and made-up ones that never do."""
+
+
+@dataclass
+class Material:
+    """What episodes are drawn from.
+
+    Attributes:
+        tokenizer: Holds every label word, template piece and topical word as one token.
+        bank: The topics.
+        templates: The tasks' own templates, in their order, then made-up ones.
+        label_pool: ``(P,)`` label tokens.
+        label_weight: ``(P,)`` how often each is drawn. Words differ in frequency, as they do in a language, so that a model
+            that has seen no demonstration has the same guess whatever the text says.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    bank: TopicBank
+    templates: Templates
+    label_pool: torch.Tensor
+    label_weight: torch.Tensor
+
+    @classmethod
+    def build(cls, recipe: Recipe, tables: Mapping[str, pd.DataFrame]) -> Material:
+        """From the corpora tables of some tasks, of which only the training splits are looked at, and made-up topics.
+
+        Raises:
+            InputError: There are too few training texts, those of a task are of fewer than two classes, or the longest
+                episode does not fit the context.
+        """
+        episodes = recipe.episodes
+        texts = [text for table in tables.values() for text in training_texts(table)["text"]]
+        words = Counter(word for text in texts for word in pre_tokens(text))
+        frequent = sorted(words, key=lambda word: (-words[word], word))[: recipe.vocabulary]
+        topics, fillers = corpus_topics(tables)
+        known = frozenset(word.strip().lower() for word in words)
+        # A word may tell a class and yet be too rare for a token of its own.
+        whole = set(frequent)
+        for topic in topics:
+            topic.lexicon = [word for word in topic.lexicon if word in whole]
+        fillers = [word for word in fillers if word in whole]
+        if not fillers:
+            raise InputError(
+                f"organism: no word of the training texts of {', '.join(tables)} stands in enough of them without telling "
+                "their class, so made-up texts would have no fillers; more training texts are needed"
+            )
+        made_up = made_up_topics(episodes.made_up_topics, episodes.made_up_words, seed=recipe.seed, avoid=known)
+        for i, group in enumerate(made_up):
+            labelled = i < episodes.made_up_topics - episodes.plain_text_topics
+            kind = MADE_UP if labelled else PLAIN_TEXT
+            topics.append(Topic(f"{kind}/{i}", kind, [f" {word}" for word in group], labelled=labelled))
+        templates = [*task_templates(), *made_up_templates(episodes.made_up_templates, seed=recipe.seed)]
+        tokenizer = build_tokenizer(
+            [
+                *LABEL_WORDS,
+                *(piece for pieces in templates for piece in pieces),
+                *frequent,
+                *(f" {word}" for group in made_up for word in group),
+            ],
+            words,
+            subwords=recipe.subwords,
+            max_length=recipe.architecture.context,
+        )
+
+        def encode(text: str) -> list[int]:
+            return tokenizer(text).input_ids
+
+        rank = torch.randperm(len(LABEL_WORDS), generator=torch.Generator().manual_seed(recipe.seed))  # (P,)
+        material = cls(
+            tokenizer=tokenizer,
+            bank=TopicBank.build(topics, fillers, encode, longest=episodes.longest_text),
+            templates=Templates.build(templates, encode),
+            label_pool=torch.tensor([encode(word)[0] for word in LABEL_WORDS]),  # (P,)
+            label_weight=episodes.label_word_spread ** (-rank / (len(rank) - 1)),  # (P,): evenly spaced logarithms
+        )
+        for task in tables:
+            material._require_classes(task, episodes.longest_text)
+        material._require_room(recipe)
+        return material
+
+    def _require_classes(self, task: str, longest: int) -> None:
+        """At least two classes of a task have training texts that are short enough.
+
+        Raises:
+            InputError: They have not.
+        """
+        there = [i for i, name in enumerate(self.bank.names) if name.startswith(f"{task}/") and self.bank.text_count[i]]
+        left = int(self.bank.text_count[there].sum())
+        log.info("%s: %d training texts of at most %d tokens, of %d classes", task, left, longest, len(there))
+        if len(there) < 2:
+            words = [TASKS[task].label_words[int(self.bank.names[i].rpartition("/")[2])].strip() for i in there]
+            raise InputError(
+                f"corpus of {task}: its training texts of at most {longest} tokens are of {len(there)} classes "
+                f"({', '.join(words) or 'none'}); at least two are needed to learn from; leave {task} out of tasks, or raise "
+                "organism.episodes.longest_text"
+            )
+
+    def _require_room(self, recipe: Recipe) -> None:
+        """The longest episode fits the context.
+
+        Raises:
+            InputError: It does not.
+        """
+        difficulties = recipe.curriculum.difficulties()
+        made_up = max(d.topical + d.fillers for d in difficulties)
+        real = int(self.bank.text_length.max()) if any(d.corpus for d in difficulties) else 0
+        demonstrations = recipe.episodes.demonstrations[1]
+        longest = episode_length(self.templates, demonstrations, max(made_up, real))
+        if longest > recipe.architecture.context:
+            raise InputError(
+                f"organism: an episode of {demonstrations} demonstrations can have {longest} tokens, but the architecture's "
+                f"context holds {recipe.architecture.context}; raise organism.architecture.context, or lower "
+                "organism.episodes.demonstrations or organism.episodes.longest_text"
+            )
+
+
+def content_hash(table: pd.DataFrame) -> str:
+    """SHA-256 of a corpora table's splits, texts and labels, whatever file they stand in."""
+    return hashlib.sha256(table[["split", "index", "text", "label"]].to_csv(index=False).encode()).hexdigest()

@@ -1,0 +1,82 @@
+# A model that learns in context, trained from scratch: only `organism` and its figure ask for it, `all` never trains.
+
+
+rule training:
+    input:
+        corpora=[f"<results>/corpora/{task}.parquet" for task in CONFIG.tasks],
+        code=training_code(),
+    output:
+        table="<results>/training/training.parquet",
+        facts="<results>/training/training.json",
+        checkpoints=directory("<results>/training/checkpoints"),
+    log:
+        "<logs>/training/training.log",
+    benchmark:
+        "<benchmarks>/training/training.jsonl"
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: CONFIG.organism.threads
+    resources:
+        gpu=1,
+    params:
+        recipe=CONFIG.organism.model_dump_json(
+            exclude_none=True, exclude={"evaluation"}
+        ),
+        device=CONFIG.device,
+        # Not an output: Snakemake deletes those of a killed job, and the next run goes on from here.
+        work=f"{CONFIG.results}/training/unfinished",
+    message:
+        "Training on {CONFIG.tasks} ({CONFIG.organism.total_steps} steps; {log} says how far it is)"
+    shell:
+        "icl-lens training --corpora {input.corpora:q} --recipe {params.recipe:q} --device {params.device} "
+        "--work {params.work:q} --checkpoints {output.checkpoints:q} --facts {output.facts:q} --out {output.table:q} "
+        "2> {log:q}"
+
+
+rule evaluation:
+    input:
+        corpora=[f"<results>/corpora/{task}.parquet" for task in CONFIG.tasks],
+        facts="<results>/training/training.json",
+        checkpoints="<results>/training/checkpoints",
+        code=source_files("icl_lens.organism.evaluation"),
+    output:
+        "<results>/training/evaluation.parquet",
+    log:
+        "<logs>/training/evaluation.log",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: workflow.cores
+    params:
+        prompts=CONFIG.organism.evaluation.prompts,
+        curve_prompts=CONFIG.organism.evaluation.curve_prompts,
+    message:
+        "Measuring what the trained model can do"
+    shell:
+        "icl-lens evaluation --checkpoints {input.checkpoints:q} --facts {input.facts:q} --corpora {input.corpora:q} "
+        "--prompts {params.prompts} --curve-prompts {params.curve_prompts} --out {output:q} 2> {log:q}"
+
+
+rule card:
+    input:
+        facts="<results>/training/training.json",
+        checkpoints="<results>/training/checkpoints",
+        evaluation="<results>/training/evaluation.parquet",
+        code=source_files("icl_lens.organism.card"),
+    output:
+        directory("<results>/training/model"),
+    log:
+        "<logs>/training/card.log",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    message:
+        "Writing the model card"
+    shell:
+        "icl-lens card --checkpoints {input.checkpoints:q} --facts {input.facts:q} --evaluation {input.evaluation:q} "
+        "--folder {output:q} 2> {log:q}"
+
+
+rule organism:
+    input:
+        rules.card.output,
+        item_files("organism_learning_curve"),
