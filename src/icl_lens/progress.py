@@ -1,4 +1,4 @@
-"""How far a long computation is: a bar on a terminal, plain lines in a log."""
+"""How far a long computation or a download is: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -17,14 +18,26 @@ INTERVAL = 10.0
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a computation over ``total`` prompts; the value is told how many more are done."""
+def progress(
+    total: int, what: str, unit: Literal["prompt", "byte"] = "prompt", done: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """Show the progress of a computation over ``total`` prompts, or of a download of ``total`` bytes.
+
+    The value is told how many more are done (or, below zero, how many must be done again).
+
+    Args:
+        total: How many prompts or bytes there are.
+        what: What is shown before the numbers.
+        unit: What is counted.
+        done: How many were done before, by a run that was interrupted; they do not count as speed.
+    """
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit="prompt") as bar:
+        shown_unit = {"unit": "B", "unit_scale": True} if unit == "byte" else {"unit": unit}
+        with tqdm(total=total, desc=what, initial=done, **shown_unit) as bar:
             yield bar.update
         return
     start = shown = time.monotonic()
-    finished = 0
+    finished = done
 
     def advance(count: int) -> None:
         nonlocal finished, shown
@@ -32,7 +45,18 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - shown >= INTERVAL or finished == total:
             shown = now
-            rate = finished / max(now - start, 1e-9)
-            logger.info("%s: %d of %d prompts, %.1f a second", what, finished, total, rate)
+            rate = (finished - done) / max(now - start, 1e-9)
+            if unit == "byte":
+                logger.info("%s: %s of %s, %s a second", what, amount(finished), amount(total), amount(rate))
+            else:
+                logger.info("%s: %d of %d prompts, %.1f a second", what, finished, total, rate)
 
     yield advance
+
+
+def amount(count: float) -> str:
+    """A number of bytes for people: ``548.1 MB``."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"

@@ -14,6 +14,20 @@ def test_a_log_gets_plain_lines_and_always_the_last(caplog, monkeypatch):
     assert "\r" not in lines[0]
 
 
+def test_a_download_is_told_in_bytes_and_what_was_here_before_is_no_speed(caplog, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    clock = iter([0.0, 4.0, 12.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO), progress.progress(5_000_000_000, "gpt2: x", unit="byte", done=2_000_000_000) as advance:
+        advance(500_000_000)
+        advance(700_000_000)
+        advance(1_800_000_000)
+    assert [record.getMessage() for record in caplog.records] == [
+        "gpt2: x: 3.2 GB of 5.0 GB, 100.0 MB a second",
+        "gpt2: x: 5.0 GB of 5.0 GB, 150.0 MB a second",
+    ]
+
+
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     with progress.progress(10, "saliency of gpt2") as advance:
