@@ -10,9 +10,10 @@ from pathlib import Path
 from icl_lens.errors import InputError
 
 # Configuration and tokenizer files; a model card or a licence changes no answer.
-_DESCRIPTIONS = (
+DESCRIPTIONS = (
     "config.json",
     "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -22,7 +23,7 @@ _DESCRIPTIONS = (
     "merges.txt",
 )
 
-_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def checkpoint_files(folder: Path | str) -> list[Path]:
@@ -36,9 +37,21 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
         raise InputError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
         raise InputError(f"model folder {folder} holds no config.json, so it is no checkpoint")
-    weights = list(folder.glob("*.safetensors"))
-    if not weights:
-        raise InputError(f"model folder {folder} holds no weights: a *.safetensors file is needed")
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
+    weights = weight_files(folder)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         raise InputError(f"model folder {folder} holds no tokenizer: tokenizer.json is needed")
-    return sorted([*weights, *(folder / name for name in _DESCRIPTIONS if (folder / name).is_file())])
+    return sorted([*weights, *(folder / name for name in DESCRIPTIONS if (folder / name).is_file())])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that are read: safetensors; only where there are none, PyTorch's own ``pytorch_model*.bin``.
+
+    Raises:
+        InputError: There are neither.
+    """
+    weights = list(folder.glob("*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
+    if not weights:
+        raise InputError(
+            f"model folder {folder} holds no weights: a *.safetensors file is needed, or pytorch_model.bin where there is none"
+        )
+    return weights

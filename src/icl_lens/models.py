@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import provenance
-from icl_lens.checkpoints import checkpoint_files
+from icl_lens import fetched, provenance
+from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
@@ -46,7 +47,8 @@ class LanguageModel:
         network: The model, in evaluation mode, parameters frozen.
         tokenizer: Its fast tokenizer.
         dtype: Name of the number format of its weights.
-        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files.
+        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files, and of a fetched
+            model its name on the hub and its commit.
     """
 
     name: str
@@ -98,17 +100,18 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
     """Load a decoder-only checkpoint and its tokenizer from a folder.
 
     Args:
-        folder: Holds config.json, *.safetensors and a fast tokenizer's files.
-        name: The model's name in artifacts; the folder's own by default.
+        folder: Holds config.json, *.safetensors (or, where there is none, pytorch_model*.bin) and a fast tokenizer's files.
+        name: The model's name in artifacts; by default the folder's own, or of a fetched model its own on the hub.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        InputError: The folder, its weights or its tokenizer is absent or damaged, the device is not there, or the model is
-            no decoder-only language model.
+        InputError: The folder, its weights or its tokenizer is absent or damaged, a fetched file is not of the size it was
+            fetched with, the device is not there, or the model is no decoder-only language model.
     """
     folder = Path(folder)
     place = pick_device(device)
+    origin = fetched.read(folder)
     files = checkpoint_files(folder)
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
@@ -121,12 +124,13 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
     _require_causal(folder, network)
     shape = config.get_text_config()
     facts = {
-        "name": name or folder.resolve().name,
+        "name": name or (origin.hub.rpartition("/")[2] if origin else folder.resolve().name),
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
         "heads": shape.num_attention_heads,
         "parameters": sum(p.numel() for p in network.parameters()),
         "files": provenance.files_hash(files),
+        **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
     }
     return LanguageModel(name=facts["name"], network=network, tokenizer=tokenizer, dtype=dtype, facts=facts)
 
@@ -274,6 +278,12 @@ def _load_config(folder: Path) -> PreTrainedConfig:
 
 
 def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    pickled = [path for path in weight_files(folder) if path.suffix == ".bin"]
+    if pickled:
+        what = "model folder %s: no safetensors, so the weights are read from PyTorch's own files, tensors only (weights_only)"
+        logger.info(what, folder)
+        for path in pickled:
+            _require_tensors(path)
     try:
         network, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -281,7 +291,8 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
-            use_safetensors=True,
+            use_safetensors=not pickled,
+            weights_only=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
@@ -302,6 +313,24 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
         what = "model folder %s: config.json has no place for %d weights, %s among them; they are not used"
         logger.warning(what, folder, len(unused), unused[0])
     return network.eval().requires_grad_(False)
+
+
+def _require_tensors(path: Path) -> None:
+    """Refuse a file of weights that is pickled and holds anything but tensors: unpickling it could run code.
+
+    Nothing of it runs: torch's restricted unpickler knows tensors, plain values and their containers, and stops at
+    everything else. On the device "meta" it reads no weights.
+    """
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors, or is damaged, and is not read: code could hide in it; take safetensors weights"
+        ) from error
+    except Exception as error:  # a file cut short raises what it likes
+        raise InputError(f"model folder {path.parent}: the weights cannot be loaded ({_first_line(error)})") from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path} holds something else than tensors by name; take safetensors weights")
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
