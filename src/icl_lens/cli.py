@@ -14,6 +14,9 @@ from icl_lens.config import Device, Dtype
 from icl_lens.errors import InputError
 from icl_lens.tasks import TASKS
 
+# The commands that may use a network.
+FETCHING = ("fetch-model", "fetch-dataset")
+
 STUDIES = {"icl": "what the model answers to each prompt", "saliency": "S_wp, S_pq and S_ww of each prompt and layer"}
 
 
@@ -25,6 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("out", "facts") if options.command == "training" else ("out",):
             if name in options:
                 _require_place(f"--{name}", getattr(options, name))
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # else the hub's library tells, and asks, more than it needs
+        if options.command not in FETCHING:
+            if "model" in options:
+                from icl_lens import fetch
+
+                options.model = fetch.resolve(options.model, options.revision, options.downloads)
+            # Said before anything imports the hub's library, which reads it once. (A model is fetched by another process.)
+            os.environ["HF_HUB_OFFLINE"] = "1"
         return options.run(options) or 0
     except InputError as error:
         print(f"icl-lens {options.command}: {error}", file=sys.stderr)
@@ -60,13 +71,27 @@ def _parser() -> argparse.ArgumentParser:
 
     for study, help_text in STUDIES.items():
         added = command(study, _study, help_text)
-        added.add_argument("--model", required=True, type=Path, help="a folder with a checkpoint and its tokenizer")
+        added.add_argument("--model", required=True, help="a folder with a checkpoint and its tokenizer, or a model of the hub")
+        added.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
+        added.add_argument(
+            "--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to"
+        )
         added.add_argument("--prompts", required=True, type=Path, help="a prompts table")
         added.add_argument("--out", required=True, type=Path)
-        added.add_argument("--name", help="the model's name in the table; the folder's own by default")
+        added.add_argument("--name", help="the model's name in the table; by default the folder's own, or the hub's")
         added.add_argument("--device", default="auto", choices=get_args(Device))
         added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
+
+    fetch_model = command("fetch-model", _fetch_model, "fetch a model of the hub: configuration, tokenizer and weights")
+    fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
+    fetch_dataset.add_argument("--config", default="default", help="the configuration")
+    fetch_dataset.add_argument("--splits", required=True, nargs="+")
+    for added in (fetch_model, fetch_dataset):
+        added.add_argument("--hub", required=True, help="its name on the hub: owner/name")
+        added.add_argument("--revision", default="main", help="a branch, a tag or a commit")
+        added.add_argument("--attempts", type=_positive, default=6, help="tries in a row that may bring nothing")
+        added.add_argument("--out", required=True, type=Path, help="fetched.json in the folder to fill")
 
     training = command("training", _training, "train a model that learns in context, from scratch")
     training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
@@ -158,6 +183,20 @@ def _prompts(options: argparse.Namespace) -> None:
     if len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds names a seed twice, which would count its prompts twice")
     prompts.write(options.task, options.corpus, options.set, options.seeds, options.queries, options.out)
+
+
+def _fetch_model(options: argparse.Namespace) -> None:
+    from icl_lens import fetch
+    from icl_lens.download import Patience
+
+    fetch.model(options.hub, options.revision, options.out, Patience(options.attempts))
+
+
+def _fetch_dataset(options: argparse.Namespace) -> None:
+    from icl_lens import fetch
+    from icl_lens.download import Patience
+
+    fetch.dataset(options.hub, options.revision, options.config, options.splits, options.out, Patience(options.attempts))
 
 
 def _prepare_torch() -> None:
