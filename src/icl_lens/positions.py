@@ -32,6 +32,7 @@ class TokenizedPrompt:
         label_ids: For each class, the id of the token that names it after the query, shape (C,).
         gold: The query's class index.
         unknown: How many of the ids are the tokenizer's unknown token.
+        seed: The seed that drew the prompt.
     """
 
     prompt_id: int
@@ -41,6 +42,7 @@ class TokenizedPrompt:
     label_ids: np.ndarray
     gold: int
     unknown: int
+    seed: int
 
     @property
     def last(self) -> int:
@@ -98,6 +100,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[
                 label_ids=label_ids[words],
                 gold=int(row.gold),
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
+                seed=int(row.seed),
             )
         )
     return result
