@@ -51,14 +51,76 @@ def test_recorded_weights_are_those_of_eager_attention(network):
         assert weights[layer].triu(1).abs().max() == 0  # causal
 
 
+@pytest.mark.parametrize("padded", [True, False])
+def test_recorded_rows_are_those_of_eager_attention(network, padded):
+    mask = MASK if padded else torch.ones_like(MASK)
+    rows = torch.tensor([11, 8])
+    with attention.record_rows(network, rows) as weights, torch.inference_mode():
+        network(input_ids=IDS, attention_mask=mask, use_cache=False)
+    expected = eager_attentions(network, mask=mask)
+    assert sorted(weights) == list(range(len(expected)))
+    for layer, matrix in enumerate(expected):
+        torch.testing.assert_close(weights[layer], matrix[range(2), :, rows], atol=1e-5, rtol=1e-5)
+
+
+def test_the_fused_kernel_keeps_running_while_rows_are_recorded(monkeypatch):
+    network = tiny("llama", VOCABULARY)
+    before = logits(network)
+    fused, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **o: calls.append(len(a)) or fused(*a, **o)
+    )
+    with attention.record_rows(network, torch.tensor([11, 8])):
+        assert torch.equal(logits(network), before)
+        assert len(calls) == 3
+        with attention.record_rows(network, torch.tensor([4, 4])):
+            logits(network)
+        assert len(calls) == 6
+        with attention.scale(network, {}):
+            logits(network)
+        assert len(calls) == 6
+
+
+def test_recorded_rows_see_the_edits_of_other_contexts(network):
+    rows = torch.tensor([11, 8])
+    edges = torch.zeros(2, 12, 12, dtype=torch.bool)
+    edges[:, 8:, 2:5] = True
+    factors = torch.linspace(0.2, 2.0, 12)
+
+    def run():
+        with torch.inference_mode():
+            network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+
+    with attention.block(network, {0: edges}):
+        with attention.record(network) as full:
+            run()
+        with attention.record_rows(network, rows) as fused:
+            run()
+    with attention.scale(network, {0: factors}):
+        with attention.record(network) as scaled:
+            run()
+        with attention.record_rows(network, rows) as inside:
+            run()
+    with attention.record_rows(network, rows) as outside, attention.scale(network, {0: factors}):
+        run()
+    for layer in range(3):
+        torch.testing.assert_close(fused[layer], full[layer][range(2), :, rows], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(inside[layer], scaled[layer][range(2), :, rows], atol=1e-6, rtol=1e-5)
+    assert fused[0][:, :, 2:5].abs().max() == 0
+    torch.testing.assert_close(outside[1], inside[1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(outside[0] * factors, inside[0], atol=1e-6, rtol=1e-5)
+
+
 def test_an_open_context_changes_no_logit_by_itself(network):
     before = logits(network)
     with attention.record(network):
         inside = logits(network)
+    with attention.record_rows(network, torch.tensor([11, 8])):
+        torch.testing.assert_close(logits(network), before, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", ["block", "scale", "record", "differentiate"])
+@pytest.mark.parametrize("context", ["block", "scale", "record", "record_rows", "differentiate"])
 def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, context):
     before = logits(network)
     edges = torch.zeros(2, 12, 12, dtype=torch.bool)
@@ -67,6 +129,7 @@ def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, c
         "block": lambda: attention.block(network, {0: edges}),
         "scale": lambda: attention.scale(network, {1: torch.linspace(0.2, 2.0, 12)}),
         "record": lambda: attention.record(network),
+        "record_rows": lambda: attention.record_rows(network, torch.tensor([11, 8])),
         "differentiate": lambda: attention.differentiate(network, lambda *_: None),
     }[context]
     with pytest.raises(RuntimeError, match="stop"), open_context():
