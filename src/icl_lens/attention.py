@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -111,43 +111,66 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
     Raises:
         InputError: They are not found one a layer, so this family is not supported.
     """
-    found = [m for m in network.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx")]
-    if [m.layer_idx for m in found] != list(range(network.config.get_text_config().num_hidden_layers)):
-        raise InputError(
-            f"the attention of {type(network).__name__} is not built as expected "
-            f"({len(found)} modules for {network.config.get_text_config().num_hidden_layers} layers): this model family is "
-            "not supported"
-        )
+    attentions = [m for m in network.modules() if type(m).__name__.endswith("Attention")]
+    if not attentions:
+        raise _not_supported(network, "it has no attention layers")
+    # Other attentions that a model may carry, of its picture encoder say, do not know a layer's place.
+    found = [m for m in attentions if hasattr(m, "layer_idx")]
+    if not found:
+        raise _not_supported(network, "its attention modules do not tell which layer they are (layer_idx)")
+    layers = network.config.get_text_config().num_hidden_layers
+    if [m.layer_idx for m in found] != list(range(layers)):
+        raise _not_supported(network, f"it has {len(found)} attention modules for {layers} layers, where one a layer is needed")
     return found
 
 
 @torch.no_grad()
 def require_supported(network: PreTrainedModel) -> None:
-    """Refuse a family whose attention is more than :func:`attend` (sinks, two softmaxes) or does not pass through it.
+    """Refuse a family whose attention is more than :func:`attend`, does not pass through it, or takes no mask to block.
 
-    A study that opens ``scale``, ``record`` or ``differentiate`` asks this first.
+    A study that opens any of this module's contexts asks this first. Nothing is known of families here: a short input
+    is run through the model itself, and the answers are compared.
 
     Raises:
-        InputError: On a short input the attention written out is not the model's own.
+        InputError: The model's family is not supported, and why.
     """
     ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
-    plain = network(input_ids=ids, use_cache=False).logits.float()  # (1, 8, V)
+    everything = torch.ones_like(ids)  # (1, 8)
+
+    def logits() -> Tensor:
+        return network(input_ids=ids, attention_mask=everything, use_cache=False).logits.float()  # (1, 8, V)
+
     seen: list[int] = []
 
     def count(layer: int, weights: Tensor) -> Tensor:
         seen.append(layer)
         return weights
 
+    layers = len(attention_modules(network))
+    plain = logits()
     with _edit(network, count):
-        written_out = network(input_ids=ids, use_cache=False).logits.float()  # (1, 8, V)
-    # Half precision rounds the two differently; a missing term is of the size of the logits themselves.
-    tolerance = 1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1
-    same = (plain - written_out).abs().max() <= tolerance * plain.std()
-    if seen != list(range(len(attention_modules(network)))) or not same:
-        raise InputError(
-            f"the attention of {type(network).__name__} is more than softmax(QK)V, or cannot be reached: this model family is "
-            "not supported"
+        written_out = logits()
+    if not seen:
+        raise _not_supported(
+            network,
+            "its attention does not pass through transformers' attention interface, so its weights can be neither read nor "
+            "edited",
         )
+    # Half precision rounds the two differently; a missing term is of the size of the logits themselves.
+    tolerance = (1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1) * plain.std()
+    if seen != list(range(layers)) or (plain - written_out).abs().max() > tolerance:
+        raise _not_supported(network, "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)")
+
+    edges = torch.zeros(1, 8, 8, dtype=torch.bool, device=network.device)  # (1, Q, K)
+    edges[0, 5, :5] = True
+    with block(network, dict.fromkeys(range(layers), edges)), record(network) as weights:
+        logits()
+    if any(matrix[0, :, 5, :5].any() for matrix in weights.values()):
+        raise _not_supported(network, "its attention modules take no attention_mask, so no edge can be blocked")
+
+
+def _not_supported(network: PreTrainedModel, reason: str) -> InputError:
+    return InputError(f"model family {network.config.model_type!r} is not supported: {reason}")
 
 
 @contextmanager
@@ -316,7 +339,8 @@ def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     """While open, ``edit`` sees (and may replace) the attention weights of every layer."""
     modules = attention_modules(network)
     adapted = [m for m in modules if hasattr(m, "_attn")]  # GPT-J: no interface to take a function by name
-    before = network.config._attn_implementation
+    kernels = _kernels(network.config)
+    before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, _EDITS, ()) for m in modules)
     kernel = NAME_ROWS if isinstance(edit, _Rows) and before in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
@@ -328,19 +352,27 @@ def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
             for module in modules:
                 setattr(module, _KERNEL, before)
         if not adapted and kernel != before:
-            network.set_attn_implementation(kernel)
+            network.set_attn_implementation(_kernels(network.config, kernel))
         yield
     finally:
         for module in modules:
             setattr(module, _EDITS, getattr(module, _EDITS)[:-1])
         if not adapted and kernel != before:
-            network.set_attn_implementation(before)
+            network.set_attn_implementation(kernels)
         if outermost:
             for module in adapted:
                 del module._attn  # the class's own method again
             for module in modules:
                 delattr(module, _EDITS)
                 delattr(module, _KERNEL)
+
+
+def _kernels(config: PreTrainedConfig, kernel: str | None = None) -> dict:
+    """For ``set_attn_implementation``: the kernels of a model and of the models in it, or ``kernel`` for all of them."""
+    parts = {name: getattr(config, name) for name in config.sub_configs}
+    # A part that names no kernel is not a model (MPT keeps its attention's settings so).
+    inner = {name: _kernels(part, kernel) for name, part in parts.items() if part is not None and part._attn_implementation}
+    return {"": kernel or config._attn_implementation, **inner}
 
 
 def _gptj_attention(module: nn.Module) -> Callable:

@@ -2,19 +2,11 @@ import gc
 
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    DiffLlamaConfig,
-    DiffLlamaForCausalLM,
-    GptOssConfig,
-    GptOssForCausalLM,
-)
 
 from icl_lens import attention
 from icl_lens.errors import InputError
 
-from ..families import FAMILIES, tiny
+from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 
 VOCABULARY = 97
 IDS = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -231,21 +223,24 @@ def test_the_families_are_seen_to_be_supported(family):
     attention.require_supported(tiny(family, VOCABULARY))
 
 
-@pytest.mark.parametrize("family", ["attention with sinks", "two softmaxes", "an attention out of reach"])
-def test_a_family_whose_attention_is_more_is_refused(family):
-    torch.manual_seed(0)
-    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    network = {
-        "attention with sinks": lambda: GptOssForCausalLM(
-            GptOssConfig(**small, intermediate_size=32, num_key_value_heads=2, head_dim=8, num_local_experts=4)
-        ),
-        "two softmaxes": lambda: DiffLlamaForCausalLM(DiffLlamaConfig(**small, intermediate_size=32, num_key_value_heads=2)),
-        "an attention out of reach": lambda: BloomForCausalLM(
-            BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
-        ),
-    }[family]()
-    with pytest.raises(InputError, match="this model family is not supported"):
-        attention.require_supported(network.eval())
+@pytest.mark.parametrize("family", UNSUPPORTED)
+def test_a_family_that_is_not_supported_is_refused_by_name_with_the_reason(family):
+    network, reason = unsupported(family, VOCABULARY)
+    with pytest.raises(InputError) as caught:
+        attention.require_supported(network)
+    assert str(caught.value) == f"model family {family!r} is not supported: {reason}"
+
+
+def test_a_family_whose_attention_takes_no_mask_is_refused(monkeypatch):
+    network = tiny("llama", VOCABULARY)
+    for layer in network.model.layers:
+        run = layer.self_attn.forward
+        mask = torch.full((8, 8), -1e30).triu(1)[None, None]
+        monkeypatch.setattr(
+            layer.self_attn, "forward", lambda *a, run=run, mask=mask, **o: run(*a, **{**o, "attention_mask": mask})
+        )
+    with pytest.raises(InputError, match="its attention modules take no attention_mask, so no edge can be blocked"):
+        attention.require_supported(network)
 
 
 def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
@@ -261,8 +256,10 @@ def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
     assert alive == [4, 3, 2], "the weights that autograd still needs (of layers 0 to l) and one gradient"
 
 
-def test_a_family_built_otherwise_is_refused():
-    network = tiny("gpt2", VOCABULARY)
-    del network.transformer.h[1].attn.layer_idx
-    with pytest.raises(InputError, match=r"GPT2LMHeadModel is not built as expected .* not supported"):
-        attention.attention_modules(network)
+def test_the_kernels_of_the_models_in_a_model_come_back():
+    network = tiny("gemma3", VOCABULARY)
+    network.model.vision_tower.set_attn_implementation("eager")
+    with attention.record(network):
+        logits(network)
+    assert network.config.text_config._attn_implementation == "sdpa"
+    assert network.config.vision_config._attn_implementation == "eager"
