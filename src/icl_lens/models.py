@@ -69,8 +69,18 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """Most tokens a prompt may have; None when the architecture sets no bound."""
-        return getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        """Most tokens a prompt may have; None when the architecture sets no bound.
+
+        Rotary positions that change with the length (longrope, dynamic) count as far as they do not: beyond, a prompt's
+        answer would hang on what else is in its batch, or came before it.
+        """
+        shape = self.network.config.get_text_config()
+        bounds = [getattr(shape, "max_position_embeddings", None)]
+        rotary = getattr(shape, "rope_parameters", None) or {}
+        for parameters in [rotary, *(part for part in rotary.values() if isinstance(part, dict))]:  # one a kind of layer
+            if parameters.get("rope_type") in ("longrope", "dynamic"):
+                bounds.append(parameters.get("original_max_position_embeddings"))
+        return min((bound for bound in bounds if bound), default=None)
 
     @cached_property
     def shares_prefixes(self) -> bool:
@@ -155,7 +165,7 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
         "name": name or folder.resolve().name,
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
-        "heads": shape.num_attention_heads,
+        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
         "parameters": sum(p.numel() for p in network.parameters()),
         "files": provenance.files_hash(files),
     }
@@ -327,11 +337,11 @@ def _load_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever transformers makes of the file
         raise InputError(f"model folder {folder}: config.json is not a model's ({_first_line(error)})") from error
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
     shape = config.get_text_config()
-    if not (hasattr(shape, "num_hidden_layers") and hasattr(shape, "num_attention_heads")):
-        raise InputError(f"model folder {folder}: {config.model_type!r} has no attention layers to study")
+    if not hasattr(shape, "num_hidden_layers"):
+        raise InputError(f"model folder {folder}: the config of {config.model_type!r} does not say how many layers it has")
     return config
 
 
