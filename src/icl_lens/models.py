@@ -397,7 +397,10 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     other[0, -1] += 1
     first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, other))  # (5, V) each
     if not first.isfinite().all():
-        raise InputError(f"model folder {folder}: its logits are not finite numbers; are the weights damaged?")
+        raise InputError(
+            f"model folder {folder}: its logits are not finite numbers in {str(network.dtype).removeprefix('torch.')}; "
+            "is that too narrow, or are the weights damaged?"
+        )
     if (first - second).abs().max() > 1e-3 * first.float().std():
         raise InputError(
             f"model folder {folder}: {type(network).__name__} lets a token see those after it, so it is an encoder; "

@@ -197,7 +197,7 @@ def test_weights_that_are_not_numbers_are_told(broken):
     network = models.load(broken).network
     network.transformer.wpe.weight.fill_(float("nan"))
     network.save_pretrained(broken)
-    assert "its logits are not finite numbers" in fault(broken)
+    assert "its logits are not finite numbers in float32" in fault(broken)
 
 
 def test_the_name_of_the_folder_one_stands_in_is_its_own(checkpoint, monkeypatch):

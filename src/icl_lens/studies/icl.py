@@ -42,9 +42,9 @@ def compute(
     identity = {"prompt_id": [p.prompt_id for p in prompts], "gold": [p.gold for p in prompts]}
     for batch in shared_batches(model, prompts, batch_tokens):
         logits = last_logits(model, batch)  # (B, V)
-        log_probs = logits.gather(1, batch.label_ids).double().log_softmax(-1)  # (B, C)
+        log_probs = logits.gather(1, batch.label_ids).cpu().double().log_softmax(-1)  # (B, C)
         top = logits.topk(min(TOP_TOKENS, logits.shape[-1]), dim=-1).indices  # (B, 10)
-        for place, row_log_probs, row_top in zip(batch.index, log_probs.cpu().numpy(), top.cpu().numpy(), strict=True):
+        for place, row_log_probs, row_top in zip(batch.index, log_probs.numpy(), top.cpu().numpy(), strict=True):
             answers["prediction"][place] = int(np.argmax(row_log_probs))
             answers["class_log_probs"][place] = row_log_probs.tolist()
             answers["top_tokens"][place] = row_top.tolist()
