@@ -9,7 +9,7 @@ from icl_lens.positions import TokenizedPrompt, tokenize
 from icl_lens.studies import icl
 
 from ..families import FAMILIES
-from ..prompts_table import prompts_table
+from ..prompts_table import prompts_table, shared_table
 
 # Agreement with the whole prompts read one by one, as a share of the largest logit, in float32.
 TOLERANCE = 1e-4
@@ -27,16 +27,9 @@ def prompt(ids, anchors=(1,), labels=(0,), number=0):
     )
 
 
-def shared_prompts(tokenizer, task="agnews", count=5):
-    """Two groups of prompts that share their demonstrations, interleaved, and two prompts that share with none."""
-    table = prompts_table(task, count=count + 3)
-    rows = table.to_dict("records")
-    queries = [row["text"][row["query_span"][0] - len("Article: ") :] for row in rows]
-    for number, row in enumerate(rows[:-2]):
-        donor = rows[number % 2]
-        demonstrations = donor["text"][: donor["query_span"][0] - len("Article: ")]
-        rows[number] = {**donor, "prompt_id": row["prompt_id"], "gold": row["gold"], "text": demonstrations + queries[number]}
-    return tokenize(table.__class__(rows), tokenizer)
+def shared_prompts(tokenizer):
+    """Two groups of three prompts that share their demonstrations, interleaved, and two prompts that share with none."""
+    return tokenize(shared_table("agnews", count=8), tokenizer)
 
 
 def plain_logits(model, prompts):
