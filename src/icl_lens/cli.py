@@ -16,6 +16,9 @@ from icl_lens.tasks import TASKS
 
 STUDIES = {"icl": "what the model answers to each prompt", "saliency": "S_wp, S_pq and S_ww of each prompt and layer"}
 
+# What --bos says, and what it means: see icl_lens.positions.tokenize.
+BOS = {"auto": "auto", "yes": True, "no": False}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it did its work, 1 for input that cannot be used (one sentence on standard error)."""
@@ -67,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--device", default="auto", choices=get_args(Device))
         added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
+        added.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
+        added.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
 
     training = command("training", _training, "train a model that learns in context, from scratch")
     training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
@@ -184,6 +189,8 @@ def _study(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         batch_tokens=options.batch_tokens,
+        bos=BOS[options.bos],
+        as_chat=options.chat,
     )
 
 

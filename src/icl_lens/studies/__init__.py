@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from icl_lens import artifacts, models, provenance
-from icl_lens.positions import tokenize
+from icl_lens import artifacts, chat, models, provenance
+from icl_lens.positions import Bos, tokenize
 from icl_lens.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ def run(
     device: str = "auto",
     dtype: str = "float32",
     batch_tokens: int = 4096,
+    bos: Bos = "auto",
+    as_chat: bool = False,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -40,6 +42,8 @@ def run(
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
         batch_tokens: Tokens per batch, padding included.
+        bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.positions.tokenize`.
+        as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.chat.wrap`.
 
     Raises:
         InputError: The prompts or the model cannot be used.
@@ -47,7 +51,7 @@ def run(
     module = f"{__name__}.{study}"
     table, origin = artifacts.read(prompts, "prompts")
     loaded = models.load(model, name=name, device=device, dtype=dtype)
-    tokenized = tokenize(table, loaded.tokenizer)
+    tokenized = tokenize(chat.wrap(table, loaded.tokenizer) if as_chat else table, loaded.tokenizer, bos)
     fitting = models.fitting(loaded, tokenized)
     observed = models.observe(loaded, fitting)
     observed["prompts"] = len(fitting)
@@ -60,7 +64,7 @@ def run(
         study,
         module,
         inputs={provenance.artifact_name(prompts, out): provenance.file_hash(prompts)},
-        settings={"batch_tokens": batch_tokens},
+        settings={"batch_tokens": batch_tokens, "bos": bos, "chat": as_chat},
         seeds=sorted(int(seed) for seed in table["seed"].unique()),
         observed=observed,
         model=loaded.facts,
