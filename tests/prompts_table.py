@@ -37,9 +37,9 @@ def prompts_table(task: str = "sst2", count: int = 6, shots: int = 1) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def shared_table(task: str = "agnews", count: int = 8) -> pd.DataFrame:
+def shared_table(task: str = "agnews", count: int = 8, shots: int = 1) -> pd.DataFrame:
     """Prompts of which all but the last two have the demonstrations of the first or of the second, in turn."""
-    table = prompts_table(task, count=count)
+    table = prompts_table(task, count=count, shots=shots)
     rows = table.to_dict("records")
     for number, row in enumerate(rows[:-2]):
         giver = table.iloc[number % 2]

@@ -1,10 +1,6 @@
-"""What figures and tables make of a study's rows: loyalty, the AUC of attention, and intervals that say how sure a mean is.
+"""What figures and tables make of a study's rows: the AUC of attention, and intervals that say how sure a mean is.
 
-**Loyalty** (*Label Words are Anchors*, sections 2.2 and 3.2) compares a changed run with the plain run of the same prompt:
-label loyalty is the share of prompts whose predicted label stays the same, word loyalty the mean Jaccard overlap of the two
-sets of k likeliest tokens (k = 5 in the paper, 10 in the released notebook for section 2.2).
-
-**AUCROC_l** (section 2.3, appendix E) says how well the attention of the last position to each class's label words in layer l
+**AUCROC_l** (*Label Words are Anchors*, section 2.3, appendix E) says how well the attention of the last position to each class's label words in layer l
 tells the model's own prediction; R_l (eq. 5) is the share of it that layers up to l have contributed,
 
     R_l = sum_{i <= l} (AUCROC_i - 0.5) / sum_{i <= N} (AUCROC_i - 0.5)
@@ -34,43 +30,6 @@ TwoClasses = Literal["normalised", "raw"]
 
 # Below this sum of AUCROC_i - 0.5 (of N layers, times N) R_l would be a quotient of rounding errors.
 _NO_SIGNAL = 1e-9
-
-
-# ---------------------------------------------------------------------------------------------------------- loyalty
-
-
-def label_loyalty(predictions: np.ndarray, plain: np.ndarray) -> float:
-    """Share of prompts whose predicted class, shape (N,), is that of the plain run, shape (N,)."""
-    return float(np.mean(np.asarray(predictions) == np.asarray(plain)))
-
-
-def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Overlap of two sets of tokens a row: |intersection| / |union|.
-
-    Args:
-        first: Token ids, no id twice in a row, shape (N, k).
-        second: The same of another run, shape (N, k').
-
-    Returns:
-        Shape (N,), between 0 and 1.
-    """
-    first, second = np.asarray(first), np.asarray(second)
-    common = (first[:, :, None] == second[:, None, :]).any(-1).sum(-1)  # (N,)
-    return common / (first.shape[1] + second.shape[1] - common)
-
-
-def word_loyalty(top_tokens: np.ndarray, plain: np.ndarray, k: int) -> float:
-    """Mean overlap of the k likeliest tokens with those of the plain run.
-
-    Args:
-        top_tokens: Token ids, likeliest first, shape (N, at least k).
-        plain: The same of the plain run, shape (N, at least k).
-        k: 5 in the paper, 10 in the released notebook for section 2.2.
-    """
-    return float(jaccard(np.asarray(top_tokens)[:, :k], np.asarray(plain)[:, :k]).mean())
-
-
-# -------------------------------------------------------------------------------------------------------------- AUC
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -190,9 +149,6 @@ def attention_scores(rows: pd.DataFrame, prompt_ids: Sequence[int]) -> np.ndarra
     if wide.isna().to_numpy().any():
         raise InputError("the deep_attention table lacks a prompt, layer or class that is asked for")
     return wide.to_numpy().reshape(len(prompt_ids), len(layers), len(classes)).transpose(1, 0, 2)
-
-
-# -------------------------------------------------------------------------------------------------------- intervals
 
 
 @dataclass(frozen=True)
@@ -387,8 +343,7 @@ def _average(units: pd.DataFrame, of_seed: Callable, plan: Bootstrap) -> Estimat
     values, resampled = [], []
     for task, of_task in units.groupby(level="task", sort=True):
         parts = [
-            of_seed(part, plan.prompt_weights(task, seed, len(part)))
-            for seed, part in of_task.groupby(level="seed", sort=True)
+            of_seed(part, plan.prompt_weights(task, seed, len(part))) for seed, part in of_task.groupby(level="seed", sort=True)
         ]
         values.append(_mean_of_known([value for value, _ in parts]))
         resampled.append(_mean_of_known([drawn for _, drawn in parts], plan.seed_weights(task, len(parts))))

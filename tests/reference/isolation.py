@@ -44,7 +44,7 @@ def isolated_logits(model, ids, positions, layers, blocking) -> tuple[torch.Tens
 @contextmanager
 def _edited_attention(model, edited):
     """Replace the eager attention of the model's own modelling file by the same with its weights edited."""
-    attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention"))
+    attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx"))
     source = sys.modules[type(attention).__module__]
     if hasattr(attention, "_attn"):  # GPT-J
         owner, name = type(attention), "_attn"
