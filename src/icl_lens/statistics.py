@@ -1,16 +1,19 @@
 """What figures and tables make of a study's rows: the AUC of attention, and intervals that say how sure a mean is.
 
-**AUCROC_l** (*Label Words are Anchors*, section 2.3, appendix E) says how well the attention of the last position to each class's label words in layer l
-tells the model's own prediction; R_l (eq. 5) is the share of it that layers up to l have contributed,
+**AUCROC_l** (*Label Words are Anchors*, section 2.3, appendix E) says how well the attention of the last position to each
+class's label words in layer l tells the model's own prediction; R_l (eq. 5) is the share of it that layers up to l have
+contributed,
 
     R_l = sum_{i <= l} (AUCROC_i - 0.5) / sum_{i <= N} (AUCROC_i - 0.5)
 
 **Intervals** are 95 % percentile intervals of a bootstrap. The estimate is always the paper's: the mean over a seed's prompts,
 then over a task's seeds, then over tasks. Resampled are the prompts within each task and seed, so the interval says what other
 test texts would have given *with the same demonstration sets*. The seeds are strata and are not resampled by default: from
-five of them no bootstrap learns how demonstration sets vary (``Bootstrap(seeds_too=True)`` resamples them too, for runs with
-many seeds). A prompt gets the same weight in a resample whichever column, study or model it is seen in, so the difference of
-two conditions on the same prompts is a paired difference: subtract their resampled values, then take the interval.
+five of them no bootstrap learns how demonstration sets vary. ``Bootstrap(seeds_too=True)`` resamples them too, for runs with
+many seeds; with five its intervals hold the mean over all demonstration sets less often than they say
+(``benchmarks/intervals.py`` prints how often). A prompt gets the same weight in a resample whichever column, study or model it
+is seen in, so the difference of two conditions on the same prompts is a paired difference: subtract their estimates, and the
+interval is that of the difference.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from icl_lens import statistics
 from icl_lens.errors import InputError
 from icl_lens.statistics import Bootstrap
 
+from ..coverage import coverage_of_means, table
 from ..reference.deep_attention import auc_by_counting, one_versus_one
 
 
@@ -104,19 +105,6 @@ def test_attention_scores_follow_the_columns_and_not_the_order_of_rows():
         statistics.attention_scores(pd.concat([rows, rows]), [10])
 
 
-def table(values, tasks=1):
-    """One row a prompt from values of shape (tasks * seeds, prompts)."""
-    values = np.asarray(values)
-    seeds = len(values) // tasks
-    return pd.DataFrame(
-        [
-            {"task": f"task{s // seeds}", "seed": 42 + s % seeds, "prompt_id": 1000 * (s % seeds) + n, "x": value}
-            for s, row in enumerate(values)
-            for n, value in enumerate(row)
-        ]
-    )
-
-
 def test_the_mean_is_over_prompts_then_seeds_then_tasks():
     rows = pd.concat([table(np.array([[1.0, 1.0], [0.0, 0.0]])), table(np.array([[0.5, 0.25, 0.0]])).assign(task="other")])
     found = statistics.mean(rows, ["x"], Bootstrap(resamples=10))
@@ -158,17 +146,6 @@ def test_degenerate_inputs_have_degenerate_intervals_or_are_refused():
 def binomial_margin(runs, share=0.95):
     """Three standard errors of a share observed in ``runs`` simulations."""
     return 3 * np.sqrt(share * (1 - share) / runs)
-
-
-def coverage_of_means(runs, seeds, prompts, between, seeds_too, truth):
-    generator, hits = np.random.default_rng(1), 0
-    for _ in range(runs):
-        effects = between * generator.normal(size=(seeds, 1))
-        target = effects.mean() if truth == "these seeds" else 0.0
-        rows = table(effects + generator.exponential(size=(seeds, prompts)) - 1)
-        found = statistics.mean(rows, ["x"], Bootstrap(resamples=400, seeds_too=seeds_too))
-        hits += bool(found.low[0] <= target <= found.high[0])
-    return hits / runs
 
 
 def test_an_interval_holds_the_mean_over_test_texts_as_often_as_it_says():

@@ -25,12 +25,13 @@ import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from icl_lens import attention, prefixes
 from icl_lens.conditions import TARGETS, Scope, Target, isolated, random_positions
 from icl_lens.errors import InputError
 from icl_lens.loyalty import jaccard
-from icl_lens.models import LanguageModel, batches, last_logits, sharing
+from icl_lens.models import Batch, LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.section import Section
 
@@ -147,20 +148,20 @@ def compute(
     plain = np.empty(len(prompts), dtype=np.int64)  # (N,)
     for group in sharing(model, prompts):
         top: dict[int, np.ndarray] = {}
-        for index, answers, words in _run(model, prompts, group, None, (), settings.blocking, batch_tokens):
-            plain[index] = answers
-            top |= dict(zip(index, words, strict=True))
-            report(len(index))
+        for batch, logits in runs(model, prompts, group, None, (), settings.blocking, batch_tokens):
+            plain[batch.index] = _best(batch, logits)
+            top |= dict(zip(batch.index, _top(logits), strict=True))
+            report(len(batch.index))
         for number, condition in enumerate(planned):
             k = condition.layers
             layers = range(k) if condition.side == "first" else range(model.layers - k, model.layers)
             cut = positions[condition.target, condition.draw]
-            for index, answers, words in _run(model, prompts, group, cut, layers, settings.blocking, batch_tokens):
-                predictions[number, index] = answers
-                before = np.stack([top[i] for i in index])  # (B, 10)
+            for batch, logits in runs(model, prompts, group, cut, layers, settings.blocking, batch_tokens):
+                predictions[number, batch.index] = _best(batch, logits)
+                after, before = _top(logits), np.stack([top[i] for i in batch.index])  # (B, 10) each
                 for size, overlap in overlaps.items():
-                    overlap[number, index] = jaccard(words[:, :size], before[:, :size])
-                report(len(index))
+                    overlap[number, batch.index] = jaccard(after[:, :size], before[:, :size])
+                report(len(batch.index))
     columns = {name: np.tile([getattr(c, name) for c in planned], len(prompts)) for name in Condition._fields}
     return pd.DataFrame(
         {
@@ -182,7 +183,7 @@ def _positions(
     return [isolated(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
 
 
-def _run(
+def runs(
     model: LanguageModel,
     prompts: Sequence[TokenizedPrompt],
     group: prefixes.Group,
@@ -190,8 +191,8 @@ def _run(
     layers: Sequence[int],
     blocking: str,
     batch_tokens: int,
-) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """Answers of a group's prompts, some positions of each isolated in some layers, batch by batch.
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Run a group's prompts with some positions of each isolated in some layers, a beginning that several share read once.
 
     Args:
         model: Any supported model.
@@ -203,9 +204,8 @@ def _run(
         batch_tokens: See :func:`icl_lens.models.batches`.
 
     Yields:
-        The places of a batch's prompts, their predicted classes (B,), and their likeliest tokens (B, 10).
+        A batch and its next-token logits at each prompt's last position, shape (B, V).
     """
-    network = model.network
     shared = group.ids
     if positions is not None and len(shared) and _differ_behind_anchors(prompts, group, positions):
         # What is isolated behind the last anchor is each prompt's own affair: there the common beginning ends.
@@ -216,15 +216,23 @@ def _run(
         early = () if positions is None else tuple(p for p in positions[place].tolist() if p < len(shared))
         alike.setdefault(early, []).append(place)
     for early, members in alike.items():
-        with _isolate(network, [early], layers, blocking, 0, len(shared), len(shared)):
-            prefix = prefixes.read(network, shared)
+        with isolate(model.network, [early], layers, blocking, 0, len(shared), len(shared)):
+            prefix = prefixes.read(model.network, shared)
         for batch in batches(model, prompts, batch_tokens, members, prefix):
             cut = [() if positions is None else positions[i].tolist() for i in batch.index]
-            with _isolate(network, cut, layers, blocking, batch.start, batch.ids.shape[1], batch.mask.shape[1]):
+            with isolate(model.network, cut, layers, blocking, batch.start, batch.ids.shape[1], batch.mask.shape[1]):
                 logits = last_logits(model, batch)  # (B, V)
-            best = logits.gather(1, batch.label_ids).argmax(-1)  # (B,)
-            top = logits.topk(min(max(WORDS), logits.shape[-1]), dim=-1).indices  # (B, 10)
-            yield batch.index, best.cpu().numpy(), top.cpu().numpy()
+            yield batch, logits
+
+
+def _best(batch: Batch, logits: Tensor) -> np.ndarray:
+    """Predicted classes, shape (B,)."""
+    return logits.gather(1, batch.label_ids).argmax(-1).cpu().numpy()
+
+
+def _top(logits: Tensor) -> np.ndarray:
+    """The likeliest tokens, likeliest first, shape (B, 10)."""
+    return logits.topk(min(max(WORDS), logits.shape[-1]), dim=-1).indices.cpu().numpy()
 
 
 def _differ_behind_anchors(prompts: Sequence[TokenizedPrompt], group: prefixes.Group, positions: Sequence[np.ndarray]) -> bool:
@@ -234,8 +242,8 @@ def _differ_behind_anchors(prompts: Sequence[TokenizedPrompt], group: prefixes.G
     return len(inside) > 1
 
 
-def _isolate(
-    network: torch.nn.Module,
+def isolate(
+    network: PreTrainedModel,
     positions: Sequence[Sequence[int]],
     layers: Sequence[int],
     blocking: str,
