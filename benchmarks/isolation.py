@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/isolation.py [MODEL_FOLDER] [--count N] [--threads N]
 
 Everything is timed in one run, alternating, after a warm-up, and the median of the repeats counts. The opponent of the study
-is tests/reference/isolation.py, the implementation that it must agree with: one prompt at a time, with whole attention matrices.
+is tests/reference/isolation.py, the implementation that it must agree with: one prompt at a time, whole attention matrices.
 """
 
 from __future__ import annotations
@@ -49,14 +49,10 @@ def main() -> None:
     settings = isolation.Settings()
     planned = isolation.conditions(settings, model.layers)
     size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
-    print(
-        f"{options.model}: {size}, CPU, {options.threads} threads, {options.count} prompts a task, {len(planned)} conditions\n"
-    )
-    print(
-        "| task, 1 demonstration per class | tokens | label / plain, prompts read whole | label / plain, beginning shared |",
-        end="",
-    )
-    print(" study / reference, runs per second | rows compared | rows that differ |")
+    print(f"{options.model}: {size}, CPU, {options.threads} threads")
+    print(f"{options.count} prompts a task, 1 demonstration per class, {len(planned)} conditions\n")
+    print("| task | tokens | label / plain, prompts read whole | label / plain, beginning shared ", end="")
+    print("| study / reference, runs per second | rows compared | rows that differ |")
     print("|---|---|---|---|---|---|---|")
     for name, task in TASKS.items():
         table = prompts.build(task, builtin.generate(name, 0), "shared-1shot", [42], options.count)

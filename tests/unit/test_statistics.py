@@ -150,7 +150,7 @@ def binomial_margin(runs, share=0.95):
 
 def test_an_interval_holds_the_mean_over_test_texts_as_often_as_it_says():
     share = coverage_of_means(300, seeds=5, prompts=50, between=1.0, seeds_too=False, truth="these seeds")
-    # The bootstrap's own variance is that of n - 1 of n: a little too narrow.
+    # A little too narrow: a resample varies as n - 1 of n prompts do, and the data are skewed.
     assert 0.95 - binomial_margin(300) - 0.01 <= share <= 0.95 + binomial_margin(300)
 
 
