@@ -24,6 +24,7 @@ def prompt(ids, anchors=(1,), labels=(0,), number=0):
         label_ids=np.array([3, 4]),
         gold=0,
         unknown=0,
+        seed=42,
     )
 
 
