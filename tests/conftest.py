@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -69,6 +70,41 @@ def sentencepiece_like(bos: bool = True) -> PreTrainedTokenizerFast:
     if bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", unk_token="<unk>")
+
+
+def llama_like(metaspace: bool = False) -> PreTrainedTokenizerFast:
+    """A BPE as Llama's tokenizer.json has it: a blank put before the text, bytes for what no piece holds, a newline too.
+
+    Args:
+        metaspace: The blanks are made by a pre-tokenizer, as newer files have it, and not by the normalizer.
+    """
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace("\n", " ")
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(pattern=":", behavior="isolated")]
+    )
+    learner.train_from_iterator(corpus_of_prompts(), trainers.BpeTrainer(vocab_size=700, show_progress=False))
+    learned = json.loads(learner.to_str())["model"]
+    beginning = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = [*beginning, *sorted(learned["vocab"], key=learned["vocab"].get)]
+    core = Tokenizer(
+        models.BPE(
+            vocab={piece: number for number, piece in enumerate(pieces)},
+            merges=[tuple(pair) for pair in learned["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    if metaspace:
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def word_level() -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""A small prompts table that needs no corpus."""
+"""Small prompts tables that need no corpus."""
 
 from __future__ import annotations
 
@@ -34,4 +34,23 @@ def prompts_table(task: str = "sst2", count: int = 6, shots: int = 1) -> pd.Data
                 **write_prompt(definition, texts, labels, query),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def shared_table(task: str = "agnews", count: int = 8, shots: int = 1) -> pd.DataFrame:
+    """Prompts of which all but the last two have the demonstrations of the first or of the second, in turn."""
+    table = prompts_table(task, count=count, shots=shots)
+    rows = table.to_dict("records")
+    for number, row in enumerate(rows[:-2]):
+        giver = table.iloc[number % 2]
+        query = row["text"][row["query_span"][0] : row["query_span"][1]]
+        start, end = giver["query_span"]
+        longer = len(query) - (end - start)
+        rows[number] = {
+            **giver.to_dict(),
+            **{name: row[name] for name in ("prompt_id", "query_index", "gold", "seed")},
+            "text": giver["text"][:start] + query + giver["text"][end:],
+            "query_span": [start, end + longer],
+            "prefix_spans": [*giver["prefix_spans"][:-1], [place + longer for place in giver["prefix_spans"][-1]]],
+        }
     return pd.DataFrame(rows)

@@ -112,6 +112,26 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    "isolation": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("target", pa.string()),
+                ("side", pa.string()),
+                ("layers", pa.int64()),
+                ("draw", pa.int64()),
+                ("prediction", pa.int64()),
+                ("label_agrees", pa.bool_()),
+                ("word_jaccard_5", pa.float64()),
+                ("word_jaccard_10", pa.float64()),
+            ]
+        ),
+    ),
+    "deep_attention": (
+        1,
+        pa.schema([*_STUDY_KEYS, ("layer", pa.int64()), ("class", pa.int64()), ("attention", pa.float64())]),
+    ),
 }
 
 

@@ -1,15 +1,21 @@
 """The one place that touches attention: block edges, scale weights, record them, differentiate through them.
 
-Four context managers, the same for every family; outside them a model is exactly what it was.
+Five context managers, the same for every family; outside them a model is exactly what it was.
 
     with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
-        logits = network(**batch).logits
+        logits = network(**batch.inputs()).logits
     with record(network) as weights:                    # layer -> (B, H, Q, K)
-        network(**batch)
+        network(**batch.inputs())
+    with record_rows(network, batch.last) as rows:      # layer -> (B, H, K); the fused kernel keeps running
+        network(**batch.inputs())
 
-``block`` is a mask, so no attention matrix is made. The other three need the matrices: while one of them is open, every
-attention module computes by :func:`attend` instead of the fused kernel. Families built on transformers' attention
-interface take it by name; GPT-J, which has none, gets it in place of its ``_attn`` method.
+``block`` is a mask and ``record_rows`` writes out one row a prompt, so neither makes an attention matrix. The other three
+need the matrices: while one of them is open, every attention module computes by :func:`attend` instead of the fused kernel.
+Families built on transformers' attention interface take it by name; GPT-J, which has none, gets it in place of its
+``_attn`` method.
+
+A forward pass has Q queries and K keys. They are the same positions, but after a prefix that prompts share
+(:mod:`icl_lens.prefixes`), where the queries are the last Q of the K positions.
 """
 
 from __future__ import annotations
@@ -19,21 +25,24 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from icl_lens.errors import InputError
 from icl_lens.precision import at_least_float32
 
 NAME = "icl_lens"
+NAME_ROWS = "icl_lens_rows"
 
 # (layer, weights (B, H, Q, K)) -> weights of the same shape
 Edit = Callable[[int, Tensor], Tensor]
 # (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
 Sink = Callable[[int, Tensor, Tensor], None]
 
-# The attribute of an attention module that holds its open edits, oldest first.
+# The attributes of an attention module that hold its open edits, oldest first, and the name of its fused kernel.
 _EDITS = "_icl_lens_edits"
+_KERNEL = "_icl_lens_kernel"
 
 
 def attend(
@@ -70,9 +79,30 @@ def attend(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def attend_and_read(
+    module: nn.Module,
+    query: Tensor,  # (B, H, Q, d)
+    key: Tensor,  # (B, H_kv, K, d)
+    value: Tensor,  # (B, H_kv, K, d)
+    attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more), True where seen or added to the scores
+    **arguments: object,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention by the fused kernel; beside it, the rows that the module's open row readers want, written out.
+
+    Returns:
+        The heads' outputs, shape (B, Q, H, d), and whatever else the kernel returns.
+    """
+    for reader in getattr(module, _EDITS):
+        reader.keep(module.layer_idx, reader.written_out(query, key, attention_mask, **arguments).to(value.dtype))
+    kernel = ALL_ATTENTION_FUNCTIONS[getattr(module, _KERNEL)]
+    return kernel(module, query, key, value, attention_mask, **arguments)
+
+
 AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NAME_ROWS, attend_and_read)
 # Without a mask function of the same name transformers would pass no mask at all, not even the causal one.
 AttentionMaskInterface.register(NAME, eager_mask)
+AttentionMaskInterface.register(NAME_ROWS, sdpa_mask)
 
 
 def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
@@ -81,43 +111,66 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
     Raises:
         InputError: They are not found one a layer, so this family is not supported.
     """
-    found = [m for m in network.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx")]
-    if [m.layer_idx for m in found] != list(range(network.config.get_text_config().num_hidden_layers)):
-        raise InputError(
-            f"the attention of {type(network).__name__} is not built as expected "
-            f"({len(found)} modules for {network.config.get_text_config().num_hidden_layers} layers): this model family is "
-            "not supported"
-        )
+    attentions = [m for m in network.modules() if type(m).__name__.endswith("Attention")]
+    if not attentions:
+        raise _not_supported(network, "it has no attention layers")
+    # Other attentions that a model may carry, of its picture encoder say, do not know a layer's place.
+    found = [m for m in attentions if hasattr(m, "layer_idx")]
+    if not found:
+        raise _not_supported(network, "its attention modules do not tell which layer they are (layer_idx)")
+    layers = network.config.get_text_config().num_hidden_layers
+    if [m.layer_idx for m in found] != list(range(layers)):
+        raise _not_supported(network, f"it has {len(found)} attention modules for {layers} layers, where one a layer is needed")
     return found
 
 
 @torch.no_grad()
 def require_supported(network: PreTrainedModel) -> None:
-    """Refuse a family whose attention is more than :func:`attend` (sinks, two softmaxes) or does not pass through it.
+    """Refuse a family whose attention is more than :func:`attend`, does not pass through it, or takes no mask to block.
 
-    A study that opens ``scale``, ``record`` or ``differentiate`` asks this first.
+    A study that opens any of this module's contexts asks this first. Nothing is known of families here: a short input
+    is run through the model itself, and the answers are compared.
 
     Raises:
-        InputError: On a short input the attention written out is not the model's own.
+        InputError: The model's family is not supported, and why.
     """
     ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
-    plain = network(input_ids=ids, use_cache=False).logits.float()  # (1, 8, V)
+    everything = torch.ones_like(ids)  # (1, 8)
+
+    def logits() -> Tensor:
+        return network(input_ids=ids, attention_mask=everything, use_cache=False).logits.float()  # (1, 8, V)
+
     seen: list[int] = []
 
     def count(layer: int, weights: Tensor) -> Tensor:
         seen.append(layer)
         return weights
 
+    layers = len(attention_modules(network))
+    plain = logits()
     with _edit(network, count):
-        written_out = network(input_ids=ids, use_cache=False).logits.float()  # (1, 8, V)
-    # Half precision rounds the two differently; a missing term is of the size of the logits themselves.
-    tolerance = 1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1
-    same = (plain - written_out).abs().max() <= tolerance * plain.std()
-    if seen != list(range(len(attention_modules(network)))) or not same:
-        raise InputError(
-            f"the attention of {type(network).__name__} is more than softmax(QK)V, or cannot be reached: this model family is "
-            "not supported"
+        written_out = logits()
+    if not seen:
+        raise _not_supported(
+            network,
+            "its attention does not pass through transformers' attention interface, so its weights can be neither read nor "
+            "edited",
         )
+    # Half precision rounds the two differently; a missing term is of the size of the logits themselves.
+    tolerance = (1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1) * plain.std()
+    if seen != list(range(layers)) or (plain - written_out).abs().max() > tolerance:
+        raise _not_supported(network, "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)")
+
+    edges = torch.zeros(1, 8, 8, dtype=torch.bool, device=network.device)  # (1, Q, K)
+    edges[0, 5, :5] = True
+    with block(network, dict.fromkeys(range(layers), edges)), record(network) as weights:
+        logits()
+    if any(matrix[0, :, 5, :5].any() for matrix in weights.values()):
+        raise _not_supported(network, "its attention modules take no attention_mask, so no edge can be blocked")
+
+
+def _not_supported(network: PreTrainedModel, reason: str) -> InputError:
+    return InputError(f"model family {network.config.model_type!r} is not supported: {reason}")
 
 
 @contextmanager
@@ -127,7 +180,7 @@ def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[Non
     Args:
         network: Any supported model, whichever attention kernel it runs.
         edges: Layer -> True where query position q must not see key position k, shape (B, Q, K). A position always sees
-            something: leave it itself, at least.
+            something: leave it itself, at least. After a shared prefix the queries are the last Q of the K positions.
     """
 
     def hook(layer_edges: Tensor) -> Callable:
@@ -186,6 +239,69 @@ def record(network: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 
 
 @contextmanager
+def record_rows(network: PreTrainedModel, rows: Tensor) -> Iterator[dict[int, Tensor]]:
+    """Record one row of the attention weights per prompt: layer -> (B, H, K), as edited by outer contexts.
+
+    It equals ``record(network)[layer][b, :, rows[b]]``, but makes no matrix: the fused kernel computes the output, and only
+    the wanted queries are multiplied with the keys besides. Where the weights are written out anyway, the row is taken from
+    them: inside or around ``scale``, ``record`` and ``differentiate``, and in families that have no fused kernel here
+    (GPT-J, which knows no attention interface, and Gemma 2, whose scores are soft-capped).
+
+    Args:
+        network: Any supported model.
+        rows: Position of each prompt's row, counted from the beginning of the whole prompt, shape (B,).
+    """
+    reader = _Rows(rows)
+    with _edit(network, reader):
+        yield reader.weights_of
+
+
+class _Rows:
+    """Takes one row per prompt of each layer's attention weights; as an edit, it changes nothing."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows  # (B,)
+        self.prompts = torch.arange(len(rows), device=rows.device)  # (B,)
+        self.weights_of: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        queries, keys = weights.shape[-2:]
+        self.keep(layer, weights[self.prompts, :, self._places(queries, keys)])
+        return weights
+
+    def keep(self, layer: int, row_weights: Tensor) -> None:
+        """Keep a layer's rows, shape (B, H, K)."""
+        self.weights_of[layer] = row_weights.detach()
+
+    def written_out(
+        self,
+        query: Tensor,  # (B, H, Q, d)
+        key: Tensor,  # (B, H_kv, K, d)
+        attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more)
+        scaling: float | None = None,
+        **_: object,
+    ) -> Tensor:
+        """The rows as :func:`attend` would compute them, shape (B, H, K), in float32 at least."""
+        (batch, heads, queries, width), keys = query.shape, key.shape[-2]
+        places = self._places(queries, keys)  # (B,)
+        # A group of heads that share a key side by side, so that no key is repeated.
+        asked = query[self.prompts, :, places].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
+        scale = width**-0.5 if scaling is None else scaling
+        scores = at_least_float32(asked) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H_kv, H / H_kv, K)
+        scores = scores.view(batch, heads, keys)  # (B, H, K)
+        if attention_mask is None:  # the fused kernel is left to be causal by itself
+            mask = torch.arange(keys, device=key.device) <= self.rows[:, None, None]  # (B, 1, K)
+        else:
+            mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[self.prompts, :, places]  # (B, 1, K)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1)  # (B, H, K)
+
+    def _places(self, queries: int, keys: int) -> Tensor:
+        """Where the rows are among the queries, which are the last of the positions, shape (B,)."""
+        return self.rows - (keys - queries)
+
+
+@contextmanager
 def differentiate(network: PreTrainedModel, sink: Sink) -> Iterator[None]:
     """Hand every layer's attention weights and their gradient to ``sink``, last layer first, during a backward pass.
 
@@ -222,28 +338,41 @@ class _Tap(torch.autograd.Function):
 def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     """While open, ``edit`` sees (and may replace) the attention weights of every layer."""
     modules = attention_modules(network)
-    kernel = network.config._attn_implementation
     adapted = [m for m in modules if hasattr(m, "_attn")]  # GPT-J: no interface to take a function by name
+    kernels = _kernels(network.config)
+    before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, _EDITS, ()) for m in modules)
+    kernel = NAME_ROWS if isinstance(edit, _Rows) and before in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
         setattr(module, _EDITS, (*getattr(module, _EDITS, ()), edit))
     try:
         if outermost:
             for module in adapted:
                 module._attn = _gptj_attention(module)
-            if not adapted:
-                network.set_attn_implementation(NAME)
+            for module in modules:
+                setattr(module, _KERNEL, before)
+        if not adapted and kernel != before:
+            network.set_attn_implementation(_kernels(network.config, kernel))
         yield
     finally:
         for module in modules:
             setattr(module, _EDITS, getattr(module, _EDITS)[:-1])
+        if not adapted and kernel != before:
+            network.set_attn_implementation(kernels)
         if outermost:
             for module in adapted:
                 del module._attn  # the class's own method again
-            if not adapted:
-                network.set_attn_implementation(kernel)
             for module in modules:
                 delattr(module, _EDITS)
+                delattr(module, _KERNEL)
+
+
+def _kernels(config: PreTrainedConfig, kernel: str | None = None) -> dict:
+    """For ``set_attn_implementation``: the kernels of a model and of the models in it, or ``kernel`` for all of them."""
+    parts = {name: getattr(config, name) for name in config.sub_configs}
+    # A part that names no kernel is not a model (MPT keeps its attention's settings so).
+    inner = {name: _kernels(part, kernel) for name, part in parts.items() if part is not None and part._attn_implementation}
+    return {"": kernel or config._attn_implementation, **inner}
 
 
 def _gptj_attention(module: nn.Module) -> Callable:

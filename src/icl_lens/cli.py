@@ -19,6 +19,9 @@ FETCHING = ("fetch-model", "fetch-dataset")
 
 STUDIES = {"icl": "what the model answers to each prompt", "saliency": "S_wp, S_pq and S_ww of each prompt and layer"}
 
+# What --bos says, and what it means: see icl_lens.positions.tokenize.
+BOS = {"auto": "auto", "yes": True, "no": False}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it did its work, 1 for input that cannot be used (one sentence on standard error)."""
@@ -82,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--device", default="auto", choices=get_args(Device))
         added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
+        added.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
+        added.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
 
     fetch_model = command("fetch-model", _fetch_model, "fetch a model of the hub: configuration, tokenizer and weights")
     fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
@@ -223,6 +228,8 @@ def _study(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         batch_tokens=options.batch_tokens,
+        bos=BOS[options.bos],
+        as_chat=options.chat,
     )
 
 

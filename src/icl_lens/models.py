@@ -1,7 +1,8 @@
 """Language models: loading any decoder-only checkpoint with every doubt raised at once, and running prompts in batches.
 
 Batches are cut by a budget of tokens from prompts sorted by length, padded on the right with explicit positions and mask,
-and answers are returned in the prompts' own order, so that neither padding nor batch size changes an answer.
+and answers are returned in the prompts' own order, so that neither padding nor batch size changes an answer. Prompts that
+share their beginning can be cut into batches of their tails (:mod:`icl_lens.prefixes`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import fetched, provenance
+from icl_lens import fetched, prefixes, provenance
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -69,22 +71,44 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """Most tokens a prompt may have; None when the architecture sets no bound."""
-        return getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        """Most tokens a prompt may have; None when the architecture sets no bound.
+
+        Rotary positions that change with the length (longrope, dynamic) count as far as they do not: beyond, a prompt's
+        answer would hang on what else is in its batch, or came before it.
+        """
+        shape = self.network.config.get_text_config()
+        bounds = [getattr(shape, "max_position_embeddings", None)]
+        rotary = getattr(shape, "rope_parameters", None) or {}
+        for parameters in [rotary, *(part for part in rotary.values() if isinstance(part, dict))]:  # one a kind of layer
+            if parameters.get("rope_type") in ("longrope", "dynamic"):
+                bounds.append(parameters.get("original_max_position_embeddings"))
+        return min((bound for bound in bounds if bound), default=None)
+
+    @cached_property
+    def shares_prefixes(self) -> bool:
+        """Whether prompts that begin alike may share what the model computes for their beginning; tried on first use."""
+        shareable = prefixes.is_shareable(self.network)
+        if not shareable:
+            logger.info("model %s cannot read a shared beginning once: every prompt is read whole", self.name)
+        return shareable
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts padded on the right to one length, on the model's device.
+    """Prompts padded on the right to one length, on the model's device; or their tails after a prefix that they share.
+
+    A position counts from the beginning of the whole prompt, with a prefix too. The forward pass has a query for each of
+    the Q positions P, P + 1, ... and a key for each of the K = P + Q positions 0, 1, ...; without a prefix P is 0.
 
     Attributes:
         index: Each row's place in the list of prompts, B of them.
-        ids: Token ids, shape (B, T).
-        mask: 1 for a token, 0 for padding, shape (B, T).
-        positions: 0, 1, 2, ... along each row, shape (B, T).
+        ids: Token ids of what is read here, shape (B, Q).
+        mask: 1 for a token, 0 for padding, shape (B, K).
+        positions: P, P + 1, ... along each row, shape (B, Q).
         last: Position of each row's last token, shape (B,).
         label_ids: Token id of each class, shape (B, C).
         gold: Class index of each query, shape (B,).
+        prefix: What all rows begin with, already read.
     """
 
     index: list[int]
@@ -94,6 +118,23 @@ class Batch:
     last: torch.Tensor
     label_ids: torch.Tensor
     gold: torch.Tensor
+    prefix: prefixes.Prefix | None = None
+
+    @property
+    def start(self) -> int:
+        """P: the position of the first query, which is the prefix's length."""
+        return self.prefix.length if self.prefix else 0
+
+    def inputs(self) -> dict[str, Any]:
+        """The arguments of a forward pass."""
+        past = {"past_key_values": self.prefix.cache(len(self.index))} if self.prefix else {}
+        return {
+            "input_ids": self.ids,
+            "attention_mask": self.mask,
+            "position_ids": self.positions,
+            "use_cache": bool(past),
+            **past,
+        }
 
 
 def load(folder: Path | str, name: str | None = None, device: str = "auto", dtype: str = "float32") -> LanguageModel:
@@ -127,7 +168,7 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
         "name": name or (origin.hub.rpartition("/")[2] if origin else folder.resolve().name),
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
-        "heads": shape.num_attention_heads,
+        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
         "parameters": sum(p.numel() for p in network.parameters()),
         "files": provenance.files_hash(files),
         **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
@@ -175,24 +216,55 @@ def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[To
     return fits
 
 
-def batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
+def sharing(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[prefixes.Group]:
+    """The prompts in groups that share their beginning, as :func:`icl_lens.prefixes.groups` finds them.
+
+    One group with nothing in common where the model cannot share, so that a caller need not ask.
+    """
+    if model.shares_prefixes:
+        return prefixes.groups(prompts)
+    return prefixes.groups(prompts, least=len(prompts) + 1)
+
+
+def batches(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    budget: int,
+    index: Sequence[int] | None = None,
+    prefix: prefixes.Prefix | None = None,
+) -> Iterator[Batch]:
     """Batches of at most ``budget`` tokens, padding included (a longer prompt is a batch of its own).
 
     Prompts of like length go together; :attr:`Batch.index` says where each belongs.
+
+    Args:
+        model: Its device is the batches'.
+        prompts: Any prompts.
+        budget: Tokens per batch. A token of the prefix counts :data:`icl_lens.prefixes.TOKEN_SHARE` in each row.
+        index: Places of the prompts to take; all by default.
+        prefix: What the prompts taken begin with; the batches hold only what follows it.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early
+    start = prefix.length if prefix else 0
+    taken = range(len(prompts)) if index is None else index
+    order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early
     while order:
-        longest = len(prompts[order[0]].ids)
-        size = max(1, budget // longest)
+        longest = len(prompts[order[0]].ids) - start
+        size = max(1, int(budget // (longest + prefixes.TOKEN_SHARE * start)))
         # Label words may differ from prompt to prompt, but a batch has one number of classes.
         classes = len(prompts[order[0]].label_ids)
-        index = []
+        rows = []
         for i in order[:size]:
             if len(prompts[i].label_ids) != classes:
                 break
-            index.append(i)
-        order = order[len(index) :]
-        yield _pad(index, [prompts[i] for i in index], longest, model.device)
+            rows.append(i)
+        order = order[len(rows) :]
+        yield _pad(rows, [prompts[i] for i in rows], longest, model.device, prefix)
+
+
+def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
+    """Batches of every prompt, a beginning that several share read once; for a model without interventions."""
+    for group in sharing(model, prompts):
+        yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
 
 
 def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
@@ -200,14 +272,8 @@ def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
 
     Only these rows meet the vocabulary matrix.
     """
-    kept, place = torch.unique(batch.last, return_inverse=True)  # (U,), (B,)
-    logits = model.network(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        use_cache=False,
-        logits_to_keep=kept,
-    ).logits  # (B, U, V)
+    kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
+    logits = model.network(**batch.inputs(), logits_to_keep=kept).logits  # (B, U, V)
     return at_least_float32(logits[torch.arange(len(place), device=place.device), place])  # (B, V)
 
 
@@ -227,9 +293,7 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
     """
     losses = []
     for batch in batches(model, prompts[:sample], budget=1):  # one by one: the logits of all positions are large
-        logits = model.network(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).logits  # (1, T, V)
+        logits = model.network(**batch.inputs()).logits  # (1, T, V)
         losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
     loss = torch.cat(losses).mean().item()
     uniform = math.log(len(model.tokenizer))
@@ -247,20 +311,28 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
     return {"next_token_loss": loss, "uniform_loss": uniform, "untrained": untrained, "unknown_tokens": unknown}
 
 
-def _pad(index: list[int], prompts: list[TokenizedPrompt], longest: int, device: torch.device) -> Batch:
-    ids = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, T); padding is masked, so any id will do
-    mask = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, T)
+def _pad(
+    index: list[int],
+    prompts: list[TokenizedPrompt],
+    longest: int,
+    device: torch.device,
+    prefix: prefixes.Prefix | None,
+) -> Batch:
+    start = prefix.length if prefix else 0
+    ids = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, Q); padding is masked, so any id will do
+    mask = torch.zeros(len(prompts), start + longest, dtype=torch.int64)  # (B, K)
     for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt.ids)] = torch.from_numpy(prompt.ids)
+        ids[row, : len(prompt.ids) - start] = torch.from_numpy(prompt.ids[start:])
         mask[row, : len(prompt.ids)] = 1
     return Batch(
         index=index,
         ids=ids.to(device),
         mask=mask.to(device),
-        positions=torch.arange(longest, device=device).expand(len(prompts), -1),
+        positions=torch.arange(start, start + longest, device=device).expand(len(prompts), -1),
         last=torch.tensor([p.last for p in prompts], device=device),
         label_ids=torch.stack([torch.from_numpy(p.label_ids) for p in prompts]).to(device),
         gold=torch.tensor([p.gold for p in prompts], device=device),
+        prefix=prefix,
     )
 
 
@@ -269,11 +341,11 @@ def _load_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever transformers makes of the file
         raise InputError(f"model folder {folder}: config.json is not a model's ({_first_line(error)})") from error
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
     shape = config.get_text_config()
-    if not (hasattr(shape, "num_hidden_layers") and hasattr(shape, "num_attention_heads")):
-        raise InputError(f"model folder {folder}: {config.model_type!r} has no attention layers to study")
+    if not hasattr(shape, "num_hidden_layers"):
+        raise InputError(f"model folder {folder}: the config of {config.model_type!r} does not say how many layers it has")
     return config
 
 
@@ -354,7 +426,10 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     other[0, -1] += 1
     first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, other))  # (5, V) each
     if not first.isfinite().all():
-        raise InputError(f"model folder {folder}: its logits are not finite numbers; are the weights damaged?")
+        raise InputError(
+            f"model folder {folder}: its logits are not finite numbers in {str(network.dtype).removeprefix('torch.')}; "
+            "is that too narrow, or are the weights damaged?"
+        )
     if (first - second).abs().max() > 1e-3 * first.float().std():
         raise InputError(
             f"model folder {folder}: {type(network).__name__} lets a token see those after it, so it is an encoder; "

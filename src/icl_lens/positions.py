@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from icl_lens.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# Whether a beginning-of-sequence token is put before a prompt; "auto" does as the tokenizer does by itself.
+Bos = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TokenizedPrompt:
         label_ids: For each class, the id of the token that names it after the query, shape (C,).
         gold: The query's class index.
         unknown: How many of the ids are the tokenizer's unknown token.
+        seed: The seed that drew the prompt.
     """
 
     prompt_id: int
@@ -41,6 +45,7 @@ class TokenizedPrompt:
     label_ids: np.ndarray
     gold: int
     unknown: int
+    seed: int
 
     @property
     def last(self) -> int:
@@ -48,22 +53,25 @@ class TokenizedPrompt:
         return len(self.ids) - 1
 
 
-def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[TokenizedPrompt]:
+def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> list[TokenizedPrompt]:
     """Tokenise a prompts table and find every anchor.
 
     Args:
         prompts: A prompts table; of its columns prompt_id, text, gold, label_words, label_spans and demo_labels are read.
-        tokenizer: A fast tokenizer. A beginning-of-sequence token is put first if the tokenizer does so by itself.
+        tokenizer: A fast tokenizer.
+        bos: Whether a beginning-of-sequence token is put first; never a second one, where the text itself begins with it
+            (chat templates write it). "auto" follows the tokenizer.
 
     Raises:
-        InputError: A span is not where its label word is, a label word does not begin or end with a token, is unknown to
-            the tokenizer, is read differently in a demonstration and after the query, or two share their first token; or
-            the table is not in order otherwise (ids that stand twice, class indices without a label word, ...).
+        InputError: The tokenizer has no beginning-of-sequence token to put, or the text begins with an unwanted one; a span
+            is not where its label word is, a label word does not begin or end with a token, is unknown to the tokenizer, is
+            read differently in a demonstration and after the query, or two share their first token; or the table is not in
+            order otherwise (ids that stand twice, class indices without a label word, ...).
     """
     twice = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
     if len(twice):
         raise InputError(f"prompt_id {twice.iloc[0]} stands twice in the prompts table; it must name one prompt")
-    beginning = _beginning(tokenizer)
+    beginning = _beginning(tokenizer, bos)
     label_ids: dict[tuple[str, ...], np.ndarray] = {}
     result = []
     encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
@@ -73,6 +81,13 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[
         words = tuple(row.label_words)
         place = f"prompt {row.prompt_id}"
         _check(place, row, words)
+        written = len(ids) > 0 and ids[0] == tokenizer.bos_token_id
+        if written and bos is False:
+            raise InputError(
+                f"{place}: no beginning-of-sequence token is wanted (bos: no), but the text begins with one, "
+                f"{tokenizer.bos_token!r}, as chat templates write it"
+            )
+        before = [] if written else beginning
         if words not in label_ids:
             label_ids[words] = _label_ids(place, row.text, ids, words, tokenizer)
         anchors = []
@@ -88,16 +103,17 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[
                     f"{tokenizer.decode([ids[anchor]])!r} in a demonstration but as "
                     f"{tokenizer.decode([label_ids[words][label]])!r} after the query, so no token stands for the class"
                 )
-            anchors.append(anchor + len(beginning))
+            anchors.append(anchor + len(before))
         result.append(
             TokenizedPrompt(
                 prompt_id=int(row.prompt_id),
-                ids=np.array(beginning + ids, dtype=np.int64),
+                ids=np.array(before + ids, dtype=np.int64),
                 anchors=np.array(anchors, dtype=np.int64),
                 demo_labels=np.array(row.demo_labels, dtype=np.int64),
                 label_ids=label_ids[words],
                 gold=int(row.gold),
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
+                seed=int(row.seed),
             )
         )
     return result
@@ -117,10 +133,14 @@ def _check(place: str, row: Any, words: tuple[str, ...]) -> None:
         raise InputError(f"{place}: its text ends with a label word, where the model's answer should come")
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning-of-sequence token, in a list, if the tokenizer puts one by itself; never an end-of-sequence token."""
-    first = tokenizer("a")["input_ids"][:1]
-    return first if first and first[0] == tokenizer.bos_token_id else []
+def _beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
+    """The beginning-of-sequence token, in a list, if one is to be put first; never an end-of-sequence token."""
+    if bos == "auto":
+        first = tokenizer("a")["input_ids"][:1]
+        return first if first and first[0] == tokenizer.bos_token_id else []
+    if bos and tokenizer.bos_token_id is None:
+        raise InputError("a beginning-of-sequence token is wanted (bos: yes), but the tokenizer has none")
+    return [tokenizer.bos_token_id] if bos else []
 
 
 def _anchor(place: str, offsets: list[tuple[int, int]], start: int, end: int, word: str) -> int:

@@ -2,19 +2,11 @@ import gc
 
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    DiffLlamaConfig,
-    DiffLlamaForCausalLM,
-    GptOssConfig,
-    GptOssForCausalLM,
-)
 
 from icl_lens import attention
 from icl_lens.errors import InputError
 
-from ..families import FAMILIES, tiny
+from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 
 VOCABULARY = 97
 IDS = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -51,14 +43,76 @@ def test_recorded_weights_are_those_of_eager_attention(network):
         assert weights[layer].triu(1).abs().max() == 0  # causal
 
 
+@pytest.mark.parametrize("padded", [True, False])
+def test_recorded_rows_are_those_of_eager_attention(network, padded):
+    mask = MASK if padded else torch.ones_like(MASK)
+    rows = torch.tensor([11, 8])
+    with attention.record_rows(network, rows) as weights, torch.inference_mode():
+        network(input_ids=IDS, attention_mask=mask, use_cache=False)
+    expected = eager_attentions(network, mask=mask)
+    assert sorted(weights) == list(range(len(expected)))
+    for layer, matrix in enumerate(expected):
+        torch.testing.assert_close(weights[layer], matrix[range(2), :, rows], atol=1e-5, rtol=1e-5)
+
+
+def test_the_fused_kernel_keeps_running_while_rows_are_recorded(monkeypatch):
+    network = tiny("llama", VOCABULARY)
+    before = logits(network)
+    fused, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **o: calls.append(len(a)) or fused(*a, **o)
+    )
+    with attention.record_rows(network, torch.tensor([11, 8])):
+        assert torch.equal(logits(network), before)
+        assert len(calls) == 3
+        with attention.record_rows(network, torch.tensor([4, 4])):
+            logits(network)
+        assert len(calls) == 6
+        with attention.scale(network, {}):
+            logits(network)
+        assert len(calls) == 6
+
+
+def test_recorded_rows_see_the_edits_of_other_contexts(network):
+    rows = torch.tensor([11, 8])
+    edges = torch.zeros(2, 12, 12, dtype=torch.bool)
+    edges[:, 8:, 2:5] = True
+    factors = torch.linspace(0.2, 2.0, 12)
+
+    def run():
+        with torch.inference_mode():
+            network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+
+    with attention.block(network, {0: edges}):
+        with attention.record(network) as full:
+            run()
+        with attention.record_rows(network, rows) as fused:
+            run()
+    with attention.scale(network, {0: factors}):
+        with attention.record(network) as scaled:
+            run()
+        with attention.record_rows(network, rows) as inside:
+            run()
+    with attention.record_rows(network, rows) as outside, attention.scale(network, {0: factors}):
+        run()
+    for layer in range(3):
+        torch.testing.assert_close(fused[layer], full[layer][range(2), :, rows], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(inside[layer], scaled[layer][range(2), :, rows], atol=1e-6, rtol=1e-5)
+    assert fused[0][:, :, 2:5].abs().max() == 0
+    torch.testing.assert_close(outside[1], inside[1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(outside[0] * factors, inside[0], atol=1e-6, rtol=1e-5)
+
+
 def test_an_open_context_changes_no_logit_by_itself(network):
     before = logits(network)
     with attention.record(network):
         inside = logits(network)
+    with attention.record_rows(network, torch.tensor([11, 8])):
+        torch.testing.assert_close(logits(network), before, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", ["block", "scale", "record", "differentiate"])
+@pytest.mark.parametrize("context", ["block", "scale", "record", "record_rows", "differentiate"])
 def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, context):
     before = logits(network)
     edges = torch.zeros(2, 12, 12, dtype=torch.bool)
@@ -67,6 +121,7 @@ def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, c
         "block": lambda: attention.block(network, {0: edges}),
         "scale": lambda: attention.scale(network, {1: torch.linspace(0.2, 2.0, 12)}),
         "record": lambda: attention.record(network),
+        "record_rows": lambda: attention.record_rows(network, torch.tensor([11, 8])),
         "differentiate": lambda: attention.differentiate(network, lambda *_: None),
     }[context]
     with pytest.raises(RuntimeError, match="stop"), open_context():
@@ -168,21 +223,24 @@ def test_the_families_are_seen_to_be_supported(family):
     attention.require_supported(tiny(family, VOCABULARY))
 
 
-@pytest.mark.parametrize("family", ["attention with sinks", "two softmaxes", "an attention out of reach"])
-def test_a_family_whose_attention_is_more_is_refused(family):
-    torch.manual_seed(0)
-    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    network = {
-        "attention with sinks": lambda: GptOssForCausalLM(
-            GptOssConfig(**small, intermediate_size=32, num_key_value_heads=2, head_dim=8, num_local_experts=4)
-        ),
-        "two softmaxes": lambda: DiffLlamaForCausalLM(DiffLlamaConfig(**small, intermediate_size=32, num_key_value_heads=2)),
-        "an attention out of reach": lambda: BloomForCausalLM(
-            BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
-        ),
-    }[family]()
-    with pytest.raises(InputError, match="this model family is not supported"):
-        attention.require_supported(network.eval())
+@pytest.mark.parametrize("family", UNSUPPORTED)
+def test_a_family_that_is_not_supported_is_refused_by_name_with_the_reason(family):
+    network, reason = unsupported(family, VOCABULARY)
+    with pytest.raises(InputError) as caught:
+        attention.require_supported(network)
+    assert str(caught.value) == f"model family {family!r} is not supported: {reason}"
+
+
+def test_a_family_whose_attention_takes_no_mask_is_refused(monkeypatch):
+    network = tiny("llama", VOCABULARY)
+    for layer in network.model.layers:
+        run = layer.self_attn.forward
+        mask = torch.full((8, 8), -1e30).triu(1)[None, None]
+        monkeypatch.setattr(
+            layer.self_attn, "forward", lambda *a, run=run, mask=mask, **o: run(*a, **{**o, "attention_mask": mask})
+        )
+    with pytest.raises(InputError, match="its attention modules take no attention_mask, so no edge can be blocked"):
+        attention.require_supported(network)
 
 
 def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
@@ -198,8 +256,10 @@ def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
     assert alive == [4, 3, 2], "the weights that autograd still needs (of layers 0 to l) and one gradient"
 
 
-def test_a_family_built_otherwise_is_refused():
-    network = tiny("gpt2", VOCABULARY)
-    del network.transformer.h[1].attn.layer_idx
-    with pytest.raises(InputError, match=r"GPT2LMHeadModel is not built as expected .* not supported"):
-        attention.attention_modules(network)
+def test_the_kernels_of_the_models_in_a_model_come_back():
+    network = tiny("gemma3", VOCABULARY)
+    network.model.vision_tower.set_attn_implementation("eager")
+    with attention.record(network):
+        logits(network)
+    assert network.config.text_config._attn_implementation == "sdpa"
+    assert network.config.vision_config._attn_implementation == "eager"

@@ -9,6 +9,8 @@ import pytest
 from icl_lens import artifacts, provenance
 from icl_lens.cli import main
 
+from ..conftest import byte_level
+from ..families import tiny
 from ..prompts_table import prompts_table
 
 BUILTIN = {"source": "builtin"}
@@ -46,6 +48,34 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
     told = capsys.readouterr().out
     assert "prompts/sst2/fresh-1shot.parquet is not what it was when this was made" in told
     assert "is not a whole Parquet file" in told
+
+
+def test_a_chat_and_a_beginning_of_sequence_token_are_asked_for_and_recorded(prompts, tmp_path, capsys):
+    tokenizer = byte_level(bos_token="<s>", eos_token="</s>")
+    folder = tmp_path / "chatting"
+    tiny("gpt2", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    out = tmp_path / "icl.parquet"
+
+    def run(*more):
+        return main([*(str(a) for a in ("icl", "--model", folder, "--prompts", prompts, "--out", out)), *more])
+
+    assert run("--chat") == 1
+    assert "icl: the tokenizer has no chat template" in capsys.readouterr().err
+    assert not out.exists()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    answers = {}
+    for name, more in {"plain": [], "bos": ["--bos", "yes"], "chat": ["--chat"], "no bos": ["--bos", "no"]}.items():
+        assert run(*more) == 0
+        table, about = artifacts.read(out, "icl")
+        assert (about["settings"]["bos"], about["settings"]["chat"]) == (
+            {"bos": True, "no bos": False}.get(name, "auto"),
+            name == "chat",
+        )
+        answers[name] = [list(row) for row in table["class_log_probs"]]
+    assert answers["plain"] == answers["no bos"]
+    assert len({str(rows) for rows in answers.values()}) == 3
 
 
 def test_what_a_killed_run_was_writing_is_no_artifact(prompts, tmp_path):

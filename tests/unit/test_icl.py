@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -23,3 +25,16 @@ def test_answers_are_those_of_one_prompt_at_a_time(language_model, tokenizer, fa
         assert row["prediction"] == int(log_probs.argmax())
         assert row["top_tokens"] == logits.topk(10).indices.tolist()
         assert row["gold"] == prompt.gold
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.3)])
+def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tolerance):
+    model = language_model(family)
+    prompts = tokenize(prompts_table("agnews"), tokenizer)
+    prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its beginning with another
+    full = np.stack(icl.compute(model, prompts, 500)["class_log_probs"])
+    model.network.to(dtype)
+    half = np.stack(icl.compute(model, prompts, 500)["class_log_probs"])
+    assert model.shares_prefixes
+    assert np.abs(half - full).max() <= tolerance

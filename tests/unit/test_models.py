@@ -1,16 +1,28 @@
+import dataclasses
 import json
 import logging
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from icl_lens import models
 from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
+from icl_lens.studies import icl, saliency
 
-from ..families import CONTEXT, FAMILIES
+from ..families import CONTEXT, FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table
 
 
@@ -29,6 +41,49 @@ def test_a_folder_loads_frozen_and_says_what_it_is(checkpoint):
     assert not any(p.requires_grad for p in model.network.parameters())
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
     assert {p.dtype for p in models.load(checkpoint, device="cpu", dtype="bfloat16").network.parameters()} == {torch.bfloat16}
+
+
+def saved(folder, network, tokenizer):
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_from_its_folder(tmp_path, tokenizer, family):
+    network = tiny(family, len(tokenizer) + 8)  # a family's tokenizer class may add special tokens
+    model = models.load(saved(tmp_path / family, network, tokenizer))
+    assert (model.layers, model.facts["layers"], model.facts["heads"]) == (3, 3, 4)
+    assert model.context == CONTEXT
+    ids = torch.arange(40)[None]
+    with torch.inference_mode():
+        assert torch.equal(model.network(ids).logits, network(ids).logits)
+
+
+@pytest.mark.parametrize("family", UNSUPPORTED)
+def test_a_family_that_is_not_supported_answers_prompts_but_is_not_studied_further(tmp_path, tokenizer, family):
+    network, reason = unsupported(family, len(tokenizer))
+    model = models.load(saved(tmp_path / family, network, tokenizer))
+    prompts = tokenize(prompts_table("sst2", count=3), tokenizer)
+    prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its beginning with another
+    rows = icl.compute(model, prompts, 300)
+    for log_probs, prompt in zip(rows["class_log_probs"], prompts, strict=True):
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(prompt.ids)[None]).logits[0, -1, torch.from_numpy(prompt.label_ids)]
+        np.testing.assert_allclose(log_probs, logits.log_softmax(-1), atol=1e-4)
+    with pytest.raises(InputError, match=f"model family '{family}' is not supported: {re.escape(reason)}"):
+        saliency.compute(model, prompts, 300)
+
+
+def test_positions_that_change_with_the_length_bound_the_context(language_model):
+    model = language_model("llama")
+    assert model.context == CONTEXT
+    model.network.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    assert model.context == 64
+    model.network.config.rope_parameters = {"full_attention": {"rope_type": "dynamic", "original_max_position_embeddings": 32}}
+    assert model.context == 32
+    model.network.config.rope_parameters = {"rope_type": "yarn", "original_max_position_embeddings": 64}
+    assert model.context == CONTEXT
 
 
 def fault(folder, **options):
@@ -108,6 +163,13 @@ def test_an_encoder_decoder_is_refused(broken, tokenizer):
     assert "'t5' is not a decoder-only language model" in fault(broken)
 
 
+def test_an_encoder_decoder_with_a_decoder_class_of_its_own_is_refused(broken, tokenizer):
+    (broken / "model.safetensors").unlink()
+    size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    BartForConditionalGeneration(BartConfig(vocab_size=len(tokenizer), **size)).save_pretrained(broken)
+    assert "'bart' is not a decoder-only language model" in fault(broken)
+
+
 def test_a_folder_with_code_of_its_own_is_not_run(broken):
     code = "raise SystemExit('the code ran')\n"
     (broken / "configuration_own.py").write_text(code)
@@ -135,7 +197,7 @@ def test_weights_that_are_not_numbers_are_told(broken):
     network = models.load(broken).network
     network.transformer.wpe.weight.fill_(float("nan"))
     network.save_pretrained(broken)
-    assert "its logits are not finite numbers" in fault(broken)
+    assert "its logits are not finite numbers in float32" in fault(broken)
 
 
 def test_the_name_of_the_folder_one_stands_in_is_its_own(checkpoint, monkeypatch):

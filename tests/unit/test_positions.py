@@ -6,13 +6,15 @@ import pytest
 from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
 
-from ..conftest import byte_level, sentencepiece_like, word_level
+from ..conftest import byte_level, llama_like, sentencepiece_like, word_level
 from ..prompts_table import prompts_table
 
 TOKENIZERS = {
     "byte-level": byte_level,
     "byte-level, offsets trimmed": lambda: byte_level(trim_offsets=True),
     "sentencepiece": sentencepiece_like,
+    "llama": llama_like,
+    "llama, by a pre-tokenizer": lambda: llama_like(metaspace=True),
     "word-level": word_level,
 }
 
@@ -49,6 +51,40 @@ def test_a_beginning_of_sequence_token_moves_every_position():
 def test_no_beginning_of_sequence_token_where_the_tokenizer_puts_none(tokenizer):
     row = prompts_table(count=1)
     assert tokenizer.decode(tokenize(row, tokenizer)[0].ids) == row["text"][0]
+
+
+@pytest.mark.parametrize("metaspace", [False, True])
+def test_a_llama_like_tokenizer_reads_newlines_and_strange_letters_as_bytes(metaspace):
+    table = prompts_table("agnews")
+    row = table.iloc[0]
+    strange = "naïve 東 🙂 "
+    start = row["text_spans"][0][0]
+    table.at[0, "text"] = row["text"][:start] + strange + row["text"][start:]
+    table.at[0, "label_spans"] = [[place + len(strange) for place in span] for span in row["label_spans"]]
+    tokenizer = llama_like(metaspace)
+    plain, prompt = tokenize(prompts_table("agnews"), tokenizer)[0], tokenize(table, tokenizer)[0]
+    tokens = tokenizer.convert_ids_to_tokens(prompt.ids)
+    assert tokens[:2] == ["<s>", "▁Article"]
+    assert {"<0x0A>", "<0xF0>", "<0x9F>"} < set(tokens)
+    assert [tokens[a] for a in prompt.anchors] == ["▁" + row["label_words"][c].strip() for c in prompt.demo_labels]
+    assert prompt.label_ids.tolist() == plain.label_ids.tolist()
+    assert prompt.unknown == 0
+
+
+def test_a_beginning_of_sequence_token_can_be_asked_for_and_left_out():
+    table = prompts_table()
+    for tokenizer, auto in ((llama_like(), True), (byte_level(bos_token="<s>"), False)):
+        by_itself, wanted, unwanted = (tokenize(table, tokenizer, bos) for bos in ("auto", True, False))
+        for prompts in zip(by_itself, wanted, unwanted, strict=True):
+            a, yes, no = (prompt.ids.tolist() for prompt in prompts)
+            assert yes == [tokenizer.bos_token_id, *no]
+            assert a == (yes if auto else no)
+            assert prompts[1].anchors.tolist() == (prompts[2].anchors + 1).tolist()
+
+
+def test_a_beginning_of_sequence_token_that_there_is_not_is_told(tokenizer):
+    with pytest.raises(InputError, match=re.escape("is wanted (bos: yes), but the tokenizer has none")):
+        tokenize(prompts_table(), tokenizer, bos=True)
 
 
 def test_the_first_piece_of_a_long_label_word_is_its_anchor_and_that_is_said_once(caplog):

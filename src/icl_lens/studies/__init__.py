@@ -1,7 +1,8 @@
 """One module per study; each opens with the equations it implements and their source.
 
-A study module has ``compute(model, prompts, batch_tokens, progress)``, which returns its rows with their prompt_id. What all
-studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
+A study module has ``compute(model, prompts, batch_tokens, progress)``, which returns its rows with their prompt_id. One with
+choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
+What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from icl_lens import artifacts, models, provenance
-from icl_lens.positions import tokenize
+from icl_lens import artifacts, chat, models, provenance
+from icl_lens.positions import Bos, tokenize
 from icl_lens.progress import progress
+from icl_lens.section import Section
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,9 @@ def run(
     device: str = "auto",
     dtype: str = "float32",
     batch_tokens: int = 4096,
+    bos: Bos = "auto",
+    as_chat: bool = False,
+    settings: Section | None = None,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -40,27 +45,41 @@ def run(
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
         batch_tokens: Tokens per batch, padding included.
+        bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.positions.tokenize`.
+        as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.chat.wrap`.
+        settings: The study's own, an instance of its module's ``Settings``; its defaults where none is given.
 
     Raises:
+        ValueError: The settings are another study's (a defect of the caller).
         InputError: The prompts or the model cannot be used.
     """
     module = f"{__name__}.{study}"
+    code = import_module(module)
+    kind = getattr(code, "Settings", type(None))
+    own = kind() if settings is None else settings
+    if not isinstance(own, kind):
+        raise ValueError(f"{type(own).__name__} are no settings of the study {study}")
     table, origin = artifacts.read(prompts, "prompts")
     loaded = models.load(model, name=name, device=device, dtype=dtype)
-    tokenized = tokenize(table, loaded.tokenizer)
+    tokenized = tokenize(chat.wrap(table, loaded.tokenizer) if as_chat else table, loaded.tokenizer, bos)
     fitting = models.fitting(loaded, tokenized)
     observed = models.observe(loaded, fitting)
     observed["prompts"] = len(fitting)
     observed["left_out"] = len(tokenized) - len(fitting)
     with progress(len(fitting), f"{study} of {loaded.name}") as advance:
-        rows = import_module(module).compute(loaded, fitting, batch_tokens, advance)
+        rows = code.compute(loaded, fitting, batch_tokens, advance, **({} if own is None else {"settings": own}))
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     metadata = artifacts.describe(
         study,
         module,
         inputs={provenance.artifact_name(prompts, out): provenance.file_hash(prompts)},
-        settings={"batch_tokens": batch_tokens},
+        settings={
+            "batch_tokens": batch_tokens,
+            "bos": bos,
+            "chat": as_chat,
+            **({} if own is None else own.model_dump(mode="json")),
+        },
         seeds=sorted(int(seed) for seed in table["seed"].unique()),
         observed=observed,
         model=loaded.facts,

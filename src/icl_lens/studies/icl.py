@@ -2,7 +2,7 @@
 
 The prediction is the label word with the highest logit at the last position (*Label Words are Anchors*, section 2; the
 released code's ``LMForwardAPI``). The table also keeps the log-probabilities over the label words, and the ten most likely
-tokens of the whole vocabulary, which word loyalty compares.
+tokens of the whole vocabulary, which word loyalty compares. A beginning that several prompts share is read once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icl_lens.models import LanguageModel, batches, last_logits
+from icl_lens.models import LanguageModel, last_logits, shared_batches
 from icl_lens.positions import TokenizedPrompt
 
 TOP_TOKENS = 10
@@ -40,11 +40,11 @@ def compute(
     """
     answers: dict[str, list] = {name: [None] * len(prompts) for name in ("prediction", "class_log_probs", "top_tokens")}
     identity = {"prompt_id": [p.prompt_id for p in prompts], "gold": [p.gold for p in prompts]}
-    for batch in batches(model, prompts, batch_tokens):
+    for batch in shared_batches(model, prompts, batch_tokens):
         logits = last_logits(model, batch)  # (B, V)
-        log_probs = logits.gather(1, batch.label_ids).double().log_softmax(-1)  # (B, C)
+        log_probs = logits.gather(1, batch.label_ids).cpu().double().log_softmax(-1)  # (B, C)
         top = logits.topk(min(TOP_TOKENS, logits.shape[-1]), dim=-1).indices  # (B, 10)
-        for place, row_log_probs, row_top in zip(batch.index, log_probs.cpu().numpy(), top.cpu().numpy(), strict=True):
+        for place, row_log_probs, row_top in zip(batch.index, log_probs.numpy(), top.cpu().numpy(), strict=True):
             answers["prediction"][place] = int(np.argmax(row_log_probs))
             answers["class_log_probs"][place] = row_log_probs.tolist()
             answers["top_tokens"][place] = row_top.tolist()

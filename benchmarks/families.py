@@ -1,0 +1,131 @@
+"""How far each model family's answers differ between two ways to compute the same: one Markdown table, float32, CPU.
+
+    .venv/bin/python benchmarks/families.py [FAMILY ...]
+
+Tiny random models (tests/families.py) answer AGNews-like prompts, of which some share their demonstrations. A number is the
+largest difference as a share of the largest value:
+
+    batch     last logits of padded batches, and of each prompt alone
+    prefix    last logits after a shared prefix, and of each prompt alone
+    blocked   last logits with label words isolated in the first and last layer, by the fused kernel, and written out
+    rows      one recorded row of attention weights per prompt and layer, and that row of transformers' eager attention
+    saliency  S_wp, S_pq and S_ww (the worst of them), and those of the plain reference in tests/reference/saliency.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icl_lens import attention, models
+from icl_lens.models import LanguageModel
+from icl_lens.positions import TokenizedPrompt, tokenize
+from icl_lens.studies import saliency
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.conftest import byte_level
+from tests.families import FAMILIES, tiny
+from tests.prompts_table import shared_table
+from tests.reference.saliency import saliency as reference
+
+BUDGET = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", default=list(FAMILIES), metavar="FAMILY", help=f"of {', '.join(FAMILIES)}")
+    families = parser.parse_args().families
+    unknown = [family for family in families if family not in FAMILIES]
+    if unknown:
+        parser.error(f"no such family: {', '.join(unknown)}")
+    tokenizer = byte_level()
+    prompts = tokenize(shared_table("agnews", count=8), tokenizer)
+    print("| family | kernel | batch | prefix | blocked | rows | saliency |")
+    print("|---|---|---|---|---|---|---|")
+    for family in families:
+        network = tiny(family, len(tokenizer))
+        model = LanguageModel(name=family, network=network, tokenizer=tokenizer, dtype="float32", facts={})
+        attention.require_supported(network)
+        assert model.shares_prefixes
+        kernel = network.config.get_text_config()._attn_implementation
+        differences = (_batch(model, prompts), _prefix(model, prompts), _blocked(model, prompts), _rows(model, prompts))
+        print(f"| {family} | {kernel} | " + " | ".join(f"{d:.0e}" for d in (*differences, _saliency(model, prompts))) + " |")
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@torch.inference_mode()
+def _logits(model: LanguageModel, prompts: list[TokenizedPrompt], batches: Iterable[models.Batch]) -> torch.Tensor:
+    """Last logits in the prompts' order, shape (N, V)."""
+    rows = torch.full((len(prompts), len(model.tokenizer)), torch.nan)
+    for batch in batches:
+        rows[batch.index] = models.last_logits(model, batch)
+    return rows
+
+
+@torch.inference_mode()
+def _alone(model: LanguageModel, prompts: list[TokenizedPrompt]) -> torch.Tensor:
+    return torch.stack([model.network(torch.from_numpy(p.ids)[None], use_cache=False).logits[0, -1] for p in prompts])
+
+
+def _batch(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
+    return _difference(_logits(model, prompts, models.batches(model, prompts, BUDGET)), _alone(model, prompts))
+
+
+def _prefix(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
+    return _difference(_logits(model, prompts, models.shared_batches(model, prompts, BUDGET)), _alone(model, prompts))
+
+
+@torch.inference_mode()
+def _blocked(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
+    worst = 0.0
+    for batch in models.batches(model, prompts, BUDGET):
+        keys = batch.mask.shape[1]
+        edges = torch.zeros(len(batch.index), keys, keys, dtype=torch.bool)
+        for row, place in enumerate(batch.index):
+            for anchor in prompts[place].anchors:
+                edges[row, anchor, :anchor] = True
+        with attention.block(model.network, {0: edges, model.layers - 1: edges}):
+            fused = models.last_logits(model, batch)
+            with attention.record(model.network):
+                written_out = models.last_logits(model, batch)
+        worst = max(worst, _difference(fused, written_out))
+    return worst
+
+
+@torch.inference_mode()
+def _rows(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
+    found = []
+    for batch in models.batches(model, prompts, BUDGET):
+        with attention.record_rows(model.network, batch.last) as rows:
+            models.last_logits(model, batch)
+        found.append((batch, rows))
+    kernel = model.network.config.get_text_config()._attn_implementation
+    model.network.set_attn_implementation("eager")
+    worst = 0.0
+    for batch, rows in found:
+        matrices = model.network(**batch.inputs(), output_attentions=True).attentions
+        for layer, matrix in enumerate(matrices):
+            worst = max(worst, _difference(rows[layer], matrix[range(len(batch.index)), :, batch.last]))
+    model.network.set_attn_implementation(kernel)
+    return worst
+
+
+def _saliency(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
+    rows = saliency.compute(model, prompts, BUDGET)
+    plain = np.stack(
+        [reference(model.network, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold) for p in prompts], axis=1
+    )  # (3, N, L)
+    found = [rows[metric].to_numpy().reshape(len(prompts), -1) for metric in saliency.METRICS]
+    return max(np.abs(mine - theirs).max() / theirs.max() for mine, theirs in zip(found, plain, strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""How far isolation and deep attention lie from their plain references in each family: one Markdown table, float32, CPU.
+
+    .venv/bin/python benchmarks/hypotheses.py [FAMILY ...]
+
+Tiny random models (tests/families.py) answer AGNews-like prompts, of which some share their demonstrations. Numbers but counts
+are the largest difference as a share of the largest value:
+
+    before, after    last logits with positions isolated in the first and last 1 and 2 layers, of every target, blocked before
+                     and after the softmax; in brackets, the largest difference that isolating makes
+    deep             attention of the last position to each class's label words, of every layer
+    rows             rows of the isolation table, both ways; and those in which prediction or overlap is not the reference's
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icl_lens.conditions import isolated, random_positions
+from icl_lens.models import LanguageModel, sharing
+from icl_lens.positions import TokenizedPrompt, tokenize
+from icl_lens.statistics import attention_scores
+from icl_lens.studies import deep_attention, isolation
+from icl_lens.studies.isolation import Settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.conftest import byte_level
+from tests.families import FAMILIES, tiny
+from tests.prompts_table import shared_table
+from tests.reference.deep_attention import class_attention
+from tests.reference.isolation import isolated_logits, jaccard
+
+BUDGET = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", default=list(FAMILIES), metavar="FAMILY", help=f"of {', '.join(FAMILIES)}")
+    families = parser.parse_args().families
+    unknown = [family for family in families if family not in FAMILIES]
+    if unknown:
+        parser.error(f"no such family: {', '.join(unknown)}")
+    tokenizer = byte_level()
+    prompts = tokenize(shared_table("agnews", count=8), tokenizer)
+    print("| family | before | after | deep | rows | rows that differ |")
+    print("|---|---|---|---|---|---|")
+    for family in families:
+        model = LanguageModel(family, tiny(family, len(tokenizer)), tokenizer, "float32", {})
+        reference = LanguageModel(family, tiny(family, len(tokenizer)), tokenizer, "float32", {})
+        cells, rows, differing = [], 0, 0
+        for blocking in ("before_softmax", "after_softmax"):
+            settings = Settings(layers=[1, 2], draws=2, blocking=blocking)
+            apart, effect, these, wrong = _isolation(model, reference, prompts, settings)
+            cells.append(f"{apart:.0e} ({effect:.0e})")
+            rows, differing = rows + these, differing + wrong
+        cells.append(f"{_deep(model, reference, prompts):.0e}")
+        print(f"| {family} | {' | '.join(cells)} | {rows} | {differing} |")
+
+
+@torch.inference_mode()
+def _isolation(
+    model: LanguageModel, reference: LanguageModel, prompts: list[TokenizedPrompt], settings: Settings
+) -> tuple[float, float, int, int]:
+    """Largest distance of logits, largest effect, rows compared, rows that differ."""
+    table = isolation.compute(model, prompts, BUDGET, settings=settings)
+    mine = table[["prediction", "word_jaccard_5", "word_jaccard_10"]].to_numpy(dtype=float)
+    planned = isolation.conditions(settings, model.layers)
+    mine = mine.reshape(len(prompts), len(planned), 3)
+    apart = effect = largest = 0.0
+    wrong = 0
+    plain = [isolated_logits(reference.network, p.ids.tolist(), [], [], settings.blocking)[0] for p in prompts]
+    for number, (target, draw, side, k) in enumerate(planned):
+        layers = range(k) if side == "first" else range(model.layers - k, model.layers)
+        if target == "random":
+            cut = [random_positions(p, settings.random_scope, draw, model.tokenizer.bos_token_id) for p in prompts]
+        else:
+            cut = [isolated(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
+        for group in sharing(model, prompts):
+            for batch, logits in isolation.runs(model, prompts, group, cut, layers, settings.blocking, BUDGET):
+                for place, row in zip(batch.index, logits, strict=True):
+                    prompt = prompts[place]
+                    ids, positions = prompt.ids.tolist(), cut[place].tolist()
+                    expected, _ = isolated_logits(reference.network, ids, positions, layers, settings.blocking)
+                    apart = max(apart, (row - expected).abs().max().item())
+                    effect = max(effect, (plain[place] - expected).abs().max().item())
+                    largest = max(largest, expected.abs().max().item())
+                    words = [jaccard(expected.topk(n).indices.tolist(), plain[place].topk(n).indices.tolist()) for n in (5, 10)]
+                    theirs = np.array([int(expected[prompt.label_ids].argmax()), *words])
+                    wrong += bool((np.abs(mine[place, number] - theirs) > 1e-12).any())
+    return apart / largest, effect / largest, len(table), wrong
+
+
+def _deep(model: LanguageModel, reference: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
+    mine = attention_scores(deep_attention.compute(model, prompts, BUDGET), [p.prompt_id for p in prompts])  # (L, N, C)
+    theirs = np.stack(
+        [
+            class_attention(reference.network, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), len(p.label_ids))
+            for p in prompts
+        ],
+        axis=1,
+    )  # (L, N, C)
+    return np.abs(mine - theirs).max() / theirs.max()
+
+
+if __name__ == "__main__":
+    main()

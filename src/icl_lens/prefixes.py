@@ -1,0 +1,188 @@
+"""The shared prefix: prompts that begin alike read their common beginning once.
+
+A causal model computes the same keys and values for a beginning whatever follows it. So it reads the beginning once, and
+then only the prompts' tails, whose queries see the kept keys and values beside their own:
+
+    for group in models.sharing(model, prompts):
+        prefix = prefixes.read(model.network, group.ids)
+        for batch in models.batches(model, prompts, budget, group.index, prefix):
+            logits = models.last_logits(model, batch)
+
+An intervention that is open while a beginning is read (edges blocked, weights scaled) is part of its keys and values: open
+the same intervention for the tails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from icl_lens.positions import TokenizedPrompt
+
+# A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size
+# at most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and
+# value, and four of the feed-forward layer).
+TOKEN_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that share their beginning.
+
+    Attributes:
+        index: Their places in the list of prompts, in order.
+        ids: Token ids of the beginning, shape (P,); P is 0 for the group of all prompts that share with none.
+    """
+
+    index: list[int]
+    ids: np.ndarray
+
+
+def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
+    """Group the prompts by their beginnings.
+
+    Prompts share when they are the same, tokens, anchors and classes, through the last demonstration's label word. What a
+    group shares is the longest common beginning of its prompts, at most all but the last token of the shortest.
+
+    Args:
+        prompts: Any prompts.
+        least: Fewer prompts than these are not a group.
+
+    Returns:
+        Every prompt in one group; groups in the order of their first prompts. The prompts that share with none stand
+        together in the last group, whose beginning is empty.
+    """
+    alike: dict[tuple[bytes, ...], list[int]] = {}
+    alone = []
+    for place, prompt in enumerate(prompts):
+        if len(prompt.anchors):
+            key = (prompt.ids[: prompt.anchors[-1] + 1].tobytes(), prompt.anchors.tobytes(), prompt.demo_labels.tobytes())
+            alike.setdefault(key, []).append(place)
+        else:
+            alone.append(place)
+    found = []
+    for index in alike.values():
+        if len(index) >= least:
+            found.append(Group(index, _common_beginning([prompts[i].ids for i in index])))
+        else:
+            alone += index
+    if alone:
+        found.append(Group(sorted(alone), np.empty(0, dtype=np.int64)))
+    return found
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A beginning as a model has read it.
+
+    Attributes:
+        keys: Its keys in each layer, shape (1, H_kv, P, d).
+        values: Its values in each layer, shape (1, H_kv, P, d).
+        length: Its number of tokens P.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    length: int
+
+    def cache(self, rows: int) -> DynamicCache:
+        """What a forward pass over the tails of ``rows`` prompts takes as ``past_key_values``; views, nothing is copied.
+
+        It stays as it is when a model runs on it, so a layer's joined keys and values live no longer than that layer needs
+        them. It has no config: a layer with a sliding window keeps all keys too, and its mask hides what is outside.
+        """
+        cache = DynamicCache()
+        for keys, values in zip(self.keys, self.values, strict=True):
+            layer = _Beginning()
+            layer.begin(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))  # (B, H_kv, P, d)
+            cache.layers.append(layer)
+        return cache
+
+
+def read(network: PreTrainedModel, ids: np.ndarray) -> Prefix | None:
+    """Read a beginning in one forward pass, under whatever attention contexts are open, without the vocabulary matrix.
+
+    Inside ``torch.inference_mode`` the prefix can be used in that mode only; gradients flow through it where they are
+    enabled and something in an open context wants them.
+
+    Args:
+        network: A model for which :func:`is_shareable` holds.
+        ids: Token ids, shape (P,).
+
+    Returns:
+        None for an empty beginning.
+    """
+    if not len(ids):
+        return None
+    tokens = torch.from_numpy(np.asarray(ids))[None].to(network.device)  # (1, P)
+    cache = DynamicCache()
+    network(
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        position_ids=torch.arange(tokens.shape[1], device=tokens.device)[None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
+    )
+    return Prefix(
+        keys=tuple(layer.keys for layer in cache.layers),
+        values=tuple(layer.values for layer in cache.layers),
+        length=tokens.shape[1],
+    )
+
+
+@torch.no_grad()
+def is_shareable(network: PreTrainedModel) -> bool:
+    """Whether sharing a prefix is right for a model: on a short input, no logit of a tail changes.
+
+    A family whose state is not keys and values (a state-space model) has nothing to share.
+    """
+    beginning, length = 16, 24
+    ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
+    ids %= network.get_input_embeddings().num_embeddings
+    ids[1, :beginning] = ids[0, :beginning]
+    mask = torch.ones_like(ids)  # (2, T)
+    mask[1, -3:] = 0
+    positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
+    plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, V)
+    try:
+        prefix = read(network, ids[0, :beginning].cpu().numpy())
+        shared = network(
+            input_ids=ids[:, beginning:],
+            attention_mask=mask,
+            position_ids=positions[:, beginning:],
+            past_key_values=prefix.cache(2),
+            use_cache=True,
+        ).logits  # (2, T - P, V)
+    except Exception:  # whatever a family raises that knows no such cache
+        return False
+    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, V)
+    # Half precision rounds the two differently; a wrong position or a forgotten key is far larger.
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
+    return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
+
+
+class _Beginning(DynamicLayer):
+    """One layer's keys and values of a beginning, joined to each tail's anew and never replaced."""
+
+    def begin(self, keys: Tensor, values: Tensor) -> None:
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
+
+
+def _common_beginning(sequences: Iterable[np.ndarray]) -> np.ndarray:
+    """The longest common beginning that leaves at least one token of each sequence."""
+    sequences = list(sequences)
+    shortest = min(len(ids) for ids in sequences) - 1
+    first = sequences[0][:shortest]
+    length = min(int(np.append(first != ids[:shortest], True).argmax()) for ids in sequences)
+    return first[:length]

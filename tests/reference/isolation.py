@@ -1,0 +1,75 @@
+"""Next-token logits of one prompt with isolated positions, written from the paper (section 2.2) as plainly as it reads.
+
+It shares nothing with the package: one prompt at a time, transformers' own eager attention, whose weights are overwritten
+row by row after the softmax. Blocking all of a position's edges to earlier ones *before* the softmax leaves the position
+itself as the only one, with weight 1; blocking them *after* it sets them to 0 and leaves the weight on itself as it was.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+
+import torch
+
+
+def isolated_logits(model, ids, positions, layers, blocking) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits at the last position, shape (V,), and each layer's attention weights as used, shape (H, T, T).
+
+    Args:
+        model: A causal language model; it is switched to eager attention.
+        ids: Token ids of the prompt.
+        positions: The positions that are cut off from all earlier ones.
+        layers: The layers in which they are.
+        blocking: ``before_softmax`` or ``after_softmax``.
+    """
+
+    def edited(layer, weights):
+        weights = weights.clone()
+        used.append(weights[0])
+        if layer in layers:
+            for p in positions:
+                weights[:, :, p, :p] = 0.0
+                if blocking == "before_softmax":
+                    weights[:, :, p, p] = 1.0
+        return weights
+
+    used: list[torch.Tensor] = []
+    model.set_attn_implementation("eager")
+    with torch.inference_mode(), _edited_attention(model, edited):
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+    return logits, used
+
+
+@contextmanager
+def _edited_attention(model, edited):
+    """Replace the eager attention of the model's own modelling file by the same with its weights edited."""
+    attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx"))
+    source = sys.modules[type(attention).__module__]
+    if hasattr(attention, "_attn"):  # GPT-J
+        owner, name = type(attention), "_attn"
+
+        def replacement(module, query, key, value, *args, **kwargs):
+            _, weights = original(module, query, key, value, *args, **kwargs)
+            weights = edited(module.layer_idx, weights)
+            return weights @ value, weights
+    else:
+        owner, name = source, "eager_attention_forward"
+
+        def replacement(module, query, key, value, *args, **kwargs):
+            _, weights = original(module, query, key, value, *args, **kwargs)
+            weights = edited(module.layer_idx, weights)
+            heads = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+            return (weights @ heads).transpose(1, 2).contiguous(), weights
+
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def jaccard(first, second) -> float:
+    """Overlap of two sets."""
+    return len(set(first) & set(second)) / len(set(first) | set(second))

@@ -1,0 +1,224 @@
+import pytest
+import torch
+
+from icl_lens import artifacts, prefixes, studies
+from icl_lens.conditions import isolated, random_positions
+from icl_lens.errors import InputError
+from icl_lens.models import LanguageModel
+from icl_lens.positions import tokenize
+from icl_lens.studies import isolation
+from icl_lens.studies.isolation import Settings
+
+from ..conftest import sentencepiece_like, word_level
+from ..families import FAMILIES, tiny
+from ..prompts_table import prompts_table, shared_table
+from ..reference.isolation import isolated_logits, jaccard
+
+# Agreement with the plain reference, as a share of the largest value, in float32.
+TOLERANCE = 1e-4
+
+
+def positions_of(model, prompt, row, settings):
+    if row["target"] == "random":
+        return random_positions(prompt, settings.random_scope, row["draw"], model.tokenizer.bos_token_id).tolist()
+    return isolated(prompt, row["target"], lambda t: model.tokenizer.decode([t])).tolist()
+
+
+def check(model, prompts, rows, settings):
+    """Every row against the plain reference, given the same positions; the number of rows that were compared."""
+    plain, compared = {}, 0
+    by_id = {p.prompt_id: p for p in prompts}
+    for row in rows.to_dict("records"):
+        prompt = by_id[row["prompt_id"]]
+        ids = prompt.ids.tolist()
+        k, depth = row["layers"], model.layers
+        layers = range(k) if row["side"] == "first" else range(depth - k, depth)
+        cut = positions_of(model, prompt, row, settings)
+        if prompt.prompt_id not in plain:
+            plain[prompt.prompt_id] = isolated_logits(model.network, ids, [], [], settings.blocking)[0]
+        before = plain[prompt.prompt_id]
+        after, weights = isolated_logits(model.network, ids, cut, layers, settings.blocking)
+        for p in cut:
+            assert all((weights[layer][:, p, :p] == 0).all() for layer in layers)
+        margin = TOLERANCE * max(float(after.abs().max()), float(before.abs().max()))
+        if is_clear(after[prompt.label_ids], 1, margin):
+            assert row["prediction"] == int(after[prompt.label_ids].argmax())
+            if is_clear(before[prompt.label_ids], 1, margin):
+                assert row["label_agrees"] == (row["prediction"] == int(before[prompt.label_ids].argmax()))
+        for size in (5, 10):
+            if is_clear(after, size, margin) and is_clear(before, size, margin):
+                expected = jaccard(after.topk(size).indices.tolist(), before.topk(size).indices.tolist())
+                assert row[f"word_jaccard_{size}"] == pytest.approx(expected, abs=1e-12)
+                compared += 1
+    return compared
+
+
+def is_clear(logits, size, margin):
+    """Whether the ``size`` largest are ahead of the others by more than two margins, so that rounding cannot swap them."""
+    ordered = logits.sort(descending=True).values
+    return len(ordered) <= size or float(ordered[size - 1] - ordered[size]) > 2 * margin
+
+
+@pytest.mark.parametrize("blocking", ["before_softmax", "after_softmax"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_agrees_with_the_plain_reference(language_model, tokenizer, family, blocking):
+    model = language_model(family)
+    settings = Settings(draws=1, layers=[1, 2], blocking=blocking)
+    for task, shots, make in (("sst2", 1, shared_table), ("agnews", 2, prompts_table)):
+        prompts = tokenize(make(task, count=4, shots=shots), tokenizer)
+        rows = isolation.compute(model, prompts, 600, settings=settings)
+        assert len(rows) == len(prompts) * 4 * 2 * 2
+        assert check(model, prompts, rows, settings) > len(rows)  # of two sizes a row
+
+
+@pytest.mark.parametrize("scope", ["prompt", "demonstrations"])
+@pytest.mark.parametrize("shots", [1, 2])
+def test_label_words_of_several_tokens_and_six_classes_agree(language_model, tokenizer, shots, scope):
+    model = language_model("llama")
+    settings = Settings(draws=3, layers=[1], random_scope=scope)
+    prompts = tokenize(shared_table("trec", count=5, shots=shots), tokenizer)
+    rows = isolation.compute(model, prompts, 2000, settings=settings)
+    assert check(model, prompts, rows, settings) > len(rows)
+
+
+def test_a_beginning_of_sequence_token_is_never_drawn_and_the_rest_agrees():
+    tokenizer = sentencepiece_like()
+    model = LanguageModel("llama", tiny("llama", len(tokenizer)), tokenizer, "float32", {"name": "llama"})
+    settings = Settings(draws=4, layers=[2])
+    prompts = tokenize(shared_table("emoc", count=4), tokenizer)
+    assert all(p.ids[0] == tokenizer.bos_token_id for p in prompts)
+    drawn = [random_positions(p, "prompt", draw, tokenizer.bos_token_id) for p in prompts for draw in range(200)]
+    assert min(d.min() for d in drawn) == 1
+    rows = isolation.compute(model, prompts, 2000, settings=settings)
+    assert check(model, prompts, rows, settings) > len(rows)
+
+
+@pytest.mark.parametrize("blocking", ["before_softmax", "after_softmax"])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "mistral", "gemma2"])
+def test_logits_are_the_references(language_model, tokenizer, family, blocking, monkeypatch):
+    model = language_model(family)
+    prompts = tokenize(shared_table("emoc", count=4), tokenizer)
+    seen = {}
+    original = isolation.last_logits
+
+    def remember(model, batch):
+        logits = original(model, batch)
+        for place, row in zip(batch.index, logits, strict=True):
+            seen.setdefault(place, []).append(row)
+        return logits
+
+    monkeypatch.setattr(isolation, "last_logits", remember)
+    settings = Settings(layers=[2], draws=1, blocking=blocking)
+    rows = isolation.compute(model, prompts, 2000, settings=settings)
+    for place, prompt in enumerate(prompts):
+        of_prompt = rows[rows["prompt_id"] == prompt.prompt_id].to_dict("records")
+        for row, logits in zip(of_prompt, seen[place][1:], strict=True):  # the first is the plain run's
+            layers = [0, 1] if row["side"] == "first" else [1, 2]
+            cut = positions_of(model, prompt, row, settings)
+            expected, _ = isolated_logits(model.network, prompt.ids.tolist(), cut, layers, blocking)
+            assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monkeypatch):
+    model = language_model("qwen2")
+    prompts = tokenize(shared_table("trec", count=6), tokenizer)
+    settings = Settings(draws=2, layers=[1, 3])
+    shared = isolation.compute(model, prompts, 2000, settings=settings)
+    assert shared.equals(isolation.compute(model, prompts, 1, settings=settings))
+    monkeypatch.setattr(isolation, "sharing", lambda model, prompts: prefixes.groups(prompts, least=len(prompts) + 1))
+    assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
+
+
+def test_prompts_that_share_read_a_beginning_once_a_condition_and_at_most_once_a_split(language_model, tokenizer, monkeypatch):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table("sst2", count=40), tokenizer)
+    assert model.shares_prefixes
+    read, original = [], prefixes.read
+    monkeypatch.setattr(prefixes, "read", lambda network, ids: read.append(len(ids)) or original(network, ids))
+
+    def beginnings(target):
+        read.clear()
+        isolation.compute(model, prompts, 2000, settings=Settings(targets=[target], layers=[1], draws=1))
+        return sum(length > 0 for length in read)
+
+    groups = 2
+    for target in ("label", "newline", "template"):
+        assert beginnings(target) == groups * (1 + 2)  # the plain run, first, last
+    # Of two isolated tokens none, one or two are in the beginning.
+    assert groups * (1 + 2) < beginnings("random") <= groups * (1 + 2 * (2 + 1))
+
+
+def test_in_all_layers_the_first_are_the_last_and_something_changes(language_model, tokenizer):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table("emoc", count=8), tokenizer)
+    rows = isolation.compute(model, prompts, 2000, settings=Settings(targets=["label"], layers=[3]))
+    assert (rows[rows["side"] == "first"]["word_jaccard_10"].to_numpy() < 1).any()
+    first, last = (rows[rows["side"] == side].drop(columns="side").reset_index(drop=True) for side in ("first", "last"))
+    assert first.equals(last)  # all three layers both times
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected", "main"),
+    [(1, [1], 1), (3, [1], 1), (6, [1, 2, 3], 2), (13, [1, 2, 3, 4, 5, 6], 3), (14, [1, 3, 5, 7], 5), (48, [1, 3, 5, 7], 5)],
+)
+def test_the_numbers_of_layers_follow_the_depth(depth, expected, main):
+    assert isolation.layer_counts(depth) == expected
+    assert isolation.main_layers(depth) == main
+    assert main in expected
+
+
+def test_conditions_are_paired_by_their_draw_and_in_a_fixed_order():
+    found = isolation.conditions(Settings(targets=["random", "label"], draws=2, layers=[2, 1]), 6)
+    assert [tuple(c) for c in found[:4]] == [("label", 0, s, k) for s in ("first", "last") for k in (1, 2)]
+    assert [tuple(c) for c in found[4:]] == [("random", d, s, k) for d in (0, 1) for s in ("first", "last") for k in (1, 2)]
+
+
+def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
+    model = language_model("gpt2")
+    prompts = tokenize(prompts_table(), tokenizer)
+    with pytest.raises(InputError, match=r"isolation in 9 layers is asked for \(layers\), but the model has 3"):
+        isolation.compute(model, prompts, 2000, settings=Settings(layers=[9]))
+    table = prompts_table()
+    table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
+    with pytest.raises(InputError, match="prompt 103 has no demonstration; isolation needs label words"):
+        isolation.compute(model, tokenize(table, tokenizer), 2000)
+    words = word_level()
+    flat = LanguageModel("flat", tiny("gpt2", len(words)), words, "float32", {})
+    with pytest.raises(InputError, match="leave `newline` out of the targets"):
+        isolation.compute(flat, tokenize(prompts_table("agnews"), words), 2000)
+
+
+def test_progress_ends_at_the_number_of_prompts(language_model, tokenizer):
+    done = []
+    prompts = tokenize(prompts_table(count=7), tokenizer)
+    isolation.compute(language_model("gpt2"), prompts, 200, done.append, Settings(draws=1))
+    assert sum(done) == 7
+    assert len(done) > 1
+
+
+def test_half_precision_runs(language_model, tokenizer):
+    model = language_model("llama")
+    model.network.to(torch.bfloat16)
+    prompts = tokenize(shared_table(count=5), tokenizer)
+    for blocking in ("before_softmax", "after_softmax"):
+        rows = isolation.compute(model, prompts, 2000, settings=Settings(blocking=blocking, draws=1))
+        assert rows["word_jaccard_5"].between(0, 1).all()
+
+
+def test_an_artifact_says_its_settings(checkpoint, tmp_path):
+    table = prompts_table(count=4)
+    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    artifacts.write(tmp_path / "prompts" / "sst2.parquet", table, metadata)
+    out = tmp_path / "studies" / "isolation.parquet"
+    settings = Settings(draws=2, targets=["random"])
+    studies.run("isolation", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
+    rows, found = artifacts.read(out, "isolation")
+    assert set(rows["draw"]) == {0, 1}
+    assert {k: found["settings"][k] for k in ("draws", "targets", "blocking", "random_scope")} == {
+        "draws": 2,
+        "targets": ["random"],
+        "blocking": "before_softmax",
+        "random_scope": "prompt",
+    }
+    with pytest.raises(ValueError, match="no settings of the study icl"):
+        studies.run("icl", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings)
