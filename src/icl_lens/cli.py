@@ -58,14 +58,15 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     corpora = command("corpora", _corpora, "write one task's texts and labels as a table")
-    corpora.add_argument("--task", required=True, choices=TASKS)
+    _add_task(corpora)
     corpora.add_argument("--seed", type=_seed, help="generate the built-in look-alike from this seed")
-    corpora.add_argument("--train", type=Path, help="the original release's training file")
-    corpora.add_argument("--test", type=Path, help="the original release's test file (SST-2: the dev file)")
+    corpora.add_argument("--train", type=Path, help="the original release's training file, or a table of a task of your own")
+    corpora.add_argument("--test", type=Path, help="the original release's test file (SST-2: the dev file), or a table")
+    corpora.add_argument("--fetched", type=Path, help="the folder of a data set fetched from the hub")
     corpora.add_argument("--out", required=True, type=Path)
 
     prompts = command("prompts", _prompts, "draw and write one task's prompts")
-    prompts.add_argument("--task", required=True, choices=TASKS)
+    _add_task(prompts)
     prompts.add_argument("--corpus", required=True, type=Path, help="a corpora table")
     prompts.add_argument("--set", required=True, help="the protocol: fresh-1shot, shared-5shot, ...")
     prompts.add_argument("--seeds", required=True, type=_seed, nargs="+")
@@ -139,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_task(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--task", required=True, help=f"{', '.join(TASKS)}, or any name with --definition")
+    command.add_argument("--definition", help="a task of your own: its keys under `own_tasks` in the config, as YAML")
+
+
 def _seed(text: str) -> int:
     """An option's value as a seed that every generator takes."""
     value = int(text)
@@ -171,23 +177,35 @@ def _require_place(option: str, out: Path) -> None:
 
 
 def _corpora(options: argparse.Namespace) -> None:
-    from icl_lens.corpora import tables
+    from icl_lens import config
+    from icl_lens.corpora import hub, tables
+    from icl_lens.corpora.columns import Columns
 
+    task, own = config.parse_task(options.task, options.definition)
     files = (options.train, options.test)
-    if (options.seed is None) == (None in files) or (options.seed is not None and any(files)):
-        raise InputError("give either --seed (the built-in texts) or both --train and --test (the original files)")
-    if options.seed is not None:
+    if [options.seed is not None, any(files), options.fetched is not None].count(True) != 1 or (any(files) and None in files):
+        raise InputError("give one of --seed (the built-in texts), --train and --test (files), --fetched (from the hub)")
+    if options.fetched is not None:
+        if own and own.hub is None:
+            raise InputError(f"--definition of {options.task} names no data set on the hub, so --fetched says nothing")
+        tables.write_hub(task, hub.of_own_task(own) if own else hub.DATASETS[options.task], options.fetched, options.out)
+    elif own and any(files):
+        tables.write_columns(task, Columns(tuple(own.text), own.label, task.classes), *files, options.out)
+    elif own:
+        raise InputError(f"{options.task} is a task of your own: there are no built-in texts of it")
+    elif options.seed is not None:
         tables.write_builtin(options.task, options.seed, options.out)
     else:
         tables.write_files(options.task, *files, options.out)
 
 
 def _prompts(options: argparse.Namespace) -> None:
-    from icl_lens import prompts
+    from icl_lens import config, prompts
 
+    task, _ = config.parse_task(options.task, options.definition)
     if len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds names a seed twice, which would count its prompts twice")
-    prompts.write(options.task, options.corpus, options.set, options.seeds, options.queries, options.out)
+    prompts.write(task, options.corpus, options.set, options.seeds, options.queries, options.out)
 
 
 def _fetch_model(options: argparse.Namespace) -> None:

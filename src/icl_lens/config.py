@@ -20,13 +20,15 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import Recipe
+from icl_lens.own_tasks import OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.section import Section, Seed
-from icl_lens.tasks import TASKS
+from icl_lens.tasks import TASKS, Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 # The default model: weights that this project trained and ships.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
@@ -57,11 +59,35 @@ class Model(Section):
     """One language model."""
 
     name: Name = Field(description="The name in paths and figures.")
-    path: str = Field(
+    path: str | None = Field(
+        default=None,
         min_length=1,
         description="A folder with a decoder-only checkpoint (config.json, *.safetensors) and its fast tokenizer.",
     )
+    hub: HubId | None = Field(default=None, description="Instead of `path`: a model on the hub, owner/name.")
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        description="hub only: a commit, tag or branch (default: main). Name a commit if others are to get the same numbers.",
+    )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
+    bos: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Whether prompts begin with the beginning-of-sequence token; auto: where the tokenizer puts one by itself.",
+    )
+    chat: bool = Field(
+        default=False,
+        description="Write prompts as a chat, by the tokenizer's own template: the user's turn holds demonstrations and query, "
+        "the answer begins with the last piece of the task's template.",
+    )
+
+    @model_validator(mode="after")
+    def _lies_somewhere(self) -> Model:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError(f"models: {self.name} needs either a path (a folder) or a hub (owner/name)")
+        if self.path is not None and self.revision is not None:
+            raise ValueError(f"models: {self.name} has a path, so its revision says nothing; leave it out, or name a hub")
+        return self
 
 
 class SplitFiles(Section):
@@ -74,10 +100,10 @@ class SplitFiles(Section):
 class Data(Section):
     """Where texts and labels come from."""
 
-    source: Literal["builtin", "files"] = Field(
+    source: Literal["builtin", "files", "hub"] = Field(
         default="builtin",
         description="builtin: look-alikes of the four data sets, generated here, no download. "
-        "files: the data sets' original files in the folder `root`.",
+        "files: the data sets' original files in the folder `root`. hub: the data sets as the hub keeps them.",
     )
     seed: Seed = Field(default=0, description="builtin only: the seed of the generated texts.")
     root: str | None = Field(default=None, description="files only: the folder that holds the data sets.")
@@ -86,12 +112,19 @@ class Data(Section):
         description="files only: other file names under `root`, e.g. {agnews: {train: agnews/train_subset.csv}}.",
     )
 
+    revisions: dict[str, str] = Field(
+        default_factory=dict,
+        description="hub only: other commits or branches, e.g. {trec: <commit>}.",
+    )
+
     @model_validator(mode="after")
-    def _root_goes_with_files(self) -> Data:
+    def _keys_go_with_their_source(self) -> Data:
         if self.source == "files" and not self.root:
             raise ValueError("data.source is 'files', so data.root must name the folder that holds the files")
-        if self.source == "builtin" and (self.root or self.files):
-            raise ValueError("data.root and data.files need data.source: files, but data.source is 'builtin'")
+        if self.source != "files" and (self.root or self.files):
+            raise ValueError(f"data.root and data.files need data.source: files, but data.source is {self.source!r}")
+        if self.source != "hub" and self.revisions:
+            raise ValueError(f"data.revisions needs data.source: hub, but data.source is {self.source!r}")
         return self
 
 
@@ -112,18 +145,29 @@ class Config(Section):
         default_factory=lambda: [Model(name="organism", path=EMBEDDED_MODEL)],
         min_length=1,
         description="The language models to study; each has a `name` (in paths and figures), a `path` (a folder with a "
-        "decoder-only checkpoint in safetensors and its tokenizer) and, where it differs from `dtype` below, a `dtype`. "
-        "The default is the small model that is trained by this project and shipped with it.",
+        "decoder-only checkpoint in safetensors and its tokenizer) or a `hub` (owner/name, with its `revision`) and, where it "
+        "differs from `dtype` below, a `dtype`. The default is the small model that this project trained and ships.",
     )
-    tasks: list[str] = Field(
+    tasks: list[Name] = Field(
         default_factory=lambda: list(TASKS),
         min_length=1,
-        description="The classification tasks. Leave one out and every figure leaves it out.",
+        description="The classification tasks, the paper's four or your own. Leave one out and every figure leaves it out.",
+    )
+    own_tasks: dict[Name, OwnTask] = Field(
+        default_factory=dict,
+        description="Tasks of your own: template, label words, and files or a data set on the hub. Name them in `tasks`, too. "
+        "README.md has an example.",
     )
     data: Data = Field(
         default_factory=Data,
         description="Where texts come from. `source: builtin` generates look-alikes of the four data sets from `seed`; "
-        "`source: files` reads the original files from the folder `root` (see config/README.md for their names).",
+        "`source: files` reads the original files from the folder `root` (see config/README.md for their names), `source: hub` "
+        "fetches the data sets.",
+    )
+    downloads: str = Field(
+        default="downloads",
+        min_length=1,
+        description="The folder for what is fetched from the hub, shared by all configs. Nothing else touches the network.",
     )
     seeds: Annotated[list[Seed], BeforeValidator(_numbers)] = Field(
         default_factory=lambda: [42, 43, 44, 45, 46],
@@ -163,13 +207,22 @@ class Config(Section):
         _unique("models", names)
         _unique("tasks", self.tasks)
         _unique("seeds", self.seeds)
-        for name in names:
-            if name in STAGES:
-                raise ValueError(f"models: the name {name!r} is a folder of the results tree; choose another")
+        for key, named in (("models", names), ("own_tasks", self.own_tasks)):
+            for name in named:
+                if name in STAGES:
+                    raise ValueError(f"{key}: the name {name!r} is a folder of the results tree; choose another")
+        for task, own in self.own_tasks.items():
+            if task in TASKS:
+                raise ValueError(f"own_tasks.{task}: {task} is a task of the paper; choose another name")
+            try:
+                own.task(task, TASKS)
+            except ValueError as error:
+                raise ValueError(f"own_tasks.{task}: {error}") from None
         for task in self.tasks:
-            _known("tasks", task, TASKS)
-        for task in self.data.files:
-            _known("data.files", task, TASKS)
+            _known("tasks", task, [*TASKS, *self.own_tasks])
+        for key, named in (("data.files", self.data.files), ("data.revisions", self.data.revisions)):
+            for task in named:
+                _known(key, task, TASKS)
         for item, choice in self.items.items():
             _known("items", item, ITEMS)
             for key, chosen, configured in (("models", choice.models, names), ("tasks", choice.tasks, self.tasks)):
@@ -184,12 +237,20 @@ class Config(Section):
         """The model of that name."""
         return next(model for model in self.models if model.name == name)
 
+    def task(self, name: str) -> Task:
+        """The task of that name: one of the paper's, or the user's own."""
+        return self.own_tasks[name].task(name, TASKS) if name in self.own_tasks else TASKS[name]
+
     def shown(self, item: str) -> tuple[list[str], list[str]]:
-        """What an item shows: names of models, and of tasks. No task when none of the paper's is configured."""
+        """What an item shows: names of models, and of tasks: the paper's choice of those configured, and the user's own.
+
+        No task when there is none of either.
+        """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
+        own = [task for task in self.tasks if task in self.own_tasks and task not in paper]
         models = choice.models or [model.name for model in self.models]
-        return models, choice.tasks or [task for task in paper if task in self.tasks]
+        return models, choice.tasks or [*(task for task in paper if task in self.tasks), *own]
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:
@@ -210,11 +271,24 @@ def parse_recipe(text: str) -> Recipe:
     Raises:
         InputError: As :func:`parse`.
     """
+    return parse({"organism": _yaml_option("--recipe", text)}).organism
+
+
+def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:
+    """The task of that name, and for one of the user's own its keys under ``own_tasks``, given as YAML.
+
+    Raises:
+        InputError: As :func:`parse`, or the name is unknown.
+    """
+    config = parse({"tasks": [name], "own_tasks": {name: _yaml_option("--definition", definition)} if definition else {}})
+    return config.task(name), config.own_tasks.get(name)
+
+
+def _yaml_option(option: str, text: str) -> Any:
     try:
-        mapping = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"--recipe is not YAML: {' '.join(str(error).split())}") from error
-    return parse({"organism": mapping}).organism
+        raise InputError(f"{option} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def load(path: Path | str) -> Config:
@@ -244,6 +318,7 @@ def default_yaml() -> str:
         "# Mappings are merged key by key; a list replaces the list here.",
     ]
     defaults = Config().model_dump(exclude_none=True)
+    defaults["models"] = [model.model_dump(exclude_defaults=True) for model in Config().models]
     for key, field in Config.model_fields.items():
         lines += ["", *(f"# {line}" for line in textwrap.wrap(field.description or "", 100))]
         flow = None if isinstance(defaults[key], dict | list) else False  # a list of scalars stays on one line
@@ -306,7 +381,9 @@ def _sentence(detail: ErrorDetails) -> str:
         case "missing":
             return f"config: {key!r} is missing"
         case "value_error":
-            return f"config: {detail['ctx']['error']}"
+            fault = str(detail["ctx"]["error"])
+            # A fault of one section does not always say which: the sections of a mapping or list have the same words.
+            return f"config: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"config: {key}: {fault}"
         case "model_type" | "dict_type":
             return f"config: {key!r} is {value!r}; it must be a mapping of keys to values"
         case "string_pattern_mismatch":

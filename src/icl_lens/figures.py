@@ -96,6 +96,11 @@ def model_title(metadata: dict[str, Any]) -> str:
     return f"{name} (untrained on such text)" if metadata["observed"]["untrained"] else name
 
 
+def task_title(metadata: dict[str, Any], name: str) -> str:
+    """A task's name as a reader knows it; prompts that were made elsewhere bring only its key ``name``."""
+    return (metadata.get("task") or {}).get("title", name)
+
+
 def title(axes: Axes, *lines: str) -> None:
     """A panel's title; a line that is too long for the panel (a model's name) is wrapped."""
     axes.set_title("\n".join(part for line in lines for part in textwrap.wrap(line, _TITLE_CHARACTERS)))

@@ -17,7 +17,7 @@ import pandas as pd
 
 from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
-from icl_lens.tasks import TASKS, Task
+from icl_lens.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -211,15 +211,16 @@ def _enough(task: Task, train: pd.DataFrame, shots: int) -> None:
             )
 
 
-def write(task: str, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path) -> None:
+def write(task: Task, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path) -> None:
     """Build a prompts table from a corpora table and write it; see :func:`build` for the errors."""
     table, origin = artifacts.read(corpus, "corpora")
     metadata = artifacts.describe(
         "prompts",
         __name__,
         inputs={provenance.artifact_name(corpus, out): provenance.file_hash(corpus)},
-        settings={"task": task, "set": set_name, "queries": queries},
+        settings={"set": set_name, "queries": queries},
         seeds=seeds,
+        task={"name": task.name, "title": task.title, "template": task.template, "label_words": list(task.label_words)},
         corpus=origin.get("corpus", {"source": "elsewhere"}),
     )
-    artifacts.write(out, build(TASKS[task], table, set_name, seeds, queries), metadata)
+    artifacts.write(out, build(task, table, set_name, seeds, queries), metadata)

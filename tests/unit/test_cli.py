@@ -112,7 +112,7 @@ def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
         (["saliency", "--model", "{model}", "--prompts", "{tmp}/none.parquet"], "none.parquet does not exist"),
         (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a whole Parquet file (cut short or damaged?)"),
         (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: it has no column"),
-        (["corpora", "--task", "sst2"], "give either --seed (the built-in texts) or both --train and --test"),
+        (["corpora", "--task", "sst2"], "give one of --seed (the built-in texts), --train and --test (files), --fetched"),
         (["corpora", "--task", "sst2", "--train", "{tmp}/a", "--test", "{tmp}/b"], "a cannot be read"),
         (
             ["prompts", "--task", "sst2", "--corpus", "{corpus}", "--set", "fresh-9shot", "--seeds", "1", "--queries", "3"],

@@ -7,15 +7,19 @@ import platform
 import re
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import config as icl_lens_config
+from icl_lens import fetch
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.corpora.files import FORMATS
+from icl_lens.corpora.hub import DATASETS, of_own_task
 from icl_lens.errors import InputError
+from icl_lens.fetched import RECORD
 from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import CODE
 from icl_lens.provenance import notebook_sources, source_files
@@ -79,26 +83,80 @@ LOCK = forget_stale_locks()
 CONFIG = checked(icl_lens_config.parse, config)
 
 
+def corpus_of(task):
+    """The task whose texts a task is made of: itself, unless it is like another."""
+    own = CONFIG.own_tasks.get(task)
+    return (own and own.like) or task
+
+
+def dataset_of(task):
+    """The data set on the hub that a task's texts come from, if they come from there."""
+    own = CONFIG.own_tasks.get(task)
+    if own:
+        return of_own_task(own) if own.hub else None
+    if CONFIG.data.source != "hub":
+        return None
+    return DATASETS[task].at(CONFIG.data.revisions.get(task, DATASETS[task].revision))
+
+
+def fetched_dataset(task):
+    """What tells that a task's data set was fetched."""
+    dataset = dataset_of(task)
+    folder = fetch.dataset_folder(
+        CONFIG.downloads, dataset.hub, dataset.revision, dataset.config
+    )
+    return f"{folder}/{RECORD}"
+
+
 def data_files(task):
-    """The original files of a task's two splits, or none for the built-in texts."""
-    if CONFIG.data.source == "builtin":
+    """The files of a task's two splits; none for the built-in texts and for those from the hub."""
+    own = CONFIG.own_tasks.get(task)
+    if own:
+        return {} if own.hub else {"train": Path(own.train), "test": Path(own.test)}
+    if CONFIG.data.source != "files":
         return {}
-    own = CONFIG.data.files.get(task)
+    named = CONFIG.data.files.get(task)
     root = Path(CONFIG.data.root)
     return {
-        split: root / ((own and getattr(own, split)) or getattr(FORMATS[task], split))
+        split: root
+        / ((named and getattr(named, split)) or getattr(FORMATS[task], split))
         for split in ("train", "test")
     }
 
 
+def corpus_inputs(task):
+    """The files that a task's texts are read from."""
+    return [fetched_dataset(task)] if dataset_of(task) else data_files(task).values()
+
+
+def corpus_module(task):
+    """The module that reads or generates a task's texts."""
+    if dataset_of(task):
+        return "icl_lens.corpora.hub"
+    if task in CONFIG.own_tasks:
+        return "icl_lens.corpora.columns"
+    return f"icl_lens.corpora.{CONFIG.data.source}"
+
+
+def definition_option(task):
+    """The option of `icl-lens` that says what one of the user's own tasks is."""
+    own = CONFIG.own_tasks.get(task)
+    if not own:
+        return ""
+    return f"--definition {shlex.quote(own.model_dump_json(exclude_unset=True))}"
+
+
 def corpus_options(task):
     """Options of `icl-lens corpora` that say where the texts come from."""
-    files = data_files(task)
-    if not files:
-        return f"--seed {CONFIG.data.seed}"
-    return " ".join(
-        f"--{split} {shlex.quote(str(path))}" for split, path in files.items()
-    )
+    if dataset_of(task):
+        folder = str(Path(fetched_dataset(task)).parent)
+        options = [f"--fetched {shlex.quote(folder)}"]
+    else:
+        options = [
+            f"--{split} {shlex.quote(str(path))}"
+            for split, path in data_files(task).items()
+        ]
+    return " ".join(options) or f"--seed {CONFIG.data.seed}"
 
 
 def training_code():
@@ -115,19 +173,69 @@ def is_trained_here(path):
     return Path(path) == Path(CONFIG.results) / "training" / "model"
 
 
+def model_folder(name):
+    """The folder of a model: the user's own, or the one that it is fetched to."""
+    model = CONFIG.model(name)
+    if model.hub is None:
+        return model.path
+    return str(fetch.model_folder(CONFIG.downloads, model.hub, model.revision))
+
+
 def model_files(name):
-    """A model's files, as a study's input.
+    """A model's files, as a study's input: for one from the hub what tells that it was fetched, with the hashes of all files.
 
     A model that this config trains is named by its absolute path, which Snakemake takes for a file of the user's: to study it
     must never be to train it.
     """
-    path = CONFIG.model(name).path
+    path = model_folder(name)
+    if CONFIG.model(name).hub is not None:
+        return [f"{path}/{RECORD}"]
     return checkpoint_files(Path(path).absolute() if is_trained_here(path) else path)
 
 
+def fetched_model_options(record):
+    """Options of `icl-lens fetch-model` for the model whose record that is."""
+    model = next(
+        model
+        for model in CONFIG.models
+        if model.hub and model_files(model.name) == [record]
+    )
+    return shlex.join(["--hub", model.hub, "--revision", model.revision or "main"])
+
+
+def fetched_dataset_options(record):
+    """Options of `icl-lens fetch-dataset` for the data set whose record that is: the splits that any task reads of it."""
+    tasks = [task for task in CONFIG.tasks if dataset_of(corpus_of(task))]
+    found = [
+        dataset_of(corpus_of(task))
+        for task in tasks
+        if fetched_dataset(corpus_of(task)) == record
+    ]
+    splits = sorted({split for dataset in found for split in dataset.splits.values()})
+    return shlex.join(
+        [
+            *("--hub", found[0].hub, "--revision", found[0].revision),
+            *("--config", found[0].config, "--splits", *splits),
+        ]
+    )
+
+
+def model_options(name):
+    """Options of a study's command that say how a model is run and prompted."""
+    model = CONFIG.model(name)
+    options = [
+        f"--dtype {model.dtype or CONFIG.dtype}",
+        "" if model.bos == "auto" else f"--bos {'yes' if model.bos else 'no'}",
+        "--chat" if model.chat else "",
+    ]
+    return " ".join(option for option in options if option)
+
+
 def require_inputs():
-    """What the config names is there, or the workflow stops with a sentence that says what is not."""
+    """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.models:
+        if model.hub is not None:
+            continue
         if is_trained_here(model.path) and not Path(model.path).is_dir():
             # Asked for, or a job of such a run on a cluster.
             if {"organism", "organism_learning_curve", "--target-jobs"} & set(sys.argv):
@@ -137,11 +245,11 @@ def require_inputs():
             )
         checkpoint_files(model.path)
     for task in CONFIG.tasks:
-        for split, path in data_files(task).items():
+        for split, path in data_files(corpus_of(task)).items():
             if not path.is_file():
                 raise InputError(
                     f"task {task}: its {split} file {path} does not exist; put it there, name another under "
-                    f"data.files.{task}.{split}, or leave {task} out of tasks"
+                    f"{'own_tasks' if task in CONFIG.own_tasks else 'data.files'}.{task}.{split}, or leave {task} out of tasks"
                 )
 
 
@@ -221,7 +329,7 @@ def item_parameters(item):
     elif ITEMS[item].studies:
         shown = {"studies": item_studies(item)}
     else:
-        shown = {"tasks": CONFIG.shown(item)[1]}
+        shown = {"tasks": [asdict(CONFIG.task(task)) for task in CONFIG.shown(item)[1]]}
     out = f"{CONFIG.results}/{ITEMS[item].kind}s/{item}"
     return json.dumps({"item": item, "out": out, **shown})
 

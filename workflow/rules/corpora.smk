@@ -1,10 +1,10 @@
-# Texts and labels of one task: generated here, or read from the original files.
+# Texts and labels of one task: generated here, read from files, or from what was fetched from the hub.
 
 
 rule corpora:
     input:
-        files=lambda wildcards: data_files(wildcards.task).values(),
-        code=source_files(f"icl_lens.corpora.{CONFIG.data.source}"),
+        files=lambda wildcards: corpus_inputs(wildcards.task),
+        code=lambda wildcards: source_files(corpus_module(wildcards.task)),
     output:
         "<results>/corpora/{task}.parquet",
     log:
@@ -13,8 +13,9 @@ rule corpora:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        definition=lambda wildcards: definition_option(wildcards.task),
         source=lambda wildcards: corpus_options(wildcards.task),
     message:
         "Texts of {wildcards.task}"
     shell:
-        "icl-lens corpora --task {wildcards.task} {params.source} --out {output:q} 2> {log:q}"
+        "icl-lens corpora --task {wildcards.task} {params.definition} {params.source} --out {output:q} 2> {log:q}"

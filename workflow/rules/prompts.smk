@@ -3,7 +3,7 @@
 
 rule prompts:
     input:
-        corpus="<results>/corpora/{task}.parquet",
+        corpus=lambda wildcards: f"{CONFIG.results}/corpora/{corpus_of(wildcards.task)}.parquet",
         code=source_files("icl_lens.prompts"),
     output:
         "<results>/prompts/{task}/{set}.parquet",
@@ -13,10 +13,11 @@ rule prompts:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        definition=lambda wildcards: definition_option(wildcards.task),
         seeds=CONFIG.seeds,
         queries=CONFIG.queries,
     message:
         "Prompts of {wildcards.task}, {wildcards.set}"
     shell:
-        "icl-lens prompts --task {wildcards.task} --corpus {input.corpus:q} --set {wildcards.set} "
+        "icl-lens prompts --task {wildcards.task} {params.definition} --corpus {input.corpus:q} --set {wildcards.set} "
         "--seeds {params.seeds} --queries {params.queries} --out {output:q} 2> {log:q}"

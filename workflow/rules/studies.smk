@@ -18,12 +18,12 @@ rule study:
     resources:
         gpu=1,
     params:
-        path=lambda wildcards: CONFIG.model(wildcards.model).path,
-        dtype=lambda wildcards: CONFIG.model(wildcards.model).dtype or CONFIG.dtype,
+        path=lambda wildcards: model_folder(wildcards.model),
+        model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,
         batch_tokens=CONFIG.batch_tokens,
     message:
         "{wildcards.study} of {wildcards.model} on {wildcards.task}, {wildcards.set}"
     shell:
         "icl-lens {wildcards.study} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
-        "--device {params.device} --dtype {params.dtype} --batch-tokens {params.batch_tokens} --out {output:q} 2> {log:q}"
+        "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} --out {output:q} 2> {log:q}"

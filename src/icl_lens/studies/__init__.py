@@ -87,6 +87,7 @@ def run(
         threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it decides the last bits of a sum
         dtype=dtype,
         corpus=origin.get("corpus", {"source": "elsewhere"}),
+        task=origin.get("task"),
     )
     artifacts.write(out, rows, metadata)
     logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(fitting))

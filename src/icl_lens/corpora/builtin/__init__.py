@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ...tasks import TASKS
+from ..published import COUNTS
 from . import dialogues, film_reviews, headlines, questions
 from .grammar import Grammar, Writer
 from .overlap import DEFINITIONS, OverlapIndex, content_words, fewest_content_words, long_words, repeats_a_word
@@ -37,13 +38,6 @@ _MODULES: dict[str, ModuleType] = {
 # A stable integer per task for the seed: hash() differs from process to process.
 _TASK_KEYS = {"sst2": 1, "trec": 2, "agnews": 3, "emoc": 4}
 
-# Texts per class of the original releases, in the order of the class indices.
-_ORIGINAL_COUNTS = {
-    "sst2": {"train": (29780, 37569), "test": (428, 444)},
-    "trec": {"train": (86, 1250, 1162, 1223, 835, 896), "test": (9, 94, 138, 65, 81, 113)},
-    "agnews": {"train": (30000, 30000, 30000, 30000), "test": (1900, 1900, 1900, 1900)},
-    "emoc": {"train": (14948, 4243, 5463, 5506), "test": (4677, 284, 250, 298)},
-}
 _SPLIT_SIZES = {"train": 4000, "test": 600}
 # No class gets fewer, however rare it is in the original.
 _SMALLEST_CLASS = {"train": 60, "test": 9}
@@ -63,7 +57,7 @@ def class_counts(task: str) -> dict[str, tuple[int, ...]]:
         KeyError: There is no built-in corpus of this name.
     """
     counts = {}
-    for split, original in _ORIGINAL_COUNTS[task].items():
+    for split, original in COUNTS[task].items():
         scale = _SPLIT_SIZES[split] / sum(original)
         counts[split] = tuple(max(_SMALLEST_CLASS[split], ceil(scale * count)) for count in original)
     return counts

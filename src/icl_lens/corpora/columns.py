@@ -1,0 +1,154 @@
+"""Corpora from tables with named columns: a user's own files, or a data set fetched from the hub.
+
+A label is read by its *name*: the value of its column, or the name that a Parquet file of the hub keeps for a class index.
+The order in which a release numbers its classes therefore never matters.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from icl_lens.errors import InputError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold text and label, and what the labels are called.
+
+    Attributes:
+        text: The columns that make the text, joined by one blank.
+        label: The column of the label.
+        classes: The labels' names, in the order of the class indices.
+    """
+
+    text: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...]
+
+
+def read(task: str, layout: Columns, splits: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
+    """The corpora table of one task from the files of its splits.
+
+    Args:
+        task: The task's name, for the sentences.
+        layout: The columns.
+        splits: ``train`` and ``test`` -> files, in order: .csv (quoted where need be), .tsv (a quote is part of the text),
+            .jsonl (an object a line) or .parquet.
+
+    Returns:
+        split, index (the row's place in its split, from 0), text, label (class index).
+
+    Raises:
+        InputError: A file cannot be read, lacks a column, or has a row without text or with an unknown label; a split is empty,
+            or a file is named for both.
+    """
+    paths = [Path(path).resolve() for files in splits.values() for path in files]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise InputError(f"task {task}: {twice.name} is named for both splits; a query could then be its own demonstration")
+    parts = []
+    for split, files in splits.items():
+        frames = [_labelled(task, Path(path), layout) for path in files]
+        frame = pd.concat(frames, ignore_index=True)
+        if frame.empty:
+            raise InputError(f"task {task}: its {split} split has no texts ({', '.join(Path(path).name for path in files)})")
+        frame.insert(0, "split", split)
+        frame.insert(1, "index", range(len(frame)))
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
+    """One file's texts and class indices."""
+    table, names = _table(path)
+    absent = [column for column in (*layout.text, layout.label) if column not in table.columns]
+    if absent:
+        raise InputError(f"{path} has no column {absent[0]!r}; its columns are {', '.join(map(str, table.columns))}")
+    if names.get(layout.label) and set(names[layout.label]) != set(layout.classes):
+        raise InputError(
+            f"{path}: the classes of column {layout.label!r} are {', '.join(names[layout.label])}; task {task} expects "
+            f"{', '.join(layout.classes)}"
+        )
+    index = {name: number for number, name in enumerate(layout.classes)}
+    rows = []
+    for number, row in enumerate(table[[*layout.text, layout.label]].itertuples(index=False), 1):
+        *pieces, label = row
+        name = _name(label, names.get(layout.label))
+        if name not in index:
+            raise InputError(f"{path}, row {number}: unknown label {name!r}; task {task} expects {', '.join(layout.classes)}")
+        if any(not isinstance(piece, str) for piece in pieces):
+            raise InputError(f"{path}, row {number}: column {', '.join(layout.text)} is no text")
+        text = " ".join(pieces)
+        if not text.strip():
+            raise InputError(f"{path}, row {number}: the text is empty")
+        rows.append((text, index[name]))
+    return pd.DataFrame(rows, columns=["text", "label"])
+
+
+def _name(label: Any, names: Sequence[str] | None) -> str:
+    """A label as text; a class index by the name that its file keeps for it."""
+    if label is None or label != label:  # an empty cell is None or not a number
+        return ""
+    if isinstance(label, float) and label.is_integer():  # pandas reads whole numbers as such where a cell is empty
+        label = int(label)
+    if names is not None and not isinstance(label, str):
+        return names[label] if 0 <= label < len(names) else str(label)
+    return str(label)
+
+
+def _table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """A file's table, and for each column of class indices the classes' names."""
+    try:
+        match path.suffix:
+            case ".csv":
+                return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"), {}
+            case ".tsv":
+                return pd.read_csv(
+                    path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8", quoting=csv.QUOTE_NONE
+                ), {}
+            case ".jsonl":
+                return _json_lines(path), {}
+            case ".parquet":
+                return _parquet(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} is not a {path.suffix.removeprefix('.').upper()} table ({reason})") from error
+    raise InputError(f"{path}: a table ends in .csv, .tsv, .jsonl or .parquet")
+
+
+def _json_lines(path: Path) -> pd.DataFrame:
+    rows = []
+    # Only "\n" ends a line: str.splitlines would also split at characters inside a text.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InputError(f'{path}, line {number}: a line must be one object, such as {{"text": ..., "label": ...}}')
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    from datasets import ClassLabel, Features  # the one thing needed of a large library
+
+    table = pq.read_table(path)
+    features = Features.from_arrow_schema(table.schema)
+    names = {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
+    return table.to_pandas(), names
