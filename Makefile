@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all test format config lock clean help
+.PHONY: all test format config embed plan-paper lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,6 +37,10 @@ embed: $(READY)  ## retrain the embedded model (25 minutes) and put it into the 
 	$(BIN)/snakemake organism --cores all
 	cp results/training/model/* src/icl_lens/organism/checkpoint/
 
+plan-paper: $(READY)  ## say what the paper's own run (config/paper.yaml) takes: jobs, GPU hours, disk
+	@$(BIN)/snakemake --summary --configfile config/paper.yaml --quiet all \
+	| $(BIN)/icl-lens plan --config config.yaml config/paper.yaml
+
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
 lock:  ## pin every package anew in envs/requirements.txt (needs uv)
 	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
@@ -48,7 +52,7 @@ clean:  ## delete everything that was made (results/), keep the environment
 	rm -rf results .snakemake
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## */make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 16
 	@echo
 	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_7, figure_9, table_4)"
 	@echo "Your own config:  .venv/bin/snakemake --cores all --configfile my.yaml   (config/README.md explains each key)"

@@ -134,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("results", nargs="?", default="results", type=Path)
     audit.add_argument("--repair", action="store_true", help="delete what is damaged or out of date, so that it is made anew")
 
+    plan = command(
+        "plan", _plan, "say what a run will take: `snakemake --summary --configfile FILE | icl-lens plan --config FILES`"
+    )
+    plan.add_argument("--config", required=True, type=Path, nargs="+", help="config.yaml, then what is laid over it, in order")
+
     config = command("config", _config, "print the default config, its JSON schema, or a table of every key")
     config.add_argument("--schema", action="store_true")
     config.add_argument("--reference", action="store_true")
@@ -309,6 +314,13 @@ def _audit(options: argparse.Namespace) -> int:
     if faults:
         print("`icl-lens audit --repair` deletes what is at fault; the snakemake command that made it makes it anew")
     return 1 if faults else 0
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from icl_lens import config, plan
+
+    for line in plan.report(config.load(*options.config), sys.stdin):
+        print(line)
 
 
 def _config(options: argparse.Namespace) -> None:

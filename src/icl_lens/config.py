@@ -291,12 +291,29 @@ def _yaml_option(option: str, text: str) -> Any:
         raise InputError(f"{option} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def load(path: Path | str) -> Config:
-    """The config in one YAML file.
+def load(*paths: Path | str) -> Config:
+    """The config in one YAML file, or in several, each laid over those before it as Snakemake does it.
 
     Raises:
-        InputError: The file is absent, is not YAML, or :func:`parse` refuses it.
+        InputError: A file is absent or is not YAML, or :func:`parse` refuses what they say.
     """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = _overlaid(merged, _mapping(path))
+    return parse(merged)
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; anything else is replaced."""
+    both = {
+        key: _overlaid(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+    }
+    return {**below, **above, **both}
+
+
+def _mapping(path: Path | str) -> Mapping[str, Any]:
     try:
         mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -305,7 +322,7 @@ def load(path: Path | str) -> Config:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(mapping, Mapping):
         raise InputError(f"{path} is not a config: it should hold `key: value` lines")
-    return parse(mapping)
+    return mapping
 
 
 def default_yaml() -> str:

@@ -11,7 +11,7 @@ import time
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit
+from icl_lens import artifacts, audit, config, plan
 
 FIGURES = ("figure_3", "figure_7", "figure_9")
 
@@ -224,6 +224,19 @@ def test_an_item_without_any_of_its_tasks_is_no_target_of_all(clone, tiny_run):
     _, overlay = tiny_run
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, "--config", "results=one", "tasks=[trec]"))
     assert planned["figure"] == 2  # figures 7 and 9; figure 3 shows SST-2 and AGNews
+
+
+def test_the_papers_run_is_planned_with_the_jobs_that_snakemake_would_run(clone):
+    overlay = "config/paper.yaml"
+    dry = jobs(clone.snakemake("-n", "--configfile", overlay))
+    with clone.start("--summary", "--configfile", overlay, "--quiet", "all") as process:
+        summary, _ = process.communicate(timeout=60)
+    rows = [line for line in summary.splitlines() if "\t" in line]
+    counts, studies = plan.jobs(rows)
+    assert counts == {rule: count for rule, count in dry.items() if rule not in ("default", "all", "total")}
+    paper = config.load(clone.folder / "config.yaml", clone.folder / overlay)
+    assert all(plan.estimate(paper, path).hours > 0 for path in studies)
+    assert not (clone.folder / "downloads").exists(), "a plan fetches nothing"
 
 
 def test_figures_from_the_real_files(tiny_run, shared_data):

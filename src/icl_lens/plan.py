@@ -1,0 +1,178 @@
+"""What a run will take, before it is started: jobs, GPU hours and disk, from Snakemake's own list of what it would make.
+
+    snakemake --summary --configfile my.yaml | icl-lens plan --config config.yaml my.yaml
+
+Which jobs there are is Snakemake's word. What they take is an estimate, and the printed table says from what: a forward pass
+costs 2 floating-point operations per parameter and token (the attention matrices, small at these lengths, are left out), and
+a study is so many forward passes over so many tokens (:data:`PASSES`). Nothing here was timed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from icl_lens.config import Config, Model
+from icl_lens.corpora.builtin import class_counts
+from icl_lens.corpora.published import COUNTS
+from icl_lens.errors import InputError
+from icl_lens.fetch import model_folder
+from icl_lens.prompts import Protocol
+
+# Models of the hub whose size is needed before they are fetched: parameters, bytes of each in their files.
+SIZES: dict[str, tuple[int, int]] = {
+    "openai-community/gpt2-xl": (1_557_611_200, 4),
+    "EleutherAI/gpt-j-6b": (6_050_882_784, 4),
+    "huggyllama/llama-30b": (32_528_943_616, 2),
+}
+
+# Mean tokens of a prompt with one demonstration per class and of its query (with the template) in the paper's data sets, by
+# GPT-2's tokenizer; other tokenizers differ by some percent.
+TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
+
+# Assumed for any other task: tokens of one text with its template.
+OTHER_TEXT = 60
+
+# Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out.
+PASSES: dict[str, float] = {"icl": 1, "saliency": 3}
+
+# Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
+TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
+
+# Assumed: bytes a second at which weights are read from disk; bytes that an artifact takes for each prompt (numbers of 48
+# layers or conditions, uncompressed); bytes of the four data sets as Parquet, generously.
+READ_RATE = 1e9
+PROMPT_BYTES = 4000
+DATA_BYTES = 50e6
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study job: which, and what it is estimated to take.
+
+    Attributes:
+        model: The model's name.
+        study: The study's name.
+        prompts: How many prompts it runs.
+        hours: GPU hours, loading included.
+    """
+
+    model: str
+    study: str
+    prompts: int
+    hours: float
+
+
+def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
+    """The jobs of a ``snakemake --summary``: how many of each rule are to be run, and the artifacts of the studies among them.
+
+    Raises:
+        InputError: It is no such summary.
+    """
+    rows = csv.DictReader(summary, delimiter="\t")
+    if rows.fieldnames is None or not {"output_file", "rule", "plan"} <= set(rows.fieldnames):
+        raise InputError("standard input is no summary of Snakemake's; pipe `snakemake --summary --configfile ...` into this")
+    seen: dict[tuple[str, str], PurePosixPath] = {}
+    for row in rows:
+        if row["plan"].startswith("no update"):
+            continue
+        path = PurePosixPath(row["output_file"])
+        # A figure's or table's files are one job; so is everything else that has a folder and name of its own.
+        name = path.stem if row["rule"] in ("figure", "table") else str(path)
+        seen.setdefault((row["rule"], name), path)
+    counts = Counter(rule for rule, _ in seen)
+    return counts, [path for (rule, _), path in seen.items() if rule == "study"]
+
+
+def estimate(config: Config, path: PurePosixPath) -> Study:
+    """What one study job is estimated to take, by the path of its artifact."""
+    model_name, task, set_name = path.parts[-4:-1]
+    model = config.model(model_name)
+    parameters, _ = size(config, model)
+    protocol = Protocol.of(set_name)
+    prompts = len(config.seeds) * min(config.queries, _test_size(config, task))
+    classes = len(config.task(task).label_words)
+    full, query = TOKENS.get(_texts_of(config, task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
+    demonstrations = protocol.shots * (full - query)
+    # Demonstrations that all prompts of a seed share are computed once.
+    tokens = prompts * query + (prompts if protocol.fresh else len(config.seeds)) * demonstrations
+    dtype = model.dtype or config.dtype
+    operations = 2 * parameters * tokens * PASSES[path.stem]
+    width = 4 if dtype == "float32" else 2
+    seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
+    return Study(model_name, path.stem, prompts, seconds / 3600)
+
+
+def size(config: Config, model: Model) -> tuple[int, int]:
+    """A model's parameters, and the bytes that fetching it would take (0 when it is here).
+
+    Raises:
+        InputError: It is not here, and its size is not known.
+    """
+    folder = Path(model.path) if model.hub is None else model_folder(config.downloads, model.hub, model.revision)
+    if weights := sorted(folder.glob("*.safetensors")):
+        return sum(_parameters(file) for file in weights), 0
+    if model.hub in SIZES:
+        parameters, width = SIZES[model.hub]
+        here = sum(file.stat().st_size for file in folder.glob("*.bin"))
+        return parameters, 0 if here else parameters * width
+    raise InputError(f"model {model.name}: its size is not known before it is fetched; fetch it, or leave it out of the plan")
+
+
+def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
+    """The lines of the plan."""
+    counts, paths = jobs(summary)
+    yield f"{sum(counts.values())} jobs: {', '.join(f'{count} {rule}' for rule, count in sorted(counts.items())) or 'none'}"
+    studies = [estimate(config, path) for path in paths]
+    yield ""
+    yield "| model | study | jobs | prompts | GPU hours |"
+    yield "|---|---|---|---|---|"
+    for key in dict.fromkeys((study.model, study.study) for study in studies):
+        same = [study for study in studies if (study.model, study.study) == key]
+        hours = sum(study.hours for study in same)
+        yield f"| {key[0]} | {key[1]} | {len(same)} | {sum(study.prompts for study in same)} | {hours:.2f} |"
+    yield f"| all | | {len(studies)} | | {sum(study.hours for study in studies):.2f} |"
+    yield ""
+    models = [config.model(name) for name in dict.fromkeys(study.model for study in studies)]
+    fetched = sum(size(config, model)[1] for model in models)
+    largest = max((size(config, m)[0] * (4 if (m.dtype or config.dtype) == "float32" else 2) for m in models), default=0)
+    results = sum(study.prompts for study in studies) * PROMPT_BYTES
+    data = DATA_BYTES if counts["fetch_dataset"] else 0
+    yield (
+        f"disk: {(fetched + data) / 1e9:.1f} GB to fetch into {config.downloads} ({fetched / 1e9:.1f} GB of it models), "
+        f"{results / 1e9:.1f} GB of results in {config.results}, at most"
+    )
+    yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
+    rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
+    passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items())
+    yield (
+        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes}; {rates}; weights read at "
+        f"{READ_RATE / 1e9:g} GB/s once a job; mean tokens of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any "
+        "other text"
+    )
+
+
+def _texts_of(config: Config, task: str) -> str:
+    """The task of the paper whose texts a task has, if it is like one."""
+    own = config.own_tasks.get(task)
+    return (own and own.like) or task
+
+
+def _test_size(config: Config, task: str) -> int:
+    """Texts that a task can be tested on; for a task of the user's own as many as are asked for."""
+    name = _texts_of(config, task)
+    if name not in COUNTS:
+        return config.queries
+    return sum((class_counts(name) if config.data.source == "builtin" else COUNTS[name])["test"])
+
+
+def _parameters(file: Path) -> int:
+    from math import prod
+
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as tensors:
+        return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - not a mapping

@@ -1,0 +1,94 @@
+import io
+from pathlib import PurePosixPath
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
+
+from icl_lens import config, plan
+from icl_lens.errors import InputError
+
+from ..conftest import REPOSITORY
+
+SUMMARY = """\
+output_file\tdate\trule\tlog-file(s)\tstatus\tplan
+r/figures/figure_3.pdf\t-\tfigure\t-\tmissing\tupdate pending
+r/figures/figure_3.csv\t-\tfigure\t-\tmissing\tupdate pending
+r/notebooks/figure_3.ipynb\t-\tfigure\t-\tmissing\tupdate pending
+r/studies/gpt2-xl/sst2/fresh-1shot/saliency.parquet\t-\tstudy\t-\tmissing\tupdate pending
+r/studies/gpt2-xl/sst2/shared-2shot/icl.parquet\t-\tstudy\t-\tmissing\tupdate pending
+r/corpora/sst2.parquet\t-\tcorpora\t-\tok\tno update
+"""
+
+
+@pytest.fixture
+def paper():
+    return config.load(REPOSITORY / "config.yaml", REPOSITORY / "config/paper.yaml")
+
+
+def test_jobs_are_counted_once_and_those_that_are_done_not_at_all():
+    counts, studies = plan.jobs(io.StringIO(SUMMARY))
+    assert counts == {"figure": 1, "study": 2}
+    assert [path.name for path in studies] == ["saliency.parquet", "icl.parquet"]
+
+
+def test_what_is_no_summary_is_refused():
+    with pytest.raises(InputError, match="standard input is no summary of Snakemake's"):
+        plan.jobs(io.StringIO("nothing\n"))
+
+
+def test_an_estimate_is_the_formula_it_says(paper):
+    study = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/sst2/fresh-1shot/saliency.parquet"))
+    assert study.prompts == 5 * 872
+    operations = 2 * 1_557_611_200 * 5 * 872 * 71 * 3
+    assert study.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
+    shared = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/icl.parquet"))
+    assert shared.prompts == 5 * 500
+    operations = 2 * 1_557_611_200 * (5 * 500 * 14 + 5 * 2 * (131 - 14))
+    assert shared.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("hub", "shape"),
+    [
+        ("openai-community/gpt2-xl", GPT2Config(n_embd=1600, n_layer=48, n_head=25)),
+        ("EleutherAI/gpt-j-6b", GPTJConfig()),
+        (
+            "huggyllama/llama-30b",
+            LlamaConfig(hidden_size=6656, intermediate_size=17920, num_hidden_layers=60, num_attention_heads=52),
+        ),
+    ],
+)
+def test_the_sizes_are_those_of_the_architectures(hub, shape):
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(shape)
+    assert plan.SIZES[hub][0] == sum(p.numel() for p in network.parameters())
+
+
+def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
+    from icl_lens import models
+
+    own = config.parse({"models": [{"name": "own", "path": str(checkpoint)}]})
+    parameters = sum(p.numel() for p in models.load(checkpoint).network.parameters())
+    # What is tied in the model stands in its file once.
+    assert plan.size(own, own.models[0]) == (parameters, 0)
+
+
+def test_a_model_of_unknown_size_is_told():
+    own = config.parse({"models": [{"name": "own", "hub": "someone/something"}]})
+    with pytest.raises(InputError, match="model own: its size is not known before it is fetched"):
+        plan.size(own, own.models[0])
+
+
+def test_the_report_names_jobs_hours_and_disk(paper):
+    lines = list(plan.report(paper, io.StringIO(SUMMARY)))
+    assert lines[0] == "3 jobs: 1 figure, 2 study"
+    assert any(line.startswith("| gpt2-xl | saliency | 1 | 4360 | ") for line in lines)
+    assert any(line.startswith("disk: 6.2 GB to fetch into downloads (6.2 GB of it models)") for line in lines)
+
+
+def test_configs_are_laid_over_each_other_as_snakemake_does_it(tmp_path):
+    (tmp_path / "below.yaml").write_text("data: {source: builtin, seed: 3}\nseeds: [1, 2]\n")
+    (tmp_path / "above.yaml").write_text("data: {seed: 4}\nseeds: [7]\n")
+    both = config.load(tmp_path / "below.yaml", tmp_path / "above.yaml")
+    assert (both.data.source, both.data.seed, both.seeds) == ("builtin", 4, [7])
