@@ -20,7 +20,7 @@ def test_source_files_follow_imports_and_no_more():
 
 def test_a_notebook_depends_on_what_its_cells_import():
     used = names(provenance.notebook_sources(REPOSITORY / "notebooks/figure_3.ipynb"))
-    assert {"figures.py", "artifacts.py", "items.py", "tasks.py"} <= used
+    assert {"figures.py", "artifacts.py", "items.py"} <= used
     assert "models.py" not in used
 
 
