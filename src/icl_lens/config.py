@@ -237,6 +237,14 @@ class Config(Section):
         """The model of that name."""
         return next(model for model in self.models if model.name == name)
 
+    def in_other_dtypes(self, names: list[str]) -> list[str]:
+        """Those of some models that are among them in float32 and in another number format, otherwise run alike."""
+        dtypes: dict[str, set[Dtype]] = {}
+        run = {name: self.model(name).model_dump_json(exclude={"name", "dtype"}) for name in names}
+        for name in names:
+            dtypes.setdefault(run[name], set()).add(self.model(name).dtype or self.dtype)
+        return [name for name in names if "float32" in dtypes[run[name]] and len(dtypes[run[name]]) > 1]
+
     def task(self, name: str) -> Task:
         """The task of that name: one of the paper's, or the user's own."""
         return self.own_tasks[name].task(name, TASKS) if name in self.own_tasks else TASKS[name]
@@ -244,12 +252,15 @@ class Config(Section):
     def shown(self, item: str) -> tuple[list[str], list[str]]:
         """What an item shows: names of models, and of tasks: the paper's choice of those configured, and the user's own.
 
-        No task when there is none of either.
+        No task when there is none of either. An item that compares number formats shows the models that :meth:`in_other_dtypes`
+        keeps of those chosen, which may be none.
         """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
         own = [task for task in self.tasks if task in self.own_tasks and task not in paper]
         models = choice.models or [model.name for model in self.models]
+        if ITEMS[item].compares_dtypes:
+            models = self.in_other_dtypes(models)
         return models, choice.tasks or [*(task for task in paper if task in self.tasks), *own]
 
 

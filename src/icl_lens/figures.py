@@ -129,9 +129,17 @@ def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str) -> None
     _save_csv(plotted, stem)
 
 
-def save_table(table: pd.DataFrame, stem: Path | str) -> None:
-    """Write a table as CSV, Markdown and LaTeX (every special character escaped)."""
+def save_table(table: pd.DataFrame, stem: Path | str, digits: int | None = None) -> None:
+    """Write a table as CSV, Markdown and LaTeX (every special character escaped).
+
+    Args:
+        table: What it says.
+        stem: The files' common path without ending, e.g. ``results/tables/table_4``.
+        digits: Significant digits of a fraction in Markdown and LaTeX; the CSV has all, always.
+    """
     _save_csv(table, stem)
+    if digits is not None:
+        table = table.map(lambda value: f"{value:.{digits}g}" if isinstance(value, float) else value)
     markdown = table.map(_escape_markdown).to_markdown(index=False, disable_numparse=True)
     latex = table.to_latex(index=False, escape=True)
     for ending, text in ((".md", markdown + "\n"), (".tex", latex)):

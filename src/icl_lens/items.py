@@ -1,7 +1,7 @@
 """The items of the paper as data: which prompt sets, tasks and studies a figure or table shows, and how it is drawn.
 
 Figures 3, 7 and 9 of *Label Words are Anchors* are one picture of different tasks and shots, so they share a notebook. The
-group ``organism`` is about the embedded model's training; ``all`` makes every other group.
+group ``organism`` is about the embedded model's training and ``precision`` about number formats; ``all`` makes neither.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Item:
         tasks: The tasks the paper shows in it; empty for every configured task.
         reads: Tables that it reads whatever is configured, relative to the results folder.
         group: The target that makes it together with others of its kind.
+        in_all: Whether ``all`` makes it, too.
+        compares_dtypes: Whether it compares number formats, and so shows only models that are there in float32 and in another.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Item:
     tasks: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     group: str = "anchors"
+    in_all: bool = True
+    compares_dtypes: bool = False
 
     @property
     def kind(self) -> str:
@@ -76,6 +80,17 @@ ITEMS: dict[str, Item] = {
             notebook="organism_learning_curve",
             reads=("training/training.parquet", "training/evaluation.parquet"),
             group="organism",
+            in_all=False,
+        ),
+        Item(
+            name="table_precision",
+            title="How far float16 and bfloat16 move each result from float32",
+            notebook="table_precision",
+            set="fresh-1shot",
+            studies=("saliency", "icl"),
+            group="precision",
+            in_all=False,
+            compares_dtypes=True,
         ),
     )
 }

@@ -126,6 +126,31 @@ def test_items_show_the_papers_tasks_unless_told_otherwise():
     assert config.parse({"tasks": ["trec"]}).shown("figure_3")[1] == []
 
 
+def test_a_comparison_of_dtypes_shows_models_that_are_there_in_float32_and_in_another():
+    assert config.Config().shown("table_precision")[0] == []
+    models = [
+        {"name": "a", "path": "a"},
+        {"name": "a-half", "path": "a", "dtype": "float16"},
+        {"name": "b", "path": "b"},
+        {"name": "b-chat", "path": "b", "dtype": "float16", "chat": True},  # another prompt
+        {"name": "c-half", "path": "c", "dtype": "float16"},
+        {"name": "c-brain", "path": "c", "dtype": "bfloat16"},
+    ]
+    parsed = config.parse({"models": models})
+    assert parsed.shown("table_precision")[0] == ["a", "a-half"]
+    assert parsed.shown("figure_3")[0] == [model["name"] for model in models]
+    assert config.parse({"models": models, "dtype": "bfloat16"}).shown("table_precision")[0] == []
+    chosen = config.parse({"models": models, "items": {"table_precision": {"models": ["a", "b"]}}})
+    assert chosen.shown("table_precision")[0] == []
+
+
+def test_the_precision_config_has_one_model_in_every_dtype():
+    parsed = config.load(REPOSITORY / "config/precision.yaml")
+    assert {model.dtype for model in parsed.models} == {"float32", "float16", "bfloat16"}
+    assert {model.path for model in parsed.models} == {config.EMBEDDED_MODEL}
+    assert parsed.shown("table_precision")[0] == [model.name for model in parsed.models]
+
+
 def test_a_task_that_is_left_out_may_keep_its_files():
     files = {"agnews": {"train": "agnews/train_subset.csv"}}
     assert config.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]

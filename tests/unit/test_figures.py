@@ -73,3 +73,10 @@ def test_a_table_is_escaped_where_it_is_shown(tmp_path):
     assert r"\<b\>\{text\}\</b\> \| a\_b" in (tmp_path / "t.md").read_text()
     assert r"50\% <b>\{text\}</b> | a\_b" in (tmp_path / "t.tex").read_text()
     assert pd.read_csv(tmp_path / "t.csv")["template"][0] == "50% <b>{text}</b> | a_b"
+
+
+def test_a_table_may_show_fewer_digits_than_its_csv_has(tmp_path):
+    figures.save_table(pd.DataFrame({"moved": [0.123456, 0.0], "prompts": [1234, 5]}), tmp_path / "t", digits=3)
+    assert "| 0.123   | 1234" in (tmp_path / "t.md").read_text()
+    assert "0.123 & 1234" in (tmp_path / "t.tex").read_text()
+    assert pd.read_csv(tmp_path / "t.csv")["moved"].tolist() == [0.123456, 0.0]

@@ -39,7 +39,9 @@ else:
     )
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-GROUPS = sorted({item.group for item in ITEMS.values()} - {"organism"})
+GROUPS = sorted(
+    {item.group for item in ITEMS.values()} - {"organism"}
+)  # organism.smk has that one's rule
 STUDIES = sorted({study for item in ITEMS.values() for study in item.studies})
 
 
@@ -254,20 +256,26 @@ def require_inputs():
 
 
 def require_items():
-    """Every item that is asked for by name shows something."""
-    for item in sys.argv[
-        1:
-    ]:  # Snakemake itself tells its targets only when the rules are read
-        if item in ITEMS and item not in shown_items():
+    """Every item or group that is asked for by name shows something."""
+    # Snakemake itself tells its targets only when the rules are read.
+    for name in sys.argv[1:]:
+        asked = [item for item in ITEMS if name in (item, ITEMS[item].group)]
+        if not asked or set(asked) & set(shown_items()):
+            continue
+        if not CONFIG.shown(asked[0])[0]:
             raise InputError(
-                f"{item} shows {', '.join(ITEMS[item].tasks)}, and none of them is in tasks; add one, or name other tasks "
-                f"under items.{item}.tasks"
+                f"{asked[0]} compares number formats, and no model is in models both in float32 and in another dtype (alike in "
+                "all else but its name); config/precision.yaml names the embedded model so"
             )
+        raise InputError(
+            f"{asked[0]} shows {', '.join(ITEMS[asked[0]].tasks)}, and none of them is in tasks; add one, or name other tasks "
+            f"under items.{asked[0]}.tasks"
+        )
 
 
 def shown_items():
     """The items that show something of what is configured."""
-    return [item for item in ITEMS if CONFIG.shown(item)[1]]
+    return [item for item in ITEMS if all(CONFIG.shown(item))]
 
 
 def group_items(group):

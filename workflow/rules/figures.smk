@@ -56,8 +56,8 @@ for item in shown_items():
             item_files(item),
 
 
-# And so is each group of them; organism.smk has its own.
-for group in GROUPS:
+# And so is each group of them that shows anything; organism.smk has its own.
+for group in filter(group_items, GROUPS):
 
     rule:
         name:

@@ -1,0 +1,101 @@
+"""The table of number formats as its users make it."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from icl_lens import artifacts
+
+from .test_workflow import jobs, refused
+
+SHARES = ("s_wp", "s_pq", "s_ww")
+
+
+@pytest.fixture(scope="module")
+def two_dtypes(tiny_run):
+    """A config that has the tiny model in float32 and in bfloat16, over that of `tiny_run`."""
+    clone, overlay = tiny_run
+    path = "my models/tiny"
+    models = [{"name": "brain", "path": path, "dtype": "bfloat16"}, {"name": "tiny", "path": path}]
+    return clone, [overlay.name, clone.config("two-dtypes", results="dtypes", models=models).name]
+
+
+@pytest.fixture(scope="module")
+def table(two_dtypes):
+    clone, overlays = two_dtypes
+    done = clone.snakemake("table_precision", "--cores", "2", "--configfile", *overlays)
+    assert done.returncode == 0, done.stdout
+    return pd.read_csv(clone.folder / "dtypes/tables/table_precision.csv")
+
+
+def read(clone, model, study):
+    """The TREC rows of one study, in the order of prompts."""
+    rows, _ = artifacts.read(clone.folder / f"dtypes/studies/{model}/trec/fresh-1shot/{study}.parquet", study)
+    return rows.sort_values("prompt_id").to_dict("records")
+
+
+def test_the_table_has_a_row_for_each_task_and_other_dtype(table, two_dtypes):
+    assert table[["model", "task", "dtype", "prompts"]].values.tolist() == [
+        ["brain", "SST-2", "bfloat16", 6],
+        ["brain", "TREC", "bfloat16", 6],
+    ]
+    markdown = (two_dtypes[0].folder / "dtypes/tables/table_precision.md").read_text()
+    assert "| brain | TREC   | bfloat16 | 6" in markdown
+
+
+def test_what_the_answers_move_is_in_the_artifacts(table, two_dtypes):
+    exact, other = (read(two_dtypes[0], model, "icl") for model in ("tiny", "brain"))
+    right = [sum(row["gold"] == row["prediction"] for row in rows) / 6 for rows in (exact, other)]
+    same = sum(first["prediction"] == second["prediction"] for first, second in zip(exact, other, strict=True)) / 6
+    moved, overlap = [], 0
+    for first, second in zip(exact, other, strict=True):
+        moved += [abs(a - b) for a, b in zip(first["class_log_probs"], second["class_log_probs"], strict=True)]
+        one, two = set(first["top_tokens"]), set(second["top_tokens"])
+        overlap += len(one & two) / len(one | two) / 6
+    moved.sort()
+    expected = {
+        "accuracy, float32": right[0],
+        "accuracy": right[1],
+        "difference": right[1] - right[0],
+        "same prediction": same,
+        "log probability, median": (moved[len(moved) // 2] + moved[(len(moved) - 1) // 2]) / 2,
+        "log probability, largest": moved[-1],
+        "top 10 overlap": overlap,
+    }
+    row = table[table["task"] == "TREC"].iloc[0]
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert moved[-1] > 0, "bfloat16 moves something, or nothing was compared"
+
+
+def test_what_the_shares_move_is_in_the_artifacts(table, two_dtypes):
+    shares = []
+    for model in ("tiny", "brain"):
+        rows = read(two_dtypes[0], model, "saliency")
+        for layer in range(3):
+            of_seeds = []
+            for seed in (42, 43):
+                here = [row for row in rows if (row["layer"], row["seed"]) == (layer, seed)]
+                sums = [math.fsum(row[name] for row in here) for name in SHARES]
+                of_seeds.append([value / math.fsum(sums) for value in sums])
+            shares.append([sum(values) / 2 for values in zip(*of_seeds, strict=True)])
+    row = table[table["task"] == "TREC"].iloc[0]
+    for number, name in enumerate(SHARES):
+        largest = max(abs(shares[layer][number] - shares[3 + layer][number]) for layer in range(3))
+        assert row[f"share of S_{name[2:]}, largest"] == pytest.approx(largest, rel=1e-6)
+        assert largest > 0
+
+
+@pytest.mark.parametrize("target", ["table_precision", "precision"])
+def test_asked_for_with_one_dtype_it_is_refused_in_one_sentence(tiny_run, target):
+    clone, overlay = tiny_run
+    sentence = refused(clone, target, "--configfile", overlay.name)
+    assert sentence.startswith("table_precision compares number formats, and no model is in models both in float32 and")
+
+
+def test_all_does_not_make_it_and_its_group_does(two_dtypes):
+    clone, overlays = two_dtypes
+    again = ("-n", "--configfile", *overlays, "--config", "results=nowhere")
+    assert jobs(clone.snakemake("all", *again))["table"] == 1, "Table 4"
+    planned = jobs(clone.snakemake("precision", *again))
+    assert (planned["study"], planned["table"]) == (8, 1)
