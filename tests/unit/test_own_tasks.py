@@ -1,13 +1,21 @@
 """Tasks of the user's own: what a config may say of them, and the sentence for what it may not."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from icl_lens import config, prompts
+from icl_lens.corpora import columns
+from icl_lens.corpora.columns import Columns
 from icl_lens.errors import InputError
 from icl_lens.own_tasks import OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.tasks import TASKS, Task
+
+from ..conftest import REPOSITORY
 
 WORDS = {"neg": " bad", "pos": " good"}
 FILES = {"train": "a.csv", "test": "b.csv"}
@@ -192,3 +200,35 @@ def test_a_task_without_a_definition_must_be_the_papers():
         config.parse_task("mine", None)
     with pytest.raises(InputError, match="--definition is not YAML"):
         config.parse_task("mine", "{a: [")
+
+
+EXAMPLE = REPOSITORY / "config/own-task.yaml"
+
+
+def test_the_example_in_the_readme_is_the_config_that_is_shipped():
+    examples = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert EXAMPLE.read_text() in examples
+    assert len(EXAMPLE.read_text().splitlines()) <= 10
+
+
+def test_the_example_has_texts_of_both_teams_and_none_twice():
+    settings = config.load(EXAMPLE)
+    (name,) = settings.tasks
+    own, task = settings.own_tasks[name], settings.task(name)
+    files = {"train": [REPOSITORY / own.train], "test": [REPOSITORY / own.test]}
+    assert all(not Path(path).is_absolute() for path in (own.train, own.test))
+    table = columns.read(name, Columns(tuple(own.text), own.label, task.classes), files)
+    assert table.groupby(["split", "label"]).size().to_dict() == {
+        ("train", 0): 20,
+        ("train", 1): 20,
+        ("test", 0): 12,
+        ("test", 1): 12,
+    }
+    assert table["text"].is_unique
+
+
+def test_the_examples_label_words_are_single_tokens_of_the_embedded_model():
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / config.EMBEDDED_MODEL)
+    for word in config.load(EXAMPLE).task("tickets").label_words:
+        (token,) = tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert token != tokenizer.unk_token_id
