@@ -235,9 +235,8 @@ def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.models:
         if model.hub is not None:
-            model_folder(
-                model.name
-            )  # refuses a name that no repository or revision can have
+            # Refuses a name that no repository or revision can have.
+            model_folder(model.name)
             continue
         if is_trained_here(model.path) and not Path(model.path).is_dir():
             # Asked for, or a job of such a run on a cluster.
