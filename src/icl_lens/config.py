@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens.errors import InputError
@@ -29,6 +29,8 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
+# Snakemake matches paths as text: a folder has one spelling, without "./" before it or "/" behind.
+Folder = Annotated[str, AfterValidator(lambda folder: str(Path(folder)))]
 
 # The default model: weights that this project trained and ships.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
@@ -138,7 +140,7 @@ class ItemChoice(Section):
 class Config(Section):
     """The whole config."""
 
-    results: str = Field(
+    results: Folder = Field(
         default="results", min_length=1, description="The folder for everything that is made. Overlays use their own."
     )
     models: list[Model] = Field(
@@ -164,7 +166,7 @@ class Config(Section):
         "`source: files` reads the original files from the folder `root` (see config/README.md for their names), `source: hub` "
         "fetches the data sets.",
     )
-    downloads: str = Field(
+    downloads: Folder = Field(
         default="downloads",
         min_length=1,
         description="The folder for what is fetched from the hub, shared by all configs. Nothing else touches the network.",

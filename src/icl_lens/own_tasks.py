@@ -22,7 +22,10 @@ def _as_text(mapping: Any) -> Any:
     truths = [key for key in mapping if isinstance(key, bool)]
     if truths:
         raise ValueError(f"YAML reads an unquoted yes, no, true or false as {truths[0]}; write it in quotes")
-    return {str(key) if isinstance(key, int) else key: word for key, word in mapping.items()}
+    named = {str(key) if isinstance(key, int) else key: word for key, word in mapping.items()}
+    if len(named) < len(mapping):
+        raise ValueError("two keys are the same label, once as a number and once as text")
+    return named
 
 
 class OwnTask(Section):

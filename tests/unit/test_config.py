@@ -156,6 +156,12 @@ def test_a_task_that_is_left_out_may_keep_its_files():
     assert config.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]
 
 
+@pytest.mark.parametrize(("given", "one"), [("./x/", "x"), ("x//y", "x/y"), ("/a/./b/", "/a/b"), ("../x", "../x")])
+def test_a_folder_has_one_spelling(given, one):
+    settings = config.parse({"results": given, "downloads": given})
+    assert (settings.results, settings.downloads) == (one, one)
+
+
 def test_seeds_may_come_from_the_command_line():
     assert config.parse({"seeds": ["42", "43"]}).seeds == [42, 43]
 

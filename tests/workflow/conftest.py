@@ -13,7 +13,7 @@ import pytest
 
 from ..conftest import REPOSITORY
 
-COPIED = ("Snakefile", "config.yaml", "config", "workflow", "profiles", "src", "notebooks", "envs")
+COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "envs")
 
 
 class Clone:

@@ -237,6 +237,8 @@ def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.models:
         if model.hub is not None:
+            # Refuses a name that no repository or revision can have.
+            model_folder(model.name)
             continue
         if is_trained_here(model.path) and not Path(model.path).is_dir():
             # Asked for, or a job of such a run on a cluster.
@@ -247,11 +249,15 @@ def require_inputs():
             )
         checkpoint_files(model.path)
     for task in CONFIG.tasks:
-        for split, path in data_files(corpus_of(task)).items():
+        corpus = corpus_of(task)
+        if dataset_of(corpus):
+            fetched_dataset(corpus)
+        for split, path in data_files(corpus).items():
             if not path.is_file():
+                key = "own_tasks" if corpus in CONFIG.own_tasks else "data.files"
                 raise InputError(
                     f"task {task}: its {split} file {path} does not exist; put it there, name another under "
-                    f"{'own_tasks' if task in CONFIG.own_tasks else 'data.files'}.{task}.{split}, or leave {task} out of tasks"
+                    f"{key}.{corpus}.{split}, or leave {task} out of tasks"
                 )
 
 

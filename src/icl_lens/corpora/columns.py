@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,7 +75,8 @@ def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
     table, names = _table(path)
     absent = [column for column in (*layout.text, layout.label) if column not in table.columns]
     if absent:
-        raise InputError(f"{path} has no column {absent[0]!r}; its columns are {', '.join(map(str, table.columns))}")
+        there = ", ".join(map(str, table.columns))
+        raise InputError(f"{path} has no column {absent[0]!r}; {f'its columns are {there}' if there else 'it is empty'}")
     if names.get(layout.label) and set(names[layout.label]) != set(layout.classes):
         raise InputError(
             f"{path}: the classes of column {layout.label!r} are {', '.join(names[layout.label])}; task {task} expects "
@@ -84,7 +88,10 @@ def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
         *pieces, label = row
         name = _name(label, names.get(layout.label))
         if name not in index:
-            raise InputError(f"{path}, row {number}: unknown label {name!r}; task {task} expects {', '.join(layout.classes)}")
+            hidden = " (-1 stands where a label was withheld: name a split that has its labels)" if name == "-1" else ""
+            raise InputError(
+                f"{path}, row {number}: unknown label {name!r}{hidden}; task {task} expects {', '.join(layout.classes)}"
+            )
         if any(not isinstance(piece, str) for piece in pieces):
             raise InputError(f"{path}, row {number}: column {', '.join(layout.text)} is no text")
         text = " ".join(pieces)
@@ -96,11 +103,13 @@ def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
 
 def _name(label: Any, names: Sequence[str] | None) -> str:
     """A label as text; a class index by the name that its file keeps for it."""
-    if label is None or label != label:  # an empty cell is None or not a number
+    if label is None or (isinstance(label, float) and math.isnan(label)):  # an empty cell is None or not a number
         return ""
+    if isinstance(label, bool | np.bool_):
+        return str(bool(label)).lower()  # as JSON and YAML write it
     if isinstance(label, float) and label.is_integer():  # pandas reads whole numbers as such where a cell is empty
         label = int(label)
-    if names is not None and not isinstance(label, str):
+    if names is not None and isinstance(label, int | np.integer):
         return names[label] if 0 <= label < len(names) else str(label)
     return str(label)
 
@@ -110,11 +119,9 @@ def _table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     try:
         match path.suffix:
             case ".csv":
-                return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"), {}
+                return _separated(path, sep=","), {}
             case ".tsv":
-                return pd.read_csv(
-                    path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8", quoting=csv.QUOTE_NONE
-                ), {}
+                return _separated(path, sep="\t", quoting=csv.QUOTE_NONE), {}
             case ".jsonl":
                 return _json_lines(path), {}
             case ".parquet":
@@ -123,10 +130,17 @@ def _table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pa.ArrowException) as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path} is not a {path.suffix.removeprefix('.').upper()} table ({reason})") from error
     raise InputError(f"{path}: a table ends in .csv, .tsv, .jsonl or .parquet")
+
+
+def _separated(path: Path, **layout: Any) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # Rows longer than the header would lose their last fields, or their first as pandas' own index.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", index_col=False, **layout)
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
@@ -146,9 +160,14 @@ def _json_lines(path: Path) -> pd.DataFrame:
 
 
 def _parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    table = pq.read_table(path)
+    if b"huggingface" not in (table.schema.metadata or {}):
+        return table.to_pandas(), {}  # not written by the hub's library, so it names no classes
     from datasets import ClassLabel, Features  # the one thing needed of a large library
 
-    table = pq.read_table(path)
-    features = Features.from_arrow_schema(table.schema)
+    try:
+        features = Features.from_arrow_schema(table.schema)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: what its metadata says of its columns cannot be read ({error})") from error
     names = {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
     return table.to_pandas(), names

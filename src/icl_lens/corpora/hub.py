@@ -19,6 +19,7 @@ from icl_lens.corpora.columns import Columns
 from icl_lens.corpora.published import COUNTS
 from icl_lens.errors import InputError
 from icl_lens.own_tasks import OwnTask
+from icl_lens.provenance import file_hash
 from icl_lens.tasks import TASKS, Task
 
 # The branch on which the hub keeps a Parquet copy of every data set.
@@ -113,6 +114,11 @@ def read(task: Task, dataset: HubDataset, folder: Path) -> tuple[pd.DataFrame, d
             f"{folder}: no split {absent[0]!r} of {record.hub} was fetched; delete {fetched.RECORD} to fetch again"
         )
     splits = {split: [folder / file for file in record.splits[name]] for split, name in dataset.splits.items()}
+    for file in (file for name in dataset.splits.values() for file in record.splits[name]):
+        if file_hash(folder / file) != record.files[file]["sha256"]:
+            raise InputError(
+                f"{folder / file} is not what was fetched; delete it and {folder / fetched.RECORD} to fetch it again"
+            )
     table = columns.read(task.name, Columns(dataset.text, dataset.label, task.classes), splits)
     _require_counts(task, dataset, table)
     return table, {"hub": record.hub, "commit": record.commit, "config": record.config}

@@ -1,0 +1,245 @@
+"""Corpora from tables with named columns: the same rows from every format, labels by their names, and a sentence for faults."""
+
+import json
+import re
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from icl_lens import artifacts
+from icl_lens.cli import main
+from icl_lens.corpora import columns
+from icl_lens.corpora.columns import Columns
+from icl_lens.errors import InputError
+
+LAYOUT = Columns(("text",), "label", ("neg", "pos"))
+ROWS = [('a "fine" film, warm', "pos"), ("dull ☃", "neg"), ("NA", "neg"), ("  blanks stay ", "pos")]
+ODD = [*ROWS, ("two\nlines and a\ttab", "pos"), ("a return\r\nand a separator\u2028here", "neg")]
+
+
+def write(path, rows, names=("text", "label")):
+    """Rows in the format that the file's ending says."""
+    frame = pd.DataFrame(rows, columns=list(names))
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".tsv":
+        lines = ["\t".join(map(str, row)) for row in (names, *rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function that reads a train file beside a test file that is right."""
+
+    def run(path, layout=LAYOUT):
+        other = write(
+            tmp_path / "other.jsonl",
+            [[*["x"] * len(layout.text), name] for name in layout.classes],
+            [*layout.text, layout.label],
+        )
+        return columns.read("mine", layout, {"train": [path], "test": [other]}).query("split == 'train'")
+
+    return run
+
+
+def texts(table):
+    return [(text, ("neg", "pos")[label]) for text, label in zip(table["text"], table["label"], strict=True)]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_format_gives_the_same_rows(ending, tmp_path, read):
+    table = read(write(tmp_path / f"train{ending}", ROWS))
+    assert texts(table) == ROWS
+    assert table["index"].tolist() == [0, 1, 2, 3]
+    assert list(table.columns) == ["split", "index", "text", "label"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_newlines_and_separators_inside_a_text_stay(ending, tmp_path, read):
+    assert texts(read(write(tmp_path / f"train{ending}", ODD))) == ODD
+
+
+def test_the_splits_are_numbered_apart_and_the_files_of_one_in_order(tmp_path):
+    files = [write(tmp_path / f"{name}.jsonl", [(name, "pos")]) for name in "abc"]
+    table = columns.read("mine", LAYOUT, {"train": files[:2], "test": files[2:]})
+    assert table[["split", "index", "text"]].to_numpy().tolist() == [["train", 0, "a"], ["train", 1, "b"], ["test", 0, "c"]]
+
+
+def test_a_table_from_a_spreadsheet_is_read(tmp_path, read):
+    (tmp_path / "train.csv").write_bytes(b'\xef\xbb\xbftext,label\r\n"a, b",pos\r\n')
+    assert texts(read(tmp_path / "train.csv")) == [("a, b", "pos")]
+
+
+def test_other_columns_are_left_out(tmp_path, read):
+    assert texts(read(write(tmp_path / "train.csv", [(1, "a", "pos", "x")], ["id", "text", "label", "more"]))) == [("a", "pos")]
+
+
+def test_several_text_columns_are_joined_by_one_blank(tmp_path, read):
+    layout = Columns(("title", "body"), "team", ("neg", "pos"))
+    path = write(tmp_path / "train.csv", [("pos", "long", "T"), ("neg", "", "only")], ["team", "body", "title"])
+    assert read(path, layout)["text"].tolist() == ["T long", "only "]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_numbers_as_labels_are_their_digits(ending, tmp_path, read):
+    layout = Columns(("text",), "label", ("1", "0"))
+    table = read(write(tmp_path / f"train{ending}", [("a", 0), ("b", 1)]), layout)
+    assert table["label"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_truth_values_are_named_as_json_and_yaml_write_them(ending, tmp_path, read):
+    layout = Columns(("text",), "label", ("false", "true"))
+    assert read(write(tmp_path / f"train{ending}", [("a", True), ("b", False)]), layout)["label"].tolist() == [1, 0]
+
+
+def labelled(path, texts, labels, names):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    pq.write_table(Dataset.from_dict({"text": texts, "label": labels}, features=features).data.table, path)
+    return path
+
+
+def test_class_indices_are_read_by_their_names_whatever_their_order(tmp_path, read):
+    path = labelled(tmp_path / "train.parquet", ["a", "b", "c"], [0, 1, 0], ["pos", "neg"])
+    assert pq.read_table(path)["label"].to_pylist() == [0, 1, 0]
+    assert read(path)["label"].tolist() == [1, 0, 1]
+    assert texts(read(path)) == [("a", "pos"), ("b", "neg"), ("c", "pos")]
+
+
+def test_a_withheld_label_is_told(tmp_path, read):
+    path = labelled(tmp_path / "train.parquet", ["a", "b"], [0, -1], ["pos", "neg"])
+    with pytest.raises(InputError, match=r"row 2: unknown label '-1' \(-1 stands where a label was withheld"):
+        read(path)
+
+
+def test_an_absent_class_index_is_an_unknown_label(tmp_path, read):
+    path = labelled(tmp_path / "train.parquet", ["a", "b"], [0, None], ["pos", "neg"])
+    with pytest.raises(InputError, match="row 2: unknown label ''; task mine expects neg, pos"):
+        read(path)
+
+
+def test_other_classes_than_the_tasks_are_told_with_both(tmp_path, read):
+    path = labelled(tmp_path / "train.parquet", ["a"], [0], ["pos", "neg", "mixed"])
+    with pytest.raises(InputError, match="classes of column 'label' are pos, neg, mixed; task mine expects neg, pos"):
+        read(path)
+
+
+def test_a_parquet_file_of_pandas_may_keep_its_labels_as_categories(tmp_path, read):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["pos", "neg"])})
+    frame.to_parquet(tmp_path / "train.parquet")
+    assert texts(read(tmp_path / "train.parquet")) == [("a", "pos"), ("b", "neg")]
+
+
+def test_metadata_that_cannot_be_read_is_told(tmp_path, read):
+    table = pa.table({"text": ["a"], "label": [0]})
+    for metadata in (b"{", b'{"info": {"features": {"text": {"_type": "No"}, "label": {"_type": "No"}}}}', b'{"info": 3}'):
+        pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "train.parquet")
+        with pytest.raises(InputError, match="what its metadata says of its columns cannot be read"):
+            read(tmp_path / "train.parquet")
+
+
+BAD = [
+    ("train.csv", "text,label\nfine,pos\nodd,mixed\n", "row 2: unknown label 'mixed'; task mine expects neg, pos"),
+    ("train.csv", "text,label\nfine, pos\n", "row 1: unknown label ' pos'"),
+    ("train.csv", "text,label\nfine\n", "row 1: unknown label ''"),
+    ("train.csv", "text,label\nfine,pos\n  ,pos\n", "row 2: the text is empty"),
+    ("train.csv", "text;label\nfine;pos\n", "has no column 'text'; its columns are text;label"),
+    ("train.csv", "text,class\nfine,pos\n", "has no column 'label'; its columns are text, class"),
+    ("train.csv", "", "is not a CSV table"),
+    ("train.csv", "text,label\n", "its train split has no texts (train.csv)"),
+    ("train.csv", "text,label\nfine,pos\na,b,pos\n", "is not a CSV table"),
+    ("train.csv", "text,label\na,b,pos\n", "is not a CSV table"),
+    ("train.csv", 'text,label\n"fine,pos\n', "is not a CSV table"),
+    ("train.tsv", "text\tlabel\na\tb\tpos\n", "is not a TSV table"),
+    ("train.jsonl", "", "has no column 'text'; it is empty"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n\n{"text": \n', "line 3: not JSON"),
+    ("train.jsonl", '["a", "pos"]\n', "line 1: a line must be one object"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"text": "b"}\n', "row 2: unknown label ''"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"label": "pos"}\n', "row 2: column text is no text"),
+    ("train.jsonl", '{"text": 3, "label": "pos"}\n', "row 1: column text is no text"),
+    ("train.jsonl", '{"text": "a", "label": ["pos"]}\n', "row 1: unknown label \"['pos']\""),
+    ("train.jsonl", '{"text": "a", "label": null}\n', "row 1: unknown label ''"),
+    ("train.parquet", "no parquet", "is not a PARQUET table"),
+    ("train.txt", "text,label\n", "a table ends in .csv, .tsv, .jsonl or .parquet"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), BAD)
+def test_a_fault_of_a_file_is_one_sentence_that_says_where(name, content, sentence, tmp_path, read):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=re.escape(sentence)) as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_a_label_that_is_a_list_is_told(tmp_path, read):
+    pq.write_table(pa.table({"text": ["a"], "label": [["pos", "neg"]]}), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match="row 1: unknown label"):
+        read(tmp_path / "train.parquet")
+
+
+def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path, read):
+    with pytest.raises(InputError, match=r"train\.csv cannot be read"):
+        read(tmp_path / "train.csv")
+    for ending in ("csv", "tsv", "jsonl"):
+        (tmp_path / f"latin.{ending}").write_bytes("text,label\ncaf\xe9,pos\n".encode("latin-1"))
+        with pytest.raises(InputError, match=f"latin.{ending} is not UTF-8 text"):
+            read(tmp_path / f"latin.{ending}")
+
+
+def test_one_file_for_both_splits_is_refused_by_whatever_name(tmp_path):
+    path = write(tmp_path / "all.csv", ROWS)
+    (tmp_path / "link.csv").symlink_to(path)
+    for other in (path, tmp_path / "link.csv", tmp_path / "x" / ".." / "all.csv"):
+        with pytest.raises(InputError, match=r"all\.csv is named for both splits; a query could then be its own demonstration"):
+            columns.read("mine", LAYOUT, {"train": [path], "test": [other]})
+
+
+DEFINITION = {"template": "{text}:{label}", "label_words": {"neg": " bad", "pos": " good"}, "train": "a", "test": "b"}
+
+
+def test_the_command_writes_the_table_with_its_provenance(tmp_path):
+    train, test = write(tmp_path / "t.csv", ROWS), write(tmp_path / "q.tsv", ROWS[:2])
+    arguments = [
+        "corpora",
+        "--task",
+        "mine",
+        "--definition",
+        json.dumps(DEFINITION),
+        "--train",
+        str(train),
+        "--test",
+        str(test),
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "corpora/mine.parquet")]) == 0
+    table, about = artifacts.read(tmp_path / "corpora/mine.parquet", "corpora")
+    assert texts(table) == [*ROWS, *ROWS[:2]]
+    assert about["corpus"] == {"source": "files"}
+    assert about["settings"]["classes"] == ["neg", "pos"]
+    assert set(about["inputs"]) == {"train: t.csv", "test: q.tsv"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--seed", "0"], "mine is a task of your own: there are no built-in texts of it"),
+        (["--fetched", "x"], "--definition of mine names no data set on the hub"),
+        (["--train", "x"], "give one of --seed"),
+        ([], "give one of --seed"),
+    ],
+)
+def test_the_command_says_what_a_task_of_ones_own_can_be_made_of(arguments, sentence, tmp_path, capsys):
+    command = ["corpora", "--task", "mine", "--definition", json.dumps(DEFINITION), *arguments]
+    assert main([*command, "--out", str(tmp_path / "mine.parquet")]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "mine.parquet").exists()

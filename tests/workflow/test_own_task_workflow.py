@@ -1,0 +1,139 @@
+"""A task of the user's own, through the whole workflow: the example of the README, as it is shipped."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from icl_lens import artifacts, audit, config
+from icl_lens.items import ITEMS
+
+from ..conftest import REPOSITORY
+from .test_workflow import jobs, refused
+
+SMALL = ("queries=2", "seeds=[42]")
+EXAMPLE = ("--configfile", "config/own-task.yaml")
+
+
+@pytest.fixture(scope="module")
+def example(clone):
+    """Every item made from config/own-task.yaml; the clone and the results folder."""
+    done = clone.snakemake("--cores", "2", *EXAMPLE, "--config", *SMALL)
+    assert done.returncode == 0, done.stdout
+    return clone, clone.folder / "results/own-task"
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return config.load(REPOSITORY / "config/own-task.yaml")
+
+
+def test_every_study_of_every_item_works_on_it(example, settings):
+    _, results = example
+    shown = [item for item in ITEMS.values() if settings.shown(item.name)[1] and item.studies]
+    assert shown
+    for item in shown:
+        assert settings.shown(item.name)[1] == ["tickets"]
+        for study in item.studies:
+            table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
+            assert table["prompt_id"].nunique() == 2
+            assert about["corpus"] == {"source": "files"}
+    assert not audit.audit(results)[1]
+
+
+def test_every_figure_bears_its_title(example, settings):
+    _, results = example
+    figures = [item for item in ITEMS.values() if item.kind == "figure" and item.studies]
+    for item in figures:
+        assert "Support tickets" in (results / f"figures/{item.name}.svg").read_text(), item.name
+        assert set(pd.read_csv(results / f"figures/{item.name}.csv")["task"]) == {"tickets"}
+
+
+def test_table_4_holds_its_template_and_label_words(example):
+    _, results = example
+    table = pd.read_csv(results / "tables/table_4.csv").astype(str)
+    (row,) = table.to_numpy().tolist()
+    told = "\n".join(row)
+    assert "Support tickets" in told
+    assert "Ticket:" in told
+    assert "Team:" in told
+    assert "Business" in told
+    assert "Technology" in told
+
+
+def test_prompts_are_written_by_its_template(example):
+    _, results = example
+    prompts, _ = artifacts.read(results / "prompts/tickets/fresh-1shot.parquet", "prompts")
+    for text in prompts["text"]:
+        assert text.count("Ticket: ") == 3
+        assert text.endswith("\nTeam:")
+        assert {line for line in text.splitlines() if line.startswith("Team:")} == {
+            "Team: Business",
+            "Team: Technology",
+            "Team:",
+        }
+
+
+def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(example):
+    clone, _ = example
+    arguments = ("-n", "--cores", "2", *EXAMPLE, "--config", *SMALL)
+    assert "Nothing to be done" in clone.snakemake(*arguments).stdout
+    path = clone.folder / "examples/tickets/test.csv"
+    whole = path.read_text()
+    path.write_text(whole.replace("twice", "three times"))
+    try:
+        planned = jobs(clone.snakemake(*arguments))
+    finally:
+        path.write_text(whole)
+    assert planned["corpora"] == 1
+    assert planned["study"] == len(list((clone.folder / "results/own-task/studies").rglob("*.parquet")))
+    assert "table" not in planned
+
+
+def test_another_wording_is_told_apart_in_prompts_and_tables(example):
+    clone, _ = example
+    own = json.loads(
+        config.load(clone.folder / "config/own-task.yaml").own_tasks["tickets"].model_dump_json(exclude_unset=True)
+    )
+    overlay = clone.config("wording", own_tasks={"tickets": {**own, "template": "Message: {text}\nTeam:{label}"}})
+    planned = jobs(clone.snakemake("-n", "--configfile", "config/own-task.yaml", overlay.name, "--config", *SMALL))
+    assert planned["prompts"] >= 2
+    assert planned["table"] == 1
+
+
+def test_a_file_that_is_not_there_is_one_sentence_that_names_its_key(clone, tmp_path):
+    own = {
+        "template": "{text}:{label}",
+        "label_words": {"a": " A", "b": " B"},
+        "train": "no.csv",
+        "test": "examples/tickets/test.csv",
+    }
+    overlay = clone.config("absent", tasks=["mine"], own_tasks={"mine": own})
+    sentence = refused(clone, "--configfile", overlay.name)
+    assert sentence.startswith(
+        "task mine: its train file no.csv does not exist; put it there, name another under own_tasks.mine.train"
+    )
+    like = {"like": "sst2", "label_words": {"negative": " A", "positive": " B"}}
+    data = {"source": "files", "root": str(tmp_path)}
+    overlay = clone.config("absent", tasks=["mine"], own_tasks={"mine": like}, data=data)
+    sentence = refused(clone, "--configfile", overlay.name)
+    assert (
+        f"its train file {tmp_path}/sst2/train.tsv does not exist; put it there, name another under data.files.sst2" in sentence
+    )
+
+
+def test_a_task_like_another_that_is_not_in_tasks_has_that_ones_texts(clone, checkpoint):
+    if not (clone.folder / "models/tiny").is_dir():
+        shutil.copytree(checkpoint, clone.folder / "models/tiny")
+    like = {"like": "sst2", "label_words": {"positive": " Sports", "negative": " World"}}
+    overlay = clone.config(
+        "like", results="like", tasks=["swapped"], own_tasks={"swapped": like}, models=[{"name": "tiny", "path": "models/tiny"}]
+    )
+    done = clone.snakemake("table_4", "figure_3", "--cores", "2", "--configfile", overlay.name, "--config", *SMALL)
+    assert done.returncode == 0, done.stdout
+    assert [path.name for path in (clone.folder / "like/corpora").glob("*.parquet")] == ["sst2.parquet"]
+    prompts, about = artifacts.read(clone.folder / "like/prompts/swapped/fresh-1shot.parquet", "prompts")
+    assert about["corpus"]["source"] == "builtin"
+    assert prompts["label_words"][0].tolist() == [" World", " Sports"]
+    assert "SST-2 (World, Sports)" in (clone.folder / "like/figures/figure_3.svg").read_text()
