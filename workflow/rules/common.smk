@@ -22,6 +22,7 @@ from icl_lens.errors import InputError
 from icl_lens.fetched import RECORD
 from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import CODE
+from icl_lens.own_tasks import VARIANTS
 from icl_lens.provenance import notebook_sources, source_files
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -85,7 +86,7 @@ CONFIG = checked(icl_lens_config.parse, config)
 
 def corpus_of(task):
     """The task whose texts a task is made of: itself, unless it is like another."""
-    own = CONFIG.own_tasks.get(task)
+    own = CONFIG.definition(task)
     return (own and own.like) or task
 
 
@@ -139,8 +140,8 @@ def corpus_module(task):
 
 
 def definition_option(task):
-    """The option of `icl-lens` that says what one of the user's own tasks is."""
-    own = CONFIG.own_tasks.get(task)
+    """The option of `icl-lens` that says what a task is that is none of the paper's four."""
+    own = CONFIG.definition(task)
     if not own:
         return ""
     return f"--definition {shlex.quote(own.model_dump_json(exclude_unset=True))}"
@@ -231,6 +232,12 @@ def model_options(name):
     return " ".join(option for option in options if option)
 
 
+def settings_option(study):
+    """The option of a study's command that says what it does, if it has one."""
+    settings = getattr(CONFIG.studies, study, None)
+    return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
+
+
 def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.models:
@@ -260,7 +267,7 @@ def require_items():
     ]:  # Snakemake itself tells its targets only when the rules are read
         if item in ITEMS and item not in shown_items():
             raise InputError(
-                f"{item} shows {', '.join(ITEMS[item].tasks)}, and none of them is in tasks; add one, or name other tasks "
+                f"{item} shows {', '.join(map(corpus_of, ITEMS[item].tasks))}, and none of them is in tasks; add one, or name other tasks "
                 f"under items.{item}.tasks"
             )
 
