@@ -10,14 +10,20 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from icl_lens.config import Device, Dtype
+from icl_lens.config import Device, Dtype, Studies
 from icl_lens.errors import InputError
 from icl_lens.tasks import TASKS
 
 # The commands that may use a network.
 FETCHING = ("fetch-model", "fetch-dataset")
 
-STUDIES = {"icl": "what the model answers to each prompt", "saliency": "S_wp, S_pq and S_ww of each prompt and layer"}
+# By their names in paths; a command has hyphens where these have underscores.
+STUDIES = {
+    "icl": "what the model answers to each prompt",
+    "saliency": "S_wp, S_pq and S_ww of each prompt and layer",
+    "isolation": "whether each answer survives when label words, or others in their place, see nothing before them",
+    "deep_attention": "how much each layer's last position attends to each class's label words",
+}
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
 BOS = {"auto": "auto", "yes": True, "no": False}
@@ -74,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--out", required=True, type=Path)
 
     for study, help_text in STUDIES.items():
-        added = command(study, _study, help_text)
+        added = command(study.replace("_", "-"), _study, help_text)
+        added.set_defaults(study=study, settings=None)
         added.add_argument("--model", required=True, help="a folder with a checkpoint and its tokenizer, or a model of the hub")
         added.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
         added.add_argument(
@@ -88,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
         added.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
         added.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
+        if study in Studies.model_fields:
+            added.add_argument("--settings", help=f"the keys under `studies: {study}` in the config, as YAML")
 
     fetch_model = command("fetch-model", _fetch_model, "fetch a model of the hub: configuration, tokenizer and weights")
     fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
@@ -239,11 +248,14 @@ def _prepare_torch() -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    from icl_lens import config
+
+    settings = config.parse_settings(options.study, options.settings) if options.settings is not None else None
     _prepare_torch()
     from icl_lens import studies
 
     studies.run(
-        options.command,
+        options.study,
         options.model,
         options.prompts,
         options.out,
@@ -253,6 +265,7 @@ def _study(options: argparse.Namespace) -> None:
         batch_tokens=options.batch_tokens,
         bos=BOS[options.bos],
         as_chat=options.chat,
+        settings=settings,
     )
 
 

@@ -21,16 +21,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 
 from icl_lens.errors import InputError
+from icl_lens.isolation_plan import Scope, Target
 from icl_lens.positions import TokenizedPrompt
-
-Target = Literal["label", "random", "newline", "template"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-Scope = Literal["prompt", "demonstrations"]
 
 # What the random numbers are for, so that no two streams are the same.
 _ORDER, _BEHIND = 0, 1

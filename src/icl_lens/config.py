@@ -18,9 +18,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens.errors import InputError
+from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import Recipe
-from icl_lens.own_tasks import OwnTask
+from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.section import Section, Seed
 from icl_lens.tasks import TASKS, Task
@@ -130,6 +131,14 @@ class Data(Section):
         return self
 
 
+class Studies(Section):
+    """How studies are made; those that leave nothing to choose have no key here."""
+
+    isolation: Isolation = Field(
+        default_factory=Isolation, description="Cutting label words, or others in their place, off from the text before them."
+    )
+
+
 class ItemChoice(Section):
     """What one figure or table shows."""
 
@@ -192,6 +201,11 @@ class Config(Section):
         ge=1,
         description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding.",
     )
+    studies: Annotated[Studies, BeforeValidator(_numbers)] = Field(
+        default_factory=Studies,
+        description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
+        "before them, in how many layers and how, and how many draws its random control takes.",
+    )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,
         description="How `snakemake organism` trains a model that learns in context, from the texts of the tasks above. `all` "
@@ -216,6 +230,8 @@ class Config(Section):
         for task, own in self.own_tasks.items():
             if task in TASKS:
                 raise ValueError(f"own_tasks.{task}: {task} is a task of the paper; choose another name")
+            if own != VARIANTS.get(task, own):
+                raise ValueError(f"own_tasks.{task}: {task} is a task that icl-lens brings itself; choose another name")
             try:
                 own.task(task, TASKS)
             except ValueError as error:
@@ -227,7 +243,10 @@ class Config(Section):
                 _known(key, task, TASKS)
         for item, choice in self.items.items():
             _known("items", item, ITEMS)
-            for key, chosen, configured in (("models", choice.models, names), ("tasks", choice.tasks, self.tasks)):
+            for key, chosen, configured in (
+                ("models", choice.models, names),
+                ("tasks", choice.tasks, [*self.tasks, *self._variants(item)]),
+            ):
                 _unique(f"items.{item}.{key}", chosen or [])
                 for name in chosen or []:
                     _known(f"items.{item}.{key}", name, configured)
@@ -248,22 +267,38 @@ class Config(Section):
         return [name for name in names if "float32" in dtypes[run[name]] and len(dtypes[run[name]]) > 1]
 
     def task(self, name: str) -> Task:
-        """The task of that name: one of the paper's, or the user's own."""
-        return self.own_tasks[name].task(name, TASKS) if name in self.own_tasks else TASKS[name]
+        """The task of that name: one of the paper's or a variant of it, or the user's own."""
+        definition = self.definition(name)
+        return definition.task(name, TASKS) if definition else TASKS[name]
+
+    def definition(self, task: str) -> OwnTask | None:
+        """What defines a task that is none of the paper's four: the user's own, or a variant."""
+        return self.own_tasks.get(task) or VARIANTS.get(task)
+
+    def texts_of(self, task: str) -> str:
+        """The task whose texts a task is made of: itself, unless it is like another."""
+        own = self.definition(task)
+        return (own and own.like) or task
+
+    def _variants(self, item: str) -> list[str]:
+        """The variants that an item shows, of the configured tasks."""
+        return [task for task in ITEMS[item].tasks if task in VARIANTS and VARIANTS[task].like in self.tasks]
 
     def shown(self, item: str) -> tuple[list[str], list[str]]:
         """What an item shows: names of models, and of tasks: the paper's choice of those configured, and the user's own.
 
-        No task when there is none of either. An item that compares number formats shows the models that :meth:`in_other_dtypes`
-        keeps of those chosen, which may be none.
+        An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An item that compares
+        number formats shows the models that :meth:`in_other_dtypes` keeps of those chosen, which may be none.
         """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
-        own = [task for task in self.tasks if task in self.own_tasks and task not in paper]
+        variants = self._variants(item)
+        about_variants = any(task in VARIANTS for task in ITEMS[item].tasks)
+        own = [task for task in self.tasks if task in self.own_tasks and task not in paper and not about_variants]
         models = choice.models or [model.name for model in self.models]
         if ITEMS[item].compares_dtypes:
             models = self.in_other_dtypes(models)
-        return models, choice.tasks or [*(task for task in paper if task in self.tasks), *own]
+        return models, choice.tasks or [*(task for task in paper if task in self.tasks or task in variants), *own]
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:
@@ -285,6 +320,15 @@ def parse_recipe(text: str) -> Recipe:
         InputError: As :func:`parse`.
     """
     return parse({"organism": _yaml_option("--recipe", text)}).organism
+
+
+def parse_settings(study: str, text: str) -> Section:
+    """A study's settings: the keys under ``studies`` and its name, as YAML.
+
+    Raises:
+        InputError: As :func:`parse`.
+    """
+    return getattr(parse({"studies": {study: _yaml_option("--settings", text)}}).studies, study)
 
 
 def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:

@@ -1,7 +1,8 @@
 """The items of the paper as data: which prompt sets, tasks and studies a figure or table shows, and how it is drawn.
 
-Figures 3, 7 and 9 of *Label Words are Anchors* are one picture of different tasks and shots, so they share a notebook. The
-group ``organism`` is about the embedded model's training and ``precision`` about number formats; ``all`` makes neither.
+Figures 3, 7 and 9 of *Label Words are Anchors* are one picture of different tasks and shots, so they share a notebook; so are 4
+and 12, 5, 11 and 13, 8 and 10. The group ``organism`` is about the embedded model's training and ``precision`` about number
+formats; ``all`` makes neither.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Item:
         set: The prompt set it reads; empty when it reads none.
         studies: The artifacts it reads, per model and task.
         tasks: The tasks the paper shows in it; empty for every configured task.
+        paper_models: The models the paper shows in it; empty where its notebook does not say so.
         reads: Tables that it reads whatever is configured, relative to the results folder.
         group: The target that makes it together with others of its kind.
         in_all: Whether ``all`` makes it, too.
@@ -32,6 +34,7 @@ class Item:
     set: str = ""
     studies: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    paper_models: str = ""
     reads: tuple[str, ...] = ()
     group: str = "anchors"
     in_all: bool = True
@@ -68,6 +71,67 @@ ITEMS: dict[str, Item] = {
             notebook="figure_3",
             set="fresh-2shot",
             studies=("saliency", "icl"),
+        ),
+        Item(
+            name="figure_4",
+            title="How often the answer survives when label words, or as many random other tokens, are isolated "
+            "in the first or last layers, one demonstration per class",
+            notebook="figure_4",
+            set="shared-1shot",
+            studies=("isolation", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_5",
+            title="How well attention to the label words tells the prediction in each layer, one demonstration per class",
+            notebook="figure_5",
+            set="shared-1shot",
+            studies=("deep_attention", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_8",
+            title="What survives by the number of isolated layers, one demonstration per class",
+            notebook="figure_8",
+            set="shared-1shot",
+            studies=("isolation", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_10",
+            title="What survives by the number of isolated layers, two demonstrations per class",
+            notebook="figure_8",
+            set="shared-2shot",
+            studies=("isolation", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_11",
+            title="How well attention to the label words tells the prediction in each layer, two demonstrations per class",
+            notebook="figure_5",
+            set="shared-2shot",
+            studies=("deep_attention", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_12",
+            title="How often the answer survives isolation under labels that mean nothing (A and B), eight "
+            "demonstrations per class",
+            notebook="figure_4",
+            set="shared-8shot",
+            studies=("isolation", "icl"),
+            tasks=("sst2_ab",),
+            paper_models="LLaMA-33B",
+        ),
+        Item(
+            name="figure_13",
+            title="How well attention to labels that mean nothing (A and B) tells the prediction in each layer, "
+            "eight demonstrations per class",
+            notebook="figure_5",
+            set="shared-8shot",
+            studies=("deep_attention", "icl"),
+            tasks=("sst2_ab",),
+            paper_models="LLaMA-33B",
         ),
         Item(
             name="table_4",

@@ -1,6 +1,7 @@
-"""A user's own task, as the config's ``own_tasks`` describe it: a template, label words, and where the texts lie.
+"""A task beyond the paper's four, as ``own_tasks`` in the config describes it: template, label words, where the texts lie.
 
-Such a task is a :class:`~icl_lens.tasks.Task` like the paper's four; nothing downstream can tell them apart.
+Such a task is a :class:`~icl_lens.tasks.Task` like the paper's four; nothing downstream can tell them apart. The project brings
+some itself (:data:`VARIANTS`), which only the items that name them show.
 """
 
 from __future__ import annotations
@@ -120,3 +121,9 @@ class OwnTask(Section):
         words = tuple(self.label_words[name] for name in base.classes)
         title = self.title or f"{base.title} ({', '.join(word.strip() for word in words)})"
         return Task(name, title, self.template or base.template, words, base.classes)
+
+
+# Tasks of the paper under other label words. sst2_ab: labels that mean nothing (appendix F.2, Figures 12 and 13).
+VARIANTS: dict[str, OwnTask] = {
+    "sst2_ab": OwnTask(like="sst2", label_words={"negative": " A", "positive": " B"}),
+}

@@ -10,23 +10,42 @@ a study is so many forward passes over so many tokens (:data:`PASSES`). Nothing 
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from icl_lens.config import Config, Model
 from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.published import COUNTS
 from icl_lens.errors import InputError
 from icl_lens.fetch import model_folder
+from icl_lens.isolation_plan import conditions
 from icl_lens.prompts import Protocol
 
-# Models of the hub whose size is needed before they are fetched: parameters, bytes of each in their files.
-SIZES: dict[str, tuple[int, int]] = {
-    "openai-community/gpt2-xl": (1_557_611_200, 4),
-    "EleutherAI/gpt-j-6b": (6_050_882_784, 4),
-    "huggyllama/llama-30b": (32_528_943_616, 2),
+
+class Size(NamedTuple):
+    """How large a model is.
+
+    Attributes:
+        parameters: How many it has.
+        layers: How many it has.
+        download: Bytes that fetching it would take; 0 when it is here.
+    """
+
+    parameters: int
+    layers: int
+    download: int
+
+
+# Models of the hub whose size is needed before they are fetched. A parameter takes 4 bytes in GPT2-XL's and GPT-J's files, 2 in
+# LLaMA's.
+SIZES: dict[str, Size] = {
+    "openai-community/gpt2-xl": Size(1_557_611_200, 48, 4 * 1_557_611_200),
+    "EleutherAI/gpt-j-6b": Size(6_050_882_784, 28, 4 * 6_050_882_784),
+    "huggyllama/llama-30b": Size(32_528_943_616, 60, 2 * 32_528_943_616),
 }
 
 # Mean tokens of a prompt with one demonstration per class and of its query (with the template) in the paper's data sets, by
@@ -36,8 +55,9 @@ TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agne
 # Assumed for any other task: tokens of one text with its template.
 OTHER_TEXT = 60
 
-# Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out.
-PASSES: dict[str, float] = {"icl": 1, "saliency": 3}
+# Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
+# isolation makes one pass for each of its conditions besides.
+PASSES: dict[str, float] = {"icl": 1, "deep_attention": 1, "saliency": 3, "isolation": 1}
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
@@ -91,34 +111,35 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     """What one study job is estimated to take, by the path of its artifact."""
     model_name, task, set_name = path.parts[-4:-1]
     model = config.model(model_name)
-    parameters, _ = size(config, model)
+    parameters, layers, _ = size(config, model)
     protocol = Protocol.of(set_name)
     prompts = len(config.seeds) * min(config.queries, _test_size(config, task))
     classes = len(config.task(task).label_words)
-    full, query = TOKENS.get(_texts_of(config, task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
+    full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
     demonstrations = protocol.shots * (full - query)
     # Demonstrations that all prompts of a seed share are computed once.
     tokens = prompts * query + (prompts if protocol.fresh else len(config.seeds)) * demonstrations
     dtype = model.dtype or config.dtype
-    operations = 2 * parameters * tokens * PASSES[path.stem]
+    passes = PASSES[path.stem] + (len(conditions(config.studies.isolation, layers)) if path.stem == "isolation" else 0)
+    operations = 2 * parameters * tokens * passes
     width = 4 if dtype == "float32" else 2
     seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
     return Study(model_name, path.stem, prompts, seconds / 3600)
 
 
-def size(config: Config, model: Model) -> tuple[int, int]:
-    """A model's parameters, and the bytes that fetching it would take (0 when it is here).
+def size(config: Config, model: Model) -> Size:
+    """How large a model is, from its files or, before it is fetched, from :data:`SIZES`.
 
     Raises:
         InputError: It is not here, and its size is not known.
     """
     folder = Path(model.path) if model.hub is None else model_folder(config.downloads, model.hub, model.revision)
     if weights := sorted(folder.glob("*.safetensors")):
-        return sum(_parameters(file) for file in weights), 0
+        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return Size(sum(_parameters(file) for file in weights), shape.get("num_hidden_layers") or shape["n_layer"], 0)
     if model.hub in SIZES:
-        parameters, width = SIZES[model.hub]
-        here = sum(file.stat().st_size for file in folder.glob("*.bin"))
-        return parameters, 0 if here else parameters * width
+        here = any(folder.glob("*.bin"))
+        return SIZES[model.hub]._replace(download=0) if here else SIZES[model.hub]
     raise InputError(f"model {model.name}: its size is not known before it is fetched; fetch it, or leave it out of the plan")
 
 
@@ -137,8 +158,10 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     yield f"| all | | {len(studies)} | | {sum(study.hours for study in studies):.2f} |"
     yield ""
     models = [config.model(name) for name in dict.fromkeys(study.model for study in studies)]
-    fetched = sum(size(config, model)[1] for model in models)
-    largest = max((size(config, m)[0] * (4 if (m.dtype or config.dtype) == "float32" else 2) for m in models), default=0)
+    fetched = sum(size(config, model).download for model in models)
+    largest = max(
+        (size(config, m).parameters * (4 if (m.dtype or config.dtype) == "float32" else 2) for m in models), default=0
+    )
     results = sum(study.prompts for study in studies) * PROMPT_BYTES
     data = DATA_BYTES if counts["fetch_dataset"] else 0
     yield (
@@ -149,21 +172,15 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
     passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items())
     yield (
-        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes}; {rates}; weights read at "
-        f"{READ_RATE / 1e9:g} GB/s once a job; mean tokens of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any "
+        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition; {rates}; weights "
+        f"read at {READ_RATE / 1e9:g} GB/s once a job; mean tokens of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any "
         "other text"
     )
 
 
-def _texts_of(config: Config, task: str) -> str:
-    """The task of the paper whose texts a task has, if it is like one."""
-    own = config.own_tasks.get(task)
-    return (own and own.like) or task
-
-
 def _test_size(config: Config, task: str) -> int:
     """Texts that a task can be tested on; for a task of the user's own as many as are asked for."""
-    name = _texts_of(config, task)
+    name = config.texts_of(task)
     if name not in COUNTS:
         return config.queries
     return sum((class_counts(name) if config.data.source == "builtin" else COUNTS[name])["test"])

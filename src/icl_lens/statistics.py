@@ -31,6 +31,9 @@ from icl_lens.errors import InputError
 
 TwoClasses = Literal["normalised", "raw"]
 
+# Stands where a task's name would for what is averaged over all of them; no task is named so, having blanks.
+OVER_TASKS = "mean of tasks"
+
 # Below this sum of AUCROC_i - 0.5 (of N layers, times N) R_l would be a quotient of rounding errors.
 _NO_SIGNAL = 1e-9
 

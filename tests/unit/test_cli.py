@@ -25,9 +25,24 @@ def prompts(tmp_path):
 
 
 def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, tmp_path, capsys):
-    for study, rows in (("saliency", 6 * 3), ("icl", 6)):
+    # Of isolation: four targets, one of two draws, in the first and the last layer.
+    rows_of = {"saliency": 6 * 3, "icl": 6, "isolation": 6 * (3 + 2) * 2, "deep_attention": 6 * 3 * 2}
+    for study, rows in rows_of.items():
         out = tmp_path / "results" / "studies" / "own" / "sst2" / "fresh-1shot" / f"{study}.parquet"
-        arguments = [study, "--model", checkpoint, "--prompts", prompts, "--out", out, "--name", "own", "--device", "cpu"]
+        arguments = [
+            study.replace("_", "-"),
+            "--model",
+            checkpoint,
+            "--prompts",
+            prompts,
+            "--out",
+            out,
+            "--name",
+            "own",
+            "--device",
+            "cpu",
+        ]
+        arguments += ["--settings", "{draws: 2}"] if study == "isolation" else []
         assert main([str(a) for a in arguments]) == 0
         table, about = artifacts.read(out, study)
         assert len(table) == rows
@@ -112,6 +127,14 @@ def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
         (["saliency", "--model", "{model}", "--prompts", "{tmp}/none.parquet"], "none.parquet does not exist"),
         (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a whole Parquet file (cut short or damaged?)"),
         (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: it has no column"),
+        (
+            ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{draw: 2}}"],
+            "config: unknown key 'studies.isolation.draw' (= 2); did you mean 'draws'?",
+        ),
+        (
+            ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{layers: [9]}}"],
+            "isolation in 9 layers is asked for (layers), but the model has 3",
+        ),
         (["corpora", "--task", "sst2"], "give one of --seed (the built-in texts), --train and --test (files), --fetched"),
         (["corpora", "--task", "sst2", "--train", "{tmp}/a", "--test", "{tmp}/b"], "a cannot be read"),
         (

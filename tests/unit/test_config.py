@@ -1,10 +1,15 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from icl_lens import config
 from icl_lens.errors import InputError
+from icl_lens.isolation_plan import Settings
 from icl_lens.items import ITEMS
+from icl_lens.own_tasks import VARIANTS
+from icl_lens.tasks import TASKS
 
 from ..conftest import REPOSITORY
 
@@ -85,6 +90,18 @@ def test_numbers_inside_a_mapping_may_come_as_text():
             {"items": {"figure_3": {"models": ["orgnism"]}}},
             "items.figure_3.models: 'orgnism' is unknown; did you mean 'organism'?",
         ),
+        ({"studies": {"isolatoin": {}}}, "unknown key 'studies.isolatoin' (= {}); did you mean 'isolation'?"),
+        ({"studies": {"isolation": {"draws": 0}}}, "'studies.isolation.draws' is 0: it should be greater than or equal to 1"),
+        (
+            {"studies": {"isolation": {"targets": ["lable"]}}},
+            "'studies.isolation.targets[0]' is 'lable'; it must be 'label', 'random', 'newline' or 'template'",
+        ),
+        (
+            {"own_tasks": {"sst2_ab": {"like": "sst2", "label_words": {"negative": " X", "positive": " Y"}}}},
+            "own_tasks.sst2_ab: sst2_ab is a task that icl-lens brings itself; choose another name",
+        ),
+        ({"tasks": ["sst2_ab"]}, "tasks: 'sst2_ab' is unknown; did you mean 'sst2'?"),
+        ({"tasks": ["trec"], "items": {"figure_12": {"tasks": ["sst2_ab"]}}}, "items.figure_12.tasks: 'sst2_ab' is unknown"),
         ({"tasks": ["sst2"], "items": {"figure_3": {"tasks": ["trec"]}}}, "items.figure_3.tasks: 'trec' is unknown"),
     ],
 )
@@ -149,6 +166,40 @@ def test_the_precision_config_has_one_model_in_every_dtype():
     assert {model.dtype for model in parsed.models} == {"float32", "float16", "bfloat16"}
     assert {model.path for model in parsed.models} == {config.EMBEDDED_MODEL}
     assert parsed.shown("table_precision")[0] == [model.name for model in parsed.models]
+
+
+def test_sst2_under_labels_a_and_b_is_shown_where_it_is_the_subject_and_nowhere_else():
+    default = config.Config()
+    assert default.shown("figure_12")[1] == default.shown("figure_13")[1] == ["sst2_ab"]
+    assert all("sst2_ab" not in default.shown(item)[1] for item in ITEMS if item not in ("figure_12", "figure_13"))
+    assert default.task("sst2_ab").label_words == (" A", " B")
+    assert config.parse({"tasks": ["trec"]}).shown("figure_12")[1] == []
+    words = {name: f" {letter}" for name, letter in zip(TASKS["trec"].classes, "ABCDEF", strict=True)}
+    own = {"mine": {"like": "trec", "label_words": words}}
+    mine = config.parse({"tasks": ["sst2", "mine"], "own_tasks": own})
+    assert mine.shown("figure_12")[1] == ["sst2_ab"]
+    assert mine.shown("figure_4")[1] == ["sst2", "mine"]
+
+
+def test_a_task_and_its_definition_are_known_to_the_command_line():
+    task, own = config.parse_task("sst2_ab", VARIANTS["sst2_ab"].model_dump_json(exclude_unset=True))
+    assert task == config.Config().task("sst2_ab")
+    assert own == VARIANTS["sst2_ab"]
+
+
+def test_a_studys_settings_are_its_keys_in_the_config():
+    assert config.parse_settings("isolation", "{draws: 2, layers: [1]}") == Settings(draws=2, layers=[1])
+    defaults = config.Config().studies.isolation
+    assert config.parse_settings("isolation", defaults.model_dump_json()) == defaults == Settings()
+    assert config.parse({"studies": {"isolation": {"draws": "2", "layers": ["1"]}}}).studies.isolation.layers == [1]
+    with pytest.raises(InputError, match="--settings is not YAML"):
+        config.parse_settings("isolation", "{draws: [")
+
+
+def test_the_config_is_read_without_torch():
+    code = "import sys, icl_lens.config; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_task_that_is_left_out_may_keep_its_files():

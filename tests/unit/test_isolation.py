@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from icl_lens import artifacts, prefixes, studies
+from icl_lens import artifacts, isolation_plan, prefixes, studies
 from icl_lens.conditions import isolated, random_positions
 from icl_lens.errors import InputError
 from icl_lens.models import LanguageModel
@@ -162,13 +162,13 @@ def test_in_all_layers_the_first_are_the_last_and_something_changes(language_mod
     [(1, [1], 1), (3, [1], 1), (6, [1, 2, 3], 2), (13, [1, 2, 3, 4, 5, 6], 3), (14, [1, 3, 5, 7], 5), (48, [1, 3, 5, 7], 5)],
 )
 def test_the_numbers_of_layers_follow_the_depth(depth, expected, main):
-    assert isolation.layer_counts(depth) == expected
-    assert isolation.main_layers(depth) == main
+    assert isolation_plan.layer_counts(depth) == expected
+    assert isolation_plan.main_layers(depth) == main
     assert main in expected
 
 
 def test_conditions_are_paired_by_their_draw_and_in_a_fixed_order():
-    found = isolation.conditions(Settings(targets=["random", "label"], draws=2, layers=[2, 1]), 6)
+    found = isolation_plan.conditions(Settings(targets=["random", "label"], draws=2, layers=[2, 1]), 6)
     assert [tuple(c) for c in found[:4]] == [("label", 0, s, k) for s in ("first", "last") for k in (1, 2)]
     assert [tuple(c) for c in found[4:]] == [("random", d, s, k) for d in (0, 1) for s in ("first", "last") for k in (1, 2)]
 

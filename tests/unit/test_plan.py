@@ -42,7 +42,11 @@ def test_an_estimate_is_the_formula_it_says(paper):
     assert study.prompts == 5 * 872
     operations = 2 * 1_557_611_200 * 5 * 872 * 71 * 3
     assert study.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
+    # 48 layers: 4 numbers of layers, 2 sides, label, newline, template and 3 draws of random tokens; and the plain run.
+    isolation = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/isolation.parquet"))
     shared = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/icl.parquet"))
+    loading = 4 * 1.557611200 / 3600
+    assert (isolation.hours - loading) / (shared.hours - loading) == pytest.approx(4 * 2 * (3 + 3) + 1)
     assert shared.prompts == 5 * 500
     operations = 2 * 1_557_611_200 * (5 * 500 * 14 + 5 * 2 * (131 - 14))
     assert shared.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
@@ -62,7 +66,7 @@ def test_an_estimate_is_the_formula_it_says(paper):
 def test_the_sizes_are_those_of_the_architectures(hub, shape):
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(shape)
-    assert plan.SIZES[hub][0] == sum(p.numel() for p in network.parameters())
+    assert plan.SIZES[hub][:2] == (sum(p.numel() for p in network.parameters()), shape.num_hidden_layers)
 
 
 def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
@@ -71,7 +75,7 @@ def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
     own = config.parse({"models": [{"name": "own", "path": str(checkpoint)}]})
     parameters = sum(p.numel() for p in models.load(checkpoint).network.parameters())
     # What is tied in the model stands in its file once.
-    assert plan.size(own, own.models[0]) == (parameters, 0)
+    assert plan.size(own, own.models[0]) == (parameters, 3, 0)
 
 
 def test_a_model_of_unknown_size_is_told():

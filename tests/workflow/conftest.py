@@ -71,6 +71,7 @@ def tiny_run(clone, checkpoint) -> tuple[Clone, Path]:
         seeds=[42, 43],
         queries=3,
         device="cpu",
+        studies={"isolation": {"draws": 1}},
     )
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout

@@ -8,12 +8,14 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from icl_lens import artifacts, audit, config, plan
+from icl_lens.statistics import agreement, attention_scores
 
-FIGURES = ("figure_3", "figure_7", "figure_9")
+FIGURES = tuple(f"figure_{number}" for number in (3, 4, 5, 7, 8, 9, 10, 11, 12, 13))
 
 
 def made(folder):
@@ -67,6 +69,57 @@ def test_what_is_plotted_is_the_papers_aggregation_of_the_artifact(tiny_run):
     assert plotted.groupby(["task", "layer"])["share"].sum().tolist() == pytest.approx([1] * 3)
 
 
+def by_seed_and_task(tables, of_seed):
+    """The mean over seeds, then tasks, of what a function finds for the rows of one seed, as the paper takes it."""
+    return sum(sum(of_seed(rows[rows["seed"] == seed]) for seed in (42, 43)) / 2 for rows in tables) / len(tables)
+
+
+@pytest.mark.parametrize(("figure", "folders"), [("figure_4", ("sst2", "trec")), ("figure_12", ("sst2_ab",))])
+def test_plotted_loyalties_are_the_artifacts_means(tiny_run, figure, folders):
+    clone, _ = tiny_run
+    plotted = pd.read_csv(clone.folder / f"results/figures/{figure}.csv")
+    name = {"figure_4": "shared-1shot", "figure_12": "shared-8shot"}[figure]
+    paths = [clone.folder / f"results/studies/tiny/{task}/{name}/isolation.parquet" for task in folders]
+    tables = [artifacts.read(path, "isolation")[0] for path in paths]
+    over = plotted[plotted["task"] == "mean of tasks"].set_index(["target", "side", "metric"])
+    assert set(over["layers"]) == {1}  # a fifth of three layers
+    assert set(over["prompts"]) == {6 * len(folders)}
+    for target in ("label", "random"):
+        for side in ("first", "last"):
+            for column, metric in (("label_agrees", "label_loyalty"), ("word_jaccard_5", "word_loyalty_5")):
+                chosen = [rows[(rows["target"] == target) & (rows["side"] == side)] for rows in tables]
+                expected = by_seed_and_task(chosen, lambda rows, column=column: rows[column].mean())
+                shown = over.loc[(target, side, metric)]
+                assert shown["value"] == pytest.approx(expected, abs=1e-12)
+                assert shown["low"] - 1e-12 <= expected <= shown["high"] + 1e-12
+    assert "LLaMA-33B" in (clone.folder / "results/figures/figure_12.svg").read_text()
+    if figure == "figure_12":
+        prompts, _ = artifacts.read(clone.folder / "results/prompts/sst2_ab/shared-8shot.parquet", "prompts")
+        assert prompts["text"][0].count("\nSentiment: A\n") == prompts["text"][0].count("\nSentiment: B\n") == 8
+
+
+def test_plotted_curves_are_the_artifacts_aucs(tiny_run):
+    """With three prompts a seed most predictions are all one class: then the cells are empty and the figure says so."""
+    clone, _ = tiny_run
+    plotted = pd.read_csv(clone.folder / "results/figures/figure_11.csv")
+    plotted = plotted[plotted["two_classes"] == "normalised"].set_index(["task", "metric", "layer"])
+    missing = []
+    for task in ("sst2", "trec"):
+        folder = clone.folder / f"results/studies/tiny/{task}/shared-2shot"
+        scores, answers = (artifacts.read(folder / f"{kind}.parquet", kind)[0] for kind in ("deep_attention", "icl"))
+        of_seeds = []
+        for seed in (42, 43):
+            rows = answers[answers["seed"] == seed]
+            of_seeds.append(agreement(attention_scores(scores, rows["prompt_id"]), rows["prediction"].to_numpy()).auc)
+            missing += [f"{task} seed {seed} (tiny)"] if rows["prediction"].nunique() == 1 else []
+        known = [curve for curve in of_seeds if not np.isnan(curve).any()]
+        expected = np.mean(known, axis=0) if known else np.full(3, np.nan)
+        shown = [plotted.loc[(task, "auc", layer), "value"] for layer in (1, 2, 3)]
+        assert shown == pytest.approx(expected.tolist(), nan_ok=True)
+    text = " ".join(re.findall(r">([^<>]+)<", (clone.folder / "results/figures/figure_11.svg").read_text()))
+    assert ("all predictions are one class" in " ".join(text.split())) == bool(missing)
+
+
 def test_a_second_run_has_nothing_to_do(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
@@ -89,11 +142,13 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run):
     ("edited", "expected"),
     [
         ("src/icl_lens/studies/saliency.py", {"study": 4, "figure": 3}),
-        ("src/icl_lens/prompts.py", {"prompts": 4, "study": 8, "figure": 3}),
+        ("src/icl_lens/studies/deep_attention.py", {"study": 5, "figure": 3}),
+        ("src/icl_lens/isolation_plan.py", {"study": 5, "figure": 4}),
+        ("src/icl_lens/prompts.py", {"prompts": 9, "study": 23, "figure": 10}),
         ("notebooks/table_4.ipynb", {"table": 1}),
         ("src/icl_lens/cli.py", {}),
         ("src/icl_lens/corpora/files.py", {}),
-        ("my models/tiny/tokenizer_config.json", {"study": 8, "figure": 3}),
+        ("my models/tiny/tokenizer_config.json", {"study": 23, "figure": 10}),
     ],
 )
 def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited, expected):
@@ -115,8 +170,16 @@ def test_a_changed_setting_reruns_what_it_decides(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "queries=4")
     planned = jobs(done)
-    assert (planned["prompts"], planned["study"], planned["figure"]) == (4, 8, 3)
+    assert (planned["prompts"], planned["study"], planned["figure"]) == (9, 23, 10)
     assert "corpora" not in planned
+
+
+def test_a_changed_setting_of_one_study_reruns_that_study_alone(tiny_run):
+    clone, overlay = tiny_run
+    done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "studies={isolation: {draws: 2}}")
+    planned = jobs(done)
+    assert (planned["study"], planned["figure"]) == (5, 4)  # figures 4, 8, 10 and 12
+    assert "prompts" not in planned
 
 
 def test_one_figure_is_a_target_of_its_own(tiny_run):
@@ -223,7 +286,7 @@ def test_an_item_asked_for_without_any_of_its_tasks_is_one_sentence(clone, tiny_
 def test_an_item_without_any_of_its_tasks_is_no_target_of_all(clone, tiny_run):
     _, overlay = tiny_run
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, "--config", "results=one", "tasks=[trec]"))
-    assert planned["figure"] == 2  # figures 7 and 9; figure 3 shows SST-2 and AGNews
+    assert planned["figure"] == 7  # figure 3 shows SST-2 and AGNews, 12 and 13 show SST-2 under labels A and B
 
 
 def test_the_papers_run_is_planned_with_the_jobs_that_snakemake_would_run(clone):

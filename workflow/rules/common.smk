@@ -22,6 +22,7 @@ from icl_lens.errors import InputError
 from icl_lens.fetched import RECORD
 from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import CODE
+from icl_lens.own_tasks import VARIANTS
 from icl_lens.provenance import notebook_sources, source_files
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -85,12 +86,6 @@ LOCK = forget_stale_locks()
 CONFIG = checked(icl_lens_config.parse, config)
 
 
-def corpus_of(task):
-    """The task whose texts a task is made of: itself, unless it is like another."""
-    own = CONFIG.own_tasks.get(task)
-    return (own and own.like) or task
-
-
 def dataset_of(task):
     """The data set on the hub that a task's texts come from, if they come from there."""
     own = CONFIG.own_tasks.get(task)
@@ -141,8 +136,8 @@ def corpus_module(task):
 
 
 def definition_option(task):
-    """The option of `icl-lens` that says what one of the user's own tasks is."""
-    own = CONFIG.own_tasks.get(task)
+    """The option of `icl-lens` that says what a task is that is none of the paper's four."""
+    own = CONFIG.definition(task)
     if not own:
         return ""
     return f"--definition {shlex.quote(own.model_dump_json(exclude_unset=True))}"
@@ -207,11 +202,11 @@ def fetched_model_options(record):
 
 def fetched_dataset_options(record):
     """Options of `icl-lens fetch-dataset` for the data set whose record that is: the splits that any task reads of it."""
-    tasks = [task for task in CONFIG.tasks if dataset_of(corpus_of(task))]
+    tasks = [task for task in CONFIG.tasks if dataset_of(CONFIG.texts_of(task))]
     found = [
-        dataset_of(corpus_of(task))
+        dataset_of(CONFIG.texts_of(task))
         for task in tasks
-        if fetched_dataset(corpus_of(task)) == record
+        if fetched_dataset(CONFIG.texts_of(task)) == record
     ]
     splits = sorted({split for dataset in found for split in dataset.splits.values()})
     return shlex.join(
@@ -233,6 +228,12 @@ def model_options(name):
     return " ".join(option for option in options if option)
 
 
+def settings_option(study):
+    """The option of a study's command that says what it does, if it has one."""
+    settings = getattr(CONFIG.studies, study, None)
+    return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
+
+
 def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.models:
@@ -249,7 +250,7 @@ def require_inputs():
             )
         checkpoint_files(model.path)
     for task in CONFIG.tasks:
-        corpus = corpus_of(task)
+        corpus = CONFIG.texts_of(task)
         if dataset_of(corpus):
             fetched_dataset(corpus)
         for split, path in data_files(corpus).items():
@@ -274,7 +275,7 @@ def require_items():
                 "all else but its name); config/precision.yaml names the embedded model so"
             )
         raise InputError(
-            f"{asked[0]} shows {', '.join(ITEMS[asked[0]].tasks)}, and none of them is in tasks; add one, or name other tasks "
+            f"{asked[0]} shows {', '.join(map(CONFIG.texts_of, ITEMS[asked[0]].tasks))}, and none of them is in tasks; add one, or name other tasks "
             f"under items.{asked[0]}.tasks"
         )
 

@@ -3,7 +3,7 @@
 
 rule prompts:
     input:
-        corpus=lambda wildcards: f"{CONFIG.results}/corpora/{corpus_of(wildcards.task)}.parquet",
+        corpus=lambda wildcards: f"{CONFIG.results}/corpora/{CONFIG.texts_of(wildcards.task)}.parquet",
         code=source_files("icl_lens.prompts"),
     output:
         "<results>/prompts/{task}/{set}.parquet",

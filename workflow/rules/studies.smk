@@ -22,8 +22,11 @@ rule study:
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,
         batch_tokens=CONFIG.batch_tokens,
+        command=lambda wildcards: wildcards.study.replace("_", "-"),
+        settings=lambda wildcards: settings_option(wildcards.study),
     message:
         "{wildcards.study} of {wildcards.model} on {wildcards.task}, {wildcards.set}"
     shell:
-        "icl-lens {wildcards.study} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
-        "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} --out {output:q} 2> {log:q}"
+        "icl-lens {params.command} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
+        "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} {params.settings} "
+        "--out {output:q} 2> {log:q}"

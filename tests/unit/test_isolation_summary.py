@@ -1,0 +1,85 @@
+"""Loyalties as figures show them, against means taken one by one."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lens.errors import InputError
+from icl_lens.isolation_summary import DIFFERENCE, METRICS, summarise
+from icl_lens.statistics import OVER_TASKS, Bootstrap
+
+
+@pytest.fixture
+def rows():
+    """Two tasks of unequal size, two seeds, label words and two draws of random tokens in one and two layers."""
+    generator = np.random.default_rng(0)
+    found = []
+    for task, prompts in (("sst2", 30), ("trec", 10)):
+        for seed, number in itertools.product((42, 43), range(prompts)):
+            for target, draw in (("label", 0), ("random", 0), ("random", 1)):
+                for side, layers in itertools.product(("first", "last"), (1, 2)):
+                    key = {"model": "m", "set": "s", "task": task, "seed": seed, "prompt_id": 100 * seed + number}
+                    condition = {"target": target, "side": side, "layers": layers, "draw": draw, "prediction": 0}
+                    loyal = {"label_agrees": generator.random() < (0.4 if target == "label" and side == "first" else 0.9)}
+                    words = {f"word_jaccard_{size}": generator.random() for size in (5, 10)}
+                    found.append({**key, **condition, **loyal, **words})
+    return pd.DataFrame(found)
+
+
+def average(rows, metric):
+    """The mean over prompts, then seeds, then tasks, as the paper takes it."""
+    tasks = []
+    for task in sorted(set(rows["task"])):
+        of_task = rows[rows["task"] == task]
+        seeds = [of_task[of_task["seed"] == seed][metric].mean() for seed in (42, 43)]
+        tasks.append(sum(seeds) / len(seeds))
+    return sum(tasks) / len(tasks)
+
+
+@pytest.fixture
+def summary(rows):
+    return summarise(rows, Bootstrap(resamples=300)).set_index(["task", "target", "side", "layers", "metric"])
+
+
+def test_every_mean_is_the_papers(rows, summary):
+    for target, side, layers, metric in itertools.product(("label", "random"), ("first", "last"), (1, 2), METRICS):
+        part = rows[(rows["target"] == target) & (rows["side"] == side) & (rows["layers"] == layers)]
+        for task, chosen in ((OVER_TASKS, part), ("trec", part[part["task"] == "trec"])):
+            shown = summary.loc[task, target, side, layers, METRICS[metric]]
+            assert shown["value"] == pytest.approx(average(chosen, metric), abs=1e-12)
+            assert shown["low"] < shown["value"] < shown["high"]
+            assert shown["prompts"] == {OVER_TASKS: 80, "trec": 20}[task]  # draws are no prompts
+            draws = [average(chosen[chosen["draw"] == draw], metric) for draw in sorted(set(chosen["draw"]))]
+            assert shown[["lowest_draw", "highest_draw"]].tolist() == pytest.approx([min(draws), max(draws)])
+            assert shown["draws"] == len(draws)
+
+
+def test_the_difference_is_paired(rows, summary):
+    one = ("first", 1, "label_loyalty")
+    difference = summary.loc[OVER_TASKS, DIFFERENCE, *one]
+    label, random = summary.loc[OVER_TASKS, "label", *one], summary.loc[OVER_TASKS, "random", *one]
+    assert difference["value"] == pytest.approx(label["value"] - random["value"])
+    assert difference["high"] < 0
+    # Two conditions that agree on every prompt do not differ in any resample.
+    same = rows[rows["target"] == "label"]
+    paired = summarise(pd.concat([same, same.assign(target="random")]))
+    paired = paired[paired["target"] == DIFFERENCE]
+    assert len(paired) == 3 * 2 * 2 * 3  # tasks and their mean, sides, layers, metrics
+    assert (paired[["value", "low", "high"]] == 0).all(axis=None)
+
+
+def test_without_a_control_there_is_no_difference(rows):
+    assert set(summarise(rows[rows["target"] == "label"])["target"]) == {"label"}
+
+
+def test_models_stay_apart(rows):
+    two = summarise(pd.concat([rows, rows.assign(model="n", label_agrees=True)]))
+    assert (two[(two["model"] == "n") & (two["metric"] == "label_loyalty") & (two["target"] == "label")]["value"] == 1).all()
+    assert len(two[two["model"] == "m"]) == len(two) / 2
+
+
+def test_a_prompt_that_lacks_a_condition_is_told(rows):
+    with pytest.raises(InputError, match="empty cells"):
+        summarise(rows.drop(index=rows[rows["target"] == "label"].index[0]))
