@@ -137,3 +137,8 @@ def test_a_task_like_another_that_is_not_in_tasks_has_that_ones_texts(clone, che
     assert about["corpus"]["source"] == "builtin"
     assert prompts["label_words"][0].tolist() == [" World", " Sports"]
     assert "SST-2 (World, Sports)" in (clone.folder / "like/figures/figure_3.svg").read_text()
+
+
+def test_training_on_it_is_refused_with_one_sentence(clone):
+    sentence = refused(clone, "organism", *EXAMPLE)
+    assert sentence.startswith("organism trains on the paper's tasks only; leave tickets out of tasks")

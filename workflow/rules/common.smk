@@ -280,6 +280,15 @@ def require_items():
         )
 
 
+def require_trainable():
+    """What `organism` trains on are texts of the paper's tasks: its episodes and measures know their classes."""
+    own = [task for task in CONFIG.tasks if task in CONFIG.own_tasks]
+    if own and {"organism", "organism_learning_curve"} & set(sys.argv[1:]):
+        raise InputError(
+            f"organism trains on the paper's tasks only; leave {own[0]} out of tasks to train, and name it there again to study"
+        )
+
+
 def shown_items():
     """The items that show something of what is configured."""
     return [item for item in ITEMS if all(CONFIG.shown(item))]
@@ -351,3 +360,4 @@ def item_parameters(item):
 
 checked(require_inputs)
 checked(require_items)
+checked(require_trainable)
