@@ -17,7 +17,13 @@ from icl_lens.tasks import TASKS
 # The commands that may use a network.
 FETCHING = ("fetch-model", "fetch-dataset")
 
-STUDIES = {"icl": "what the model answers to each prompt", "saliency": "S_wp, S_pq and S_ww of each prompt and layer"}
+STUDIES = {
+    "icl": "what the model answers to each prompt",
+    "saliency": "S_wp, S_pq and S_ww of each prompt and layer",
+    "flow": "the information flow of a few prompts along every edge",
+    "tokens": "the tokens of each prompt, where they stand, and which are label words",
+    "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
+}
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
 BOS = {"auto": "auto", "yes": True, "no": False}
