@@ -129,12 +129,25 @@ def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str) -> None
     _save_csv(plotted, stem)
 
 
-def save_table(table: pd.DataFrame, stem: Path | str) -> None:
-    """Write a table as CSV, Markdown and LaTeX (every special character escaped)."""
+def escaped(text: str) -> str:
+    """Text of a data set or a tokenizer on one line: what cannot be printed (a newline, a tab) is written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def save_table(table: pd.DataFrame, stem: Path | str, lines: Sequence[str] = ()) -> None:
+    """Write a table as CSV, Markdown and LaTeX (every special character escaped).
+
+    Args:
+        table: What is written.
+        stem: The files' common path without ending, e.g. ``results/tables/table_4``.
+        lines: Notes: paragraphs below the Markdown table, comments above the LaTeX one.
+    """
     _save_csv(table, stem)
     markdown = table.map(_escape_markdown).to_markdown(index=False, disable_numparse=True)
+    below = "".join(f"\n{_escape_markdown(line)}\n" for line in lines)
+    comments = "".join(f"% {escaped(line)}\n" for line in lines)
     latex = table.to_latex(index=False, escape=True)
-    for ending, text in ((".md", markdown + "\n"), (".tex", latex)):
+    for ending, text in ((".md", f"{markdown}\n{below}"), (".tex", comments + latex)):
         with whole_file(f"{stem}{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -21,6 +21,7 @@ class Item:
         studies: The artifacts it reads, per model and task.
         tasks: The tasks the paper shows in it; empty for every configured task.
         reads: Tables that it reads whatever is configured, relative to the results folder.
+        one_prompt: Whether it draws a single prompt in some layers, which the config names.
         group: The target that makes it together with others of its kind.
     """
 
@@ -31,6 +32,7 @@ class Item:
     studies: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    one_prompt: bool = False
     group: str = "anchors"
 
     @property
@@ -42,6 +44,24 @@ class Item:
 ITEMS: dict[str, Item] = {
     item.name: item
     for item in (
+        Item(
+            name="figure_1",
+            title="Information flow in one prompt, in a shallow and in a deep layer",
+            notebook="figure_1",
+            set="fresh-1shot",
+            studies=("flow", "tokens", "icl"),
+            tasks=("sst2",),
+            one_prompt=True,
+        ),
+        Item(
+            name="figure_2",
+            title="Both hypotheses on one prompt: label words gather information in shallow layers and give it in deep ones",
+            notebook="figure_2",
+            set="fresh-1shot",
+            studies=("flow", "tokens", "icl"),
+            tasks=("sst2",),
+            one_prompt=True,
+        ),
         Item(
             name="figure_3",
             title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, one demonstration per class",
@@ -69,6 +89,14 @@ ITEMS: dict[str, Item] = {
             name="table_4",
             title="Templates and label words of each task",
             notebook="table_4",
+        ),
+        Item(
+            name="table_5",
+            title="Why word loyalty: predicted label and likeliest next tokens with label words isolated",
+            notebook="table_5",
+            set="shared-1shot",
+            studies=("isolated_words",),
+            tasks=("agnews",),
         ),
         Item(
             name="organism_learning_curve",
