@@ -129,6 +129,11 @@ def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str) -> None
     _save_csv(plotted, stem)
 
 
+def plain(text: str) -> str:
+    """Text for a title or a note in which nothing is read as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def escaped(text: str) -> str:
     """Text of a data set or a tokenizer on one line: what cannot be printed (a newline, a tab) is written as in Python."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -78,6 +78,9 @@ def test_numbers_inside_a_mapping_may_come_as_text():
         ({"seeds": [-1]}, "'seeds[0]' is -1: it should be greater than or equal to 0"),
         ({"items": {"figure_3": {"tasks": ["sst2", "sst2"]}}}, "items.figure_3.tasks: 'sst2' stands there twice"),
         ({"items": {"table_4": {"models": ["organism"]}}}, "items.table_4.models: table_4 shows no model"),
+        ({"items": {"figure_3": {"prompt": 2}}}, "items.figure_3.prompt: figure_3 does not draw a single prompt"),
+        ({"items": {"figure_3": {"layers": [0]}}}, "items.figure_3.layers: figure_3 does not draw a single prompt"),
+        ({"items": {"figure_1": {"layers": ["middle"]}}}, "'items.figure_1.layers[0]"),
         ({"data": None}, "'data' is None; it must be a mapping of keys to values"),
         ({"items": {"figure_33": {}}}, "items: 'figure_33' is unknown; did you mean 'figure_3'?"),
         ({"items": {"figure_3": {"model": ["x"]}}}, "unknown key 'items.figure_3.model' (= ['x']); did you mean 'models'?"),
@@ -129,6 +132,11 @@ def test_items_show_the_papers_tasks_unless_told_otherwise():
 def test_a_task_that_is_left_out_may_keep_its_files():
     files = {"agnews": {"train": "agnews/train_subset.csv"}}
     assert config.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]
+
+
+def test_a_figure_of_one_prompt_takes_its_prompt_and_layers_also_from_the_command_line():
+    chosen = config.parse({"items": {"figure_1": {"prompt": "3", "layers": ["shallow", "2"]}}}).items["figure_1"]
+    assert (chosen.prompt, chosen.layers) == (3, ["shallow", 2])
 
 
 def test_seeds_may_come_from_the_command_line():
