@@ -112,6 +112,47 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    "flow": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("layer", pa.int64()),
+                ("query", pa.int64()),
+                ("key", pa.int64()),
+                ("saliency", pa.float64()),
+                ("layer_total", pa.float64()),
+            ]
+        ),
+    ),
+    "tokens": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("position", pa.int64()),
+                ("token", pa.string()),
+                ("start", pa.int64()),
+                ("end", pa.int64()),
+                ("class", pa.int64()),
+                ("last", pa.bool_()),
+            ]
+        ),
+    ),
+    "isolated_words": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("gold", pa.int64()),
+                ("side", pa.string()),
+                ("layers", pa.int64()),
+                ("prediction", pa.int64()),
+                ("top_tokens", pa.list_(pa.string())),
+                ("top_log_probs", pa.list_(pa.float64())),
+            ]
+        ),
+    ),
     "isolation": (
         1,
         pa.schema(

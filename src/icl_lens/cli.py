@@ -23,6 +23,9 @@ STUDIES = {
     "saliency": "S_wp, S_pq and S_ww of each prompt and layer",
     "isolation": "whether each answer survives when label words, or others in their place, see nothing before them",
     "deep_attention": "how much each layer's last position attends to each class's label words",
+    "flow": "the information flow of a few prompts along every edge",
+    "tokens": "the tokens of each prompt, where they stand, and which are label words",
+    "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
 }
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.

@@ -144,6 +144,18 @@ class ItemChoice(Section):
 
     models: list[Name] | None = Field(default=None, min_length=1, description="Names of configured models.")
     tasks: list[str] | None = Field(default=None, min_length=1, description="Names of configured tasks.")
+    prompt: Annotated[int | None, BeforeValidator(_number)] = Field(
+        default=None,
+        ge=0,
+        description="figure_1 and figure_2: the prompt_id of the prompt that is drawn, one of those that the study `flow` "
+        "keeps. Empty: the first of them.",
+    )
+    layers: Annotated[list[Annotated[int, Field(ge=0)] | Literal["shallow", "deep"]] | None, BeforeValidator(_numbers)] = Field(
+        default=None,
+        min_length=1,
+        description="figure_1 and figure_2: the layers that are drawn side by side, counted from 0. Empty: shallow, a fifth of "
+        "the depth, and deep, four fifths.",
+    )
 
 
 class Config(Section):
@@ -252,6 +264,9 @@ class Config(Section):
                     _known(f"items.{item}.{key}", name, configured)
             if choice.models and not ITEMS[item].studies:
                 raise ValueError(f"items.{item}.models: {item} shows no model")
+            for key, value in (("prompt", choice.prompt), ("layers", choice.layers)):
+                if value is not None and not ITEMS[item].one_prompt:
+                    raise ValueError(f"items.{item}.{key}: {item} does not draw a single prompt")
         return self
 
     def model(self, name: str) -> Model:

@@ -140,20 +140,33 @@ def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str) -> None
     _save_csv(plotted, stem)
 
 
-def save_table(table: pd.DataFrame, stem: Path | str, digits: int | None = None) -> None:
+def plain(text: str) -> str:
+    """Text for a title or a note in which nothing is read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def escaped(text: str) -> str:
+    """Text of a data set or a tokenizer on one line: what cannot be printed (a newline, a tab) is written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def save_table(table: pd.DataFrame, stem: Path | str, lines: Sequence[str] = (), digits: int | None = None) -> None:
     """Write a table as CSV, Markdown and LaTeX (every special character escaped).
 
     Args:
         table: What it says.
         stem: The files' common path without ending, e.g. ``results/tables/table_4``.
+        lines: Notes: paragraphs below the Markdown table, comments above the LaTeX one.
         digits: Significant digits of a fraction in Markdown and LaTeX; the CSV has all, always.
     """
     _save_csv(table, stem)
     if digits is not None:
         table = table.map(lambda value: f"{value:.{digits}g}" if isinstance(value, float) else value)
     markdown = table.map(_escape_markdown).to_markdown(index=False, disable_numparse=True)
+    below = "".join(f"\n{_escape_markdown(line)}\n" for line in lines)
+    comments = "".join(f"% {escaped(line)}\n" for line in lines)
     latex = table.to_latex(index=False, escape=True)
-    for ending, text in ((".md", markdown + "\n"), (".tex", latex)):
+    for ending, text in ((".md", f"{markdown}\n{below}"), (".tex", comments + latex)):
         with whole_file(f"{stem}{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -23,6 +23,7 @@ class Item:
         tasks: The tasks the paper shows in it; empty for every configured task.
         paper_models: The models the paper shows in it; empty where its notebook does not say so.
         reads: Tables that it reads whatever is configured, relative to the results folder.
+        one_prompt: Whether it draws a single prompt in some layers, which the config names.
         group: The target that makes it together with others of its kind.
         in_all: Whether ``all`` makes it, too.
         compares_dtypes: Whether it compares number formats, and so shows only models that are there in float32 and in another.
@@ -36,6 +37,7 @@ class Item:
     tasks: tuple[str, ...] = ()
     paper_models: str = ""
     reads: tuple[str, ...] = ()
+    one_prompt: bool = False
     group: str = "anchors"
     in_all: bool = True
     compares_dtypes: bool = False
@@ -49,6 +51,24 @@ class Item:
 ITEMS: dict[str, Item] = {
     item.name: item
     for item in (
+        Item(
+            name="figure_1",
+            title="Information flow in one prompt, in a shallow and in a deep layer",
+            notebook="figure_1",
+            set="fresh-1shot",
+            studies=("flow", "tokens", "icl"),
+            tasks=("sst2",),
+            one_prompt=True,
+        ),
+        Item(
+            name="figure_2",
+            title="Both hypotheses on one prompt: label words gather information in shallow layers and give it in deep ones",
+            notebook="figure_2",
+            set="fresh-1shot",
+            studies=("flow", "tokens", "icl"),
+            tasks=("sst2",),
+            one_prompt=True,
+        ),
         Item(
             name="figure_3",
             title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, one demonstration per class",
@@ -137,6 +157,14 @@ ITEMS: dict[str, Item] = {
             name="table_4",
             title="Templates and label words of each task",
             notebook="table_4",
+        ),
+        Item(
+            name="table_5",
+            title="Why word loyalty: predicted label and likeliest next tokens with label words isolated",
+            notebook="table_5",
+            set="shared-1shot",
+            studies=("isolated_words",),
+            tasks=("agnews",),
         ),
         Item(
             name="organism_learning_curve",

@@ -56,8 +56,16 @@ TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agne
 OTHER_TEXT = 60
 
 # Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
-# isolation makes one pass for each of its conditions besides.
-PASSES: dict[str, float] = {"icl": 1, "deep_attention": 1, "saliency": 3, "isolation": 1}
+# isolation makes one pass for each of its conditions besides. The last three run a few prompts or none: loading is their cost.
+PASSES: dict[str, float] = {
+    "icl": 1,
+    "deep_attention": 1,
+    "saliency": 3,
+    "isolation": 1,
+    "flow": 0,
+    "isolated_words": 0,
+    "tokens": 0,
+}
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
@@ -170,7 +178,7 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     )
     yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
     rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
-    passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items())
+    passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items() if number)
     yield f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition"
     yield f"assumed: {rates}; weights read at {READ_RATE / 1e9:g} GB/s once a job"
     yield f"tokens: means of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any other text"

@@ -36,6 +36,9 @@ class TokenizedPrompt:
         gold: The query's class index.
         unknown: How many of the ids are the tokenizer's unknown token.
         seed: The seed that drew the prompt.
+        text: What was tokenised.
+        spans: Each token's [start, end) characters of the text, shape (T, 2); a beginning-of-sequence token that is not
+            written in the text has none, [0, 0).
     """
 
     prompt_id: int
@@ -46,6 +49,8 @@ class TokenizedPrompt:
     gold: int
     unknown: int
     seed: int
+    text: str
+    spans: np.ndarray
 
     @property
     def last(self) -> int:
@@ -114,6 +119,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 gold=int(row.gold),
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
+                text=row.text,
+                spans=np.array([(0, 0)] * len(before) + list(offsets), dtype=np.int64),
             )
         )
     return result

@@ -9,6 +9,27 @@ import numpy as np
 import torch
 
 
+def information_flow(model, ids, label_ids, gold) -> list[np.ndarray]:
+    """I_l of each layer, shape (T, T) each, the diagonal as eq. 1 has it.
+
+    Args:
+        model: A causal language model; it is switched to eager attention.
+        ids: Token ids of the prompt.
+        label_ids: Token id of each class.
+        gold: The query's class.
+    """
+    model.set_attn_implementation("eager")
+    embeddings = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+    output = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False)
+    logits = output.logits[0, -1, torch.tensor(label_ids)]
+    loss = -torch.log_softmax(logits, dim=0)[gold]
+    gradients = torch.autograd.grad(loss, output.attentions)
+    return [
+        (attention[0] * gradient[0]).sum(0).abs().double().detach().numpy()
+        for attention, gradient in zip(output.attentions, gradients, strict=True)
+    ]
+
+
 def saliency(model, ids, anchors, label_ids, gold) -> np.ndarray:
     """The three means in each layer, shape (3, L).
 
@@ -19,21 +40,11 @@ def saliency(model, ids, anchors, label_ids, gold) -> np.ndarray:
         label_ids: Token id of each class.
         gold: The query's class.
     """
-    model.set_attn_implementation("eager")
-    embeddings = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
-    output = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False)
-    logits = output.logits[0, -1, torch.tensor(label_ids)]
-    loss = -torch.log_softmax(logits, dim=0)[gold]
-    gradients = torch.autograd.grad(loss, output.attentions)
-
     q = len(ids) - 1
     c_wp, c_pq = np.zeros((2, q + 1, q + 1), dtype=bool)
     for p in anchors:
         c_wp[p, :p] = True
         c_pq[q, p] = True
     c_ww = np.tril(np.ones_like(c_wp), -1) & ~c_wp & ~c_pq
-    result = []
-    for attention, gradient in zip(output.attentions, gradients, strict=True):
-        i_l = (attention[0] * gradient[0]).sum(0).abs().double().detach().numpy()
-        result.append([i_l[edges].mean() for edges in (c_wp, c_pq, c_ww)])
-    return np.array(result).T
+    flow = information_flow(model, ids, label_ids, gold)
+    return np.array([[i_l[edges].mean() for edges in (c_wp, c_pq, c_ww)] for i_l in flow]).T

@@ -23,6 +23,8 @@ def prompt(length=12, anchors=(3, 6), seed=42, prompt_id=0):
         gold=0,
         unknown=0,
         seed=seed,
+        text="",
+        spans=np.zeros((length, 2), dtype=np.int64),
     )
 
 

@@ -83,6 +83,9 @@ def test_numbers_inside_a_mapping_may_come_as_text():
         ({"seeds": [-1]}, "'seeds[0]' is -1: it should be greater than or equal to 0"),
         ({"items": {"figure_3": {"tasks": ["sst2", "sst2"]}}}, "items.figure_3.tasks: 'sst2' stands there twice"),
         ({"items": {"table_4": {"models": ["organism"]}}}, "items.table_4.models: table_4 shows no model"),
+        ({"items": {"figure_3": {"prompt": 2}}}, "items.figure_3.prompt: figure_3 does not draw a single prompt"),
+        ({"items": {"figure_3": {"layers": [0]}}}, "items.figure_3.layers: figure_3 does not draw a single prompt"),
+        ({"items": {"figure_1": {"layers": ["middle"]}}}, "'items.figure_1.layers[0]"),
         ({"data": None}, "'data' is None; it must be a mapping of keys to values"),
         ({"items": {"figure_33": {}}}, "items: 'figure_33' is unknown; did you mean 'figure_3'?"),
         ({"items": {"figure_3": {"model": ["x"]}}}, "unknown key 'items.figure_3.model' (= ['x']); did you mean 'models'?"),
@@ -211,6 +214,11 @@ def test_a_task_that_is_left_out_may_keep_its_files():
 def test_a_folder_has_one_spelling(given, one):
     settings = config.parse({"results": given, "downloads": given})
     assert (settings.results, settings.downloads) == (one, one)
+
+
+def test_a_figure_of_one_prompt_takes_its_prompt_and_layers_also_from_the_command_line():
+    chosen = config.parse({"items": {"figure_1": {"prompt": "3", "layers": ["shallow", "2"]}}}).items["figure_1"]
+    assert (chosen.prompt, chosen.layers) == (3, ["shallow", 2])
 
 
 def test_seeds_may_come_from_the_command_line():

@@ -80,3 +80,22 @@ def test_a_table_may_show_fewer_digits_than_its_csv_has(tmp_path):
     assert "| 0.123   | 1234" in (tmp_path / "t.md").read_text()
     assert "0.123 & 1234" in (tmp_path / "t.tex").read_text()
     assert pd.read_csv(tmp_path / "t.csv")["moved"].tolist() == [0.123456, 0.0]
+
+
+def test_a_tables_notes_stand_below_it_and_its_odd_characters_stay_on_their_line(tmp_path):
+    figures.save_table(pd.DataFrame({"token": [figures.escaped('"\n\tété"')]}), tmp_path / "t", ["Two *words*,\nnone more."])
+    assert pd.read_csv(tmp_path / "t.csv")["token"][0] == r'"\n\tété"'
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert lines[2] == r'| "\\n\\tété" |'
+    assert lines[3:5] == ["", r"Two \*words\*,"]
+    tex = (tmp_path / "t.tex").read_text().splitlines()
+    assert tex[0] == r"% Two *words*,\nnone more."
+    assert tex[1].startswith(r"\begin")
+
+
+def test_a_plain_text_holds_no_mathematics(tmp_path):
+    figures.use_style()
+    figure, _ = figures.panels(1, 1)
+    figures.annotate(figure, [figures.plain("costs $5_0 or $6_0")])
+    figures.save_figure(figure, pd.DataFrame({"a": [1]}), tmp_path / "a")
+    assert "costs $5_0 or $6_0" in (tmp_path / "a.svg").read_text()

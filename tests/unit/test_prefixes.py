@@ -25,6 +25,8 @@ def prompt(ids, anchors=(1,), labels=(0,), number=0):
         gold=0,
         unknown=0,
         seed=42,
+        text="",
+        spans=np.zeros((len(ids), 2), dtype=np.int64),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import models
+from icl_lens import information_flow, models
 from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
 from icl_lens.studies import saliency
@@ -105,15 +105,17 @@ def test_a_confident_answer_keeps_its_saliency_in_half_precision(language_model,
     factor = half.max() / full.max()
     assert 0.9 < factor < 1.1
     assert np.abs(half - factor * full).max() <= 0.01 * full.max()
-    start = saliency._start
-    monkeypatch.setattr(saliency, "_start", lambda z, gold: (start(z, gold)[0] / start(z, gold)[1][:, None], torch.ones(1)))
+    start = information_flow._start
+    monkeypatch.setattr(
+        information_flow, "_start", lambda z, gold: (start(z, gold)[0] / start(z, gold)[1][:, None], torch.ones(1))
+    )
     plain = measured(model, prompts, 2000)
     assert np.abs(plain - factor * full).max() > 0.03 * full.max(), "small gradients vanish without the multiple"
 
 
 def test_the_multiple_is_a_power_of_two_and_its_start_near_one():
     logits = torch.tensor([[0.0, 1.0], [20.0, -3.0], [200.0, -30.0], [-3.0, 20.0], [5000.0, 0.0]])
-    start, multiple = saliency._start(logits, torch.zeros(5, dtype=torch.int64))
+    start, multiple = information_flow._start(logits, torch.zeros(5, dtype=torch.int64))
     assert (multiple.log2() == multiple.log2().round()).all()
     largest = start.abs().amax(-1)
     assert ((largest[:4] >= 0.5) & (largest[:4] < 1)).all()

@@ -354,6 +354,9 @@ def item_parameters(item):
         shown = {"studies": item_studies(item)}
     else:
         shown = {"tasks": [asdict(CONFIG.task(task)) for task in CONFIG.shown(item)[1]]}
+    if ITEMS[item].one_prompt and item in CONFIG.items:
+        choice = CONFIG.items[item].model_dump(include={"prompt", "layers"})
+        shown |= {key: value for key, value in choice.items() if value is not None}
     out = f"{CONFIG.results}/{ITEMS[item].kind}s/{item}"
     return json.dumps({"item": item, "out": out, **shown})
 

@@ -11,10 +11,7 @@ the last position, and positions counted from 0,
     S_ww = mean of I_l(i, j) over all other j < i          amid all other words                               (eq. 4)
 
 The table holds these raw means for each prompt and layer; shares and averages are the figures' business.
-
-The backward pass starts from dL/dz = p - y at the label words' logits z, with p their probabilities and y the gold label's
-indicator. A confident answer makes it tiny, and in float16 what is far smaller yet on its way back would vanish. So each
-prompt starts from its own multiple of it, a power of two, and its means are divided by that in float64.
+How I_l is measured: :mod:`icl_lens.information_flow`.
 """
 
 from __future__ import annotations
@@ -26,11 +23,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from icl_lens.attention import differentiate, require_supported
-from icl_lens.errors import InputError
-from icl_lens.models import Batch, LanguageModel, batches, class_logits
+from icl_lens import information_flow
+from icl_lens.attention import require_supported
+from icl_lens.models import Batch, LanguageModel, batches
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
 
 METRICS = ("s_wp", "s_pq", "s_ww")
 
@@ -56,30 +52,19 @@ def compute(
         One row a prompt and layer, in that order: prompt_id, layer (from 0), s_wp, s_pq, s_ww.
     """
     layers = model.layers
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; saliency needs label words to flow to")
+    information_flow.require_demonstrations(prompts)
     require_supported(model.network)
     means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
     for batch in batches(model, prompts, batch_tokens):
         anchors = _Anchors(batch, [prompts[i] for i in batch.index])
 
-        def sink(layer: int, weights: Tensor, gradient: Tensor, rows=batch.index, anchors=anchors) -> None:
-            flow = (at_least_float32(weights) * at_least_float32(gradient)).sum(1).abs_()  # (B, T, T)
+        def sink(layer: int, flow: Tensor, rows=batch.index, anchors=anchors) -> None:
             means[:, rows, layer] = anchors.means(flow).cpu().numpy()
 
-        with differentiate(model.network, sink):
-            logits = class_logits(model, batch)  # (B, C)
-            start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
-            logits.backward(start.to(logits.dtype))
-        means[:, batch.index] /= multiple.cpu().numpy()[:, None]
+        multiple = information_flow.measure(model, batch, sink)  # (B,)
+        means[:, batch.index] /= multiple[:, None]
         progress(len(batch.index))
-    broken = ~np.isfinite(means).all((0, 2))  # (N,)
-    if broken.any():
-        raise InputError(
-            f"the saliency of {broken.sum()} of {len(prompts)} prompts, {prompts[int(broken.argmax())].prompt_id} among them, "
-            f"leaves the range of {str(model.network.dtype).removeprefix('torch.')}; use float32 (dtype)"
-        )
+    information_flow.require_finite(model, prompts, np.isfinite(means).all((0, 2)))
     return pd.DataFrame(
         {
             "prompt_id": np.repeat([p.prompt_id for p in prompts], layers),
@@ -87,25 +72,6 @@ def compute(
             **{metric: values.ravel() for metric, values in zip(METRICS, means, strict=True)},
         }
     )
-
-
-def _start(logits: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the backward pass starts: for each prompt, the multiple of dL/dz whose largest entry lies in [0.5, 1).
-
-    Args:
-        logits: z, shape (B, C).
-        gold: The gold label, shape (B,).
-
-    Returns:
-        The multiples of dL/dz, shape (B, C), and the powers of two, shape (B,), both float64.
-    """
-    gradient = logits.detach().cpu().double().softmax(-1)  # (B, C); not every device has float64
-    gold = gold.cpu()[:, None]  # (B, 1)
-    # The gold label's entry is p - 1, summed from the others: 1 - p would be 0 where p rounds to 1.
-    gradient.scatter_(1, gold, -gradient.scatter(1, gold, 0.0).sum(-1, keepdim=True))
-    _, exponent = gradient.abs().amax(-1).frexp()  # (B,): the largest entry is in [0.5, 1) times two to this power
-    multiple = 2.0 ** -exponent.double()  # (B,); 1 where the gradient is 0
-    return gradient * multiple[:, None], multiple
 
 
 class _Anchors:
