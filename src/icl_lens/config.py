@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens.errors import InputError
@@ -128,6 +128,15 @@ class Data(Section):
         return self
 
 
+def _layer(layer: int | str) -> int | str:
+    if layer not in ("shallow", "deep") and not (isinstance(layer, int) and layer >= 0):
+        raise ValueError(f"{layer!r} is no layer; it must be a number from 0 on, shallow or deep")
+    return layer
+
+
+Layer = Annotated[int | str, AfterValidator(_layer)]
+
+
 class ItemChoice(Section):
     """What one figure or table shows."""
 
@@ -139,7 +148,7 @@ class ItemChoice(Section):
         description="figure_1 and figure_2: the prompt_id of the prompt that is drawn, one of those that the study `flow` "
         "keeps. Empty: the first of them.",
     )
-    layers: Annotated[list[Annotated[int, Field(ge=0)] | Literal["shallow", "deep"]] | None, BeforeValidator(_numbers)] = Field(
+    layers: Annotated[list[Layer] | None, BeforeValidator(_numbers)] = Field(
         default=None,
         min_length=1,
         description="figure_1 and figure_2: the layers that are drawn side by side, counted from 0. Empty: shallow, a fifth of "
