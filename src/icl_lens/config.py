@@ -139,6 +139,15 @@ class Studies(Section):
     )
 
 
+def _layer(layer: int | str) -> int | str:
+    if layer not in ("shallow", "deep") and not (isinstance(layer, int) and layer >= 0):
+        raise ValueError(f"{layer!r} is no layer; it must be a number from 0 on, shallow or deep")
+    return layer
+
+
+Layer = Annotated[int | str, AfterValidator(_layer)]
+
+
 class ItemChoice(Section):
     """What one figure or table shows."""
 
@@ -150,7 +159,7 @@ class ItemChoice(Section):
         description="figure_1 and figure_2: the prompt_id of the prompt that is drawn, one of those that the study `flow` "
         "keeps. Empty: the first of them.",
     )
-    layers: Annotated[list[Annotated[int, Field(ge=0)] | Literal["shallow", "deep"]] | None, BeforeValidator(_numbers)] = Field(
+    layers: Annotated[list[Layer] | None, BeforeValidator(_numbers)] = Field(
         default=None,
         min_length=1,
         description="figure_1 and figure_2: the layers that are drawn side by side, counted from 0. Empty: shallow, a fifth of "

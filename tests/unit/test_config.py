@@ -85,7 +85,11 @@ def test_numbers_inside_a_mapping_may_come_as_text():
         ({"items": {"table_4": {"models": ["organism"]}}}, "items.table_4.models: table_4 shows no model"),
         ({"items": {"figure_3": {"prompt": 2}}}, "items.figure_3.prompt: figure_3 does not draw a single prompt"),
         ({"items": {"figure_3": {"layers": [0]}}}, "items.figure_3.layers: figure_3 does not draw a single prompt"),
-        ({"items": {"figure_1": {"layers": ["middle"]}}}, "'items.figure_1.layers[0]"),
+        (
+            {"items": {"figure_1": {"layers": ["middle"]}}},
+            "items.figure_1.layers[0]: 'middle' is no layer; it must be a number from",
+        ),
+        ({"items": {"figure_1": {"layers": [-1]}}}, "items.figure_1.layers[0]: -1 is no layer"),
         ({"data": None}, "'data' is None; it must be a mapping of keys to values"),
         ({"items": {"figure_33": {}}}, "items: 'figure_33' is unknown; did you mean 'figure_3'?"),
         ({"items": {"figure_3": {"model": ["x"]}}}, "unknown key 'items.figure_3.model' (= ['x']); did you mean 'models'?"),

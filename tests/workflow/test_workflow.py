@@ -15,7 +15,7 @@ import pytest
 from icl_lens import artifacts, audit, config, plan
 from icl_lens.statistics import agreement, attention_scores
 
-FIGURES = tuple(f"figure_{number}" for number in (3, 4, 5, 7, 8, 9, 10, 11, 12, 13))
+FIGURES = tuple(f"figure_{number}" for number in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13))
 
 
 def made(folder):
@@ -120,6 +120,32 @@ def test_plotted_curves_are_the_artifacts_aucs(tiny_run):
     assert ("all predictions are one class" in " ".join(text.split())) == bool(missing)
 
 
+def test_a_picture_of_one_prompt_draws_the_flow_and_the_words_of_that_prompt(tiny_run):
+    clone, _ = tiny_run
+    folder = clone.folder / "results/studies/tiny/sst2/fresh-1shot"
+    flow, tokens = (artifacts.read(folder / f"{kind}.parquet", kind)[0] for kind in ("flow", "tokens"))
+    drawn = pd.read_csv(clone.folder / "results/figures/figure_1.csv")
+    assert set(drawn["layer"]) == {0, 2}
+    edges = flow[flow["layer"].isin([0, 2])]
+    assert len(drawn) == len(edges)
+    assert drawn["saliency"].sum() == pytest.approx(edges["saliency"].sum())
+    shares = pd.read_csv(clone.folder / "results/figures/figure_2.csv")
+    assert shares.groupby("layer")["share"].sum().tolist() == pytest.approx([1, 1])
+    svg = (clone.folder / "results/figures/figure_1.svg").read_text()
+    words = tokens.loc[(tokens["prompt_id"] == drawn["prompt_id"].iloc[0]) & (tokens["class"] >= 0), "token"]
+    assert all(f">{word.strip()}<" in svg for word in words)
+
+
+def test_a_prompt_whose_flow_is_not_there_is_one_sentence(tiny_run):
+    clone, overlay = tiny_run
+    other = clone.config("other-prompt", items={"figure_1": {"prompt": 2}})
+    done = clone.snakemake("figure_1", "--cores", "1", "--configfile", overlay.name, other.name)
+    assert done.returncode == 1
+    assert "holds the flow of prompt 0, not of 2; choose one of these" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert clone.snakemake("--cores", "2", "--configfile", overlay.name).returncode == 0
+
+
 def test_a_second_run_has_nothing_to_do(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
@@ -144,11 +170,12 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run):
         ("src/icl_lens/studies/saliency.py", {"study": 4, "figure": 3}),
         ("src/icl_lens/studies/deep_attention.py", {"study": 5, "figure": 3}),
         ("src/icl_lens/isolation_plan.py", {"study": 5, "figure": 4}),
-        ("src/icl_lens/prompts.py", {"prompts": 9, "study": 23, "figure": 10}),
+        ("src/icl_lens/prompts.py", {"prompts": 9, "study": 25, "figure": 12}),
+        ("src/icl_lens/studies/flow.py", {"study": 1, "figure": 2}),
         ("notebooks/table_4.ipynb", {"table": 1}),
         ("src/icl_lens/cli.py", {}),
         ("src/icl_lens/corpora/files.py", {}),
-        ("my models/tiny/tokenizer_config.json", {"study": 23, "figure": 10}),
+        ("my models/tiny/tokenizer_config.json", {"study": 25, "figure": 12}),
     ],
 )
 def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited, expected):
@@ -170,7 +197,7 @@ def test_a_changed_setting_reruns_what_it_decides(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "queries=4")
     planned = jobs(done)
-    assert (planned["prompts"], planned["study"], planned["figure"]) == (9, 23, 10)
+    assert (planned["prompts"], planned["study"], planned["figure"]) == (9, 25, 12)
     assert "corpora" not in planned
 
 
