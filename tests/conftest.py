@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from icl_lens.models import LanguageModel
+from icl_lens.own_tasks import VARIANTS
 from icl_lens.tasks import TASKS
 
 from .families import tiny
@@ -36,9 +37,8 @@ TEXTS = [
 
 def corpus_of_prompts() -> list[str]:
     """Text that holds every template and label word."""
-    return [
-        task.template.format(text=text, label=label) for task in TASKS.values() for label in task.label_words for text in TEXTS
-    ]
+    tasks = [*TASKS.values(), *(variant.task(name, TASKS) for name, variant in VARIANTS.items())]
+    return [task.template.format(text=text, label=label) for task in tasks for label in task.label_words for text in TEXTS]
 
 
 def byte_level(trim_offsets: bool = False, vocabulary: int = 1200, **special: str) -> PreTrainedTokenizerFast:
