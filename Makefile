@@ -54,7 +54,7 @@ clean:  ## delete everything that was made (results/), keep the environment
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 16
 	@echo
-	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_4, 5, 7 to 13, table_4)"
+	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_1 to 13 but 6, table_4, table_5)"
 	@echo "Your own config:  .venv/bin/snakemake --cores all --configfile my.yaml   (config/README.md explains each key)"
 	@echo "Audit results:    .venv/bin/icl-lens audit"
 
