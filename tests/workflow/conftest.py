@@ -16,6 +16,10 @@ from ..conftest import REPOSITORY
 COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "envs")
 
 
+# The models are tiny, so a study takes as long as its imports: two of them side by side, each with one thread.
+TWO_AT_ONCE = ("--set-threads", "study=1", "--resources", "gpu=2")
+
+
 class Clone:
     """A copy of the repository that runs its own code."""
 
@@ -38,7 +42,7 @@ class Clone:
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start Snakemake in the copy, in a process group of its own."""
         return subprocess.Popen(
-            [Path(sys.executable).parent / "snakemake", *map(str, arguments)],
+            [Path(sys.executable).parent / "snakemake", *map(str, arguments), *TWO_AT_ONCE],
             cwd=self.folder,
             # The copy's package comes before the installed one, in Snakemake and in every job.
             env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
