@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from icl_lens.conditions import isolated, random_positions
+from icl_lens.isolation_plan import TARGETS, Settings
 from icl_lens.models import LanguageModel, sharing
 from icl_lens.positions import TokenizedPrompt, tokenize
 from icl_lens.statistics import attention_scores
 from icl_lens.studies import deep_attention, isolation
-from icl_lens.studies.isolation import Settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.conftest import byte_level
@@ -53,7 +53,7 @@ def main() -> None:
         reference = LanguageModel(family, tiny(family, len(tokenizer)), tokenizer, "float32", {})
         cells, rows, differing = [], 0, 0
         for blocking in ("before_softmax", "after_softmax"):
-            settings = Settings(layers=[1, 2], draws=2, blocking=blocking)
+            settings = Settings(targets=list(TARGETS), layers=[1, 2], draws=2, blocking=blocking)
             apart, effect, these, wrong = _isolation(model, reference, prompts, settings)
             cells.append(f"{apart:.0e} ({effect:.0e})")
             rows, differing = rows + these, differing + wrong

@@ -25,6 +25,7 @@ from icl_lens import models, prompts
 from icl_lens.conditions import isolated, random_positions
 from icl_lens.config import EMBEDDED_MODEL
 from icl_lens.corpora import builtin
+from icl_lens.isolation_plan import TARGETS, Settings
 from icl_lens.positions import tokenize
 from icl_lens.studies import isolation
 from icl_lens.tasks import TASKS
@@ -46,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = models.load(options.model, device="cpu")
     plain = models.load(options.model, device="cpu").network
-    settings = isolation.Settings()
+    settings = Settings(targets=list(TARGETS))
     planned = isolation.conditions(settings, model.layers)
     size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
     print(f"{options.model}: {size}, CPU, {options.threads} threads")

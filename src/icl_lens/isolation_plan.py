@@ -30,10 +30,10 @@ class Settings(Section):
     """What is isolated, where and how."""
 
     targets: list[Target] = Field(
-        default=list(TARGETS),
+        default=["label", "random"],
         min_length=1,
-        description="What is cut off from the text before it: the label words; as many random other tokens (the paper's "
-        "control); the newline after each label word; the template's last token before it.",
+        description="What is cut off from the text before it: the label words (label); as many random other tokens (random, "
+        "the paper's control); the newline after each label word (newline); the template's last token before it (template).",
     )
     layers: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None,
@@ -51,7 +51,7 @@ class Settings(Section):
         description="Where random tokens come from. prompt: anywhere but the last two positions, template and query included "
         "(released code). demonstrations: before the last label word.",
     )
-    draws: int = Field(default=3, ge=1, description="Draws of the random tokens, each held through all layers, sides and k.")
+    draws: int = Field(default=2, ge=1, description="Draws of the random tokens, each held through all layers, sides and k.")
 
 
 class Condition(NamedTuple):

@@ -25,8 +25,8 @@ def prompts(tmp_path):
 
 
 def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, tmp_path, capsys):
-    # Of isolation: four targets, one of two draws, in the first and the last layer.
-    rows_of = {"saliency": 6 * 3, "icl": 6, "isolation": 6 * (3 + 2) * 2, "deep_attention": 6 * 3 * 2}
+    # Of isolation: label words and four draws of random tokens, in the first and the last layer.
+    rows_of = {"saliency": 6 * 3, "icl": 6, "isolation": 6 * (1 + 4) * 2, "deep_attention": 6 * 3 * 2}
     for study, rows in rows_of.items():
         out = tmp_path / "results" / "studies" / "own" / "sst2" / "fresh-1shot" / f"{study}.parquet"
         arguments = [
@@ -42,7 +42,7 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
             "--device",
             "cpu",
         ]
-        arguments += ["--settings", "{draws: 2}"] if study == "isolation" else []
+        arguments += ["--settings", "{draws: 4}"] if study == "isolation" else []
         assert main([str(a) for a in arguments]) == 0
         table, about = artifacts.read(out, study)
         assert len(table) == rows

@@ -18,6 +18,11 @@ from ..reference.isolation import isolated_logits, jaccard
 TOLERANCE = 1e-4
 
 
+def every_target(**more):
+    """Settings that isolate everything that can be."""
+    return Settings(targets=list(isolation_plan.TARGETS), **more)
+
+
 def positions_of(model, prompt, row, settings):
     if row["target"] == "random":
         return random_positions(prompt, settings.random_scope, row["draw"], model.tokenizer.bos_token_id).tolist()
@@ -63,7 +68,7 @@ def is_clear(logits, size, margin):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_agrees_with_the_plain_reference(language_model, tokenizer, family, blocking):
     model = language_model(family)
-    settings = Settings(draws=1, layers=[1, 2], blocking=blocking)
+    settings = every_target(draws=1, layers=[1, 2], blocking=blocking)
     for task, shots, make in (("sst2", 1, shared_table), ("agnews", 2, prompts_table)):
         prompts = tokenize(make(task, count=4, shots=shots), tokenizer)
         rows = isolation.compute(model, prompts, 600, settings=settings)
@@ -75,7 +80,7 @@ def test_it_agrees_with_the_plain_reference(language_model, tokenizer, family, b
 @pytest.mark.parametrize("shots", [1, 2])
 def test_label_words_of_several_tokens_and_six_classes_agree(language_model, tokenizer, shots, scope):
     model = language_model("llama")
-    settings = Settings(draws=3, layers=[1], random_scope=scope)
+    settings = every_target(draws=3, layers=[1], random_scope=scope)
     prompts = tokenize(shared_table("trec", count=5, shots=shots), tokenizer)
     rows = isolation.compute(model, prompts, 2000, settings=settings)
     assert check(model, prompts, rows, settings) > len(rows)
@@ -84,7 +89,7 @@ def test_label_words_of_several_tokens_and_six_classes_agree(language_model, tok
 def test_a_beginning_of_sequence_token_is_never_drawn_and_the_rest_agrees():
     tokenizer = sentencepiece_like()
     model = LanguageModel("llama", tiny("llama", len(tokenizer)), tokenizer, "float32", {"name": "llama"})
-    settings = Settings(draws=4, layers=[2])
+    settings = every_target(draws=4, layers=[2])
     prompts = tokenize(shared_table("emoc", count=4), tokenizer)
     assert all(p.ids[0] == tokenizer.bos_token_id for p in prompts)
     drawn = [random_positions(p, "prompt", draw, tokenizer.bos_token_id) for p in prompts for draw in range(200)]
@@ -108,7 +113,7 @@ def test_logits_are_the_references(language_model, tokenizer, family, blocking, 
         return logits
 
     monkeypatch.setattr(isolation, "last_logits", remember)
-    settings = Settings(layers=[2], draws=1, blocking=blocking)
+    settings = every_target(layers=[2], draws=1, blocking=blocking)
     rows = isolation.compute(model, prompts, 2000, settings=settings)
     for place, prompt in enumerate(prompts):
         of_prompt = rows[rows["prompt_id"] == prompt.prompt_id].to_dict("records")
@@ -122,7 +127,7 @@ def test_logits_are_the_references(language_model, tokenizer, family, blocking, 
 def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monkeypatch):
     model = language_model("qwen2")
     prompts = tokenize(shared_table("trec", count=6), tokenizer)
-    settings = Settings(draws=2, layers=[1, 3])
+    settings = every_target(draws=2, layers=[1, 3])
     shared = isolation.compute(model, prompts, 2000, settings=settings)
     assert shared.equals(isolation.compute(model, prompts, 1, settings=settings))
     monkeypatch.setattr(isolation, "sharing", lambda model, prompts: prefixes.groups(prompts, least=len(prompts) + 1))
@@ -177,7 +182,7 @@ def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
     model = language_model("gpt2")
     prompts = tokenize(prompts_table(), tokenizer)
     with pytest.raises(InputError, match=r"isolation in 9 layers is asked for \(layers\), but the model has 3"):
-        isolation.compute(model, prompts, 2000, settings=Settings(layers=[9]))
+        isolation.compute(model, prompts, 2000, settings=every_target(layers=[9]))
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
     with pytest.raises(InputError, match="prompt 103 has no demonstration; isolation needs label words"):
@@ -191,7 +196,7 @@ def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
 def test_progress_ends_at_the_number_of_prompts(language_model, tokenizer):
     done = []
     prompts = tokenize(prompts_table(count=7), tokenizer)
-    isolation.compute(language_model("gpt2"), prompts, 200, done.append, Settings(draws=1))
+    isolation.compute(language_model("gpt2"), prompts, 200, done.append, every_target(draws=1))
     assert sum(done) == 7
     assert len(done) > 1
 
@@ -201,7 +206,7 @@ def test_half_precision_runs(language_model, tokenizer):
     model.network.to(torch.bfloat16)
     prompts = tokenize(shared_table(count=5), tokenizer)
     for blocking in ("before_softmax", "after_softmax"):
-        rows = isolation.compute(model, prompts, 2000, settings=Settings(blocking=blocking, draws=1))
+        rows = isolation.compute(model, prompts, 2000, settings=every_target(blocking=blocking, draws=1))
         assert rows["word_jaccard_5"].between(0, 1).all()
 
 
@@ -210,7 +215,7 @@ def test_an_artifact_says_its_settings(checkpoint, tmp_path):
     metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts" / "sst2.parquet", table, metadata)
     out = tmp_path / "studies" / "isolation.parquet"
-    settings = Settings(draws=2, targets=["random"])
+    settings = every_target(draws=2, targets=["random"])
     studies.run("isolation", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
     rows, found = artifacts.read(out, "isolation")
     assert set(rows["draw"]) == {0, 1}

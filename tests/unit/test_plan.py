@@ -42,11 +42,11 @@ def test_an_estimate_is_the_formula_it_says(paper):
     assert study.prompts == 5 * 872
     operations = 2 * 1_557_611_200 * 5 * 872 * 71 * 3
     assert study.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
-    # 48 layers: 4 numbers of layers, 2 sides, label, newline, template and 3 draws of random tokens; and the plain run.
+    # 48 layers: 4 numbers of layers, 2 sides, label, newline, template and 5 draws of random tokens; and the plain run.
     isolation = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/isolation.parquet"))
     shared = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/icl.parquet"))
     loading = 4 * 1.557611200 / 3600
-    assert (isolation.hours - loading) / (shared.hours - loading) == pytest.approx(4 * 2 * (3 + 3) + 1)
+    assert (isolation.hours - loading) / (shared.hours - loading) == pytest.approx(4 * 2 * (3 + 5) + 1)
     assert shared.prompts == 5 * 500
     operations = 2 * 1_557_611_200 * (5 * 500 * 14 + 5 * 2 * (131 - 14))
     assert shared.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
