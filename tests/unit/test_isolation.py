@@ -190,7 +190,7 @@ def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
     words = word_level()
     flat = LanguageModel("flat", tiny("gpt2", len(words)), words, "float32", {})
     with pytest.raises(InputError, match="leave `newline` out of the targets"):
-        isolation.compute(flat, tokenize(prompts_table("agnews"), words), 2000)
+        isolation.compute(flat, tokenize(prompts_table("agnews"), words), 2000, settings=every_target())
 
 
 def test_progress_ends_at_the_number_of_prompts(language_model, tokenizer):
@@ -215,7 +215,7 @@ def test_an_artifact_says_its_settings(checkpoint, tmp_path):
     metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts" / "sst2.parquet", table, metadata)
     out = tmp_path / "studies" / "isolation.parquet"
-    settings = every_target(draws=2, targets=["random"])
+    settings = Settings(draws=2, targets=["random"])
     studies.run("isolation", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
     rows, found = artifacts.read(out, "isolation")
     assert set(rows["draw"]) == {0, 1}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from icl_lens import attention
 from icl_lens.errors import InputError
+from icl_lens.isolation_plan import main_layers
 from icl_lens.models import LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.section import Section
@@ -70,7 +71,7 @@ def compute(
         the likeliest next tokens, likeliest first), top_log_probs (their log-probabilities, nats).
     """
     settings = settings or Settings()
-    k = settings.layers or isolation.main_layers(model.layers)
+    k = settings.layers or main_layers(model.layers)
     if k > model.layers:
         raise InputError(f"isolation in {k} layers is asked for (layers), but the model has {model.layers}")
     bare = next((p for p in prompts if not len(p.anchors)), None)
