@@ -1,6 +1,7 @@
 """A task of the user's own, through the whole workflow: the example of the README, as it is shipped."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from icl_lens import artifacts, audit, config
 from icl_lens.items import ITEMS
+from icl_lens.statistics import OVER_TASKS
 
 from ..conftest import REPOSITORY
 from .test_workflow import jobs, refused
@@ -37,17 +39,20 @@ def test_every_study_of_every_item_works_on_it(example, settings):
         assert settings.shown(item.name)[1] == ["tickets"]
         for study in item.studies:
             table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
-            assert table["prompt_id"].nunique() == 2
+            # Studies of single prompts keep as few as one.
+            assert table["prompt_id"].nunique() in ((1, 2) if study in ("flow", "isolated_words") else (2,))
             assert about["corpus"] == {"source": "files"}
     assert not audit.audit(results)[1]
 
 
 def test_every_figure_bears_its_title(example, settings):
     _, results = example
-    figures = [item for item in ITEMS.values() if item.kind == "figure" and item.studies]
+    figures = [item for item in ITEMS.values() if item.kind == "figure" and item.studies and settings.shown(item.name)[1]]
+    assert len(figures) == 10
     for item in figures:
-        assert "Support tickets" in (results / f"figures/{item.name}.svg").read_text(), item.name
-        assert set(pd.read_csv(results / f"figures/{item.name}.csv")["task"]) == {"tickets"}
+        lines = re.findall(r">([^<>]+)<", (results / f"figures/{item.name}.svg").read_text())
+        assert "Support tickets" in " ".join(" ".join(lines).split()), item.name
+        assert set(pd.read_csv(results / f"figures/{item.name}.csv")["task"]) - {OVER_TASKS} == {"tickets"}
 
 
 def test_table_4_holds_its_template_and_label_words(example):
@@ -88,7 +93,7 @@ def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(e
         path.write_text(whole)
     assert planned["corpora"] == 1
     assert planned["study"] == len(list((clone.folder / "results/own-task/studies").rglob("*.parquet")))
-    assert "table" not in planned
+    assert planned["table"] == 1  # table 5; no text stands in table 4
 
 
 def test_another_wording_is_told_apart_in_prompts_and_tables(example):
@@ -99,7 +104,7 @@ def test_another_wording_is_told_apart_in_prompts_and_tables(example):
     overlay = clone.config("wording", own_tasks={"tickets": {**own, "template": "Message: {text}\nTeam:{label}"}})
     planned = jobs(clone.snakemake("-n", "--configfile", "config/own-task.yaml", overlay.name, "--config", *SMALL))
     assert planned["prompts"] >= 2
-    assert planned["table"] == 1
+    assert planned["table"] == 2
 
 
 def test_a_file_that_is_not_there_is_one_sentence_that_names_its_key(clone, tmp_path):
