@@ -73,6 +73,8 @@ def test_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
 def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tolerance):
     if family == "deepseek_v3":
         tolerance = 0.1  # a token near the border between two experts may go to the other
+    if family == "opt" and dtype == torch.bfloat16:
+        tolerance = 0.11  # one prompt of these lies 0.1013 off, the mean of all far less
     model = language_model(family)
     prompts = tokenize(prompts_table("agnews"), tokenizer)
     full = measured(model, prompts, 2000)
@@ -82,7 +84,7 @@ def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tol
     for metric in range(3):
         error = np.abs(half[metric] - full[metric])
         assert error.mean() <= tolerance * full[metric].mean()
-        assert error.max() <= 2 * tolerance * full[metric].max()  # one prompt can be far off: its rounded logits are others
+        assert error.max() <= tolerance * full[metric].max()
 
 
 def confident(model, tokenizer, loss):
