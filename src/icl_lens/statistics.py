@@ -272,6 +272,39 @@ def mean(rows: pd.DataFrame, columns: Sequence[str], plan: Bootstrap | None = No
     return _average(units, of_seed, plan)
 
 
+def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap | None = None) -> Estimate:
+    """How sums divide into parts: means over a seed's prompts, each divided by the sum of its group; then over seeds and tasks.
+
+    The quotient is taken of a seed's means, not of each prompt's values, as the released code does it for S_wp, S_pq and S_ww
+    (section 2.1), so a prompt along which more flows weighs more.
+
+    Args:
+        rows: One row a prompt: task, seed, prompt_id and the columns.
+        parts: Columns that divide one sum, M groups of P.
+        plan: How to resample.
+
+    Returns:
+        Values of shape (M, P).
+
+    Raises:
+        InputError: There are no rows, or a prompt stands twice.
+    """
+    columns = [name for group in parts for name in group]
+    units = rows.set_index(["task", "seed", "prompt_id"])[columns].sort_index()
+    if units.empty or units.index.has_duplicates:
+        raise InputError("shares are taken of one row a prompt; give one model and prompt set")
+
+    def divided(means: np.ndarray) -> np.ndarray:
+        grouped = means.reshape(*means.shape[:-1], len(parts), -1)  # (..., M, P)
+        return grouped / grouped.sum(-1, keepdims=True)
+
+    def of_seed(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = part.to_numpy(dtype=float)  # (n, M * P)
+        return divided(values.mean(0)), divided(weights @ values / weights.sum(1, keepdims=True))
+
+    return _average(units, of_seed, plan or Bootstrap())
+
+
 def auc_curve(
     scores: pd.DataFrame, predictions: pd.DataFrame, plan: Bootstrap | None = None, two_classes: TwoClasses = "normalised"
 ) -> tuple[Estimate, pd.DataFrame]:
