@@ -1,0 +1,303 @@
+"""A paper's claims as data, and the verdict that a run gives on each.
+
+A claims file (``resources/claims/*.yaml``) lists what a paper states, and for each statement a rule that was fixed before any
+run: which rows of an item's CSV it speaks of, and what must hold of their values. A verdict never rests on a missing value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from icl_lens.errors import InputError
+from icl_lens.section import Section
+
+Cell = str | int | float
+
+# How sure a rule can be of one row: its whole interval obeys, its value alone does, or not even that.
+_SURE, _LIKELY, _AGAINST = 2, 1, 0
+
+
+class Rule(Section):
+    """Which rows a claim is about, and what must hold of them.
+
+    A row obeys when its whole 95 % interval does; it obeys in part when only its value does. Without an interval the value
+    decides.
+    """
+
+    rows: dict[str, Cell | list[Cell]] = Field(
+        default={},
+        description="Column -> the value, or the values, of the rows meant; a text that ends in * means all that begin so.",
+    )
+    minus: dict[str, Cell] | None = Field(
+        default=None,
+        description="Column -> the value in the rows to subtract; all else in them is as in the rows meant. Their intervals "
+        "must then lie apart.",
+    )
+    depth: tuple[float, float] | None = Field(
+        default=None, description="Only layers in this part of the depth: (0, 0.5] of 6 layers are the first three."
+    )
+    column: str = Field(default="value", description="The column judged.")
+    low: str = Field(default="low", description="The column with the interval's lower end, if there is one.")
+    high: str = Field(default="high", description="The column with its upper end.")
+    take: Literal["each", "any", "mean"] = Field(
+        default="each", description="each: every row must obey. any: one is enough. mean: the rows' mean must."
+    )
+    below: float | None = Field(default=None, description="It must be below this.")
+    above: float | None = Field(default=None, description="It must be above this.")
+    equals: str | None = Field(default=None, description="Its text must be this.")
+    within: float | None = Field(
+        default=None, ge=0, description="It must lie so close to the paper's value. Asked of the paper's own models only."
+    )
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Rule:
+        if [self.below is not None or self.above is not None, self.equals is not None, self.within is not None].count(
+            True
+        ) != 1:
+            raise ValueError("a rule needs one test: below or above (or both), equals, or within")
+        if self.equals is not None and (self.minus is not None or self.take == "mean"):
+            raise ValueError("texts have no difference and no mean")
+        return self
+
+
+class Claim(Section):
+    """One statement of a paper."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    item: str = Field(description="The figure or table that shows it.")
+    where: str = Field(description="Where the paper states it.")
+    statement: str
+    value: Cell | None = Field(default=None, description="The number that the paper gives, in the unit of the CSV.")
+    model: str | None = Field(default=None, description="The model of which the paper states it, by its name on the hub.")
+    rule: Rule
+
+    @model_validator(mode="after")
+    def _number_for_within(self) -> Claim:
+        if self.rule.within is not None and (isinstance(self.value, str) or self.value is None or self.model is None):
+            raise ValueError("a rule with within needs the paper's value as a number, and its model")
+        return self
+
+
+class Paper(Section):
+    """A paper and what it claims."""
+
+    name: str
+    reference: str
+    models: list[str] = Field(default=[], description="The paper's models, by their names on the hub.")
+    claims: list[Claim] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Paper:
+        names = [claim.id for claim in self.claims]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"the id {twice} stands twice")
+        return self
+
+
+Outcome = Literal["reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says of a claim, for one model.
+
+    Attributes:
+        claim: The claim.
+        model: The model's name in the artifacts; empty where nothing was run.
+        outcome: For the paper's own model on the original texts ``reproduced`` or ``not reproduced``, for others
+            ``same pattern`` or ``another pattern``; ``partly``; ``not testable here``.
+        ours: What was measured, as text; empty where nothing was.
+        prompts: How many prompts it rests on, 0 where the CSV does not say.
+        reason: How the rule came to the outcome.
+    """
+
+    claim: Claim
+    model: str
+    outcome: Outcome
+    ours: str
+    prompts: int
+    reason: str
+
+
+def load(path: Path | str) -> Paper:
+    """Read a claims file.
+
+    Raises:
+        InputError: It is absent, no YAML, or does not say what it must.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return Paper.model_validate(content, strict=False)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as a claims file: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"claims file {path}, {where or 'as a whole'}: {first['msg']}") from error
+
+
+def judge(claim: Claim, shown: pd.DataFrame | None, own: Sequence[str] = ()) -> list[Verdict]:
+    """The verdict on a claim for each model that its item shows.
+
+    Args:
+        claim: The claim.
+        shown: The item's CSV; None where the item was not made.
+        own: The models (by their names in the artifacts) that are the paper's own on the original texts.
+
+    Raises:
+        InputError: The rule names a column that the CSV does not have.
+    """
+    if shown is None or shown.empty:
+        return [_silent(claim, "", f"{claim.item} was not made, or shows nothing of what is configured")]
+    if "model" not in shown:
+        raise InputError(f"claim {claim.id}: {claim.item} does not say of which model it is")
+    return [_of_model(claim, name, rows, name in own) for name, rows in shown.groupby("model", sort=False)]
+
+
+def _of_model(claim: Claim, model: str, shown: pd.DataFrame, own: bool) -> Verdict:
+    rule = claim.rule
+    if rule.within is not None and not own:
+        return _silent(claim, model, f"a number of {claim.model} on the original texts; this is another run")
+    measured = _measured(claim, shown)
+    if measured.empty:
+        return _silent(claim, model, "no such row was measured")
+    known = measured.dropna(subset=["value"])
+    if known.empty:
+        return _silent(claim, model, "what was to be measured does not exist in this run (see the figure's note)")
+    target = float(claim.value) if rule.within is not None else None
+    states = [_state(rule, row, target) for row in known.itertuples()]
+    states += [_AGAINST] * (len(measured) - len(known))  # a missing value obeys no rule
+    if rule.take == "any":
+        good, bad = max(states) == _SURE, max(states) == _AGAINST
+    else:
+        good, bad = min(states) == _SURE, max(states) == _AGAINST
+    outcome: Outcome = "partly"
+    if good:
+        outcome = "reproduced" if own else "same pattern"
+    elif bad:
+        outcome = "not reproduced" if own else "another pattern"
+    prompts = int(known["prompts"].max()) if known["prompts"].notna().any() else 0
+    return Verdict(claim, model, outcome, "" if rule.equals else _ours(known), prompts, _reason(rule, states))
+
+
+def _measured(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the rule judges: value, low, high, prompts."""
+    rule = claim.rule
+    rows = _chosen(claim, shown, rule.rows)
+    if rule.depth is not None:
+        _require(claim, shown, ["layer"])
+        order = shown["layer"].drop_duplicates().sort_values(ignore_index=True)
+        place = {layer: (number + 1) / len(order) for number, layer in order.items()}
+        first, last = rule.depth
+        rows = rows[rows["layer"].map(place).between(first, last + 1e-9, inclusive="right")]
+    _require(claim, shown, [rule.column])
+    found = _triple(rule, rows)
+    if rule.minus is not None:
+        other = _chosen(claim, shown, {**rule.rows, **rule.minus})
+        keys = [c for c in ("task", "set", "layer", "layers", "class", "side") if c in rows and c not in rule.minus]
+        pairs = pd.concat([rows[keys], found], axis=1).merge(
+            pd.concat([other[keys], _triple(rule, other)], axis=1), on=keys, suffixes=("", "_other"), validate="one_to_one"
+        )
+        found = pd.DataFrame(
+            {
+                "value": pairs["value"] - pairs["value_other"],
+                # Not a paired interval: the two are apart when even their nearest ends are.
+                "low": pairs["low"] - pairs["high_other"],
+                "high": pairs["high"] - pairs["low_other"],
+                "prompts": pairs["prompts"],
+            }
+        )
+    if rule.take == "mean" and len(found):
+        found = found.mean(skipna=False).to_frame().T
+    return found
+
+
+def _triple(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:
+    if rule.equals is not None:  # 1 where it is so, 0 where it is not
+        value = rows[rule.column].eq(rule.equals).astype(float).where(rows[rule.column].notna())
+    else:
+        value = pd.to_numeric(rows[rule.column], errors="coerce")
+    ends = [
+        pd.to_numeric(rows[name], errors="coerce").fillna(value) if name in rows else value for name in (rule.low, rule.high)
+    ]
+    prompts = rows["prompts"] if "prompts" in rows else pd.Series(np.nan, index=rows.index)
+    return pd.DataFrame({"value": value, "low": ends[0], "high": ends[1], "prompts": prompts})
+
+
+def _chosen(claim: Claim, shown: pd.DataFrame, wanted: dict) -> pd.DataFrame:
+    _require(claim, shown, list(wanted))
+    chosen = pd.Series(True, index=shown.index)
+    for column, value in wanted.items():
+        of_any = pd.Series(False, index=shown.index)
+        for one in value if isinstance(value, list) else [value]:
+            begins = isinstance(one, str) and one.endswith("*")
+            of_any |= shown[column].astype(str).str.startswith(one[:-1]) if begins else shown[column].eq(one)
+        chosen &= of_any
+    return shown[chosen]
+
+
+def _require(claim: Claim, shown: pd.DataFrame, columns: list[str]) -> None:
+    absent = next((name for name in columns if name not in shown), None)
+    if absent is not None:
+        raise InputError(f"claim {claim.id}: {claim.item} has no column {absent} (it has {', '.join(map(str, shown.columns))})")
+
+
+def _state(rule: Rule, row, target: float | None) -> int:
+    if target is not None:
+        return _SURE if abs(row.value - target) <= rule.within else _AGAINST
+    if rule.equals is not None:
+        return _SURE if row.value == 1 else _AGAINST
+    lowest = -np.inf if rule.above is None else rule.above
+    highest = np.inf if rule.below is None else rule.below
+    if not lowest < row.value < highest:
+        return _AGAINST
+    return _SURE if lowest < row.low and row.high < highest else _LIKELY
+
+
+def _ours(known: pd.DataFrame) -> str:
+    if len(known) == 1:
+        value, low, high = (known[name].iloc[0] for name in ("value", "low", "high"))
+        return _number(value) if low == high == value else f"{_number(value)} [{_number(low)}, {_number(high)}]"
+    return f"{_number(known['value'].min())} to {_number(known['value'].max())} in {len(known)} cells"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".replace("-", "\u2212")
+
+
+def _reason(rule: Rule, states: list[int]) -> str:
+    if len(states) == 1:
+        return {_SURE: "obeys", _LIKELY: "its value obeys, not its whole interval", _AGAINST: "does not obey"}[states[0]]
+    counts = {_SURE: "obey", _LIKELY: "obey by their value only", _AGAINST: "do not, or are missing"}
+    said = [f"{states.count(state)} {text}" for state, text in counts.items() if state in states]
+    return f"of {len(states)} cells {', '.join(said)}"
+
+
+def rule_in_words(claim: Claim) -> str:
+    """A rule as a reader can check it."""
+    rule = claim.rule
+    which = ", ".join(f"{k} = {' or '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in rule.rows.items())
+    what = f"{rule.column} where {which}" if which else rule.column
+    if rule.minus is not None:
+        what += f", minus that where {', '.join(f'{k} = {v}' for k, v in rule.minus.items())}"
+    if rule.depth is not None:
+        what += f", in {rule.depth[0]:.0%} to {rule.depth[1]:.0%} of the depth"
+    take = {"each": "every cell", "any": "one cell", "mean": "the mean"}[rule.take]
+    tests = [f"above {rule.above:g}"] if rule.above is not None else []
+    tests += [f"below {rule.below:g}"] if rule.below is not None else []
+    tests += [f"equal to {rule.equals}"] if rule.equals is not None else []
+    tests += [f"within {rule.within:g} of the paper's value"] if rule.within is not None else []
+    return f"{what}: {take} {' and '.join(tests)}"
+
+
+def _silent(claim: Claim, model: str, reason: str) -> Verdict:
+    return Verdict(claim, model, "not testable here", "", 0, reason)
