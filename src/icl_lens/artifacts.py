@@ -297,6 +297,19 @@ def read(path: Path | str, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     return arrow.to_pandas(), metadata
 
 
+def about(path: Path | str) -> dict[str, Any]:
+    """The metadata of a table, without reading its rows; empty for a file made elsewhere.
+
+    Raises:
+        InputError: The file is absent or damaged.
+    """
+    try:
+        packed = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+        return json.loads(packed) if packed else {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path} is absent or damaged: `icl-lens audit --repair` clears it away") from error
+
+
 def _empty_columns(table: pa.Table) -> list[str]:
     """The columns with an empty cell, or an empty value inside a list."""
     found = []

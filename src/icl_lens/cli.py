@@ -146,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("results", nargs="?", default="results", type=Path)
     audit.add_argument("--repair", action="store_true", help="delete what is damaged or out of date, so that it is made anew")
 
+    report = command("report", _report, "write the page that says which claims held, with every figure and table")
+    report.add_argument("--results", required=True, type=Path)
+    report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show, in order")
+    report.add_argument("--claims", required=True, nargs="+", type=Path, help="claims files, one a paper")
+    report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")
+    report.add_argument("--out", required=True, type=Path)
+
     plan = command(
         "plan", _plan, "say what a run will take: `snakemake --summary --configfile FILE | icl-lens plan --config FILES`"
     )
@@ -330,6 +337,12 @@ def _audit(options: argparse.Namespace) -> int:
     if faults:
         print("`icl-lens audit --repair` deletes what is at fault; the snakemake command that made it makes it anew")
     return 1 if faults else 0
+
+
+def _report(options: argparse.Namespace) -> None:
+    from icl_lens import report
+
+    report.write(options.results, options.items, options.claims, options.page, options.out)
 
 
 def _plan(options: argparse.Namespace) -> None:

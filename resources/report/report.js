@@ -1,0 +1,34 @@
+"use strict";
+// The scorecard: sorted by a click on a heading, filtered by outcome and words. Without script it is a plain table.
+const table = document.getElementById("claims");
+const rows = [...table.tBodies[0].rows];
+const outcome = document.getElementById("outcome");
+const words = document.getElementById("words");
+
+function filter() {
+  const wanted = words.value.trim().toLowerCase().split(/\s+/);
+  let shown = 0;
+  for (const row of rows) {
+    const text = row.textContent.toLowerCase();
+    row.hidden = (outcome.value && row.dataset.outcome !== outcome.value) || !wanted.every((word) => text.includes(word));
+    shown += !row.hidden;
+  }
+  document.getElementById("shown").value = `${shown} of ${rows.length} rows`;
+}
+
+function sort(head) {
+  const column = head.cellIndex;
+  const down = head.getAttribute("aria-sort") === "ascending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const order = new Intl.Collator("en", { numeric: true });
+  const key = (row) => row.cells[column].textContent.trim();
+  rows.sort((a, b) => (down ? -1 : 1) * order.compare(key(a), key(b)));
+  table.tBodies[0].append(...rows);
+}
+
+for (const button of table.tHead.querySelectorAll("button")) button.addEventListener("click", () => sort(button.parentElement));
+outcome.addEventListener("change", filter);
+words.addEventListener("input", filter);
+document.querySelector(".filter").addEventListener("submit", (event) => event.preventDefault());
+filter();

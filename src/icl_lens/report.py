@@ -1,0 +1,247 @@
+"""The report: one HTML page that says which claims held, shows every figure and table, and leads back to what they are made of.
+
+The page needs no network and no other file to be read (pictures are inside it); its links lead to the files beside it. Every
+text that is put into it is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from icl_lens import artifacts, claims, figures
+from icl_lens.claims import Paper, Verdict
+from icl_lens.errors import InputError
+from icl_lens.items import ITEMS
+
+# In this order in the page's counts.
+OUTCOMES = ("reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here")
+
+# Texts that a paper's numbers can be compared on.
+_ORIGINAL = ("files", "hub")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A file on the way from the corpus to an item.
+
+    Attributes:
+        name: Its path below the results folder.
+        hash: SHA-256 of its content, as what was made from it has recorded it.
+        level: How many steps lie between it and the item.
+    """
+
+    name: str
+    hash: str
+    level: int
+
+
+@dataclass
+class Shown:
+    """A figure or table as the page shows it.
+
+    Attributes:
+        name: Its name as a target.
+        kind: figure or table.
+        caption: What it shows.
+        run: What was run for it, one sentence; empty for what no model was run for.
+        artifacts: The tables it was drawn from, below the results folder.
+        chain: All that it was made from.
+        links: href and text of its files.
+        csv: What it plots or says.
+        picture: A figure's SVG as a data URI.
+        table: A table's head, rows and notes.
+        alt: A figure's finding, in words.
+        about: Metadata of its tables.
+    """
+
+    name: str
+    kind: str
+    caption: str
+    run: str
+    artifacts: list[str]
+    chain: list[Step]
+    links: list[dict[str, str]]
+    csv: pd.DataFrame
+    picture: str = ""
+    table: dict[str, Any] = field(default_factory=dict)
+    alt: str = ""
+    about: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def notebook(self) -> str:
+        """Link to the notebook that drew it."""
+        return f"../notebooks/{self.name}.ipynb"
+
+
+def write(results: Path, items: Sequence[str], claims_files: Sequence[Path], page: Path, out: Path) -> None:
+    """Write the report of a results folder.
+
+    Args:
+        results: The results folder.
+        items: The figures and tables to show, in order; they must lie there.
+        claims_files: One a paper.
+        page: The folder with the page's template, style and script.
+        out: The page.
+
+    Raises:
+        InputError: A file of an item is missing or damaged, or a claims file cannot be used.
+    """
+    papers = [claims.load(path) for path in claims_files]
+    shown = {name: _shown(results, name) for name in items}
+    verdicts = [verdict for paper in papers for verdict in verdicts_of(paper, shown)]
+    for name, item in shown.items():
+        item.alt = _alt(item, [v for v in verdicts if v.claim.item == name])
+    about = [metadata for item in shown.values() for metadata in item.about]
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(page), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
+    html = environment.get_template("index.html.jinja").render(
+        style=Markup((page / "report.css").read_text(encoding="utf-8")),
+        script=Markup((page / "report.js").read_text(encoding="utf-8")),
+        papers=papers,
+        models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
+        notes=figures.notes([m for m in about if "model" in m]),
+        counts={outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]},
+        verdicts=[
+            {
+                **{name: getattr(v, name) for name in ("claim", "model", "outcome", "ours", "prompts", "reason")},
+                "rule": claims.rule_in_words(v.claim),
+                "item": shown.get(v.claim.item),
+                "first": first[v.claim.id] is v,
+            }
+            for v in verdicts
+        ],
+        items=list(shown.values()),
+        stages=_stages(shown.values()),
+        libraries=about[0]["libraries"] if about else {},
+    )
+    with artifacts.whole_file(out) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def verdicts_of(paper: Paper, shown: dict[str, Shown]) -> Iterator[Verdict]:
+    """A paper's claims, judged by what is shown: one verdict a claim and model."""
+    for claim in paper.claims:
+        item = shown.get(claim.item)
+        wanted = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
+        own = [] if item is None else _own(item.about, wanted)
+        yield from claims.judge(claim, None if item is None else item.csv, own)
+
+
+def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
+    """The names of the models that come from the hub under a wanted name and were run on original texts alone."""
+    of_model: dict[str, list[bool]] = {}
+    for metadata in about:
+        if "model" in metadata:
+            original = metadata["corpus"]["source"] in _ORIGINAL and metadata["model"].get("hub", "").lower() in wanted
+            of_model.setdefault(metadata["model"]["name"], []).append(original)
+    return [name for name, original in of_model.items() if all(original)]
+
+
+def _shown(results: Path, name: str) -> Shown:
+    item = ITEMS[name]
+    folder = results / f"{item.kind}s"
+    try:
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        inputs, outputs = dict(record["inputs"]), dict(record["outputs"])
+        csv = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}/{name} is missing or damaged; `snakemake {name} --cores all` makes it") from error
+    about = [artifacts.about(results / path) for path in inputs]
+    made = Shown(
+        name=name,
+        kind=item.kind,
+        caption=_plain(item.title) + ".",
+        run=_run(about),
+        artifacts=list(inputs),
+        chain=list(_chain(results, inputs)),
+        links=[
+            *(
+                {"href": f"../{path}", "text": path.rpartition(".")[2].upper() if item.kind in path else "notebook"}
+                for path in outputs
+            ),
+        ],
+        csv=csv,
+        about=about,
+    )
+    if item.kind == "figure":
+        svg = (folder / f"{name}.svg").read_bytes()
+        made.picture = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    else:
+        text = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+        made.table = {"head": list(text.columns), "rows": [[_short(c) for c in row] for row in text.to_numpy()], "notes": []}
+    return made
+
+
+def _short(cell: str) -> str:
+    """A number as a reader wants it; the CSV beside it has all digits."""
+    return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
+
+
+def _plain(text: str) -> str:
+    """A title without its mathematics marks."""
+    return re.sub(r"\$(\w)_\{(\w+)\}\$", r"\1_\2", text)
+
+
+def _run(about: list[dict[str, Any]]) -> str:
+    """What was run, one sentence."""
+    studies = [metadata for metadata in about if "model" in metadata]
+    if not studies:
+        return ""
+
+    def several(values) -> str:
+        return ", ".join(dict.fromkeys(map(str, values)))
+
+    tasks = several(figures.task_title(m, "prompts of another's") for m in studies)
+    prompts = sorted({m["observed"]["prompts"] for m in studies})
+    texts = several(m["corpus"]["source"] for m in studies).replace("builtin", "built-in look-alikes")
+    seeds = several(seed for m in studies for seed in m["seeds"])
+    return (
+        f"Run: {several(m['model']['name'] for m in studies)} on {tasks} (texts: {texts}), "
+        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; {several(m['dtype'] for m in studies)} on "
+        f"{several(m['device'] for m in studies)}."
+    )
+
+
+def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:
+    """What an artifact was made from, and what that was made from, down to the corpus; nothing twice below one parent."""
+    for name, digest in inputs.items():
+        yield Step(name, digest, level)
+        path = results / name
+        if path.suffix == ".parquet" and path.is_file():
+            yield from _chain(results, artifacts.about(path)["inputs"], level + 1)
+
+
+def _stages(items) -> list[dict[str, Any]]:
+    """How many files each stage has, from the corpus to the report."""
+    steps = {step.name for item in items for step in item.chain}
+    stages = [
+        {"name": name, "count": sum(step.startswith(f"{name}/") for step in steps), "kinds": []}
+        for name in ("corpora", "prompts", "studies")
+    ]
+    stages[-1]["kinds"] = sorted({Path(step).stem for step in steps if step.startswith("studies/")})
+    shown = [item.name.replace("_", " ") for item in items]
+    return [
+        *stages,
+        {"name": "figures and tables", "count": len(shown), "kinds": shown},
+        {"name": "report", "count": 1, "kinds": []},
+    ]
+
+
+def _alt(item: Shown, verdicts: list[Verdict]) -> str:
+    """What a figure shows, and what it says of the claims."""
+    found = [f"{v.model}: {v.outcome} ({v.claim.statement.rstrip('.')})." for v in verdicts if v.model]
+    return " ".join([item.caption, *found])

@@ -1,0 +1,30 @@
+# The page that says which claims held, with every figure and table that `all` makes.
+
+
+def reported_items():
+    """The items on the page: all that `all` makes."""
+    return [item for item in shown_items() if ITEMS[item].in_all]
+
+
+rule report:
+    input:
+        items=[files for item in reported_items() for files in item_files(item)],
+        claims=sorted((REPOSITORY / "resources/claims").glob("*.yaml")),
+        page=sorted((REPOSITORY / "resources/report").iterdir()),
+        code=source_files("icl_lens.report"),
+    output:
+        "<results>/report/index.html",
+    log:
+        "<logs>/report/index.log",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    params:
+        results=CONFIG.results,
+        items=reported_items(),
+        page=REPOSITORY / "resources/report",
+    message:
+        "Writing the report"
+    shell:
+        "icl-lens report --results {params.results:q} --items {params.items} --claims {input.claims:q} "
+        "--page {params.page:q} --out {output:q} 2> {log:q}"
