@@ -113,7 +113,7 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
         ),
     ),
     "flow": (
-        1,
+        2,
         pa.schema(
             [
                 *_STUDY_KEYS,
@@ -121,7 +121,9 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
                 ("query", pa.int64()),
                 ("key", pa.int64()),
                 ("saliency", pa.float64()),
+                ("attention", pa.float64()),
                 ("layer_total", pa.float64()),
+                *((name, pa.float64()) for name in ("s_wp", "s_pq", "s_ww")),
             ]
         ),
     ),

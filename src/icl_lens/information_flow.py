@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from icl_lens.attention import differentiate
@@ -23,28 +24,65 @@ from icl_lens.models import Batch, LanguageModel, class_logits
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
 
+METRICS = ("s_wp", "s_pq", "s_ww")
+"""The means of eq. 2 to 4, see :mod:`icl_lens.studies.saliency`."""
 
-def measure(model: LanguageModel, batch: Batch, sink: Callable[[int, Tensor], None]) -> np.ndarray:
+
+def measure(model: LanguageModel, batch: Batch, sink: Callable[[int, Tensor, Tensor], None]) -> np.ndarray:
     """Hand ``sink`` each layer's information flow in a batch of whole prompts, last layer first.
 
     Args:
         model: Of a supported family (:func:`icl_lens.attention.require_supported`).
         batch: It has no prefix.
-        sink: Told a layer and a multiple of its I_l, float32 at least, shape (B, T, T). What flows to padding is zero, for
-            nothing there reaches the loss; the diagonal is as eq. 1 has it.
+        sink: Told a layer, a multiple of its I_l, float32 at least, shape (B, T, T), and the attention weights A as the model
+            made them, shape (B, H, T, T). What flows to padding is zero, for nothing there reaches the loss; the diagonal is
+            as eq. 1 has it.
 
     Returns:
         The multiples, powers of two, shape (B,), float64.
     """
 
     def tap(layer: int, weights: Tensor, gradient: Tensor) -> None:
-        sink(layer, (at_least_float32(weights) * at_least_float32(gradient)).sum(1).abs_())  # (B, T, T)
+        sink(layer, (at_least_float32(weights) * at_least_float32(gradient)).sum(1).abs_(), weights)  # (B, T, T)
 
     with differentiate(model.network, tap):
         logits = class_logits(model, batch)  # (B, C)
         start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
         logits.backward(start.to(logits.dtype))
     return multiple.numpy()
+
+
+class EdgeMeans:
+    """Where a batch's label words are, and the means over the edges they divide an information flow into."""
+
+    def __init__(self, batch: Batch, prompts: Sequence[TokenizedPrompt]) -> None:
+        device = batch.ids.device
+        self.last = batch.last  # (B,)
+        # One entry a label word of the batch, M in all, prompt after prompt.
+        self.row = torch.cat([torch.full((len(p.anchors),), b) for b, p in enumerate(prompts)]).to(device)  # (M,)
+        self.position = torch.cat([torch.from_numpy(p.anchors) for p in prompts]).to(device)  # (M,)
+        self.columns = torch.arange(batch.ids.shape[1], device=device)  # (T,)
+        self.edges_wp = self._per_prompt(self.position.double())  # (B,): position p has p edges to earlier ones
+        self.edges_pq = self._per_prompt(torch.ones_like(self.position).double())  # (B,)
+        last = self.last.double()
+        self.edges_ww = last * (last + 1) / 2 - self.edges_wp - self.edges_pq  # (B,)
+
+    def of(self, flow: Tensor) -> Tensor:
+        """Mean information flow along each kind of edge, shape (3, B).
+
+        Args:
+            flow: I_l of each prompt, shape (B, T, T); what flows to padding is zero, for nothing there reaches the loss.
+        """
+        into = flow[self.row, self.position] * (self.columns < self.position[:, None])  # (M, T): j < p_k
+        wp = self._per_prompt(into.sum(-1, dtype=torch.float64))  # (B,)
+        pq = self._per_prompt(flow[self.row, self.last[self.row], self.position].double())  # (B,)
+        # All edges less the diagonal: above it there is nothing, for a causal model attends to nothing there.
+        total = flow.sum((1, 2), dtype=torch.float64) - flow.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)  # (B,)
+        return torch.stack([wp / self.edges_wp, pq / self.edges_pq, (total - wp - pq) / self.edges_ww])  # (3, B)
+
+    def _per_prompt(self, values: Tensor) -> Tensor:
+        """Sums of one value a label word, shape (M,), over each prompt's label words, shape (B,)."""
+        return torch.zeros(len(self.last), dtype=values.dtype, device=values.device).index_add_(0, self.row, values)
 
 
 def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:

@@ -48,7 +48,7 @@ def test_edges_below_the_share_are_left_out_and_the_layers_total_still_counts_th
     model = language_model("llama")
     prompts = tokenize(prompts_table("agnews", count=2), tokenizer)
     everything = flow.compute(model, prompts, 2000, settings=EVERYTHING)
-    some = flow.compute(model, prompts, 2000, settings=Settings(seeds=2, prompts=3, least=0.05))
+    some = flow.compute(model, prompts, 2000, settings=Settings(seeds=2, prompts=3, least=0.05, least_attention=2))
     assert len(some) < len(everything) / 2
     largest = everything.groupby(["prompt_id", "layer"])["saliency"].transform("max")
     expected = everything[everything["saliency"] >= 0.05 * largest].reset_index(drop=True)
@@ -68,6 +68,25 @@ def test_its_edges_hold_what_saliency_averages(language_model, tokenizer):
     wp, pq = (part.groupby("layer")["saliency"].sum().reindex(range(3), fill_value=0.0) for part in (into, out))
     np.testing.assert_allclose(wp / prompts[0].anchors.sum(), means["s_wp"], rtol=1e-9)
     np.testing.assert_allclose(pq / len(prompts[0].anchors), means["s_pq"], rtol=1e-9)
+    own = rows.groupby("layer")[["s_wp", "s_pq", "s_ww"]]
+    assert (own.nunique() == 1).all(axis=None)
+    np.testing.assert_allclose(own.first(), means[["s_wp", "s_pq", "s_ww"]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama"])
+def test_attention_stands_beside_the_flow_and_keeps_edges_of_its_own(language_model, tokenizer, family):
+    model = language_model(family)
+    prompts = tokenize(prompts_table("sst2", count=2), tokenizer)
+    rows = flow.compute(model, prompts, 2000, settings=Settings(seeds=2, least=0.9, least_attention=0.1))
+    model.network.set_attn_implementation("eager")
+    for prompt in prompts:
+        with torch.no_grad():
+            plain = model.network(torch.tensor([prompt.ids.tolist()]), output_attentions=True).attentions
+        for layer, weights in enumerate(plain):
+            mean = np.tril(weights[0].mean(0).numpy(), -1)  # (T, T)
+            edges = rows[(rows["prompt_id"] == prompt.prompt_id) & (rows["layer"] == layer)]
+            np.testing.assert_allclose(edges["attention"], mean[edges["query"], edges["key"]], atol=1e-6)
+            assert (mean >= 0.1001).sum() <= (edges["attention"] >= 0.1).sum()
 
 
 def test_it_takes_the_first_prompt_of_the_first_seed_or_those_that_are_asked_for(tokenizer):
@@ -90,7 +109,7 @@ def test_a_layer_along_which_nothing_flows_keeps_one_edge_of_nothing(language_mo
     # So sure of the gold label that its probability is 1 in float64: no loss, no gradient.
     model.network.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)), requires_grad=False)
     model.network.lm_head.bias[prompts[0].label_ids[prompts[0].gold]] = 1e4
-    rows = flow.compute(model, prompts, 2000)
+    rows = flow.compute(model, prompts, 2000, settings=Settings(least_attention=2))
     assert rows["layer"].tolist() == [0, 1, 2]
     assert (rows[["saliency", "layer_total"]] == 0).all(axis=None)
 
@@ -127,4 +146,4 @@ def test_an_artifact_says_its_settings_and_fits_its_schema(checkpoint, tmp_path)
     studies.run("flow", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
     rows, found = artifacts.read(out, "flow")
     assert sorted(set(rows["prompt_id"])) == [100, 102]
-    assert {k: found["settings"][k] for k in ("seeds", "prompts", "prompt_ids", "least")} == settings.model_dump()
+    assert {k: found["settings"][k] for k in Settings.model_fields} == settings.model_dump()

@@ -13,7 +13,7 @@ import pytest
 
 from ..conftest import REPOSITORY
 
-COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "envs")
+COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "resources", "envs")
 
 
 # The models are tiny, so a study takes as long as its imports: two of them side by side, each with one thread.

@@ -3,14 +3,15 @@
     I_l = | sum_h  A_{h,l} * dL/dA_{h,l} |                       (*Label Words are Anchors*, section 2.1, eq. 1)
 
 How I_l is measured: :mod:`icl_lens.information_flow`. The paper's Figure 1 draws two layers of one prompt. An edge leads from
-position j to a later position i (the diagonal counts for nothing); edges below a share of the layer's largest are left out,
-and every row says how much the whole layer holds, so that what is left out can be told.
+position j to a later position i (the diagonal counts for nothing). Edges that carry little of the layer's flow and little
+attention are left out; every row says how much the whole layer holds, so that what is left out can be told. The same edge's
+attention weight stands beside it, and the layer's S_wp, S_pq and S_ww (eq. 2 to 4) in each of its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,10 @@ from torch import Tensor
 from icl_lens import information_flow
 from icl_lens.attention import require_supported
 from icl_lens.errors import InputError
+from icl_lens.information_flow import METRICS, EdgeMeans
 from icl_lens.models import LanguageModel, batches
 from icl_lens.positions import TokenizedPrompt
+from icl_lens.precision import at_least_float32
 from icl_lens.section import Section
 
 
@@ -38,6 +41,9 @@ class Settings(Section):
         ge=0,
         lt=1,
         description="Edges below this share of the layer's largest are left out; 0 keeps all along which anything flows.",
+    )
+    least_attention: float = Field(
+        default=0.05, gt=0, description="Edges with at least this attention weight, mean over heads, are kept all the same."
     )
 
 
@@ -63,40 +69,38 @@ def compute(
 
     Returns:
         One row a prompt, layer and edge, in that order: prompt_id, layer (from 0), query (position i), key (position j < i),
-        saliency (I_l(i, j)), layer_total (the sum of I_l over all edges of the layer, those left out too). Edges are sorted
-        by query, then key; each layer has at least its largest.
+        saliency (I_l(i, j)), attention (mean over heads of A_{h,l}(i, j)), layer_total (the sum of I_l over all edges of the
+        layer, those left out too), s_wp, s_pq, s_ww (of the layer). Edges are sorted by query, then key; each layer has at
+        least one.
     """
     settings = settings or Settings()
     taken = chosen(prompts, settings)
     information_flow.require_demonstrations(taken)
     require_supported(model.network)
     layers = model.layers
-    found: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray, float]] = {}  # (place, layer) -> its edges
+    found: dict[tuple[int, int], dict[str, Any]] = {}  # (place, layer) -> its edges and what its rows say of the layer
     for batch in batches(model, taken, batch_tokens):
+        edge_means = EdgeMeans(batch, [taken[place] for place in batch.index])
 
-        def sink(layer: int, flow: Tensor, rows=batch.index) -> None:
+        def sink(layer: int, flow: Tensor, weights: Tensor, rows=batch.index, edge_means=edge_means) -> None:
+            means = edge_means.of(flow).cpu().numpy()  # (3, B)
+            attention = at_least_float32(weights).mean(1)  # (B, T, T)
             for row, place in enumerate(rows):
                 length = len(taken[place].ids)
-                edges = flow[row, :length, :length].cpu().double().numpy()  # (T, T)
-                found[place, layer] = _kept(np.tril(edges, -1), settings.least)
+                below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]
+                found[place, layer] = _kept(*below, settings) | dict(zip(METRICS, means[:, row].tolist(), strict=True))
 
         multiple = information_flow.measure(model, batch, sink)  # (B,)
         for place, factor in zip(batch.index, multiple, strict=True):
             for layer in range(layers):
-                query, key, saliency, total = found[place, layer]
-                found[place, layer] = query, key, saliency / factor, total / factor
+                for name in ("saliency", "layer_total", *METRICS):
+                    found[place, layer][name] = found[place, layer][name] / factor
         progress(len(batch.index))
-    finite = [all(np.isfinite(found[place, layer][3]) for layer in range(layers)) for place in range(len(taken))]
+    finite = [all(np.isfinite(found[place, layer]["layer_total"]) for layer in range(layers)) for place in range(len(taken))]
     information_flow.require_finite(model, taken, np.array(finite))
     progress(len(prompts) - len(taken))
     edges = [
-        pd.DataFrame(
-            {
-                "prompt_id": prompt.prompt_id,
-                "layer": layer,
-                **dict(zip(("query", "key", "saliency", "layer_total"), found[place, layer], strict=True)),
-            }
-        )
+        pd.DataFrame({"prompt_id": prompt.prompt_id, "layer": layer, **found[place, layer]})
         for place, prompt in enumerate(taken)
         for layer in range(layers)
     ]
@@ -125,13 +129,19 @@ def chosen(prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[Token
     return [prompt for group in first for prompt in group[: settings.prompts]]
 
 
-def _kept(flow: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """The edges of one layer that are not left out: query, key and flow of each, shape (E,) each; and the sum over all.
+def _kept(flow: np.ndarray, attention: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """The edges of one layer that are not left out: query, key, saliency and attention of each, shape (E,) each; layer_total.
 
     Args:
         flow: A multiple of I_l below the diagonal, shape (T, T).
-        least: See :class:`Settings`.
+        attention: Mean over heads of the attention weights below the diagonal, shape (T, T).
     """
-    largest = flow.max()
-    query, key = np.nonzero((flow >= least * largest) & (flow > 0)) if largest > 0 else (np.array([1]), np.array([0]))
-    return query, key, flow[query, key], float(flow.sum())
+    keep = (flow >= settings.least * flow.max()) & (flow > 0) | (attention >= settings.least_attention)
+    query, key = np.nonzero(keep) if keep.any() else (np.array([1]), np.array([0]))
+    return {
+        "query": query,
+        "key": key,
+        "saliency": flow[query, key],
+        "attention": attention[query, key],
+        "layer_total": float(flow.sum()),
+    }

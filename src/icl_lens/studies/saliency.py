@@ -20,15 +20,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from icl_lens import information_flow
 from icl_lens.attention import require_supported
-from icl_lens.models import Batch, LanguageModel, batches
+from icl_lens.information_flow import METRICS, EdgeMeans
+from icl_lens.models import LanguageModel, batches
 from icl_lens.positions import TokenizedPrompt
-
-METRICS = ("s_wp", "s_pq", "s_ww")
 
 
 def compute(
@@ -56,10 +54,10 @@ def compute(
     require_supported(model.network)
     means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
     for batch in batches(model, prompts, batch_tokens):
-        anchors = _Anchors(batch, [prompts[i] for i in batch.index])
+        edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
 
-        def sink(layer: int, flow: Tensor, rows=batch.index, anchors=anchors) -> None:
-            means[:, rows, layer] = anchors.means(flow).cpu().numpy()
+        def sink(layer: int, flow: Tensor, weights: Tensor, rows=batch.index, edges=edges) -> None:
+            means[:, rows, layer] = edges.of(flow).cpu().numpy()
 
         multiple = information_flow.measure(model, batch, sink)  # (B,)
         means[:, batch.index] /= multiple[:, None]
@@ -72,36 +70,3 @@ def compute(
             **{metric: values.ravel() for metric, values in zip(METRICS, means, strict=True)},
         }
     )
-
-
-class _Anchors:
-    """Where a batch's label words are, and the means over the edges they divide an information flow into."""
-
-    def __init__(self, batch: Batch, prompts: Sequence[TokenizedPrompt]) -> None:
-        device = batch.ids.device
-        self.last = batch.last  # (B,)
-        # One entry a label word of the batch, M in all, prompt after prompt.
-        self.row = torch.cat([torch.full((len(p.anchors),), b) for b, p in enumerate(prompts)]).to(device)  # (M,)
-        self.position = torch.cat([torch.from_numpy(p.anchors) for p in prompts]).to(device)  # (M,)
-        self.columns = torch.arange(batch.ids.shape[1], device=device)  # (T,)
-        self.edges_wp = self._per_prompt(self.position.double())  # (B,): position p has p edges to earlier ones
-        self.edges_pq = self._per_prompt(torch.ones_like(self.position).double())  # (B,)
-        last = self.last.double()
-        self.edges_ww = last * (last + 1) / 2 - self.edges_wp - self.edges_pq  # (B,)
-
-    def means(self, flow: Tensor) -> Tensor:
-        """Mean information flow along each kind of edge, shape (3, B).
-
-        Args:
-            flow: I_l of each prompt, shape (B, T, T); what flows to padding is zero, for nothing there reaches the loss.
-        """
-        into = flow[self.row, self.position] * (self.columns < self.position[:, None])  # (M, T): j < p_k
-        wp = self._per_prompt(into.sum(-1, dtype=torch.float64))  # (B,)
-        pq = self._per_prompt(flow[self.row, self.last[self.row], self.position].double())  # (B,)
-        # All edges less the diagonal: above it there is nothing, for a causal model attends to nothing there.
-        total = flow.sum((1, 2), dtype=torch.float64) - flow.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)  # (B,)
-        return torch.stack([wp / self.edges_wp, pq / self.edges_pq, (total - wp - pq) / self.edges_ww])  # (3, B)
-
-    def _per_prompt(self, values: Tensor) -> Tensor:
-        """Sums of one value a label word, shape (M,), over each prompt's label words, shape (B,)."""
-        return torch.zeros(len(self.last), dtype=values.dtype, device=values.device).index_add_(0, self.row, values)
