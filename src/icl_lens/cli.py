@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--results", required=True, type=Path)
     report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show, in order")
     report.add_argument("--claims", required=True, nargs="+", type=Path, help="claims files, one a paper")
+    report.add_argument("--walks", nargs="*", default=[], type=Path, help="folders of studies whose prompts can be walked")
     report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")
     report.add_argument("--out", required=True, type=Path)
 
@@ -342,7 +343,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> None:
     from icl_lens import report
 
-    report.write(options.results, options.items, options.claims, options.page, options.out)
+    report.write(options.results, options.items, options.claims, options.page, options.out, options.walks)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from icl_lens import artifacts, claims, figures
+from icl_lens import artifacts, claims, figures, walk
 from icl_lens.claims import Paper, Verdict
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
@@ -84,7 +84,9 @@ class Shown:
         return f"../notebooks/{self.name}.ipynb"
 
 
-def write(results: Path, items: Sequence[str], claims_files: Sequence[Path], page: Path, out: Path) -> None:
+def write(
+    results: Path, items: Sequence[str], claims_files: Sequence[Path], page: Path, out: Path, walks: Sequence[Path] = ()
+) -> None:
     """Write the report of a results folder.
 
     Args:
@@ -93,6 +95,7 @@ def write(results: Path, items: Sequence[str], claims_files: Sequence[Path], pag
         claims_files: One a paper.
         page: The folder with the page's template, style and script.
         out: The page.
+        walks: Folders of studies whose prompts can be walked, see :mod:`icl_lens.walk`.
 
     Raises:
         InputError: A file of an item is missing or damaged, or a claims file cannot be used.
@@ -108,6 +111,16 @@ def write(results: Path, items: Sequence[str], claims_files: Sequence[Path], pag
         loader=jinja2.FileSystemLoader(page), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
+    if walks:
+        walking = {
+            "walks": walk.read(walks),
+            "charts": walk.charts(),
+            "edges": walk.EDGES,
+            "library": Markup(walk.library()),
+            "walk_script": Markup((page / "walk.js").read_text(encoding="utf-8")),
+        }
+    else:
+        walking = {"walks": []}
     html = environment.get_template("index.html.jinja").render(
         style=Markup((page / "report.css").read_text(encoding="utf-8")),
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
@@ -127,6 +140,7 @@ def write(results: Path, items: Sequence[str], claims_files: Sequence[Path], pag
         items=list(shown.values()),
         stages=_stages(shown.values()),
         libraries=about[0]["libraries"] if about else {},
+        **walking,
     )
     with artifacts.whole_file(out) as temporary:
         temporary.write_text(html, encoding="utf-8")

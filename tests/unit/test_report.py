@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, provenance, report
+from icl_lens import artifacts, provenance, report, walk
 from icl_lens.errors import InputError
 
 from ..browser import complaints, opened
@@ -147,3 +147,71 @@ def test_in_a_browser_it_sorts_filters_and_takes_no_orders_from_data(results):
 def test_no_page_is_wider_than_the_screen(results, width):
     with opened(make(results), width) as driver:
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def walkable(results):
+    """A folder of studies with two prompts of two layers, whose words are markup."""
+    folder = results / "studies/m/sst2/walk"
+    model = {"name": "m", "family": "gpt2", "layers": 2, "parameters": 1000}
+    task = {"name": "sst2", "title": EVIL, "template": "", "label_words": [" a", f" {EVIL}"]}
+    more = {"model": model, "task": task, "corpus": {"source": "builtin"}}
+    words = [EVIL, "a", "b", ":"]
+    keys = [{"model": "m", "task": "sst2", "set": "walk", "seed": 7 + i, "prompt_id": i} for i in range(2)]
+    means = {"layer_total": 3.0, "s_wp": 2.0, "s_pq": 1.0, "s_ww": 1.0}
+    tokens = [
+        {**key, "position": i, "token": word, "start": i, "end": i + 1, "class": 0 if i == 1 else -1, "last": i == 3}
+        for key in keys
+        for i, word in enumerate(words)
+    ]
+    flow = [
+        {**key, "layer": layer, "query": query, "key": 0, "saliency": value, "attention": 1 - value, **means}
+        for key in keys
+        for layer in range(2)
+        for query, value in ((1, 0.9 - 0.8 * layer), (3, 0.1 + 0.8 * layer))
+    ]
+    answers = [{**key, "gold": 1, "prediction": 1, "class_log_probs": [-2.0, -0.145], "top_tokens": [1]} for key in keys]
+    loyal = {"prediction": 0, "label_agrees": False, "word_jaccard_5": 0.25, "word_jaccard_10": 0.3}
+    isolation = [{**key, "target": "label", "side": "first", "layers": 1, "draw": 0, **loyal} for key in keys]
+    for kind, rows in (("tokens", tokens), ("flow", flow), ("icl", answers), ("isolation", isolation)):
+        write_table(results, f"studies/m/sst2/walk/{kind}.parquet", kind, rows, **more)
+    return folder
+
+
+def test_one_prompt_can_be_walked_in_a_browser(results):
+    select = pytest.importorskip("selenium.webdriver.support.ui").Select
+    out = results / "report/index.html"
+    report.write(results, ["figure_4"], [results.parent / "claims.yaml"], PAGE, out, [walkable(results)])
+    with opened(out) as driver:
+        find = driver.find_element
+
+        def wait(condition):
+            pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(driver, 20).until(condition)
+
+        wait(lambda d: d.execute_script("return document.documentElement.dataset.walk") == "ready")
+        assert find("id", "walk-answer").text == f"m answers {EVIL}, which is right."
+        assert [mark.text for mark in driver.find_elements("css selector", "#walk-tokens mark")] == ["a"]
+        lines = "#walk-flow svg g.mark-rule path, #walk-flow svg g.mark-rule line"
+        wait(lambda d: len(d.find_elements("css selector", lines)) == 2)
+        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 0, strongest: a from <script>")
+        driver.execute_script(
+            "const layer = document.getElementById('walk-layer'); layer.value = 1; layer.dispatchEvent(new Event('input'))"
+        )
+        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 1, strongest: : from <script>")
+        select(find("id", "walk-measure")).select_by_value("attention")
+        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 1, strongest: a from <script>")
+        assert find("id", "walk-shares").get_attribute("aria-label") == "Layer 1: S_wp 0.5, S_pq 0.25, S_ww 0.25"
+        select(find("id", "walk-seed")).select_by_visible_text("8")
+        assert select(find("id", "walk-prompt")).first_selected_option.get_attribute("value") == "1"
+        cells = [cell.text for cell in driver.find_elements("css selector", "#walk-isolation td")]
+        assert cells == ["label words", "first 1", "a", "no", "0.25"]
+        assert driver.title == "icl-lens: A paper"
+        assert complaints(driver) == []
+
+
+def test_a_walk_draws_the_strongest_edges_and_what_was_measured(results):
+    (task,) = walk.read([walkable(results)])
+    prompt = task["prompts"][0]
+    assert prompt["flow"]["saliency"][0] == [[3, 0, 0.111, "ww"], [1, 0, 1.0, "wp"]]
+    assert prompt["flow"]["attention"][0] == [[1, 0, 0.111, "wp"], [3, 0, 1.0, "ww"]]
+    assert prompt["shares"] == [[0.5, 0.25, 0.25]] * 2
+    assert prompt["probabilities"] == [0.135, 0.865]

@@ -43,6 +43,8 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 GROUPS = sorted(
     {item.group for item in ITEMS.values()} - {"organism"}
 )  # organism.smk has that one's rule
+# What the report walks a prompt through; the list stands in icl_lens/walk.py, which draws and so takes long to import.
+WALKED = ("flow", "tokens", "icl", "isolation")
 STUDIES = sorted({study for item in ITEMS.values() for study in item.studies})
 
 

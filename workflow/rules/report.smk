@@ -6,8 +6,22 @@ def reported_items():
     return [item for item in shown_items() if ITEMS[item].in_all]
 
 
+def walked_folders():
+    """The studies whose prompts can be walked: those of every model on every task."""
+    return [
+        f"{CONFIG.results}/studies/{model.name}/{task}/shared-1shot"
+        for model in CONFIG.models
+        for task in CONFIG.tasks
+    ]
+
+
 rule report:
     input:
+        walks=[
+            f"{folder}/{study}.parquet"
+            for folder in walked_folders()
+            for study in WALKED
+        ],
         items=[files for item in reported_items() for files in item_files(item)],
         claims=sorted((REPOSITORY / "resources/claims").glob("*.yaml")),
         page=sorted((REPOSITORY / "resources/report").iterdir()),
@@ -22,9 +36,10 @@ rule report:
     params:
         results=CONFIG.results,
         items=reported_items(),
+        walks=walked_folders(),
         page=REPOSITORY / "resources/report",
     message:
         "Writing the report"
     shell:
         "icl-lens report --results {params.results:q} --items {params.items} --claims {input.claims:q} "
-        "--page {params.page:q} --out {output:q} 2> {log:q}"
+        "--walks {params.walks:q} --page {params.page:q} --out {output:q} 2> {log:q}"
