@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
+from icl_lens import controls_plan
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
@@ -137,6 +138,15 @@ class Studies(Section):
     isolation: Isolation = Field(
         default_factory=Isolation, description="Cutting label words, or others in their place, off from the text before them."
     )
+    controls: controls_plan.Settings = Field(
+        default_factory=controls_plan.Settings,
+        description="Isolation and deep attention again with shuffled labels and on an untrained copy of the model.",
+    )
+
+
+def settings_key(study: str) -> str:
+    """The key under ``studies`` that holds a study's settings, if it has any."""
+    return "controls" if study in controls_plan.STUDIES else study
 
 
 def _layer(layer: int | str) -> int | str:
@@ -347,12 +357,13 @@ def parse_recipe(text: str) -> Recipe:
 
 
 def parse_settings(study: str, text: str) -> Section:
-    """A study's settings: the keys under ``studies`` and its name, as YAML.
+    """A study's settings: the keys under ``studies`` and :func:`settings_key`, as YAML.
 
     Raises:
         InputError: As :func:`parse`.
     """
-    return getattr(parse({"studies": {study: _yaml_option("--settings", text)}}).studies, study)
+    key = settings_key(study)
+    return getattr(parse({"studies": {key: _yaml_option("--settings", text)}}).studies, key)
 
 
 def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:

@@ -167,6 +167,14 @@ ITEMS: dict[str, Item] = {
             tasks=("agnews",),
         ),
         Item(
+            name="figure_controls",
+            title="Both tests of the paper on the model as it is, with the demonstrations' labels shuffled, and on an "
+            "untrained copy, one demonstration per class",
+            notebook="figure_controls",
+            set="shared-1shot",
+            studies=("isolation_controls", "attention_controls"),
+        ),
+        Item(
             name="organism_learning_curve",
             title="How a model comes to learn in context: losses and accuracy by training step",
             notebook="organism_learning_curve",

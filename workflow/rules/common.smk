@@ -230,7 +230,9 @@ def model_options(name):
 
 def settings_option(study):
     """The option of a study's command that says what it does, if it has one."""
-    settings = getattr(CONFIG.studies, study, None)
+    settings = getattr(
+        CONFIG.studies, icl_lens_config.settings_key(study), None
+    )
     return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
 
 
