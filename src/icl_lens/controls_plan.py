@@ -30,7 +30,7 @@ class Settings(Section):
 
     seed: Seed = Field(default=0, description="Of the untrained copy's weights and of the new order of the labels.")
     queries: int = Field(
-        default=40, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."
+        default=20, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."
     )
     targets: list[Target] = Field(
         default=list(TARGETS),

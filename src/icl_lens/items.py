@@ -173,6 +173,8 @@ ITEMS: dict[str, Item] = {
             notebook="figure_controls",
             set="shared-1shot",
             studies=("isolation_controls", "attention_controls"),
+            # The fewest classes and the most: the paper has no such figure, and every task costs two jobs.
+            tasks=("sst2", "trec"),
         ),
         Item(
             name="organism_learning_curve",
