@@ -8,6 +8,7 @@ const means = ["S_wp", "S_pq", "S_ww"];
 const choice = Object.fromEntries(["task", "seed", "prompt", "layer", "measure"].map((name) => [name, document.getElementById(`walk-${name}`)]));
 const part = (name) => document.getElementById(`walk-${name}`);
 const rowHeight = 15;
+const classHeight = 22;
 
 const charts = {};
 for (const [name, specification] of Object.entries(specifications)) {
@@ -55,7 +56,7 @@ function changePrompt() {
   charts.shares.data("shares", shares);
   charts.classes.data("classes", prompt.probabilities.map((probability, i) => (
     { label: task.labels[i], probability, role: i === prompt.gold ? "right" : "wrong" })));
-  charts.classes.runAsync();
+  charts.classes.height(30 + classHeight * prompt.probabilities.length).runAsync();
   part("classes").setAttribute("aria-label", prompt.probabilities.map((p, i) => `${task.labels[i]} ${p}`).join(", "));
   part("isolation").tBodies[0].replaceChildren(...prompt.isolation.map((condition) => {
     const row = document.createElement("tr");

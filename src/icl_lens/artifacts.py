@@ -34,6 +34,16 @@ _STUDY_KEYS = [
     ("seed", pa.int64()),
     ("prompt_id", pa.int64()),
 ]
+_ISOLATION = [
+    ("target", pa.string()),
+    ("side", pa.string()),
+    ("layers", pa.int64()),
+    ("draw", pa.int64()),
+    ("prediction", pa.int64()),
+    ("label_agrees", pa.bool_()),
+    ("word_jaccard_5", pa.float64()),
+    ("word_jaccard_10", pa.float64()),
+]
 
 # kind -> (version of the schema, columns). A version rises when a column changes its meaning.
 SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
@@ -157,23 +167,26 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     ),
     "isolation": (
         1,
-        pa.schema(
-            [
-                *_STUDY_KEYS,
-                ("target", pa.string()),
-                ("side", pa.string()),
-                ("layers", pa.int64()),
-                ("draw", pa.int64()),
-                ("prediction", pa.int64()),
-                ("label_agrees", pa.bool_()),
-                ("word_jaccard_5", pa.float64()),
-                ("word_jaccard_10", pa.float64()),
-            ]
-        ),
+        pa.schema([*_STUDY_KEYS, *_ISOLATION]),
     ),
     "deep_attention": (
         1,
         pa.schema([*_STUDY_KEYS, ("layer", pa.int64()), ("class", pa.int64()), ("attention", pa.float64())]),
+    ),
+    "isolation_controls": (1, pa.schema([*_STUDY_KEYS, ("control", pa.string()), *_ISOLATION])),
+    "attention_controls": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("control", pa.string()),
+                ("gold", pa.int64()),
+                ("prediction", pa.int64()),
+                ("layer", pa.int64()),
+                ("class", pa.int64()),
+                ("attention", pa.float64()),
+            ]
+        ),
     ),
 }
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from icl_lens.config import Device, Dtype, Studies
+from icl_lens.config import Device, Dtype, Studies, settings_key
 from icl_lens.errors import InputError
 from icl_lens.tasks import TASKS
 
@@ -26,6 +26,8 @@ STUDIES = {
     "flow": "the information flow of a few prompts along every edge",
     "tokens": "the tokens of each prompt, where they stand, and which are label words",
     "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
+    "isolation_controls": "isolation again with shuffled labels and on an untrained copy of the model",
+    "attention_controls": "deep attention and answers again with shuffled labels and on an untrained copy of the model",
 }
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
@@ -98,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
         added.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
         added.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
-        if study in Studies.model_fields:
-            added.add_argument("--settings", help=f"the keys under `studies: {study}` in the config, as YAML")
+        if settings_key(study) in Studies.model_fields:
+            added.add_argument("--settings", help=f"the keys under `studies: {settings_key(study)}` in the config, as YAML")
 
     fetch_model = command("fetch-model", _fetch_model, "fetch a model of the hub: configuration, tokenizer and weights")
     fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")

@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
+from icl_lens import controls_plan, flow_plan, isolated_words_plan
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
@@ -137,6 +138,22 @@ class Studies(Section):
     isolation: Isolation = Field(
         default_factory=Isolation, description="Cutting label words, or others in their place, off from the text before them."
     )
+    controls: controls_plan.Settings = Field(
+        default_factory=controls_plan.Settings,
+        description="Isolation and deep attention again with shuffled labels and on an untrained copy of the model.",
+    )
+    flow: flow_plan.Settings = Field(
+        default_factory=flow_plan.Settings,
+        description="Whose information flow is kept along every edge, for Figures 1 and 2 to draw.",
+    )
+    isolated_words: isolated_words_plan.Settings = Field(
+        default_factory=isolated_words_plan.Settings, description="How label words are isolated in Table 5."
+    )
+
+
+def settings_key(study: str) -> str:
+    """The key under ``studies`` that holds a study's settings, if it has any."""
+    return "controls" if study in controls_plan.STUDIES else study
 
 
 def _layer(layer: int | str) -> int | str:
@@ -156,8 +173,8 @@ class ItemChoice(Section):
     prompt: Annotated[int | None, BeforeValidator(_number)] = Field(
         default=None,
         ge=0,
-        description="figure_1 and figure_2: the prompt_id of the prompt that is drawn, one of those that the study `flow` "
-        "keeps. Empty: the first of them.",
+        description="figure_1 and figure_2: the prompt_id of the prompt that is drawn. Empty: the first that the study "
+        "`flow` keeps.",
     )
     layers: Annotated[list[Layer] | None, BeforeValidator(_numbers)] = Field(
         default=None,
@@ -304,6 +321,18 @@ class Config(Section):
         own = self.definition(task)
         return (own and own.like) or task
 
+    def settings(self, study: str, task: str) -> Section | None:
+        """A study's settings for one task, if it has any; the flow of a prompt that an item of that task names is kept."""
+        settings = getattr(self.studies, settings_key(study), None)
+        if study != "flow":
+            return settings
+        named = {
+            choice.prompt
+            for item, choice in self.items.items()
+            if choice.prompt is not None and study in ITEMS[item].studies and task in self.shown(item)[1]
+        }
+        return settings.model_copy(update={"also": sorted({*settings.also, *named})})
+
     def _variants(self, item: str) -> list[str]:
         """The variants that an item shows, of the configured tasks."""
         return [task for task in ITEMS[item].tasks if task in VARIANTS and VARIANTS[task].like in self.tasks]
@@ -347,12 +376,13 @@ def parse_recipe(text: str) -> Recipe:
 
 
 def parse_settings(study: str, text: str) -> Section:
-    """A study's settings: the keys under ``studies`` and its name, as YAML.
+    """A study's settings: the keys under ``studies`` and :func:`settings_key`, as YAML.
 
     Raises:
         InputError: As :func:`parse`.
     """
-    return getattr(parse({"studies": {study: _yaml_option("--settings", text)}}).studies, study)
+    key = settings_key(study)
+    return getattr(parse({"studies": {key: _yaml_option("--settings", text)}}).studies, key)
 
 
 def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:

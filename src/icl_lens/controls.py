@@ -3,6 +3,8 @@
 **Shuffled labels**: the demonstrations' label words change places among themselves, so that text and label no longer belong
 together while every word of the prompt is still there. **An untrained copy**: the same architecture with weights as they are
 before training, so that whatever a study finds on it is no trace of learning.
+
+:func:`prepare`, :func:`each` and :func:`facts` are what a study needs that runs with all of them.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from icl_lens.controls_plan import Control, Settings
 from icl_lens.errors import InputError
 from icl_lens.models import LanguageModel
+from icl_lens.positions import TokenizedPrompt
 
 
 def shuffle_labels(prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -80,12 +86,13 @@ def _relabelled(row: dict, labels: list[int]) -> dict:
     }
 
 
-def untrained(model: LanguageModel, seed: int) -> LanguageModel:
+def untrained(model: LanguageModel, seed: int, device: torch.device | None = None) -> LanguageModel:
     """A copy of a model with weights drawn anew, as its own architecture draws them before training.
 
     Args:
         model: The model; it stays as it is.
         seed: Of the weights. The global random numbers are not touched.
+        device: Where the copy is put; where the model is by default.
 
     Returns:
         The same name with ``-untrained`` added, tokenizer, device and number format; its facts name the model it copies and
@@ -95,10 +102,46 @@ def untrained(model: LanguageModel, seed: int) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = type(model.network)(config)  # drawn on the CPU, so that a device changes no weight
-    network = network.to(device=model.device, dtype=model.network.dtype).eval().requires_grad_(False)
+    network = network.to(device=device or model.device, dtype=model.network.dtype).eval().requires_grad_(False)
     network.set_attn_implementation(model.network.config._attn_implementation)
     name = f"{model.name}-untrained"
     facts = {**{k: v for k, v in model.facts.items() if k != "files"}, "name": name, "weights": {"drawn_with_seed": seed}}
     if "files" in model.facts:
         facts["weights"]["architecture_of"] = model.facts["files"]
     return dataclasses.replace(model, name=name, network=network, facts=facts)
+
+
+def prepare(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+    """The prompts tables of a study with controls: the first prompts of each seed, as they are and shuffled."""
+    first = table.groupby("seed", sort=False).head(settings.queries)
+    return {"prompts": first, "shuffled": shuffle_labels(first, settings.seed)}
+
+
+def each(
+    model: LanguageModel, prompts: Sequence[TokenizedPrompt], shuffled: Sequence[TokenizedPrompt], seed: int
+) -> Iterator[tuple[Control, LanguageModel, Sequence[TokenizedPrompt]]]:
+    """Every control's name, model and prompts; the first is none: the model on the prompts as they are.
+
+    While the untrained copy runs, the model itself is put aside (on the CPU), so that one of them at a time needs the device.
+    """
+    yield "none", model, prompts
+    yield "shuffled", model, shuffled
+    device = model.device
+    model.network.to("cpu")
+    try:
+        yield "untrained", untrained(model, seed, device), prompts
+    finally:
+        model.network.to(device)
+
+
+def facts(model: LanguageModel, settings: Settings) -> dict[str, Any]:
+    """What an artifact says of the controls besides its settings: how the untrained copy's weights were drawn."""
+    config = model.network.config
+    return {
+        "untrained_copy": {
+            "architecture": type(model.network).__name__,
+            "weights": "drawn by the architecture's own initialisation, in float32 on the CPU",
+            "initializer_range": getattr(config.get_text_config(), "initializer_range", None),
+            "drawn_with_seed": settings.seed,
+        }
+    }

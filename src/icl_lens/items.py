@@ -167,6 +167,16 @@ ITEMS: dict[str, Item] = {
             tasks=("agnews",),
         ),
         Item(
+            name="figure_controls",
+            title="Both tests of the paper on the model as it is, with the demonstrations' labels shuffled, and on an "
+            "untrained copy, one demonstration per class",
+            notebook="figure_controls",
+            set="shared-1shot",
+            studies=("isolation_controls", "attention_controls"),
+            # The fewest classes and the most: the paper has no such figure, and every task costs two jobs.
+            tasks=("sst2", "trec"),
+        ),
+        Item(
             name="organism_learning_curve",
             title="How a model comes to learn in context: losses and accuracy by training step",
             notebook="organism_learning_curve",
@@ -179,7 +189,7 @@ ITEMS: dict[str, Item] = {
             title="How far float16 and bfloat16 move each result from float32",
             notebook="table_precision",
             set="fresh-1shot",
-            studies=("saliency", "icl"),
+            studies=("saliency", "isolation", "deep_attention", "icl"),
             group="precision",
             in_all=False,
             compares_dtypes=True,

@@ -97,7 +97,7 @@ def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
     if prompt is not None and prompt not in found:
         raise InputError(
             f"{folder / 'flow.parquet'} holds the flow of prompt {', '.join(map(str, found))}, not of {prompt}; choose one of "
-            "these (items.*.prompt), or have the study keep that one (prompt_ids)"
+            "these (items.*.prompt), or have the study keep that one, too (studies.flow.also)"
         )
     number = found[0] if prompt is None else prompt
     tokens, _ = artifacts.read(folder / "tokens.parquet", "tokens")

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from icl_lens.config import Config, Model
+from icl_lens.controls_plan import CONTROLS, STUDIES, isolation
 from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.published import COUNTS
 from icl_lens.errors import InputError
@@ -56,7 +57,8 @@ TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agne
 OTHER_TEXT = 60
 
 # Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
-# isolation makes one pass for each of its conditions besides. The last three run a few prompts or none: loading is their cost.
+# isolation makes one pass for each of its conditions besides, and its controls all of that once a control; those of deep
+# attention make two. The others run a few prompts or none: loading is their cost.
 PASSES: dict[str, float] = {
     "icl": 1,
     "deep_attention": 1,
@@ -65,6 +67,8 @@ PASSES: dict[str, float] = {
     "flow": 0,
     "isolated_words": 0,
     "tokens": 0,
+    "isolation_controls": 0,
+    "attention_controls": 2 * len(CONTROLS),
 }
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
@@ -121,14 +125,19 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     model = config.model(model_name)
     parameters, layers, _ = size(config, model)
     protocol = Protocol.of(set_name)
-    prompts = len(config.seeds) * min(config.queries, _test_size(config, task))
+    cap = config.studies.controls.queries if path.stem in STUDIES else config.queries
+    prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
     demonstrations = protocol.shots * (full - query)
     # Demonstrations that all prompts of a seed share are computed once.
     tokens = prompts * query + (prompts if protocol.fresh else len(config.seeds)) * demonstrations
     dtype = model.dtype or config.dtype
-    passes = PASSES[path.stem] + (len(conditions(config.studies.isolation, layers)) if path.stem == "isolation" else 0)
+    passes = PASSES[path.stem]
+    if path.stem == "isolation":
+        passes += len(conditions(config.studies.isolation, layers))
+    elif path.stem == "isolation_controls":
+        passes += len(CONTROLS) * (1 + len(conditions(isolation(config.studies.controls, layers), layers)))
     operations = 2 * parameters * tokens * passes
     width = 4 if dtype == "float32" else 2
     seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE

@@ -60,3 +60,23 @@ def amount(count: float) -> str:
         if abs(count) >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count:.0f} bytes"
+
+
+class Portions:
+    """Counts runs of prompts and tells of prompts, of which each takes several runs.
+
+    Args:
+        tell: Told how many more prompts are done.
+        runs: How many runs a prompt takes.
+    """
+
+    def __init__(self, tell: Callable[[int], object], runs: int) -> None:
+        self.tell, self.runs = tell, runs
+        self.done = self.told = 0
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        more = self.done // self.runs - self.told
+        if more:
+            self.tell(more)
+            self.told += more

@@ -169,11 +169,9 @@ def charts() -> dict[str, Any]:
     )
     wide = {"width": "container", "config": grey}
     return {
-        "flow": altair.layer(lines, left, right).properties(**wide, padding={"left": 100, "right": 100}).to_dict(),
+        "flow": altair.layer(lines, left, right).properties(**wide).to_dict(),
         "shares": altair.layer(curves, mark).properties(**wide, height=180).to_dict(),
-        "classes": bars.properties(
-            **wide, height={"step": 22}, autosize=altair.AutoSizeParams(type="fit-x", contains="padding")
-        ).to_dict(),
+        "classes": bars.properties(**wide, height=100).to_dict(),
     }
 
 

@@ -239,3 +239,24 @@ def test_every_item_reads_known_studies():
     from icl_lens.cli import STUDIES
 
     assert {study for item in ITEMS.values() for study in item.studies} <= set(STUDIES)
+
+
+def test_the_flow_of_a_prompt_that_an_item_names_is_kept_for_the_tasks_it_shows():
+    own = config.parse(
+        {
+            "items": {"figure_1": {"prompt": 57}, "figure_2": {"prompt": 3, "tasks": ["trec", "sst2"]}},
+            "studies": {"flow": {"also": [9]}},
+        }
+    )
+    assert own.settings("flow", "sst2").also == [3, 9, 57]
+    assert own.settings("flow", "trec").also == [3, 9]
+    assert own.settings("flow", "emoc") == own.studies.flow
+    assert own.settings("isolation_controls", "sst2") == own.studies.controls
+    assert own.settings("icl", "sst2") is None
+    default = config.parse({})
+    assert default.settings("flow", "sst2") == default.studies.flow
+
+
+def test_the_studies_of_tables_and_pictures_of_single_prompts_have_their_keys():
+    assert config.parse_settings("flow", "{prompts: 2, prompt_ids: [4]}").prompt_ids == [4]
+    assert config.parse_settings("isolated_words", "{layers: 1, words: 3}").layers == 1

@@ -99,8 +99,11 @@ def test_it_takes_the_first_prompt_of_the_first_seed_or_those_that_are_asked_for
     assert ids(prompts=2) == [100, 102]
     assert ids(seeds=2, prompts=2) == [100, 102, 101, 103]
     assert ids(prompt_ids=[105, 101, 105]) == [101, 105]
-    with pytest.raises(InputError, match=r"prompt 7 is asked for \(prompt_ids\).*the prompts are 100 to 105"):
-        ids(prompt_ids=[100, 7])
+    assert ids(also=[105, 102, 100]) == [100, 102, 105]
+    assert ids(prompt_ids=[104], also=[103]) == [104, 103]
+    for settings in ({"prompt_ids": [100, 7]}, {"also": [7]}):
+        with pytest.raises(InputError, match=r"prompt 7 is asked for \(items\.\*\.prompt, .*the prompts are 100 to 105"):
+            ids(**settings)
 
 
 def test_a_layer_along_which_nothing_flows_keeps_one_edge_of_nothing(language_model, tokenizer):

@@ -7,6 +7,7 @@ import pytest
 
 from icl_lens import artifacts
 
+from ..reference.deep_attention import one_versus_one
 from .test_workflow import jobs, refused
 
 SHARES = ("s_wp", "s_pq", "s_ww")
@@ -84,6 +85,46 @@ def test_what_the_shares_move_is_in_the_artifacts(table, two_dtypes):
         largest = max(abs(shares[layer][number] - shares[3 + layer][number]) for layer in range(3))
         assert row[f"share of S_{name[2:]}, largest"] == pytest.approx(largest, rel=1e-6)
         assert largest > 0
+
+
+def test_what_isolation_moves_is_in_the_artifacts(table, two_dtypes):
+    values = []
+    for model in ("tiny", "brain"):
+        rows = read(two_dtypes[0], model, "isolation")
+        found = {}
+        for condition in {(row["target"], row["side"], row["layers"]) for row in rows}:
+            for name in ("label_agrees", "word_jaccard_5"):
+                of_seeds = []
+                for seed in (42, 43):
+                    here = [r for r in rows if r["seed"] == seed and (r["target"], r["side"], r["layers"]) == condition]
+                    of_seeds.append(math.fsum(float(r[name]) for r in here) / len(here))
+                found[name, condition] = sum(of_seeds) / 2
+        values.append(found)
+    row = table[table["task"] == "TREC"].iloc[0]
+    for name, column in (("label_agrees", "label loyalty, largest"), ("word_jaccard_5", "word loyalty, largest")):
+        moved = [abs(values[0][key] - values[1][key]) for key in values[0] if key[0] == name]
+        assert row[column] == pytest.approx(max(moved), rel=1e-9, abs=1e-12)
+
+
+def test_what_the_attention_curve_moves_is_in_the_artifacts(table, two_dtypes):
+    curves = []
+    for model in ("tiny", "brain"):
+        rows, answers = (read(two_dtypes[0], model, study) for study in ("deep_attention", "icl"))
+        layers = sorted({row["layer"] for row in rows})
+        of_seeds = []
+        for seed in (42, 43):
+            here = [answer for answer in answers if answer["seed"] == seed]
+            predicted = [answer["prediction"] for answer in here]
+            if len(set(predicted)) > 1:
+                scores = {(r["layer"], r["prompt_id"], r["class"]): r["attention"] for r in rows}
+                matrix = [[[scores[layer, a["prompt_id"], c] for c in range(6)] for a in here] for layer in layers]
+                of_seeds.append([one_versus_one(of_layer, predicted) for of_layer in matrix])
+        curves.append([sum(values) / len(values) for values in zip(*of_seeds, strict=True)])
+    shown = table[table["task"] == "TREC"].iloc[0]["AUCROC, largest"]
+    if not all(curves):
+        assert math.isnan(shown), "where all answers of every seed are one class there is no curve"
+    else:
+        assert shown == pytest.approx(max(abs(a - b) for a, b in zip(*curves, strict=True)), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("target", ["table_precision", "precision"])

@@ -230,9 +230,9 @@ def model_options(name):
     return " ".join(option for option in options if option)
 
 
-def settings_option(study):
+def settings_option(study, task):
     """The option of a study's command that says what it does, if it has one."""
-    settings = getattr(CONFIG.studies, study, None)
+    settings = CONFIG.settings(study, task)
     return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
 
 

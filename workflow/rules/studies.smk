@@ -23,7 +23,7 @@ rule study:
         device=CONFIG.device,
         batch_tokens=CONFIG.batch_tokens,
         command=lambda wildcards: wildcards.study.replace("_", "-"),
-        settings=lambda wildcards: settings_option(wildcards.study),
+        settings=lambda wildcards: settings_option(wildcards.study, wildcards.task),
     message:
         "{wildcards.study} of {wildcards.model} on {wildcards.task}, {wildcards.set}"
     shell:

@@ -2,6 +2,8 @@
 
 A study module has ``compute(model, prompts, batch_tokens, progress)``, which returns its rows with their prompt_id. One with
 choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
+One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
+of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
 What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 
@@ -14,7 +16,7 @@ from pathlib import Path
 import torch
 
 from icl_lens import artifacts, chat, models, provenance
-from icl_lens.positions import Bos, tokenize
+from icl_lens.positions import Bos, TokenizedPrompt, tokenize
 from icl_lens.progress import progress
 from icl_lens.section import Section
 
@@ -61,13 +63,20 @@ def run(
         raise ValueError(f"{type(own).__name__} are no settings of the study {study}")
     table, origin = artifacts.read(prompts, "prompts")
     loaded = models.load(model, name=name, device=device, dtype=dtype)
-    tokenized = tokenize(chat.wrap(table, loaded.tokenizer) if as_chat else table, loaded.tokenizer, bos)
-    fitting = models.fitting(loaded, tokenized)
-    observed = models.observe(loaded, fitting)
-    observed["prompts"] = len(fitting)
-    observed["left_out"] = len(tokenized) - len(fitting)
-    with progress(len(fitting), f"{study} of {loaded.name}") as advance:
-        rows = code.compute(loaded, fitting, batch_tokens, advance, **({} if own is None else {"settings": own}))
+    tables = code.prepare(table, own) if hasattr(code, "prepare") else {"prompts": table}
+    tokenized = {
+        key: tokenize(chat.wrap(each, loaded.tokenizer) if as_chat else each, loaded.tokenizer, bos)
+        for key, each in tables.items()
+    }
+    fitting = _fitting(loaded, tokenized)
+    count = len(fitting["prompts"])
+    observed = models.observe(loaded, fitting["prompts"])
+    observed["prompts"] = count
+    observed["left_out"] = len(tokenized["prompts"]) - count
+    own_facts = code.facts(loaded, own) if hasattr(code, "facts") else {}
+    with progress(count, f"{study} of {loaded.name}") as advance:
+        given = {**fitting, "batch_tokens": batch_tokens, "progress": advance, **({} if own is None else {"settings": own})}
+        rows = code.compute(loaded, **given)
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     metadata = artifacts.describe(
@@ -88,6 +97,18 @@ def run(
         dtype=dtype,
         corpus=origin.get("corpus", {"source": "elsewhere"}),
         task=origin.get("task"),
+        **own_facts,
     )
     artifacts.write(out, rows, metadata)
-    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(fitting))
+    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), count)
+
+
+def _fitting(model: models.LanguageModel, tokenized: dict[str, list[TokenizedPrompt]]) -> dict[str, list[TokenizedPrompt]]:
+    """Of each table, the prompts that fit the model's context in all of them, so that all are about the same prompts.
+
+    Raises:
+        InputError: None fits.
+    """
+    fitting = {key: models.fitting(model, prompts) for key, prompts in tokenized.items()}
+    everywhere = set.intersection(*({p.prompt_id for p in prompts} for prompts in fitting.values()))
+    return {key: [p for p in prompts if p.prompt_id in everywhere] for key, prompts in fitting.items()}

@@ -11,40 +11,20 @@ attention weight stands beside it, and the layer's S_wp, S_pq and S_ww (eq. 2 to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from torch import Tensor
 
 from icl_lens import information_flow
 from icl_lens.attention import require_supported
 from icl_lens.errors import InputError
+from icl_lens.flow_plan import Settings
 from icl_lens.information_flow import METRICS, EdgeMeans
 from icl_lens.models import LanguageModel, batches
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
-from icl_lens.section import Section
-
-
-class Settings(Section):
-    """Whose flow is kept, and how much of it."""
-
-    seeds: int = Field(default=1, ge=1, description="The first so many seeds have prompts in it.")
-    prompts: int = Field(default=1, ge=1, description="The first so many prompts of each.")
-    prompt_ids: list[Annotated[int, Field(ge=0)]] | None = Field(
-        default=None, min_length=1, description="Instead of these: the prompts of these prompt_id."
-    )
-    least: float = Field(
-        default=0.001,
-        ge=0,
-        lt=1,
-        description="Edges below this share of the layer's largest are left out; 0 keeps all along which anything flows.",
-    )
-    least_attention: float = Field(
-        default=0.05, gt=0, description="Edges with at least this attention weight, mean over heads, are kept all the same."
-    )
 
 
 def compute(
@@ -108,25 +88,26 @@ def compute(
 
 
 def chosen(prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[TokenizedPrompt]:
-    """The prompts whose flow is kept, in their order.
+    """The prompts whose flow is kept, in their order, and behind them those that are kept besides (also).
 
     Raises:
         InputError: A prompt is asked for that is not there.
     """
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    absent = next((number for number in (*(settings.prompt_ids or ()), *settings.also) if number not in by_id), None)
+    if absent is not None:
+        raise InputError(
+            f"prompt {absent} is asked for (items.*.prompt, or studies.flow.prompt_ids or also), but there is none of that "
+            f"prompt_id, or it is longer than the model's context; the prompts are {min(by_id)} to {max(by_id)}"
+        )
     if settings.prompt_ids is not None:
-        by_id = {prompt.prompt_id: prompt for prompt in prompts}
-        absent = next((number for number in settings.prompt_ids if number not in by_id), None)
-        if absent is not None:
-            raise InputError(
-                f"prompt {absent} is asked for (prompt_ids), but there is none, or it is longer than the model's context; the "
-                f"prompts are {min(by_id)} to {max(by_id)}"
-            )
-        return [by_id[number] for number in sorted(set(settings.prompt_ids))]
-    of_seed: dict[int, list[TokenizedPrompt]] = {}
-    for prompt in prompts:
-        of_seed.setdefault(prompt.seed, []).append(prompt)
-    first = list(of_seed.values())[: settings.seeds]
-    return [prompt for group in first for prompt in group[: settings.prompts]]
+        taken = sorted(set(settings.prompt_ids))
+    else:
+        of_seed: dict[int, list[int]] = {}
+        for prompt in prompts:
+            of_seed.setdefault(prompt.seed, []).append(prompt.prompt_id)
+        taken = [number for group in list(of_seed.values())[: settings.seeds] for number in group[: settings.prompts]]
+    return [by_id[number] for number in dict.fromkeys([*taken, *sorted(settings.also)])]
 
 
 def _kept(flow: np.ndarray, attention: np.ndarray, settings: Settings) -> dict[str, Any]:

@@ -11,37 +11,21 @@ the model answers right; where it answers none right, the first of that class.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from icl_lens import attention
 from icl_lens.errors import InputError
+from icl_lens.isolated_words_plan import Settings
 from icl_lens.isolation_plan import main_layers
 from icl_lens.models import LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.section import Section
 from icl_lens.studies import isolation
 
 # How many prompts are answered at a time until each class has one that is answered right.
 _LOOKED_AT = 64
-
-
-class Settings(Section):
-    """How label words are isolated, and how many words are kept."""
-
-    layers: int | None = Field(
-        default=None,
-        ge=1,
-        description="The number k of first and of last layers. Empty: 5, or a fifth of the depth rounded up below 14 layers.",
-    )
-    blocking: Literal["before_softmax", "after_softmax"] = Field(
-        default="before_softmax", description="As in the study `isolation`."
-    )
-    words: int = Field(default=10, ge=1, description="How many of the likeliest next tokens are kept.")
 
 
 @torch.inference_mode()
