@@ -18,7 +18,7 @@ def folder(checkpoint, tmp_path_factory):
     task = {"name": "emoc", "title": "EmoC", "label_words": [" Others", " Happy", " Sad", " Angry"]}
     metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43], task=task)
     artifacts.write(root / "prompts" / "emoc.parquet", prompts_table("emoc", count=3), metadata)
-    for study, settings in (("flow", Settings(prompts=2, least=0)), ("tokens", None), ("icl", None)):
+    for study, settings in (("flow", Settings(seeds=1, prompts=2, least=0)), ("tokens", None), ("icl", None)):
         out = root / "studies" / f"{study}.parquet"
         studies.run(study, checkpoint, root / "prompts" / "emoc.parquet", out, settings=settings, device="cpu")
     return root / "studies"

@@ -22,7 +22,7 @@ rule report:
             for folder in walked_folders()
             for study in WALKED
         ],
-        items=[files for item in reported_items() for files in item_files(item)],
+        made=[files for item in reported_items() for files in item_files(item)],
         claims=sorted((REPOSITORY / "resources/claims").glob("*.yaml")),
         page=sorted((REPOSITORY / "resources/report").iterdir()),
         code=source_files("icl_lens.report"),
@@ -35,11 +35,11 @@ rule report:
     threads: 1
     params:
         results=CONFIG.results,
-        items=reported_items(),
+        shown=reported_items(),
         walks=walked_folders(),
         page=REPOSITORY / "resources/report",
     message:
         "Writing the report"
     shell:
-        "icl-lens report --results {params.results:q} --items {params.items} --claims {input.claims:q} "
+        "icl-lens report --results {params.results:q} --items {params.shown} --claims {input.claims:q} "
         "--walks {params.walks:q} --page {params.page:q} --out {output:q} 2> {log:q}"
