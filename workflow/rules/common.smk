@@ -301,6 +301,20 @@ def group_items(group):
     return [item for item in shown_items() if ITEMS[item].group == group]
 
 
+def reported_items():
+    """The items on the page: all that `all` makes."""
+    return [item for item in shown_items() if ITEMS[item].in_all]
+
+
+def walked_folders():
+    """The studies whose prompts can be walked: those of every model on every task."""
+    return [
+        f"{CONFIG.results}/studies/{model.name}/{task}/shared-1shot"
+        for model in CONFIG.models
+        for task in CONFIG.tasks
+    ]
+
+
 def item_names(kind):
     """A pattern of the names of all figures, or of all tables."""
     return "|".join(item.name for item in ITEMS.values() if item.kind == kind)

@@ -1,20 +1,6 @@
 # The page that says which claims held, with every figure and table that `all` makes.
 
 
-def reported_items():
-    """The items on the page: all that `all` makes."""
-    return [item for item in shown_items() if ITEMS[item].in_all]
-
-
-def walked_folders():
-    """The studies whose prompts can be walked: those of every model on every task."""
-    return [
-        f"{CONFIG.results}/studies/{model.name}/{task}/shared-1shot"
-        for model in CONFIG.models
-        for task in CONFIG.tasks
-    ]
-
-
 rule report:
     input:
         walks=[
@@ -34,7 +20,7 @@ rule report:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
-        results=CONFIG.results,
+        results=lambda wildcards, output: Path(output[0]).parents[1],
         shown=reported_items(),
         walks=walked_folders(),
         page=REPOSITORY / "resources/report",
