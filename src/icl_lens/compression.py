@@ -241,8 +241,8 @@ def windows(model: LanguageModel) -> dict[int, int]:
 def require_compressible(model: LanguageModel) -> None:
     """Refuse a model for which kept keys and values do not stand for their positions; tried on a short input.
 
-    A query behind K kept positions must see what it sees behind all P of them when the others are hidden by the mask, and it must
-    matter which positions the queries are told.
+    A query behind K kept positions must see what it sees behind all P of them when the others are hidden by the mask, and
+    it must matter which positions the queries are told.
 
     Raises:
         InputError: It does not, or the model keeps no keys and values.

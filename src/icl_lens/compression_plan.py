@@ -12,7 +12,7 @@ from pydantic import Field
 
 from icl_lens.section import Section
 
-Method = Literal["text_anchor", "hidden_random", "hidden_anchor"]
+Method = Literal["full", "text_anchor", "hidden_random", "hidden_anchor"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Positions = Literal["continued", "restarted"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
@@ -33,7 +33,9 @@ class Settings(Section):
         description="Where a query's positions go on behind kept keys and values: where the demonstrations end (continued), or "
         "at 0 (restarted, as the released compress.py does for GPT2-XL). Table 2 shows all that are named.",
     )
-    draws: int = Field(default=20, ge=1, description="Draws of Hidden_random; Hidden_random-top is the best of them.")
+    draws: int = Field(
+        default=5, ge=1, description="Draws of Hidden_random, of which Hidden_random-top is the best; 20 in the paper."
+    )
     accumulate: bool = Field(
         default=False,
         description="Whether a draw keeps the random tokens of all draws before it, too, as the released compress_top.py does.",
