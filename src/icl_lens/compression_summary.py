@@ -1,8 +1,8 @@
 """What tables show of compression: loyalties and accuracy by method, ratios of seconds.
 
 Table 2 (*Label Words are Anchors*, section 3.2): label loyalty, word loyalty of the 5 likeliest tokens and accuracy, means over
-a seed's prompts, then seeds, then tasks, with the intervals of :mod:`icl_lens.statistics`. Of Hidden_random each prompt counts by
-its mean over the draws. Hidden_random-top is, for each task and seed, the draw with the highest label loyalty (the first of
+a seed's prompts, then seeds, then tasks, with the intervals of :mod:`icl_lens.statistics`. Of Hidden_random each prompt counts
+by its mean over the draws. Hidden_random-top is, for each task and seed, the draw with the highest label loyalty (the first of
 equals), chosen on the prompts that it is then measured on, as in the paper: its interval does not know of that choice.
 
 Tables 3 and 6: the acceleration ratio, seconds of the whole prompt / seconds of the query behind compressed demonstrations.
@@ -37,8 +37,8 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         plan: How to resample.
 
     Returns:
-        One row a model, set, task (and :data:`~icl_lens.statistics.OVER_TASKS`), method (and :data:`TOP`, where there are draws)
-        and positions: of each metric its value, ``_low`` and ``_high`` (the interval's ends), ``_lowest_draw`` and
+        One row a model, set, task (and :data:`~icl_lens.statistics.OVER_TASKS`), method (and :data:`TOP` of the draws),
+        positions; of each metric its value, ``_low`` and ``_high`` (the interval's ends), ``_lowest_draw`` and
         ``_highest_draw`` (of a mean over one draw alone; the value itself where there is one draw); draws, prompts, seeds.
     """
     plan = plan or Bootstrap()

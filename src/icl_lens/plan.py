@@ -186,7 +186,10 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
     rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
     passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items() if number)
-    yield f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition (of compression over queries)"
+    yield (
+        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition (of "
+        "compression over the queries)"
+    )
     yield f"assumed: {rates}; weights read at {READ_RATE / 1e9:g} GB/s once a job"
     yield f"tokens: means of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any other text"
 
