@@ -10,7 +10,6 @@ Tables 3 and 6: the acceleration ratio, seconds of the whole prompt / seconds of
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from icl_lens.compression_plan import OWN, POSITIONS, WORDS
@@ -123,4 +122,4 @@ def accelerations(rows: pd.DataFrame) -> pd.DataFrame:
         lengths = ["demo_tokens", "kept_tokens", "query_tokens", "demo_words", "query_words"]
         row |= compressed.groupby("seed")[lengths].mean().mean().to_dict()
         found.append({**row, "passes": len(passes) // len(WAYS), "seeds": len(seeds)})
-    return pd.DataFrame(found).replace({np.nan: None})
+    return pd.DataFrame(found)
