@@ -20,4 +20,4 @@ class Settings(Section):
     """How much is timed."""
 
     prompts: int = Field(default=5, ge=1, description="Prompts of each seed that are timed, the first ones.")
-    repeats: int = Field(default=3, ge=1, description="Times that each is timed, after one that does not count.")
+    repeats: int = Field(default=5, ge=1, description="Times that each is timed, after one that does not count.")
