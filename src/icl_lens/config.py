@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens import controls_plan, flow_plan, isolated_words_plan
+from icl_lens.compression_plan import Settings as Compression
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
@@ -25,6 +26,7 @@ from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.section import Section, Seed
+from icl_lens.speed_plan import Settings as Speed
 from icl_lens.tasks import TASKS, Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -149,6 +151,12 @@ class Studies(Section):
     isolated_words: isolated_words_plan.Settings = Field(
         default_factory=isolated_words_plan.Settings, description="How label words are isolated in Table 5."
     )
+    compression: Compression = Field(
+        default_factory=Compression, description="Keeping a few keys and values of the demonstrations, or their text (Table 2)."
+    )
+    speed: Speed = Field(
+        default_factory=Speed, description="Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."
+    )
 
 
 def settings_key(study: str) -> str:
@@ -242,7 +250,8 @@ class Config(Section):
     studies: Annotated[Studies, BeforeValidator(_numbers)] = Field(
         default_factory=Studies,
         description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
-        "before them, in how many layers and how, and how many draws its random control takes.",
+        "before them, in how many layers and how, and how many draws its random control takes; how `compression` "
+        "continues positions and how often it draws; how many prompts `speed` times, and how often.",
     )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,

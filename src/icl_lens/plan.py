@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from icl_lens import compression_plan
 from icl_lens.config import Config, Model
 from icl_lens.controls_plan import CONTROLS, STUDIES, isolation
 from icl_lens.corpora.builtin import class_counts
@@ -58,12 +59,15 @@ OTHER_TEXT = 60
 
 # Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
 # isolation makes one pass for each of its conditions besides, and its controls all of that once a control; those of deep
-# attention make two. The others run a few prompts or none: loading is their cost.
+# attention make two. Compression makes one over the queries for each of its conditions. Those with 0 run a few prompts or
+# none: loading is their cost.
 PASSES: dict[str, float] = {
     "icl": 1,
     "deep_attention": 1,
     "saliency": 3,
     "isolation": 1,
+    "compression": 2,
+    "speed": 0,
     "flow": 0,
     "isolated_words": 0,
     "tokens": 0,
@@ -139,6 +143,9 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     elif path.stem == "isolation_controls":
         passes += len(CONTROLS) * (1 + len(conditions(isolation(config.studies.controls, layers), layers)))
     operations = 2 * parameters * tokens * passes
+    if path.stem == "compression":
+        behind = len(compression_plan.conditions(config.studies.compression)) - 1  # Text_anchor is no query's pass
+        operations += 2 * parameters * prompts * query * behind
     width = 4 if dtype == "float32" else 2
     seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
     return Study(model_name, path.stem, prompts, seconds / 3600)
@@ -188,7 +195,10 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
     rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
     passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items() if number)
-    yield f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition"
+    yield (
+        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition (of "
+        "compression over the queries)"
+    )
     yield f"assumed: {rates}; weights read at {READ_RATE / 1e9:g} GB/s once a job"
     yield f"tokens: means of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any other text"
 

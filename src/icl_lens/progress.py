@@ -54,15 +54,7 @@ def progress(
     yield advance
 
 
-def amount(count: float) -> str:
-    """A number of bytes for people: ``548.1 MB``."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-class Portions:
+class Runs:
     """Counts runs of prompts and tells of prompts, of which each takes several runs.
 
     Args:
@@ -80,3 +72,11 @@ class Portions:
         if more:
             self.tell(more)
             self.told += more
+
+
+def amount(count: float) -> str:
+    """A number of bytes for people: ``548.1 MB``."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"

@@ -19,7 +19,7 @@ from icl_lens.controls import facts, prepare
 from icl_lens.controls_plan import CONTROLS, Settings
 from icl_lens.models import LanguageModel
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.progress import Portions
+from icl_lens.progress import Runs
 from icl_lens.studies import deep_attention, icl
 
 __all__ = ["Settings", "compute", "facts", "prepare"]
@@ -51,7 +51,7 @@ def compute(
         repeated in each row of a prompt, gold and prediction (class indices) of :func:`icl_lens.studies.icl.compute`.
     """
     settings = settings or Settings()
-    report = Portions(progress, 2 * len(CONTROLS))
+    report = Runs(progress, 2 * len(CONTROLS))
     rows = []
     for control, subject, its in controls.each(model, prompts, shuffled, settings.seed):
         scores = deep_attention.compute(subject, its, batch_tokens, report)

@@ -32,7 +32,7 @@ from icl_lens.isolation_plan import WORDS, Condition, Scope, Settings, Target, c
 from icl_lens.loyalty import jaccard
 from icl_lens.models import Batch, LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.progress import Portions
+from icl_lens.progress import Runs
 
 
 @torch.inference_mode()
@@ -70,7 +70,7 @@ def compute(
     positions = {source: _positions(model, prompts, *source, settings.random_scope) for source in sources}
     predictions = np.empty((len(planned), len(prompts)), dtype=np.int64)  # (C, N)
     overlaps = {k: np.empty((len(planned), len(prompts))) for k in WORDS}  # (C, N) each
-    report = Portions(progress, len(planned) + 1)
+    report = Runs(progress, len(planned) + 1)
     plain = np.empty(len(prompts), dtype=np.int64)  # (N,)
     for group in sharing(model, prompts):
         top: dict[int, np.ndarray] = {}

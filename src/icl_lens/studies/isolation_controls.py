@@ -21,7 +21,7 @@ from icl_lens.controls_plan import CONTROLS, Settings
 from icl_lens.controls_plan import isolation as isolation_settings
 from icl_lens.models import LanguageModel
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.progress import Portions
+from icl_lens.progress import Runs
 from icl_lens.studies import isolation
 
 __all__ = ["Settings", "compute", "facts", "prepare"]
@@ -53,7 +53,7 @@ def compute(
     """
     settings = settings or Settings()
     chosen = isolation_settings(settings, model.layers)
-    report = Portions(progress, len(CONTROLS))
+    report = Runs(progress, len(CONTROLS))
     rows = [
         isolation.compute(subject, its, batch_tokens, report, chosen).assign(control=control)
         for control, subject, its in controls.each(model, prompts, shuffled, settings.seed)
