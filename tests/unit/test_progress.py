@@ -33,3 +33,11 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     with progress.progress(10, "saliency of gpt2") as advance:
         advance(10)
     assert "saliency of gpt2: 100%" in capsys.readouterr().err
+
+
+def test_prompts_that_take_several_runs_are_told_when_all_their_runs_are_done():
+    told = []
+    report = progress.Portions(told.append, 3)
+    for count in (2, 2, 2, 5, 1):
+        report(count)
+    assert told == [1, 1, 1, 1]
