@@ -25,6 +25,7 @@ STUDIES = {
     "deep_attention": "how much each layer's last position attends to each class's label words",
     "flow": "the information flow of a few prompts along every edge",
     "tokens": "the tokens of each prompt, where they stand, and which are label words",
+    "diagnosis": "which classes the keys of their label words say are confused",
     "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
 }
 
@@ -98,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
         added.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
         added.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
+        if study == "diagnosis":
+            added.add_argument(
+                "--pooled", required=True, type=Path, help="the same queries under demonstrations that change: pooled-1shot"
+            )
         if study in Studies.model_fields:
             added.add_argument("--settings", help=f"the keys under `studies: {study}` in the config, as YAML")
 
@@ -269,6 +274,7 @@ def _study(options: argparse.Namespace) -> None:
         bos=BOS[options.bos],
         as_chat=options.chat,
         settings=settings,
+        pooled=getattr(options, "pooled", None),
     )
 
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
+from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
@@ -136,6 +137,9 @@ class Studies(Section):
 
     isolation: Isolation = Field(
         default_factory=Isolation, description="Cutting label words, or others in their place, off from the text before them."
+    )
+    diagnosis: Diagnosis = Field(
+        default_factory=Diagnosis, description="Telling from the keys of label words which classes a model confuses."
     )
 
 

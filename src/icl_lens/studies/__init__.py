@@ -11,10 +11,11 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from icl_lens import artifacts, chat, models, provenance
-from icl_lens.positions import Bos, tokenize
+from icl_lens.positions import Bos, TokenizedPrompt, tokenize
 from icl_lens.progress import progress
 from icl_lens.section import Section
 
@@ -33,6 +34,7 @@ def run(
     bos: Bos = "auto",
     as_chat: bool = False,
     settings: Section | None = None,
+    pooled: Path | str | None = None,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -48,6 +50,7 @@ def run(
         bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.positions.tokenize`.
         as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.chat.wrap`.
         settings: The study's own, an instance of its module's ``Settings``; its defaults where none is given.
+        pooled: A second prompts table, for a study that reads two (diagnosis).
 
     Raises:
         ValueError: The settings are another study's (a defect of the caller).
@@ -60,20 +63,33 @@ def run(
     if not isinstance(own, kind):
         raise ValueError(f"{type(own).__name__} are no settings of the study {study}")
     table, origin = artifacts.read(prompts, "prompts")
+    second = None if pooled is None else artifacts.read(pooled, "prompts")[0]
     loaded = models.load(model, name=name, device=device, dtype=dtype)
-    tokenized = tokenize(chat.wrap(table, loaded.tokenizer) if as_chat else table, loaded.tokenizer, bos)
+
+    def read(wanted: pd.DataFrame) -> list[TokenizedPrompt]:
+        return tokenize(chat.wrap(wanted, loaded.tokenizer) if as_chat else wanted, loaded.tokenizer, bos)
+
+    tokenized = read(table)
     fitting = models.fitting(loaded, tokenized)
     observed = models.observe(loaded, fitting)
     observed["prompts"] = len(fitting)
     observed["left_out"] = len(tokenized) - len(fitting)
-    with progress(len(fitting), f"{study} of {loaded.name}") as advance:
-        rows = code.compute(loaded, fitting, batch_tokens, advance, **({} if own is None else {"settings": own}))
+    more = {} if own is None else {"settings": own}
+    inputs = [prompts]
+    if second is not None:
+        beside = read(second)
+        more["pooled"] = models.fitting(loaded, beside)
+        observed["prompts"] += len(more["pooled"])
+        observed["left_out"] += len(beside) - len(more["pooled"])
+        inputs.append(pooled)
+    with progress(observed["prompts"], f"{study} of {loaded.name}") as advance:
+        rows = code.compute(loaded, fitting, batch_tokens, advance, **more)
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     metadata = artifacts.describe(
         study,
         module,
-        inputs={provenance.artifact_name(prompts, out): provenance.file_hash(prompts)},
+        inputs={provenance.artifact_name(path, out): provenance.file_hash(path) for path in inputs},
         settings={
             "batch_tokens": batch_tokens,
             "bos": bos,
@@ -90,4 +106,4 @@ def run(
         task=origin.get("task"),
     )
     artifacts.write(out, rows, metadata)
-    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(fitting))
+    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), observed["prompts"])
