@@ -1,8 +1,8 @@
 """What figures show of the error diagnosis: predicted and real confusion pair by pair, and how far their ranks agree.
 
 Predicted confusion is the study's (:mod:`icl_lens.studies.diagnosis`). Real confusion is the paper's (*Label Words are
-Anchors*, section 3.3): of the texts whose gold class is a or b, the AUC with which p_a / (p_a + p_b) tells those of a. It is the
-same for (a, b) and (b, a); 1 is never confused, one half is chance. A pair of which a class has no text has none, and stays
+Anchors*, section 3.3): of the texts whose gold class is a or b, the AUC with which p_a / (p_a + p_b) tells those of a. It is
+the same for (a, b) and (b, a); 1 is never confused, one half is chance. A pair of which a class has no text has none, and stays
 empty.
 
 The paper compares the two by eye. Here each demonstration set (a seed) gives Spearman's rank correlation over its pairs; the
@@ -83,8 +83,8 @@ def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple
     Returns:
         One row a model, set, task, source of the keys and M: value (mean over seeds of Spearman's correlation; empty where it
         exists for none: fewer than two pairs), low and high (empty with fewer than two seeds), seeds (over which it exists),
-        pairs (fewest of a seed), relabelled (share of relabellings that agree as well or better, this one among them). And one row
-        a seed: the same key, seed, pairs, correlation.
+        pairs (fewest of a seed), relabelled (share of relabellings that agree as well or better, this one among them). And one
+        row a seed: the same key, seed, pairs, correlation.
     """
     plan = plan or Bootstrap()
     plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)

@@ -66,7 +66,7 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
 
 
 def test_error_diagnosis_reads_two_prompts_tables_and_records_both(checkpoint, prompts, tmp_path, capsys):
-    out = tmp_path / "results" / "diagnosis.parquet"
+    out = tmp_path / "results" / "studies" / "own" / "sst2" / "fresh-1shot" / "diagnosis.parquet"
     pooled = prompts.with_name("pooled-1shot.parquet")
     arguments = ["diagnosis", "--model", checkpoint, "--prompts", prompts, "--settings", "{directions: 2, sweep: [1]}"]
     arguments = [str(a) for a in [*arguments, "--out", out, "--pooled", pooled]]

@@ -60,7 +60,7 @@ def test_fresh_prompts_of_a_seed_have_one_order_of_classes():
 def test_a_pool_is_the_released_sampler_s_64_shots_class_by_class(seed):
     table = corpus(classes=4, train=600, test=80)
     train = as_datasets(table)["train"]
-    # Error_analysis.ipynb: 64 of each class by sample_two_set_with_shot_per_class; text i takes the (i mod 64)-th of each class.
+    # Error_analysis.ipynb: 64 of each class by sample_two_set_with_shot_per_class; text i has the (i mod 64)-th of each.
     indices = list(range(len(train)))
     np.random.RandomState(seed).shuffle(indices)
     by_class = [[index for index in indices if train[index]["label"] == c][:64] for c in range(4)]
