@@ -6,7 +6,8 @@ the same for (a, b) and (b, a); 1 is never confused, one half is chance. A pair 
 empty.
 
 The paper compares the two by eye. Here each demonstration set (a seed) gives Spearman's rank correlation over its pairs; the
-estimate is the mean over sets, its interval a bootstrap over sets. Beside it stands how rarely names of classes dealt out at
+estimate is the mean over sets, its interval a bootstrap over sets. A set in which the model confuses no pair, so that all are
+alike, has none. Beside it stands how rarely names of classes dealt out at
 random would have agreed as well: pairs that share a class are not independent, so the classes are relabelled and not the pairs.
 """
 
@@ -123,10 +124,23 @@ def average(compared: pd.DataFrame, column: str) -> np.ndarray:
     return _square(compared.groupby(["class_a", "class_b"], as_index=False)[column].mean(), column)
 
 
-def lowest(matrix: np.ndarray) -> tuple[int, int]:
-    """The pair of classes that is most confused: that of the lowest known cell above the diagonal."""
+def lowest(matrix: np.ndarray) -> tuple[int, int] | None:
+    """The pair of classes that is most confused: that of the lowest known cell above the diagonal.
+
+    None where no cell is known, or all of several are alike, such as those of a model that confuses nothing.
+    """
     above = np.where(np.triu(np.ones_like(matrix, dtype=bool), 1), matrix, np.nan)
+    known = above[~np.isnan(above)]
+    if not len(known) or (len(known) > 1 and np.ptp(known) == 0):
+        return None
     return tuple(int(place) for place in np.unravel_index(np.nanargmin(above), above.shape))
+
+
+def why_none(row: pd.Series) -> str:
+    """Why a row of :func:`correlations` has no value, half a sentence."""
+    if row["pairs"] < 2:
+        return f"no rank correlation, for it takes two pairs of classes, and {row['pairs']} can be measured"
+    return "no rank correlation, for in every demonstration set the real confusion of all pairs is the same"
 
 
 def _square(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.diagnosis_summary import average, compare, correlations, lowest
+from icl_lens.diagnosis_summary import average, compare, correlations, lowest, why_none
 from icl_lens.errors import InputError
 from icl_lens.statistics import spearman
 
@@ -113,6 +113,23 @@ def test_matrices_are_symmetric_with_ones_on_the_diagonal_and_know_their_lowest_
     assert np.diag(matrix).tolist() == [1] * 4
     assert matrix[1, 3] == pytest.approx((0.6 + 0.7) / 2)
     assert lowest(matrix) == (0, 1)
+    assert lowest(np.ones((3, 3))) is None
+    assert lowest(np.where(np.eye(3), 1, np.nan)) is None
+    assert lowest(np.ones((2, 2))) == (0, 1)
+
+
+def test_a_set_without_any_confusion_has_no_correlation_and_the_reason_is_said():
+    given = answers()
+    sure = [[0.0 if c == g else -50.0 for c in range(4)] for g in given["gold"]]
+    given["class_log_probs"] = given["class_log_probs"].where(given["seed"] == 42, pd.Series(sure))
+    summary, each = correlations(compare(predicted(lambda seed, a, b: a + b / 3), given))
+    assert each["correlation"].isna().tolist() == [False, True]
+    assert (summary["seeds"].item(), np.isnan(summary["low"].item())) == (1, True)
+    given["class_log_probs"] = sure
+    none, _ = correlations(compare(predicted(lambda seed, a, b: a + b / 3), given))
+    assert "the real confusion of all pairs is the same" in why_none(none.iloc[0])
+    two, _ = correlations(compare(predicted(lambda seed, a, b: 1.0, classes=2), answers(classes=2)))
+    assert "it takes two pairs of classes, and 1 can be measured" in why_none(two.iloc[0])
 
 
 def test_a_seed_without_answers_is_said():
