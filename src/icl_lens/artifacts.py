@@ -169,6 +169,37 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    "compression": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("method", pa.string()),
+                ("draw", pa.int64()),
+                ("positions", pa.string()),
+                ("prediction", pa.int64()),
+                ("label_agrees", pa.bool_()),
+                ("word_jaccard_5", pa.float64()),
+            ]
+        ),
+    ),
+    "speed": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("way", pa.string()),
+                ("prompts", pa.int64()),
+                ("repeat", pa.int64()),
+                ("seconds", pa.float64()),
+                ("demo_tokens", pa.int64()),
+                ("kept_tokens", pa.int64()),
+                ("query_tokens", pa.float64()),
+                ("demo_words", pa.int64()),
+                ("query_words", pa.float64()),
+            ]
+        ),
+    ),
     "diagnosis": (
         1,
         pa.schema(

@@ -22,6 +22,8 @@ STUDIES = {
     "icl": "what the model answers to each prompt",
     "saliency": "S_wp, S_pq and S_ww of each prompt and layer",
     "isolation": "whether each answer survives when label words, or others in their place, see nothing before them",
+    "compression": "whether each answer survives when of its demonstrations a few keys and values are kept",
+    "speed": "how long a query takes behind whole and behind compressed demonstrations",
     "deep_attention": "how much each layer's last position attends to each class's label words",
     "flow": "the information flow of a few prompts along every edge",
     "tokens": "the tokens of each prompt, where they stand, and which are label words",

@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
+from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
@@ -25,6 +26,7 @@ from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.section import Section, Seed
+from icl_lens.speed_plan import Settings as Speed
 from icl_lens.tasks import TASKS, Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -141,6 +143,12 @@ class Studies(Section):
     diagnosis: Diagnosis = Field(
         default_factory=Diagnosis, description="Telling from the keys of label words which classes a model confuses."
     )
+    compression: Compression = Field(
+        default_factory=Compression, description="Keeping a few keys and values of the demonstrations, or their text (Table 2)."
+    )
+    speed: Speed = Field(
+        default_factory=Speed, description="Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."
+    )
 
 
 def _layer(layer: int | str) -> int | str:
@@ -229,7 +237,8 @@ class Config(Section):
     studies: Annotated[Studies, BeforeValidator(_numbers)] = Field(
         default_factory=Studies,
         description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
-        "before them, in how many layers and how, and how many draws its random control takes.",
+        "before them, in how many layers and how, and how many draws its random control takes; how `compression` "
+        "continues positions and how often it draws; how many prompts `speed` times, and how often.",
     )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,

@@ -174,7 +174,13 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def save_table(table: pd.DataFrame, stem: Path | str, lines: Sequence[str] = (), digits: int | None = None) -> None:
+def save_table(
+    table: pd.DataFrame,
+    stem: Path | str,
+    lines: Sequence[str] = (),
+    digits: int | None = None,
+    shown: pd.DataFrame | None = None,
+) -> None:
     """Write a table as CSV, Markdown and LaTeX (every special character escaped).
 
     Args:
@@ -182,8 +188,10 @@ def save_table(table: pd.DataFrame, stem: Path | str, lines: Sequence[str] = (),
         stem: The files' common path without ending, e.g. ``results/tables/table_4``.
         lines: Notes: paragraphs below the Markdown table, comments above the LaTeX one.
         digits: Significant digits of a fraction in Markdown and LaTeX; the CSV has all, always.
+        shown: What Markdown and LaTeX say, where the CSV says more.
     """
     _save_csv(table, stem)
+    table = table if shown is None else shown
     if digits is not None:
         table = table.map(lambda value: f"{value:.{digits}g}" if isinstance(value, float) else value)
     markdown = table.map(_escape_markdown).to_markdown(index=False, disable_numparse=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from icl_lens import compression_plan
 from icl_lens.config import Config, Model
 from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.published import COUNTS
@@ -57,13 +58,16 @@ TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agne
 OTHER_TEXT = 60
 
 # Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
-# isolation makes one pass for each of its conditions besides. The last three run a few prompts or none: loading is their cost.
+# isolation makes one pass for each of its conditions besides, compression one over the queries for each of its own. Those
+# with 0 run a few prompts or none: loading is their cost.
 PASSES: dict[str, float] = {
     "icl": 1,
     "deep_attention": 1,
     "saliency": 3,
     "isolation": 1,
     "diagnosis": 1,
+    "compression": 2,
+    "speed": 0,
     "flow": 0,
     "isolated_words": 0,
     "tokens": 0,
@@ -134,6 +138,9 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
         tokens = prompts * full * (main_layer(layers) / layers)
     passes = PASSES[path.stem] + (len(conditions(config.studies.isolation, layers)) if path.stem == "isolation" else 0)
     operations = 2 * parameters * tokens * passes
+    if path.stem == "compression":
+        behind = len(compression_plan.conditions(config.studies.compression)) - 1  # Text_anchor is no query's pass
+        operations += 2 * parameters * prompts * query * behind
     width = 4 if dtype == "float32" else 2
     seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
     return Study(model_name, path.stem, prompts, seconds / 3600)
@@ -183,7 +190,10 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
     rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
     passes = ", ".join(f"{study} {number:g}" for study, number in PASSES.items() if number)
-    yield f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition"
+    yield (
+        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition (of "
+        "compression over the queries)"
+    )
     yield f"assumed: {rates}; weights read at {READ_RATE / 1e9:g} GB/s once a job"
     yield f"tokens: means of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any other text"
 

@@ -8,7 +8,7 @@ the classes are those that follow the prompt's last colon when a label word is w
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,9 @@ class TokenizedPrompt:
         text: What was tokenised.
         spans: Each token's [start, end) characters of the text, shape (T, 2); a beginning-of-sequence token that is not
             written in the text has none, [0, 0).
+        text_spans: [start, end) characters of each demonstration's text, shape (D, 2).
+        label_spans: [start, end) characters of each demonstration's label word, leading blank included, shape (D, 2).
+        query_span: [start, end) characters of the query's text, shape (2,).
     """
 
     prompt_id: int
@@ -51,6 +54,9 @@ class TokenizedPrompt:
     seed: int
     text: str
     spans: np.ndarray
+    text_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
+    label_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
+    query_span: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
 
     @property
     def last(self) -> int:
@@ -62,7 +68,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
     """Tokenise a prompts table and find every anchor.
 
     Args:
-        prompts: A prompts table; of its columns prompt_id, text, gold, label_words, label_spans and demo_labels are read.
+        prompts: A prompts table; of its columns prompt_id, text, gold, label_words, demo_labels and the spans but for
+            prefix_spans are read.
         tokenizer: A fast tokenizer.
         bos: Whether a beginning-of-sequence token is put first; never a second one, where the text itself begins with it
             (chat templates write it). "auto" follows the tokenizer.
@@ -121,9 +128,17 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 seed=int(row.seed),
                 text=row.text,
                 spans=np.array([(0, 0)] * len(before) + list(offsets), dtype=np.int64),
+                text_spans=_spans(row.text_spans),
+                label_spans=_spans(row.label_spans),
+                query_span=np.array(row.query_span, dtype=np.int64),
             )
         )
     return result
+
+
+def _spans(spans: Any) -> np.ndarray:
+    """[start, end) pairs of a table's cell, shape (n, 2)."""
+    return np.array([list(span) for span in spans], dtype=np.int64).reshape(-1, 2)
 
 
 def _check(place: str, row: Any, words: tuple[str, ...]) -> None:

@@ -54,6 +54,21 @@ def progress(
     yield advance
 
 
+class Runs:
+    """Counts runs of prompts and tells of prompts, of which each takes several runs."""
+
+    def __init__(self, tell: Callable[[int], object], runs: int) -> None:
+        self.tell, self.runs = tell, runs
+        self.done = self.told = 0
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        more = self.done // self.runs - self.told
+        if more:
+            self.tell(more)
+            self.told += more
+
+
 def amount(count: float) -> str:
     """A number of bytes for people: ``548.1 MB``."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

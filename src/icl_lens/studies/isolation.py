@@ -32,6 +32,7 @@ from icl_lens.isolation_plan import WORDS, Condition, Scope, Settings, Target, c
 from icl_lens.loyalty import jaccard
 from icl_lens.models import Batch, LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
+from icl_lens.progress import Runs
 
 
 @torch.inference_mode()
@@ -69,7 +70,7 @@ def compute(
     positions = {source: _positions(model, prompts, *source, settings.random_scope) for source in sources}
     predictions = np.empty((len(planned), len(prompts)), dtype=np.int64)  # (C, N)
     overlaps = {k: np.empty((len(planned), len(prompts))) for k in WORDS}  # (C, N) each
-    report = _Progress(progress, len(planned) + 1)
+    report = Runs(progress, len(planned) + 1)
     plain = np.empty(len(prompts), dtype=np.int64)  # (N,)
     for group in sharing(model, prompts):
         top: dict[int, np.ndarray] = {}
@@ -198,18 +199,3 @@ def isolate(
         return attention.block(network, dict.fromkeys(layers, edges))
     factors: Mapping[int, Tensor] = dict.fromkeys(layers, (~edges[:, None]).to(network.dtype))  # (B, 1, Q, K)
     return attention.scale(network, factors)
-
-
-class _Progress:
-    """Counts runs of prompts and tells of prompts, of which each takes several runs."""
-
-    def __init__(self, tell: Callable[[int], object], runs: int) -> None:
-        self.tell, self.runs = tell, runs
-        self.done = self.told = 0
-
-    def __call__(self, count: int) -> None:
-        self.done += count
-        more = self.done // self.runs - self.told
-        if more:
-            self.tell(more)
-            self.told += more

@@ -1,0 +1,147 @@
+"""Speed: how long a query takes behind compressed demonstrations, against the whole prompt read at once.
+
+*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). Three ways to the same position's logits:
+
+    full            the whole prompt in one forward pass (the paper's opponent)
+    hidden_anchor   the query behind the K kept positions of its demonstrations
+    shared          the query behind all P of them, kept whole: exact, and also read once
+
+Timed is the forward pass alone, up to the logits at the last position, by the model's own attention kernel: the inputs lie on
+the device before, nothing is decoded, and the device has finished before the clock starts and before it stops. What is read
+once for all queries (the demonstrations) is not counted, as in the paper. Each is run once before it is timed, and the ways
+alternate. One prompt at a time is the paper's comparison; a seed's prompts together, in batches, tell the throughput.
+
+The times are this machine's and are not the same again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icl_lens import compression, models
+from icl_lens.compression import Compressed
+from icl_lens.models import Batch, LanguageModel
+from icl_lens.positions import TokenizedPrompt
+from icl_lens.speed_plan import WAYS, Settings, Way
+from icl_lens.studies.compression import alike
+
+
+@torch.inference_mode()
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+    settings: Settings | None = None,
+) -> pd.DataFrame:
+    """Seconds of every repeat, and the lengths that they hang on.
+
+    Args:
+        model: Any model whose keys and values can be kept.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batches`.
+        progress: Told after each set of demonstrations how many prompts it has, those that are not timed too.
+        settings: See :class:`Settings`.
+
+    Raises:
+        InputError: A prompt has no demonstration, or the model's family cannot do it.
+
+    Returns:
+        One row a timed pass, way and repeat: prompt_id (of a batch its first), way, prompts (timed together; 1 for the paper's
+        comparison), repeat, seconds, demo_tokens (P), kept_tokens (K; P where all are kept), query_tokens (their mean, template
+        included), demo_words and query_words (whitespace words of the raw texts, L_demo and L_x in Table 6).
+    """
+    settings = settings or Settings()
+    groups = alike(prompts)
+    compression.require_compressible(model)
+    rows: list[dict] = []
+    timed: dict[int, int] = {}
+    for index in groups:
+        first = prompts[index[0]]
+        room = settings.prompts - timed.get(first.seed, 0)
+        chosen = index[: max(0, room)]
+        timed[first.seed] = timed.get(first.seed, 0) + len(chosen)
+        if chosen:
+            ids = first.ids[: compression.query_start(first)]
+            whole = compression.read(model, first)
+            anchored = compression.kept_positions(first)
+            behind: dict[Way, Compressed | None] = {
+                "full": None,
+                "hidden_anchor": compression.keep(whole, ids, anchored),
+                "shared": compression.keep(whole, ids, np.arange(len(ids))),
+            }
+            for together in [*([place] for place in chosen), *([chosen] if len(chosen) > 1 else [])]:
+                of_pass = {
+                    "prompt_id": first.prompt_id if len(together) > 1 else prompts[together[0]].prompt_id,
+                    "prompts": len(together),
+                    "demo_tokens": len(ids),
+                    "query_tokens": np.mean([len(prompts[i].ids) - len(ids) for i in together]),
+                    "demo_words": sum(_words(first, span) for span in first.text_spans),
+                    "query_words": np.mean([_words(prompts[i], prompts[i].query_span) for i in together]),
+                }
+                passes = {way: _pass(model, prompts, batch_tokens, together, behind[way]) for way in WAYS}
+                seconds = _time(model, passes, settings.repeats)
+                for way in WAYS:
+                    kept = len(anchored) if way == "hidden_anchor" else len(ids)
+                    rows += [
+                        {**of_pass, "way": way, "kept_tokens": kept, "repeat": repeat, "seconds": value}
+                        for repeat, value in enumerate(seconds[way])
+                    ]
+        progress(len(index))
+    return pd.DataFrame(rows)
+
+
+def _pass(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    index: list[int],
+    behind: Compressed | None,
+) -> Callable[[], None]:
+    """A forward pass over some prompts whose batches lie ready on the device."""
+    if behind is None:
+        ready = list(models.batches(model, prompts, batch_tokens, index))
+    else:
+        ready = list(compression.batches(model, prompts, batch_tokens, behind, index=index))
+
+    def logits(batch: Batch) -> torch.Tensor:
+        return models.last_logits(model, batch) if behind is None else compression.query_logits(model, batch, behind)
+
+    def run() -> None:
+        for batch in ready:
+            logits(batch)
+
+    return run
+
+
+def _time(model: LanguageModel, passes: dict[Way, Callable[[], None]], repeats: int) -> dict[Way, list[float]]:
+    """Seconds of each way's repeats; the first run of each does not count."""
+    seconds: dict[Way, list[float]] = {way: [] for way in passes}
+    for repeat in range(-1, repeats):
+        for way, run in passes.items():
+            _finish(model)
+            start = time.perf_counter()
+            run()
+            _finish(model)
+            if repeat >= 0:
+                seconds[way].append(time.perf_counter() - start)
+    return seconds
+
+
+def _finish(model: LanguageModel) -> None:
+    """Wait until the device has done all that it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    elif model.device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _words(prompt: TokenizedPrompt, span: np.ndarray) -> int:
+    """How many whitespace words some characters of a prompt are."""
+    start, end = span
+    return len(prompt.text[start:end].split())

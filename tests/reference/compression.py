@@ -1,0 +1,87 @@
+"""Next-token logits of one query behind compressed demonstrations, written from the paper (section 3.2) as plainly as it reads.
+
+It shares nothing with the package: one prompt at a time, transformers' own eager attention, no cache. The whole prompt is
+read, and in every layer the query's tokens cannot see the demonstrations' tokens that are not kept; these are what they were.
+A causal model computes the same for the demonstrations whatever follows, so nothing else is to be undone.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+
+import torch
+
+
+def compressed_logits(model, ids, length, kept) -> torch.Tensor:
+    """Logits at the last position, shape (V,), the query's positions continuing behind the demonstrations.
+
+    Args:
+        model: A causal language model; it is switched to eager attention.
+        ids: Token ids of the prompt.
+        length: How many of them are demonstrations.
+        kept: Positions among these that the query sees.
+    """
+    dropped = [p for p in range(length) if p not in set(kept)]
+
+    def edited(weights):
+        weights = weights.clone()
+        for q in range(length, len(ids)):
+            weights[:, :, q, dropped] = 0.0
+            weights[:, :, q] /= weights[:, :, q].sum(-1, keepdim=True)
+        return weights
+
+    model.set_attn_implementation("eager")
+    with torch.inference_mode(), _edited_attention(model, edited):
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+
+
+def restarted_logits(model, ids, length, kept) -> torch.Tensor:
+    """The same with the query's positions restarting at 0, the demonstrations read with their own positions in that pass."""
+    dropped = [p for p in range(length) if p not in set(kept)]
+
+    def edited(weights):
+        weights = weights.clone()
+        for q in range(length, len(ids)):
+            weights[:, :, q, dropped] = 0.0
+            weights[:, :, q] /= weights[:, :, q].sum(-1, keepdim=True)
+        return weights
+
+    positions = [*range(length), *range(len(ids) - length)]
+    model.set_attn_implementation("eager")
+    with torch.inference_mode(), _edited_attention(model, edited):
+        return model(
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            position_ids=torch.tensor([positions]),
+            use_cache=False,
+        ).logits[0, -1]
+
+
+@contextmanager
+def _edited_attention(model, edited):
+    """Replace the eager attention of the model's own modelling file by the same with its weights edited."""
+    attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx"))
+    source = sys.modules[type(attention).__module__]
+    if hasattr(attention, "_attn"):  # GPT-J
+        owner, name = type(attention), "_attn"
+
+        def replacement(module, query, key, value, *args, **kwargs):
+            _, weights = original(module, query, key, value, *args, **kwargs)
+            weights = edited(weights)
+            return weights @ value, weights
+    else:
+        owner, name = source, "eager_attention_forward"
+
+        def replacement(module, query, key, value, *args, **kwargs):
+            _, weights = original(module, query, key, value, *args, **kwargs)
+            weights = edited(weights)
+            heads = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+            return (weights @ heads).transpose(1, 2).contiguous(), weights
+
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

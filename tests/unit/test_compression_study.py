@@ -1,0 +1,213 @@
+"""The study of compression against its plain reference, and the study of speed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from icl_lens import artifacts, compression, studies
+from icl_lens.compression_plan import Condition, Settings, conditions
+from icl_lens.errors import InputError
+from icl_lens.models import LanguageModel
+from icl_lens.positions import tokenize
+from icl_lens.speed_plan import WAYS
+from icl_lens.speed_plan import Settings as SpeedSettings
+from icl_lens.studies import compression as study
+from icl_lens.studies import speed
+
+from ..conftest import sentencepiece_like
+from ..families import tiny, unsupported
+from ..prompts_table import prompts_table, shared_table
+from ..reference.compression import compressed_logits, restarted_logits
+
+FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama")
+RESTARTABLE = Settings(positions=["continued", "restarted"], draws=2)
+
+
+def expected_logits(plain, model, prompt, method, draw, positions):
+    """Next-token logits of one prompt by one method, read whole and alone."""
+    ids, length = prompt.ids.tolist(), compression.query_start(prompt)
+    if method == "text_anchor":
+        text = prompt.text
+        for start, end in reversed(prompt.text_spans.tolist()):
+            text = text[:start].rstrip(" ") + text[end:]
+        ids, length = model.tokenizer(text)["input_ids"], 0
+    if method in ("full", "text_anchor"):
+        return compressed_logits(plain, ids, 0, [])
+    keep = {p for p in range(length) if not any(p in positions for positions in compression.text_positions(prompt))}
+    if method == "hidden_random":
+        keep = keep - set(prompt.anchors.tolist()) | set(study.random_text_positions(prompt, draw).tolist())
+    run = compressed_logits if positions == "continued" else restarted_logits
+    return run(plain, ids, length, sorted(keep))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ["sst2", "trec"])
+def test_every_row_agrees_with_the_plain_reference(family, task, language_model):
+    model = language_model(family)
+    table = pd.concat([shared_table(task, count=4), prompts_table(task, count=1, shots=2).assign(prompt_id=1)])
+    prompts = tokenize(table, model.tokenizer)
+    rows = study.compute(model, prompts, 4096, settings=RESTARTABLE)
+    assert len(rows) == len(prompts) * (1 + len(conditions(RESTARTABLE))) == len(prompts) * 8
+    plain = tiny(family, len(model.tokenizer))
+    compared = 0
+    for prompt in prompts:
+        full = expected_logits(plain, model, prompt, "full", 0, "own")
+        for row in rows[rows["prompt_id"] == prompt.prompt_id].itertuples():
+            logits = expected_logits(plain, model, prompt, row.method, row.draw, row.positions)
+            classes = logits[prompt.label_ids].sort(descending=True).values
+            words = logits.topk(6).values
+            if (classes[0] - classes[1]) > 1e-3:  # a near-tie may fall either way
+                compared += 1
+                assert row.prediction == int(logits[prompt.label_ids].argmax())
+                assert row.label_agrees == (row.prediction == int(full[prompt.label_ids].argmax()))
+            if (words[4] - words[5]) > 1e-3 and (full.topk(6).values[4] - full.topk(6).values[5]) > 1e-3:
+                ours, theirs = set(logits.topk(5).indices.tolist()), set(full.topk(5).indices.tolist())
+                assert row.word_jaccard_5 == pytest.approx(len(ours & theirs) / len(ours | theirs))
+    assert compared > 0.9 * len(rows)
+
+
+def test_no_row_hangs_on_batch_size_or_on_what_else_is_studied(language_model):
+    model = language_model("llama")
+    prompts = tokenize(shared_table(count=5), model.tokenizer)
+    together = study.compute(model, prompts, 4096, settings=Settings(draws=2))
+    pd.testing.assert_frame_equal(study.compute(model, prompts, 1, settings=Settings(draws=2)), together)
+    alone = pd.concat([study.compute(model, [p], 4096, settings=Settings(draws=2)) for p in prompts], ignore_index=True)
+    pd.testing.assert_frame_equal(alone, together)
+
+
+def test_progress_tells_of_every_prompt_once(language_model):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table(count=5), model.tokenizer)
+    told = []
+    study.compute(model, prompts, 64, told.append, Settings(draws=2))
+    assert sum(told) == len(prompts)
+    told = []
+    speed.compute(model, prompts, 64, told.append, SpeedSettings(prompts=1, repeats=1))
+    assert sum(told) == len(prompts)
+
+
+def test_a_draw_replaces_each_label_words_first_token_by_one_of_its_own_text(tokenizer):
+    drawn = set()
+    for prompt in tokenize(prompts_table("trec", count=3, shots=2), tokenizer):
+        anchored = compression.kept_positions(prompt)
+        for draw in range(20):
+            kept = study.kept(prompt, Condition("hidden_random", draw, "continued"), Settings())
+            assert len(kept) == len(anchored)
+            assert set(anchored) - set(kept) == set(prompt.anchors)
+            for new, label, text in zip(
+                sorted(set(kept) - set(anchored)), prompt.anchors, compression.text_positions(prompt), strict=True
+            ):
+                assert new in text
+                assert new < label
+            drawn.add(tuple(kept))
+    assert len(drawn) > 50  # of 60
+
+
+def test_draws_are_the_same_for_prompts_that_share_their_demonstrations_and_hang_on_the_seed(tokenizer):
+    first, _, third, *_ = tokenize(shared_table(count=6), tokenizer)
+    assert first.ids.tolist() != third.ids.tolist()
+    same = [study.random_text_positions(p, 3).tolist() for p in (first, replace(third, seed=first.seed))]
+    assert same[0] == same[1]
+    others = {tuple(study.random_text_positions(replace(first, seed=seed), 3)) for seed in range(10)}
+    assert len(others) > 5
+
+
+def test_accumulated_draws_keep_all_before_them_as_released(tokenizer):
+    prompt = tokenize(prompts_table(count=1), tokenizer)[0]
+    sizes = []
+    for draw in range(4):
+        kept = study.kept(prompt, Condition("hidden_random", draw, "continued"), Settings(accumulate=True))
+        union = set(np.concatenate([study.random_text_positions(prompt, n) for n in range(draw + 1)]))
+        assert set(kept) == set(compression.kept_positions(prompt)) - set(prompt.anchors) | union
+        sizes.append(len(kept))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[0]
+
+
+def test_text_anchor_is_the_template_with_empty_texts():
+    tokenizer = sentencepiece_like()
+    prompt = tokenize(prompts_table(count=1), tokenizer)[0]
+    short = study.text_anchor(prompt, tokenizer)
+    query = prompt.text[prompt.query_span[0] :]
+    assert short.text == f"Review:\nSentiment: Negative\nReview:\nSentiment: Positive\nReview: {query}"
+    assert short.ids[0] == tokenizer.bos_token_id
+    assert short.ids[1] != tokenizer.bos_token_id
+    assert short.ids[short.anchors].tolist() == prompt.ids[prompt.anchors].tolist()
+
+
+def test_a_text_without_a_token_to_draw_is_one_sentence(language_model):
+    model = language_model("gpt2")
+    prompt = tokenize(prompts_table(count=1), model.tokenizer)[0]
+    empty = replace(prompt, text_spans=np.array([prompt.text_spans[0], [prompt.text_spans[1, 0]] * 2]))
+    with pytest.raises(InputError, match="prompt 100: the text of demonstration 2 has no token to draw; leave such texts out"):
+        study.compute(model, [empty], 4096)
+    bare = replace(prompt, anchors=np.empty(0, dtype=np.int64))
+    for module in (study, speed):
+        with pytest.raises(InputError, match="prompt 100 has no demonstration"):
+            module.compute(model, [bare], 4096)
+
+
+def test_speed_times_every_way_and_tells_the_lengths(language_model):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table(count=6), model.tokenizer)
+    rows = speed.compute(model, prompts, 4096, settings=SpeedSettings(prompts=2, repeats=3))
+    assert (rows["seconds"] > 0).all()
+    passes = rows.groupby(["prompt_id", "prompts"])
+    assert all(part.groupby("way")["repeat"].apply(list).to_dict() == {way: [0, 1, 2] for way in WAYS} for _, part in passes)
+    # Of each seed the first two prompts, one by one and (where they share their demonstrations) together.
+    alone = rows[rows["prompts"] == 1]
+    seeds = {p.prompt_id: p.seed for p in prompts}
+    assert sorted(seeds[i] for i in set(alone["prompt_id"])) == [42, 42, 43, 43]
+    assert set(rows["prompts"]) == {1, 2}
+    for row in alone.itertuples():
+        prompt = next(p for p in prompts if p.prompt_id == row.prompt_id)
+        texts = [prompt.text[start:end] for start, end in prompt.text_spans]
+        assert row.demo_words == sum(len(text.split()) for text in texts)
+        assert row.query_words == len(prompt.text[slice(*prompt.query_span)].split())
+        assert row.demo_tokens + row.query_tokens == len(prompt.ids)
+        kept = len(compression.kept_positions(prompt)) if row.way == "hidden_anchor" else row.demo_tokens
+        assert row.kept_tokens == kept
+
+
+def test_each_way_timed_runs_what_it_says(language_model, monkeypatch):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table(count=1), model.tokenizer)
+    seen = []
+    original = speed.models.last_logits
+
+    def spy(model, batch):
+        seen.append((batch.ids.shape[1], batch.mask.shape[1]))
+        return original(model, batch)
+
+    monkeypatch.setattr(speed.models, "last_logits", spy)
+    speed.compute(model, prompts, 4096, settings=SpeedSettings(prompts=1, repeats=2))
+    length, tokens = compression.query_start(prompts[0]), len(prompts[0].ids)
+    query, kept = tokens - length, len(compression.kept_positions(prompts[0]))
+    assert seen == [(tokens, tokens), (query, kept + query), (query, tokens)] * 3  # the first of three does not count
+
+
+@pytest.mark.parametrize(("name", "settings"), [("compression", Settings(draws=1)), ("speed", SpeedSettings(repeats=1))])
+def test_a_study_writes_a_table_that_says_how_it_was_made(name, settings, checkpoint, tmp_path):
+    table = shared_table(count=4)
+    prompts = tmp_path / "prompts.parquet"
+    artifacts.write(prompts, table, artifacts.describe("prompts", "icl_lens.prompts", {}, {}, [42, 43]))
+    out = tmp_path / f"{name}.parquet"
+    studies.run(name, checkpoint, prompts, out, device="cpu", settings=settings)
+    rows, about = artifacts.read(out, name)
+    assert set(rows["prompt_id"]) <= set(table["prompt_id"])
+    assert about["settings"].items() >= settings.model_dump().items()
+    assert about["device"] == "cpu"
+    assert about["threads"] == torch.get_num_threads()
+    assert about["dtype"] == "float32"
+
+
+def test_a_family_that_cannot_is_refused_before_anything_is_run(tokenizer):
+    network, _ = unsupported("bloom", len(tokenizer))
+    model = LanguageModel("bloom", network, tokenizer, "float32", {})
+    prompts = tokenize(prompts_table(count=1), tokenizer)
+    for module in (study, speed):
+        with pytest.raises(InputError, match="family bloom cannot be studied with compressed demonstrations"):
+            module.compute(model, prompts, 4096)

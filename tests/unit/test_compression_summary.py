@@ -1,0 +1,132 @@
+"""Tables 2, 3 and 6 as they are averaged, against means taken one by one."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lens.compression_summary import METRICS, TOP, accelerations, best_draws, summarise
+from icl_lens.errors import InputError
+from icl_lens.speed_plan import WAYS
+from icl_lens.statistics import OVER_TASKS, Bootstrap
+
+CONDITIONS = [("full", 0, "own"), ("text_anchor", 0, "own")] + [
+    (*method, positions)
+    for positions in ("continued", "restarted")
+    for method in (("hidden_random", 0), ("hidden_random", 1), ("hidden_random", 2), ("hidden_anchor", 0))
+]
+
+
+@pytest.fixture
+def rows():
+    """Two tasks of unequal size, two seeds, every method."""
+    generator = np.random.default_rng(0)
+    found = []
+    for task, prompts in (("sst2", 30), ("trec", 10)):
+        for seed, number in itertools.product((42, 43), range(prompts)):
+            for method, draw, positions in CONDITIONS:
+                key = {"model": "m", "set": "s", "task": task, "seed": seed, "prompt_id": 100 * seed + number}
+                plain = method == "full"
+                answer = {"prediction": generator.integers(2), "gold": number % 2}
+                loyal = {
+                    "label_agrees": plain or generator.random() < 0.6,
+                    "word_jaccard_5": 1.0 if plain else generator.random(),
+                }
+                found.append({**key, "method": method, "draw": draw, "positions": positions, **answer, **loyal})
+    return pd.DataFrame(found)
+
+
+def average(rows, values):
+    """The mean over prompts, then seeds, then tasks, as the paper takes it."""
+    tasks = []
+    for task in sorted(set(rows["task"])):
+        seeds = [values[(rows["task"] == task) & (rows["seed"] == seed)].mean() for seed in (42, 43)]
+        tasks.append(sum(seeds) / len(seeds))
+    return sum(tasks) / len(tasks)
+
+
+def test_every_mean_is_the_papers(rows):
+    summary = summarise(rows, Bootstrap(resamples=300)).set_index(["task", "method", "positions"])
+    right = rows.assign(right=rows["prediction"] == rows["gold"])
+    for method, positions in {(method, positions) for method, _, positions in CONDITIONS}:
+        part = right[(right["method"] == method) & (right["positions"] == positions)]
+        for task, chosen in ((OVER_TASKS, part), ("trec", part[part["task"] == "trec"])):
+            shown = summary.loc[task, method, positions]
+            for column, metric in METRICS.items():
+                assert shown[metric] == pytest.approx(average(chosen, chosen[column].astype(float)), abs=1e-12)
+                if method != "full":
+                    assert shown[f"{metric}_low"] < shown[metric] < shown[f"{metric}_high"]
+                draws = [chosen[chosen["draw"] == draw] for draw in sorted(set(chosen["draw"]))]
+                draws = [average(one, one[column].astype(float)) for one in draws]
+                ends = [shown[f"{metric}_lowest_draw"], shown[f"{metric}_highest_draw"]]
+                assert ends == pytest.approx([min(draws), max(draws)])
+            assert shown["prompts"] == {OVER_TASKS: 80, "trec": 20}[task]  # draws are no prompts
+            assert shown["draws"] == (3 if method == "hidden_random" else 1)
+    assert (summary.loc[(OVER_TASKS, "full", "own"), ["label_loyalty", "word_loyalty"]] == 1).all()
+
+
+def test_the_top_draw_is_chosen_for_each_task_seed_and_positions(rows):
+    best = best_draws(rows)
+    for task, seed, positions in itertools.product(("sst2", "trec"), (42, 43), ("continued", "restarted")):
+        part = rows[(rows["task"] == task) & (rows["seed"] == seed) & (rows["positions"] == positions)]
+        loyalty = part[part["method"] == "hidden_random"].groupby("draw")["label_agrees"].mean()
+        chosen = best[(best["task"] == task) & (best["seed"] == seed) & (best["positions"] == positions)]
+        assert set(chosen["draw"]) == {loyalty[loyalty == loyalty.max()].index[0]}
+        assert chosen["prompt_id"].is_unique
+        assert chosen["label_agrees"].mean() == loyalty.max()
+    summary = summarise(rows, Bootstrap(resamples=2)).set_index(["task", "method", "positions"])
+    value = summary.loc[(OVER_TASKS, TOP, "continued"), "label_loyalty"]
+    part = best[best["positions"] == "continued"]
+    assert value == pytest.approx(average(part, part["label_agrees"].astype(float)))
+    assert value > summary.loc[(OVER_TASKS, "hidden_random", "continued"), "label_loyalty"]
+
+
+def test_methods_stand_as_in_the_paper_and_models_apart(rows):
+    two = summarise(pd.concat([rows, rows.assign(model="n", label_agrees=False)]), Bootstrap(resamples=2))
+    assert two["model"].is_monotonic_increasing
+    of_task = two[(two["model"] == "n") & (two["task"] == "sst2")]
+    methods = ["hidden_random", TOP, "hidden_anchor"]
+    assert of_task["method"].tolist() == ["full", "text_anchor", *methods, *methods]
+    assert of_task["positions"].tolist() == ["own", "own", *["continued"] * 3, *["restarted"] * 3]
+    assert (of_task["label_loyalty"] == 0).all()
+
+
+def speeds(**seconds):
+    """Two seeds of two prompts, three repeats each, and each seed's prompts together."""
+    found = []
+    for seed, number in itertools.product((42, 43), (0, 1, 2)):
+        for way, repeat in itertools.product(WAYS, range(3)):
+            lengths = {"demo_tokens": 40, "kept_tokens": 10 if way == "hidden_anchor" else 40, "demo_words": 30}
+            of_query = {"query_tokens": 10.0 + number, "query_words": 5.0 + number}
+            key = {"model": "m", "task": "sst2", "set": "s", "seed": seed, "prompt_id": seed * 10 + number % 2}
+            together = 2 if number == 2 else 1
+            value = seconds[way] * together * (1 + number % 2) * (1.1 if seed == 43 and way == "full" else 1)
+            found.append(
+                {**key, "way": way, "prompts": together, "repeat": repeat, "seconds": value * (1, 2, 9)[repeat]}
+                | lengths
+                | of_query
+            )
+    return pd.DataFrame(found)
+
+
+def test_an_acceleration_is_the_ratio_of_the_means_of_medians():
+    table = accelerations(speeds(full=6.0, hidden_anchor=2.0, shared=3.0)).set_index("together")
+    alone, together = table.loc[False], table.loc[True]
+    for row in (alone, together):
+        assert row["ratio"] == pytest.approx(3 * 1.05)
+        assert [row["lowest"], row["highest"]] == pytest.approx([3, 3.3])
+        assert [row["shared"], row["shared_lowest"], row["shared_highest"]] == pytest.approx([2 * 1.05, 2, 2.2])
+        assert row["spread_full"] == pytest.approx(8 / 2)
+        assert row["seeds"] == 2
+    assert alone["seconds_hidden_anchor"] == pytest.approx(2 * 2 * 1.5)
+    assert together["seconds_hidden_anchor"] == pytest.approx(2 * 2)  # of one prompt
+    assert (alone["passes"], together["passes"]) == (4, 2)
+    assert (alone["demo_tokens"], alone["kept_tokens"], alone["query_tokens"]) == (40, 10, 10.5)
+    assert (alone["demo_words"], alone["query_words"]) == (30, 5.5)
+
+
+def test_a_table_without_one_of_the_ways_is_refused():
+    rows = speeds(full=6.0, hidden_anchor=2.0, shared=3.0)
+    with pytest.raises(InputError, match="the speed table of m on sst2 lacks one of the ways full, hidden_anchor, shared"):
+        accelerations(rows[rows["way"] != "shared"])
