@@ -200,6 +200,22 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    "diagnosis": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("keys", pa.string()),
+                ("sets", pa.int64()),
+                ("layer", pa.int64()),
+                ("directions", pa.int64()),
+                ("directions_there", pa.int64()),
+                ("class_a", pa.int64()),
+                ("class_b", pa.int64()),
+                ("confusion", pa.float64()),
+            ]
+        ),
+    ),
     "deep_attention": (
         1,
         pa.schema([*_STUDY_KEYS, ("layer", pa.int64()), ("class", pa.int64()), ("attention", pa.float64())]),

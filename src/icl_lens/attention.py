@@ -1,6 +1,7 @@
 """The one place that touches attention: block edges, scale weights, record them, differentiate through them.
 
-Five context managers, the same for every family; outside them a model is exactly what it was.
+Five context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
+what it was.
 
     with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
         logits = network(**batch.inputs()).logits
@@ -63,6 +64,9 @@ def attend(
     Returns:
         The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
     """
+    for edit in getattr(module, _EDITS, ()):
+        if isinstance(edit, _Stop):
+            edit.read(module, query, key)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
@@ -93,7 +97,7 @@ def attend_and_read(
         The heads' outputs, shape (B, Q, H, d), and whatever else the kernel returns.
     """
     for reader in getattr(module, _EDITS):
-        reader.keep(module.layer_idx, reader.written_out(query, key, attention_mask, **arguments).to(value.dtype))
+        reader.read(module, query, key, attention_mask, **arguments)
     kernel = ALL_ATTENTION_FUNCTIONS[getattr(module, _KERNEL)]
     return kernel(module, query, key, value, attention_mask, **arguments)
 
@@ -269,6 +273,10 @@ class _Rows:
         self.keep(layer, weights[self.prompts, :, self._places(queries, keys)])
         return weights
 
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, **arguments: object) -> None:
+        """Keep a module's rows, written out from what its attention function is given."""
+        self.keep(module.layer_idx, self.written_out(query, key, attention_mask, **arguments).to(key.dtype))
+
     def keep(self, layer: int, row_weights: Tensor) -> None:
         """Keep a layer's rows, shape (B, H, K)."""
         self.weights_of[layer] = row_weights.detach()
@@ -299,6 +307,65 @@ class _Rows:
     def _places(self, queries: int, keys: int) -> Tensor:
         """Where the rows are among the queries, which are the last of the positions, shape (B,)."""
         return self.rows - (keys - queries)
+
+
+def queries_and_keys(network: PreTrainedModel, inputs: Mapping[str, object], layer: int) -> tuple[Tensor, Tensor]:
+    """The queries and keys of one layer before its rotary embedding: the forward pass runs so far and stops.
+
+    They are what the layer's attention multiplies, had every token stood at position 0: projected (in GPT-2 by ``c_attn``),
+    normalised where a family does so (Qwen 3), not turned. That is had by handing the layer no turn; the layers before it
+    run as they are. A factor that a family puts on its queries before its attention (OPT) is in them.
+
+    Args:
+        network: Any supported model.
+        inputs: The arguments of a forward pass over whole prompts, without a prefix.
+        layer: Counted from 0.
+
+    Returns:
+        Queries, shape (B, H, T, d), and keys, shape (B, H_kv, T, d).
+    """
+    handle = attention_modules(network)[layer].register_forward_pre_hook(_unturned, with_kwargs=True)
+    try:
+        with _edit(network, _Stop(layer)):
+            network(**inputs)
+    except _Reached as reached:
+        return reached.query, reached.key
+    finally:
+        handle.remove()
+    raise AssertionError(f"layer {layer} was not reached")  # require_supported would have said so
+
+
+def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """An attention module's arguments with a rotary embedding that turns nothing: that of position 0."""
+    kwargs = dict(kwargs)
+    if kwargs.get("position_embeddings") is not None:
+        cosine, sine = kwargs["position_embeddings"]  # (B or 1, T, d) each
+        kwargs["position_embeddings"] = torch.ones_like(cosine), torch.zeros_like(sine)
+    if kwargs.get("position_ids") is not None:  # GPT-J and CodeGen look their own turns up by position
+        kwargs["position_ids"] = torch.zeros_like(kwargs["position_ids"])  # (B or 1, T)
+    return args, kwargs
+
+
+class _Reached(Exception):  # noqa: N818 - no error: the way out of a forward pass that has gone far enough
+    """Carries the queries and keys at which a forward pass was stopped."""
+
+    def __init__(self, query: Tensor, key: Tensor) -> None:
+        super().__init__()
+        self.query, self.key = query, key
+
+
+class _Stop:
+    """Ends the forward pass at a layer's attention; as an edit, it changes nothing."""
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        return weights
+
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, **__: object) -> None:
+        if module.layer_idx == self.layer:
+            raise _Reached(query, key)
 
 
 @contextmanager
@@ -342,7 +409,7 @@ def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     kernels = _kernels(network.config)
     before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, _EDITS, ()) for m in modules)
-    kernel = NAME_ROWS if isinstance(edit, _Rows) and before in ("sdpa", NAME_ROWS) else NAME
+    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop) and before in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
         setattr(module, _EDITS, (*getattr(module, _EDITS, ()), edit))
     try:

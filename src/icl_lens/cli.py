@@ -27,9 +27,15 @@ STUDIES = {
     "deep_attention": "how much each layer's last position attends to each class's label words",
     "flow": "the information flow of a few prompts along every edge",
     "tokens": "the tokens of each prompt, where they stand, and which are label words",
+    "diagnosis": "which classes the keys of their label words say are confused",
     "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
     "isolation_controls": "isolation again with shuffled labels and on an untrained copy of the model",
     "attention_controls": "deep attention and answers again with shuffled labels and on an untrained copy of the model",
+}
+
+# Further prompts tables that a study reads, by option.
+FURTHER_PROMPTS = {
+    "diagnosis": {"pooled": "a prompts table of the same queries under demonstrations that change (pooled-1shot)"},
 }
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
@@ -95,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
             "--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to"
         )
         added.add_argument("--prompts", required=True, type=Path, help="a prompts table")
+        for key, meaning in FURTHER_PROMPTS.get(study, {}).items():
+            added.add_argument(f"--{key.replace('_', '-')}", required=True, type=Path, help=meaning)
         added.add_argument("--out", required=True, type=Path)
         added.add_argument("--name", help="the model's name in the table; by default the folder's own, or the hub's")
         added.add_argument("--device", default="auto", choices=get_args(Device))
@@ -281,6 +289,7 @@ def _study(options: argparse.Namespace) -> None:
         bos=BOS[options.bos],
         as_chat=options.chat,
         settings=settings,
+        others={key: getattr(options, key) for key in FURTHER_PROMPTS.get(options.study, {})},
     )
 
 

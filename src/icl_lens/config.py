@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens import controls_plan, flow_plan, isolated_words_plan
 from icl_lens.compression_plan import Settings as Compression
+from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
@@ -150,6 +151,9 @@ class Studies(Section):
     )
     isolated_words: isolated_words_plan.Settings = Field(
         default_factory=isolated_words_plan.Settings, description="How label words are isolated in Table 5."
+    )
+    diagnosis: Diagnosis = Field(
+        default_factory=Diagnosis, description="Telling from the keys of label words which classes a model confuses."
     )
     compression: Compression = Field(
         default_factory=Compression, description="Keeping a few keys and values of the demonstrations, or their text (Table 2)."

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -107,6 +108,29 @@ def model_title(metadata: dict[str, Any]) -> str:
 def task_title(metadata: dict[str, Any], name: str) -> str:
     """A task's name as a reader knows it; prompts that were made elsewhere bring only its key ``name``."""
     return (metadata.get("task") or {}).get("title", name)
+
+
+def heat_map(axes: Axes, matrix: np.ndarray, names: Sequence[str], size: float = 7) -> None:
+    """Draw a square matrix with its values, two decimals each; a cell that is not known is left white, with a dash.
+
+    The colours go from the matrix' own lowest value, the lightest, to 1.
+
+    Args:
+        axes: Where.
+        matrix: Shape (C, C), of values up to 1 or NaN.
+        names: Of its rows and columns.
+        size: Of the values, in points.
+    """
+    lowest = min(np.nanmin(matrix), 0.99)  # a matrix of ones has colours too
+    colours = {"cmap": "YlGnBu", "vmin": lowest, "vmax": 1, "cbar": False}
+    # What is not known is masked, and so not written either.
+    sns.heatmap(matrix, ax=axes, annot=True, fmt=".2f", annot_kws={"fontsize": size}, square=True, linewidths=0.4, **colours)
+    for row, column in np.argwhere(np.isnan(matrix)):
+        axes.text(column + 0.5, row + 0.5, "-", ha="center", va="center", fontsize=size)
+    places = np.arange(len(names)) + 0.5
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(places, names, rotation=0, parse_math=False)
+    axes.tick_params(length=0)
 
 
 def title(axes: Axes, *lines: str) -> None:

@@ -110,6 +110,15 @@ ITEMS: dict[str, Item] = {
             paper_models="GPT2-XL and GPT-J",
         ),
         Item(
+            name="figure_6",
+            title="Which classes are confused: predicted from the keys of their label words, and real",
+            notebook="figure_6",
+            set="ordered-1shot",
+            studies=("diagnosis", "icl"),
+            tasks=("trec",),
+            paper_models="GPT2-XL",
+        ),
+        Item(
             name="figure_8",
             title="What survives by the number of isolated layers, one demonstration per class",
             notebook="figure_8",
@@ -152,6 +161,15 @@ ITEMS: dict[str, Item] = {
             studies=("deep_attention", "icl"),
             tasks=("sst2_ab",),
             paper_models="LLaMA-33B",
+        ),
+        Item(
+            name="figure_14",
+            title="Confusion predicted from more and fewer principal directions of the queries",
+            notebook="figure_14",
+            set="ordered-1shot",
+            studies=("diagnosis", "icl"),
+            tasks=("trec",),
+            paper_models="GPT2-XL",
         ),
         Item(
             name="table_2",

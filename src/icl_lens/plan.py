@@ -22,6 +22,7 @@ from icl_lens.config import Config, Model
 from icl_lens.controls_plan import CONTROLS, STUDIES, isolation
 from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.published import COUNTS
+from icl_lens.diagnosis_plan import main_layer
 from icl_lens.errors import InputError
 from icl_lens.fetch import model_folder
 from icl_lens.isolation_plan import conditions
@@ -66,6 +67,7 @@ PASSES: dict[str, float] = {
     "deep_attention": 1,
     "saliency": 3,
     "isolation": 1,
+    "diagnosis": 1,
     "compression": 2,
     "speed": 0,
     "flow": 0,
@@ -120,7 +122,7 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         name = path.stem if row["rule"] in ("figure", "table") else str(path)
         seen.setdefault((row["rule"], name), path)
     counts = Counter(rule for rule, _ in seen)
-    return counts, [path for (rule, _), path in seen.items() if rule == "study"]
+    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis")]
 
 
 def estimate(config: Config, path: PurePosixPath) -> Study:
@@ -137,6 +139,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     # Demonstrations that all prompts of a seed share are computed once.
     tokens = prompts * query + (prompts if protocol.fresh else len(config.seeds)) * demonstrations
     dtype = model.dtype or config.dtype
+    if path.stem == "diagnosis":  # each query once, each under demonstrations of its own, and no layer beyond the studied one
+        tokens = prompts * full * (main_layer(layers) / layers)
     passes = PASSES[path.stem]
     if path.stem == "isolation":
         passes += len(conditions(config.studies.isolation, layers))

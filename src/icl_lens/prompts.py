@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,30 +20,48 @@ from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
 from icl_lens.tasks import Task
 
+# Demonstration sets in the pool of ``pooled-1shot`` and ``ordered-1shot``: the released ``Error_analysis.ipynb`` draws so many.
+POOL = 64
+
 
 @dataclass(frozen=True)
 class Protocol:
     """How a prompt set is drawn.
 
     Attributes:
-        fresh: New demonstrations for each query, or one set of demonstrations per seed for all queries.
+        kind: ``fresh``, new demonstrations for each query; ``shared``, one set of demonstrations per seed for all queries;
+            ``pooled``, the sets of a pool per seed in turn; ``ordered``, the first set of that pool for all queries. The
+            demonstrations of a pool stand in the order of the classes.
         shots: Demonstrations per class.
     """
 
-    fresh: bool
+    kind: Literal["fresh", "shared", "pooled", "ordered"]
     shots: int
 
     @classmethod
     def of(cls, set_name: str) -> Protocol:
-        """The protocol that a set's name states: ``fresh-1shot``, ``shared-5shot``.
+        """The protocol that a set's name states: ``fresh-1shot``, ``shared-5shot``, ``pooled-1shot``, ``ordered-1shot``.
 
         Raises:
             InputError: The name states none.
         """
-        match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot", set_name)
+        match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot|(pooled|ordered)-(1)shot", set_name)
         if not match:
-            raise InputError(f"{set_name!r} is no prompt set; a set is named like fresh-1shot or shared-5shot")
-        return cls(fresh=match[1] == "fresh", shots=int(match[2]))
+            raise InputError(
+                f"{set_name!r} is no prompt set; a set is named like fresh-1shot or shared-5shot, or is pooled-1shot or "
+                "ordered-1shot"
+            )
+        return cls(kind=match[1] or match[3], shots=int(match[2] or match[4]))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether demonstrations change from query to query."""
+        return self.kind in ("fresh", "pooled")
+
+    @property
+    def pool(self) -> bool:
+        """Whether demonstrations come from a pool, see :func:`draw_pool`."""
+        return self.kind in ("pooled", "ordered")
 
 
 def draw_queries(test_size: int, queries: int, seed: int) -> list[int]:
@@ -100,6 +119,23 @@ def draw_shared(labels: np.ndarray, classes: int, shots: int, seed: int) -> list
     return drawn
 
 
+def draw_pool(labels: np.ndarray, classes: int, seed: int) -> list[list[int]]:
+    """A pool of demonstration sets per seed, one text a class in the order of the classes, as ``Error_analysis.ipynb`` has it.
+
+    The texts are those of :func:`draw_shared` with :data:`POOL` shots; set k holds the k-th of each class. Where a class has
+    fewer texts, there are only so many sets.
+
+    Args:
+        labels: Class index of each training text, shape (N,).
+
+    Returns:
+        For each set, the indices of its demonstrations in prompt order.
+    """
+    drawn = draw_shared(labels, classes, POOL, seed)
+    by_class = [[index for index in drawn if labels[index] == c] for c in range(classes)]
+    return [list(texts) for texts in zip(*by_class, strict=False)]
+
+
 def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], queries: int) -> pd.DataFrame:
     """The prompts table of one task and prompt set, over all seeds.
 
@@ -129,7 +165,11 @@ def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], que
     rows = []
     for seed in seeds:
         chosen = draw_queries(len(test), queries, seed)
-        if protocol.fresh:
+        if protocol.pool:
+            sets = draw_pool(labels, classes, seed)
+            sets = sets[: 1 if protocol.kind == "ordered" else None]
+            drawn = [sets[number % len(sets)] for number in range(len(chosen))]
+        elif protocol.fresh:
             drawn = draw_fresh(labels, classes, protocol.shots, len(chosen), seed)
         else:
             drawn = [draw_shared(labels, classes, protocol.shots, seed)] * len(chosen)
@@ -211,16 +251,25 @@ def _enough(task: Task, train: pd.DataFrame, shots: int) -> None:
             )
 
 
+def pool_sets(task: Task, corpus: pd.DataFrame) -> int:
+    """How many demonstration sets a pool has: :data:`POOL`, or as many as the rarest class has training texts."""
+    counts = corpus.loc[corpus["split"] == "train", "label"].value_counts().reindex(range(len(task.label_words)), fill_value=0)
+    return min(POOL, int(counts.min()))
+
+
 def write(task: Task, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path) -> None:
     """Build a prompts table from a corpora table and write it; see :func:`build` for the errors."""
     table, origin = artifacts.read(corpus, "corpora")
+    prompts = build(task, table, set_name, seeds, queries)
+    # A class with few texts makes the pool smaller: a reader must be able to tell.
+    pool = {"pool": pool_sets(task, table)} if Protocol.of(set_name).pool else {}
     metadata = artifacts.describe(
         "prompts",
         __name__,
         inputs={provenance.artifact_name(corpus, out): provenance.file_hash(corpus)},
-        settings={"set": set_name, "queries": queries},
+        settings={"set": set_name, "queries": queries, **pool},
         seeds=seeds,
         task={"name": task.name, "title": task.title, "template": task.template, "label_words": list(task.label_words)},
         corpus=origin.get("corpus", {"source": "elsewhere"}),
     )
-    artifacts.write(out, build(task, table, set_name, seeds, queries), metadata)
+    artifacts.write(out, prompts, metadata)

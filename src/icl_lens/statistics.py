@@ -70,6 +70,23 @@ def _midranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation along the last axis, equal values sharing the mean of their ranks.
+
+    Args:
+        first: Shape (..., N).
+        second: A shape that broadcasts with it.
+
+    Returns:
+        Shape (...); NaN where either is constant (one value is), for its ranks then say nothing.
+    """
+    ranks = [_midranks(np.asarray(values, dtype=float)) for values in (first, second)]
+    centred = [r - r.mean(-1, keepdims=True) for r in ranks]  # (..., N) each
+    spread = np.sqrt((centred[0] ** 2).sum(-1) * (centred[1] ** 2).sum(-1))
+    shared = (centred[0] * centred[1]).sum(-1)
+    return np.divide(shared, spread, out=np.full(np.shape(shared), np.nan), where=spread > 0)
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How well attention tells the prediction, layer by layer.

@@ -65,6 +65,29 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
     assert "is not a whole Parquet file" in told
 
 
+def test_error_diagnosis_reads_two_prompts_tables_and_records_both(checkpoint, prompts, tmp_path, capsys):
+    out = tmp_path / "results" / "studies" / "own" / "sst2" / "fresh-1shot" / "diagnosis.parquet"
+    pooled = prompts.with_name("pooled-1shot.parquet")
+    arguments = ["diagnosis", "--model", checkpoint, "--prompts", prompts, "--settings", "{directions: 2, sweep: [1]}"]
+    arguments = [str(a) for a in [*arguments, "--out", out, "--pooled", pooled]]
+    assert main(arguments) == 1
+    assert "pooled-1shot.parquet does not exist" in capsys.readouterr().err
+    assert not out.exists()
+    table = prompts_table(count=8)
+    padding = " fine" * 5000
+    table.at[7, "text"] = table.at[7, "text"].replace("\nSentiment:", padding + "\nSentiment:", 1)
+    table.at[7, "label_spans"] = [[s + len(padding), e + len(padding)] for s, e in table.at[7, "label_spans"]]
+    artifacts.write(pooled, table, artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43]))
+    assert main(arguments) == 0
+    rows, about = artifacts.read(out, "diagnosis")
+    assert len(rows) == 2 * 2 * 2  # seeds, sources of the keys and M; one pair of classes
+    assert sorted(set(rows["seed"])) == [42, 43]
+    both = {f"prompts/sst2/{path.name}": provenance.file_hash(path) for path in (prompts, pooled)}
+    assert about["inputs"] == both
+    assert (about["observed"]["prompts"], about["observed"]["left_out"]) == (6 + 7, 1)
+    assert about["settings"]["directions"] == 2
+
+
 def test_a_chat_and_a_beginning_of_sequence_token_are_asked_for_and_recorded(prompts, tmp_path, capsys):
     tokenizer = byte_level(bos_token="<s>", eos_token="</s>")
     folder = tmp_path / "chatting"

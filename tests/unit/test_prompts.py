@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import prompts
+from icl_lens import artifacts, prompts
 from icl_lens.errors import InputError
 from icl_lens.tasks import TASKS
 
@@ -54,6 +54,46 @@ def test_fresh_prompts_of_a_seed_have_one_order_of_classes():
     built = prompts.build(TASKS["agnews"], corpus(classes=4), "fresh-2shot", [42, 43], 15)
     orders = built.groupby("seed")["demo_labels"].agg(lambda rows: len({tuple(row) for row in rows}))
     assert orders.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("seed", [42, 46])
+def test_a_pool_is_the_released_sampler_s_64_shots_class_by_class(seed):
+    table = corpus(classes=4, train=600, test=80)
+    train = as_datasets(table)["train"]
+    # Error_analysis.ipynb: 64 of each class by sample_two_set_with_shot_per_class; text i has the (i mod 64)-th of each.
+    indices = list(range(len(train)))
+    np.random.RandomState(seed).shuffle(indices)
+    by_class = [[index for index in indices if train[index]["label"] == c][:64] for c in range(4)]
+    expected = [[pool[k] for pool in by_class] for k in range(64)]
+
+    pooled = prompts.build(TASKS["agnews"], table, "pooled-1shot", [seed], 70)
+    assert pooled["demo_indices"].tolist() == [*expected, *expected[:6]]
+    assert {tuple(row) for row in pooled["demo_labels"]} == {(0, 1, 2, 3)}
+    ordered = prompts.build(TASKS["agnews"], table, "ordered-1shot", [seed], 70)
+    assert ordered["demo_indices"].tolist() == [expected[0]] * 70
+    assert ordered["query_index"].tolist() == pooled["query_index"].tolist()
+
+
+def test_a_class_with_few_texts_makes_the_pool_smaller_which_the_metadata_says(tmp_path):
+    table = corpus(classes=4)
+    rarest = int(table[table["split"] == "train"]["label"].value_counts().min())
+    about = artifacts.describe("corpora", "icl_lens.prompts", inputs={}, settings={}, seeds=[], corpus={"source": "builtin"})
+    artifacts.write(tmp_path / "corpus.parquet", table, about)
+    built = {}
+    for name in ("pooled-1shot", "ordered-1shot", "shared-1shot"):
+        prompts.write(TASKS["agnews"], tmp_path / "corpus.parquet", name, [42], 20, tmp_path / f"{name}.parquet")
+        built[name], about = artifacts.read(tmp_path / f"{name}.parquet", "prompts")
+        assert about["settings"].get("pool") == (None if name == "shared-1shot" else rarest)
+    sets = [tuple(row) for row in built["pooled-1shot"]["demo_indices"]]
+    assert rarest < 20
+    assert len(set(sets)) == rarest
+    assert sets[rarest] == sets[0]
+
+
+@pytest.mark.parametrize("name", ["pooled-2shot", "ordered-2shot"])
+def test_a_pool_has_one_demonstration_per_class(name):
+    with pytest.raises(InputError, match="is no prompt set"):
+        prompts.Protocol.of(name)
 
 
 @pytest.mark.parametrize("seed", [42, 46])

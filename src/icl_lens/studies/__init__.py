@@ -4,15 +4,20 @@ A study module has ``compute(model, prompts, batch_tokens, progress)``, which re
 choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
 One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
 of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
+One that reads further prompts tables has ``gather(model, table, others, tokenized, settings)``, which returns what ``compute``
+takes of them by name; and ``compute`` may return tensors beside its rows, which go into a file beside the table.
 What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 from icl_lens import artifacts, chat, models, provenance
@@ -35,6 +40,7 @@ def run(
     bos: Bos = "auto",
     as_chat: bool = False,
     settings: Section | None = None,
+    others: Mapping[str, Path | str] | None = None,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -50,6 +56,7 @@ def run(
         bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.positions.tokenize`.
         as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.chat.wrap`.
         settings: The study's own, an instance of its module's ``Settings``; its defaults where none is given.
+        others: Further prompts tables, by what they are to the study.
 
     Raises:
         ValueError: The settings are another study's (a defect of the caller).
@@ -64,25 +71,33 @@ def run(
     table, origin = artifacts.read(prompts, "prompts")
     loaded = models.load(model, name=name, device=device, dtype=dtype)
     tables = code.prepare(table, own) if hasattr(code, "prepare") else {"prompts": table}
-    tokenized = {
-        key: tokenize(chat.wrap(each, loaded.tokenizer) if as_chat else each, loaded.tokenizer, bos)
-        for key, each in tables.items()
-    }
+
+    def as_read(rows: pd.DataFrame) -> list[TokenizedPrompt]:
+        return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
+
+    tokenized = {key: as_read(each) for key, each in tables.items()}
     fitting = _fitting(loaded, tokenized)
     count = len(fitting["prompts"])
     observed = models.observe(loaded, fitting["prompts"])
     observed["prompts"] = count
     observed["left_out"] = len(tokenized["prompts"]) - count
+    others = dict(others or {})
+    given: dict[str, Any] = {**fitting, **({} if own is None else {"settings": own})}
+    if others:
+        fit = table[table["prompt_id"].isin([p.prompt_id for p in fitting["prompts"]])]
+        given |= code.gather(
+            loaded, fit, {key: artifacts.read(path, "prompts")[0] for key, path in others.items()}, as_read, own
+        )
     own_facts = code.facts(loaded, own) if hasattr(code, "facts") else {}
     with progress(count, f"{study} of {loaded.name}") as advance:
-        given = {**fitting, "batch_tokens": batch_tokens, "progress": advance, **({} if own is None else {"settings": own})}
-        rows = code.compute(loaded, **given)
+        found = code.compute(loaded, batch_tokens=batch_tokens, progress=advance, **given)
+    rows, tensors = found if isinstance(found, tuple) else (found, None)
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     metadata = artifacts.describe(
         study,
         module,
-        inputs={provenance.artifact_name(prompts, out): provenance.file_hash(prompts)},
+        inputs={provenance.artifact_name(path, out): provenance.file_hash(path) for path in (prompts, *others.values())},
         settings={
             "batch_tokens": batch_tokens,
             "bos": bos,
@@ -99,6 +114,10 @@ def run(
         task=origin.get("task"),
         **own_facts,
     )
+    if tensors is not None:
+        beside = Path(out).with_suffix(".safetensors")
+        artifacts.write_tensors(beside, tensors, metadata)
+        metadata["beside"] = {provenance.artifact_name(beside, out): provenance.file_hash(beside)}
     artifacts.write(out, rows, metadata)
     logger.info("wrote %s: %d rows of %d prompts", out, len(rows), count)
 

@@ -1,0 +1,145 @@
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lens.diagnosis_summary import average, compare, correlations, lowest, why_none
+from icl_lens.errors import InputError
+from icl_lens.statistics import spearman
+
+from ..reference.diagnosis import real as plain_real
+
+KEY = {"model": "m", "set": "ordered-1shot", "task": "trec"}
+
+
+def answers(seeds=(42, 43), classes=4, count=30, absent=None):
+    generator = np.random.default_rng(0)
+    rows = []
+    for seed in seeds:
+        for number in range(count):
+            gold = int(generator.integers(classes))
+            if (seed, gold) == absent:
+                gold = 0
+            logits = generator.normal(size=classes) + 1.5 * (np.arange(classes) == gold)
+            log_probs = logits - np.log(np.exp(logits).sum())
+            rows.append(
+                {**KEY, "seed": seed, "prompt_id": number, "gold": gold, "prediction": gold, "class_log_probs": list(log_probs)}
+            )
+    return pd.DataFrame(rows)
+
+
+def predicted(values, seeds=(42, 43), classes=4, directions=10):
+    """``values``: (seed, a, b) -> confusion."""
+    rows = [
+        {**KEY, "seed": seed, "prompt_id": 0, "keys": "first", "sets": 1, "layer": 2, "directions": directions,
+         "directions_there": directions, "class_a": a, "class_b": b, "confusion": values(seed, a, b)}
+        for seed in seeds
+        for a in range(classes)
+        for b in range(a + 1, classes)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_real_confusion_is_that_of_the_plain_reference():
+    given = answers()
+    compared = compare(predicted(lambda seed, a, b: 0.5), given)
+    for seed, part in given.groupby("seed"):
+        expected = plain_real(part["class_log_probs"].tolist(), part["gold"].tolist())
+        rows = compared[compared["seed"] == seed]
+        assert {(r.class_a, r.class_b): r.real for r in rows.itertuples()} == pytest.approx(expected)
+        assert (rows["items_a"] == [int((part["gold"] == a).sum()) for a in rows["class_a"]]).all()
+        assert (rows["items_b"] == [int((part["gold"] == b).sum()) for b in rows["class_b"]]).all()
+
+
+def test_a_pair_of_which_a_class_has_no_text_stays_empty_and_is_left_out_of_the_ranks():
+    compared = compare(predicted(lambda seed, a, b: a + 0.1 * b), answers(absent=(43, 2)))
+    empty = compared[compared["real"].isna()]
+    assert set(empty["seed"]) == {43}
+    assert list(zip(empty["class_a"], empty["class_b"], strict=True)) == [(0, 2), (1, 2), (2, 3)]
+    _, each = correlations(compared)
+    assert dict(zip(each["seed"], each["pairs"], strict=True)) == {42: 6, 43: 3}
+    # A cell known for one seed alone is that seed's.
+    of_42 = compared[(compared["seed"] == 42) & (compared["class_a"] == 0) & (compared["class_b"] == 2)]["real"].item()
+    assert average(compared, "real")[0, 2] == of_42
+    assert np.isnan(average(compared[compared["seed"] == 43], "real")[0, 2])
+
+
+def test_ranks_that_agree_correlate_fully_and_no_relabelling_does_better():
+    given = answers()
+    real = compare(predicted(lambda seed, a, b: 0.0), given).set_index(["seed", "class_a", "class_b"])["real"]
+    summary, each = correlations(compare(predicted(lambda seed, a, b: real[seed, a, b] ** 3), given))
+    row = summary.iloc[0]
+    assert (row["value"], row["low"], row["high"], row["seeds"], row["pairs"]) == pytest.approx((1, 1, 1, 2, 6))
+    assert each["correlation"].tolist() == pytest.approx([1, 1])
+    assert row["relabelled"] == pytest.approx(1 / 24)
+    against, _ = correlations(compare(predicted(lambda seed, a, b: -real[seed, a, b]), given))
+    assert against["value"].item() == pytest.approx(-1)
+    assert against["relabelled"].item() == 1
+
+
+def test_the_share_of_relabellings_is_counted_over_all_of_them():
+    generator = np.random.default_rng(1)
+    guess = {(seed, a, b): generator.random() for seed in (42, 43) for a in range(4) for b in range(4)}
+    compared = compare(predicted(lambda seed, a, b: guess[seed, a, b]), answers())
+    values = []
+    for order in permutations(range(4)):
+        of_seeds = []
+        for _, part in compared.groupby("seed"):
+            cell = {frozenset((r.class_a, r.class_b)): r.predicted for r in part.itertuples()}
+            moved = [cell[frozenset((order[r.class_a], order[r.class_b]))] for r in part.itertuples()]
+            of_seeds.append(pd.Series(moved).rank().corr(part["real"].reset_index(drop=True).rank()))
+        values.append(np.mean(of_seeds))
+    expected = np.mean([value >= values[0] - 1e-12 for value in values])
+    summary, _ = correlations(compared)
+    assert summary["value"].item() == pytest.approx(values[0])
+    assert summary["relabelled"].item() == pytest.approx(expected)
+    assert 1 / 24 <= expected < 1
+
+
+def test_one_demonstration_set_has_no_interval_and_one_pair_no_correlation():
+    one, _ = correlations(compare(predicted(lambda seed, a, b: a - b, seeds=(42,)), answers(seeds=(42,))))
+    assert not np.isnan(one["value"].item())
+    assert one[["low", "high"]].isna().to_numpy().all()
+    two, each = correlations(compare(predicted(lambda seed, a, b: 1.0, classes=2), answers(classes=2)))
+    assert two[["value", "low", "high", "relabelled"]].isna().to_numpy().all()
+    assert each["correlation"].isna().all()
+
+
+def test_matrices_are_symmetric_with_ones_on_the_diagonal_and_know_their_lowest_pair():
+    compared = compare(predicted(lambda seed, a, b: (seed - 40 + a + b) / 10), answers())
+    matrix = average(compared, "predicted")
+    np.testing.assert_allclose(matrix, matrix.T)
+    assert np.diag(matrix).tolist() == [1] * 4
+    assert matrix[1, 3] == pytest.approx((0.6 + 0.7) / 2)
+    assert lowest(matrix) == (0, 1)
+    assert lowest(np.ones((3, 3))) is None
+    assert lowest(np.where(np.eye(3), 1, np.nan)) is None
+    assert lowest(np.ones((2, 2))) == (0, 1)
+
+
+def test_a_set_without_any_confusion_has_no_correlation_and_the_reason_is_said():
+    given = answers()
+    sure = [[0.0 if c == g else -50.0 for c in range(4)] for g in given["gold"]]
+    given["class_log_probs"] = given["class_log_probs"].where(given["seed"] == 42, pd.Series(sure))
+    summary, each = correlations(compare(predicted(lambda seed, a, b: a + b / 3), given))
+    assert each["correlation"].isna().tolist() == [False, True]
+    assert (summary["seeds"].item(), np.isnan(summary["low"].item())) == (1, True)
+    given["class_log_probs"] = sure
+    none, _ = correlations(compare(predicted(lambda seed, a, b: a + b / 3), given))
+    assert "the real confusion of all pairs is the same" in why_none(none.iloc[0])
+    two, _ = correlations(compare(predicted(lambda seed, a, b: 1.0, classes=2), answers(classes=2)))
+    assert "it takes two pairs of classes, and 1 can be measured" in why_none(two.iloc[0])
+
+
+def test_a_seed_without_answers_is_said():
+    with pytest.raises(InputError, match="the icl table has no answers of m on trec for seed 43"):
+        compare(predicted(lambda seed, a, b: 0.5), answers(seeds=(42,)))
+
+
+def test_spearman_is_pearson_of_ranks_and_unknown_where_nothing_varies():
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, 4, (3, 9)), generator.normal(size=9)
+    expected = [pd.Series(row).rank().corr(pd.Series(second).rank()) for row in first]
+    np.testing.assert_allclose(spearman(first, second), expected)
+    assert np.isnan(spearman(np.ones(4), np.arange(4)))
