@@ -26,7 +26,7 @@ rule diagnosis:
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,
         batch_tokens=CONFIG.batch_tokens,
-        settings=settings_option("diagnosis"),
+        settings=lambda wildcards: settings_option("diagnosis", wildcards.task),
     message:
         "diagnosis of {wildcards.model} on {wildcards.task}, {wildcards.set}"
     shell:

@@ -5,7 +5,8 @@ choices of its own declares them as ``Settings``, a config section whose default
 One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
 of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
 One that reads further prompts tables has ``gather(model, table, others, tokenized, settings)``, which returns what ``compute``
-takes of them by name; and ``compute`` may return tensors beside its rows, which go into a file beside the table.
+takes of them by name (and ``left_out``, how many it leaves out as too long); and ``compute`` may return tensors beside its
+rows, which go into a file beside the table.
 What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 
@@ -88,6 +89,7 @@ def run(
         given |= code.gather(
             loaded, fit, {key: artifacts.read(path, "prompts")[0] for key, path in others.items()}, as_read, own
         )
+        observed["left_out"] += given.pop("left_out", 0)
     own_facts = code.facts(loaded, own) if hasattr(code, "facts") else {}
     with progress(count, f"{study} of {loaded.name}") as advance:
         found = code.compute(loaded, batch_tokens=batch_tokens, progress=advance, **given)

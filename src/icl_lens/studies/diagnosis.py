@@ -40,7 +40,9 @@ def gather(
     settings: Settings,
 ) -> dict[str, Any]:
     """What :func:`compute` takes besides the prompts: of ``others["pooled"]`` those that fit the model's context."""
-    return {"pooled": fitting(model, tokenized(others["pooled"]))}
+    pooled = tokenized(others["pooled"])
+    kept = fitting(model, pooled)
+    return {"pooled": kept, "left_out": len(pooled) - len(kept)}
 
 
 def compute(
