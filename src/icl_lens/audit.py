@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
 
 TABLES = ("corpora", "prompts", "training", "studies")
 """The stages whose artifacts are tables."""
+
+# What may lie in a results folder, as patterns of its paths: the grammar at the head of workflow/Snakefile.
+_GRAMMAR = (
+    r"corpora/[^/]+\.parquet",
+    r"prompts/[^/]+/[^/]+\.parquet",
+    r"studies/([^/]+/){3}[^/]+\.(parquet|safetensors)",
+    r"figures/[^/]+\.(pdf|svg|png|csv|json)",
+    r"tables/[^/]+\.(csv|md|tex|json)",
+    r"notebooks/[^/]+\.ipynb",
+    r"report/index\.html",
+    r"(training|logs|benchmarks)/.+",
+)
+
+# Columns that together tell one row of a table from every other, where a table has them.
+_KEYS = (
+    *("model", "task", "set", "seed", "prompt_id", "split", "index", "step", "measure", "on", "classes", "shots"),
+    *("layer", "layers", "class", "target", "side", "draw", "method", "positions", "repeat", "position", "query", "key"),
+    *("control", "keys", "directions", "class_a", "class_b"),
+)
+
+# Studies that keep every prompt which fits the model's context, each with the same number of rows.
+_EVERY_PROMPT = ("icl", "saliency", "isolation", "deep_attention")
 
 
 @dataclass(frozen=True)
@@ -30,7 +59,9 @@ def audit(results: Path) -> tuple[int, list[Fault]]:
     """How many artifacts a results folder holds, and their faults; none when it hangs together.
 
     Checked are: each table's schema, checksums and provenance; each input it names that lies in the folder, by content
-    hash; each figure's and table's record of inputs and outputs.
+    hash; the code it was made by, by the hash of that which is installed; that no row stands twice, no number is infinite or
+    missing, and no prompt lacks rows; each figure's and table's record of inputs and outputs; and that nothing else lies in
+    the folder. Another results folder inside it is another's affair.
 
     Raises:
         InputError: There is no such folder, or nothing in it to audit.
@@ -40,6 +71,7 @@ def audit(results: Path) -> tuple[int, list[Fault]]:
         raise InputError(f"{results} holds no artifact; `make` fills results/")
     faults = [fault for path in tables for fault in _table_faults(results, path)]
     faults += [fault for path in records for fault in _record_faults(results, path)]
+    faults += _strangers(results)
     return len(tables) + len(records), faults
 
 
@@ -75,12 +107,58 @@ def _table_faults(results: Path, path: Path) -> list[Fault]:
     if kind not in artifacts.SCHEMAS:
         return [Fault(f"{path}: no study makes a {kind} table", (path,))]
     try:
-        _, metadata = artifacts.read(path, kind)
+        table, metadata = artifacts.read(path, kind)
     except InputError as error:
         return [Fault(str(error), (path,))]
     if not metadata:
         return [Fault(f"{path}: holds no provenance, so it was not made by icl-lens", (path,))]
-    return _changed(results, path, metadata["inputs"], (path,))
+    faults = [Fault(f"{path}: {said}", (path,)) for said in (*_rows(kind, table, metadata), *_code(stage, metadata))]
+    return faults + _changed(results, path, metadata["inputs"], (path,))
+
+
+def _rows(kind: str, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a table's rows."""
+    keys = [name for name in _KEYS if name in table]
+    twice = int(table.duplicated(keys).sum())
+    if twice:
+        yield f"{twice} rows stand twice (same {', '.join(keys)})"
+    numbers = table.select_dtypes("number")
+    bad = [name for name in numbers if not np.isfinite(numbers[name].to_numpy(dtype=float)).all()]
+    if bad:
+        yield f"column {', '.join(bad)} holds infinite or missing numbers"
+    if kind in _EVERY_PROMPT:
+        counts = table.groupby("prompt_id").size()
+        if counts.nunique() > 1:
+            short = counts[counts < counts.max()]
+            yield f"{len(short)} prompts have fewer rows than the others, {short.index[0]} among them"
+        expected = metadata["observed"].get("prompts")
+        if expected is not None and len(counts) != expected:
+            yield f"{len(counts)} prompts have rows, {expected} were run"
+
+
+def _code(stage: str, metadata: dict[str, Any]) -> Iterator[str]:
+    """Whether other code made a table than is installed.
+
+    A training's table is left alone: what decides the weights is a part of the code only, and its own record says which.
+    """
+    if stage != "training" and metadata["code"] != provenance.code_hash(metadata["module"]):
+        yield f"the code that made it ({metadata['module']}) is not the code that is installed"
+
+
+def _strangers(results: Path) -> Iterator[Fault]:
+    """Files that no rule makes. Names with a dot in front are what a killed run left, or the system's own."""
+    for folder, folders, files in os.walk(results):
+        here = Path(folder)
+        # Another results folder: it has stages of its own.
+        inside = here != results and any((here / stage).is_dir() for stage in ("corpora", "prompts", "studies"))
+        if inside:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = (here / name).relative_to(results).as_posix()
+            if not name.startswith(".") and not any(re.fullmatch(pattern, path) for pattern in _GRAMMAR):
+                yield Fault(f"{here / name}: no rule makes such a file", ())
 
 
 def _record_faults(results: Path, record: Path) -> list[Fault]:

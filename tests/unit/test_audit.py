@@ -1,0 +1,130 @@
+"""Audit: a dozen ways to damage a results folder, each found and each said in one sentence; none in an untouched one."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from icl_lens import artifacts, audit, provenance
+
+KEYS = {"model": "m", "task": "sst2", "set": "shared-1shot"}
+STUDY = "studies/m/sst2/shared-1shot/saliency.parquet"
+
+
+def write(results, name, kind, rows, inputs=(), **changed):
+    hashes = {path: provenance.file_hash(results / path) for path in inputs}
+    about = artifacts.describe(kind, "icl_lens.studies.saliency", hashes, {}, [7], observed={"prompts": 3, "left_out": 0})
+    artifacts.write(results / name, pd.DataFrame(rows), about | changed)
+
+
+def rows():
+    values = {"s_wp": 1.0, "s_pq": 2.0, "s_ww": 3.0}
+    return [{**KEYS, "seed": 7, "prompt_id": i, "layer": layer, **values} for i in range(3) for layer in range(2)]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder in which nothing is wrong: a corpus, a study of it, a figure of that."""
+    results = tmp_path / "results"
+    write(results, "corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": "a", "label": 0}])
+    write(results, STUDY, "saliency", rows(), ["corpora/sst2.parquet"])
+    figure = {}
+    for ending in ("pdf", "svg", "png", "csv"):
+        (results / "figures").mkdir(exist_ok=True)
+        (results / f"figures/figure_3.{ending}").write_text(ending)
+        figure[f"figures/figure_3.{ending}"] = provenance.file_hash(results / f"figures/figure_3.{ending}")
+    record = {"inputs": {STUDY: provenance.file_hash(results / STUDY)}, "outputs": figure}
+    (results / "figures/figure_3.json").write_text(json.dumps(record))
+    for name in ("logs/studies/x.log", "benchmarks/studies/x.jsonl", "report/index.html", "another/corpora/of_it.txt"):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("")
+    return results
+
+
+def test_nothing_is_found_where_nothing_is_wrong_not_even_in_a_copy_elsewhere(results, tmp_path):
+    assert audit.audit(results) == (3, [])
+    shutil.copytree(results, tmp_path / "a copy")
+    assert audit.audit(tmp_path / "a copy") == (3, [])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def rewrite(change):
+    """Damage a study's rows and leave its metadata as they are, with the checksums of the new pages."""
+
+    def damage(results):
+        schema = pq.read_schema(results / STUDY)
+        table = change(pq.read_table(results / STUDY).to_pandas())
+        arrow = artifacts.pa.Table.from_pandas(table, schema=schema, preserve_index=False)
+        pq.write_table(arrow, results / STUDY, write_page_checksum=True)
+
+    return damage
+
+
+def set_cell(value):
+    def change(table):
+        table.loc[2, "s_pq"] = value
+        return table
+
+    return change
+
+
+DAMAGES = {
+    "a byte of a table flipped": (lambda r: flip(r / STUDY), "not a whole Parquet file|is not what it was"),
+    "a table cut short": (lambda r: cut(r / STUDY), "not a whole Parquet file"),
+    "a table deleted": (lambda r: (r / STUDY).unlink(), f"{STUDY} is gone"),
+    "an input made anew otherwise": (
+        lambda r: write(r, "corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": "b", "label": 0}]),
+        "corpora/sst2.parquet is not what it was",
+    ),
+    "an input deleted": (lambda r: (r / "corpora/sst2.parquet").unlink(), "corpora/sst2.parquet is gone"),
+    "a row twice": (rewrite(lambda t: pd.concat([t, t.tail(1)])), "1 rows stand twice"),
+    "a row missing": (rewrite(lambda t: t.drop(index=3)), "1 prompts have fewer rows than the others, 1 among them"),
+    "a prompt missing": (rewrite(lambda t: t[t["prompt_id"] != 1]), "2 prompts have rows, 3 were run"),
+    "an infinite number": (rewrite(set_cell(np.inf)), "column s_pq holds infinite or missing numbers"),
+    "an empty cell": (rewrite(set_cell(np.nan)), "has empty cells in column s_pq"),
+    "made by other code": (
+        lambda r: write(r, STUDY, "saliency", rows(), ["corpora/sst2.parquet"], code="0" * 64),
+        r"the code that made it \(icl_lens.studies.saliency\) is not the code that is installed",
+    ),
+    "another kind under its name": (
+        lambda r: shutil.copy(r / "corpora/sst2.parquet", r / STUDY),
+        "is a corpora table where a saliency table is wanted",
+    ),
+    "a table that no study makes": (
+        lambda r: shutil.copy(r / STUDY, r / "studies/m/sst2/shared-1shot/feelings.parquet"),
+        "no study makes a feelings table",
+    ),
+    "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png is not what it was"),
+    "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is gone"),
+    "a record damaged": (
+        lambda r: (r / "figures/figure_3.json").write_text("{}"),
+        "is not a record of inputs and outputs",
+    ),
+    "a file that no rule makes": (lambda r: (r / "figures/notes.txt").write_text(""), "notes.txt: no rule makes such a file"),
+    "a table in the wrong folder": (
+        lambda r: shutil.copy(r / STUDY, r / "saliency.parquet"),
+        "saliency.parquet: no rule makes such a file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_each_damage_is_found_and_said_in_one_sentence(results, damage, said):
+    damage(results)
+    _, faults = audit.audit(results)
+    sentences = "\n".join(fault.sentence for fault in faults)
+    assert re.search(said, sentences), sentences
+    assert all("\n" not in fault.sentence for fault in faults)
