@@ -14,6 +14,7 @@ all: $(READY)  ## set up, then make every figure and table on the default config
 	@echo
 	@echo "Figures and tables (other formats and what is plotted beside them; the notebooks that made them in results/notebooks):"
 	@ls -1 results/figures/*.png results/tables/*.md
+	@echo "Which claims held, and a prompt to walk through: results/report/index.html"
 
 test: $(READY)  ## set up, then run every check and test
 	$(BIN)/ruff check .
@@ -54,7 +55,7 @@ clean:  ## delete everything that was made (results/), keep the environment
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 16
 	@echo
-	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_1 to 13 but 6, table_4, table_5)"
+	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_1 to 14, table_1 to 6, figure_controls)"
 	@echo "Your own config:  .venv/bin/snakemake --cores all --configfile my.yaml   (config/README.md explains each key)"
 	@echo "Audit results:    .venv/bin/icl-lens audit"
 
