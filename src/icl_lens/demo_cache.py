@@ -172,7 +172,7 @@ def read_header(path: Path | str) -> Header:
         header = Header.model_validate_json(packed)
     except (ValidationError, ValueError) as error:
         raise InputError(f"{path} is damaged: its header cannot be read; make it anew") from error
-    ordered = header.kept == sorted(set(header.kept)) and 0 <= header.kept[0] and header.kept[-1] < header.start
+    ordered = header.kept == sorted(set(header.kept)) and header.kept[0] >= 0 and header.kept[-1] < header.start
     labelled = len(header.labels) == len(header.texts) and all(0 <= c < len(header.label_words) for c in header.labels)
     if not ordered or not labelled or len(header.ids) != header.start:
         raise InputError(f"{path} is damaged: its header contradicts itself; make it anew")

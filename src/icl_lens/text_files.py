@@ -58,7 +58,7 @@ def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
     texts, labels = [], []
     for line, record in _records(str(path), _read(str(path)), kind):
         label = _field(str(path), line, record, "label")
-        name = str(label).strip() if isinstance(label, str | int) and not isinstance(label, bool) else label
+        name = str(label).strip() if isinstance(label, str | int) and not isinstance(label, bool) else None
         if name not in known:
             words = ", ".join(word.strip() for word in task.label_words)
             raise InputError(f"{path}, line {line}: unknown label {label!r}; task {task.name} has {words}")
