@@ -87,6 +87,8 @@ def compress(
             f"the demonstrations are {length} tokens, and the context of {model.name} is {model.context}: none is left for a "
             "text; use fewer or shorter ones"
         )
+    if model.context is None or len(prompt.ids) <= model.context:
+        models.observe(model, [prompt])  # it warns where the model or its tokenizer does not know such text
     kept = compression.kept_positions(prompt) if keep == "anchors" else np.arange(length)
     compressed = compression.compress(model, prompt, kept)
     header = demo_cache.save(

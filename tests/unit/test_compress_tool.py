@@ -239,6 +239,7 @@ def test_a_class_without_a_demonstration_is_allowed_and_said(checkpoint, tmp_pat
     with caplog.at_level("WARNING"):
         assert compress(checkpoint, path, tmp_path / "one") == 0
     assert "no demonstration of class Negative" in caplog.text
+    assert "model tiny is untrained" in caplog.text
     assert demo_cache.read_header(tmp_path / "one").labels == [1]
 
 
