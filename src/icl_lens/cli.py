@@ -95,23 +95,38 @@ def _parser() -> argparse.ArgumentParser:
     for study, help_text in STUDIES.items():
         added = command(study.replace("_", "-"), _study, help_text)
         added.set_defaults(study=study, settings=None)
-        added.add_argument("--model", required=True, help="a folder with a checkpoint and its tokenizer, or a model of the hub")
-        added.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
-        added.add_argument(
-            "--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to"
-        )
+        _add_model(added)
         added.add_argument("--prompts", required=True, type=Path, help="a prompts table")
         for key, meaning in FURTHER_PROMPTS.get(study, {}).items():
             added.add_argument(f"--{key.replace('_', '-')}", required=True, type=Path, help=meaning)
         added.add_argument("--out", required=True, type=Path)
         added.add_argument("--name", help="the model's name in the table; by default the folder's own, or the hub's")
-        added.add_argument("--device", default="auto", choices=get_args(Device))
-        added.add_argument("--dtype", default="float32", choices=get_args(Dtype))
         added.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
-        added.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
-        added.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
+        _add_reading(added)
         if settings_key(study) in Studies.model_fields:
             added.add_argument("--settings", help=f"the keys under `studies: {settings_key(study)}` in the config, as YAML")
+
+    compress = command("compress", _compress, "read demonstrations once, and keep a few of their keys and values in a file")
+    _add_model(compress)
+    _add_task(compress)
+    compress.add_argument("--demos", required=True, type=Path, help="the demonstrations: .jsonl or .csv with text and label")
+    compress.add_argument("--out", required=True, type=Path, help="the cache to write, a safetensors file")
+    compress.add_argument(
+        "--keep", default="anchors", choices=("anchors", "all"), help="template and label words, or every position"
+    )
+    compress.add_argument("--name", help="the model's name in the cache; by default the folder's own, or the hub's")
+    _add_reading(compress)
+
+    classify = command("classify", _classify, "classify texts behind compressed demonstrations, as JSON lines")
+    _add_model(classify)
+    classify.add_argument("--cache", required=True, type=Path, help="what `icl-lens compress` wrote, with the same model")
+    classify.add_argument("texts", nargs="?", default="-", metavar="FILE", help="the texts; standard input by default, or -")
+    classify.add_argument(
+        "--format",
+        choices=("lines", "jsonl", "csv"),
+        help='a text a line, an object with "text" a line, or a table with a column text; by default by the ending of FILE',
+    )
+    classify.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
 
     fetch_model = command("fetch-model", _fetch_model, "fetch a model of the hub: configuration, tokenizer and weights")
     fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
@@ -175,6 +190,20 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("--schema", action="store_true")
     config.add_argument("--reference", action="store_true")
     return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="a folder with a checkpoint and its tokenizer, or a model of the hub")
+    command.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
+    command.add_argument("--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to")
+    command.add_argument("--device", default="auto", choices=get_args(Device))
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """Options that decide what a model reads, and in which number format."""
+    command.add_argument("--dtype", default="float32", choices=get_args(Dtype))
+    command.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
+    command.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
 
 
 def _add_task(command: argparse.ArgumentParser) -> None:
@@ -291,6 +320,47 @@ def _study(options: argparse.Namespace) -> None:
         settings=settings,
         others={key: getattr(options, key) for key in FURTHER_PROMPTS.get(options.study, {})},
     )
+
+
+def _compress(options: argparse.Namespace) -> None:
+    from icl_lens import config, text_files
+
+    task, _ = config.parse_task(options.task, options.definition)
+    texts, labels = text_files.demonstrations(options.demos, task)
+    _prepare_torch()
+    from icl_lens import classifying
+
+    classifying.compress(
+        options.model,
+        task,
+        texts,
+        labels,
+        options.out,
+        keep=options.keep,
+        name=options.name,
+        device=options.device,
+        dtype=options.dtype,
+        bos=BOS[options.bos],
+        as_chat=options.chat,
+    )
+
+
+def _classify(options: argparse.Namespace) -> None:
+    import json
+
+    from icl_lens import text_files
+
+    texts = text_files.texts(options.texts, options.format)
+    _prepare_torch()
+    from icl_lens import classifying
+
+    answers = classifying.classify(options.model, options.cache, texts, options.device, options.batch_tokens)
+    try:
+        for answer in answers:
+            print(json.dumps(answer._asdict(), ensure_ascii=False))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _training(options: argparse.Namespace) -> None:

@@ -4,15 +4,16 @@ import torch
 
 from icl_lens import attention
 from icl_lens.diagnosis_plan import Settings, counts, main_layer
+from icl_lens.diagnosis_summary import compare
 from icl_lens.errors import InputError
 from icl_lens.models import LanguageModel
 from icl_lens.positions import tokenize
-from icl_lens.studies import diagnosis
+from icl_lens.studies import diagnosis, icl
 
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table
-from ..reference.diagnosis import predicted, projections
+from ..reference.diagnosis import predicted, projections, real
 
 # Agreement with the plain reference, as a share of the largest value, in float32.
 TOLERANCE = 1e-4
@@ -151,3 +152,27 @@ def test_half_precision_stays_near(language_model, prompts):
     model.network.to(torch.bfloat16)
     half = diagnosis.compute(model, prompts, 2000, settings=settings, pooled=prompts)["confusion"]
     assert np.abs(half - full).max() <= 0.1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama"])
+def test_real_confusion_of_the_studied_answers_agrees_with_the_plain_reference(language_model, prompts, family):
+    model = language_model(family)
+    keys = {"model": family, "set": "ordered-1shot", "task": "trec"}
+    seeds = {p.prompt_id: p.seed for p in prompts}
+    answers, rows = (
+        table.assign(**keys, seed=table["prompt_id"].map(seeds))
+        for table in (
+            icl.compute(model, prompts, 2000),
+            diagnosis.compute(model, prompts, 2000, settings=Settings(directions=2, sweep=[2]), pooled=prompts),
+        )
+    )
+    compared = compare(rows[rows["keys"] == "first"], answers)
+    for seed in (42, 43):
+        of_seed = [p for p in prompts if p.seed == seed]
+        with torch.inference_mode():
+            logits = [model.network(torch.from_numpy(p.ids)[None], use_cache=False).logits[0, -1] for p in of_seed]
+        log_probs = [row[p.label_ids].double().log_softmax(-1).tolist() for row, p in zip(logits, of_seed, strict=True)]
+        expected = real(log_probs, [p.gold for p in of_seed])
+        part = compared[(compared["seed"] == seed) & compared["real"].notna()]
+        assert {(r.class_a, r.class_b): r.real for r in part.itertuples()} == pytest.approx(expected, abs=TOLERANCE)
+        assert len(set(expected.values())) > 1

@@ -1,0 +1,293 @@
+"""``icl-lens compress`` and ``icl-lens classify``: a person's own demonstrations, kept in one file."""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from icl_lens import compression, demo_cache, models, text_files
+from icl_lens.cli import main
+from icl_lens.errors import InputError
+from icl_lens.positions import tokenize
+from icl_lens.prompts import write_prompt
+from icl_lens.tasks import TASKS
+
+from ..conftest import byte_level
+from ..families import tiny
+from ..prompts_table import shared_table
+
+DEMOS = [("a fine film , warm and clever", "Positive"), ("dull , slow and empty", " Negative"), ("that is so funny", 1)]
+QUERIES = ["How many moons has Mars ?", "i lost my keys again", "dull and clever", "a fine striker scored twice in Rome"]
+
+
+@pytest.fixture
+def demos(tmp_path):
+    path = tmp_path / "demos.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in DEMOS))
+    return path
+
+
+@pytest.fixture
+def cache(checkpoint, demos, tmp_path):
+    out = tmp_path / "demos.cache"
+    assert compress(checkpoint, demos, out) == 0
+    return out
+
+
+def compress(folder, demos, out, *more, task="sst2"):
+    return main([str(a) for a in ("compress", "--model", folder, "--task", task, "--demos", demos, "--out", out, *more)])
+
+
+def classify(capsys, folder, cache, *more):
+    capsys.readouterr()
+    rc = main([str(a) for a in ("classify", "--model", folder, "--cache", cache, *more)])
+    said = capsys.readouterr()
+    return rc, [json.loads(line) for line in said.out.splitlines()], said.err
+
+
+def prompts_of(tokenizer):
+    texts, labels = [text for text, _ in DEMOS], [1, 0, 1]
+    shared = {"gold": 0, "seed": 0, "label_words": list(TASKS["sst2"].label_words), "demo_labels": labels}
+    rows = [{"prompt_id": n, **shared, **write_prompt(TASKS["sst2"], texts, labels, q)} for n, q in enumerate(QUERIES)]
+    return tokenize(pd.DataFrame(rows), tokenizer)
+
+
+def test_answers_are_those_of_hidden_anchor_for_the_same_prompts(checkpoint, cache, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("\n".join(QUERIES) + "\n")
+    answers = {}
+    for budget in (1, 4096):
+        rc, rows, _ = classify(capsys, checkpoint, cache, tmp_path / "texts.txt", "--batch-tokens", budget)
+        assert rc == 0
+        assert [row["text"] for row in rows] == QUERIES
+        answers[budget] = rows
+    model = models.load(checkpoint)
+    prompts = prompts_of(model.tokenizer)
+    with torch.inference_mode():
+        compressed = compression.compress(model, prompts[0], compression.kept_positions(prompts[0]))
+        for batch in compression.batches(model, prompts, 4096, compressed):
+            expected = compression.query_logits(model, batch, compressed).gather(1, batch.label_ids).double().softmax(-1)
+            for place, row in zip(batch.index, expected.tolist(), strict=True):
+                for rows in answers.values():
+                    assert list(rows[place]["probabilities"]) == ["Negative", "Positive"]
+                    assert list(rows[place]["probabilities"].values()) == pytest.approx(row, abs=1e-5)
+                    assert rows[place]["label"] == ["Negative", "Positive"][int(np.argmax(row))]
+
+
+def test_with_every_position_kept_answers_are_those_of_the_plain_prompt(checkpoint, demos, tmp_path, capsys):
+    assert compress(checkpoint, demos, tmp_path / "all", "--keep", "all") == 0
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": q, "id": 7}) + "\n" for q in QUERIES))
+    rc, rows, _ = classify(capsys, checkpoint, tmp_path / "all", tmp_path / "texts.jsonl")
+    assert rc == 0
+    model = models.load(checkpoint)
+    prompts = prompts_of(model.tokenizer)
+    with torch.inference_mode():
+        for batch in models.batches(model, prompts, 1):
+            (place,) = batch.index
+            expected = models.class_logits(model, batch).double().softmax(-1)[0].tolist()
+            assert list(rows[place]["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_header_says_whose_cache_it_is(checkpoint, cache):
+    with safe_open(cache, framework="pt") as file:
+        said = json.loads(file.metadata()[demo_cache.KEY])
+        assert sorted(file.keys()) == sorted(f"{name}.{layer}" for name in ("keys", "values") for layer in range(3))
+    prompt = prompts_of(byte_level())[0]
+    assert said["format"] == demo_cache.FORMAT
+    assert said["template"] == TASKS["sst2"].template
+    assert said["label_words"] == [" Negative", " Positive"]
+    assert said["start"] == compression.query_start(prompt) == len(said["ids"])
+    assert said["kept"] == compression.kept_positions(prompt).tolist()
+    assert said["dtype"] == "float32"
+    assert (said["made_by"]["family"], said["made_by"]["layers"]) == ("gpt2", 3)
+    assert said["labels"] == [1, 0, 1]
+    assert str(checkpoint.parent) not in json.dumps(said)
+
+
+def test_texts_come_by_line_by_json_by_table_and_by_standard_input(checkpoint, cache, tmp_path, capsys, monkeypatch):
+    (tmp_path / "t.csv").write_text('id,text\n1,"a fine film , warm"\n2,"two\nlines"\n')
+    _, rows, _ = classify(capsys, checkpoint, cache, tmp_path / "t.csv")
+    assert [row["text"] for row in rows] == ["a fine film , warm", "two\nlines"]
+    for arguments in ((), ("-",), ("-", "--format", "jsonl")):
+        given = b'{"text": "dull"}\n\n' if "jsonl" in arguments else b"dull\r\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        _, rows, _ = classify(capsys, checkpoint, cache, *arguments)
+        assert [row["text"] for row in rows] == ["dull"]
+        assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_another_model_or_tokenizer_is_refused_and_another_folder_is_not(checkpoint, cache, tokenizer, tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("dull\n")
+    moved, model, spoken = tmp_path / "moved", tmp_path / "model", tmp_path / "spoken"
+    shutil.copytree(checkpoint, moved)
+    assert classify(capsys, moved, cache, tmp_path / "t.txt")[0] == 0
+    tiny("gpt2", len(tokenizer), seed=1, context=4096).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    rc, rows, said = classify(capsys, model, cache, tmp_path / "t.txt")
+    assert (rc, rows) == (1, [])
+    assert "was made with another model, tiny (gpt2, 3 layers), whose files are not those of model" in said
+    shutil.copytree(checkpoint, spoken)
+    byte_level(vocabulary=300).save_pretrained(spoken)
+    rc, rows, said = classify(capsys, spoken, cache, tmp_path / "t.txt")
+    assert (rc, rows) == (1, [])
+    assert "was made with another tokenizer than that of spoken" in said
+
+
+def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("dull\n")
+    whole = cache.read_bytes()
+    middle = len(whole) - 1000
+    header = demo_cache.read_header(cache)
+    tensors = load_file(cache)
+
+    def with_header(**changes):
+        said = json.loads(header.model_dump_json()) | changes
+        save_file(tensors, tmp_path / "made", metadata={demo_cache.KEY: json.dumps(said)})
+        return (tmp_path / "made").read_bytes()
+
+    save_file(tensors, tmp_path / "foreign")
+    for content, sentence in (
+        (b"hello", "is no cache of icl-lens: it is no safetensors file"),
+        (b"", "is no cache of icl-lens: it is no safetensors file"),
+        ((tmp_path / "foreign").read_bytes(), "is no cache of icl-lens: it is a safetensors file of something else"),
+        (whole[:-10], "is damaged, or was cut short"),
+        (whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "is damaged, or was cut short"),
+        (with_header(format=99), "follows version 99 of the cache's format, this icl-lens reads version 1"),
+        (with_header(kept=[3, 2]), "its header contradicts itself"),
+        (with_header(start="x"), "its header cannot be read"),
+    ):
+        (tmp_path / "bad").write_bytes(content)
+        rc, rows, said = classify(capsys, checkpoint, tmp_path / "bad", tmp_path / "t.txt")
+        assert (rc, rows) == (1, [])
+        assert sentence in said
+        assert len(said.splitlines()) == 1
+    assert "none.cache does not exist" in classify(capsys, checkpoint, tmp_path / "none.cache", tmp_path / "t.txt")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "d.jsonl",
+            '{"text": "a", "label": "Positive"}\n{"text": "b", "label": "Meh"}\n',
+            "line 2: unknown label 'Meh'; task sst2",
+        ),
+        ("d.jsonl", '{"text": "a", "label": 2}\n', "line 1: unknown label 2; task sst2 has Negative, Positive"),
+        ("d.jsonl", '{"text": "a", "label": true}\n', "line 1: unknown label True"),
+        ("d.jsonl", '{"text": "a", "label": [0]}\n', "line 1: unknown label [0]"),
+        ("d.jsonl", "", "holds no demonstration"),
+        ("d.csv", "text,label\n", "holds no demonstration"),
+        ("d.jsonl", '\n{"text": "a"}\n', "line 2: no 'label'; there is 'text'"),
+        ("d.jsonl", '{"text": 3, "label": 0}\n', "line 1: its text is 3, which is no text"),
+        ("d.jsonl", '{"text": " ", "label": 0}\n', "line 1: the text is empty"),
+        ("d.jsonl", "{text\n", "line 1: not JSON"),
+        ("d.jsonl", "[1]\n", "line 1: a line must be one object"),
+        ("d.csv", "text,label\na,0\na,b,1\n", "line 3: 3 fields where the header names 2 (text, label)"),
+        ("d.csv", 'text,label\n"a,0\n', "not CSV"),
+        ("d.txt", "a\n", "demonstrations are a .jsonl or a .csv file"),
+    ],
+)
+def test_demonstrations_that_cannot_be_used_are_one_sentence_and_no_cache(
+    tmp_path, capsys, checkpoint, name, content, sentence
+):
+    (tmp_path / name).write_text(content)
+    assert compress(checkpoint, tmp_path / name, tmp_path / "out.cache") == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_bytes_that_are_no_text_are_told_by_line(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"fine\nd\xffull\n")
+    with pytest.raises(InputError, match="line 2: not UTF-8 text"):
+        text_files.texts(tmp_path / "t.txt")
+    (tmp_path / "t.txt").write_text("fine\n\ndull\n")
+    with pytest.raises(InputError, match="line 2: the text is empty"):
+        text_files.texts(tmp_path / "t.txt")
+    (tmp_path / "t.txt").write_text("")
+    with pytest.raises(InputError, match="holds no text"):
+        text_files.texts(tmp_path / "t.txt")
+    (tmp_path / "t.jsonl").write_text('{"text": "\\ud800"}')
+    with pytest.raises(InputError, match="line 1: the text holds half a character"):
+        text_files.texts(tmp_path / "t.jsonl")
+
+
+def test_class_names_are_labels_and_numbers_only_where_no_class_is_named_so(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("\ufefflabel,text\nnegative,a\nPositive,b\n1,c\n")
+    assert text_files.demonstrations(path, TASKS["sst2"]) == (["a", "b", "c"], [0, 1, 1])
+    numbered = replace(TASKS["sst2"], classes=("1", "0"))
+    assert text_files.demonstrations(_written(path, "label,text\n1,a\n0,b\n"), numbered) == (["a", "b"], [0, 1])
+    with pytest.raises(InputError, match="line 2: unknown label '2'"):
+        text_files.demonstrations(_written(path, "label,text\n2,a\n"), numbered)
+
+
+def _written(path, content):
+    path.write_text(content)
+    return path
+
+
+def test_a_class_without_a_demonstration_is_allowed_and_said(checkpoint, tmp_path, caplog):
+    path = _written(tmp_path / "d.jsonl", '{"text": "a fine film", "label": 1}\n')
+    with caplog.at_level("WARNING"):
+        assert compress(checkpoint, path, tmp_path / "one") == 0
+    assert "no demonstration of class Negative" in caplog.text
+    assert "model tiny is untrained" in caplog.text
+    assert demo_cache.read_header(tmp_path / "one").labels == [1]
+
+
+def test_what_is_too_long_for_the_context_is_said_before_any_answer(tokenizer, demos, tmp_path, capsys):
+    short = tmp_path / "short"
+    tiny("gpt2", len(tokenizer), context=90).save_pretrained(short)
+    tokenizer.save_pretrained(short)
+    assert compress(short, demos, tmp_path / "c") == 0
+    texts = _written(tmp_path / "t.txt", "dull\n" + "fine " * 80 + "\n")
+    rc, rows, said = classify(capsys, short, tmp_path / "c", texts)
+    assert (rc, rows) == (1, [])
+    start = demo_cache.read_header(tmp_path / "c").start
+    assert "line 2: its text is " in said
+    assert f"leave {90 - start} of the context of short (90)" in said
+    many = _written(tmp_path / "many.jsonl", '{"text": "a fine film , warm and clever", "label": 1}\n' * 20)
+    assert compress(short, many, tmp_path / "d") == 1
+    assert "none is left for a text" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_cache_is_whole_or_not_there(checkpoint, demos, cache, tmp_path, monkeypatch):
+    before = cache.read_bytes()
+
+    def break_off(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(demo_cache, "save_file", break_off)
+    with pytest.raises(OSError, match="no space left"):
+        compress(checkpoint, demos, cache)
+    assert cache.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demos.cache", "demos.jsonl"]
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt_neox", "llama", "mistral", "gemma2"])
+def test_a_cache_gives_back_what_was_kept(language_model, checkpoint, family, tmp_path):
+    model = language_model(family)
+    prompts = tokenize(shared_table("agnews", count=4), model.tokenizer)
+    compressed = compression.compress(model, prompts[0], compression.kept_positions(prompts[0]))
+    folder = tmp_path / "model"
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    about = {"task": "agnews", "template": "{text}{label}", "label_words": [" a", " b"], "texts": ["x"], "labels": [0]}
+    made_by = demo_cache.whose(model, folder)
+    demo_cache.save(tmp_path / "c", compressed, made_by=made_by, dtype="float32", bos="auto", chat=False, **about)
+    again = demo_cache.load(tmp_path / "c", model, folder).compressed
+    assert again.kept.tolist() == compressed.kept.tolist()
+    assert again.ids.tolist() == compressed.ids.tolist()
+    for name in ("keys", "values"):
+        for one, other in zip(getattr(again.prefix, name), getattr(compressed.prefix, name), strict=True):
+            assert torch.equal(one, other)
