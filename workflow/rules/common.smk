@@ -14,7 +14,7 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import config as icl_lens_config
-from icl_lens import fetch
+from icl_lens import accelerators, fetch
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, of_own_task
@@ -190,6 +190,34 @@ def model_files(name):
     if CONFIG.model(name).hub is not None:
         return [f"{path}/{RECORD}"]
     return checkpoint_files(Path(path).absolute() if is_trained_here(path) else path)
+
+
+def is_small(name):
+    """Whether a model is so small that a study of it takes as long as its imports: its files lie here and hold less than 100 MB."""
+    return (
+        CONFIG.model(name).hub is None
+        and sum(
+            path.stat().st_size
+            for path in map(Path, model_files(name))
+            if path.is_file()
+        )
+        < 100e6
+    )
+
+
+def model_job_threads(wildcards):
+    """One thread for a small model: several such jobs side by side are faster. A job that times runs alone, so it has all."""
+    alone = getattr(wildcards, "study", None) == "speed"
+    return 1 if is_small(wildcards.model) and not alone else workflow.cores
+
+
+def model_job_gpus(wildcards):
+    """One of the profile's places for model jobs, of which there is one at a time; none for a small model on a CPU."""
+    return (
+        1
+        if accelerators.expected(CONFIG.device) or not is_small(wildcards.model)
+        else 0
+    )
 
 
 def fetched_model_options(record):

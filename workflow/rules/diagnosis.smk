@@ -18,9 +18,9 @@ rule diagnosis:
         "<benchmarks>/studies/{model}/{task}/{set}/diagnosis.jsonl"
     conda:
         "../../envs/icl-lens.yaml"
-    threads: workflow.cores
+    threads: model_job_threads
     resources:
-        gpu=1,
+        gpu=model_job_gpus,
     params:
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
