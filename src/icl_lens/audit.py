@@ -80,7 +80,9 @@ def _table_faults(results: Path, path: Path) -> list[Fault]:
         return [Fault(str(error), (path,))]
     if not metadata:
         return [Fault(f"{path}: holds no provenance, so it was not made by icl-lens", (path,))]
-    return _changed(results, path, metadata["inputs"], (path,))
+    # What was written with the table (tensors) goes with it: neither is right without the other.
+    beside = metadata.get("beside", {})
+    return _changed(results, path, {**metadata["inputs"], **beside}, (path, *(results / name for name in beside)))
 
 
 def _record_faults(results: Path, record: Path) -> list[Fault]:

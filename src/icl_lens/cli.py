@@ -12,6 +12,7 @@ from typing import get_args
 
 from icl_lens.config import Device, Dtype, Studies
 from icl_lens.errors import InputError
+from icl_lens.prompts import AUXILIARY
 from icl_lens.tasks import TASKS
 
 # The commands that may use a network.
@@ -26,6 +27,15 @@ STUDIES = {
     "flow": "the information flow of a few prompts along every edge",
     "tokens": "the tokens of each prompt, where they stand, and which are label words",
     "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
+    "reweighting": "answers with trained factors on the attention to label words, without, and with more demonstrations",
+}
+
+# Further prompts tables that a study reads, by option.
+FURTHER_PROMPTS = {
+    "reweighting": {
+        "auxiliary": "a prompts table whose queries are training texts, with the same demonstrations (shared-1shot-auxiliary)",
+        "few_shot": "a prompts table of the same queries with more demonstrations (shared-5shot)",
+    }
 }
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
@@ -80,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--set", required=True, help="the protocol: fresh-1shot, shared-5shot, ...")
     prompts.add_argument("--seeds", required=True, type=_seed, nargs="+")
     prompts.add_argument("--queries", required=True, type=_positive, help="test texts per seed, at most")
+    prompts.add_argument(
+        "--auxiliary", type=_positive, default=AUXILIARY, help="in a set named ...-auxiliary, training texts per class"
+    )
     prompts.add_argument("--out", required=True, type=Path)
 
     for study, help_text in STUDIES.items():
@@ -91,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
             "--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to"
         )
         added.add_argument("--prompts", required=True, type=Path, help="a prompts table")
+        for key, meaning in FURTHER_PROMPTS.get(study, {}).items():
+            added.add_argument(f"--{key.replace('_', '-')}", required=True, type=Path, help=meaning)
         added.add_argument("--out", required=True, type=Path)
         added.add_argument("--name", help="the model's name in the table; by default the folder's own, or the hub's")
         added.add_argument("--device", default="auto", choices=get_args(Device))
@@ -222,7 +237,7 @@ def _prompts(options: argparse.Namespace) -> None:
     task, _ = config.parse_task(options.task, options.definition)
     if len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds names a seed twice, which would count its prompts twice")
-    prompts.write(task, options.corpus, options.set, options.seeds, options.queries, options.out)
+    prompts.write(task, options.corpus, options.set, options.seeds, options.queries, options.out, options.auxiliary)
 
 
 def _fetch_model(options: argparse.Namespace) -> None:
@@ -269,6 +284,7 @@ def _study(options: argparse.Namespace) -> None:
         bos=BOS[options.bos],
         as_chat=options.chat,
         settings=settings,
+        others={key: getattr(options, key) for key in FURTHER_PROMPTS.get(options.study, {})},
     )
 
 

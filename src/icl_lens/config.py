@@ -23,6 +23,7 @@ from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
+from icl_lens.reweighting_plan import Settings as Reweighting
 from icl_lens.section import Section, Seed
 from icl_lens.tasks import TASKS, Task
 
@@ -137,6 +138,10 @@ class Studies(Section):
     isolation: Isolation = Field(
         default_factory=Isolation, description="Cutting label words, or others in their place, off from the text before them."
     )
+    reweighting: Reweighting = Field(
+        default_factory=Reweighting,
+        description="Factors on the attention to label words, trained, and what they are compared with.",
+    )
 
 
 def _layer(layer: int | str) -> int | str:
@@ -225,7 +230,7 @@ class Config(Section):
     studies: Annotated[Studies, BeforeValidator(_numbers)] = Field(
         default_factory=Studies,
         description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
-        "before them, in how many layers and how, and how many draws its random control takes.",
+        "before them, in how many layers and how, and how many draws its random control takes; how `reweighting` trains.",
     )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,

@@ -56,7 +56,8 @@ TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agne
 OTHER_TEXT = 60
 
 # Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
-# isolation makes one pass for each of its conditions besides. The last three run a few prompts or none: loading is their cost.
+# isolation makes one pass for each of its conditions besides. Re-weighting runs each prompt as it is, re-weighted and with
+# more demonstrations (its training, single tokens, is left out). The others run a few prompts or none: loading is their cost.
 PASSES: dict[str, float] = {
     "icl": 1,
     "deep_attention": 1,
@@ -65,6 +66,7 @@ PASSES: dict[str, float] = {
     "flow": 0,
     "isolated_words": 0,
     "tokens": 0,
+    "reweighting": 3,
 }
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
@@ -110,9 +112,12 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         path = PurePosixPath(row["output_file"])
         # A figure's or table's files are one job; so is everything else that has a folder and name of its own.
         name = path.stem if row["rule"] in ("figure", "table") else str(path)
+        if row["rule"] == "reweighting":  # a table and the tensors beside it
+            path = path.with_suffix(".parquet")
+            name = str(path)
         seen.setdefault((row["rule"], name), path)
     counts = Counter(rule for rule, _ in seen)
-    return counts, [path for (rule, _), path in seen.items() if rule == "study"]
+    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "reweighting")]
 
 
 def estimate(config: Config, path: PurePosixPath) -> Study:

@@ -2,19 +2,23 @@
 
 A study module has ``compute(model, prompts, batch_tokens, progress)``, which returns its rows with their prompt_id. One with
 choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
+One that reads further prompts tables has ``gather(model, table, others, tokenized, settings)``, which returns what ``compute``
+takes of them by name; and ``compute`` may return tensors beside its rows, which go into a file beside the table.
 What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from icl_lens import artifacts, chat, models, provenance
-from icl_lens.positions import Bos, tokenize
+from icl_lens.positions import Bos, TokenizedPrompt, tokenize
 from icl_lens.progress import progress
 from icl_lens.section import Section
 
@@ -33,6 +37,7 @@ def run(
     bos: Bos = "auto",
     as_chat: bool = False,
     settings: Section | None = None,
+    others: Mapping[str, Path | str] | None = None,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -48,6 +53,7 @@ def run(
         bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.positions.tokenize`.
         as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.chat.wrap`.
         settings: The study's own, an instance of its module's ``Settings``; its defaults where none is given.
+        others: Further prompts tables, by what they are to the study.
 
     Raises:
         ValueError: The settings are another study's (a defect of the caller).
@@ -61,19 +67,32 @@ def run(
         raise ValueError(f"{type(own).__name__} are no settings of the study {study}")
     table, origin = artifacts.read(prompts, "prompts")
     loaded = models.load(model, name=name, device=device, dtype=dtype)
-    tokenized = tokenize(chat.wrap(table, loaded.tokenizer) if as_chat else table, loaded.tokenizer, bos)
+
+    def as_read(rows: pd.DataFrame) -> list[TokenizedPrompt]:
+        return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
+
+    tokenized = as_read(table)
     fitting = models.fitting(loaded, tokenized)
     observed = models.observe(loaded, fitting)
     observed["prompts"] = len(fitting)
     observed["left_out"] = len(tokenized) - len(fitting)
+    given = {} if own is None else {"settings": own}
+    if others:
+        fit = table[table["prompt_id"].isin([p.prompt_id for p in fitting])]
+        given |= code.gather(
+            loaded, fit, {key: artifacts.read(path, "prompts")[0] for key, path in others.items()}, as_read, own
+        )
     with progress(len(fitting), f"{study} of {loaded.name}") as advance:
-        rows = code.compute(loaded, fitting, batch_tokens, advance, **({} if own is None else {"settings": own}))
+        found = code.compute(loaded, fitting, batch_tokens, advance, **given)
+    rows, tensors = found if isinstance(found, tuple) else (found, None)
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     metadata = artifacts.describe(
         study,
         module,
-        inputs={provenance.artifact_name(prompts, out): provenance.file_hash(prompts)},
+        inputs={
+            provenance.artifact_name(path, out): provenance.file_hash(path) for path in (prompts, *(others or {}).values())
+        },
         settings={
             "batch_tokens": batch_tokens,
             "bos": bos,
@@ -89,5 +108,9 @@ def run(
         corpus=origin.get("corpus", {"source": "elsewhere"}),
         task=origin.get("task"),
     )
+    if tensors is not None:
+        beside = Path(out).with_suffix(".safetensors")
+        artifacts.write_tensors(beside, tensors, metadata)
+        metadata["beside"] = {provenance.artifact_name(beside, out): provenance.file_hash(beside)}
     artifacts.write(out, rows, metadata)
     logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(fitting))
