@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -216,6 +217,19 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    "reweighting": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("method", pa.string()),
+                ("shots", pa.int64()),
+                ("gold", pa.int64()),
+                ("prediction", pa.int64()),
+                ("class_log_probs", pa.list_(pa.float64())),
+            ]
+        ),
+    ),
     "deep_attention": (
         1,
         pa.schema([*_STUDY_KEYS, ("layer", pa.int64()), ("class", pa.int64()), ("attention", pa.float64())]),
@@ -313,6 +327,38 @@ def write(path: Path | str, table: pd.DataFrame, metadata: dict[str, Any]) -> No
     with whole_file(path) as temporary:
         # Checksums of pages: a flipped byte is an error on reading, where Parquet's default reads it as data.
         pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True)
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """Write named tensors as safetensors, with the metadata in the header, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    with whole_file(path) as temporary:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, {"icl_lens": packed})
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read named tensors and their metadata.
+
+    Raises:
+        InputError: The file is absent, cut short or not one that :func:`write_tensors` wrote.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; it should hold tensors (safetensors)")
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            metadata = json.loads(stored.metadata()["icl_lens"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file of icl-lens: `icl-lens audit --repair` clears it away, the same command "
+            "then makes it anew"
+        ) from error
+    return tensors, metadata
 
 
 def read(path: Path | str, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:

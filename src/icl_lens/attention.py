@@ -10,7 +10,7 @@ what it was.
     with record_rows(network, batch.last) as rows:      # layer -> (B, H, K); the fused kernel keeps running
         network(**batch.inputs())
 
-``block`` is a mask and ``record_rows`` writes out one row a prompt, so neither makes an attention matrix. The other three
+``block`` is a mask and ``record_rows`` writes out one row a prompt, so neither makes an attention matrix. The other four
 need the matrices: while one of them is open, every attention module computes by :func:`attend` instead of the fused kernel.
 Families built on transformers' attention interface take it by name; GPT-J, which has none, gets it in place of its
 ``_attn`` method.
@@ -227,6 +227,47 @@ def scale(network: PreTrainedModel, factors: Mapping[int, Tensor]) -> Iterator[N
 
     with _edit(network, multiply):
         yield
+
+
+@contextmanager
+def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, Tensor], None]]:
+    """Multiply one row's attention to some keys after the softmax, without renormalising; gradients flow to the factors.
+
+    It is :func:`scale` for factors that are 1 elsewhere, without matrices of them: anchor re-weighting scales the last row
+    (section 3.1, eq. 9 and 12). Opening it once serves many forward passes: the value is a function that says what the next
+    ones scale,
+
+        (rows, keys, factors)
+
+    the position of each prompt's row, shape (B,), the positions that it attends to, shape (B, D), all different, both counted
+    from the beginning of the whole prompt; and the factors of every layer, shape (L, B, H, D). Before it is called nothing is
+    scaled.
+    """
+    edit = _ScaledRows()
+    with _edit(network, edit):
+        yield edit.take
+
+
+class _ScaledRows:
+    """Scales entries of one row per prompt, as an edit."""
+
+    def __init__(self) -> None:
+        self.factors: Tensor | None = None
+
+    def take(self, rows: Tensor, keys: Tensor, factors: Tensor) -> None:
+        self.rows, self.keys, self.factors = rows, keys, factors  # (B,), (B, D), (L, B, H, D)
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        if self.factors is None:
+            return weights
+        batch, heads, queries, width = weights.shape
+        place = (
+            torch.arange(batch, device=weights.device)[:, None, None],
+            torch.arange(heads, device=weights.device)[:, None],
+            (self.rows - (width - queries))[:, None, None],  # the queries are the last of the positions
+            self.keys[:, None],
+        )
+        return weights.index_put(place, weights[place] * self.factors[layer].to(weights.dtype))  # (B, H, Q, K)
 
 
 @contextmanager

@@ -113,7 +113,9 @@ def _table_faults(results: Path, path: Path) -> list[Fault]:
     if not metadata:
         return [Fault(f"{path}: holds no provenance, so it was not made by icl-lens", (path,))]
     faults = [Fault(f"{path}: {said}", (path,)) for said in (*_rows(kind, table, metadata), *_code(stage, metadata))]
-    return faults + _changed(results, path, metadata["inputs"], (path,))
+    # What was written with the table (tensors) goes with it: neither is right without the other.
+    beside = metadata.get("beside", {})
+    return faults + _changed(results, path, {**metadata["inputs"], **beside}, (path, *(results / name for name in beside)))
 
 
 def _rows(kind: str, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import get_args
 
 from icl_lens.config import Device, Dtype, Studies, settings_key
 from icl_lens.errors import InputError
+from icl_lens.reweighting_plan import AUXILIARY
 from icl_lens.tasks import TASKS
 
 # The commands that may use a network.
@@ -31,11 +32,16 @@ STUDIES = {
     "isolated_words": "the likeliest next tokens with label words isolated, for one prompt a class",
     "isolation_controls": "isolation again with shuffled labels and on an untrained copy of the model",
     "attention_controls": "deep attention and answers again with shuffled labels and on an untrained copy of the model",
+    "reweighting": "answers with trained factors on the attention to label words, without, and with more demonstrations",
 }
 
 # Further prompts tables that a study reads, by option.
 FURTHER_PROMPTS = {
     "diagnosis": {"pooled": "a prompts table of the same queries under demonstrations that change (pooled-1shot)"},
+    "reweighting": {
+        "auxiliary": "a prompts table whose queries are training texts, with the same demonstrations (shared-1shot-auxiliary)",
+        "few_shot": "a prompts table of the same queries with more demonstrations (shared-5shot)",
+    },
 }
 
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
@@ -90,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--set", required=True, help="the protocol: fresh-1shot, shared-5shot, ...")
     prompts.add_argument("--seeds", required=True, type=_seed, nargs="+")
     prompts.add_argument("--queries", required=True, type=_positive, help="test texts per seed, at most")
+    prompts.add_argument(
+        "--auxiliary", type=_positive, default=AUXILIARY, help="in a set named ...-auxiliary, training texts per class"
+    )
     prompts.add_argument("--out", required=True, type=Path)
 
     for study, help_text in STUDIES.items():
@@ -271,7 +280,7 @@ def _prompts(options: argparse.Namespace) -> None:
     task, _ = config.parse_task(options.task, options.definition)
     if len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds names a seed twice, which would count its prompts twice")
-    prompts.write(task, options.corpus, options.set, options.seeds, options.queries, options.out)
+    prompts.write(task, options.corpus, options.set, options.seeds, options.queries, options.out, options.auxiliary)
 
 
 def _fetch_model(options: argparse.Namespace) -> None:

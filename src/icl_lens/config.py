@@ -26,6 +26,7 @@ from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
+from icl_lens.reweighting_plan import Settings as Reweighting
 from icl_lens.section import Section, Seed
 from icl_lens.speed_plan import Settings as Speed
 from icl_lens.tasks import TASKS, Task
@@ -161,6 +162,10 @@ class Studies(Section):
     speed: Speed = Field(
         default_factory=Speed, description="Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."
     )
+    reweighting: Reweighting = Field(
+        default_factory=Reweighting,
+        description="Factors on the attention to label words, trained, and what they are compared with.",
+    )
 
 
 def settings_key(study: str) -> str:
@@ -255,7 +260,7 @@ class Config(Section):
         default_factory=Studies,
         description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
         "before them, in how many layers and how, and how many draws its random control takes; how `compression` "
-        "continues positions and how often it draws; how many prompts `speed` times, and how often.",
+        "continues positions and how often it draws; how many prompts `speed` times, and how often; how `reweighting` trains.",
     )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,

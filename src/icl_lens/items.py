@@ -20,6 +20,7 @@ class Item:
         notebook: The notebook under ``notebooks/`` that draws it, without its ending.
         set: The prompt set it reads; empty when it reads none.
         studies: The artifacts it reads, per model and task.
+        tensors: Those of them that it reads the tensors beside of, too.
         tasks: The tasks the paper shows in it; empty for every configured task.
         paper_models: The models the paper shows in it; empty where its notebook does not say so.
         reads: Tables that it reads whatever is configured, relative to the results folder.
@@ -34,6 +35,7 @@ class Item:
     notebook: str
     set: str = ""
     studies: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     paper_models: str = ""
     reads: tuple[str, ...] = ()
@@ -194,6 +196,23 @@ ITEMS: dict[str, Item] = {
             set="shared-1shot",
             studies=("speed",),
             paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="table_1",
+            title="Accuracy with the demonstrations as they are, with more of them, and with the attention to their label "
+            "words re-weighted",
+            notebook="table_1",
+            set="shared-1shot",
+            studies=("reweighting",),
+            paper_models="GPT2-XL",
+        ),
+        Item(
+            name="figure_reweighting",
+            title="What re-weighting learns, and which classes are answered before and after it",
+            notebook="figure_reweighting",
+            set="shared-1shot",
+            studies=("reweighting",),
+            tensors=("reweighting",),
         ),
         Item(
             name="table_4",

@@ -60,8 +60,9 @@ OTHER_TEXT = 60
 
 # Forward passes that a study is worth. Saliency runs backward to every activation and writes all attention matrices out;
 # isolation makes one pass for each of its conditions besides, and its controls all of that once a control; those of deep
-# attention make two. Compression makes one over the queries for each of its conditions. Those with 0 run a few prompts or
-# none: loading is their cost.
+# attention make two. Compression makes one over the queries for each of its conditions. Re-weighting runs each prompt as it is,
+# re-weighted and with more demonstrations (its training, single tokens, is left out). Those with 0 run a few prompts or none:
+# loading is their cost.
 PASSES: dict[str, float] = {
     "icl": 1,
     "deep_attention": 1,
@@ -75,6 +76,7 @@ PASSES: dict[str, float] = {
     "tokens": 0,
     "isolation_controls": 0,
     "attention_controls": 2 * len(CONTROLS),
+    "reweighting": 3,
 }
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
@@ -120,9 +122,12 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         path = PurePosixPath(row["output_file"])
         # A figure's or table's files are one job; so is everything else that has a folder and name of its own.
         name = path.stem if row["rule"] in ("figure", "table") else str(path)
+        if row["rule"] == "reweighting":  # a table and the tensors beside it
+            path = path.with_suffix(".parquet")
+            name = str(path)
         seen.setdefault((row["rule"], name), path)
     counts = Counter(rule for rule, _ in seen)
-    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis")]
+    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis", "reweighting")]
 
 
 def estimate(config: Config, path: PurePosixPath) -> Study:

@@ -14,7 +14,7 @@ the same intervention for the tails.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,27 +85,39 @@ class Prefix:
         keys: Its keys in each layer, shape (1, H_kv, P, d).
         values: Its values in each layer, shape (1, H_kv, P, d).
         length: Its number of tokens P.
+        before: What comes before it, where it continues another beginning: its own keys and values are then those of the last
+            tokens of the P only.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     length: int
+    before: Prefix | None = None
 
-    def cache(self, rows: int) -> DynamicCache:
+    def cache(self, rows: int, growing: bool = False) -> DynamicCache:
         """What a forward pass over the tails of ``rows`` prompts takes as ``past_key_values``; views, nothing is copied.
 
-        It stays as it is when a model runs on it, so a layer's joined keys and values live no longer than that layer needs
-        them. It has no config: a layer with a sliding window keeps all keys too, and its mask hides what is outside.
+        (What continues another beginning is joined to it here.) Unless ``growing``, it stays as it is when a model runs on it,
+        so a layer's joined keys and values live no longer than that layer needs them. It has no config: a layer with a
+        sliding window keeps all keys too, and its mask hides what is outside.
         """
         cache = DynamicCache()
-        for keys, values in zip(self.keys, self.values, strict=True):
-            layer = _Beginning()
+        for keys, values in self._whole():
+            layer = _Growing() if growing else _Beginning()
             layer.begin(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))  # (B, H_kv, P, d)
             cache.layers.append(layer)
         return cache
 
+    def _whole(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of all P tokens, layer by layer, shape (1, H_kv, P, d) each."""
+        if self.before is None:
+            yield from zip(self.keys, self.values, strict=True)
+            return
+        for (first, one), second, two in zip(self.before._whole(), self.keys, self.values, strict=True):
+            yield torch.cat([first, second], dim=-2), torch.cat([one, two], dim=-2)
 
-def read(network: PreTrainedModel, ids: np.ndarray) -> Prefix | None:
+
+def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None) -> Prefix | None:
     """Read a beginning in one forward pass, under whatever attention contexts are open, without the vocabulary matrix.
 
     Inside ``torch.inference_mode`` the prefix can be used in that mode only; gradients flow through it where they are
@@ -113,27 +125,32 @@ def read(network: PreTrainedModel, ids: np.ndarray) -> Prefix | None:
 
     Args:
         network: A model for which :func:`is_shareable` holds.
-        ids: Token ids, shape (P,).
+        ids: Token ids, shape (P,); with ``before`` those that follow it.
+        before: A beginning that was read already and that this one continues; it is held once, whatever continues it.
 
     Returns:
-        None for an empty beginning.
+        None for an empty beginning, ``before`` where nothing follows it.
     """
     if not len(ids):
-        return None
-    tokens = torch.from_numpy(np.asarray(ids))[None].to(network.device)  # (1, P)
-    cache = DynamicCache()
+        return before
+    start = before.length if before else 0
+    tokens = torch.from_numpy(np.asarray(ids))[None].to(network.device)  # (1, Q)
+    end = start + tokens.shape[1]
+    cache = before.cache(1, growing=True) if before else DynamicCache()
     network(
         input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        position_ids=torch.arange(tokens.shape[1], device=tokens.device)[None],
+        attention_mask=torch.ones(1, end, dtype=torch.int64, device=tokens.device),
+        position_ids=torch.arange(start, end, device=tokens.device)[None],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
     )
     return Prefix(
-        keys=tuple(layer.keys for layer in cache.layers),
-        values=tuple(layer.values for layer in cache.layers),
-        length=tokens.shape[1],
+        # Copied, so that what came before is not kept in memory with every continuation.
+        keys=tuple(layer.keys[..., start:, :].clone() if start else layer.keys for layer in cache.layers),
+        values=tuple(layer.values[..., start:, :].clone() if start else layer.values for layer in cache.layers),
+        length=end,
+        before=before,
     )
 
 
@@ -168,12 +185,16 @@ def is_shareable(network: PreTrainedModel) -> bool:
     return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
 
 
-class _Beginning(DynamicLayer):
-    """One layer's keys and values of a beginning, joined to each tail's anew and never replaced."""
+class _Growing(DynamicLayer):
+    """One layer's keys and values of a beginning, which grow by what is read after it."""
 
     def begin(self, keys: Tensor, values: Tensor) -> None:
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
+
+
+class _Beginning(_Growing):
+    """One layer's keys and values of a beginning, joined to each tail's anew and never replaced."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)

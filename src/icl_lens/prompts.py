@@ -18,6 +18,7 @@ import pandas as pd
 
 from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
+from icl_lens.reweighting_plan import AUXILIARY
 from icl_lens.tasks import Task
 
 # Demonstration sets in the pool of ``pooled-1shot`` and ``ordered-1shot``: the released ``Error_analysis.ipynb`` draws so many.
@@ -33,25 +34,28 @@ class Protocol:
             ``pooled``, the sets of a pool per seed in turn; ``ordered``, the first set of that pool for all queries. The
             demonstrations of a pool stand in the order of the classes.
         shots: Demonstrations per class.
+        auxiliary: Whether the queries are further training texts, those that the draw of the demonstrations meets next, and not
+            test texts: what anchor re-weighting trains on.
     """
 
     kind: Literal["fresh", "shared", "pooled", "ordered"]
     shots: int
+    auxiliary: bool = False
 
     @classmethod
     def of(cls, set_name: str) -> Protocol:
-        """The protocol that a set's name states: ``fresh-1shot``, ``shared-5shot``, ``pooled-1shot``, ``ordered-1shot``.
+        """The protocol that a set's name states: ``fresh-1shot``, ``shared-1shot-auxiliary``, ``pooled-1shot``, ...
 
         Raises:
             InputError: The name states none.
         """
-        match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot|(pooled|ordered)-(1)shot", set_name)
-        if not match:
+        match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot(-auxiliary)?|(pooled|ordered)-(1)shot", set_name)
+        if not match or (match[1] == "fresh" and match[3]):
             raise InputError(
                 f"{set_name!r} is no prompt set; a set is named like fresh-1shot or shared-5shot, or is pooled-1shot or "
                 "ordered-1shot"
             )
-        return cls(kind=match[1] or match[3], shots=int(match[2] or match[4]))
+        return cls(kind=match[1] or match[4], shots=int(match[2] or match[5]), auxiliary=bool(match[3]))
 
     @property
     def fresh(self) -> bool:
@@ -136,7 +140,18 @@ def draw_pool(labels: np.ndarray, classes: int, seed: int) -> list[list[int]]:
     return [list(texts) for texts in zip(*by_class, strict=False)]
 
 
-def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], queries: int) -> pd.DataFrame:
+def draw_auxiliary(labels: np.ndarray, classes: int, shots: int, auxiliary: int, seed: int) -> list[int]:
+    """The second set that ``sample_two_set_with_shot_per_class`` draws: the next ``auxiliary`` of each class, as they are met.
+
+    With the demonstrations of :func:`draw_shared` they are those of ``shots + auxiliary`` per class.
+    """
+    demonstrations = set(draw_shared(labels, classes, shots, seed))
+    return [index for index in draw_shared(labels, classes, shots + auxiliary, seed) if index not in demonstrations]
+
+
+def build(
+    task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], queries: int, auxiliary: int = AUXILIARY
+) -> pd.DataFrame:
     """The prompts table of one task and prompt set, over all seeds.
 
     Args:
@@ -145,6 +160,7 @@ def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], que
         set_name: Names the protocol, see :class:`Protocol`.
         seeds: One run each; rows come in this order, and within a seed in the order of the draw.
         queries: Test texts per seed, at most.
+        auxiliary: In an auxiliary set, further training texts per class, which are its queries.
 
     Raises:
         InputError: A split is empty, a class is missing, or there are too few training texts for the shots asked.
@@ -159,12 +175,16 @@ def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], que
     for part in (train, test):
         if not part["label"].between(0, classes - 1).all():
             raise InputError(f"task {task.name}: the corpus has a label outside 0 to {classes - 1}")
-    _enough(task, train, protocol.shots)
+    _enough(task, train, protocol.shots, auxiliary if protocol.auxiliary else 0)
     labels = train["label"].to_numpy()
 
     rows = []
     for seed in seeds:
-        chosen = draw_queries(len(test), queries, seed)
+        source = train if protocol.auxiliary else test
+        if protocol.auxiliary:
+            chosen = draw_auxiliary(labels, classes, protocol.shots, auxiliary, seed)
+        else:
+            chosen = draw_queries(len(test), queries, seed)
         if protocol.pool:
             sets = draw_pool(labels, classes, seed)
             sets = sets[: 1 if protocol.kind == "ordered" else None]
@@ -175,7 +195,7 @@ def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], que
             drawn = [draw_shared(labels, classes, protocol.shots, seed)] * len(chosen)
         for position, demonstrations in zip(chosen, drawn, strict=True):
             demos = train.iloc[demonstrations]
-            query = test.iloc[position]
+            query = source.iloc[position]
             rows.append(
                 {
                     "task": task.name,
@@ -183,7 +203,7 @@ def build(task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], que
                     "seed": seed,
                     "prompt_id": len(rows),
                     "shots": protocol.shots,
-                    "query_index": int(test.index[position]),
+                    "query_index": int(source.index[position]),
                     "demo_indices": demos.index.tolist(),
                     "gold": int(query["label"]),
                     "label_words": list(task.label_words),
@@ -241,12 +261,13 @@ def _pieces(template: str, text: str, label: str) -> Iterator[tuple[str, str]]:
             yield "prefix", piece
 
 
-def _enough(task: Task, train: pd.DataFrame, shots: int) -> None:
+def _enough(task: Task, train: pd.DataFrame, shots: int, auxiliary: int) -> None:
     counts = train["label"].value_counts()
+    further = f" and {auxiliary} further examples" if auxiliary else ""
     for label, word in enumerate(task.label_words):
-        if counts.get(label, 0) < shots:
+        if counts.get(label, 0) < shots + auxiliary:
             raise InputError(
-                f"task {task.name}: {shots} demonstrations per class are asked for, but the training split has "
+                f"task {task.name}: {shots} demonstrations{further} per class are asked for, but the training split has "
                 f"{counts.get(label, 0)} texts of class {label} ({word.strip()})"
             )
 
@@ -257,17 +278,67 @@ def pool_sets(task: Task, corpus: pd.DataFrame) -> int:
     return min(POOL, int(counts.min()))
 
 
-def write(task: Task, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path) -> None:
+def with_fewer_shots(table: pd.DataFrame, shots: int) -> pd.DataFrame:
+    """A prompts table with only the first ``shots`` demonstrations of each class, in their order.
+
+    Of a shared set that is the set with so many shots, but for its name, for the draw of more demonstrations begins alike.
+
+    Args:
+        table: A prompts table; every demonstration of a prompt begins with a template's piece, as :func:`write_prompt` has it.
+        shots: At least one, at most what the table has.
+    """
+    return pd.DataFrame([_with_fewer_shots(row, shots) for row in table.to_dict("records")])
+
+
+def _with_fewer_shots(row: dict, shots: int) -> dict:
+    labels = list(row["demo_labels"])
+    count = len(labels)
+    pieces = len(row["prefix_spans"]) // (count + 1)
+    starts = [min(row["prefix_spans"][d * pieces][0], _span_start(row, d)) for d in range(count + 1)]
+    kept = [d for d in range(count) if labels[:d].count(labels[d]) < shots]
+    text, moved = "", {}
+    for d in [*kept, count]:
+        moved[d] = len(text) - starts[d]
+        text += row["text"][starts[d] : starts[d + 1] if d < count else None]
+
+    def spans(name: str, places: list[int], every: int = 1) -> list[list[int]]:
+        return [
+            [int(edge) + moved[d] for edge in span] for d in places for span in row[name][d * every : (d + 1) * every]
+        ]  # fmt: skip
+
+    return {
+        **row,
+        "shots": shots,
+        "demo_indices": [int(row["demo_indices"][d]) for d in kept],
+        "demo_labels": [int(labels[d]) for d in kept],
+        "text": text,
+        "label_spans": spans("label_spans", kept),
+        "text_spans": spans("text_spans", kept),
+        "query_span": [int(edge) + moved[count] for edge in row["query_span"]],
+        "prefix_spans": spans("prefix_spans", [*kept, count], pieces),
+    }
+
+
+def _span_start(row: dict, example: int) -> int:
+    """Where an example's text begins, the query's after the last demonstration's."""
+    return (row["text_spans"][example] if example < len(row["demo_labels"]) else row["query_span"])[0]
+
+
+def write(
+    task: Task, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path, auxiliary: int = AUXILIARY
+) -> None:
     """Build a prompts table from a corpora table and write it; see :func:`build` for the errors."""
     table, origin = artifacts.read(corpus, "corpora")
-    prompts = build(task, table, set_name, seeds, queries)
+    prompts = build(task, table, set_name, seeds, queries, auxiliary)
+    protocol = Protocol.of(set_name)
     # A class with few texts makes the pool smaller: a reader must be able to tell.
-    pool = {"pool": pool_sets(task, table)} if Protocol.of(set_name).pool else {}
+    pool = {"pool": pool_sets(task, table)} if protocol.pool else {}
     metadata = artifacts.describe(
         "prompts",
         __name__,
         inputs={provenance.artifact_name(corpus, out): provenance.file_hash(corpus)},
-        settings={"set": set_name, "queries": queries, **pool},
+        # An auxiliary set's queries are no test texts: how many of those there are decides nothing.
+        settings={"set": set_name, **({"auxiliary": auxiliary} if protocol.auxiliary else {"queries": queries}), **pool},
         seeds=seeds,
         task={"name": task.name, "title": task.title, "template": task.template, "label_words": list(task.label_words)},
         corpus=origin.get("corpus", {"source": "elsewhere"}),

@@ -178,3 +178,51 @@ def test_an_empty_split_and_a_strange_label_are_told():
         prompts.build(TASKS["agnews"], table[table["split"] == "train"], "fresh-1shot", [42], 5)
     with pytest.raises(InputError, match="a label outside 0 to 1"):
         prompts.build(TASKS["sst2"], table, "fresh-1shot", [42], 5)
+
+
+@pytest.mark.parametrize("seed", [42, 46])
+def test_auxiliary_queries_are_the_second_set_of_the_released_code(seed):
+    table = corpus(classes=4, train=120)
+    train = as_datasets(table)["train"]
+    # sample_two_set_with_shot_per_class: what is met when a class has its first texts goes to the second set.
+    indices = list(range(len(train)))
+    np.random.seed(seed)
+    np.random.shuffle(indices)
+    counts, second = dict.fromkeys(range(4), 0), []
+    for index in indices:
+        label = train[index]["label"]
+        if 1 <= counts[label] < 1 + 4:
+            second.append(index)
+        counts[label] += 1
+
+    built = prompts.build(TASKS["agnews"], table, "shared-1shot-auxiliary", [seed], 10)
+    one, five = (prompts.build(TASKS["agnews"], table, f"shared-{k}shot", [seed], 10) for k in (1, 5))
+    assert built["query_index"].tolist() == second
+    assert built["gold"].tolist() == [train[index]["label"] for index in second]
+    assert [row["text"][slice(*row["query_span"])] for row in built.to_dict("records")] == train.select(second)["text"]
+    assert built["demo_indices"].tolist() == [one["demo_indices"][0]] * 16
+    assert sorted(five["demo_indices"][0]) == sorted(one["demo_indices"][0] + second)
+
+
+def test_sets_with_more_shots_have_the_same_queries_under_the_same_ids():
+    one, five = (prompts.build(TASKS["agnews"], corpus(4, 120), f"shared-{k}shot", [42, 43], 7) for k in (1, 5))
+    columns = ["prompt_id", "seed", "query_index", "gold"]
+    pd.testing.assert_frame_equal(one[columns], five[columns])
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_fewer_shots_of_a_shared_set_are_the_set_with_fewer_shots(task):
+    table = corpus(len(task.label_words), train=200)
+    many = prompts.build(task, table, "shared-5shot", [42, 43], 6)
+    for shots in (1, 3, 5):
+        fewer = prompts.with_fewer_shots(many, shots).drop(columns="set")
+        pd.testing.assert_frame_equal(fewer, prompts.build(task, table, f"shared-{shots}shot", [42, 43], 6).drop(columns="set"))
+
+
+def test_too_few_training_texts_for_an_auxiliary_set_are_told():
+    with pytest.raises(
+        InputError, match=r"1 demonstrations and 30 further examples per class are asked for, but .* has [0-9]+ "
+    ):
+        prompts.build(TASKS["agnews"], corpus(4), "shared-1shot-auxiliary", [42], 5, auxiliary=30)
+    with pytest.raises(InputError, match="is no prompt set"):
+        prompts.build(TASKS["agnews"], corpus(4), "fresh-1shot-auxiliary", [42], 5)

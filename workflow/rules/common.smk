@@ -369,6 +369,11 @@ def item_inputs(item):
             for folder in item_studies(item)
             for study in ITEMS[item].studies
         ),
+        *(
+            f"{folder}/{study}.safetensors"
+            for folder in item_studies(item)
+            for study in ITEMS[item].tensors
+        ),
     ]
 
 

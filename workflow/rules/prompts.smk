@@ -16,8 +16,13 @@ rule prompts:
         definition=lambda wildcards: definition_option(wildcards.task),
         seeds=CONFIG.seeds,
         queries=CONFIG.queries,
+        auxiliary=lambda wildcards: (
+            f"--auxiliary {CONFIG.studies.reweighting.auxiliary}"
+            if wildcards.set.endswith("-auxiliary")
+            else ""
+        ),
     message:
         "Prompts of {wildcards.task}, {wildcards.set}"
     shell:
         "icl-lens prompts --task {wildcards.task} {params.definition} --corpus {input.corpus:q} --set {wildcards.set} "
-        "--seeds {params.seeds} --queries {params.queries} --out {output:q} 2> {log:q}"
+        "--seeds {params.seeds} --queries {params.queries} {params.auxiliary} --out {output:q} 2> {log:q}"
