@@ -21,7 +21,8 @@ test: $(READY)  ## set up, then run every check and test
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
+	$(BIN)/pytest tests/workflow
 
 format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff check --fix .

@@ -203,10 +203,15 @@ def _measured(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
     found = _triple(rule, rows)
     if rule.minus is not None:
         other = _chosen(claim, shown, {**rule.rows, **rule.minus})
-        keys = [c for c in ("task", "set", "layer", "layers", "class", "side") if c in rows and c not in rule.minus]
-        pairs = pd.concat([rows[keys], found], axis=1).merge(
-            pd.concat([other[keys], _triple(rule, other)], axis=1), on=keys, suffixes=("", "_other"), validate="one_to_one"
-        )
+        keys = [c for c in ("task", "set", "seed", "layer", "layers", "class", "side") if c in rows and c not in rule.minus]
+        try:
+            pairs = pd.concat([rows[keys], found], axis=1).merge(
+                pd.concat([other[keys], _triple(rule, other)], axis=1), on=keys, suffixes=("", "_other"), validate="one_to_one"
+            )
+        except pd.errors.MergeError as error:
+            raise InputError(
+                f"claim {claim.id}: rows and minus of its rule do not pair the rows of {claim.item} one to one; name more columns"
+            ) from error
         found = pd.DataFrame(
             {
                 "value": pairs["value"] - pairs["value_other"],

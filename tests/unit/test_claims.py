@@ -109,6 +109,12 @@ def test_a_rule_about_an_absent_column_is_refused():
         claims.judge(claim(above=0.5, rows={"side": "first"}), table((0.9, 0.8, 1.0)))
 
 
+def test_a_difference_that_does_not_pair_rows_is_refused():
+    shown = table((0.9, 0.8, 1.0), (0.8, 0.7, 0.9), (0.1, 0.0, 0.2), side=["last", "last", "first"], layers=2)
+    with pytest.raises(InputError, match="claim c: rows and minus of its rule do not pair"):
+        claims.judge(claim(rows={"side": "first"}, minus={"side": "last"}, below=0), shown)
+
+
 def test_the_shipped_claims_are_about_items_that_exist():
     paper = claims.load(ANCHORS)
     assert len(paper.claims) >= 20

@@ -20,6 +20,24 @@ COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profile
 TWO_AT_ONCE = ("--set-threads", "study=1", "--resources", "gpu=2")
 
 
+# A configuration that makes every item in as little time as they can be made in.
+TINY = {
+    "models": [{"name": "tiny", "path": "my models/tiny"}],
+    "tasks": ["sst2", "trec"],
+    "seeds": [42, 43],
+    "queries": 3,
+    "device": "cpu",
+    "studies": {
+        "isolation": {"draws": 1},
+        "controls": {"queries": 2},
+        "compression": {"draws": 2},
+        "speed": {"prompts": 1, "repeats": 2},
+        "flow": {"seeds": 2, "prompts": 1},
+        "reweighting": {"epochs": 1},
+    },
+}
+
+
 class Clone:
     """A copy of the repository that runs its own code."""
 
@@ -68,15 +86,7 @@ def clone(tmp_path_factory) -> Clone:
 def tiny_run(clone, checkpoint) -> tuple[Clone, Path]:
     """A clone in which every item was made once from a tiny configuration, and that configuration."""
     shutil.copytree(checkpoint, clone.folder / "my models" / "tiny")
-    overlay = clone.config(
-        "tiny",
-        models=[{"name": "tiny", "path": "my models/tiny"}],
-        tasks=["sst2", "trec"],
-        seeds=[42, 43],
-        queries=3,
-        device="cpu",
-        studies={"isolation": {"draws": 1}},
-    )
+    overlay = clone.config("tiny", **TINY)
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout
     return clone, overlay

@@ -43,7 +43,7 @@ def test_every_study_of_every_item_works_on_it(example, settings):
         for study in item.studies:
             table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
             # Studies of single prompts keep as few as one.
-            assert table["prompt_id"].nunique() in ((1, 2) if study in ("flow", "isolated_words") else (2,))
+            assert table["prompt_id"].nunique() in ((1, 2) if study in ("flow", "isolated_words", "diagnosis") else (2,))
             assert about["corpus"] == {"source": "files"}
     assert not audit.audit(results)[1]
 
@@ -51,7 +51,7 @@ def test_every_study_of_every_item_works_on_it(example, settings):
 def test_every_figure_bears_its_title(example, settings):
     _, results = example
     figures = [item for item in ITEMS.values() if item.kind == "figure" and item.studies and settings.shown(item.name)[1]]
-    assert len(figures) == 10
+    assert len(figures) == 14
     for item in figures:
         lines = re.findall(r">([^<>]+)<", (results / f"figures/{item.name}.svg").read_text())
         assert "Support tickets" in " ".join(" ".join(lines).split()), item.name
@@ -95,8 +95,9 @@ def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(e
     finally:
         path.write_text(whole)
     assert planned["corpora"] == 1
-    assert planned["study"] == len(list((clone.folder / "results/own-task/studies").rglob("*.parquet")))
-    assert planned["table"] == 1  # table 5; no text stands in table 4
+    studied = sum(planned[rule] for rule in ("study", "diagnosis", "reweighting"))
+    assert studied == len(list((clone.folder / "results/own-task/studies").rglob("*.parquet")))
+    assert planned["table"] == 5  # no text stands in table 4
 
 
 def test_another_wording_is_told_apart_in_prompts_and_tables(example):
@@ -107,7 +108,7 @@ def test_another_wording_is_told_apart_in_prompts_and_tables(example):
     overlay = clone.config("wording", own_tasks={"tickets": {**own, "template": "Message: {text}\nTeam:{label}"}})
     planned = jobs(clone.snakemake("-n", "--configfile", "config/own-task.yaml", overlay.name, "--config", *SMALL))
     assert planned["prompts"] >= 2
-    assert planned["table"] == 2
+    assert planned["table"] == 6
 
 
 def test_a_file_that_is_not_there_is_one_sentence_that_names_its_key(clone, tmp_path):

@@ -139,4 +139,4 @@ def test_all_does_not_make_it_and_its_group_does(two_dtypes):
     again = ("-n", "--configfile", *overlays, "--config", "results=nowhere")
     assert jobs(clone.snakemake("all", *again))["table"] == 1, "Table 4"
     planned = jobs(clone.snakemake("precision", *again))
-    assert (planned["study"], planned["table"]) == (8, 1)
+    assert (planned["study"], planned["table"]) == (16, 1)

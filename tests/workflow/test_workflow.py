@@ -12,11 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit, config, plan
+from icl_lens import artifacts, audit, config, plan, provenance
+from icl_lens.items import ITEMS
 from icl_lens.saliency_summary import METRICS
 from icl_lens.statistics import agreement, attention_scores
 
-FIGURES = tuple(f"figure_{number}" for number in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13))
+from ..conftest import REPOSITORY
+from .conftest import TINY, Clone
+
+FIGURES = (*(f"figure_{number}" for number in range(1, 15)), "figure_controls", "figure_reweighting")
 
 
 def made(folder):
@@ -27,7 +31,12 @@ def made(folder):
         if path.is_file()
         and not {"logs", "benchmarks"} & set(path.relative_to(folder).parts)
         and path.stem not in {"speed", "table_3", "table_6"}  # seconds, and what is made of them
+        and path.parent.name != "report"  # which shows those
     }
+
+
+# Files of items that show TREC alone, and so are the same in a run of TREC alone.
+ITEM = re.compile(r"/figure_(6|7|14)\.")
 
 
 def jobs(done):
@@ -158,36 +167,79 @@ def test_a_second_run_has_nothing_to_do(tiny_run):
     assert "Nothing to be done" in done.stdout
 
 
-def test_from_scratch_every_file_is_the_same_bytes(tiny_run):
-    clone, overlay = tiny_run
-    results = clone.folder / "results"
-    before = made(results)
+def test_from_scratch_every_file_is_the_same_bytes(tiny_run, tmp_path):
+    clone, _ = tiny_run
+    before = made(clone.folder / "results")
     assert len(before) > 30
-    shutil.rmtree(results)
-    done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
+    # Another clone, another order of jobs; one task, so that the test takes half as long.
+    other = Clone(tmp_path / "another clone")
+    shutil.copytree(clone.folder / "my models", other.folder / "my models")
+    overlay = other.config("tiny", **{**TINY, "tasks": ["trec"]})
+    done = other.snakemake("--cores", "2", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout
-    assert made(results) == before
+    after = made(other.folder / "results")
+    one_task = {name for name in after if "/trec/" in name or name.startswith("corpora/") or ITEM.search(name)}
+    assert len(one_task) > 40
+    assert {name: after[name] for name in one_task} == {name: before[name] for name in one_task}
+
+
+def downstream(clone, changed, code=None):
+    """Rule -> number of jobs that must run again, by what the artifacts themselves say they were made from and by.
+
+    Args:
+        changed: Names of files below results/ whose content is another, or a test of such names.
+        code: A source file that was edited, relative to the clone.
+    """
+    results = clone.folder / "results"
+    stale = changed if callable(changed) else changed.__contains__
+    again, counts = set(), {}
+
+    def add(rule, name, inputs, sources):
+        if stale(name) or any(path in again or stale(path) for path in inputs) or code in sources:
+            again.add(name)
+            counts[rule] = counts.get(rule, 0) + 1
+
+    def sources(module):
+        return {f"src/icl_lens/{file.relative_to(provenance.PACKAGE).as_posix()}" for file in provenance.source_files(module)}
+
+    for stage in ("corpora", "prompts", "studies"):
+        for path in sorted((results / stage).rglob("*.parquet")):
+            name, about = path.relative_to(results).as_posix(), artifacts.about(path)
+            rule = stage if stage != "studies" else path.stem if path.stem in ("diagnosis", "reweighting") else "study"
+            add(rule, name, about["inputs"], sources(about["module"]))
+            for beside in about.get("beside", {}):
+                again |= {beside} if name in again else set()
+    for record in sorted([*results.glob("figures/*.json"), *results.glob("tables/*.json")]):
+        notebook = f"notebooks/{ITEMS[record.stem].notebook}.ipynb"
+        files = provenance.notebook_sources(REPOSITORY / notebook)
+        used = {f"src/icl_lens/{file.relative_to(provenance.PACKAGE).as_posix()}" for file in files} | {notebook}
+        add(ITEMS[record.stem].kind, f"{record.parent.name}/{record.name}", json.loads(record.read_text())["inputs"], used)
+    add("report", "report/index.html", [*again], sources("icl_lens.report"))
+    return counts
 
 
 @pytest.mark.parametrize(
-    ("edited", "expected"),
+    "edited",
     [
-        ("src/icl_lens/studies/saliency.py", {"study": 4, "figure": 3}),
-        ("src/icl_lens/studies/deep_attention.py", {"study": 5, "figure": 3}),
-        ("src/icl_lens/isolation_plan.py", {"study": 5, "figure": 4}),
-        ("src/icl_lens/prompts.py", {"prompts": 9, "study": 25, "figure": 12}),
-        ("src/icl_lens/studies/flow.py", {"study": 1, "figure": 2}),
-        ("notebooks/table_4.ipynb", {"table": 1}),
-        ("src/icl_lens/cli.py", {}),
-        ("src/icl_lens/corpora/files.py", {}),
-        ("my models/tiny/tokenizer_config.json", {"study": 25, "figure": 12}),
+        "src/icl_lens/studies/saliency.py",
+        "src/icl_lens/studies/deep_attention.py",
+        "src/icl_lens/isolation_plan.py",
+        "src/icl_lens/prompts.py",
+        "src/icl_lens/studies/reweighting.py",
+        "src/icl_lens/claims.py",
+        "notebooks/table_4.ipynb",
+        "src/icl_lens/cli.py",
+        "src/icl_lens/corpora/files.py",
+        "my models/tiny/tokenizer_config.json",
     ],
 )
-def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited, expected):
+def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited):
     clone, overlay = tiny_run
+    is_model = edited.endswith(".json")
+    expected = downstream(clone, (lambda name: name.startswith("studies/")) if is_model else (), edited)
     path = clone.folder / edited
     whole = path.read_text()
-    path.write_text(whole.replace("{", "{ ", 1) if edited.endswith(".json") else whole + "\n")
+    path.write_text(whole.replace("{", "{ ", 1) if is_model else whole + "\n")
     try:
         planned = jobs(clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name))
     finally:
@@ -198,11 +250,24 @@ def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited, expecte
     assert "Nothing to be done" in done.stdout, "an edit taken back reruns nothing"
 
 
+def test_what_an_edit_can_change_is_told_apart(tiny_run):
+    clone, _ = tiny_run
+    assert downstream(clone, (), "src/icl_lens/cli.py") == {}
+    assert downstream(clone, (), "notebooks/table_4.ipynb") == {"table": 1, "report": 1}
+    saliency = downstream(clone, (), "src/icl_lens/studies/saliency.py")
+    assert saliency == {"study": 4, "figure": 3, "report": 1}  # 2 tasks, 1 and 2 shots; figures 3, 7 and 9
+    everything = downstream(clone, (), "src/icl_lens/prompts.py")
+    assert everything["study"] == len(list((clone.folder / "results/studies").rglob("*.parquet"))) - 3
+    assert (everything["diagnosis"], everything["reweighting"]) == (1, 2)
+    assert everything["figure"] == len(FIGURES)
+
+
 def test_a_changed_setting_reruns_what_it_decides(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "queries=4")
     planned = jobs(done)
-    assert (planned["prompts"], planned["study"], planned["figure"]) == (9, 25, 12)
+    expected = downstream(clone, lambda name: name.startswith("prompts/"))
+    assert {rule: planned[rule] for rule in ("study", "figure")} == {rule: expected[rule] for rule in ("study", "figure")}
     assert "corpora" not in planned
 
 
