@@ -210,7 +210,7 @@ def _measured(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
             )
         except pd.errors.MergeError as error:
             raise InputError(
-                f"claim {claim.id}: rows and minus of its rule do not pair the rows of {claim.item} one to one; name more columns"
+                f"claim {claim.id}: rows and minus of its rule do not pair the rows of {claim.item} one to one"
             ) from error
         found = pd.DataFrame(
             {

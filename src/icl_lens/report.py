@@ -174,7 +174,8 @@ def _shown(results: Path, name: str) -> Shown:
         csv = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}/{name} is missing or damaged; `snakemake {name} --cores all` makes it") from error
-    about = [artifacts.about(results / path) for path in inputs]
+    # (What a study trained lies beside its table, which says all of both.)
+    about = [artifacts.about(results / path) for path in inputs if path.endswith(".parquet")]
     made = Shown(
         name=name,
         kind=item.kind,
