@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "write the page that says which claims held, with every figure and table")
     report.add_argument("--results", required=True, type=Path)
-    report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show, in order")
+    report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show")
     report.add_argument("--claims", required=True, nargs="+", type=Path, help="claims files, one a paper")
     report.add_argument("--walks", nargs="*", default=[], type=Path, help="folders of studies whose prompts can be walked")
     report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")

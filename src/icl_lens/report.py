@@ -91,7 +91,7 @@ def write(
 
     Args:
         results: The results folder.
-        items: The figures and tables to show, in order; they must lie there.
+        items: The figures and tables to show; they must lie there.
         claims_files: One a paper.
         page: The folder with the page's template, style and script.
         out: The page.
@@ -101,7 +101,7 @@ def write(
         InputError: A file of an item is missing or damaged, or a claims file cannot be used.
     """
     papers = [claims.load(path) for path in claims_files]
-    shown = {name: _shown(results, name) for name in items}
+    shown = {name: _shown(results, name) for name in sorted(items, key=_place)}
     verdicts = [verdict for paper in papers for verdict in verdicts_of(paper, shown)]
     for name, item in shown.items():
         item.alt = _alt(item, [v for v in verdicts if v.claim.item == name])
@@ -185,7 +185,7 @@ def _shown(results: Path, name: str) -> Shown:
         chain=list(_chain(results, inputs)),
         links=[
             *(
-                {"href": f"../{path}", "text": path.rpartition(".")[2].upper() if item.kind in path else "notebook"}
+                {"href": f"../{path}", "text": "notebook" if path.endswith(".ipynb") else path.rpartition(".")[2].upper()}
                 for path in outputs
             ),
         ],
@@ -198,7 +198,20 @@ def _shown(results: Path, name: str) -> Shown:
     else:
         text = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
         made.table = {"head": list(text.columns), "rows": [[_short(c) for c in row] for row in text.to_numpy()], "notes": []}
+        made.table["notes"] = _notes((folder / f"{name}.md").read_text(encoding="utf-8"))
     return made
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    """Figures before tables, by their numbers, those without one last."""
+    kind, _, rest = name.partition("_")
+    return (kind, int(rest), "") if rest.isdecimal() else (kind, 1000, rest)
+
+
+def _notes(markdown: str) -> list[str]:
+    """The paragraphs below a Markdown table, as plain text."""
+    paragraphs = (" ".join(part.split()) for part in markdown.split("\n\n"))
+    return [re.sub(r"\\([^A-Za-z0-9\s])", r"\1", part) for part in paragraphs if part and not part.startswith("|")]
 
 
 def _short(cell: str) -> str:

@@ -57,6 +57,8 @@ def results(tmp_path):
         (results / item).parent.mkdir(parents=True, exist_ok=True)
         for ending in endings:
             (results / f"{item}.{ending}").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+        if "md" in endings:
+            (results / f"{item}.md").write_text("| a |\n|---|\n| b |\n\nA note on figure\\_4.\n")
         shown = pd.DataFrame([{"model": "m", "task": EVIL, "value": 0.912345678, "low": 0.8, "high": 1.0, "prompts": 3}])
         shown.to_csv(results / f"{item}.csv", index=False)
         made = {f"{item}.{ending}": "0" * 64 for ending in endings}
@@ -80,6 +82,12 @@ def test_the_page_says_what_held_and_from_what(results):
     assert 'href="../corpora/sst2.parquet"' in html
     assert provenance.file_hash(results / "corpora/sst2.parquet")[:12] in html
     assert "3 prompts a task over seeds 7; float32 on cpu" in html
+    assert "A note on figure_4." in html
+
+
+def test_items_stand_in_the_order_of_their_numbers():
+    names = ["table_2", "figure_controls", "figure_10", "table_1", "figure_9"]
+    assert sorted(names, key=report._place) == ["figure_9", "figure_10", "figure_controls", "table_1", "table_2"]
 
 
 def test_no_text_becomes_markup(results):
