@@ -37,7 +37,7 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
 
 def test_prompts_that_take_several_runs_are_told_when_all_their_runs_are_done():
     told = []
-    report = progress.Portions(told.append, 3)
+    report = progress.Runs(told.append, 3)
     for count in (2, 2, 2, 5, 1):
         report(count)
     assert told == [1, 1, 1, 1]

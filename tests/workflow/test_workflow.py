@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit, config, plan, provenance
+from icl_lens import artifacts, audit, claims, config, plan, provenance
 from icl_lens.items import ITEMS
 from icl_lens.saliency_summary import METRICS
 from icl_lens.statistics import agreement, attention_scores
 
+from ..browser import complaints, opened
 from ..conftest import REPOSITORY
 from .conftest import TINY, Clone
 
@@ -34,6 +35,8 @@ def made(folder):
         and path.parent.name != "report"  # which shows those
     }
 
+
+ANCHORS = REPOSITORY / "resources/claims/anchors.yaml"
 
 # Files of items that show TREC alone, and so are the same in a run of TREC alone.
 ITEM = re.compile(r"/figure_(6|7|14)\.")
@@ -417,3 +420,25 @@ def test_figures_from_the_real_files(tiny_run, shared_data):
     prompts, about = artifacts.read(clone.folder / "real/prompts/sst2/fresh-1shot.parquet", "prompts")
     assert about["corpus"] == {"source": "files"}
     assert " \nSentiment:" in prompts["text"][0], "the blank at the end of a review is kept"
+
+
+def test_snakemakes_own_report_holds_every_item_with_its_caption(tiny_run):
+    clone, overlay = tiny_run
+    done = clone.snakemake("--report", "own.html", "--configfile", overlay.name)
+    assert done.returncode == 0, done.stdout
+    page = (clone.folder / "own.html").read_text()
+    for figure in FIGURES:
+        assert f"{figure}.svg" in page
+    assert "Templates and label words of each task" in page
+    assert (clone.folder / "own.html").stat().st_size > 1_000_000
+
+
+def test_the_report_opens_in_a_browser_and_shows_every_item(tiny_run):
+    clone, _ = tiny_run
+    with opened(clone.folder / "results/report/index.html") as driver:
+        pictures = driver.find_elements("css selector", "#items figure img")
+        assert len(pictures) == len(FIGURES)
+        assert all(driver.execute_script("arguments[0].loading = 'eager'; return arguments[0].alt", p) for p in pictures)
+        assert len(driver.find_elements("css selector", "#claims tbody tr")) == len(claims.load(ANCHORS).claims)
+        assert len(driver.find_elements("css selector", "#walk-task option")) == 2
+        assert complaints(driver) == []

@@ -7,7 +7,13 @@ rule figure:
         notebook=lambda wildcards: item_notebook(wildcards.item),
         code=lambda wildcards: notebook_sources(item_notebook(wildcards.item)),
     output:
-        made=multiext("<results>/figures/{item}", ".pdf", ".svg", ".png", ".csv"),
+        made=multiext("<results>/figures/{item}", ".pdf", ".png", ".csv"),
+        shown=report(
+            "<results>/figures/{item}.svg",
+            caption="../report/item.rst",
+            category="Figures",
+            labels={"figure": "{item}"},
+        ),
         record="<results>/figures/{item}.json",
         notebook="<results>/notebooks/{item}.ipynb",
     log:
@@ -21,6 +27,7 @@ rule figure:
     threads: 1
     params:
         parameters=lambda wildcards: item_parameters(wildcards.item),
+        title=lambda wildcards: ITEMS[wildcards.item].title,
     message:
         "Drawing {wildcards.item}"
     # The notebook as executed lies beside its log; a failed one stays there to be looked at.
@@ -31,13 +38,19 @@ rule figure:
         "grep -q '^papermill.exceptions' {log:q} && sed '1,/^papermill.exceptions/d' {log:q} > {log:q}.short && "
         "mv {log:q}.short {log:q}; exit 1; }}; "
         "icl-lens record --source {input.notebook:q} --executed {log:q}.ipynb --out {output.notebook:q} "
-        "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} 2>> {log:q} && "
+        "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} {output.shown:q} 2>> {log:q} && "
         "rm {log:q}.ipynb"
 
 
 use rule figure as table with:
     output:
-        made=multiext("<results>/tables/{item}", ".csv", ".md", ".tex"),
+        made=multiext("<results>/tables/{item}", ".md", ".tex"),
+        shown=report(
+            "<results>/tables/{item}.csv",
+            caption="../report/item.rst",
+            category="Tables",
+            labels={"table": "{item}"},
+        ),
         record="<results>/tables/{item}.json",
         notebook="<results>/notebooks/{item}.ipynb",
     log:

@@ -13,7 +13,11 @@ rule report:
         page=sorted((REPOSITORY / "resources/report").iterdir()),
         code=source_files("icl_lens.report"),
     output:
-        "<results>/report/index.html",
+        report(
+            "<results>/report/index.html",
+            caption="../report/scorecard.rst",
+            category="Scorecard",
+        ),
     log:
         "<logs>/report/index.log",
     conda:
