@@ -143,7 +143,7 @@ def test_a_picture_of_one_prompt_draws_the_flow_and_the_words_of_that_prompt(tin
     flow, tokens = (artifacts.read(folder / f"{kind}.parquet", kind)[0] for kind in ("flow", "tokens"))
     drawn = pd.read_csv(clone.folder / "results/figures/figure_1.csv")
     assert set(drawn["layer"]) == {0, 2}
-    edges = flow[flow["layer"].isin([0, 2])]
+    edges = flow[flow["layer"].isin([0, 2]) & (flow["prompt_id"] == drawn["prompt_id"].iloc[0])]
     assert len(drawn) == len(edges)
     assert drawn["saliency"].sum() == pytest.approx(edges["saliency"].sum())
     shares = pd.read_csv(clone.folder / "results/figures/figure_2.csv")
@@ -153,12 +153,13 @@ def test_a_picture_of_one_prompt_draws_the_flow_and_the_words_of_that_prompt(tin
     assert all(f">{word.strip()}<" in svg for word in words)
 
 
-def test_a_prompt_whose_flow_is_not_there_is_one_sentence(tiny_run):
+def test_a_prompt_that_is_not_there_is_one_sentence(tiny_run):
     clone, overlay = tiny_run
-    other = clone.config("other-prompt", items={"figure_1": {"prompt": 2}})
+    other = clone.config("other-prompt", items={"figure_1": {"prompt": 99}})
     done = clone.snakemake("figure_1", "--cores", "1", "--configfile", overlay.name, other.name)
     assert done.returncode == 1
-    assert "holds the flow of prompt 0, not of 2; choose one of these" in done.stdout
+    assert "prompt 99 is asked for (items.*.prompt" in done.stdout
+    assert "the prompts are 0 to 5" in done.stdout
     assert "Traceback" not in done.stdout
     assert clone.snakemake("--cores", "2", "--configfile", overlay.name).returncode == 0
 
