@@ -34,7 +34,7 @@ from icl_lens.positions import TokenizedPrompt
 from icl_lens.prompts import with_fewer_shots
 from icl_lens.reweighting_plan import FEW_SHOT, REWEIGHTED, VANILLA, Settings
 
-__all__ = ["Settings", "Trained", "compute", "gather", "train"]
+__all__ = ["Settings", "Trained", "compute", "gather", "log_probabilities", "train"]
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ def compute(
     if bare:
         raise InputError(f"prompt {bare.prompt_id} has no demonstration; re-weighting needs label words")
     attention.require_supported(model.network)
-    answers = {VANILLA: _answers(model, prompts, batch_tokens)}
+    answers = {VANILLA: log_probabilities(model, prompts, batch_tokens)}
     more = {p.prompt_id: p for p in few_shot}
-    answers[FEW_SHOT] = _answers(model, [more[p.prompt_id] for p in prompts], batch_tokens)
+    answers[FEW_SHOT] = log_probabilities(model, [more[p.prompt_id] for p in prompts], batch_tokens)
     answers[REWEIGHTED] = [None] * len(prompts)
     tensors: dict[str, np.ndarray] = {}
     seeds = sorted({p.seed for p in prompts})
@@ -158,7 +158,7 @@ def compute(
         index = [i for i, p in enumerate(prompts) if p.seed == seed]
         tensors[f"classes_{seed}"] = prompts[index[0]].demo_labels
         of_seed = [prompts[i] for i in index]
-        for i, answer in zip(index, _answers(model, of_seed, batch_tokens, trained.beta), strict=True):
+        for i, answer in zip(index, log_probabilities(model, of_seed, batch_tokens, trained.beta), strict=True):
             answers[REWEIGHTED][i] = answer
         progress(len(index))
     rows = [
@@ -275,7 +275,7 @@ def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], factors: Tensor) 
 
 
 @torch.inference_mode()
-def _answers(
+def log_probabilities(
     model: LanguageModel, prompts: Sequence[TokenizedPrompt], batch_tokens: int, beta: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Log-probabilities over the label words, shape (C,) each, re-weighted by beta of shape (L, H, D) if there is one."""
