@@ -267,6 +267,27 @@ def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], bud
         yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
 
 
+def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginnings: Sequence[prefixes.Prefix]) -> Batch:
+    """The last token of each prompt after its own beginning, which is all that comes before, already read.
+
+    The rows are padded on the left: place K - 1 is the last of every row, and position t of a prompt of T tokens is place
+    t + K - T. All prompts have one number of classes.
+    """
+    lengths = torch.tensor([len(p.ids) for p in prompts], device=model.device)  # (B,)
+    width = max(len(p.ids) for p in prompts)
+    places = torch.arange(width, device=model.device)  # (K,)
+    return Batch(
+        index=list(range(len(prompts))),
+        ids=torch.tensor([[int(p.ids[-1])] for p in prompts], device=model.device),
+        mask=(places >= width - lengths[:, None]).long(),
+        positions=lengths[:, None] - 1,
+        last=torch.full_like(lengths, width - 1),
+        label_ids=torch.stack([torch.from_numpy(p.label_ids) for p in prompts]).to(model.device),
+        gold=torch.tensor([p.gold for p in prompts], device=model.device),
+        prefix=prefixes.side_by_side(beginnings),
+    )
+
+
 def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -82,8 +82,8 @@ class Prefix:
     """A beginning as a model has read it.
 
     Attributes:
-        keys: Its keys in each layer, shape (1, H_kv, P, d).
-        values: Its values in each layer, shape (1, H_kv, P, d).
+        keys: Its keys in each layer, shape (1, H_kv, P, d); of several side by side (B, H_kv, P, d).
+        values: Its values in each layer, of the same shape.
         length: Its number of tokens P.
         before: What comes before it, where it continues another beginning: its own keys and values are then those of the last
             tokens of the P only.
@@ -152,6 +152,20 @@ def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None
         length=end,
         before=before,
     )
+
+
+def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
+    """Different beginnings as one of B rows, padded on the left to the longest: what follows each is as near to it as alone.
+
+    (A sliding window counts places, not positions.) The padding is zeros, for an attention mask to hide.
+    """
+    longest = max(prefix.length for prefix in beginnings)
+    padded = [
+        [[nn.functional.pad(x, (0, 0, longest - prefix.length, 0)) for x in layer] for layer in prefix._whole()]
+        for prefix in beginnings
+    ]
+    layers = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*padded, strict=True)]
+    return Prefix(tuple(keys for keys, _ in layers), tuple(values for _, values in layers), longest)  # (B, H_kv, P, d) each
 
 
 @torch.no_grad()

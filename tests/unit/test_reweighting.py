@@ -134,11 +134,43 @@ def test_training_reads_each_beginning_once_and_then_single_tokens(language_mode
     assert model.shares_prefixes
     read = []
     model.network.register_forward_pre_hook(lambda m, a, k: read.append(k["input_ids"].shape[1]), with_kwargs=True)
-    reweighting.train(model, auxiliary, 42, SETTINGS)
+    reweighting.train(model, {42: auxiliary}, SETTINGS)
     (group,) = prefixes.groups(auxiliary)
     tails = [len(p.ids) - len(group.ids) - 1 for p in auxiliary]
     assert read[0] == len(group.ids)
     assert read[1:] == [t for t in tails if t] + [1] * SETTINGS.epochs * len(auxiliary)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_learns_side_by_side_what_it_learns_alone(language_model, tokenizer, family):
+    model = language_model(family)
+    _, auxiliary, _ = inputs(tokenizer)
+    # Another seed with other prompts, longer and in another order: the first ones of the first seed end in more text.
+    longer = [dataclasses.replace(p, ids=np.concatenate([p.ids, p.ids[-9:]]), gold=(p.gold + 1) % 4) for p in auxiliary[::-1]]
+    runs = {42: auxiliary, 43: longer}
+    assert model.shares_prefixes
+    rows = []
+    handle = model.network.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
+    together = reweighting.train(model, runs, SETTINGS)
+    handle.remove()
+    assert rows.count(2) == SETTINGS.epochs * len(auxiliary)
+    for seed, examples in runs.items():
+        (alone,) = reweighting.train(model, {seed: examples}, SETTINGS, batch_tokens=1).values()
+        assert close(together[seed].beta, alone.beta)
+        assert close(together[seed].losses, alone.losses)
+    assert not np.allclose(together[42].beta, together[43].beta, atol=0.01)
+
+
+def test_seeds_are_trained_apart_where_there_is_no_room(language_model, tokenizer):
+    model = language_model("gpt2")
+    _, auxiliary, _ = inputs(tokenizer)
+    assert model.shares_prefixes
+    rows = []
+    model.network.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
+    found = reweighting.train(model, {43: auxiliary, 42: auxiliary, 44: auxiliary[1:]}, SETTINGS, batch_tokens=10)
+    assert sorted(found) == [42, 43, 44]
+    assert set(rows) == {1}
+    assert rows.count(1) >= SETTINGS.epochs * (3 * len(auxiliary) - 1)
 
 
 def test_training_leaves_the_model_as_it_is_and_without_gradients(language_model, tokenizer):
@@ -154,7 +186,7 @@ def test_the_seed_of_the_settings_and_of_the_run_decide_the_order(language_model
     model = language_model("gpt2")
     _, auxiliary, _ = inputs(tokenizer)
     first, same, other, another = (
-        reweighting.train(model, auxiliary, seed, settings).beta
+        reweighting.train(model, {seed: auxiliary}, settings)[seed].beta
         for seed, settings in (
             (42, SETTINGS),
             (42, SETTINGS),

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from icl_lens import attention, prefixes
 from icl_lens.errors import InputError
-from icl_lens.models import Batch, LanguageModel, batches, class_logits, fitting, shared_batches, sharing
+from icl_lens.models import Batch, LanguageModel, batches, class_logits, fitting, last_tokens, shared_batches, sharing
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.prompts import with_fewer_shots
 from icl_lens.reweighting_plan import FEW_SHOT, REWEIGHTED, VANILLA, Settings
 
-__all__ = ["Settings", "Trained", "compute", "gather", "train"]
+__all__ = ["Settings", "Trained", "compute", "gather", "log_probabilities", "train"]
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,19 @@ def compute(
     if bare:
         raise InputError(f"prompt {bare.prompt_id} has no demonstration; re-weighting needs label words")
     attention.require_supported(model.network)
-    answers = {VANILLA: _answers(model, prompts, batch_tokens)}
+    answers = {VANILLA: log_probabilities(model, prompts, batch_tokens)}
     more = {p.prompt_id: p for p in few_shot}
-    answers[FEW_SHOT] = _answers(model, [more[p.prompt_id] for p in prompts], batch_tokens)
+    answers[FEW_SHOT] = log_probabilities(model, [more[p.prompt_id] for p in prompts], batch_tokens)
     answers[REWEIGHTED] = [None] * len(prompts)
     tensors: dict[str, np.ndarray] = {}
-    for seed in sorted({p.seed for p in prompts}):
-        trained = train(model, [p for p in auxiliary if p.seed == seed], seed, settings)
+    seeds = sorted({p.seed for p in prompts})
+    runs = {seed: [p for p in auxiliary if p.seed == seed] for seed in seeds}
+    for seed, trained in train(model, runs, settings, batch_tokens).items():
         tensors |= {f"beta_{seed}": trained.beta, f"losses_{seed}": trained.losses}
         index = [i for i, p in enumerate(prompts) if p.seed == seed]
         tensors[f"classes_{seed}"] = prompts[index[0]].demo_labels
         of_seed = [prompts[i] for i in index]
-        for i, answer in zip(index, _answers(model, of_seed, batch_tokens, trained.beta), strict=True):
+        for i, answer in zip(index, log_probabilities(model, of_seed, batch_tokens, trained.beta), strict=True):
             answers[REWEIGHTED][i] = answer
         progress(len(index))
     rows = [
@@ -175,46 +176,82 @@ def compute(
     return pd.DataFrame(rows), tensors
 
 
-def train(model: LanguageModel, examples: Sequence[TokenizedPrompt], seed: int, settings: Settings) -> Trained:
-    """Train beta on the prompts of one seed.
+def train(
+    model: LanguageModel, runs: Mapping[int, Sequence[TokenizedPrompt]], settings: Settings, batch_tokens: int = 4096
+) -> dict[int, Trained]:
+    """Train beta on the prompts of each seed.
+
+    Seeds are trained side by side where there is room: each has its own beta, steps and order, so that what it learns is
+    what it learns alone.
 
     Args:
         model: A supported model, parameters frozen.
-        examples: Training prompts, all with the same demonstrations.
-        seed: Of the run; with the settings' own it decides the order of the examples.
-        settings: See :class:`Settings`.
+        runs: Training prompts of each seed, all of a seed with the same demonstrations.
+        settings: See :class:`Settings`; its seed and the run's decide the order of the prompts.
+        batch_tokens: Tokens whose keys and values are held for seeds side by side; a seed that holds more is alone.
 
     Raises:
-        InputError: There are none, or the loss or its gradient is no finite number.
+        InputError: A seed has none, or the loss or its gradient is no finite number.
     """
-    if not examples:
-        raise InputError(f"seed {seed}: no training prompt fits the context of {model.name}, so nothing can be re-weighted")
-    shape = model.network.config.get_text_config()
-    beta = torch.zeros(
-        model.layers, shape.num_attention_heads, len(examples[0].anchors), device=model.device, requires_grad=True
-    )  # (L, H, D)
-    optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))
-    generator = np.random.default_rng([settings.seed, seed])
-    read = _read_but_last(model, examples)
+    waiting: dict[tuple[int, ...], list[int]] = {}
+    for seed, examples in runs.items():
+        if not examples:
+            raise InputError(f"seed {seed}: no training prompt fits the context of {model.name}, so nothing can be re-weighted")
+        alike = len(examples), len(examples[0].anchors), len(examples[0].label_ids)
+        waiting.setdefault(alike, []).append(seed)
+    trained: dict[int, Trained] = {}
+    for seeds in waiting.values():
+        held = {seed: _held(model, runs[seed]) for seed in seeds}
+        while seeds:
+            count = 1
+            while model.shares_prefixes and count < len(seeds) and sum(held[s] for s in seeds[: count + 1]) <= batch_tokens:
+                count += 1
+            trained |= _train_together(model, {seed: runs[seed] for seed in seeds[:count]}, settings)
+            seeds = seeds[count:]
+    return trained
+
+
+def _held(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> int:
+    """Tokens whose keys and values :func:`_read_but_last` keeps."""
+    groups = sharing(model, examples)
+    return sum(len(g.ids) + sum(len(examples[i].ids) - 1 - len(g.ids) for i in g.index) for g in groups)
+
+
+def _train_together(
+    model: LanguageModel, runs: Mapping[int, Sequence[TokenizedPrompt]], settings: Settings
+) -> dict[int, Trained]:
+    """:func:`train` for S seeds with equally many prompts, demonstrations and classes; S is 1 where no prefix can be shared."""
+    examples = list(runs.values())
+    heads, demonstrations = model.network.config.get_text_config().num_attention_heads, len(examples[0][0].anchors)
+    beta = torch.zeros(len(runs), model.layers, heads, demonstrations, device=model.device, requires_grad=True)  # (S, L, H, D)
+    optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))  # each entry by itself
+    generators = [np.random.default_rng([settings.seed, seed]) for seed in runs]
+    read = [_read_but_last(model, prompts) for prompts in examples]
     losses = []
     with attention.scale_rows(model.network) as reweigh:
         for _ in range(settings.epochs):
+            orders = [generator.permutation(len(examples[0])).tolist() for generator in generators]
             seen = []
-            for i in generator.permutation(len(examples)):
-                batch = next(batches(model, examples, 1, [int(i)], read[i]))  # the last token of one prompt
-                reweigh(*_entries(batch, examples, beta))
-                loss = nn.functional.cross_entropy(class_logits(model, batch), batch.gold)
+            for step in zip(*orders, strict=True):
+                prompts = [of_seed[i] for of_seed, i in zip(examples, step, strict=True)]
+                beginnings = [of_seed[i] for of_seed, i in zip(read, step, strict=True)]
+                batch = last_tokens(model, prompts, beginnings) if model.shares_prefixes else next(batches(model, prompts, 1))
+                reweigh(*_entries(batch, prompts, beta.exp().transpose(0, 1)))
+                loss = nn.functional.cross_entropy(class_logits(model, batch), batch.gold, reduction="none")  # (S,)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.sum().backward()
                 optimiser.step()
                 seen.append(loss.detach())
-            losses.append(torch.stack(seen).cpu().double().mean().item())
-    if not (torch.isfinite(beta).all() and np.isfinite(losses).all()):
-        raise InputError(
-            f"seed {seed}: training leaves the range of {model.dtype}; use float32 (dtype) or a smaller "
-            "studies.reweighting.learning_rate"
-        )
-    return Trained(beta.detach().cpu().numpy(), np.array(losses))
+            losses.append(torch.stack(seen).cpu().double().mean(0).numpy())  # (S,)
+    found = {}
+    for number, seed in enumerate(runs):
+        found[seed] = Trained(beta[number].detach().cpu().numpy(), np.array([epoch[number] for epoch in losses]))
+        if not (np.isfinite(found[seed].beta).all() and np.isfinite(found[seed].losses).all()):
+            raise InputError(
+                f"seed {seed}: training leaves the range of {model.dtype}; use float32 (dtype) or a smaller "
+                "studies.reweighting.learning_rate"
+            )
+    return found
 
 
 @torch.no_grad()
@@ -229,14 +266,16 @@ def _read_but_last(model: LanguageModel, examples: Sequence[TokenizedPrompt]) ->
     return read
 
 
-def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is scaled in a batch, and by what: see :func:`icl_lens.attention.scale_rows`; ``beta`` has shape (L, H, D)."""
-    anchors = torch.from_numpy(np.stack([prompts[i].anchors for i in batch.index])).to(beta.device)  # (B, D)
-    return batch.last, anchors, beta.exp()[:, None].expand(-1, len(anchors), -1, -1)  # (B,), (B, D), (L, B, H, D)
+def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is scaled in a batch, and by what, shape (L, B or 1, H, D): see :func:`icl_lens.attention.scale_rows`."""
+    anchors = torch.from_numpy(np.stack([prompts[i].anchors for i in batch.index])).to(factors.device)  # (B, D)
+    # Where a row is padded on the left, places count from the padding.
+    padding = batch.last - torch.tensor([prompts[i].last for i in batch.index], device=factors.device)  # (B,)
+    return batch.last, anchors + padding[:, None], factors.expand(-1, len(anchors), -1, -1)
 
 
 @torch.inference_mode()
-def _answers(
+def log_probabilities(
     model: LanguageModel, prompts: Sequence[TokenizedPrompt], batch_tokens: int, beta: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Log-probabilities over the label words, shape (C,) each, re-weighted by beta of shape (L, H, D) if there is one."""
@@ -248,7 +287,7 @@ def _answers(
         else:
             # Open for a batch only: the beginning that the next group reads holds no last row.
             with attention.scale_rows(model.network) as reweigh:
-                reweigh(*_entries(batch, prompts, trained))
+                reweigh(*_entries(batch, prompts, trained.exp()[:, None]))
                 logits = class_logits(model, batch)  # (B, C)
         log_probs = logits.cpu().double().log_softmax(-1).numpy()  # (B, C)
         for place, row in zip(batch.index, log_probs, strict=True):
