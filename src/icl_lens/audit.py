@@ -161,6 +161,12 @@ def _strangers(results: Path) -> Iterator[Fault]:
             path = (here / name).relative_to(results).as_posix()
             if not name.startswith(".") and not any(re.fullmatch(pattern, path) for pattern in _GRAMMAR):
                 yield Fault(f"{here / name}: no rule makes such a file", ())
+            elif (
+                path.endswith(".safetensors")
+                and path.startswith("studies/")
+                and not (here / name).with_suffix(".parquet").exists()
+            ):
+                yield Fault(f"{here / name}: the table that it belongs to is gone", (here / name,))
 
 
 def _record_faults(results: Path, record: Path) -> list[Fault]:

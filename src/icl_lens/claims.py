@@ -1,7 +1,7 @@
 """A paper's claims as data, and the verdict that a run gives on each.
 
-A claims file (``resources/claims/*.yaml``) lists what a paper states, and for each statement a rule that was fixed before any
-run: which rows of an item's CSV it speaks of, and what must hold of their values. A verdict never rests on a missing value.
+A claims file (``resources/claims/*.yaml``) lists what a paper states, and for each statement a rule that does not depend on
+the run: which rows of an item's CSV it speaks of, and what must hold of their values. A verdict never rests on a missing value.
 """
 
 from __future__ import annotations

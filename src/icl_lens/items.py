@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The studies of shared-1shot that the report walks a prompt through.
+WALKED = ("flow", "tokens", "icl", "isolation")
+
 
 @dataclass(frozen=True)
 class Item:

@@ -16,14 +16,12 @@ import pandas as pd
 import vl_convert
 
 from icl_lens import artifacts, figures, one_prompt
+from icl_lens.items import WALKED
 from icl_lens.saliency_summary import METRICS
 
 # How many lines of a layer are drawn, the strongest; and how many digits a share of the layer's largest keeps.
 EDGES = 40
 _DIGITS = 3
-
-# Tables that a walk reads, of one model, task and prompt set.
-STUDIES = ("flow", "tokens", "icl", "isolation")
 
 KINDS = {"wp": "into a label word", "pq": "from a label word to the last position", "ww": "between other words"}
 
@@ -38,7 +36,7 @@ def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _task(folder: Path) -> dict[str, Any]:
-    tables = {kind: artifacts.read(folder / f"{kind}.parquet", kind) for kind in STUDIES}
+    tables = {kind: artifacts.read(folder / f"{kind}.parquet", kind) for kind in WALKED}
     flow, about = tables["flow"]
     tokens, answers, isolation = (tables[kind][0] for kind in ("tokens", "icl", "isolation"))
     words = (about.get("task") or {}).get("label_words") or []

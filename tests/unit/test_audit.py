@@ -113,6 +113,10 @@ DAMAGES = {
         lambda r: (r / "figures/figure_3.json").write_text("{}"),
         "is not a record of inputs and outputs",
     ),
+    "tensors without their table": (
+        lambda r: (r / "studies/m/sst2/shared-1shot/reweighting.safetensors").write_bytes(b""),
+        "the table that it belongs to is gone",
+    ),
     "a file that no rule makes": (lambda r: (r / "figures/notes.txt").write_text(""), "notes.txt: no rule makes such a file"),
     "a table in the wrong folder": (
         lambda r: shutil.copy(r / STUDY, r / "saliency.parquet"),

@@ -20,7 +20,7 @@ from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, of_own_task
 from icl_lens.errors import InputError
 from icl_lens.fetched import RECORD
-from icl_lens.items import ITEMS
+from icl_lens.items import ITEMS, WALKED
 from icl_lens.organism.recipe import CODE
 from icl_lens.own_tasks import VARIANTS
 from icl_lens.provenance import notebook_sources, source_files
@@ -43,8 +43,6 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 GROUPS = sorted(
     {item.group for item in ITEMS.values()} - {"organism"}
 )  # organism.smk has that one's rule
-# What the report walks a prompt through; the list stands in icl_lens/walk.py, which draws and so takes long to import.
-WALKED = ("flow", "tokens", "icl", "isolation")
 STUDIES = sorted({study for item in ITEMS.values() for study in item.studies})
 
 
