@@ -249,6 +249,13 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
             ]
         ),
     ),
+    # Kernel regression: attention of the last position.
+    #
+    # Kernel regression: texts alone, probes, hidden Markov models.
+    #
+    # Components.
+    #
+    # Representation change.
 }
 
 

@@ -33,6 +33,13 @@ STUDIES = {
     "isolation_controls": "isolation again with shuffled labels and on an untrained copy of the model",
     "attention_controls": "deep attention and answers again with shuffled labels and on an untrained copy of the model",
     "reweighting": "answers with trained factors on the attention to label words, without, and with more demonstrations",
+    # Kernel regression: attention of the last position.
+    #
+    # Kernel regression: texts alone, probes, hidden Markov models.
+    #
+    # Components.
+    #
+    # Representation change.
 }
 
 # Further prompts tables that a study reads, by option.

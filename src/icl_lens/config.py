@@ -166,6 +166,13 @@ class Studies(Section):
         default_factory=Reweighting,
         description="Factors on the attention to label words, trained, and what they are compared with.",
     )
+    # Kernel regression: attention of the last position.
+    #
+    # Kernel regression: texts alone, probes, hidden Markov models.
+    #
+    # Components.
+    #
+    # Representation change.
 
 
 def settings_key(study: str) -> str:
@@ -353,23 +360,30 @@ class Config(Section):
 
     def _variants(self, item: str) -> list[str]:
         """The variants that an item shows, of the configured tasks."""
-        return [task for task in ITEMS[item].tasks if task in VARIANTS and VARIANTS[task].like in self.tasks]
+        named = (*ITEMS[item].tasks, *ITEMS[item].stand_ins)
+        return [task for task in named if task in VARIANTS and VARIANTS[task].like in self.tasks]
 
     def shown(self, item: str) -> tuple[list[str], list[str]]:
         """What an item shows: names of models, and of tasks: the paper's choice of those configured, and the user's own.
 
-        An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An item that compares
-        number formats shows the models that :meth:`in_other_dtypes` keeps of those chosen, which may be none.
+        An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
+        item is about is shown there and in the items of every task only. An item that compares number formats shows the models
+        that :meth:`in_other_dtypes` keeps of those chosen, which may be none.
         """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
         variants = self._variants(item)
         about_variants = any(task in VARIANTS for task in ITEMS[item].tasks)
-        own = [task for task in self.tasks if task in self.own_tasks and task not in paper and not about_variants]
+        elsewhere = {task for other in ITEMS.values() for task in other.tasks}
+        own = [task for task in self.tasks if task in self.own_tasks and task not in {*paper, *elsewhere}]
         models = choice.models or [model.name for model in self.models]
         if ITEMS[item].compares_dtypes:
             models = self.in_other_dtypes(models)
-        return models, choice.tasks or [*(task for task in paper if task in self.tasks or task in variants), *own]
+        theirs = [task for task in paper if task in self.tasks or task in variants]
+        if ITEMS[item].stand_ins:
+            instead = [task for task in ITEMS[item].stand_ins if task in self.tasks or task in variants]
+            return models, choice.tasks or theirs or instead[:1]
+        return models, choice.tasks or (theirs if about_variants else [*theirs, *own])
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:

@@ -25,6 +25,8 @@ class Item:
         studies: The artifacts it reads, per model and task.
         tensors: Those of them that it reads the tensors beside of, too.
         tasks: The tasks the paper shows in it; empty for every configured task.
+        stand_ins: Tasks, the likeliest first, of which it shows one where none of ``tasks`` is configured. Such an item is
+            about one task, so it shows a task of the user's own only where the config says so.
         paper_models: The models the paper shows in it; empty where its notebook does not say so.
         reads: Tables that it reads whatever is configured, relative to the results folder.
         one_prompt: Whether it draws a single prompt in some layers, which the config names.
@@ -40,6 +42,7 @@ class Item:
     studies: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    stand_ins: tuple[str, ...] = ()
     paper_models: str = ""
     reads: tuple[str, ...] = ()
     one_prompt: bool = False
@@ -258,5 +261,12 @@ ITEMS: dict[str, Item] = {
             in_all=False,
             compares_dtypes=True,
         ),
+        # Kernel regression (Han et al., TMLR 2025): attention of the last position.
+        #
+        # Kernel regression: texts alone, probes, hidden Markov models.
+        #
+        # Components (Chang et al., EMNLP 2024).
+        #
+        # Representation change (Yousefi et al., 2024).
     )
 }

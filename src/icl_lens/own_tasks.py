@@ -123,7 +123,9 @@ class OwnTask(Section):
         return Task(name, title, self.template or base.template, words, base.classes)
 
 
-# Tasks of the paper under other label words. sst2_ab: labels that mean nothing (appendix F.2, Figures 12 and 13).
+# Tasks of the paper under other label words. sst2_ab: labels that mean nothing (appendix F.2, Figures 12 and 13). Both stand in
+# for tasks that a companion study has and the built-in texts have not.
 VARIANTS: dict[str, OwnTask] = {
     "sst2_ab": OwnTask(like="sst2", label_words={"negative": " A", "positive": " B"}),
+    "agnews_abcd": OwnTask(like="agnews", label_words={"World": " A", "Sports": " B", "Business": " C", "Sci/Tech": " D"}),
 }

@@ -77,6 +77,13 @@ PASSES: dict[str, float] = {
     "isolation_controls": 0,
     "attention_controls": 2 * len(CONTROLS),
     "reweighting": 3,
+    # Kernel regression: attention of the last position.
+    #
+    # Kernel regression: texts alone, probes, hidden Markov models.
+    #
+    # Components.
+    #
+    # Representation change.
 }
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.

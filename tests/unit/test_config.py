@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -260,3 +261,20 @@ def test_the_flow_of_a_prompt_that_an_item_names_is_kept_for_the_tasks_it_shows(
 def test_the_studies_of_tables_and_pictures_of_single_prompts_have_their_keys():
     assert config.parse_settings("flow", "{prompts: 2, prompt_ids: [4]}").prompt_ids == [4]
     assert config.parse_settings("isolated_words", "{layers: 1, words: 3}").layers == 1
+
+
+def test_an_item_about_one_task_shows_its_stand_in_until_its_own_task_is_configured(monkeypatch):
+    item = dataclasses.replace(ITEMS["figure_6"], name="repeat", tasks=("reviews",), stand_ins=("trec", "sst2"))
+    monkeypatch.setitem(ITEMS, "repeat", item)
+    reviews = {
+        "template": "Text: {text}\nSays:{label}",
+        "label_words": {"a": " bad", "b": " good"},
+        "train": "a.csv",
+        "test": "b.csv",
+    }
+    assert config.parse({}).shown("repeat")[1] == ["trec"]
+    assert config.parse({"tasks": ["sst2", "emoc"]}).shown("repeat")[1] == ["sst2"]
+    own = config.parse({"tasks": ["trec", "reviews", "mine"], "own_tasks": {"reviews": reviews, "mine": reviews}})
+    assert own.shown("repeat")[1] == ["reviews"]
+    assert own.shown("figure_6")[1] == ["trec", "mine"], "a task with an item of its own does not crowd into others' items"
+    assert own.shown("figure_4")[1] == ["trec", "reviews", "mine"]
