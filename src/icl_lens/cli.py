@@ -51,6 +51,11 @@ FURTHER_PROMPTS = {
     },
 }
 
+# What libraries read when they are loaded, unless the environment says otherwise. Threads that wait for each other should spin
+# for microseconds and then sleep: GNU OpenMP's default, milliseconds, makes small models many times slower on a machine that
+# does anything else beside. And the hub's library tells, and asks, more than it needs.
+LIBRARIES_TOLD = {"GOMP_SPINCOUNT": "10000", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 # What --bos says, and what it means: see icl_lens.positions.tokenize.
 BOS = {"auto": "auto", "yes": True, "no": False}
 
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("out", "facts") if options.command == "training" else ("out",):
             if name in options:
                 _require_place(f"--{name}", getattr(options, name))
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # else the hub's library tells, and asks, more than it needs
+        os.environ.update({**LIBRARIES_TOLD, **os.environ})
         if options.command not in FETCHING:
             if "model" in options:
                 from icl_lens import fetch
@@ -304,11 +309,8 @@ def _fetch_dataset(options: argparse.Namespace) -> None:
     fetch.dataset(options.hub, options.revision, options.config, options.splits, options.out, Patience(options.attempts))
 
 
-def _prepare_torch() -> None:
-    """What must be said before torch is loaded, and what transformers need not say."""
-    # Threads that wait for each other should spin for microseconds and then sleep. GNU OpenMP's default, milliseconds, makes
-    # small models many times slower on a machine that does anything else beside.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+def _quieten_transformers() -> None:
+    """What transformers need not say."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -319,7 +321,7 @@ def _study(options: argparse.Namespace) -> None:
     from icl_lens import config
 
     settings = config.parse_settings(options.study, options.settings) if options.settings is not None else None
-    _prepare_torch()
+    _quieten_transformers()
     from icl_lens import studies
 
     studies.run(
@@ -343,7 +345,7 @@ def _compress(options: argparse.Namespace) -> None:
 
     task, _ = config.parse_task(options.task, options.definition)
     texts, labels = text_files.demonstrations(options.demos, task)
-    _prepare_torch()
+    _quieten_transformers()
     from icl_lens import classifying
 
     classifying.compress(
@@ -367,7 +369,7 @@ def _classify(options: argparse.Namespace) -> None:
     from icl_lens import text_files
 
     texts = text_files.texts(options.texts, options.format)
-    _prepare_torch()
+    _quieten_transformers()
     from icl_lens import classifying
 
     answers = classifying.classify(options.model, options.cache, texts, options.device, options.batch_tokens)
@@ -383,7 +385,7 @@ def _training(options: argparse.Namespace) -> None:
     from icl_lens import config
 
     recipe = config.parse_recipe(options.recipe)
-    _prepare_torch()
+    _quieten_transformers()
     from icl_lens.organism import training
 
     training.run(
@@ -398,7 +400,7 @@ def _training(options: argparse.Namespace) -> None:
 
 
 def _evaluation(options: argparse.Namespace) -> None:
-    _prepare_torch()
+    _quieten_transformers()
     from icl_lens.organism import evaluation
 
     evaluation.run(
@@ -412,7 +414,7 @@ def _evaluation(options: argparse.Namespace) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
-    _prepare_torch()
+    _quieten_transformers()
     from icl_lens.organism import card
 
     card.write(options.checkpoints, options.facts, options.evaluation, options.folder)

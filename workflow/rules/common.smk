@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import re
 import shlex
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import config as icl_lens_config
-from icl_lens import accelerators, fetch
+from icl_lens import accelerators, cli, fetch, preloaded
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, of_own_task
@@ -26,18 +28,6 @@ from icl_lens.own_tasks import VARIANTS
 from icl_lens.provenance import notebook_sources, source_files
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-
-# Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
-# or not it is activated; with it, conda's environment has the libraries and this repository has the package.
-if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
-    shell.prefix(
-        f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
-        'icl-lens() {{ python -m icl_lens "$@"; }}; '
-    )
-else:
-    shell.prefix(
-        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    )
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 GROUPS = sorted(
@@ -411,3 +401,31 @@ def item_parameters(item):
 checked(require_inputs)
 checked(require_items)
 checked(require_trainable)
+
+# Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
+# or not it is activated; with it, conda's environment has the libraries and this repository has the package.
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    shell.prefix(
+        f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
+        'icl-lens() {{ python -m icl_lens "$@"; }}; '
+    )
+elif sys.platform == "linux" and all(is_small(model.name) for model in CONFIG.models):
+    # Loading torch takes longer than a study of a small model: one process has it loaded, and every job's command is a fork
+    # of that. Of such jobs benchmarks/ has the time, and the memory of the short client only.
+    PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
+    client = shlex.join(preloaded.client(PRELOADED.name))
+    shell.prefix(
+        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+        f"export JUPYTER_PATH={PRELOADED.name}:${{{{JUPYTER_PATH:-}}}}; "
+        # What is fetched is fetched by itself: the libraries were told when they were loaded that there is no network.
+        f'icl-lens() {{{{ if [[ $1 = fetch-* ]]; then command icl-lens "$@"; else {client} icl_lens "$@"; fi; }}}}; '
+        f'papermill() {{{{ {client} papermill "$@"; }}}}; '
+    )
+
+    onstart:
+        PRELOADED.process = preloaded.start(PRELOADED.name, {**cli.LIBRARIES_TOLD, **os.environ})
+
+else:
+    shell.prefix(
+        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    )

@@ -1,0 +1,111 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from icl_lens import preloaded
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
+
+# A module that commands run: it tells what a command can tell of itself.
+ASKED = """
+import os, sys
+if __name__ == "__main__":
+    print(sys.argv[1:], os.getcwd(), os.environ.get("ASKED"), sys.stdin.read(), "loaded" if "marker" in sys.modules else "cold")
+    print("to the other stream", file=sys.stderr)
+    if sys.argv[1] == "wait":
+        open("waiting", "w").close()
+        import time
+        time.sleep(60)
+    if sys.argv[1] == "raise":
+        raise ValueError("as it is")
+    sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A folder that a process serves which has the module ``marker`` loaded."""
+    folder = tmp_path_factory.mktemp("p")
+    (folder / "asked.py").write_text(ASKED)
+    (folder / "marker.py").write_text("")
+    here = Path(preloaded.__file__)
+    script = folder / "preloaded.py"
+    start, end = here.read_text().index("LIBRARIES = ("), here.read_text().index("# What they read when")
+    script.write_text(here.read_text()[:start] + 'LIBRARIES = ("marker",)\n' + here.read_text()[end:])
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-P", script, "--serve", folder / "socket"], stdin=subprocess.PIPE, env=environment
+    )
+    waited = time.monotonic() + 20
+    while not (folder / "socket").exists() and time.monotonic() < waited:
+        time.sleep(0.05)
+    yield folder
+    process.stdin.close()
+    assert process.wait(20) == 0, "it ends with whoever started it"
+
+
+def ask(folder: Path, *arguments: str, socket: str = "socket", **more) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-SP", preloaded.__file__, folder / socket, "asked", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "ASKED": "its own"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, **more)
+
+
+@pytest.mark.parametrize(("socket", "loaded"), [("socket", "loaded"), ("nobody there", "cold")])
+def test_a_command_has_its_own_arguments_folder_environment_streams_and_status(served, tmp_path, socket, loaded):
+    done = ask(served, "3", "a b", socket=socket, cwd=tmp_path, input="typed")
+    assert done.returncode == 3
+    assert done.stdout == f"['3', 'a b'] {tmp_path} its own typed {loaded}\n"
+    assert done.stderr == "to the other stream\n"
+
+
+def test_an_error_is_told_as_python_tells_it(served):
+    done = ask(served, "raise", input="")
+    assert done.returncode == 1
+    assert "ValueError: as it is" in done.stderr
+
+
+def test_a_killed_client_takes_its_command_along_and_a_killed_command_is_told(served, tmp_path):
+    def wait_for(path: Path) -> None:
+        until = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def forks() -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if Path(os.readlink(entry / "cwd")) == tmp_path:
+                        found.append(entry.name)
+                except OSError:
+                    continue
+        return found
+
+    command = [sys.executable, "-SP", preloaded.__file__, served / "socket", "asked", "wait"]
+    environment = {**os.environ, "PYTHONPATH": str(served)}
+    for killed in ("client", "command"):
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as client:
+            wait_for(tmp_path / "waiting")
+            (tmp_path / "waiting").unlink()
+            fork = next(int(number) for number in forks() if int(number) != client.pid)
+            os.kill(client.pid if killed == "client" else fork, signal.SIGKILL)
+            said = client.stderr.read()
+            assert client.wait(20) == (-signal.SIGKILL if killed == "client" else 1)
+        assert ("its process was killed" in said) is (killed == "command")
+        until = time.monotonic() + 20
+        while forks() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not forks()
