@@ -26,10 +26,10 @@ from icl_lens.compression_plan import OWN, Condition, Settings, conditions
 from icl_lens.compression_summary import accelerations
 from icl_lens.config import EMBEDDED_MODEL
 from icl_lens.corpora import builtin
+from icl_lens.latency_plan import Settings as LatencySettings
 from icl_lens.positions import tokenize
-from icl_lens.speed_plan import Settings as SpeedSettings
 from icl_lens.studies import compression as study
-from icl_lens.studies import speed
+from icl_lens.studies import latency
 from icl_lens.tasks import TASKS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -60,7 +60,7 @@ def main() -> None:
     for name, task in TASKS.items():
         table = prompts.build(task, builtin.generate(name, 0), "shared-1shot", [42], options.count)
         tokenized = models.fitting(model, tokenize(table, model.tokenizer))
-        timed = speed.compute(model, tokenized, BATCH_TOKENS, settings=SpeedSettings(prompts=options.count, repeats=5))
+        timed = latency.compute(model, tokenized, BATCH_TOKENS, settings=LatencySettings(prompts=options.count, repeats=5))
         alone, together = accelerations(timed.assign(model="", task="", set="", seed=42)).to_dict("records")
         few = tokenized[: options.referred]
         study.compute(model, few, BATCH_TOKENS, settings=SETTINGS)

@@ -179,22 +179,23 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
                 ("draw", pa.int64()),
                 ("positions", pa.string()),
                 ("prediction", pa.int64()),
+                ("correct", pa.bool_()),
                 ("label_agrees", pa.bool_()),
                 ("word_jaccard_5", pa.float64()),
             ]
         ),
     ),
-    "speed": (
+    "latency": (
         1,
         pa.schema(
             [
                 *_STUDY_KEYS,
-                ("way", pa.string()),
+                ("method", pa.string()),
                 ("prompts", pa.int64()),
                 ("repeat", pa.int64()),
                 ("seconds", pa.float64()),
-                ("demo_tokens", pa.int64()),
-                ("kept_tokens", pa.int64()),
+                ("prompt_tokens", pa.float64()),
+                ("cache_tokens", pa.int64()),
                 ("query_tokens", pa.float64()),
                 ("demo_words", pa.int64()),
                 ("query_words", pa.float64()),
@@ -209,11 +210,11 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
                 ("keys", pa.string()),
                 ("sets", pa.int64()),
                 ("layer", pa.int64()),
-                ("directions", pa.int64()),
-                ("directions_there", pa.int64()),
-                ("class_a", pa.int64()),
-                ("class_b", pa.int64()),
-                ("confusion", pa.float64()),
+                ("components", pa.int64()),
+                ("components_there", pa.int64()),
+                ("class_i", pa.int64()),
+                ("class_j", pa.int64()),
+                ("predicted_confusion", pa.float64()),
             ]
         ),
     ),
@@ -226,6 +227,7 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
                 ("shots", pa.int64()),
                 ("gold", pa.int64()),
                 ("prediction", pa.int64()),
+                ("correct", pa.bool_()),
                 ("class_log_probs", pa.list_(pa.float64())),
             ]
         ),

@@ -24,7 +24,7 @@ STUDIES = {
     "saliency": "S_wp, S_pq and S_ww of each prompt and layer",
     "isolation": "whether each answer survives when label words, or others in their place, see nothing before them",
     "compression": "whether each answer survives when of its demonstrations a few keys and values are kept",
-    "speed": "how long a query takes behind whole and behind compressed demonstrations",
+    "latency": "how long a query takes behind whole and behind compressed demonstrations",
     "deep_attention": "how much each layer's last position attends to each class's label words",
     "flow": "the information flow of a few prompts along every edge",
     "tokens": "the tokens of each prompt, where they stand, and which are label words",
@@ -46,8 +46,8 @@ STUDIES = {
 FURTHER_PROMPTS = {
     "diagnosis": {"pooled": "a prompts table of the same queries under demonstrations that change (pooled-1shot)"},
     "reweighting": {
-        "auxiliary": "a prompts table whose queries are training texts, with the same demonstrations (shared-1shot-auxiliary)",
-        "few_shot": "a prompts table of the same queries with more demonstrations (shared-5shot)",
+        "train": "a prompts table whose queries are training texts, with the same demonstrations (shared-1shot-auxiliary)",
+        "baseline": "a prompts table of the same queries with more demonstrations (shared-5shot)",
     },
 }
 

@@ -1,7 +1,7 @@
 """What a study of compressed demonstrations does: by which methods, how often drawn; its settings, free of torch.
 
 *Label Words are Anchors*, section 3.2 (Tables 2, 3 and 6). :mod:`icl_lens.studies.compression` and
-:mod:`icl_lens.studies.speed` do it; the config and the tables read this alone.
+:mod:`icl_lens.studies.latency` do it; the config and the tables read this alone.
 """
 
 from __future__ import annotations

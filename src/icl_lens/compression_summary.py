@@ -14,11 +14,11 @@ import pandas as pd
 
 from icl_lens.compression_plan import OWN, POSITIONS, WORDS
 from icl_lens.errors import InputError
-from icl_lens.speed_plan import WAYS
+from icl_lens.latency_plan import METHODS
 from icl_lens.statistics import OVER_TASKS, Bootstrap, mean
 
 # What is averaged, and the name of its mean.
-METRICS = {"label_agrees": "label_loyalty", f"word_jaccard_{WORDS}": "word_loyalty", "right": "accuracy"}
+METRICS = {"label_agrees": "label_loyalty", f"word_jaccard_{WORDS}": "word_loyalty", "correct": "accuracy"}
 
 TOP = "hidden_random_top"
 
@@ -32,7 +32,7 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
     """Every method's loyalties and accuracy, for each model and prompt set.
 
     Args:
-        rows: Compression tables, of one or more models, tasks and sets, with the column gold joined to them.
+        rows: Compression tables, of one or more models, tasks and sets.
         plan: How to resample.
 
     Returns:
@@ -41,7 +41,6 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         ``_highest_draw`` (of a mean over one draw alone; the value itself where there is one draw); draws, prompts, seeds.
     """
     plan = plan or Bootstrap()
-    rows = rows.assign(right=rows["prediction"] == rows["gold"])
     rows = pd.concat([rows, best_draws(rows)], ignore_index=True)
     found = []
     for (model, name), of_set in rows.groupby(["model", "set"], sort=False):
@@ -88,38 +87,38 @@ def accelerations(rows: pd.DataFrame) -> pd.DataFrame:
     seeds, as in the released notebook; lowest and highest are the ratios of single seeds.
 
     Args:
-        rows: Speed tables, of one or more models, tasks and sets.
+        rows: latency tables, of one or more models, tasks and sets.
 
     Raises:
-        InputError: A table does not have all ways.
+        InputError: A table does not have all methods.
 
     Returns:
         One row a model, set, task and whether prompts go together: together (False for one at a time), ratio, lowest and
-        highest (full / hidden_anchor), shared, shared_lowest and shared_highest (full / shared); for each way
-        ``seconds_WAY`` a prompt and ``spread_WAY`` (the largest less the smallest of a pass's repeats, as a share of
-        their median; the median pass); demo_tokens, kept_tokens, query_tokens, demo_words, query_words (means over seeds
-        of means over prompts); passes, seeds.
+        highest (full / hidden_anchor), shared, shared_lowest and shared_highest (full / shared); for each method
+        ``seconds_METHOD`` a prompt and ``spread_METHOD`` (the largest less the smallest of a pass's repeats, as a share of
+        their median; the median pass); demo_tokens, cache_tokens (of ``hidden_anchor``), query_tokens, demo_words,
+        query_words (means over seeds of means over prompts); passes, seeds.
     """
     found = []
     rows = rows.assign(together=rows["prompts"] > 1)
     for key, part in rows.groupby(["model", "set", "task", "together"], sort=False):
-        if set(part["way"]) != set(WAYS):
-            raise InputError(f"the speed table of {key[0]} on {key[2]} lacks one of the ways {', '.join(WAYS)}")
-        passes = part.groupby(["way", "seed", "prompt_id"])["seconds"].agg(["median", "min", "max"])
-        alone = passes["median"] / part.groupby(["way", "seed", "prompt_id"])["prompts"].first()
-        seeds = alone.groupby(["way", "seed"]).mean().unstack("way")
-        spread = ((passes["max"] - passes["min"]) / passes["median"]).groupby("way").median()
+        if set(part["method"]) != set(METHODS):
+            raise InputError(f"the latency table of {key[0]} on {key[2]} lacks one of the methods {', '.join(METHODS)}")
+        passes = part.groupby(["method", "seed", "prompt_id"])["seconds"].agg(["median", "min", "max"])
+        alone = passes["median"] / part.groupby(["method", "seed", "prompt_id"])["prompts"].first()
+        seeds = alone.groupby(["method", "seed"]).mean().unstack("method")
+        spread = ((passes["max"] - passes["min"]) / passes["median"]).groupby("method").median()
         row = dict(zip(("model", "set", "task", "together"), key, strict=True))
-        for way, names in (
+        for method, names in (
             ("hidden_anchor", ("ratio", "lowest", "highest")),
             ("shared", ("shared", "shared_lowest", "shared_highest")),
         ):
-            ratios = seeds["full"] / seeds[way]
-            row |= dict(zip(names, (seeds["full"].mean() / seeds[way].mean(), ratios.min(), ratios.max()), strict=True))
-        for way in WAYS:
-            row |= {f"seconds_{way}": seeds[way].mean(), f"spread_{way}": spread[way]}
-        compressed = part[part["way"] == "hidden_anchor"]
-        lengths = ["demo_tokens", "kept_tokens", "query_tokens", "demo_words", "query_words"]
+            ratios = seeds["full"] / seeds[method]
+            row |= dict(zip(names, (seeds["full"].mean() / seeds[method].mean(), ratios.min(), ratios.max()), strict=True))
+        for method in METHODS:
+            row |= {f"seconds_{method}": seeds[method].mean(), f"spread_{method}": spread[method]}
+        compressed = part[part["method"] == "hidden_anchor"].eval("demo_tokens = prompt_tokens - query_tokens")
+        lengths = ["demo_tokens", "cache_tokens", "query_tokens", "demo_words", "query_words"]
         row |= compressed.groupby("seed")[lengths].mean().mean().to_dict()
-        found.append({**row, "passes": len(passes) // len(WAYS), "seeds": len(seeds)})
+        found.append({**row, "passes": len(passes) // len(METHODS), "seeds": len(seeds)})
     return pd.DataFrame(found)

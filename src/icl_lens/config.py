@@ -23,12 +23,12 @@ from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
+from icl_lens.latency_plan import Settings as Latency
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.reweighting_plan import Settings as Reweighting
 from icl_lens.section import Section, Seed
-from icl_lens.speed_plan import Settings as Speed
 from icl_lens.tasks import TASKS, Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -159,8 +159,8 @@ class Studies(Section):
     compression: Compression = Field(
         default_factory=Compression, description="Keeping a few keys and values of the demonstrations, or their text (Table 2)."
     )
-    speed: Speed = Field(
-        default_factory=Speed, description="Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."
+    latency: Latency = Field(
+        default_factory=Latency, description="Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."
     )
     reweighting: Reweighting = Field(
         default_factory=Reweighting,
@@ -267,7 +267,7 @@ class Config(Section):
         default_factory=Studies,
         description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
         "before them, in how many layers and how, and how many draws its random control takes; how `compression` "
-        "continues positions and how often it draws; how many prompts `speed` times, and how often; how `reweighting` trains.",
+        "continues positions and how often it draws; how many prompts `latency` times, how often; how `reweighting` trains.",
     )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,

@@ -39,18 +39,18 @@ def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         InputError: A seed that is predicted has no answers.
 
     Returns:
-        The rows of ``predicted`` without prompt_id, their confusion named predicted, and: real (empty where a class has no
-        text), items_a and items_b (texts of the two classes).
+        The rows of ``predicted`` without prompt_id, their predicted_confusion named predicted, and: real (empty where a class
+        has no text), items_i and items_j (texts of the two classes).
     """
     found = pd.concat(
         [_real(part).assign(**dict(zip([*_KEY, "seed"], key, strict=True))) for key, part in answers.groupby([*_KEY, "seed"])]
     )
-    both = predicted.rename(columns={"confusion": "predicted"}).drop(columns="prompt_id")
-    both = both.merge(found, on=[*_KEY, "seed", "class_a", "class_b"], how="left", validate="many_to_one")
-    if both["items_a"].isna().any():
-        lost = both[both["items_a"].isna()].iloc[0]
+    both = predicted.rename(columns={"predicted_confusion": "predicted"}).drop(columns="prompt_id")
+    both = both.merge(found, on=[*_KEY, "seed", "class_i", "class_j"], how="left", validate="many_to_one")
+    if both["items_i"].isna().any():
+        lost = both[both["items_i"].isna()].iloc[0]
         raise InputError(f"the icl table has no answers of {lost['model']} on {lost['task']} for seed {lost['seed']}")
-    return both.astype({"items_a": int, "items_b": int})
+    return both.astype({"items_i": int, "items_j": int})
 
 
 def _real(answers: pd.DataFrame) -> pd.DataFrame:
@@ -64,11 +64,11 @@ def _real(answers: pd.DataFrame) -> pd.DataFrame:
         value = auc(log_probs[of_pair, a] - log_probs[of_pair, b], gold[of_pair] == a)
         rows.append(
             {
-                "class_a": a,
-                "class_b": b,
+                "class_i": a,
+                "class_j": b,
                 "real": float(value),
-                "items_a": int((gold == a).sum()),
-                "items_b": int((gold == b).sum()),
+                "items_i": int((gold == a).sum()),
+                "items_j": int((gold == b).sum()),
             }
         )
     return pd.DataFrame(rows)
@@ -90,8 +90,8 @@ def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple
     plan = plan or Bootstrap()
     plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)
     summary, each = [], []
-    for key, part in compared.groupby([*_KEY, "keys", "directions"], sort=False):
-        named = dict(zip([*_KEY, "keys", "directions"], key, strict=True))
+    for key, part in compared.groupby([*_KEY, "keys", "components"], sort=False):
+        named = dict(zip([*_KEY, "keys", "components"], key, strict=True))
         matrices = {seed: (_square(of_seed, "predicted"), _square(of_seed, "real")) for seed, of_seed in part.groupby("seed")}
         rows = [{**named, "seed": seed, **_of_seed(*both)} for seed, both in matrices.items()]
         each += rows
@@ -121,7 +121,7 @@ def average(compared: pd.DataFrame, column: str) -> np.ndarray:
         compared: As :func:`compare` returns it, of one model, set, task, source of the keys and M.
         column: predicted or real.
     """
-    return _square(compared.groupby(["class_a", "class_b"], as_index=False)[column].mean(), column)
+    return _square(compared.groupby(["class_i", "class_j"], as_index=False)[column].mean(), column)
 
 
 def lowest(matrix: np.ndarray) -> tuple[int, int] | None:
@@ -144,9 +144,9 @@ def why_none(row: pd.Series) -> str:
 
 
 def _square(rows: pd.DataFrame, column: str) -> np.ndarray:
-    classes = int(rows["class_b"].max()) + 1
+    classes = int(rows["class_j"].max()) + 1
     matrix = np.eye(classes)
-    a, b = rows["class_a"].to_numpy(), rows["class_b"].to_numpy()
+    a, b = rows["class_i"].to_numpy(), rows["class_j"].to_numpy()
     matrix[a, b] = matrix[b, a] = rows[column].to_numpy()
     return matrix
 

@@ -192,7 +192,7 @@ ITEMS: dict[str, Item] = {
             title="How many times faster a query is behind compressed demonstrations",
             notebook="table_3",
             set="shared-1shot",
-            studies=("speed",),
+            studies=("latency",),
             paper_models="GPT2-XL and GPT-J",
         ),
         Item(
@@ -200,7 +200,7 @@ ITEMS: dict[str, Item] = {
             title="How many times faster a query is behind compressed demonstrations, and how long both are",
             notebook="table_3",
             set="shared-1shot",
-            studies=("speed",),
+            studies=("latency",),
             paper_models="GPT2-XL and GPT-J",
         ),
         Item(

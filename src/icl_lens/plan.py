@@ -70,7 +70,7 @@ PASSES: dict[str, float] = {
     "isolation": 1,
     "diagnosis": 1,
     "compression": 2,
-    "speed": 0,
+    "latency": 0,
     "flow": 0,
     "isolated_words": 0,
     "tokens": 0,

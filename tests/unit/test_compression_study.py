@@ -1,4 +1,4 @@
-"""The study of compression against its plain reference, and the study of speed."""
+"""The study of compression against its plain reference, and the study of latency."""
 
 from dataclasses import replace
 
@@ -10,12 +10,12 @@ import torch
 from icl_lens import artifacts, compression, studies
 from icl_lens.compression_plan import Condition, Settings, conditions
 from icl_lens.errors import InputError
+from icl_lens.latency_plan import METHODS
+from icl_lens.latency_plan import Settings as LatencySettings
 from icl_lens.models import LanguageModel
 from icl_lens.positions import tokenize
-from icl_lens.speed_plan import WAYS
-from icl_lens.speed_plan import Settings as SpeedSettings
 from icl_lens.studies import compression as study
-from icl_lens.studies import speed
+from icl_lens.studies import latency
 
 from ..conftest import sentencepiece_like
 from ..families import tiny, unsupported
@@ -85,7 +85,7 @@ def test_progress_tells_of_every_prompt_once(language_model):
     study.compute(model, prompts, 64, told.append, Settings(draws=2))
     assert sum(told) == len(prompts)
     told = []
-    speed.compute(model, prompts, 64, told.append, SpeedSettings(prompts=1, repeats=1))
+    latency.compute(model, prompts, 64, told.append, LatencySettings(prompts=1, repeats=1))
     assert sum(told) == len(prompts)
 
 
@@ -145,18 +145,21 @@ def test_a_text_without_a_token_to_draw_is_one_sentence(language_model):
     with pytest.raises(InputError, match="prompt 100: the text of demonstration 2 has no token to draw; leave such texts out"):
         study.compute(model, [empty], 4096)
     bare = replace(prompt, anchors=np.empty(0, dtype=np.int64))
-    for module in (study, speed):
+    for module in (study, latency):
         with pytest.raises(InputError, match="prompt 100 has no demonstration"):
             module.compute(model, [bare], 4096)
 
 
-def test_speed_times_every_way_and_tells_the_lengths(language_model):
+def test_latency_times_every_method_and_tells_the_lengths(language_model):
     model = language_model("gpt2")
     prompts = tokenize(shared_table(count=6), model.tokenizer)
-    rows = speed.compute(model, prompts, 4096, settings=SpeedSettings(prompts=2, repeats=3))
+    rows = latency.compute(model, prompts, 4096, settings=LatencySettings(prompts=2, repeats=3))
     assert (rows["seconds"] > 0).all()
     passes = rows.groupby(["prompt_id", "prompts"])
-    assert all(part.groupby("way")["repeat"].apply(list).to_dict() == {way: [0, 1, 2] for way in WAYS} for _, part in passes)
+    assert all(
+        part.groupby("method")["repeat"].apply(list).to_dict() == {method: [0, 1, 2] for method in METHODS}
+        for _, part in passes
+    )
     # Of each seed the first two prompts, one by one and (where they share their demonstrations) together.
     alone = rows[rows["prompts"] == 1]
     seeds = {p.prompt_id: p.seed for p in prompts}
@@ -167,29 +170,30 @@ def test_speed_times_every_way_and_tells_the_lengths(language_model):
         texts = [prompt.text[start:end] for start, end in prompt.text_spans]
         assert row.demo_words == sum(len(text.split()) for text in texts)
         assert row.query_words == len(prompt.text[slice(*prompt.query_span)].split())
-        assert row.demo_tokens + row.query_tokens == len(prompt.ids)
-        kept = len(compression.kept_positions(prompt)) if row.way == "hidden_anchor" else row.demo_tokens
-        assert row.kept_tokens == kept
+        demonstrations = len(prompt.ids) - row.query_tokens
+        assert row.prompt_tokens == len(prompt.ids)
+        kept = {"full": 0, "hidden_anchor": len(compression.kept_positions(prompt)), "shared": demonstrations}
+        assert row.cache_tokens == kept[row.method]
 
 
 def test_each_way_timed_runs_what_it_says(language_model, monkeypatch):
     model = language_model("gpt2")
     prompts = tokenize(shared_table(count=1), model.tokenizer)
     seen = []
-    original = speed.models.last_logits
+    original = latency.models.last_logits
 
     def spy(model, batch):
         seen.append((batch.ids.shape[1], batch.mask.shape[1]))
         return original(model, batch)
 
-    monkeypatch.setattr(speed.models, "last_logits", spy)
-    speed.compute(model, prompts, 4096, settings=SpeedSettings(prompts=1, repeats=2))
+    monkeypatch.setattr(latency.models, "last_logits", spy)
+    latency.compute(model, prompts, 4096, settings=LatencySettings(prompts=1, repeats=2))
     length, tokens = compression.query_start(prompts[0]), len(prompts[0].ids)
     query, kept = tokens - length, len(compression.kept_positions(prompts[0]))
     assert seen == [(tokens, tokens), (query, kept + query), (query, tokens)] * 3  # the first of three does not count
 
 
-@pytest.mark.parametrize(("name", "settings"), [("compression", Settings(draws=1)), ("speed", SpeedSettings(repeats=1))])
+@pytest.mark.parametrize(("name", "settings"), [("compression", Settings(draws=1)), ("latency", LatencySettings(repeats=1))])
 def test_a_study_writes_a_table_that_says_how_it_was_made(name, settings, checkpoint, tmp_path):
     table = shared_table(count=4)
     prompts = tmp_path / "prompts.parquet"
@@ -208,6 +212,6 @@ def test_a_family_that_cannot_is_refused_before_anything_is_run(tokenizer):
     network, _ = unsupported("bloom", len(tokenizer))
     model = LanguageModel("bloom", network, tokenizer, "float32", {})
     prompts = tokenize(prompts_table(count=1), tokenizer)
-    for module in (study, speed):
+    for module in (study, latency):
         with pytest.raises(InputError, match="family bloom cannot be studied with compressed demonstrations"):
             module.compute(model, prompts, 4096)

@@ -8,7 +8,7 @@ import pytest
 
 from icl_lens.compression_summary import METRICS, TOP, accelerations, best_draws, summarise
 from icl_lens.errors import InputError
-from icl_lens.speed_plan import WAYS
+from icl_lens.latency_plan import METHODS
 from icl_lens.statistics import OVER_TASKS, Bootstrap
 
 CONDITIONS = [("full", 0, "own"), ("text_anchor", 0, "own")] + [
@@ -28,7 +28,8 @@ def rows():
             for method, draw, positions in CONDITIONS:
                 key = {"model": "m", "set": "s", "task": task, "seed": seed, "prompt_id": 100 * seed + number}
                 plain = method == "full"
-                answer = {"prediction": generator.integers(2), "gold": number % 2}
+                answer = {"prediction": generator.integers(2)}
+                answer["correct"] = answer["prediction"] == number % 2
                 loyal = {
                     "label_agrees": plain or generator.random() < 0.6,
                     "word_jaccard_5": 1.0 if plain else generator.random(),
@@ -48,9 +49,8 @@ def average(rows, values):
 
 def test_every_mean_is_the_papers(rows):
     summary = summarise(rows, Bootstrap(resamples=300)).set_index(["task", "method", "positions"])
-    right = rows.assign(right=rows["prediction"] == rows["gold"])
     for method, positions in {(method, positions) for method, _, positions in CONDITIONS}:
-        part = right[(right["method"] == method) & (right["positions"] == positions)]
+        part = rows[(rows["method"] == method) & (rows["positions"] == positions)]
         for task, chosen in ((OVER_TASKS, part), ("trec", part[part["task"] == "trec"])):
             shown = summary.loc[task, method, positions]
             for column, metric in METRICS.items():
@@ -92,18 +92,18 @@ def test_methods_stand_as_in_the_paper_and_models_apart(rows):
     assert (of_task["label_loyalty"] == 0).all()
 
 
-def speeds(**seconds):
+def latencies(**seconds):
     """Two seeds of two prompts, three repeats each, and each seed's prompts together."""
     found = []
     for seed, number in itertools.product((42, 43), (0, 1, 2)):
-        for way, repeat in itertools.product(WAYS, range(3)):
-            lengths = {"demo_tokens": 40, "kept_tokens": 10 if way == "hidden_anchor" else 40, "demo_words": 30}
-            of_query = {"query_tokens": 10.0 + number, "query_words": 5.0 + number}
+        for method, repeat in itertools.product(METHODS, range(3)):
+            lengths = {"cache_tokens": 10 if method == "hidden_anchor" else 40, "demo_words": 30}
+            of_query = {"prompt_tokens": 50.0 + number, "query_tokens": 10.0 + number, "query_words": 5.0 + number}
             key = {"model": "m", "task": "sst2", "set": "s", "seed": seed, "prompt_id": seed * 10 + number % 2}
             together = 2 if number == 2 else 1
-            value = seconds[way] * together * (1 + number % 2) * (1.1 if seed == 43 and way == "full" else 1)
+            value = seconds[method] * together * (1 + number % 2) * (1.1 if seed == 43 and method == "full" else 1)
             found.append(
-                {**key, "way": way, "prompts": together, "repeat": repeat, "seconds": value * (1, 2, 9)[repeat]}
+                {**key, "method": method, "prompts": together, "repeat": repeat, "seconds": value * (1, 2, 9)[repeat]}
                 | lengths
                 | of_query
             )
@@ -111,7 +111,7 @@ def speeds(**seconds):
 
 
 def test_an_acceleration_is_the_ratio_of_the_means_of_medians():
-    table = accelerations(speeds(full=6.0, hidden_anchor=2.0, shared=3.0)).set_index("together")
+    table = accelerations(latencies(full=6.0, hidden_anchor=2.0, shared=3.0)).set_index("together")
     alone, together = table.loc[False], table.loc[True]
     for row in (alone, together):
         assert row["ratio"] == pytest.approx(3 * 1.05)
@@ -122,11 +122,11 @@ def test_an_acceleration_is_the_ratio_of_the_means_of_medians():
     assert alone["seconds_hidden_anchor"] == pytest.approx(2 * 2 * 1.5)
     assert together["seconds_hidden_anchor"] == pytest.approx(2 * 2)  # of one prompt
     assert (alone["passes"], together["passes"]) == (4, 2)
-    assert (alone["demo_tokens"], alone["kept_tokens"], alone["query_tokens"]) == (40, 10, 10.5)
+    assert (alone["demo_tokens"], alone["cache_tokens"], alone["query_tokens"]) == (40, 10, 10.5)
     assert (alone["demo_words"], alone["query_words"]) == (30, 5.5)
 
 
-def test_a_table_without_one_of_the_ways_is_refused():
-    rows = speeds(full=6.0, hidden_anchor=2.0, shared=3.0)
-    with pytest.raises(InputError, match="the speed table of m on sst2 lacks one of the ways full, hidden_anchor, shared"):
-        accelerations(rows[rows["way"] != "shared"])
+def test_a_table_without_one_of_the_methods_is_refused():
+    rows = latencies(full=6.0, hidden_anchor=2.0, shared=3.0)
+    with pytest.raises(InputError, match="the latency table of m on sst2 lacks one of the methods full, hidden_anchor, shared"):
+        accelerations(rows[rows["method"] != "shared"])

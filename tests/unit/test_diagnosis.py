@@ -55,7 +55,7 @@ def expected(model, family, prompts, pooled, layer, directions):
 def as_mapping(rows):
     found = {}
     for row in rows.itertuples():
-        found.setdefault((row.prompt_id, row.keys, row.directions), {})[row.class_a, row.class_b] = row.confusion
+        found.setdefault((row.prompt_id, row.keys, row.components), {})[row.class_i, row.class_j] = row.predicted_confusion
     return found
 
 
@@ -71,7 +71,7 @@ def test_predicted_confusion_agrees_with_the_plain_reference(language_model, pro
         for key, pairs in plain.items():
             assert measured[key].keys() == pairs.keys()
             assert max(abs(measured[key][pair] - value) for pair, value in pairs.items()) <= TOLERANCE
-    assert {m: set(part["directions_there"]) for m, part in rows.groupby("directions")} == {1: {1}, 3: {3}, 5: {5}, 200: {9}}
+    assert {m: set(part["components_there"]) for m, part in rows.groupby("components")} == {1: {1}, 3: {3}, 5: {5}, 200: {9}}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,13 +109,13 @@ def test_rows_say_layer_sets_and_pairs_in_order(language_model, prompts):
     assert rows["layer"].unique().tolist() == [1]
     assert rows["prompt_id"].tolist() == [100] * 60 + [101] * 60
     assert rows["keys"].tolist() == (["first"] * 30 + ["pool"] * 30) * 2
-    assert rows["directions"].tolist() == ([2] * 15 + [10] * 15) * 4
-    assert list(zip(rows["class_a"], rows["class_b"], strict=True))[:6] == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 2)]
+    assert rows["components"].tolist() == ([2] * 15 + [10] * 15) * 4
+    assert list(zip(rows["class_i"], rows["class_j"], strict=True))[:6] == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 2)]
     assert set(rows.loc[rows["keys"] == "first", "sets"]) == {1}
     # Of its ten pooled prompts, those with the same demonstrations are one set.
     distinct = len({p.ids[: p.anchors[-1] + 1].tobytes() for p in prompts if p.seed == 42})
     assert rows.loc[(rows["keys"] == "pool") & (rows["prompt_id"] == 100), "sets"].unique().tolist() == [distinct]
-    assert rows.groupby(["prompt_id", "keys", "directions"])["confusion"].max().loc[:, "first"].eq(1).all()
+    assert rows.groupby(["prompt_id", "keys", "components"])["predicted_confusion"].max().loc[:, "first"].eq(1).all()
 
 
 def test_the_layer_is_two_thirds_of_the_depth_which_is_the_released_one_of_gpt2_xl():
@@ -148,9 +148,9 @@ def test_progress_counts_every_prompt(language_model, prompts):
 def test_half_precision_stays_near(language_model, prompts):
     model = language_model("llama")
     settings = Settings(directions=2, sweep=[2])
-    full = diagnosis.compute(model, prompts, 2000, settings=settings, pooled=prompts)["confusion"]
+    full = diagnosis.compute(model, prompts, 2000, settings=settings, pooled=prompts)["predicted_confusion"]
     model.network.to(torch.bfloat16)
-    half = diagnosis.compute(model, prompts, 2000, settings=settings, pooled=prompts)["confusion"]
+    half = diagnosis.compute(model, prompts, 2000, settings=settings, pooled=prompts)["predicted_confusion"]
     assert np.abs(half - full).max() <= 0.1
 
 
@@ -174,5 +174,5 @@ def test_real_confusion_of_the_studied_answers_agrees_with_the_plain_reference(l
         log_probs = [row[p.label_ids].double().log_softmax(-1).tolist() for row, p in zip(logits, of_seed, strict=True)]
         expected = real(log_probs, [p.gold for p in of_seed])
         part = compared[(compared["seed"] == seed) & compared["real"].notna()]
-        assert {(r.class_a, r.class_b): r.real for r in part.itertuples()} == pytest.approx(expected, abs=TOLERANCE)
+        assert {(r.class_i, r.class_j): r.real for r in part.itertuples()} == pytest.approx(expected, abs=TOLERANCE)
         assert len(set(expected.values())) > 1

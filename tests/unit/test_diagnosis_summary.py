@@ -32,8 +32,8 @@ def answers(seeds=(42, 43), classes=4, count=30, absent=None):
 def predicted(values, seeds=(42, 43), classes=4, directions=10):
     """``values``: (seed, a, b) -> confusion."""
     rows = [
-        {**KEY, "seed": seed, "prompt_id": 0, "keys": "first", "sets": 1, "layer": 2, "directions": directions,
-         "directions_there": directions, "class_a": a, "class_b": b, "confusion": values(seed, a, b)}
+        {**KEY, "seed": seed, "prompt_id": 0, "keys": "first", "sets": 1, "layer": 2, "components": directions,
+         "components_there": directions, "class_i": a, "class_j": b, "predicted_confusion": values(seed, a, b)}
         for seed in seeds
         for a in range(classes)
         for b in range(a + 1, classes)
@@ -47,27 +47,27 @@ def test_real_confusion_is_that_of_the_plain_reference():
     for seed, part in given.groupby("seed"):
         expected = plain_real(part["class_log_probs"].tolist(), part["gold"].tolist())
         rows = compared[compared["seed"] == seed]
-        assert {(r.class_a, r.class_b): r.real for r in rows.itertuples()} == pytest.approx(expected)
-        assert (rows["items_a"] == [int((part["gold"] == a).sum()) for a in rows["class_a"]]).all()
-        assert (rows["items_b"] == [int((part["gold"] == b).sum()) for b in rows["class_b"]]).all()
+        assert {(r.class_i, r.class_j): r.real for r in rows.itertuples()} == pytest.approx(expected)
+        assert (rows["items_i"] == [int((part["gold"] == a).sum()) for a in rows["class_i"]]).all()
+        assert (rows["items_j"] == [int((part["gold"] == b).sum()) for b in rows["class_j"]]).all()
 
 
 def test_a_pair_of_which_a_class_has_no_text_stays_empty_and_is_left_out_of_the_ranks():
     compared = compare(predicted(lambda seed, a, b: a + 0.1 * b), answers(absent=(43, 2)))
     empty = compared[compared["real"].isna()]
     assert set(empty["seed"]) == {43}
-    assert list(zip(empty["class_a"], empty["class_b"], strict=True)) == [(0, 2), (1, 2), (2, 3)]
+    assert list(zip(empty["class_i"], empty["class_j"], strict=True)) == [(0, 2), (1, 2), (2, 3)]
     _, each = correlations(compared)
     assert dict(zip(each["seed"], each["pairs"], strict=True)) == {42: 6, 43: 3}
     # A cell known for one seed alone is that seed's.
-    of_42 = compared[(compared["seed"] == 42) & (compared["class_a"] == 0) & (compared["class_b"] == 2)]["real"].item()
+    of_42 = compared[(compared["seed"] == 42) & (compared["class_i"] == 0) & (compared["class_j"] == 2)]["real"].item()
     assert average(compared, "real")[0, 2] == of_42
     assert np.isnan(average(compared[compared["seed"] == 43], "real")[0, 2])
 
 
 def test_ranks_that_agree_correlate_fully_and_no_relabelling_does_better():
     given = answers()
-    real = compare(predicted(lambda seed, a, b: 0.0), given).set_index(["seed", "class_a", "class_b"])["real"]
+    real = compare(predicted(lambda seed, a, b: 0.0), given).set_index(["seed", "class_i", "class_j"])["real"]
     summary, each = correlations(compare(predicted(lambda seed, a, b: real[seed, a, b] ** 3), given))
     row = summary.iloc[0]
     assert (row["value"], row["low"], row["high"], row["seeds"], row["pairs"]) == pytest.approx((1, 1, 1, 2, 6))
@@ -86,8 +86,8 @@ def test_the_share_of_relabellings_is_counted_over_all_of_them():
     for order in permutations(range(4)):
         of_seeds = []
         for _, part in compared.groupby("seed"):
-            cell = {frozenset((r.class_a, r.class_b)): r.predicted for r in part.itertuples()}
-            moved = [cell[frozenset((order[r.class_a], order[r.class_b]))] for r in part.itertuples()]
+            cell = {frozenset((r.class_i, r.class_j)): r.predicted for r in part.itertuples()}
+            moved = [cell[frozenset((order[r.class_i], order[r.class_j]))] for r in part.itertuples()]
             of_seeds.append(pd.Series(moved).rank().corr(part["real"].reset_index(drop=True).rank()))
         values.append(np.mean(of_seeds))
     expected = np.mean([value >= values[0] - 1e-12 for value in values])

@@ -223,8 +223,8 @@ def test_training_that_leaves_the_numbers_range_is_told(language_model, tokenize
 
 def gathered(model, tokenizer, settings=SETTINGS, **changed):
     table, auxiliary = tables()
-    given = {"table": table, "auxiliary": auxiliary, "few_shot": few(table)} | changed
-    others = {key: given[key] for key in ("auxiliary", "few_shot")}
+    given = {"table": table, "train": auxiliary, "baseline": few(table)} | changed
+    others = {key: given[key] for key in ("train", "baseline")}
     return reweighting.gather(model, given["table"], others, lambda rows: tokenize(rows, tokenizer), settings)
 
 
@@ -242,14 +242,14 @@ def test_tables_that_do_not_go_together_are_told(language_model, tokenizer):
     model = language_model("gpt2")
     table, auxiliary = tables()
     with pytest.raises(InputError, match="the auxiliary prompts have none of seed 42"):
-        gathered(model, tokenizer, auxiliary=auxiliary.assign(seed=43))
+        gathered(model, tokenizer, train=auxiliary.assign(seed=43))
     strange = auxiliary.assign(demo_indices=[[9, 8, 7, 6]] * len(auxiliary))
     with pytest.raises(InputError, match="seed 42: the auxiliary prompts have other demonstrations"):
-        gathered(model, tokenizer, auxiliary=strange)
+        gathered(model, tokenizer, train=strange)
     with pytest.raises(InputError, match="the few-shot prompts have other queries"):
-        gathered(model, tokenizer, few_shot=few(table).assign(query_index=0))
+        gathered(model, tokenizer, baseline=few(table).assign(query_index=0))
     with pytest.raises(InputError, match="the few-shot prompts have other queries"):
-        gathered(model, tokenizer, few_shot=few(table)[1:])
+        gathered(model, tokenizer, baseline=few(table)[1:])
     fresh = table.assign(demo_indices=[[n, 1, 2, 3] for n in range(len(table))])
     with pytest.raises(InputError, match=r"seed 42: the prompts have [0-9]+ sets of demonstrations"):
         gathered(model, tokenizer, table=fresh)
@@ -288,7 +288,7 @@ def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path,
         paths[name] = tmp_path / f"prompts/agnews/{name}.parquet"
         artifacts.write(paths[name], rows, artifacts.describe("prompts", "icl_lens.prompts", {}, {}, [42]))
     out = tmp_path / "studies/tiny/agnews/shared-1shot/reweighting.parquet"
-    others = {"auxiliary": paths["shared-1shot-auxiliary"], "few_shot": paths["shared-2shot"]}
+    others = {"train": paths["shared-1shot-auxiliary"], "baseline": paths["shared-2shot"]}
     studies.run("reweighting", checkpoint, paths["shared-1shot"], out, settings=SETTINGS, others=others, device="cpu")
     rows, metadata = artifacts.read(out, "reweighting")
     tensors, header = artifacts.read_tensors(out.with_suffix(".safetensors"))

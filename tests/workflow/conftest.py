@@ -31,7 +31,7 @@ TINY = {
         "isolation": {"draws": 1},
         "controls": {"queries": 2},
         "compression": {"draws": 2},
-        "speed": {"prompts": 1, "repeats": 2},
+        "latency": {"prompts": 1, "repeats": 2},
         "flow": {"seeds": 2, "prompts": 1},
         "reweighting": {"epochs": 1},
     },

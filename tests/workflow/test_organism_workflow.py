@@ -90,7 +90,7 @@ def test_it_is_not_trained_again(trained, clone, overlay):
 def test_the_trained_model_is_studied_and_never_trained_by_all(trained, clone, overlay):
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name))
     # Of 2 tasks 2 fresh prompt sets with 2 studies and 2 shared ones with 3; 3 of SST-2 under labels A and B; 2 of one
-    # prompt and 2 of each task to walk; controls of 2 studies, compression and speed of each; 1 of real confusion.
+    # prompt and 2 of each task to walk; controls of 2 studies, compression and latency of each; 1 of real confusion.
     assert planned["study"] == 8 + 12 + 3 + 2 + 4 + 8 + 1
     assert (planned["reweighting"], planned["diagnosis"]) == (2, 1)
     assert "training" not in planned

@@ -31,7 +31,7 @@ def made(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and not {"logs", "benchmarks"} & set(path.relative_to(folder).parts)
-        and path.stem not in {"speed", "table_3", "table_6"}  # seconds, and what is made of them
+        and path.stem not in {"latency", "table_3", "table_6"}  # seconds, and what is made of them
         and path.parent.name != "report"  # which shows those
     }
 

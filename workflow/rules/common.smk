@@ -195,7 +195,7 @@ def is_small(name):
 
 def model_job_threads(wildcards):
     """One thread for a small model: several such jobs side by side are faster. A job that times runs alone, so it has all."""
-    alone = getattr(wildcards, "study", None) == "speed"
+    alone = getattr(wildcards, "study", None) == "latency"
     return 1 if is_small(wildcards.model) and not alone else workflow.cores
 
 

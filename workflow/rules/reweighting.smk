@@ -7,8 +7,8 @@ ruleorder: reweighting > study
 rule reweighting:
     input:
         prompts="<results>/prompts/{task}/shared-1shot.parquet",
-        auxiliary="<results>/prompts/{task}/shared-1shot-auxiliary.parquet",
-        few_shot=f"<results>/prompts/{{task}}/shared-{CONFIG.studies.reweighting.shots}shot.parquet",
+        train="<results>/prompts/{task}/shared-1shot-auxiliary.parquet",
+        baseline=f"<results>/prompts/{{task}}/shared-{CONFIG.studies.reweighting.shots}shot.parquet",
         model=lambda wildcards: model_files(wildcards.model),
         code=source_files("icl_lens.studies.reweighting"),
     output:
@@ -33,6 +33,6 @@ rule reweighting:
         "reweighting of {wildcards.model} on {wildcards.task}"
     shell:
         "icl-lens reweighting --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
-        "--auxiliary {input.auxiliary:q} --few-shot {input.few_shot:q} "
+        "--train {input.train:q} --baseline {input.baseline:q} "
         "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} {params.settings} "
         "--out {output.table:q} 2> {log:q}"

@@ -58,7 +58,7 @@ def compute(
 
     Returns:
         One row a prompt and condition, in that order, the full run first: prompt_id, method, draw (0 but for hidden_random),
-        positions, prediction (class index), label_agrees, word_jaccard_5.
+        positions, prediction (class index), correct, label_agrees, word_jaccard_5.
     """
     settings = settings or Settings()
     planned = conditions(settings)
@@ -91,6 +91,7 @@ def compute(
             "prompt_id": np.repeat([p.prompt_id for p in prompts], len(shown)),
             **columns,
             "prediction": predictions.T.ravel(),
+            "correct": (predictions == [p.gold for p in prompts]).T.ravel(),
             "label_agrees": (predictions == predictions[0]).T.ravel(),
             f"word_jaccard_{WORDS}": overlaps.T.ravel(),
         }

@@ -70,8 +70,8 @@ def compute(
     Returns:
         One row a seed, source of the keys, M and pair of classes, in that order: prompt_id (of the seed's first prompt, whose
         demonstrations are the seed's), keys (``first``, of this set; ``pool``, the mean over the distinct sets of the pooled
-        prompts), sets (how many), layer (from 0), directions (M as asked for), directions_there (as many of them as there
-        are), class_a < class_b, confusion (0 to 1; small: predicted to be confused).
+        prompts), sets (how many), layer (from 0), components (M as asked for), components_there (as many of them as there
+        are), class_i < class_j, predicted_confusion (0 to 1; small: predicted to be confused).
     """
     settings = settings or Settings()
     layer = main_layer(model.layers) if settings.layer is None else settings.layer
@@ -114,11 +114,11 @@ def compute(
                             "keys": source,
                             "sets": len(of_source),
                             "layer": layer,
-                            "directions": asked,
-                            "directions_there": there,
-                            "class_a": [a for a, _ in pairs],
-                            "class_b": [b for _, b in pairs],
-                            "confusion": [matrix[pair] for pair in pairs],
+                            "components": asked,
+                            "components_there": there,
+                            "class_i": [a for a, _ in pairs],
+                            "class_j": [b for _, b in pairs],
+                            "predicted_confusion": [matrix[pair] for pair in pairs],
                         }
                     )
                 )

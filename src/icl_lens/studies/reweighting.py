@@ -62,14 +62,14 @@ def gather(
     Args:
         model: Its context decides how many demonstrations the baseline has.
         table: The prompts.
-        others: ``auxiliary``, whose queries are the training texts, and ``few_shot``, the same queries, more demonstrations.
+        others: ``train``, whose queries are the training texts, and ``baseline``, the same queries, more demonstrations.
         tokenized: Tokenises a prompts table.
         settings: See :class:`Settings`.
 
     Raises:
         InputError: The tables do not go together: other demonstrations, seeds or queries; or no training prompt fits.
     """
-    auxiliary, few_shot = others["auxiliary"], others["few_shot"]
+    auxiliary, few_shot = others["train"], others["baseline"]
     demonstrations = {seed: _only_set(rows) for seed, rows in table.groupby("seed")}
     for seed, indices in demonstrations.items():
         rows = auxiliary[auxiliary["seed"] == seed]
@@ -137,7 +137,7 @@ def compute(
             model's family is not supported.
 
     Returns:
-        One row a prompt and method, in that order: prompt_id, method, shots, gold and prediction (class indices),
+        One row a prompt and method, in that order: prompt_id, method, shots, gold and prediction (class indices), correct,
         class_log_probs (C floats: log-softmax over the label words). And for each seed the tensors ``beta_SEED``, shape
         (L, H, D), ``losses_SEED``, shape (E,), and ``classes_SEED``, the class of each demonstration, shape (D,).
     """
@@ -168,6 +168,7 @@ def compute(
             "shots": shots if method == FEW_SHOT else own_shots,
             "gold": prompt.gold,
             "prediction": int(np.argmax(log_probs[i])),
+            "correct": int(np.argmax(log_probs[i])) == prompt.gold,
             "class_log_probs": log_probs[i].tolist(),
         }
         for i, prompt in enumerate(prompts)

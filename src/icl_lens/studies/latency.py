@@ -1,6 +1,6 @@
-"""Speed: how long a query takes behind compressed demonstrations, against the whole prompt read at once.
+"""Latency: how long a query takes behind compressed demonstrations, against the whole prompt read at once.
 
-*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). Three ways to the same position's logits:
+*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). Three methods to get to the same position's logits:
 
     full            the whole prompt in one forward pass (the paper's opponent)
     hidden_anchor   the query behind the K kept positions of its demonstrations
@@ -8,7 +8,7 @@
 
 Timed is the forward pass alone, up to the logits at the last position, by the model's own attention kernel: the inputs lie on
 the device before, nothing is decoded, and the device has finished before the clock starts and before it stops. What is read
-once for all queries (the demonstrations) is not counted, as in the paper. Each is run once before it is timed, and the ways
+once for all queries (the demonstrations) is not counted, as in the paper. Each is run once before it is timed, and the methods
 alternate. One prompt at a time is the paper's comparison; a seed's prompts together, in batches, tell the throughput.
 
 The times are this machine's and are not the same again.
@@ -25,9 +25,9 @@ import torch
 
 from icl_lens import compression, models
 from icl_lens.compression import Compressed
+from icl_lens.latency_plan import METHODS, Method, Settings
 from icl_lens.models import Batch, LanguageModel
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.speed_plan import WAYS, Settings, Way
 from icl_lens.studies.compression import alike
 
 
@@ -52,9 +52,10 @@ def compute(
         InputError: A prompt has no demonstration, or the model's family cannot do it.
 
     Returns:
-        One row a timed pass, way and repeat: prompt_id (of a batch its first), way, prompts (timed together; 1 for the paper's
-        comparison), repeat, seconds, demo_tokens (P), kept_tokens (K; P where all are kept), query_tokens (their mean, template
-        included), demo_words and query_words (whitespace words of the raw texts, L_demo and L_x in Table 6).
+        One row a timed pass, method and repeat: prompt_id (of a batch its first), method, prompts (timed together; 1 for the
+        paper's comparison), repeat, seconds, prompt_tokens (of the whole prompt; their mean), cache_tokens (whose keys and
+        values are kept: none, K or P), query_tokens (their mean, template included), demo_words and query_words (whitespace
+        words of the raw texts, L_demo and L_x in Table 6).
     """
     settings = settings or Settings()
     groups = alike(prompts)
@@ -70,7 +71,7 @@ def compute(
             ids = first.ids[: compression.query_start(first)]
             whole = compression.read(model, first)
             anchored = compression.kept_positions(first)
-            behind: dict[Way, Compressed | None] = {
+            behind: dict[Method, Compressed | None] = {
                 "full": None,
                 "hidden_anchor": compression.keep(whole, ids, anchored),
                 "shared": compression.keep(whole, ids, np.arange(len(ids))),
@@ -79,18 +80,18 @@ def compute(
                 of_pass = {
                     "prompt_id": first.prompt_id if len(together) > 1 else prompts[together[0]].prompt_id,
                     "prompts": len(together),
-                    "demo_tokens": len(ids),
+                    "prompt_tokens": np.mean([len(prompts[i].ids) for i in together]),
                     "query_tokens": np.mean([len(prompts[i].ids) - len(ids) for i in together]),
                     "demo_words": sum(_words(first, span) for span in first.text_spans),
                     "query_words": np.mean([_words(prompts[i], prompts[i].query_span) for i in together]),
                 }
-                passes = {way: _pass(model, prompts, batch_tokens, together, behind[way]) for way in WAYS}
+                passes = {method: _pass(model, prompts, batch_tokens, together, behind[method]) for method in METHODS}
                 seconds = _time(model, passes, settings.repeats)
-                for way in WAYS:
-                    kept = len(anchored) if way == "hidden_anchor" else len(ids)
+                cached = {"full": 0, "hidden_anchor": len(anchored), "shared": len(ids)}
+                for method in METHODS:
                     rows += [
-                        {**of_pass, "way": way, "kept_tokens": kept, "repeat": repeat, "seconds": value}
-                        for repeat, value in enumerate(seconds[way])
+                        {**of_pass, "method": method, "cache_tokens": cached[method], "repeat": repeat, "seconds": value}
+                        for repeat, value in enumerate(seconds[method])
                     ]
         progress(len(index))
     return pd.DataFrame(rows)
@@ -119,17 +120,17 @@ def _pass(
     return run
 
 
-def _time(model: LanguageModel, passes: dict[Way, Callable[[], None]], repeats: int) -> dict[Way, list[float]]:
-    """Seconds of each way's repeats; the first run of each does not count."""
-    seconds: dict[Way, list[float]] = {way: [] for way in passes}
+def _time(model: LanguageModel, passes: dict[Method, Callable[[], None]], repeats: int) -> dict[Method, list[float]]:
+    """Seconds of each method's repeats; the first run of each does not count."""
+    seconds: dict[Method, list[float]] = {method: [] for method in passes}
     for repeat in range(-1, repeats):
-        for way, run in passes.items():
+        for method, run in passes.items():
             _finish(model)
             start = time.perf_counter()
             run()
             _finish(model)
             if repeat >= 0:
-                seconds[way].append(time.perf_counter() - start)
+                seconds[method].append(time.perf_counter() - start)
     return seconds
 
 

@@ -1,6 +1,6 @@
 """What is timed behind whole and behind compressed demonstrations, how often; the settings, free of torch.
 
-*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). :mod:`icl_lens.studies.speed` does it.
+*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). :mod:`icl_lens.studies.latency` does it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pydantic import Field
 from icl_lens.section import Section
 
 # The whole prompt is read (the paper's comparison); the query behind the kept positions; the query behind all of them.
-Way = Literal["full", "hidden_anchor", "shared"]
-WAYS: tuple[Way, ...] = get_args(Way)
+Method = Literal["full", "hidden_anchor", "shared"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class Settings(Section):
