@@ -1,7 +1,8 @@
 "use strict";
-// The scorecard: sorted by a click on a heading, filtered by outcome and words. Without script it is a plain table.
+// The scorecard: sorted by a click on a heading, filtered by paper, outcome and words. Without script it is a plain table.
 const table = document.getElementById("claims");
 const rows = [...table.tBodies[0].rows];
+const paper = document.getElementById("paper");
 const outcome = document.getElementById("outcome");
 const words = document.getElementById("words");
 
@@ -10,7 +11,7 @@ function filter() {
   let shown = 0;
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
-    row.hidden = (outcome.value && row.dataset.outcome !== outcome.value) || !wanted.every((word) => text.includes(word));
+    row.hidden = (paper.value && row.dataset.paper !== paper.value) || (outcome.value && row.dataset.outcome !== outcome.value) || !wanted.every((word) => text.includes(word));
     shown += !row.hidden;
   }
   document.getElementById("shown").value = `${shown} of ${rows.length} rows`;
@@ -28,7 +29,7 @@ function sort(head) {
 }
 
 for (const button of table.tHead.querySelectorAll("button")) button.addEventListener("click", () => sort(button.parentElement));
-outcome.addEventListener("change", filter);
+for (const select of [paper, outcome]) select.addEventListener("change", filter);
 words.addEventListener("input", filter);
 document.querySelector(".filter").addEventListener("submit", (event) => event.preventDefault());
 filter();

@@ -27,7 +27,7 @@ _GRAMMAR = (
     r"figures/[^/]+\.(pdf|svg|png|csv|json)",
     r"tables/[^/]+\.(csv|md|tex|json)",
     r"notebooks/[^/]+\.ipynb",
-    r"report/index\.html",
+    r"report/index\.(html|json)",
     r"(training|logs|benchmarks)/.+",
 )
 
@@ -60,8 +60,8 @@ def audit(results: Path) -> tuple[int, list[Fault]]:
 
     Checked are: each table's schema, checksums and provenance; each input it names that lies in the folder, by content
     hash; the code it was made by, by the hash of that which is installed; that no row stands twice, no number is infinite or
-    missing, and no prompt lacks rows; each figure's and table's record of inputs and outputs; and that nothing else lies in
-    the folder. Another results folder inside it is another's affair.
+    missing, and no prompt lacks rows; the record of inputs and outputs of each figure, each table and the report; and that
+    nothing else lies in the folder. Another results folder inside it is another's affair.
 
     Raises:
         InputError: There is no such folder, or nothing in it to audit.
@@ -92,13 +92,13 @@ def repair(results: Path) -> list[Path]:
 
 
 def _artifacts(results: Path) -> tuple[list[Path], list[Path]]:
-    """The tables, and the records of figures and tables, in a results folder."""
+    """The tables, and the records of figures, tables and the report, in a results folder."""
     if not results.is_dir():
         raise InputError(f"{results} is no folder; `make` fills results/")
     tables = [path for stage in TABLES for path in sorted((results / stage).rglob("*.parquet"))]
     # A name with a dot in front is what a killed run was writing: never an artifact.
     tables = [path for path in tables if not path.name.startswith(".")]
-    return tables, sorted([*results.glob("figures/*.json"), *results.glob("tables/*.json")])
+    return tables, sorted(path for stage in ("figures", "tables", "report") for path in results.glob(f"{stage}/*.json"))
 
 
 def _table_faults(results: Path, path: Path) -> list[Fault]:

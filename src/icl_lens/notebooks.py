@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,26 @@ def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[P
         raise InputError(f"{executed} did not write {', '.join(absent)}")
     with whole_file(out) as temporary:
         _write_json(temporary, strip_run(notebook), indent=1)
-    facts = {
-        "notebook": {source.name: provenance.file_hash(source)},
-        "code": provenance.sources_hash(provenance.notebook_sources(source)),
-        "inputs": _hashes(inputs, record),
-        "outputs": _hashes([*outputs, out], record),
-        "libraries": provenance.library_versions(),
-    }
+    write_record(
+        record,
+        inputs=inputs,
+        outputs=[*outputs, out],
+        notebook={source.name: provenance.file_hash(source)},
+        code=provenance.sources_hash(provenance.notebook_sources(source)),
+        libraries=provenance.library_versions(),
+    )
+
+
+def write_record(record: Path, inputs: Sequence[Path], outputs: Sequence[Path], **more: Any) -> None:
+    """Write the record of what was read and made, beside what was made: names below the results folder and SHA-256.
+
+    Args:
+        record: The JSON file.
+        inputs: What was read.
+        outputs: What was made of it.
+        more: What else decides the content.
+    """
+    facts = {**more, "inputs": _hashes(inputs, record), "outputs": _hashes(outputs, record)}
     with whole_file(record) as temporary:
         _write_json(temporary, facts, indent=2)
 
@@ -56,7 +70,7 @@ def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
     return notebook
 
 
-def _hashes(paths: list[Path], record: Path) -> dict[str, str]:
+def _hashes(paths: Sequence[Path], record: Path) -> dict[str, str]:
     return dict(sorted((provenance.artifact_name(path, record), provenance.file_hash(path)) for path in paths))
 
 

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from icl_lens import artifacts, claims, figures, walk
+from icl_lens import artifacts, claims, figures, lineage, notebooks, provenance, walk
 from icl_lens.claims import Paper, Verdict
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
 
 # In this order in the page's counts.
 OUTCOMES = ("reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here")
+
+# The groups of items as headings, in the page's order; a group that is not named here comes last, under its own name.
+HEADINGS = {
+    "anchors": "Label words are anchors",
+    "kernel_regression": "In-context learning as kernel regression",
+    "component_reweighting": "Components and their re-weighting",
+    "representation_change": "How representations and attention change",
+}
 
 # Texts that a paper's numbers can be compared on.
 _ORIGINAL = ("files", "hub")
@@ -53,6 +62,7 @@ class Shown:
     Attributes:
         name: Its name as a target.
         kind: figure or table.
+        heading: What the page puts it under.
         caption: What it shows.
         run: What was run for it, one sentence; empty for what no model was run for.
         artifacts: The tables it was drawn from, below the results folder.
@@ -67,6 +77,7 @@ class Shown:
 
     name: str
     kind: str
+    heading: str
     caption: str
     run: str
     artifacts: list[str]
@@ -102,14 +113,18 @@ def write(
     """
     papers = [claims.load(path) for path in claims_files]
     shown = {name: _shown(results, name) for name in sorted(items, key=_place)}
-    verdicts = [verdict for paper in papers for verdict in verdicts_of(paper, shown)]
+    ids = Counter(claim.id for paper in papers for claim in paper.claims)
+    if twice := next((name for name, count in ids.items() if count > 1), None):
+        raise InputError(f"the claim {twice} stands in two claims files; give one of them another id")
+    of_paper = {paper.name: list(verdicts_of(paper, shown)) for paper in papers}
+    verdicts = [verdict for found in of_paper.values() for verdict in found]
     for name, item in shown.items():
         item.alt = _alt(item, [v for v in verdicts if v.claim.item == name])
     about = [metadata for item in shown.values() for metadata in item.about]
-    counts = Counter(verdict.outcome for verdict in verdicts)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(page), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    pairs = lineage.edges({name: [(step.level, step.name) for step in item.chain] for name, item in shown.items()})
     first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
     if walks:
         walking = {
@@ -127,23 +142,41 @@ def write(
         papers=papers,
         models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
         notes=figures.notes([m for m in about if "model" in m]),
-        counts={outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]},
+        outcomes=[outcome for outcome in OUTCOMES if any(v.outcome == outcome for v in verdicts)],
+        counts={name: _counts(found) for name, found in of_paper.items()},
         verdicts=[
             {
                 **{name: getattr(v, name) for name in ("claim", "model", "outcome", "ours", "prompts", "reason")},
+                "paper": name,
                 "rule": claims.rule_in_words(v.claim),
                 "item": shown.get(v.claim.item),
                 "first": first[v.claim.id] is v,
             }
-            for v in verdicts
+            for name, found in of_paper.items()
+            for v in found
         ],
-        items=list(shown.values()),
-        stages=_stages(shown.values()),
+        items=[(heading, list(group)) for heading, group in groupby(shown.values(), lambda item: item.heading)],
+        graph=_picture(lineage.svg(pairs, list(shown))),
+        graph_in_words=lineage.in_words(pairs, list(shown)),
         libraries=about[0]["libraries"] if about else {},
         **walking,
     )
     with artifacts.whole_file(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
+    read = [results / f"{item.kind}s" / f"{name}.json" for name, item in shown.items()]
+    read += [folder / f"{kind}.parquet" for folder in walks for kind in walk.WALKED]
+    notebooks.write_record(
+        out.with_suffix(".json"),
+        inputs=read,
+        outputs=[out],
+        code=provenance.code_hash("icl_lens.report"),
+        libraries=provenance.library_versions(),
+    )
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
 
 def verdicts_of(paper: Paper, shown: dict[str, Shown]) -> Iterator[Verdict]:
@@ -179,6 +212,7 @@ def _shown(results: Path, name: str) -> Shown:
     made = Shown(
         name=name,
         kind=item.kind,
+        heading=HEADINGS.get(item.group, item.group),
         caption=_plain(item.title) + ".",
         run=_run(about),
         artifacts=list(inputs),
@@ -193,8 +227,7 @@ def _shown(results: Path, name: str) -> Shown:
         about=about,
     )
     if item.kind == "figure":
-        svg = (folder / f"{name}.svg").read_bytes()
-        made.picture = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        made.picture = _picture((folder / f"{name}.svg").read_text(encoding="utf-8"))
     else:
         text = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
         made.table = {"head": list(text.columns), "rows": [[_short(c) for c in row] for row in text.to_numpy()], "notes": []}
@@ -202,10 +235,12 @@ def _shown(results: Path, name: str) -> Shown:
     return made
 
 
-def _place(name: str) -> tuple[str, int, str]:
-    """Figures before tables, by their numbers, those without one last."""
-    kind, _, rest = name.partition("_")
-    return (kind, int(rest), "") if rest.isdecimal() else (kind, 1000, rest)
+def _place(name: str) -> tuple[int, str, int, str]:
+    """Group by group; figures before tables, by their numbers, those without one last."""
+    group, kind = ITEMS[name].group, ITEMS[name].kind
+    order = list(HEADINGS).index(group) if group in HEADINGS else len(HEADINGS)
+    rest = name.rpartition("_")[2]
+    return (order, kind, int(rest), "") if rest.isdecimal() else (order, kind, 1000, name)
 
 
 def _notes(markdown: str) -> list[str]:
@@ -253,20 +288,10 @@ def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[St
             yield from _chain(results, artifacts.about(path)["inputs"], level + 1)
 
 
-def _stages(items) -> list[dict[str, Any]]:
-    """How many files each stage has, from the corpus to the report."""
-    steps = {step.name for item in items for step in item.chain}
-    stages = [
-        {"name": name, "count": sum(step.startswith(f"{name}/") for step in steps), "kinds": []}
-        for name in ("corpora", "prompts", "studies")
-    ]
-    stages[-1]["kinds"] = sorted({Path(step).stem for step in steps if step.startswith("studies/")})
-    shown = [item.name.replace("_", " ") for item in items]
-    return [
-        *stages,
-        {"name": "figures and tables", "count": len(shown), "kinds": shown},
-        {"name": "report", "count": 1, "kinds": []},
-    ]
+def _picture(svg: str) -> str:
+    """An SVG as a data URI, its coordinates cut to hundredths of a point, which nobody sees: they are most of it."""
+    short = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    return f"data:image/svg+xml;base64,{base64.b64encode(short.encode()).decode()}"
 
 
 def _alt(item: Shown, verdicts: list[Verdict]) -> str:

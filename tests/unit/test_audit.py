@@ -42,13 +42,16 @@ def results(tmp_path):
     for name in ("logs/studies/x.log", "benchmarks/studies/x.jsonl", "report/index.html", "another/corpora/of_it.txt"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text("")
+    page = {"report/index.html": provenance.file_hash(results / "report/index.html")}
+    read = {"figures/figure_3.json": provenance.file_hash(results / "figures/figure_3.json")}
+    (results / "report/index.json").write_text(json.dumps({"inputs": read, "outputs": page}))
     return results
 
 
 def test_nothing_is_found_where_nothing_is_wrong_not_even_in_a_copy_elsewhere(results, tmp_path):
-    assert audit.audit(results) == (3, [])
+    assert audit.audit(results) == (4, [])
     shutil.copytree(results, tmp_path / "a copy")
-    assert audit.audit(tmp_path / "a copy") == (3, [])
+    assert audit.audit(tmp_path / "a copy") == (4, [])
 
 
 def flip(path):
@@ -109,6 +112,14 @@ DAMAGES = {
     ),
     "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png is not what it was"),
     "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is gone"),
+    "the report changed": (
+        lambda r: (r / "report/index.html").write_text("All claims hold."),
+        "report/index.html is not what it was",
+    ),
+    "a figure made anew after the report": (
+        lambda r: (r / "figures/figure_3.json").write_text((r / "figures/figure_3.json").read_text() + " "),
+        "report/index.json: figures/figure_3.json is not what it was",
+    ),
     "a record damaged": (
         lambda r: (r / "figures/figure_3.json").write_text("{}"),
         "is not a record of inputs and outputs",

@@ -76,7 +76,7 @@ def make(results, items=("figure_4", "table_4")):
 
 def test_the_page_says_what_held_and_from_what(results):
     html = make(results).read_text()
-    found = dict(re.findall(r'<tr data-outcome="([^"]+)">\s*<td[^>]*><span id="claim-(\w+)', html))
+    found = dict(re.findall(r'<tr data-outcome="([^"]+)"[^>]*>\s*<td[^>]*><span id="claim-(\w+)', html))
     assert found == {"same pattern": "holds", "another pattern": "fails", "not testable here": "absent"}
     assert "0.912 [0.800, 1.000]" in html
     assert 'href="../corpora/sst2.parquet"' in html
@@ -110,7 +110,7 @@ def test_the_same_results_give_the_same_bytes(results):
 
 
 def test_pictures_have_a_text_that_states_the_finding(results):
-    (alt,) = re.findall(r'alt="([^"]+)"', make(results).read_text())
+    alt, _ = re.findall(r'alt="([^"]+)"', make(results).read_text())
     assert "m: another pattern (It fails)." in alt
 
 
@@ -223,3 +223,65 @@ def test_a_walk_draws_the_strongest_edges_and_what_was_measured(results):
     assert prompt["flow"]["attention"][0] == [[1, 0, 0.111, "wp"], [3, 0, 1.0, "ww"]]
     assert prompt["shares"] == [[0.5, 0.25, 0.25]] * 2
     assert prompt["probabilities"] == [0.135, 0.865]
+
+
+# The contrast of each text that is seen with what lies behind it (WCAG 2, relative luminance), worst first.
+CONTRASTS = """
+const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+function behind(element) {
+  for (let at = element; at; at = at.parentElement) {
+    const found = colour(getComputedStyle(at).backgroundColor);
+    if (found.length < 4 || found[3] > 0) return found;
+  }
+  return matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255];
+}
+const found = [];
+for (const element of document.querySelectorAll("body *:not(script, style, svg, svg *)")) {
+  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  if (!own || !element.checkVisibility()) continue;
+  const [one, other] = [luminance(colour(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
+  found.push([(one + 0.05) / (other + 0.05), element.tagName, element.className, element.textContent.trim().slice(0, 40)]);
+}
+return found.sort((a, b) => a[0] - b[0]).slice(0, 5);
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_what_lies_behind_it(results, scheme):
+    out = results / "report/index.html"
+    report.write(results, ["figure_4", "table_4"], [results.parent / "claims.yaml"], PAGE, out, [walkable(results)])
+    with opened(out) as driver:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        assert driver.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") is (scheme == "dark")
+        driver.execute_script("for (const details of document.querySelectorAll('details')) details.open = true")
+        worst = driver.execute_script(CONTRASTS)
+        assert worst[0][0] >= 4.5, worst
+
+
+def test_one_claim_in_two_files_is_refused(results):
+    (results.parent / "again.yaml").write_text(json.dumps({**CLAIMS, "name": "Another paper"}))
+    files = [results.parent / "claims.yaml", results.parent / "again.yaml"]
+    with pytest.raises(InputError, match="the claim holds stands in two claims files"):
+        report.write(results, ["figure_4"], files, PAGE, results / "report/index.html")
+
+
+def test_claims_are_shown_paper_by_paper(results):
+    select = pytest.importorskip("selenium.webdriver.support.ui").Select
+    other = {**CLAIMS, "name": "Another paper", "claims": [{**CLAIMS["claims"][0], "id": "other"}]}
+    (results.parent / "other.yaml").write_text(json.dumps(other))
+    out = results / "report/index.html"
+    report.write(results, ["figure_4"], [results.parent / "claims.yaml", results.parent / "other.yaml"], PAGE, out)
+    with opened(out) as driver:
+        assert [head.text for head in driver.find_elements("css selector", "#scorecard h3")] == ["A paper", "Another paper"]
+        select(driver.find_element("id", "paper")).select_by_visible_text("Another paper")
+        assert driver.find_element("id", "shown").text == "1 of 4 rows"
+
+
+def test_the_pages_record_says_what_it_was_made_from(results):
+    out = make(results)
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["outputs"] == {"report/index.html": provenance.file_hash(out)}
+    assert record["inputs"]["figures/figure_4.json"] == provenance.file_hash(results / "figures/figure_4.json")

@@ -13,18 +13,19 @@ rule report:
         page=sorted((REPOSITORY / "resources/report").iterdir()),
         code=source_files("icl_lens.report"),
     output:
-        report(
+        page=report(
             "<results>/report/index.html",
             caption="../report/scorecard.rst",
             category="Scorecard",
         ),
+        record="<results>/report/index.json",
     log:
         "<logs>/report/index.log",
     conda:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
-        results=lambda wildcards, output: Path(output[0]).parents[1],
+        results=lambda wildcards, output: Path(output.page).parents[1],
         shown=reported_items(),
         walks=walked_folders(),
         page=REPOSITORY / "resources/report",
@@ -32,4 +33,4 @@ rule report:
         "Writing the report"
     shell:
         "icl-lens report --results {params.results:q} --items {params.shown} --claims {input.claims:q} "
-        "--walks {params.walks:q} --page {params.page:q} --out {output:q} 2> {log:q}"
+        "--walks {params.walks:q} --page {params.page:q} --out {output.page:q} 2> {log:q}"

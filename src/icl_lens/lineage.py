@@ -1,0 +1,125 @@
+"""What was made from what, drawn: the graph of a run from its texts to its figures and tables.
+
+A run's files are too many for a picture, so files of one kind are one node: the texts of a task, a prompt set, a study, an
+item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import altair
+import numpy as np
+import pandas as pd
+import vl_convert
+
+# Points between two nodes of the longest column, and between columns.
+_ROW, _COLUMN = 15, 230
+
+
+class Node(NamedTuple):
+    """Files of one kind.
+
+    Attributes:
+        stage: The folder of the results tree that they lie in; ``items`` for figures and tables.
+        name: What they have in common: a task, a prompt set, a study, an item.
+    """
+
+    stage: str
+    name: str
+
+
+def node_of(path: str) -> Node:
+    """The node of a file below the results folder: texts by their task, prompts by their set, all else by its own name."""
+    parts = PurePosixPath(path)
+    return Node(parts.parts[0], parts.stem)
+
+
+def edges(chains: Mapping[str, Sequence[tuple[int, str]]]) -> list[tuple[Node, Node]]:
+    """Which kind is made from which, each pair once, in the order met.
+
+    Args:
+        chains: Of each item the files that it was made from, each with its level: a file of level n + 1 was read by the last
+            one of level n before it, one of level 0 by the item.
+    """
+    found: dict[tuple[Node, Node], None] = {}
+    for item, chain in chains.items():
+        above = [Node("items", item)]
+        for level, path in chain:
+            node = node_of(path)
+            above[level + 1 :] = [node]
+            found[node, above[level]] = None
+    return list(found)
+
+
+def columns(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> list[list[Node]]:
+    """The nodes in columns, so that every edge goes to the right; items last, in their own order.
+
+    A node stands as far right as what is made from it lets it; in its column by the mean place of that, so that few lines
+    cross.
+    """
+    distance: dict[Node, int] = {Node("items", name): 0 for name in items}
+    made: dict[Node, list[Node]] = {}
+    for source, target in pairs:
+        made.setdefault(source, []).append(target)
+
+    def far(node: Node) -> int:
+        if node not in distance:
+            distance[node] = 1 + max(far(target) for target in made[node])
+        return distance[node]
+
+    for node in made:
+        far(node)
+    found: list[list[Node]] = []
+    places: dict[Node, float] = {}
+    for step in range(max(distance.values(), default=0) + 1):
+        here = [node for node in distance if distance[node] == step]
+        if step:
+            here.sort(key=lambda node: (float(np.mean([places[target] for target in made[node]])), node))
+        places |= {node: (number + 0.5) / len(here) for number, node in enumerate(here)}
+        found.insert(0, here)
+    return found
+
+
+def svg(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
+    """The graph as an SVG picture."""
+    grid = columns(pairs, items)
+    height = _ROW * max(len(column) for column in grid)
+    spots = {
+        node: (number * _COLUMN, height * (place + 0.5) / len(column))
+        for number, column in enumerate(grid)
+        for place, node in enumerate(column)
+    }
+    nodes = pd.DataFrame([{"name": node.name.replace("_", " "), "x": x, "y": y} for node, (x, y) in spots.items()])
+    lines = pd.DataFrame(
+        # A line begins behind its name.
+        [
+            {"x": spots[a][0] + 6 * len(a.name) + 8, "y": spots[a][1], "x2": spots[b][0] - 4, "y2": spots[b][1]}
+            for a, b in pairs
+        ],
+        columns=["x", "y", "x2", "y2"],
+    )
+    width = _COLUMN * len(grid)
+    along = altair.X("x:Q", axis=None, scale=altair.Scale(domain=[0, width], nice=False))
+    down = altair.Y("y:Q", axis=None, scale=altair.Scale(domain=[height, 0], nice=False))
+    drawn = altair.Chart(lines).mark_rule(color="#7f7f7f", opacity=0.45).encode(x=along, y=down, x2="x2:Q", y2="y2:Q")
+    named = altair.Chart(nodes).mark_text(align="left", fontSize=11).encode(x=along, y=down, text="name:N")
+    chart = (drawn + named).properties(width=width, height=height).configure_view(stroke=None)
+    return vl_convert.vegalite_to_svg(chart.to_dict())
+
+
+def in_words(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
+    """The graph for who cannot see it: how many nodes each stage has, and which studies each item reads."""
+    counts = pd.Series([node.stage for column in columns(pairs, items) for node in column]).value_counts(sort=False)
+    read: dict[str, list[str]] = {}
+    for source, target in pairs:
+        if target.stage == "items":
+            read.setdefault(target.name, []).append(source.name)
+    what = ", ".join(f"{count} {stage}" for stage, count in counts.items())
+    return (
+        f"What was made from what: {what}. "
+        + "; ".join(f"{item} from {', '.join(names)}" for item, names in read.items())
+        + "."
+    )
