@@ -159,13 +159,15 @@ def charts() -> dict[str, Any]:
             tooltip=["label:N", "probability:Q"],
         )
     )
-    grey = altair.Config(
+    plain = altair.Config(
         background="transparent",
         view=altair.ViewConfig(stroke=None),
-        axis=altair.AxisConfig(labelColor="gray", titleColor="gray", domainColor="gray", tickColor="gray", gridOpacity=0.2),
-        legend=altair.LegendConfig(labelColor="gray"),
+        axis=altair.AxisConfig(
+            labelColor="#5a6068", titleColor="#5a6068", domainColor="gray", tickColor="gray", gridOpacity=0.2
+        ),
+        legend=altair.LegendConfig(labelColor="#5a6068"),
     )
-    wide = {"width": "container", "config": grey}
+    wide = {"width": "container", "config": plain}
     return {
         "flow": altair.layer(lines, left, right).properties(**wide).to_dict(),
         "shares": altair.layer(curves, mark).properties(**wide, height=180).to_dict(),
