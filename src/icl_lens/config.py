@@ -22,7 +22,7 @@ from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
-from icl_lens.items import ITEMS
+from icl_lens.items import ITEMS, PAPERS
 from icl_lens.latency_plan import Settings as Latency
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
@@ -274,6 +274,12 @@ class Config(Section):
         description="How `snakemake organism` trains a model that learns in context, from the texts of the tasks above. `all` "
         "never trains. The default makes the embedded model; config/README.md explains each key.",
     )
+    groups: list[Literal[PAPERS]] = Field(
+        default_factory=lambda: list(PAPERS),
+        min_length=1,
+        description="The papers whose figures and tables `all` makes and the report shows. The target of another paper's "
+        "figure, or of its group, makes it all the same.",
+    )
     items: dict[str, ItemChoice] = Field(
         default_factory=dict,
         description="What a figure or table shows, where that differs from the paper's choice of tasks and every model, "
@@ -286,6 +292,7 @@ class Config(Section):
         _unique("models", names)
         _unique("tasks", self.tasks)
         _unique("seeds", self.seeds)
+        _unique("groups", self.groups)
         for key, named in (("models", names), ("own_tasks", self.own_tasks)):
             for name in named:
                 if name in STAGES:

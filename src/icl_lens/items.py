@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The papers that are rebuilt, as groups of items; the claims of each stand in resources/claims/GROUP.yaml.
+PAPERS = ("anchors", "kernel_regression", "component_reweighting", "representation_change")
+
 # The studies of shared-1shot that the report walks a prompt through.
 WALKED = ("flow", "tokens", "icl", "isolation")
 

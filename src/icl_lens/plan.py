@@ -127,8 +127,8 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         if row["plan"].startswith("no update"):
             continue
         path = PurePosixPath(row["output_file"])
-        # A figure's or table's files are one job; so is everything else that has a folder and name of its own.
-        name = path.stem if row["rule"] in ("figure", "table") else str(path)
+        # The files of a figure, a table or the report are one job; so is everything else that has a folder and name of its own.
+        name = path.stem if row["rule"] in ("figure", "table", "report") else str(path)
         if row["rule"] == "reweighting":  # a table and the tensors beside it
             path = path.with_suffix(".parquet")
             name = str(path)

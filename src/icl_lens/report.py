@@ -23,18 +23,19 @@ from markupsafe import Markup
 from icl_lens import artifacts, claims, figures, lineage, notebooks, provenance, walk
 from icl_lens.claims import Paper, Verdict
 from icl_lens.errors import InputError
-from icl_lens.items import ITEMS
+from icl_lens.items import ITEMS, PAPERS
 
 # In this order in the page's counts.
 OUTCOMES = ("reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here")
 
-# The groups of items as headings, in the page's order; a group that is not named here comes last, under its own name.
-HEADINGS = {
-    "anchors": "Label words are anchors",
-    "kernel_regression": "In-context learning as kernel regression",
-    "component_reweighting": "Components and their re-weighting",
-    "representation_change": "How representations and attention change",
-}
+# The papers' headings; what belongs to none comes last, under its group's name.
+_TITLES = (
+    "Label words are anchors",
+    "In-context learning as kernel regression",
+    "Components and their re-weighting",
+    "How representations and attention change",
+)
+HEADINGS = dict(zip(PAPERS, _TITLES, strict=True))
 
 # Texts that a paper's numbers can be compared on.
 _ORIGINAL = ("files", "hub")

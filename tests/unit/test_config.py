@@ -8,7 +8,7 @@ import pytest
 from icl_lens import config
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings
-from icl_lens.items import ITEMS
+from icl_lens.items import ITEMS, PAPERS
 from icl_lens.own_tasks import VARIANTS
 from icl_lens.tasks import TASKS
 
@@ -278,3 +278,11 @@ def test_an_item_about_one_task_shows_its_stand_in_until_its_own_task_is_configu
     assert own.shown("repeat")[1] == ["reviews"]
     assert own.shown("figure_6")[1] == ["trec", "mine"], "a task with an item of its own does not crowd into others' items"
     assert own.shown("figure_4")[1] == ["trec", "reviews", "mine"]
+
+
+def test_groups_are_papers_and_each_is_named_once():
+    assert set(config.Config().groups) <= {item.group for item in ITEMS.values()} | {*PAPERS}
+    with pytest.raises(InputError, match="groups"):
+        config.parse({"groups": ["anchors", "astrology"]})
+    with pytest.raises(InputError, match="groups: 'anchors' stands there twice"):
+        config.parse({"groups": ["anchors", "anchors"]})

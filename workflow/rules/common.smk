@@ -319,14 +319,26 @@ def group_items(group):
 
 def reported_items():
     """The items on the page: all that `all` makes."""
-    return [item for item in shown_items() if ITEMS[item].in_all]
+    return [
+        item
+        for item in shown_items()
+        if ITEMS[item].in_all and ITEMS[item].group in CONFIG.groups
+    ]
+
+
+def reported_claims():
+    """The claims files of the papers on the page."""
+    files = [REPOSITORY / f"resources/claims/{group}.yaml" for group in CONFIG.groups]
+    return [file for file in files if file.exists()]
 
 
 def walked_folders():
-    """The studies whose prompts can be walked: those of every model on every task."""
+    """The studies whose prompts can be walked: those of every model that Figure 1 shows, on every task."""
+    if "anchors" not in CONFIG.groups:
+        return []
     return [
-        f"{CONFIG.results}/studies/{model.name}/{task}/shared-1shot"
-        for model in CONFIG.models
+        f"{CONFIG.results}/studies/{model}/{task}/shared-1shot"
+        for model in CONFIG.shown("figure_1")[0]
         for task in CONFIG.tasks
     ]
 

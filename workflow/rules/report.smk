@@ -9,7 +9,7 @@ rule report:
             for study in WALKED
         ],
         made=[files for item in reported_items() for files in item_files(item)],
-        claims=sorted((REPOSITORY / "resources/claims").glob("*.yaml")),
+        claims=reported_claims(),
         page=sorted((REPOSITORY / "resources/report").iterdir()),
         code=source_files("icl_lens.report"),
     output:
