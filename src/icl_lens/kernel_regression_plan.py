@@ -63,7 +63,7 @@ class Settings(Section):
         default=200, ge=1, description="How often labels are shuffled within prompts, for the null distribution."
     )
     control_queries: int = Field(
-        default=20, ge=1, description="The controls run so many held-out prompts of each seed, or all where there are fewer."
+        default=10, ge=1, description="The controls run so many held-out prompts of each seed, or all where there are fewer."
     )
     orders: int = Field(default=4, ge=1, description="The controls' further orders of the same demonstrations.")
     encoders: dict[str, str] = Field(
