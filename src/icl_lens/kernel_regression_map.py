@@ -1,8 +1,8 @@
 """Figure 2 as rows: the attention map, bin by bin, and how each layer's rows divide into parts.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 2. The bins are those of
-:mod:`icl_lens.studies.kernel_regression`. A bin of a text is a height between its tokens' weights, the bin of a label word a sum;
-what a layer gives to which part of the prompt is told by the parts, which sum to 1 and have intervals
+:mod:`icl_lens.studies.kernel_regression`. A bin of a text is a height between its tokens' weights, the bin of a label word a
+sum; what a layer gives to which part of the prompt is told by the parts, which sum to 1 and have intervals
 (:mod:`icl_lens.statistics`).
 """
 
@@ -56,8 +56,8 @@ def chart(
         InputError: The tensors have other bins than the settings say.
 
     Returns:
-        Shape (L, H, M); and one row a layer and head (from 1) and bin: model, set, task, metric (``attention``), these, the columns
-        of :func:`bins`, and value.
+        Shape (L, H, M); and one row a layer and head (from 1) and bin: model, set, task, metric (``attention``), these, the
+        columns of :func:`bins`, and value.
     """
     values = tensors["map_first"] if single else np.nanmean(tensors["map"], axis=0)  # (L, H, M)
     of_bins = bins(max(map(len, rows["demo_labels"])), settings)
@@ -80,8 +80,8 @@ def parts(rows: pd.DataFrame, plan: Bootstrap | None = None, single: bool = Fals
         single: The first prompt alone, without an interval.
 
     Returns:
-        One row a layer (from 1) and part (:data:`~icl_lens.kernel_regression_plan.PARTS`): model, set, task, metric (``share``),
-        these, value, low, high, prompts and seeds.
+        One row a layer (from 1) and part (:data:`~icl_lens.kernel_regression_plan.PARTS`): model, set, task, metric
+        (``share``), these, value, low, high, prompts and seeds.
     """
     if single:
         rows = rows[rows["prompt_id"] == rows["prompt_id"].iloc[0]]

@@ -91,7 +91,7 @@ PASSES: dict[str, float] = {
 }
 
 # Rules that write tensors beside a study's table.
-WITH_TENSORS = ("reweighting", "kernel_regression")
+WITH_TENSORS = ("reweighting", "kernel_regression_study")
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}

@@ -53,7 +53,7 @@ def tf_idf_cosines(pairs: Sequence[tuple[str, Sequence[str]]], fitted: Sequence[
     def cosine(one: Mapping[str, float], other: Mapping[str, float]) -> float:
         return sum(weight * other[word] for word, weight in one.items() if word in other)
 
-    return [np.array([cosine(vector(query), vector(text)) for text in texts]) for query, texts in pairs]
+    return [np.array([cosine(vector(query), vector(text)) for text in texts], dtype=float) for query, texts in pairs]
 
 
 def _words(text: str) -> list[str]:

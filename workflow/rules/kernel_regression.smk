@@ -1,10 +1,11 @@
-# Kernel regression writes its attention map and its cosines of texts beside its table, and may read sentence encoders.
+# Kernel regression writes its attention map and its cosines of texts beside its table, and may read sentence encoders. (The name
+# kernel_regression is that of the group of its items.)
 
 
-ruleorder: kernel_regression > study
+ruleorder: kernel_regression_study > study
 
 
-rule kernel_regression:
+rule kernel_regression_study:
     input:
         prompts="<results>/prompts/{task}/{set}.parquet",
         model=lambda wildcards: model_files(wildcards.model),
