@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from icl_lens import statistics
-from icl_lens.kernel_regression_summary import AGAINST, Attention, agreement, attention, choose, votes
+from icl_lens.kernel_regression_plan import Settings, held_out
+from icl_lens.kernel_regression_summary import AGAINST, Attention, agreement, attention, choose, null, votes
 from icl_lens.statistics import OVER_TASKS, Bootstrap, Estimate
 
 DEPTH = "depth of the best heads"
@@ -32,11 +33,12 @@ MEASURES = {
 }
 
 
-def by_head(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
+def by_head(rows: pd.DataFrame, settings: Settings, plan: Bootstrap | None = None) -> pd.DataFrame:
     """Figure 3 for one model and task.
 
     Args:
         rows: kernel_regression rows.
+        settings: The study's.
         plan: How to resample.
 
     Raises:
@@ -45,12 +47,13 @@ def by_head(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
     Returns:
         One row a ``metric`` (``vs model``, ``vs truth``), layer and head (from 1): model, set, task, these, value, low, high,
         commonest (the share of the commonest answer, the model's or the right one), prompts and seeds. Then, layer and head
-        being those of the head chosen on the same prompts, ``best head vs model`` and ``best head vs truth``, and
-        :data:`DEPTH`: of the heads that agree best with the model, the mean of layer by number of layers, on each resample the
-        best of that.
+        being those of the head chosen on the same prompts, ``best head vs model`` and ``best head vs truth``, with null_95, the
+        95 % quantile of the largest agreement of any head under shuffled labels; and :data:`DEPTH`: of the heads that agree
+        best with the model, the mean of layer by number of layers, on each resample the best of that.
     """
     found = attention(rows)
     shares = votes(found.weights["max"], found.labels, found.classes)  # (N, H, C)
+    chance = null(found, held_out(found.seeds, found.ids, settings), settings).in_sample
     shown = []
     for name, target in found.targets.items():
         estimate = _mean(found, agreement(shares, target), plan)
@@ -60,7 +63,8 @@ def by_head(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
             shown.append(_row(found, f"vs {name}", layer, head, one) | {"commonest": commonest})
         best = choose(shares, target)
         one = estimate.apply(lambda values, n=best: values[..., n])
-        shown.append(_row(found, f"best head vs {name}", *found.heads[best], one) | {"commonest": commonest})
+        level = float(np.quantile(chance[name], 0.95))
+        shown.append(_row(found, f"best head vs {name}", *found.heads[best], one) | {"commonest": commonest, "null_95": level})
         if name == AGAINST[0]:
             depth = estimate.apply(partial(_depth, layers=np.array([layer + 1 for layer, _ in found.heads]) / found.layers))
             shown.append(_row(found, DEPTH, *found.heads[best], depth) | {"commonest": np.nan})

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from icl_lens.section import Section, Seed
 
@@ -72,6 +72,13 @@ class Settings(Section):
         "checkpoint in safetensors, or a folder under `downloads` that it is fetched to "
         "(downloads/models/OWNER--NAME/REVISION). Its token vectors are averaged.",
     )
+
+    @field_validator("encoders")
+    @classmethod
+    def _own_names(cls, encoders: dict[str, str]) -> dict[str, str]:
+        if TF_IDF in encoders:
+            raise ValueError(f"encoders: {TF_IDF} is the kernel that is always there; name the encoder otherwise")
+        return encoders
 
 
 def held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:

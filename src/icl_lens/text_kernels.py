@@ -90,7 +90,9 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
     try:
         where = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(folder, **where)
-        network, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **where)
+        network, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+        )
     except Exception as error:  # transformers and the tokenizers library raise what they like
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"encoder folder {folder}: it cannot be loaded ({reason})") from error
@@ -99,7 +101,9 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
     if missing:
         raise InputError(f"encoder folder {folder}: the checkpoint lacks {len(missing)} weights, {missing[0]} among them")
     network = network.to(device).eval()
-    longest = _longest(folder, network.config.max_position_embeddings)
+    if tokenizer.pad_token is None:
+        raise InputError(f"encoder folder {folder}: its tokenizer has no padding token, so texts cannot be read side by side")
+    longest = _longest(folder, min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512)))
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), _BATCH):
@@ -108,7 +112,7 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
         inputs = tokenizer(given, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
         states = network(**inputs).last_hidden_state.double()  # (B, T, d)
         kept = inputs["attention_mask"][..., None].double()  # (B, T, 1)
-        means = torch.nn.functional.normalize((states * kept).sum(1) / kept.sum(1), dim=-1)  # (B, d)
+        means = torch.nn.functional.normalize((states * kept).sum(1) / kept.sum(1).clamp(min=1), dim=-1)  # (B, d)
         for place, vector in zip(places, means.cpu().numpy(), strict=True):
             found[place] = vector
     return np.stack(found)

@@ -211,7 +211,7 @@ def test_rows_of_two_tasks_or_without_a_head_are_refused():
 
 def test_every_head_s_agreement_is_counted_and_the_best_s_depth_is_told():
     rows = rows_of(prompts=30, layers=3, good=(1, 1))
-    table = heads.by_head(rows, PLAN)
+    table = heads.by_head(rows, FEW, PLAN)
     found = summary.attention(rows)
     shares = summary.votes(found.weights["max"], found.labels, 2)
     plain = [np.mean(shares[:, h].argmax(-1) == found.prediction) for h in range(6)]
@@ -220,6 +220,7 @@ def test_every_head_s_agreement_is_counted_and_the_best_s_depth_is_told():
     assert of_model[["layer", "head"]].values.tolist() == [[layer, head] for layer in (1, 2, 3) for head in (1, 2)]
     best = table[table["metric"] == "best head vs model"]
     assert best[["layer", "head", "value"]].values.tolist() == [[2, 2, 1.0]]
+    assert 0.5 < best["null_95"].item() < 1
     assert table.loc[table["metric"] == heads.DEPTH, "value"].item() == pytest.approx(2 / 3)
 
 
@@ -227,7 +228,7 @@ def test_heads_that_tie_share_their_depth():
     rows = rows_of(prompts=20, layers=3, good=(0, 0))
     same = rows[(rows["layer"] == 0) & (rows["head"] == 0)].assign(layer=2)
     tied = pd.concat([rows[~((rows["layer"] == 2) & (rows["head"] == 0))], same])
-    table = heads.by_head(tied, PLAN)
+    table = heads.by_head(tied, FEW, PLAN)
     assert table.loc[table["metric"] == heads.DEPTH, "value"].item() == pytest.approx((1 / 3 + 1) / 2)
 
 
