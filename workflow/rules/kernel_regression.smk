@@ -1,5 +1,5 @@
-# Kernel regression writes its attention map and its cosines of texts beside its table, and may read sentence encoders. (The name
-# kernel_regression is that of the group of its items.)
+# Kernel regression writes its attention map and its cosines of texts beside its table, and may read sentence encoders. (The
+# name kernel_regression is that of the group of its items.)
 
 
 ruleorder: kernel_regression_study > study

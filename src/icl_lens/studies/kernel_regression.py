@@ -5,8 +5,7 @@
     y_hat = sum_i e(y_i) K(x_test, x_i) / sum_i K(x_test, x_i)
 
 then attention from the last position to the demonstration (x_i, y_i) plays the part of the kernel. For a head, a_i is the
-*largest* weight in the last position's row over all tokens of the demonstration (section 5.2), and what the head reconstructs
-is
+*largest* weight in the last position's row over all tokens of the demonstration (section 5.2), and the head reconstructs
 
     y~ = argmax_c  sum_i a_i 1[y_i = c] / sum_i a_i
 
@@ -21,8 +20,7 @@ Position 0 counts in none (``drop_first``, our choice).
 word, is resampled to 30 positions by linear interpolation between its tokens' weights, first token to last; so is the query
 with the template's piece after it, down to the last position itself. Each y_i is one bin, the sum over its tokens. Classes
 come in another order from seed to seed, so bins are aligned by the demonstration's place in the prompt. A bin of a text is a
-height, not a
-mass: how a row divides into parts is kept by itself, prompt by prompt.
+height, not a mass: how a row divides into parts is kept by itself, prompt by prompt.
 
 **Text kernels** (Table 2): cosines between the query's text and the demonstrations' texts, of TF-IDF vectors whose document
 frequencies are counted in the prompts that are not held out, and of the sentence encoders that the settings name.
