@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from icl_lens import artifacts, studies, text_kernels
+from icl_lens import artifacts, audit, studies, text_kernels
 from icl_lens.config import parse
 from icl_lens.errors import InputError
 from icl_lens.kernel_regression_plan import PARTS, POOLINGS, TF_IDF, Settings, held_out
@@ -180,6 +180,8 @@ def test_an_artifact_fits_its_schema_and_says_what_lies_beside_it(checkpoint, tm
     assert tensors["prompt_id"].tolist() == list(rows["prompt_id"].unique())
     assert {key: about["settings"][key] for key in settings.model_dump()} == settings.model_dump(mode="json")
     assert len(about["beside"]) == 1
+    assert list(audit._rows("kernel_regression", rows, about)) == []
+    assert list(audit._rows("kernel_regression", pd.concat([rows, rows[:1]]), about))
 
 
 # What is held out.
