@@ -1,4 +1,5 @@
 import json
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -6,15 +7,16 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from icl_lens import artifacts, audit, studies, text_kernels
-from icl_lens.config import parse
+from icl_lens import artifacts, audit, plan, studies, text_kernels
+from icl_lens.config import load, parse, parse_settings
 from icl_lens.errors import InputError
-from icl_lens.kernel_regression_plan import PARTS, POOLINGS, TF_IDF, Settings, held_out
+from icl_lens.items import ITEMS
+from icl_lens.kernel_regression_plan import PARTS, POOLINGS, STUDIES, TF_IDF, Settings, held_out
 from icl_lens.models import LanguageModel
 from icl_lens.positions import tokenize
 from icl_lens.studies import icl, kernel_regression, kernel_regression_controls
 
-from ..conftest import llama_like, sentencepiece_like
+from ..conftest import REPOSITORY, llama_like, sentencepiece_like
 from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table, shared_table
 from ..reference import kernel_regression as reference
@@ -349,3 +351,40 @@ def test_every_control_is_the_study_on_its_prompts(checkpoint, tmp_path, languag
     out = tmp_path / "kernel_regression_controls.parquet"
     studies.run("kernel_regression_controls", checkpoint, tmp_path / "prompts.parquet", out, settings=settings, device="cpu")
     assert set(artifacts.read(out, "kernel_regression_controls")[0]["control"]) == set(rows["control"])
+
+
+# The workflow's side.
+
+
+def test_both_studies_have_their_settings_under_one_key():
+    own = parse({"studies": {"kernel_regression": {"orders": 2}}}).studies.kernel_regression
+    assert [parse_settings(study, "{orders: 2}") for study in STUDIES] == [own, own]
+
+
+def test_the_plan_knows_the_table_with_tensors_beside_it_and_counts_the_controls_prompts():
+    folder = "results/studies/organism/sst2/fresh-4shot"
+    made = [f"{folder}/kernel_regression.{ending}" for ending in ("parquet", "safetensors")]
+    lines = [f"{file}\t-\tkernel_regression_study\tupdate pending" for file in made]
+    counts, paths = plan.jobs(["output_file\tdate\trule\tplan", *lines])
+    assert counts == {"kernel_regression_study": 1}
+    given = parse({"seeds": [1, 2], "studies": {"kernel_regression": {"control_queries": 7}}})
+    assert [plan.estimate(given, path).prompts for path in paths] == [200]
+    assert plan.estimate(given, PurePosixPath(f"{folder}/kernel_regression_controls.parquet")).prompts == 14
+
+
+def test_the_paper_s_own_run_shows_its_tasks_and_its_models():
+    own = load(REPOSITORY / "config.yaml", REPOSITORY / "config" / "kernel_regression.yaml")
+    for number, task in ((6, "rotten_tomatoes"), (10, "hate"), (12, "irony"), (16, "offensive"), (18, "mnli")):
+        assert own.shown(f"kr_figure_{number}") == (["gpt-j-6b"], [task])
+    assert own.shown("kr_figure_21") == (["llama-2-7b"], ["sst2"])
+    assert own.shown("kr_figure_24") == (["llama-3-8b"], ["sst2"])
+    assert own.shown("kr_table_2") == (["gpt-j-6b"], own.tasks)
+    assert (own.seeds, own.queries, own.studies.kernel_regression.held_out) == ([42], 1000, 0.3)
+    default = parse({})
+    assert all(all(default.shown(name)) != (21 <= number <= 25) for name, number in numbered())
+
+
+def numbered():
+    """The numbered figures of the group, with their numbers."""
+    names = [name for name, item in ITEMS.items() if item.notebook in ("kr_figure_2", "kr_figure_3")]
+    return [(name, int(name.rpartition("_")[2])) for name in names]
