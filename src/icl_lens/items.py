@@ -7,6 +7,7 @@ formats; ``all`` makes neither.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # The studies of shared-1shot that the report walks a prompt through.
@@ -64,6 +65,17 @@ class Item:
     def kind(self) -> str:
         """``figure`` or ``table``."""
         return "table" if "table" in self.name.split("_") else "figure"
+
+    def stand_in_note(self, shown: Iterable[str]) -> list[str]:
+        """A sentence that says which tasks stand in for those that the paper shows; none where none does.
+
+        Args:
+            shown: The tasks that are shown.
+        """
+        shown = list(dict.fromkeys(shown))
+        if not self.stand_ins or set(shown) & set(self.tasks):
+            return []
+        return [f"The paper shows {', '.join(self.tasks)} here, which is not configured; {', '.join(shown)} stands in for it."]
 
 
 ITEMS: dict[str, Item] = {

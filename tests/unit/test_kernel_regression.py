@@ -384,6 +384,12 @@ def test_the_paper_s_own_run_shows_its_tasks_and_its_models():
     assert all(all(default.shown(name)) != (21 <= number <= 25) for name, number in numbered())
 
 
+def test_a_task_that_stands_in_for_the_paper_s_is_named():
+    (note,) = ITEMS["kr_figure_6"].stand_in_note(["trec", "trec"])
+    assert note == "The paper shows rotten_tomatoes here, which is not configured; trec stands in for it."
+    assert ITEMS["kr_figure_6"].stand_in_note(["rotten_tomatoes"]) == ITEMS["kr_figure_2"].stand_in_note(["trec"]) == []
+
+
 def numbered():
     """The numbered figures of the group, with their numbers."""
     names = [name for name, item in ITEMS.items() if item.notebook in ("kr_figure_2", "kr_figure_3")]
