@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from icl_lens import provenance
 from icl_lens.errors import InputError
+from icl_lens.kernel_regression_plan import PARTS, POOLINGS
 
 METADATA_KEY = b"icl_lens"
 
@@ -44,6 +45,16 @@ _ISOLATION = [
     ("label_agrees", pa.bool_()),
     ("word_jaccard_5", pa.float64()),
     ("word_jaccard_10", pa.float64()),
+]
+
+# Attention to each demonstration, by layer and head. As single floats, as it was computed: there are very many.
+_DEMONSTRATIONS = [
+    ("layer", pa.int64()),
+    ("head", pa.int64()),
+    ("gold", pa.int64()),
+    ("prediction", pa.int64()),
+    ("demo_labels", pa.list_(pa.int64())),
+    *((name, pa.list_(pa.float32())) for name in POOLINGS),
 ]
 
 # kind -> (version of the schema, columns). A version rises when a column changes its meaning.
@@ -252,6 +263,14 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
         ),
     ),
     # Kernel regression: attention of the last position.
+    "kernel_regression": (
+        1,
+        pa.schema([*_STUDY_KEYS, *_DEMONSTRATIONS, *((f"on_{part}", pa.float64()) for part in PARTS)]),
+    ),
+    "kernel_regression_controls": (
+        1,
+        pa.schema([*_STUDY_KEYS, ("control", pa.string()), ("draw", pa.int64()), *_DEMONSTRATIONS]),
+    ),
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
     #

@@ -35,11 +35,11 @@ _GRAMMAR = (
 _KEYS = (
     *("model", "task", "set", "seed", "prompt_id", "split", "index", "step", "measure", "on", "classes", "shots"),
     *("layer", "layers", "class", "target", "side", "draw", "method", "positions", "repeat", "position", "query", "key"),
-    *("control", "keys", "components", "class_i", "class_j", "prompts"),
+    *("head", "control", "keys", "components", "class_i", "class_j", "prompts"),
 )
 
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.
-_EVERY_PROMPT = ("icl", "saliency", "isolation", "deep_attention")
+_EVERY_PROMPT = ("icl", "saliency", "isolation", "deep_attention", "kernel_regression")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ STUDIES = {
     "attention_controls": "deep attention and answers again with shuffled labels and on an untrained copy of the model",
     "reweighting": "answers with trained factors on the attention to label words, without, and with more demonstrations",
     # Kernel regression: attention of the last position.
+    "kernel_regression": "how much each head's last position attends to each demonstration, and how alike their texts are",
+    "kernel_regression_controls": "the same with inputs permuted, labels flipped, and demonstrations reordered",
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
     #

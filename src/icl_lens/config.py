@@ -17,12 +17,13 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from icl_lens import controls_plan, flow_plan, isolated_words_plan
+from icl_lens import controls_plan, flow_plan, isolated_words_plan, kernel_regression_plan
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS, PAPERS
+from icl_lens.kernel_regression_plan import Settings as KernelRegression
 from icl_lens.latency_plan import Settings as Latency
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
@@ -167,6 +168,10 @@ class Studies(Section):
         description="Factors on the attention to label words, trained, and what they are compared with.",
     )
     # Kernel regression: attention of the last position.
+    kernel_regression: KernelRegression = Field(
+        default_factory=KernelRegression,
+        description="Attention to each demonstration as the kernel of a regression, its baselines and its controls.",
+    )
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
@@ -177,6 +182,8 @@ class Studies(Section):
 
 def settings_key(study: str) -> str:
     """The key under ``studies`` that holds a study's settings, if it has any."""
+    if study in kernel_regression_plan.STUDIES:
+        return "kernel_regression"
     return "controls" if study in controls_plan.STUDIES else study
 
 
@@ -375,7 +382,7 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen, which may be none.
+        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those. Either may be none.
         """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
@@ -383,7 +390,8 @@ class Config(Section):
         about_variants = any(task in VARIANTS for task in ITEMS[item].tasks)
         elsewhere = {task for other in ITEMS.values() for task in other.tasks}
         own = [task for task in self.tasks if task in self.own_tasks and task not in {*paper, *elsewhere}]
-        models = choice.models or [model.name for model in self.models]
+        hubs = ITEMS[item].hubs
+        models = choice.models or [model.name for model in self.models if not hubs or model.hub in hubs]
         if ITEMS[item].compares_dtypes:
             models = self.in_other_dtypes(models)
         theirs = [task for task in paper if task in self.tasks or task in variants]

@@ -7,6 +7,7 @@ formats; ``all`` makes neither.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # The papers that are rebuilt, as groups of items; the claims of each stand in resources/claims/GROUP.yaml.
@@ -14,6 +15,13 @@ PAPERS = ("anchors", "kernel_regression", "component_reweighting", "representati
 
 # The studies of shared-1shot that the report walks a prompt through.
 WALKED = ("flow", "tokens", "icl", "isolation")
+
+# Titles of the kernel regression items that the paper repeats, and the models of its appendix D; which Llama 2 is not said.
+_KR_MAP = "Attention of the last position over the prompt, the mean over prompts, by layer and head"
+_KR_ONE = "Attention of the last position over a single prompt, by layer and head"
+_KR_HEADS = "How often the label that a head's attention reconstructs is the model's, and how often it is right"
+_LLAMA_2 = ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf", "meta-llama/Llama-2-70b-hf")
+_LLAMA_3 = ("meta-llama/Meta-Llama-3-8B",)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class Item:
         stand_ins: Tasks, the likeliest first, of which it shows one where none of ``tasks`` is configured. Such an item is
             about one task, so it shows a task of the user's own only where the config says so.
         paper_models: The models the paper shows in it; empty where its notebook does not say so.
+        hubs: The models that it is about, by their names on the hub; empty for every configured one. Another model is
+            shown only where the config says so.
         reads: Tables that it reads whatever is configured, relative to the results folder.
         one_prompt: Whether it draws a single prompt in some layers, which the config names.
         group: The target that makes it together with others of its kind.
@@ -47,6 +57,7 @@ class Item:
     tasks: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
     paper_models: str = ""
+    hubs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     one_prompt: bool = False
     group: str = "anchors"
@@ -57,6 +68,17 @@ class Item:
     def kind(self) -> str:
         """``figure`` or ``table``."""
         return "table" if "table" in self.name.split("_") else "figure"
+
+    def stand_in_note(self, shown: Iterable[str]) -> list[str]:
+        """A sentence that says which tasks stand in for those that the paper shows; none where none does.
+
+        Args:
+            shown: The tasks that are shown.
+        """
+        shown = list(dict.fromkeys(shown))
+        if not self.stand_ins or set(shown) & set(self.tasks):
+            return []
+        return [f"The paper shows {', '.join(self.tasks)} here, which is not configured; {', '.join(shown)} stands in for it."]
 
 
 ITEMS: dict[str, Item] = {
@@ -265,6 +287,102 @@ ITEMS: dict[str, Item] = {
             compares_dtypes=True,
         ),
         # Kernel regression (Han et al., TMLR 2025): attention of the last position.
+        Item(
+            name="kr_figure_2",
+            title=_KR_MAP,
+            notebook="kr_figure_2",
+            set="fresh-4shot",
+            studies=("kernel_regression",),
+            tensors=("kernel_regression",),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        Item(
+            name="kr_figure_3",
+            title=_KR_HEADS,
+            notebook="kr_figure_3",
+            set="fresh-4shot",
+            studies=("kernel_regression",),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        # Both for each further task of the paper; the built-in texts have none of them.
+        *(
+            Item(
+                name=f"kr_figure_{number}",
+                title=_KR_HEADS if drawn_by == "kr_figure_3" else _KR_MAP,
+                notebook=drawn_by,
+                set="fresh-4shot",
+                studies=("kernel_regression",),
+                tensors=() if drawn_by == "kr_figure_3" else ("kernel_regression",),
+                tasks=(task,),
+                stand_ins=(stand_in,),
+                paper_models="GPT-J",
+                group="kernel_regression",
+            )
+            for first, task, stand_in in (
+                (6, "rotten_tomatoes", "trec"),
+                (9, "hate", "agnews"),
+                (12, "irony", "emoc"),
+                (15, "offensive", "sst2_ab"),
+                (18, "mnli", "agnews_abcd"),
+            )
+            for number, drawn_by in ((first, "kr_figure_2"), (first + 1, "kr_figure_3"))
+        ),
+        # Other models (appendix D), shown where one of them is configured; Figure 25's model is not stated.
+        *(
+            Item(
+                name=f"kr_figure_{number}",
+                title=title,
+                notebook=drawn_by,
+                set="fresh-4shot",
+                studies=("kernel_regression",),
+                tensors=() if drawn_by == "kr_figure_3" else ("kernel_regression",),
+                tasks=("sst2",),
+                paper_models=name,
+                hubs=hubs,
+                group="kernel_regression",
+            )
+            for number, drawn_by, name, hubs, title in (
+                (21, "kr_figure_2", "Llama 2", _LLAMA_2, _KR_MAP),
+                (22, "kr_figure_3", "Llama 2", _LLAMA_2, _KR_HEADS),
+                (23, "kr_figure_2", "Llama-3-8B", _LLAMA_3, _KR_MAP),
+                (24, "kr_figure_3", "Llama-3-8B", _LLAMA_3, _KR_HEADS),
+                (25, "kr_figure_2", "one of its models", ("EleutherAI/gpt-j-6b", *_LLAMA_2, *_LLAMA_3), _KR_ONE),
+            )
+        ),
+        Item(
+            name="kr_table_2",
+            title="Accuracy of the model, of what its attention reconstructs on held-out prompts, and of kernels on the texts "
+            "alone",
+            notebook="kr_table_2",
+            set="fresh-4shot",
+            studies=("kernel_regression",),
+            tensors=("kernel_regression",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        Item(
+            name="kr_figure_controls",
+            title="Kernel regression with inputs permuted, with labels flipped, and with the demonstrations in other orders",
+            notebook="kr_figure_controls",
+            set="fresh-4shot",
+            studies=("kernel_regression", "kernel_regression_controls"),
+            # The fewest classes and the most: the paper has no such figure, and every task costs a job.
+            tasks=("sst2", "trec"),
+            group="kernel_regression",
+        ),
+        Item(
+            name="kr_figure_anchors",
+            title="Two studies of the same heads: how often a head's attention reconstructs the answer, how much of it rests "
+            "on label words, and how well that tells the answer",
+            notebook="kr_figure_anchors",
+            set="fresh-4shot",
+            studies=("kernel_regression",),
+            group="kernel_regression",
+        ),
         #
         # Kernel regression: texts alone, probes, hidden Markov models.
         #

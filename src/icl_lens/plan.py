@@ -44,11 +44,13 @@ class Size(NamedTuple):
 
 
 # Models of the hub whose size is needed before they are fetched. A parameter takes 4 bytes in GPT2-XL's and GPT-J's files, 2 in
-# LLaMA's.
+# LLaMA's, Llama 2's and 3's.
 SIZES: dict[str, Size] = {
     "openai-community/gpt2-xl": Size(1_557_611_200, 48, 4 * 1_557_611_200),
     "EleutherAI/gpt-j-6b": Size(6_050_882_784, 28, 4 * 6_050_882_784),
     "huggyllama/llama-30b": Size(32_528_943_616, 60, 2 * 32_528_943_616),
+    "meta-llama/Llama-2-7b-hf": Size(6_738_415_616, 32, 2 * 6_738_415_616),
+    "meta-llama/Meta-Llama-3-8B": Size(8_030_261_248, 32, 2 * 8_030_261_248),
 }
 
 # Mean tokens of a prompt with one demonstration per class and of its query (with the template) in the paper's data sets, by
@@ -78,6 +80,8 @@ PASSES: dict[str, float] = {
     "attention_controls": 2 * len(CONTROLS),
     "reweighting": 3,
     # Kernel regression: attention of the last position.
+    "kernel_regression": 1,
+    "kernel_regression_controls": 0,
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
@@ -85,6 +89,9 @@ PASSES: dict[str, float] = {
     #
     # Representation change.
 }
+
+# Rules that write tensors beside a study's table.
+WITH_TENSORS = ("reweighting", "kernel_regression_study")
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
@@ -129,12 +136,12 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         path = PurePosixPath(row["output_file"])
         # The files of a figure, a table or the report are one job; so is everything else that has a folder and name of its own.
         name = path.stem if row["rule"] in ("figure", "table", "report") else str(path)
-        if row["rule"] == "reweighting":  # a table and the tensors beside it
+        if row["rule"] in WITH_TENSORS:  # a table and the tensors beside it
             path = path.with_suffix(".parquet")
             name = str(path)
         seen.setdefault((row["rule"], name), path)
     counts = Counter(rule for rule, _ in seen)
-    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis", "reweighting")]
+    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis", *WITH_TENSORS)]
 
 
 def estimate(config: Config, path: PurePosixPath) -> Study:
@@ -143,7 +150,11 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     model = config.model(model_name)
     parameters, layers, _ = size(config, model)
     protocol = Protocol.of(set_name)
-    cap = config.studies.controls.queries if path.stem in STUDIES else config.queries
+    caps = {
+        **dict.fromkeys(STUDIES, config.studies.controls.queries),
+        "kernel_regression_controls": config.studies.kernel_regression.control_queries,
+    }
+    cap = caps.get(path.stem, config.queries)
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
@@ -158,6 +169,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
         passes += len(conditions(config.studies.isolation, layers))
     elif path.stem == "isolation_controls":
         passes += len(CONTROLS) * (1 + len(conditions(isolation(config.studies.controls, layers), layers)))
+    elif path.stem == "kernel_regression_controls":
+        passes += 3 + config.studies.kernel_regression.orders
     operations = 2 * parameters * tokens * passes
     if path.stem == "compression":
         behind = len(compression_plan.conditions(config.studies.compression)) - 1  # Text_anchor is no query's pass

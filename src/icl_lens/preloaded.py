@@ -102,9 +102,12 @@ def serve(path: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks answer their clients themselves
     # A command is sent here as soon as the path is there.
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as waiting:
-        listener.bind(f"{path}.new")
-        listener.listen(128)
-        os.rename(f"{path}.new", path)
+        try:
+            listener.bind(f"{path}.new")
+            listener.listen(128)
+            os.rename(f"{path}.new", path)
+        except FileNotFoundError:  # whoever began this has ended before, and its folder with it
+            return
         waiting.register(listener, selectors.EVENT_READ)
         waiting.register(sys.stdin, selectors.EVENT_READ)
         while all(key.fileobj is listener for key, _ in waiting.select()):

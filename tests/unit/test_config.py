@@ -176,10 +176,24 @@ def test_the_precision_config_has_one_model_in_every_dtype():
     assert parsed.shown("table_precision")[0] == [model.name for model in parsed.models]
 
 
+def test_an_item_about_models_of_the_hub_shows_them_alone_and_none_where_there_are_none():
+    assert config.Config().shown("kr_figure_21") == ([], ["sst2"])
+    llama = {"name": "llama", "hub": "meta-llama/Llama-2-7b-hf"}
+    here = {"name": "organism", "path": config.EMBEDDED_MODEL}
+    both = config.parse({"models": [here, llama]})
+    assert both.shown("kr_figure_21")[0] == ["llama"]
+    assert both.shown("kr_figure_23")[0] == []
+    assert both.shown("kr_figure_2")[0] == ["organism", "llama"]
+    chosen = config.parse({"models": [here, llama], "items": {"kr_figure_21": {"models": ["organism"]}}})
+    assert chosen.shown("kr_figure_21")[0] == ["organism"]
+
+
 def test_sst2_under_labels_a_and_b_is_shown_where_it_is_the_subject_and_nowhere_else():
     default = config.Config()
     assert default.shown("figure_12")[1] == default.shown("figure_13")[1] == ["sst2_ab"]
-    assert all("sst2_ab" not in default.shown(item)[1] for item in ITEMS if item not in ("figure_12", "figure_13"))
+    about = {name for name, item in ITEMS.items() if "sst2_ab" in (*item.tasks, *item.stand_ins)}
+    assert {"figure_12", "figure_13"} < about
+    assert all("sst2_ab" not in default.shown(item)[1] for item in ITEMS if item not in about)
     assert default.task("sst2_ab").label_words == (" A", " B")
     assert config.parse({"tasks": ["trec"]}).shown("figure_12")[1] == []
     words = {name: f" {letter}" for name, letter in zip(TASKS["trec"].classes, "ABCDEF", strict=True)}

@@ -209,13 +209,22 @@ def model_job_gpus(wildcards):
 
 
 def fetched_model_options(record):
-    """Options of `icl-lens fetch-model` for the model whose record that is."""
-    model = next(
-        model
-        for model in CONFIG.models
-        if model.hub and model_files(model.name) == [record]
-    )
-    return shlex.join(["--hub", model.hub, "--revision", model.revision or "main"])
+    """Options of `icl-lens fetch-model` for the model, or the encoder, whose record that is."""
+    for model in CONFIG.models:
+        if model.hub and model_files(model.name) == [record]:
+            return shlex.join(
+                ["--hub", model.hub, "--revision", model.revision or "main"]
+            )
+    # An encoder is named by its folder alone, which is named after it and its revision.
+    hub, revision = (name.replace("--", "/") for name in Path(record).parts[-3:-1])
+    return shlex.join(["--hub", hub, "--revision", revision])
+
+
+def encoder_files(folder):
+    """An encoder's files, as a study's input: those in the folder, or what tells that it was fetched."""
+    if Path(folder).is_relative_to(Path(CONFIG.downloads) / "models"):
+        return [f"{folder}/{RECORD}"]
+    return checked(checkpoint_files, folder)
 
 
 def fetched_dataset_options(record):
@@ -287,6 +296,11 @@ def require_items():
         asked = [item for item in ITEMS if name in (item, ITEMS[item].group)]
         if not asked or set(asked) & set(shown_items()):
             continue
+        if ITEMS[asked[0]].hubs and not CONFIG.shown(asked[0])[0]:
+            raise InputError(
+                f"{asked[0]} is about {' or '.join(ITEMS[asked[0]].hubs)}, and no such model is in models; "
+                "config/kernel_regression.yaml names one"
+            )
         if not CONFIG.shown(asked[0])[0]:
             raise InputError(
                 f"{asked[0]} compares number formats, and no model is in models both in float32 and in another dtype (alike in "
