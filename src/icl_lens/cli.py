@@ -38,6 +38,7 @@ STUDIES = {
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
     # Components.
+    "components": "what every head and MLP alone answers, and answers of weighted sums of them, under several templates",
     #
     # Representation change.
 }

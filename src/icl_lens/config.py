@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens import controls_plan, flow_plan, isolated_words_plan
+from icl_lens.components_plan import Settings as Components
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
@@ -79,6 +80,11 @@ class Model(Section):
         description="hub only: a commit, tag or branch (default: main). Name a commit if others are to get the same numbers.",
     )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
+    step: int | None = Field(
+        default=None,
+        ge=0,
+        description="Of a checkpoint saved during training: after how many steps. cr_figure_3 draws accuracy over those.",
+    )
     bos: Literal["auto"] | bool = Field(
         default="auto",
         description="Whether prompts begin with the beginning-of-sequence token; auto: where the tokenizer puts one by itself.",
@@ -171,6 +177,10 @@ class Studies(Section):
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
     # Components.
+    components: Components = Field(
+        default_factory=Components,
+        description="Which templates heads and MLPs are asked under, and how their sum is re-weighted and calibrated.",
+    )
     #
     # Representation change.
 

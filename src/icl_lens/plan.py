@@ -83,6 +83,9 @@ PASSES: dict[str, float] = {
     #
     # Components.
     #
+    # Four templates with few demonstrations, three with two budgets of labels in the prompt; fewer tokens than this counts.
+    "components": 10,
+    #
     # Representation change.
 }
 
@@ -147,7 +150,7 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
-    demonstrations = protocol.shots * (full - query)
+    demonstrations = protocol.shots_of(classes) * (full - query)
     # Demonstrations that all prompts of a seed share are computed once.
     tokens = prompts * query + (prompts if protocol.fresh else len(config.seeds)) * demonstrations
     dtype = model.dtype or config.dtype
