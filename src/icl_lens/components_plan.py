@@ -69,6 +69,7 @@ class Settings(Section):
         description="Task -> its further `templates` and its `contrast`. The paper's templates were never released; the tasks of "
         "icl-lens bring some, a task that is not named here gets two that say no more than input and output.",
     )
+    queries: int = Field(default=50, ge=1, description="Test texts per seed, at most; each is asked under every template.")
     budgets: list[Annotated[int, Field(ge=2, le=LABELLED)]] = Field(
         default=[12, 24], min_length=1, description=f"Labelled texts that a method may take, {LABELLED} at most, ascending."
     )

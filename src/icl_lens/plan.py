@@ -146,7 +146,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     model = config.model(model_name)
     parameters, layers, _ = size(config, model)
     protocol = Protocol.of(set_name)
-    cap = config.studies.controls.queries if path.stem in STUDIES else config.queries
+    caps = {**dict.fromkeys(STUDIES, config.studies.controls.queries), "components": config.studies.components.queries}
+    cap = caps.get(path.stem, config.queries)
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))

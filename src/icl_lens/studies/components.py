@@ -94,7 +94,7 @@ class FewShot:
 
 
 def prepare(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
-    """The prompts as they are asked under the task's own template: with the first few of the table's demonstrations.
+    """The prompts as they are asked under the task's own template: the first of each seed, with the first few demonstrations.
 
     Raises:
         InputError: The table is no ``labelled-...`` set, or its prompts of one seed have other demonstrations.
@@ -110,7 +110,8 @@ def prepare(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
             f"the prompts hold {found} labelled texts, where {needed} are needed (the demonstrations and "
             f"{max(settings.budgets)} more); give a set named labelled-{max(settings.budgets)}"
         )
-    return {"prompts": _written(table, _wordings(table, settings)[OWN], per_class(DEMONSTRATIONS, classes))}
+    asked = table.groupby("seed", sort=False).head(settings.queries)
+    return {"prompts": _written(asked, _wordings(table, settings)[OWN], per_class(DEMONSTRATIONS, classes))}
 
 
 def gather(
