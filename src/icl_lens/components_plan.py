@@ -80,8 +80,12 @@ class Settings(Section):
     )
     epochs: int = Field(default=2000, ge=1, description="Of re-weighting, at most.")
     calibration_epochs: int = Field(default=5000, ge=1, description="Of calibration, at most.")
-    patience: int = Field(default=3, ge=1, description="Epochs in all, not in a row, whose loss may fail to be the lowest so far.")
-    check: int = Field(default=100, ge=1, description="Every so many epochs training ends if every labelled text is answered right.")
+    patience: int = Field(
+        default=3, ge=1, description="Epochs in all, not in a row, whose loss may fail to be the lowest so far."
+    )
+    check: int = Field(
+        default=100, ge=1, description="Every so many epochs training ends if every labelled text is answered right."
+    )
 
     @model_validator(mode="after")
     def _ascending(self) -> Settings:

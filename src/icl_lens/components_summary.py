@@ -14,6 +14,7 @@ describes them in prose; these thresholds are ours):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -146,10 +147,7 @@ def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) 
             found.append(BIASED)
         elif number / texts >= full and chance < 1 and binomial_above(number, texts, chance) < _LEVEL / count:
             found.append(GOOD)
-        elif (
-            number / texts < 1 / classes - _BELOW
-            and binomial_above(texts - number, texts, 1 - 1 / classes) < _LEVEL / count
-        ):
+        elif number / texts < 1 / classes - _BELOW and binomial_above(texts - number, texts, 1 - 1 / classes) < _LEVEL / count:
             found.append(BAD)
         else:
             found.append(OTHER)
@@ -311,11 +309,22 @@ def _row(
     model: str, task: str, pair: str, measure: str, found: tuple[float, np.ndarray], iou: float, pairs: int, prompts: int
 ) -> dict:
     value, drawn = found
-    known = drawn[~np.isnan(drawn)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    low, high = _centred(value, drawn)
     null = {"r": 0.0, "iou": iou, "full": np.nan}[measure]
     ends = {"value": value, "low": float(low), "high": float(high), "null": null}
     return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
+
+
+def _centred(value: float, drawn: np.ndarray) -> tuple[float, float]:
+    """A 95 % bootstrap interval of an agreement, moved by as much as the resamples' mean differs from the value.
+
+    Accuracies of resampled texts scatter more than accuracies do, so a correlation of them is lower; the shift takes that away.
+    """
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        return np.nan, np.nan
+    ends = np.quantile(known, [0.025, 0.975]) + value - known.mean()
+    return max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
 
 
 def _of_runs(answers: Answers, plan: Bootstrap) -> tuple[dict, dict]:
@@ -464,25 +473,86 @@ def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tup
             prompts += len(each.gold)
             places = each.components[heads]
             dots.append(
-                pd.DataFrame({"layer": places["layer"], "head": places["head"], "attention": attention[0], "accuracy": accuracy[0]})
-                .assign(model=model, task=each.task)
+                pd.DataFrame(
+                    {"layer": places["layer"], "head": places["head"], "attention": attention[0], "accuracy": accuracy[0]}
+                ).assign(model=model, task=each.task)
             )
             rows.append(_correlation(model, each.task, correlation[0], correlation[1:], null, int(heads.sum()), len(each.gold)))
         rows.append(
             _correlation(
-                model, OVER_TASKS, float(_mean([np.array(v) for v in values])), _mean(drawn), _mean(shuffled), int(heads.sum()), prompts
+                model,
+                OVER_TASKS,
+                float(_mean([np.array(v) for v in values])),
+                _mean(drawn),
+                _mean(shuffled),
+                int(heads.sum()),
+                prompts,
             )
         )
     return pd.concat(dots, ignore_index=True), pd.DataFrame(rows)
 
 
-def _correlation(
-    model: str, task: str, value: float, drawn: np.ndarray, null: np.ndarray, heads: int, prompts: int
-) -> dict:
+def _correlation(model: str, task: str, value: float, drawn: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
     def ends(values: np.ndarray) -> np.ndarray:
         known = values[~np.isnan(values)]
         return np.quantile(known, [0.025, 0.975]) if len(known) else np.full(2, np.nan)
 
-    (low, high), (null_low, null_high) = ends(drawn), ends(null)
+    (low, high), (null_low, null_high) = _centred(value, drawn), ends(null)
     row = {"model": model, "task": task, "value": float(value), "low": float(low), "high": float(high)}
     return {**row, "null_low": float(null_low), "null_high": float(null_high), "heads": heads, "prompts": prompts}
+
+
+def under_two(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.DataFrame:
+    """Every component, and the whole model, under two templates.
+
+    Returns:
+        model, task, kind (``head``, ``mlp``, ``full`` for the whole model), layer, head, and the accuracies ``first`` and
+        ``second``, means over seeds; prompts.
+    """
+    means = []
+    for template in (first, second):
+        runs = [answers.accuracy(template, seed) for seed in answers.seeds]
+        whole = [(answers.full[template] == answers.gold)[answers.seed == seed].mean() for seed in answers.seeds]
+        means.append([*np.mean(runs, axis=0), np.mean(whole)])
+    table = pd.concat([answers.components, pd.DataFrame([{"kind": FULL, "layer": -1, "head": -1}])], ignore_index=True)
+    table = table.assign(first=means[0], second=means[1])
+    return table.assign(model=answers.model, task=answers.task, prompts=len(answers.gold))
+
+
+def by_layer(answers: Answers, template: str = OWN) -> np.ndarray:
+    """Accuracies as a map, shape (L, H + 1): a row a layer, its heads and then its MLP; means over seeds."""
+    accuracy = np.mean([answers.accuracy(template, seed) for seed in answers.seeds], axis=0)  # (M,)
+    return accuracy.reshape(int(answers.components["layer"].max()) + 1, -1)
+
+
+def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """The whole model and the best component of each run at several steps of a training.
+
+    Args:
+        every: Of models that are one model at several steps: their names but for a number at the end are alike.
+        steps: Model -> its step.
+        plan: How to resample.
+
+    Returns:
+        Rows of :func:`best_and_worst` with a step, the training's name in ``model``; and of each task (and their mean) and of
+        ``full`` and ``best`` the measure ``sd MEASURE``: the standard deviation over the checkpoints after the first third of
+        the steps, with step -1 (NaN where there are fewer than two).
+    """
+    table = best_and_worst(every, plan)
+    table["step"] = table["model"].map(steps)
+    table["model"] = table["model"].map(_training)
+    table = table.sort_values("step", kind="stable")
+    rows = []
+    for (model, task, measure), part in table[table["measure"].isin([FULL, BEST])].groupby(
+        ["model", "task", "measure"], sort=False
+    ):
+        late = part[part["step"] > part["step"].max() / 3]
+        sd = float(np.std(late["value"])) if len(late) > 1 else np.nan
+        rows.append({"model": model, "task": task, "measure": f"sd {measure}", "value": sd, "step": -1})
+    found = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+    return found.assign(prompts=found["prompts"].fillna(0).astype(int))
+
+
+def _training(model: str) -> str:
+    """A model's name without what tells its step: ``organism`` of ``organism-step-000010``."""
+    return re.sub(r"[-_.]*(step|checkpoint)?[-_.]*[0-9]+$", "", model) or model

@@ -378,7 +378,7 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen, which may be none.
+        that :meth:`in_other_dtypes` keeps of those chosen, one about training those that say their step; which may be none.
         """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
@@ -389,6 +389,8 @@ class Config(Section):
         models = choice.models or [model.name for model in self.models]
         if ITEMS[item].compares_dtypes:
             models = self.in_other_dtypes(models)
+        if ITEMS[item].over_training:
+            models = [name for name in models if self.model(name).step is not None]
         theirs = [task for task in paper if task in self.tasks or task in variants]
         if ITEMS[item].stand_ins:
             instead = [task for task in ITEMS[item].stand_ins if task in self.tasks or task in variants]

@@ -132,12 +132,12 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         path = PurePosixPath(row["output_file"])
         # A figure's or table's files are one job; so is everything else that has a folder and name of its own.
         name = path.stem if row["rule"] in ("figure", "table") else str(path)
-        if row["rule"] == "reweighting":  # a table and the tensors beside it
+        if row["rule"] in ("reweighting", "components"):  # a table and the tensors beside it
             path = path.with_suffix(".parquet")
             name = str(path)
         seen.setdefault((row["rule"], name), path)
     counts = Counter(rule for rule, _ in seen)
-    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis", "reweighting")]
+    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis", "reweighting", "components")]
 
 
 def estimate(config: Config, path: PurePosixPath) -> Study:

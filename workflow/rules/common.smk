@@ -297,6 +297,11 @@ def require_items():
         asked = [item for item in ITEMS if name in (item, ITEMS[item].group)]
         if not asked or set(asked) & set(shown_items()):
             continue
+        if ITEMS[asked[0]].over_training and not CONFIG.shown(asked[0])[0]:
+            raise InputError(
+                f"{asked[0]} shows accuracy over training, and no model in models has a step; config/training-dynamics.yaml names "
+                "the checkpoints that `snakemake organism` saves"
+            )
         if not CONFIG.shown(asked[0])[0]:
             raise InputError(
                 f"{asked[0]} compares number formats, and no model is in models both in float32 and in another dtype (alike in "
@@ -401,6 +406,10 @@ def item_parameters(item):
         shown = {"studies": item_studies(item)}
     else:
         shown = {"tasks": [asdict(CONFIG.task(task)) for task in CONFIG.shown(item)[1]]}
+    if ITEMS[item].over_training:
+        shown["steps"] = {
+            model: CONFIG.model(model).step for model in CONFIG.shown(item)[0]
+        }
     if ITEMS[item].one_prompt and item in CONFIG.items:
         choice = CONFIG.items[item].model_dump(include={"prompt", "layers"})
         shown |= {key: value for key, value in choice.items() if value is not None}
