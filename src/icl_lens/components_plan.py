@@ -66,8 +66,8 @@ class Settings(Section):
 
     templates: dict[str, Wording] = Field(
         default_factory=dict,
-        description="Task -> its further `templates` and its `contrast`. The paper's templates were never released; the tasks of "
-        "icl-lens bring some, a task that is not named here gets two that say no more than input and output.",
+        description="Task -> its further `templates` and its `contrast`. The paper's templates were never released; the tasks "
+        "of icl-lens bring some, a task that is not named here gets two that say no more than input and output.",
     )
     queries: int = Field(default=50, ge=1, description="Test texts per seed, at most; each is asked under every template.")
     budgets: list[Annotated[int, Field(ge=2, le=LABELLED)]] = Field(

@@ -4,8 +4,8 @@
 template and a demonstration set (a seed). As there, an accuracy is the mean over runs, and its spread the population standard
 deviation over them; the intervals beside are 95 % bootstrap intervals over test texts (:mod:`icl_lens.statistics`).
 
-**Kinds**, with M heads and MLPs, C classes, n test texts and chance the larger of 1/C and the commonest class's share (the paper
-describes them in prose; these thresholds are ours):
+**Kinds**, with M heads and MLPs, C classes and chance the larger of 1/C and the commonest class's share (the paper describes
+them in prose; these thresholds are ours):
 
     biased   one label is the answer to 99 % of the texts or more
     good     right as often as the whole model or oftener, and oftener than chance (one-sided binomial p < .01 / M)
@@ -310,6 +310,8 @@ def _row(
 ) -> dict:
     value, drawn = found
     low, high = _centred(value, drawn)
+    if measure != "r":
+        low = max(low, 0.0)  # an overlap, a distance
     null = {"r": 0.0, "iou": iou, "full": np.nan}[measure]
     ends = {"value": value, "low": float(low), "high": float(high), "null": null}
     return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
@@ -443,8 +445,8 @@ def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tup
     """Whether the heads that attend to label words are those that answer right.
 
     Returns:
-        One row a model, task and head: model, task, layer, head, attention (what the last position pays to label words, the mean
-        over runs) and accuracy (likewise). And one row a model and task (then the mean of tasks): model, task, value
+        One row a model, task and head: model, task, layer, head, attention (what the last position pays to label words, the
+        mean over runs) and accuracy (likewise). And one row a model and task (then the mean of tasks): model, task, value
         (Spearman's correlation of the two), low, high (over test texts), null_low and null_high (the middle 95 % of it with
         the heads of one shuffled), heads, prompts.
     """

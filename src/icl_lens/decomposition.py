@@ -1,19 +1,19 @@
 """What each head and each MLP says: the label logits of the last position as a sum of parts.
 
-*When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024), section 2. The residual stream at the last position is what
-the embedding and every head h and MLP of every layer l have written,
+*When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024), section 2. The residual stream at the last position is
+what the embedding and every head h and MLP of every layer l have written,
 
     x_L = x_0 + sum_{l,h} W_O^{(l,h)} z_{l,h} + sum_l b_O^{(l)} + sum_l mlp_l
 
-with z_{l,h} the attention-weighted values of query head h. The final norm is held at the scale that it has on the whole x_L; then
-it is affine, and so is the unembedding U, so each part has logits of its own over the label words,
+with z_{l,h} the attention-weighted values of query head h. The final norm is held at the scale that it has on the whole x_L;
+then it is affine, and so is the unembedding U, so each part has logits of its own over the label words,
 
     g_j = U_labels (gain * centred(x_j)) / scale(x_L),    logits_labels = sum_j g_j
 
-(centred: less its mean where the norm is a LayerNorm, as it is where it is an RMSNorm). The parts are the embedding, the heads, the
-MLPs (their biases belong to them), and one constant: output biases of attention, shifts of norms and the bias of the unembedding.
-Where a family has a norm between attention or MLP and the residual stream (Gemma, OLMo 2), heads are pushed through it at its own
-frozen scale, and an MLP's part is what leaves it. Logits are compared before they are soft-capped.
+(centred: less its mean where the norm is a LayerNorm, as it is where it is an RMSNorm). The parts are the embedding, the heads,
+the MLPs (their biases belong to them), and one constant: output biases of attention, shifts of norms and the bias of the
+unembedding. Where a family has a norm between attention or MLP and the residual stream (Gemma, OLMo 2), heads are pushed
+through it at its own frozen scale, and an MLP's part is what leaves it. Logits are compared before they are soft-capped.
 
 Nothing is known of families here: a short input is run through the model, it is watched which module writes what, and a model
 whose parts do not sum to its logits is refused. Only the last position is read; a part costs one product of as many numbers as

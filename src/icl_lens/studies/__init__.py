@@ -5,8 +5,8 @@ choices of its own declares them as ``Settings``, a config section whose default
 One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
 of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
 One that reads further prompts tables, or writes its own table's prompts anew, has ``gather(model, table, others, tokenized,
-settings)``, which returns what ``compute`` takes of them by name (and ``left_out``, how many it leaves out as too long); and ``compute`` may return tensors beside its
-rows, which go into a file beside the table.
+settings)``, which returns what ``compute`` takes of them by name (and ``left_out``, how many it leaves out as too long); and
+``compute`` may return tensors beside its rows, which go into a file beside the table.
 What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 

@@ -188,8 +188,8 @@ def _fitting(model: LanguageModel, under: Mapping[str, list[TokenizedPrompt]]) -
     found = {name: [p for p in each if p.prompt_id not in long] for name, each in under.items()}
     if not found[OWN]:
         raise InputError(
-            f"model {model.name}: no prompt fits its context of {model.context} tokens under every template; leave this task out "
-            "(items.*.tasks) or use a model with a longer context"
+            f"model {model.name}: no prompt fits its context of {model.context} tokens under every template; leave this "
+            "task out (items.*.tasks) or use a model with a longer context"
         )
     return found
 
@@ -224,10 +224,11 @@ def compute(
     Returns:
         One row a template, method and prompt, in that order: prompt_id, template, method, labels (how many labels it takes in
         all, the demonstrations among them), gold, prediction (class indices); under the contrast ``icl`` only. And tensors:
-        ``kind`` (place in :data:`icl_lens.decomposition.KINDS`), ``layer`` and ``head`` of each part, shape (K,); ``prompt_id``,
-        ``seed``, ``gold``, shape (N,); for each template T ``parts_T``, shape (N, K, C), ``logits_T``, shape (N, C),
-        ``attention_T``, shape (N, L, H); of each way to re-weight METHOD ``weights_METHOD``, shape (S, T, M), of the M heads and
-        MLPs in their order, ``epochs_METHOD``, shape (S, T), and ``loss_METHOD`` alike, seeds ascending, templates in order.
+        ``kind`` (place in :data:`icl_lens.decomposition.KINDS`), ``layer`` and ``head`` of each part, shape (K,);
+        ``prompt_id``, ``seed``, ``gold``, shape (N,); for each template T ``parts_T``, shape (N, K, C), ``logits_T``, shape
+        (N, C), ``attention_T``, shape (N, L, H); of each way to re-weight METHOD ``weights_METHOD``, shape (S, T, M), of the M
+        heads and MLPs in their order, ``epochs_METHOD``, shape (S, T), and ``loss_METHOD`` alike, seeds ascending, templates
+        in order.
     """
     settings = settings or Settings()
     require_supported(model.network)
