@@ -1,4 +1,4 @@
-"""Components from the definition (Chang et al., EMNLP 2024, section 2), one prompt at a time; it shares nothing with the package.
+"""Components from the definition (Chang et al., EMNLP 2024), one prompt at a time; it shares nothing with the package.
 
 A family is written out: where its layers are, what its norms compute. A head is heard by silencing the others: the output
 projection is run on the values of that head alone.
@@ -21,7 +21,7 @@ PLACES = {
 
 
 def component_logits(model, ids, label_ids) -> tuple[np.ndarray, np.ndarray]:
-    """Logits over the label words of each part (embedding; a layer's heads, its MLP; constant) and of the model, (K, C), (C,)."""
+    """Label logits of each part (embedding; a layer's heads, its MLP; constant), shape (K, C), and of the model, (C,)."""
     family = model.config.model_type
     layers_at, attention_at, projection_at, mlp_at, norm_at = PLACES[family]
     layers = model.get_submodule(layers_at)
@@ -121,7 +121,7 @@ def reweighted(parts, gold, rate=0.05, l1=0.01, epochs=2000, patience=3, check=1
 
 
 def calibrated(logits, gold, proper=False, rate=0.05, epochs=5000, patience=3, check=100):
-    """The factor per class of Calib+, whose products of probabilities the cross-entropy takes as logits; or log-probability terms."""
+    """The factor per class of Calib+, whose products with probabilities are taken as logits; or terms on log-probabilities."""
     x, y = torch.tensor(np.asarray(logits), dtype=torch.float32), torch.tensor(gold)
     p = torch.log_softmax(x, -1) if proper else torch.softmax(x, -1)
     w = (torch.zeros if proper else torch.ones)(x.shape[1]).requires_grad_()

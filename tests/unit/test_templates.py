@@ -1,8 +1,8 @@
+import pandas as pd
 import pytest
 
 from icl_lens import prompts, templates
 from icl_lens.components_plan import Settings, Wording, per_class
-from icl_lens.corpora import builtin
 from icl_lens.errors import InputError
 from icl_lens.tasks import TASKS
 
@@ -46,14 +46,17 @@ def test_an_unknown_task_gets_neutral_templates_and_given_ones_come_first():
     assert found["contrast"] == "Q: {text}\n\nA:{label}"
     assert len(found) == 4
     given = {"own": Wording(templates=["{text} =>{label}"], contrast="Q: {text} A:{label}")}
-    assert list(templates.of_task("own", "Q: {text}\nA:{label}", given).values())[1:] == ["{text} =>{label}", "Q: {text} A:{label}"]
-    with pytest.raises(InputError, match="templates.own: one of its templates is the task's own"):
+    assert list(templates.of_task("own", "Q: {text}\nA:{label}", given).values())[1:] == [
+        "{text} =>{label}",
+        "Q: {text} A:{label}",
+    ]
+    with pytest.raises(InputError, match=r"templates\.own: one of its templates is the task's own"):
         templates.of_task("own", "Q: {text} A:{label}", given)
 
 
 @pytest.mark.parametrize("template", ["{text}", "{text} {label}", "{text}{text}:{label}", "{label}: {text}"])
 def test_what_is_no_template_is_refused(template):
-    with pytest.raises(ValueError, match="must hold {text} once and end with {label}"):
+    with pytest.raises(ValueError, match=r"must hold \{text\} once and end with \{label\}"):
         Wording(templates=[template], contrast="{text}:{label}")
     with pytest.raises(ValueError, match="stands there twice"):
         Wording(templates=["{text}:{label}"], contrast="{text}:{label}")
@@ -74,7 +77,12 @@ def test_a_labelled_set_holds_four_demonstrations_and_24_texts_of_all_classes(cl
 
 
 def test_a_labelled_set_begins_with_the_demonstrations_of_fewer_shots():
-    corpus = builtin.generate("agnews", 0)
+    texts = [
+        {"split": split, "index": n, "text": f"{split} {n}", "label": n % 4}
+        for split, size in (("train", 80), ("test", 5))
+        for n in range(size)
+    ]
+    corpus = pd.DataFrame(texts)
     more, few = (prompts.build(TASKS["agnews"], corpus, name, [42], 3) for name in ("labelled-24", "shared-1shot"))
     assert more["query_index"].tolist() == few["query_index"].tolist()
     row = more.iloc[0]
