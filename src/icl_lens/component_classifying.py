@@ -17,10 +17,10 @@ from icl_lens import component_file, component_weights, models
 from icl_lens.classifying import Answer, prompts_of
 from icl_lens.component_file import Header
 from icl_lens.components_plan import Settings
-from icl_lens.decomposition import HEAD, MLP, Decomposer
+from icl_lens.decomposition import HEAD, MLP, Decomposer, decompose
 from icl_lens.demo_cache import whose
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel, shared_batches
+from icl_lens.models import LanguageModel
 from icl_lens.positions import Bos, TokenizedPrompt
 from icl_lens.tasks import Task
 from icl_lens.text_files import Text
@@ -66,15 +66,15 @@ def reweight(
     settings = settings or Settings()
     if len(texts) <= demonstrations:
         raise InputError(
-            f"there are {len(texts)} labelled texts and the first {demonstrations} are demonstrations, so none is left to train on; "
-            "give more, or fewer --demonstrations"
+            f"there are {len(texts)} labelled texts and the first {demonstrations} are demonstrations, so none is left to "
+            "train on; give more, or fewer --demonstrations"
         )
     gold = list(labels[demonstrations:])
     absent = [word.strip() for c, word in enumerate(task.label_words) if c not in gold]
     if absent:
         raise InputError(
-            f"no text behind the {demonstrations} demonstrations is labelled {absent[0]}, so weights would be trained without that "
-            "class; put some there"
+            f"no text behind the {demonstrations} demonstrations is labelled {absent[0]}, so weights would be trained without "
+            "that class; put some there"
         )
     model = models.load(folder, name=name, device=device, dtype=dtype)
     decomposer = Decomposer(model.network)
@@ -83,12 +83,13 @@ def reweight(
     for number, prompt in enumerate(prompts, demonstrations + 1):
         _require_room(model, f"labelled text {number}", prompt)
     models.observe(model, prompts)  # it warns where the model or its tokenizer does not know such text
-    parts, logits = _read(model, decomposer, prompts, batch_tokens)
+    movable = _movable(decomposer)
+    read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    parts = read.parts[:, movable]  # (n, M, C)
     right = torch.tensor(gold)
     learnt = component_weights.reweight(parts[None], right[None], torch.ones(1, len(gold), dtype=torch.bool), settings)
     after = torch.einsum("nmc,m->nc", parts, learnt.weights[0]).argmax(-1)
-    kinds = decomposer.parts()
-    kinds = kinds[kinds["kind"].isin([HEAD, MLP])]
+    kinds = decomposer.parts().iloc[movable]
     header = component_file.save(
         out,
         learnt.weights[0].numpy(),
@@ -105,7 +106,7 @@ def reweight(
         chat=as_chat,
         trained_on=len(gold),
         epochs=int(learnt.epochs[0]),
-        right_before=int((logits.argmax(-1) == right).sum()),
+        right_before=int((read.logits.argmax(-1) == right).sum()),
         right_after=int((after == right).sum()),
     )
     what = "wrote %s: %d heads and MLPs, weighted on %d texts behind %d demonstrations in %d epochs; right before %d, after %d"
@@ -143,27 +144,15 @@ def classify(
     prompts = prompts_of(model, task, header.texts, header.labels, queries, header.bos, header.chat)
     for one, prompt in zip(texts, prompts, strict=True):
         _require_room(model, f"line {one.line}", prompt)
-    parts, _ = _read(model, decomposer, prompts, batch_tokens)
+    parts = decompose(model, decomposer, prompts, batch_tokens, with_attention=False).parts[:, _movable(decomposer)]
     probabilities = torch.einsum("nmc,m->nc", parts, weights).double().softmax(-1).numpy()  # (N, C)
     for text, row in zip(queries, probabilities, strict=True):
         yield Answer(text, names[int(np.argmax(row))], dict(zip(names, row.tolist(), strict=True)))
 
 
-@torch.inference_mode()
-def _read(
-    model: LanguageModel, decomposer: Decomposer, prompts: Sequence[TokenizedPrompt], batch_tokens: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """g of heads and MLPs, shape (N, M, C), and the whole model's label logits, shape (N, C), in float32."""
-    movable = np.flatnonzero(decomposer.parts()["kind"].isin([HEAD, MLP]))
-    classes = len(prompts[0].label_ids)
-    parts, logits = torch.empty(len(prompts), len(movable), classes), torch.empty(len(prompts), classes)
-    nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # no position meets the vocabulary matrix
-    for batch in shared_batches(model, prompts, batch_tokens):
-        with decomposer.reading(batch.last - batch.start) as read:
-            model.network(**batch.inputs(), logits_to_keep=nothing)
-        g, own = decomposer.split(read, batch.label_ids)
-        parts[batch.index], logits[batch.index] = g[:, movable].cpu().float(), own.cpu().float()
-    return parts, logits
+def _movable(decomposer: Decomposer) -> np.ndarray:
+    """Places of heads and MLPs among the parts, shape (M,)."""
+    return np.flatnonzero(decomposer.parts()["kind"].isin([HEAD, MLP]))
 
 
 def _require_room(model: LanguageModel, where: str, prompt: TokenizedPrompt) -> None:

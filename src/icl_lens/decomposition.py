@@ -22,8 +22,8 @@ it has with a direction per label word, made once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +33,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens.attention import attention_modules
+from icl_lens.attention import attention_modules, record_rows
 from icl_lens.errors import InputError
+from icl_lens.models import LanguageModel, shared_batches
+from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
 
 EMBEDDING, HEAD, MLP, CONSTANT = KINDS = ("embedding", "head", "mlp", "constant")
@@ -393,6 +395,64 @@ class Decomposer:
 
     def _refused(self, reason: str) -> InputError:
         return InputError(f"model family {self.network.config.model_type!r} cannot be decomposed: {reason}")
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """N prompts taken apart.
+
+    Attributes:
+        parts: g, shape (N, K, C), in the order of :func:`icl_lens.decomposition.parts`.
+        logits: The model's own over the label words, before any soft-capping, shape (N, C).
+        attention: What each head's last position pays to all label words together, shape (N, L, H); zeros where it was not
+            asked for.
+    """
+
+    parts: Tensor
+    logits: Tensor
+    attention: Tensor
+
+
+@torch.inference_mode()
+def decompose(
+    model: LanguageModel,
+    decomposer: Decomposer,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    with_attention: bool = True,
+) -> Decomposed:
+    """Take prompts apart in one forward pass each; beginnings that prompts share are read once.
+
+    Args:
+        model: Its network is the decomposer's.
+        decomposer: Takes it apart.
+        prompts: Of one number of classes.
+        batch_tokens: See :func:`icl_lens.models.batches`.
+        with_attention: Whether attention is read, too, which asks for a family whose attention can be read.
+
+    Raises:
+        InputError: They differ in the number of their classes.
+    """
+    count, classes = len(prompts), len(prompts[0].label_ids)
+    if any(len(p.label_ids) != classes for p in prompts):
+        raise InputError("the prompts differ in the number of their label words; give one task")
+    parts = torch.empty(count, len(decomposer.parts()), classes)
+    logits = torch.empty(count, classes)
+    attention = torch.zeros(count, decomposer.count, decomposer.heads)
+    nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # no position meets the vocabulary matrix
+    for batch in shared_batches(model, prompts, batch_tokens):
+        rows = record_rows(model.network, batch.last) if with_attention else nullcontext({})
+        with decomposer.reading(batch.last - batch.start) as read, rows as weights_of:
+            model.network(**batch.inputs(), logits_to_keep=nothing)
+        g, own = decomposer.split(read, batch.label_ids)
+        parts[batch.index], logits[batch.index] = g.cpu().float(), own.cpu().float()
+        if not with_attention:
+            continue
+        weights = torch.stack([weights_of[layer] for layer in range(decomposer.count)], dim=1)  # (B, L, H, K)
+        for row, place in enumerate(batch.index):
+            anchors = torch.from_numpy(prompts[place].anchors).to(weights.device)  # (D,)
+            attention[place] = at_least_float32(weights[row][..., anchors]).sum(-1).cpu().float()
+    return Decomposed(parts, logits, attention)
 
 
 def _probe(network: PreTrainedModel) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens.decomposition import CONSTANT, EMBEDDING, HEAD, MLP, Decomposer, parts
+from icl_lens.decomposition import CONSTANT, EMBEDDING, HEAD, MLP, Decomposer, decompose, parts
 from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
-from icl_lens.studies.components import decompose
 
 from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table, shared_table

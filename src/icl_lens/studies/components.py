@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from icl_lens import component_weights, templates
-from icl_lens.attention import record_rows, require_supported
+from icl_lens.attention import require_supported
 from icl_lens.components_plan import (
     CALIBRATED,
     CALIBRATED_LOG,
@@ -54,30 +54,14 @@ from icl_lens.components_plan import (
     Settings,
     per_class,
 )
-from icl_lens.decomposition import HEAD, KINDS, MLP, Decomposer
+from icl_lens.decomposition import HEAD, KINDS, MLP, Decomposed, Decomposer, decompose
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel, shared_batches
+from icl_lens.models import LanguageModel
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
 from icl_lens.progress import Runs
 from icl_lens.studies.reweighting import log_probabilities
 
-__all__ = ["Settings", "compute", "decompose", "gather", "prepare"]
-
-
-@dataclass(frozen=True)
-class Decomposed:
-    """N prompts taken apart.
-
-    Attributes:
-        parts: g, shape (N, K, C), in the order of :func:`icl_lens.decomposition.parts`.
-        logits: The model's own over the label words, before any soft-capping, shape (N, C).
-        attention: What each head's last position pays to all label words together, shape (N, L, H).
-    """
-
-    parts: Tensor
-    logits: Tensor
-    attention: Tensor
+__all__ = ["Settings", "compute", "gather", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -277,34 +261,6 @@ def compute(
         for what in ("parts", "logits", "attention"):
             tensors[f"{what}_{name}"] = getattr(its, what).numpy().astype(np.float32)
     return answers.table(), tensors
-
-
-@torch.inference_mode()
-def decompose(
-    model: LanguageModel, decomposer: Decomposer, prompts: Sequence[TokenizedPrompt], batch_tokens: int
-) -> Decomposed:
-    """Take prompts apart in one forward pass each; beginnings that prompts share are read once.
-
-    Raises:
-        InputError: They differ in the number of their classes.
-    """
-    count, classes = len(prompts), len(prompts[0].label_ids)
-    if any(len(p.label_ids) != classes for p in prompts):
-        raise InputError("the prompts differ in the number of their label words; give one task")
-    parts = torch.empty(count, len(decomposer.parts()), classes)
-    logits = torch.empty(count, classes)
-    attention = torch.empty(count, decomposer.count, decomposer.heads)
-    nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # no position meets the vocabulary matrix
-    for batch in shared_batches(model, prompts, batch_tokens):
-        with decomposer.reading(batch.last - batch.start) as read, record_rows(model.network, batch.last) as rows:
-            model.network(**batch.inputs(), logits_to_keep=nothing)
-        g, own = decomposer.split(read, batch.label_ids)
-        parts[batch.index], logits[batch.index] = g.cpu().float(), own.cpu().float()
-        weights = torch.stack([rows[layer] for layer in range(decomposer.count)], dim=1)  # (B, L, H, K)
-        for row, place in enumerate(batch.index):
-            anchors = torch.from_numpy(prompts[place].anchors).to(weights.device)  # (D,)
-            attention[place] = at_least_float32(weights[row][..., anchors]).sum(-1).cpu().float()
-    return Decomposed(parts, logits, attention)
 
 
 @dataclass(frozen=True)
