@@ -51,9 +51,7 @@ def main() -> None:
     size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
     print(f"{options.model}: {size}, CPU, {options.threads} threads")
     print(f"{options.count} prompts a task, 4 demonstrations (TREC 6), {len(decomposer.parts())} parts\n")
-    print(
-        "| task | tokens a prompt | prompts per second: taken apart, plain pass | taken apart / reference | largest difference |"
-    )
+    print("| task | tokens a prompt | prompts per second: apart, plain pass | apart / reference | largest difference |")
     print("|---|---|---|---|---|")
     for name, task in TASKS.items():
         table = prompts.build(task, builtin.generate(name, 0), "labelled-24", [42], options.count)

@@ -1,8 +1,8 @@
 """Re-weighted components as one file: a weight per head and MLP, and in its header all that says whose they are.
 
 A safetensors file with the tensors ``weights``, float32, shape (M,), in the order of :func:`icl_lens.decomposition.parts`
-without embedding and constant, and ``layer`` and ``head`` alike (head -1: the layer's MLP); its header (:class:`Header`) is JSON.
-It is written under a temporary name and renamed; its tensors are hashed, for safetensors itself has no checksum.
+without embedding and constant, and ``layer`` and ``head`` alike (head -1: the layer's MLP); its header (:class:`Header`) is
+JSON. It is written under a temporary name and renamed; its tensors are hashed, for safetensors itself has no checksum.
 """
 
 from __future__ import annotations
