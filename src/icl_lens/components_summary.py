@@ -35,6 +35,9 @@ _LEVEL, _BIASED, _BELOW, TOP = 0.01, 0.99, 0.1, 5
 FULL, BEST, WORST = MEASURES = ("full", "best", "worst")
 """The whole model, and the component that answers most and fewest test texts right: chosen on the test texts (an oracle)."""
 
+APART = 0.1
+"""Accuracies of the whole model that differ by more are far apart (ours)."""
+
 PAIRS = ("demonstrations", "contrast", "templates")
 """Two runs that differ in the demonstrations alone, in next to nothing of the template, in the template."""
 
@@ -272,8 +275,9 @@ def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Data
 
     Returns:
         One row a model, task (then the mean of tasks), sort of pair (:data:`PAIRS`) and measure: model, task, pair, measure
-        (``r``, Pearson's; ``iou``, of the :data:`TOP` best components; ``full``, how far apart the whole model's accuracies
-        are), value, low, high (over test texts), null (without any agreement), pairs, prompts.
+        (``r``, Pearson's; ``r_apart``, the same of the pairs in which the whole model's accuracies are more than
+        :data:`APART` apart, NaN where none is; ``iou``, of the :data:`TOP` best components; ``full``, how far apart the whole
+        model's accuracies are), value, low, high (over test texts), null (without any agreement), pairs, prompts.
     """
     plan = plan or Bootstrap()
     rows = []
@@ -290,8 +294,11 @@ def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Data
                 found = _pairs(each, pair)
                 sizes[pair] = sizes.get(pair, 0) + len(found)
                 both = [(accuracy[a], accuracy[b]) for a, b in found]
+                correlations = [_pearson(a, b) for a, b in both]
+                apart = [abs(whole[a][0] - whole[b][0]) > APART for a, b in found]
                 measured = {
-                    "r": _mean([_pearson(a, b) for a, b in both]),
+                    "r": _mean(correlations),
+                    "r_apart": _mean([np.where(far, r, np.nan) for far, r in zip(apart, correlations, strict=True)]),
                     "iou": _mean([_iou(a, b) for a, b in both]),
                     "full": _mean([np.abs(whole[a] - whole[b]) for a, b in found]),
                 }
@@ -310,9 +317,9 @@ def _row(
 ) -> dict:
     value, drawn = found
     low, high = _centred(value, drawn)
-    if measure != "r":
+    if measure in ("iou", "full"):
         low = max(low, 0.0)  # an overlap, a distance
-    null = {"r": 0.0, "iou": iou, "full": np.nan}[measure]
+    null = {"iou": iou, "full": np.nan}.get(measure, 0.0)
     ends = {"value": value, "low": float(low), "high": float(high), "null": null}
     return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
 

@@ -129,12 +129,31 @@ def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_over_all_pairs(answe
     overlap = np.mean([len(tops[a] & tops[b]) / len(tops[a] | tops[b]) for a, b in demonstrations])
     assert table.loc[("t", "demonstrations", "iou"), "value"] == pytest.approx(overlap)
     assert (table["pairs"].to_numpy() > 0).all()
+    far = [
+        (a, b)
+        for a, b in demonstrations
+        if abs(np.subtract(*[(answers.full[t] == answers.gold)[answers.seed == s].mean() for t, s in (a, b)])) > summary.APART
+    ]
+    apart = table.loc[("t", "demonstrations", "r_apart"), "value"]
+    assert np.isnan(apart) if not far else apart == pytest.approx(mean(far))
     known = table.dropna(subset=["low"])
     assert (known["low"] <= known["value"] + 1e-9).all()
     assert (known["high"] >= known["value"] - 1e-9).all()
     # Two draws of 5 from 6: every pair counted.
     every = [len(set(a) & set(b)) / len(set(a) | set(b)) for a in combinations(range(6), 5) for b in combinations(range(6), 5)]
     assert table.loc[("t", "templates", "iou"), "null"] == pytest.approx(np.mean(every))
+
+
+def test_pairs_whose_whole_accuracies_are_far_apart_have_a_correlation_of_their_own():
+    wide = Answers.of("m", "t", tensors(shift=1.5))
+    table = summary.transfer([wide], PLAN).set_index(["task", "pair", "measure"])
+    assert table.loc[("t", "contrast", "full"), "value"] > 0.3
+    assert table.loc[("t", "contrast", "r_apart"), "value"] == table.loc[("t", "contrast", "r"), "value"]
+    same = {name: wide.full["f1"] for name in wide.templates}
+    alike = Answers(**{**vars(wide), "full": same})
+    table = summary.transfer([alike], PLAN).set_index(["task", "pair", "measure"])
+    assert np.isnan(table.loc[("t", "contrast", "r_apart"), "value"])
+    assert np.isnan(table.loc[(OVER_TASKS, "contrast", "r_apart"), "value"])
 
 
 def test_equally_good_components_have_no_correlation():
