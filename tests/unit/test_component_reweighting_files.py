@@ -1,12 +1,14 @@
 """What ships with the study of components: its claims, its configs, and the script that divides a file."""
 
+import io
 import json
 import subprocess
 import sys
+from pathlib import PurePosixPath
 
 import pytest
 
-from icl_lens import claims, config
+from icl_lens import claims, config, plan
 from icl_lens.components_plan import CALIBRATED, FEW_SHOT, REWEIGHTED, STRICT
 from icl_lens.components_summary import BAD, BEST, BIASED, PAIRS
 from icl_lens.items import ITEMS
@@ -84,3 +86,18 @@ def test_a_file_is_divided_by_its_seed(tmp_path, arc):
         assert [len(part) for part in parts] == [3, 4]
         assert sorted(row["text"] for part in parts for row in part) == [row["text"] for row in rows]
         assert [row["text"] for part in parts for row in part] != [row["text"] for row in rows]
+
+
+def test_a_plan_counts_the_job_once_and_the_texts_that_it_asks():
+    lines = ["output_file\tdate\trule\tlog-file(s)\tstatus\tplan"]
+    path = "r/studies/organism/agnews/labelled-24/components"
+    lines += [f"{path}.{ending}\t-\tcomponents\t-\tmissing\tupdate pending" for ending in ("parquet", "safetensors")]
+    counts, paths = plan.jobs(io.StringIO("\n".join(lines) + "\n"))
+    assert counts == {"components": 1}
+    assert paths == [PurePosixPath(f"{path}.parquet")]
+    default = config.load(REPOSITORY / "config.yaml")
+    overlaid = config.parse({"queries": 20})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "size", lambda *_: plan.Size(1000, 6, 0))
+        assert plan.estimate(default, paths[0]).prompts == 5 * default.studies.components.queries
+        assert plan.estimate(overlaid, paths[0]).prompts == 5 * 20
