@@ -3,8 +3,9 @@
     python examples/component_reweighting/divide.py val.jsonl data/boolq    # train.jsonl and test.jsonl
     python examples/component_reweighting/divide.py ARC-Easy-Dev.jsonl data/arc_easy --arc
 
-With --arc, an item {"question": {"stem", "choices"}, "answerKey"} becomes {"text", "label"}: its options stand in its text, each
-behind its letter, and the label is the letter of the right one. Items without exactly four options are left out, and counted.
+With --arc, an item {"question": {"stem", "choices"}, "answerKey"} becomes {"text", "label"}: its options stand in its text,
+each behind its letter, and the label is the letter of the right one. Items without exactly four options are left out, and
+counted.
 """
 
 from __future__ import annotations
