@@ -128,7 +128,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
                 text=row.text,
-                spans=np.array([(0, 0)] * len(before) + list(offsets), dtype=np.int64),
+                spans=np.concatenate([np.zeros((len(before), 2), dtype=np.int64), edges]),
                 text_spans=_spans(row.text_spans),
                 label_spans=_spans(row.label_spans),
                 query_span=np.array(row.query_span, dtype=np.int64),

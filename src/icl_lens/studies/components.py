@@ -338,9 +338,12 @@ def _from_labels(
 
     for budget in settings.budgets:
         _choose(tests, runs, where, moved, logits, gold, budget, movable, demonstrations, answers)
-        for method, proper in ((CALIBRATED, False), (CALIBRATED_LOG, True)):
-            learnt = component_weights.calibrate(logits, gold, first(budget), settings, proper)
-            for run, weights in zip(runs, learnt.weights, strict=True):
+    times = len(settings.budgets)
+    for method, proper in ((CALIBRATED, False), (CALIBRATED_LOG, True)):
+        counted = torch.cat([first(budget) for budget in settings.budgets])
+        learnt = component_weights.calibrate(logits.repeat(times, 1, 1), gold.repeat(times, 1), counted, settings, proper)
+        for budget, of_budget in zip(settings.budgets, learnt.weights.view(times, len(runs), classes), strict=True):
+            for run, weights in zip(runs, of_budget, strict=True):
                 scores = component_weights.calibrated(tests[run[1]].logits[where[run]], weights, proper)  # (n, C)
                 found = scores.argmax(-1).numpy()
                 answers.add(run[1], f"{method}-{budget}", demonstrations + budget, found, where[run])
