@@ -34,22 +34,8 @@ _GRAMMAR = (
 # Columns that together tell one row of a table from every other, where a table has them.
 _KEYS = (
     *("model", "task", "set", "seed", "prompt_id", "split", "index", "step", "measure", "on", "classes", "shots"),
-    *(
-        "layer",
-        "layers",
-        "class",
-        "target",
-        "side",
-        "draw",
-        "method",
-        "template",
-        "positions",
-        "repeat",
-        "position",
-        "query",
-        "key",
-    ),
-    *("control", "keys", "directions", "class_a", "class_b", "way", "prompts"),
+    *("layer", "layers", "class", "target", "side", "draw", "method", "positions", "repeat", "position", "query", "key"),
+    *("control", "keys", "directions", "class_a", "class_b", "way", "prompts", "template"),
 )
 
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.
