@@ -275,6 +275,19 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
     # Components.
+    "components": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("template", pa.string()),
+                ("method", pa.string()),
+                ("labels", pa.int64()),
+                ("gold", pa.int64()),
+                ("prediction", pa.int64()),
+            ]
+        ),
+    ),
     #
     # Representation change.
 }

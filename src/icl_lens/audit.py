@@ -35,7 +35,7 @@ _GRAMMAR = (
 _KEYS = (
     *("model", "task", "set", "seed", "prompt_id", "split", "index", "step", "measure", "on", "classes", "shots"),
     *("layer", "layers", "class", "target", "side", "draw", "method", "positions", "repeat", "position", "query", "key"),
-    *("head", "control", "keys", "components", "class_i", "class_j", "prompts"),
+    *("head", "control", "keys", "components", "class_i", "class_j", "prompts", "template"),
 )
 
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.

@@ -80,7 +80,7 @@ def compress(
     for index in sorted(set(range(len(task.label_words))) - set(labels)):
         logger.warning("no demonstration of class %s: it is known by its name alone", task.label_words[index].strip())
     # Its query is not read: any text ends the demonstrations.
-    (prompt,) = _prompts(model, task, texts, labels, texts[:1], bos, as_chat)
+    (prompt,) = prompts_of(model, task, texts, labels, texts[:1], bos, as_chat)
     length = compression.query_start(prompt)
     if model.context is not None and length >= model.context:
         raise InputError(
@@ -135,7 +135,7 @@ def classify(
     words = tuple(header.label_words)
     task = Task(header.task, header.task, header.template, words, tuple(word.strip() for word in words))
     queries = [one.text for one in texts]
-    prompts = _prompts(model, task, header.texts, header.labels, queries, header.bos, header.chat)
+    prompts = prompts_of(model, task, header.texts, header.labels, queries, header.bos, header.chat)
     for one, prompt in zip(texts, prompts, strict=True):
         _require_room(model, header, one, prompt)
     probabilities = np.empty((len(prompts), len(words)))  # (N, C)
@@ -162,7 +162,7 @@ def _require_room(model: LanguageModel, header: Header, one: Text, prompt: Token
         )
 
 
-def _prompts(
+def prompts_of(
     model: LanguageModel,
     task: Task,
     texts: Sequence[str],

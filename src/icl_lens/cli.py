@@ -40,6 +40,7 @@ STUDIES = {
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
     # Components.
+    "components": "what every head and MLP alone answers, and answers of weighted sums of them, under several templates",
     #
     # Representation change.
 }
@@ -140,9 +141,32 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument("--name", help="the model's name in the cache; by default the folder's own, or the hub's")
     _add_reading(compress)
 
-    classify = command("classify", _classify, "classify texts behind compressed demonstrations, as JSON lines")
+    reweight = command(
+        "reweight-components",
+        _reweight_components,
+        "weigh a model's heads and MLPs on a few labelled texts, and keep the weights",
+    )
+    _add_model(reweight)
+    _add_task(reweight)
+    reweight.add_argument("--train", required=True, type=Path, help="labelled texts: .jsonl or .csv with text and label")
+    reweight.add_argument(
+        "--demonstrations", type=_positive, help="the first so many stand in the prompt; by default 4 (3 classes: 3, 6: 6)"
+    )
+    reweight.add_argument(
+        "--settings", help="how weights are trained: the keys under `studies: components` in the config, as YAML"
+    )
+    reweight.add_argument("--out", required=True, type=Path, help="the weights to write, a safetensors file")
+    reweight.add_argument("--name", help="the model's name in the file; by default the folder's own, or the hub's")
+    reweight.add_argument("--batch-tokens", type=_positive, default=4096, help="tokens per batch, padding included")
+    _add_reading(reweight)
+
+    classify = command(
+        "classify", _classify, "classify texts behind compressed demonstrations, or by re-weighted components, as JSON lines"
+    )
     _add_model(classify)
-    classify.add_argument("--cache", required=True, type=Path, help="what `icl-lens compress` wrote, with the same model")
+    made = classify.add_mutually_exclusive_group(required=True)
+    made.add_argument("--cache", type=Path, help="what `icl-lens compress` wrote, with the same model")
+    made.add_argument("--components", type=Path, help="what `icl-lens reweight-components` wrote, with the same model")
     classify.add_argument("texts", nargs="?", default="-", metavar="FILE", help="the texts; standard input by default, or -")
     classify.add_argument(
         "--format",
@@ -365,6 +389,34 @@ def _compress(options: argparse.Namespace) -> None:
     )
 
 
+def _reweight_components(options: argparse.Namespace) -> None:
+    from icl_lens import config, text_files
+    from icl_lens.components_plan import DEMONSTRATIONS, per_class
+
+    task, _ = config.parse_task(options.task, options.definition)
+    settings = config.parse_settings("components", options.settings) if options.settings is not None else None
+    texts, labels = text_files.demonstrations(options.train, task)
+    classes = len(task.label_words)
+    _quieten_transformers()
+    from icl_lens import component_classifying
+
+    component_classifying.reweight(
+        options.model,
+        task,
+        texts,
+        labels,
+        options.demonstrations or per_class(DEMONSTRATIONS, classes) * classes,
+        options.out,
+        settings,
+        name=options.name,
+        device=options.device,
+        dtype=options.dtype,
+        bos=BOS[options.bos],
+        as_chat=options.chat,
+        batch_tokens=options.batch_tokens,
+    )
+
+
 def _classify(options: argparse.Namespace) -> None:
     import json
 
@@ -372,9 +424,14 @@ def _classify(options: argparse.Namespace) -> None:
 
     texts = text_files.texts(options.texts, options.format)
     _quieten_transformers()
-    from icl_lens import classifying
+    if options.components:
+        from icl_lens import component_classifying
 
-    answers = classifying.classify(options.model, options.cache, texts, options.device, options.batch_tokens)
+        answers = component_classifying.classify(options.model, options.components, texts, options.device, options.batch_tokens)
+    else:
+        from icl_lens import classifying
+
+        answers = classifying.classify(options.model, options.cache, texts, options.device, options.batch_tokens)
     try:
         for answer in answers:
             print(json.dumps(answer._asdict(), ensure_ascii=False))

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from icl_lens import controls_plan, flow_plan, isolated_words_plan, kernel_regression_plan
+from icl_lens.components_plan import Settings as Components
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
@@ -80,6 +81,11 @@ class Model(Section):
         description="hub only: a commit, tag or branch (default: main). Name a commit if others are to get the same numbers.",
     )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
+    step: int | None = Field(
+        default=None,
+        ge=0,
+        description="Of a checkpoint saved during training: after how many steps. cr_figure_3 draws accuracy over those.",
+    )
     bos: Literal["auto"] | bool = Field(
         default="auto",
         description="Whether prompts begin with the beginning-of-sequence token; auto: where the tokenizer puts one by itself.",
@@ -176,6 +182,10 @@ class Studies(Section):
     # Kernel regression: texts alone, probes, hidden Markov models.
     #
     # Components.
+    components: Components = Field(
+        default_factory=Components,
+        description="Which templates heads and MLPs are asked under, and how their sum is re-weighted and calibrated.",
+    )
     #
     # Representation change.
 
@@ -382,7 +392,8 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those. Either may be none.
+        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those; one
+        about training, those that say their step. Each may be none.
         """
         choice = self.items.get(item, ItemChoice())
         paper = ITEMS[item].tasks or tuple(self.tasks)
@@ -394,6 +405,8 @@ class Config(Section):
         models = choice.models or [model.name for model in self.models if not hubs or model.hub in hubs]
         if ITEMS[item].compares_dtypes:
             models = self.in_other_dtypes(models)
+        if ITEMS[item].over_training:
+            models = [name for name in models if self.model(name).step is not None]
         theirs = [task for task in paper if task in self.tasks or task in variants]
         if ITEMS[item].stand_ins:
             instead = [task for task in ITEMS[item].stand_ins if task in self.tasks or task in variants]

@@ -45,6 +45,7 @@ class Item:
         one_prompt: Whether it draws a single prompt in some layers, which the config names.
         group: The target that makes it together with others of its kind.
         in_all: Whether ``all`` makes it, too.
+        over_training: Whether it shows models at several steps of their training, and so only those that say their step.
         compares_dtypes: Whether it compares number formats, and so shows only models that are there in float32 and in another.
     """
 
@@ -63,6 +64,7 @@ class Item:
     group: str = "anchors"
     in_all: bool = True
     compares_dtypes: bool = False
+    over_training: bool = False
 
     @property
     def kind(self) -> str:
@@ -387,6 +389,56 @@ ITEMS: dict[str, Item] = {
         # Kernel regression: texts alone, probes, hidden Markov models.
         #
         # Components (Chang et al., EMNLP 2024).
+        *(
+            Item(
+                name=name,
+                title=title,
+                notebook=name,
+                set="labelled-24",
+                studies=("components",),
+                tensors=("components",),
+                paper_models=models,
+                group="component_reweighting",
+                over_training=name == "cr_figure_3",
+            )
+            for name, title, models in (
+                (
+                    "cr_figure_1",
+                    "What each head and each MLP alone answers: how often it is right, and how often it says one label",
+                    "Mistral-Instruct-7B",
+                ),
+                (
+                    "cr_figure_2",
+                    "Components under two templates that differ by next to nothing",
+                    "Llama-2-7B",
+                ),
+                (
+                    "cr_figure_3",
+                    "The whole model and its best component in the course of training",
+                    "Pythia-6.9B",
+                ),
+                (
+                    "cr_table_1",
+                    "The whole model, its best and its worst component, and how many are good, bad or label-biased",
+                    "Llama-2-7B, Llama-2-13B, Mistral-Instruct-7B and Llama-3-8B",
+                ),
+                (
+                    "cr_table_2",
+                    "How alike the accuracies of components are under other demonstrations and other templates",
+                    "Llama-2-7B, Llama-2-13B, Mistral-Instruct-7B and Llama-3-8B",
+                ),
+                (
+                    "cr_table_3",
+                    "Components re-weighted on a few labels, and other uses of the same labels",
+                    "Llama-2-7B, Llama-2-13B, Mistral-Instruct-7B and Llama-3-8B",
+                ),
+                (
+                    "cr_figure_anchors",
+                    "Whether the heads that attend to label words are those that answer right",
+                    "",
+                ),
+            )
+        ),
         #
         # Representation change (Yousefi et al., 2024).
     )

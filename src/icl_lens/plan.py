@@ -87,11 +87,14 @@ PASSES: dict[str, float] = {
     #
     # Components.
     #
+    # Four templates with few demonstrations, three with two budgets of labels in the prompt; fewer tokens than this counts.
+    "components": 10,
+    #
     # Representation change.
 }
 
 # Rules that write tensors beside a study's table.
-WITH_TENSORS = ("reweighting", "kernel_regression_study")
+WITH_TENSORS = ("reweighting", "kernel_regression_study", "components")
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
@@ -153,12 +156,13 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     caps = {
         **dict.fromkeys(STUDIES, config.studies.controls.queries),
         "kernel_regression_controls": config.studies.kernel_regression.control_queries,
+        "components": config.studies.components.queries,
     }
     cap = caps.get(path.stem, config.queries)
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
-    demonstrations = protocol.shots * (full - query)
+    demonstrations = protocol.shots_of(classes) * (full - query)
     # Demonstrations that all prompts of a seed share are computed once.
     tokens = prompts * query + (prompts if protocol.fresh else len(config.seeds)) * demonstrations
     dtype = model.dtype or config.dtype

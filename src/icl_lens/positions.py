@@ -102,13 +102,14 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
         before = [] if written else beginning
         if words not in label_ids:
             label_ids[words] = _label_ids(place, row.text, ids, words, tokenizer)
+        edges = np.array(offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
         anchors = []
         for label, (start, end) in zip(row.demo_labels, row.label_spans, strict=True):
             if row.text[start:end] != words[label]:
                 raise InputError(
                     f"{place}: characters {start} to {end} are {row.text[start:end]!r}, not the label word {words[label]!r}"
                 )
-            anchor = _anchor(place, offsets, start, end, words[label])
+            anchor = _anchor(place, edges, start, end, words[label])
             if ids[anchor] != label_ids[words][label]:
                 raise InputError(
                     f"{place}: the tokenizer reads the label word {words[label]!r} as "
@@ -127,7 +128,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
                 text=row.text,
-                spans=np.array([(0, 0)] * len(before) + list(offsets), dtype=np.int64),
+                spans=np.concatenate([np.zeros((len(before), 2), dtype=np.int64), edges]),
                 text_spans=_spans(row.text_spans),
                 label_spans=_spans(row.label_spans),
                 query_span=np.array(row.query_span, dtype=np.int64),
@@ -165,15 +166,16 @@ def _beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
     return [tokenizer.bos_token_id] if bos else []
 
 
-def _anchor(place: str, offsets: list[tuple[int, int]], start: int, end: int, word: str) -> int:
-    """Position of the first token of the label word at characters [start, end)."""
+def _anchor(place: str, offsets: np.ndarray, start: int, end: int, word: str) -> int:
+    """Position of the first token of the label word at characters [start, end); offsets are [start, end) too, shape (T, 2)."""
+    first, stop = offsets.T  # (T,) each
     # Families differ in whether a token's offsets hold its leading blank, so a token belongs to the word when it ends
     # inside it: the blank is then the word's, wherever the tokenizer counts it.
-    tokens = [i for i, (_, stop) in enumerate(offsets) if start < stop <= end]
-    spill = [i for i, (first, stop) in enumerate(offsets) if first < end < stop]
-    if not tokens or spill or offsets[tokens[0]][0] < start:
+    tokens = np.flatnonzero((start < stop) & (stop <= end))
+    spill = (first < end) & (end < stop)  # (T,)
+    if not len(tokens) or spill.any() or first[tokens[0]] < start:
         raise InputError(f"{place}: the label word {word!r} at character {start} shares a token with the text around it")
-    return tokens[0]
+    return int(tokens[0])
 
 
 def _label_ids(place: str, text: str, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lens import artifacts, provenance
+from icl_lens.components_plan import DEMONSTRATIONS, per_class
 from icl_lens.errors import InputError
 from icl_lens.reweighting_plan import AUXILIARY
 from icl_lens.tasks import Task
@@ -36,11 +37,15 @@ class Protocol:
         shots: Demonstrations per class.
         auxiliary: Whether the queries are further training texts, those that the draw of the demonstrations meets next, and not
             test texts: what anchor re-weighting trains on.
+        labelled: Of a set named ``labelled-24``: a shared set of :func:`per_class` demonstrations per class, to which so many
+            labelled texts (equally many of each class, or more) come besides; ``shots`` is then 0. Components are re-weighted
+            on it.
     """
 
     kind: Literal["fresh", "shared", "pooled", "ordered"]
     shots: int
     auxiliary: bool = False
+    labelled: int = 0
 
     @classmethod
     def of(cls, set_name: str) -> Protocol:
@@ -49,6 +54,9 @@ class Protocol:
         Raises:
             InputError: The name states none.
         """
+        labelled = re.fullmatch(r"labelled-([1-9][0-9]*)", set_name)
+        if labelled:
+            return cls(kind="shared", shots=0, labelled=int(labelled[1]))
         match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot(-auxiliary)?|(pooled|ordered)-(1)shot", set_name)
         if not match or (match[1] == "fresh" and match[3]):
             raise InputError(
@@ -56,6 +64,12 @@ class Protocol:
                 "ordered-1shot"
             )
         return cls(kind=match[1] or match[4], shots=int(match[2] or match[5]), auxiliary=bool(match[3]))
+
+    def shots_of(self, classes: int) -> int:
+        """Demonstrations per class of a task with so many classes."""
+        if not self.labelled:
+            return self.shots
+        return per_class(DEMONSTRATIONS, classes) + -(-self.labelled // classes)
 
     @property
     def fresh(self) -> bool:
@@ -175,14 +189,15 @@ def build(
     for part in (train, test):
         if not part["label"].between(0, classes - 1).all():
             raise InputError(f"task {task.name}: the corpus has a label outside 0 to {classes - 1}")
-    _enough(task, train, protocol.shots, auxiliary if protocol.auxiliary else 0)
+    shots = protocol.shots_of(classes)
+    _enough(task, train, shots, auxiliary if protocol.auxiliary else 0)
     labels = train["label"].to_numpy()
 
     rows = []
     for seed in seeds:
         source = train if protocol.auxiliary else test
         if protocol.auxiliary:
-            chosen = draw_auxiliary(labels, classes, protocol.shots, auxiliary, seed)
+            chosen = draw_auxiliary(labels, classes, shots, auxiliary, seed)
         else:
             chosen = draw_queries(len(test), queries, seed)
         if protocol.pool:
@@ -190,9 +205,9 @@ def build(
             sets = sets[: 1 if protocol.kind == "ordered" else None]
             drawn = [sets[number % len(sets)] for number in range(len(chosen))]
         elif protocol.fresh:
-            drawn = draw_fresh(labels, classes, protocol.shots, len(chosen), seed)
+            drawn = draw_fresh(labels, classes, shots, len(chosen), seed)
         else:
-            drawn = [draw_shared(labels, classes, protocol.shots, seed)] * len(chosen)
+            drawn = [draw_shared(labels, classes, shots, seed)] * len(chosen)
         for position, demonstrations in zip(chosen, drawn, strict=True):
             demos = train.iloc[demonstrations]
             query = source.iloc[position]
@@ -202,7 +217,7 @@ def build(
                     "set": set_name,
                     "seed": seed,
                     "prompt_id": len(rows),
-                    "shots": protocol.shots,
+                    "shots": shots,
                     "query_index": int(source.index[position]),
                     "demo_indices": demos.index.tolist(),
                     "gold": int(query["label"]),

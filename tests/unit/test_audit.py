@@ -143,3 +143,19 @@ def test_each_damage_is_found_and_said_in_one_sentence(results, damage, said):
     sentences = "\n".join(fault.sentence for fault in faults)
     assert re.search(said, sentences), sentences
     assert all("\n" not in fault.sentence for fault in faults)
+
+
+def test_the_same_method_under_two_templates_is_two_rows(results):
+    template = {
+        "method": "icl",
+        "labels": 4,
+        "gold": 0,
+        "prediction": 1,
+        "seed": 7,
+        "prompt_id": 0,
+        **KEYS,
+        "set": "labelled-24",
+    }
+    table = [{**template, "template": name} for name in ("f1", "f2")]
+    write(results, "studies/m/sst2/labelled-24/components.parquet", "components", table, ["corpora/sst2.parquet"])
+    assert audit.audit(results) == (5, [])

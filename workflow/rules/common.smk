@@ -301,6 +301,11 @@ def require_items():
                 f"{asked[0]} is about {' or '.join(ITEMS[asked[0]].hubs)}, and no such model is in models; "
                 "config/kernel_regression.yaml names one"
             )
+        if ITEMS[asked[0]].over_training and not CONFIG.shown(asked[0])[0]:
+            raise InputError(
+                f"{asked[0]} shows accuracy over training, and no model in models has a step; config/training-dynamics.yaml names "
+                "the checkpoints that `snakemake organism` saves"
+            )
         if not CONFIG.shown(asked[0])[0]:
             raise InputError(
                 f"{asked[0]} compares number formats, and no model is in models both in float32 and in another dtype (alike in "
@@ -417,6 +422,10 @@ def item_parameters(item):
         shown = {"studies": item_studies(item)}
     else:
         shown = {"tasks": [asdict(CONFIG.task(task)) for task in CONFIG.shown(item)[1]]}
+    if ITEMS[item].over_training:
+        shown["steps"] = {
+            model: CONFIG.model(model).step for model in CONFIG.shown(item)[0]
+        }
     if ITEMS[item].one_prompt and item in CONFIG.items:
         choice = CONFIG.items[item].model_dump(include={"prompt", "layers"})
         shown |= {key: value for key, value in choice.items() if value is not None}

@@ -4,9 +4,9 @@ A study module has ``compute(model, prompts, batch_tokens, progress)``, which re
 choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
 One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
 of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
-One that reads further prompts tables has ``gather(model, table, others, tokenized, settings)``, which returns what ``compute``
-takes of them by name (and ``left_out``, how many it leaves out as too long); and ``compute`` may return tensors beside its
-rows, which go into a file beside the table.
+One that reads further prompts tables, or writes its own table's prompts anew, has ``gather(model, table, others, tokenized,
+settings)``, which returns what ``compute`` takes of them by name (and ``left_out``, how many it leaves out as too long); and
+``compute`` may return tensors beside its rows, which go into a file beside the table.
 What all studies share (reading prompts, loading the model, keys, provenance) is :func:`run`.
 """
 
@@ -84,7 +84,7 @@ def run(
     observed["left_out"] = len(tokenized["prompts"]) - count
     others = dict(others or {})
     given: dict[str, Any] = {**fitting, **({} if own is None else {"settings": own})}
-    if others:
+    if hasattr(code, "gather"):
         fit = table[table["prompt_id"].isin([p.prompt_id for p in fitting["prompts"]])]
         given |= code.gather(
             loaded, fit, {key: artifacts.read(path, "prompts")[0] for key, path in others.items()}, as_read, own

@@ -1,0 +1,85 @@
+"""What taking prompts apart costs: the study's way against its plain reference, and against a plain forward pass.
+
+    .venv/bin/python benchmarks/components.py [MODEL_FOLDER] [--count N] [--threads N]
+
+Everything is timed in one run, after a warm-up. The opponent is tests/reference/components.py, the implementation that it must
+agree with: one prompt at a time, a head heard by silencing the others. Beside it stands what the same prompts cost without
+being taken apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+
+import numpy as np
+import torch
+
+from icl_lens import models, prompts
+from icl_lens.components_plan import Settings
+from icl_lens.config import EMBEDDED_MODEL
+from icl_lens.corpora import builtin
+from icl_lens.decomposition import Decomposer, decompose
+from icl_lens.positions import tokenize
+from icl_lens.studies import components
+from icl_lens.studies.reweighting import log_probabilities
+from icl_lens.tasks import TASKS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.reference.components import component_logits
+
+BATCH_TOKENS = 4096
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", type=Path, default=Path(EMBEDDED_MODEL))
+    parser.add_argument("--count", type=int, default=100, help="prompts per task")
+    parser.add_argument("--referred", type=int, default=10, help="of them, those that the reference computes")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = models.load(options.model, device="cpu")
+    decomposer = Decomposer(model.network)
+    size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
+    print(f"{options.model}: {size}, CPU, {options.threads} threads")
+    print(f"{options.count} prompts a task, 4 demonstrations (TREC 6), {len(decomposer.parts())} parts\n")
+    print("| task | tokens a prompt | prompts per second: apart, plain pass | apart / reference | largest difference |")
+    print("|---|---|---|---|---|")
+    for name, task in TASKS.items():
+        table = prompts.build(task, builtin.generate(name, 0), "labelled-24", [42], options.count)
+        table = components.prepare(table, Settings(queries=options.count))["prompts"]
+        tokenized = models.fitting(model, tokenize(table, model.tokenizer))
+        few = tokenized[: options.referred]
+        decompose(model, decomposer, few, BATCH_TOKENS)
+        apart, found = _time(lambda tokenized=tokenized: decompose(model, decomposer, tokenized, BATCH_TOKENS))
+        whole, _ = _time(lambda tokenized=tokenized: log_probabilities(model, tokenized, BATCH_TOKENS))
+        slow, theirs = _time(
+            lambda few=few: np.stack([component_logits(model.network, p.ids.tolist(), p.label_ids.tolist())[0] for p in few])
+        )
+        pace = slow / len(few) / (apart / len(tokenized))
+        difference = np.abs(found.parts[: len(few)].numpy() - theirs).max() / np.abs(theirs).max()
+        length = np.mean([len(p.ids) for p in tokenized])
+        speeds = f"{len(tokenized) / apart:.0f}, {len(tokenized) / whole:.0f}"
+        print(f"| {task.title} | {length:.0f} | {speeds} | {pace:.1f}x | {difference:.0e} |")
+
+
+def _time(run: Callable) -> tuple[float, object]:
+    """The median seconds of three runs, and what the first returned."""
+    seconds, results = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        results.append(run())
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), results[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Make a task's two files of one: a data set released in one split (BoolQ, WiC, ARC-Easy in some copies) is divided by a seed.
+
+    python examples/component_reweighting/divide.py val.jsonl data/boolq    # train.jsonl and test.jsonl
+    python examples/component_reweighting/divide.py ARC-Easy-Dev.jsonl data/arc_easy --arc
+
+With --arc, an item {"question": {"stem", "choices"}, "answerKey"} becomes {"text", "label"}: its options stand in its text,
+each behind its letter, and the label is the letter of the right one. Items without exactly four options are left out, and
+counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+LETTERS = "ABCD"
+
+
+def flat(item: dict) -> dict | None:
+    """A multiple-choice item as text and label; None without exactly four options."""
+    choices = item["question"]["choices"]
+    if len(choices) != len(LETTERS):
+        return None
+    options = " ".join(f"{letter}: {choice['text']}" for letter, choice in zip(LETTERS, choices, strict=True))
+    right = [choice["label"] for choice in choices].index(item["answerKey"])  # some items count their options 1 to 4
+    return {"text": f"{item['question']['stem']} {options}", "label": LETTERS[right]}
+
+
+def divide(source: Path, folder: Path, seed: int, arc: bool) -> tuple[int, int, int]:
+    """Write train.jsonl and test.jsonl, half of the rows each; how many they have, and how many were left out."""
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").split("\n") if line.strip()]
+    kept = [row for row in map(flat, rows) if row is not None] if arc else rows
+    random.Random(seed).shuffle(kept)
+    half = len(kept) // 2
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", kept[:half]), ("test", kept[half:])):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return half, len(kept) - half, len(rows) - len(kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="a .jsonl file")
+    parser.add_argument("folder", type=Path, help="where train.jsonl and test.jsonl go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--arc", action="store_true", help="the file holds multiple-choice items of ARC")
+    options = parser.parse_args()
+    train, test, left_out = divide(options.source, options.folder, options.seed, options.arc)
+    print(f"{options.folder}: {train} rows for training, {test} for testing, {left_out} left out")
+
+
+if __name__ == "__main__":
+    main()

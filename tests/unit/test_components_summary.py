@@ -1,0 +1,249 @@
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lens import components_summary as summary
+from icl_lens.components_summary import BAD, BIASED, GOOD, OTHER, Answers
+from icl_lens.statistics import OVER_TASKS, Bootstrap
+
+PLAN = Bootstrap(resamples=200)
+
+
+def tensors(seed=0, texts=40, layers=2, heads=2, classes=2, skill=(0, 0, 1, 0, 3, 0), shift=0.0):
+    """What a study of two seeds writes: the skill of each head and MLP is the chance that it knows the answer, of 3."""
+    generator = np.random.default_rng(seed)
+    gold = np.tile(np.arange(classes), 2 * texts // classes)
+    count = layers * (heads + 1)
+    found = {
+        "layer": np.array([-1, *np.repeat(np.arange(layers), heads + 1), -1]),
+        "head": np.array([-1, *([*range(heads), -1] * layers), -1]),
+        "gold": gold,
+        "seed": np.repeat([42, 43], texts),
+        "prompt_id": np.arange(2 * texts),
+    }
+    for number, name in enumerate(("f1", "f2", "contrast")):
+        g = generator.normal(size=(2 * texts, count + 2, classes))
+        for part, knows in enumerate(skill, 1):
+            right = generator.random(2 * texts) < knows / 3
+            g[right, part, gold[right]] += 100
+        g[:, 2] = [1.0, 0.0] if classes == 2 else 0.0  # the second head says one label
+        found[f"parts_{name}"] = g.astype(np.float32)
+        logits = generator.normal(size=(2 * texts, classes))
+        logits[np.arange(2 * texts), gold] += 0.5 - shift * number
+        found[f"logits_{name}"] = logits.astype(np.float32)
+        attention = np.zeros((2 * texts, layers, heads))
+        attention[:, 1, 0] = 0.9  # the head of skill 1 in layer 1 (its MLP is a part besides)
+        found[f"attention_{name}"] = attention.astype(np.float32)
+    return found
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return Answers.of("m", "t", tensors())
+
+
+def test_the_chance_of_so_many_right_answers_is_counted():
+    exact = sum(comb(20, k) * 0.3**k * 0.7 ** (20 - k) for k in range(11, 21))
+    assert summary.binomial_above(11, 20, 0.3) == pytest.approx(exact)
+    assert summary.binomial_above(0, 20, 0.3) == 1
+    assert summary.binomial_above(20, 20, 0.3) == pytest.approx(0.3**20)
+
+
+def test_kinds_follow_thresholds_and_the_correction_for_many_components():
+    gold = np.arange(100) % 2
+    right = gold.copy()
+    wrong = 1 - gold
+    always = np.zeros(100, dtype=int)
+
+    def correct(count):
+        return np.where(np.arange(100) < count, gold, 1 - gold)
+
+    columns = [right, wrong, always, correct(64), correct(36), correct(45)]
+    assert summary.kinds(np.stack(columns, 1), gold, 0.6, 2).tolist() == [GOOD, BAD, BIASED, OTHER, OTHER, OTHER]
+    # 64 of 100 is .0033 by chance: enough for one component, not for six; and not where the whole model is better.
+    assert summary.kinds(correct(64)[:, None], gold, 0.6, 2).tolist() == [GOOD]
+    assert summary.kinds(correct(64)[:, None], gold, 0.7, 2).tolist() == [OTHER]
+    assert summary.kinds(correct(36)[:, None], gold, 0.6, 2).tolist() == [BAD]
+    almost = always.copy()
+    almost[:1] = 1
+    assert summary.kinds(almost[:, None], gold, 1, 2).tolist() == [BIASED]
+    almost[:2] = 1
+    assert summary.kinds(almost[:, None], gold, 1, 2).tolist() == [OTHER]
+
+
+def test_always_the_commonest_class_is_no_skill():
+    gold = np.array([0] * 85 + [1] * 15)
+    mostly = np.zeros(100, dtype=int)
+    mostly[:5] = 1
+    assert summary.kinds(mostly[:, None], gold, 0.5, 4).tolist() == [OTHER]
+
+
+def test_components_are_heads_and_mlps_in_their_order(answers):
+    assert answers.components["kind"].tolist() == ["head", "head", "mlp"] * 2
+    assert answers.templates == ("f1", "f2", "contrast")
+    assert answers.asked == ("f1", "f2")
+    accuracy = answers.accuracy("f1", 42)
+    assert accuracy[4] == 1
+    assert summary.by_layer(answers).shape == (2, 3)
+    assert summary.by_layer(answers)[1, 1] == 1
+    assert np.isnan(answers.attention["f1"][:, 2]).all()
+    assert answers.attention["f1"][0, 3] == pytest.approx(0.9)
+
+
+def test_the_best_and_the_worst_are_those_of_each_run_and_their_gain_is_paired(answers):
+    table = summary.best_and_worst([answers], PLAN).set_index(["task", "measure"])
+    accuracies = [answers.accuracy(t, s) for t in ("f1", "f2") for s in (42, 43)]
+    assert table.loc[("t", "best"), "value"] == pytest.approx(np.mean([a.max() for a in accuracies]))
+    assert table.loc[("t", "worst"), "value"] == pytest.approx(np.mean([a.min() for a in accuracies]))
+    assert table.loc[("t", "worst"), "sd"] == pytest.approx(np.std([a.min() for a in accuracies]))
+    whole = np.mean([(answers.full[t] == answers.gold).mean() for t in ("f1", "f2")])
+    assert table.loc[("t", "full"), "value"] == pytest.approx(whole)
+    gain = table.loc[("t", "best - full")]
+    assert gain["value"] == pytest.approx(1 - whole)
+    assert gain["low"] < gain["value"] < gain["high"]
+    assert table.loc[("t", "best"), "heads"] == 1
+    assert table.loc[("t", BIASED), "value"] == 1
+    assert table.loc[(OVER_TASKS, "full"), "value"] == table.loc[("t", "full"), "value"]
+
+
+def test_the_best_of_guessers_is_expected_as_simulated():
+    drawn = np.random.default_rng(0).binomial(40, 0.5, size=(20000, 6)).max(1).mean() / 40
+    assert summary.best_by_chance(40, 0.5, 6) == pytest.approx(drawn, abs=0.005)
+
+
+def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_over_all_pairs(answers):
+    table = summary.transfer([answers], PLAN).set_index(["task", "pair", "measure"])
+    runs = {(t, s): answers.accuracy(t, s) for t in answers.templates for s in (42, 43)}
+
+    def mean(pairs):
+        return np.mean([np.corrcoef(runs[a], runs[b])[0, 1] for a, b in pairs])
+
+    demonstrations = [((t, 42), (t, 43)) for t in ("f1", "f2")]
+    assert table.loc[("t", "demonstrations", "r"), "value"] == pytest.approx(mean(demonstrations))
+    assert table.loc[("t", "contrast", "r"), "value"] == pytest.approx(mean([(("f1", s), ("contrast", s)) for s in (42, 43)]))
+    assert table.loc[("t", "templates", "r"), "value"] == pytest.approx(mean([(("f1", s), ("f2", s)) for s in (42, 43)]))
+    tops = {run: set(np.argsort(-a, kind="stable")[:5].tolist()) for run, a in runs.items()}
+    overlap = np.mean([len(tops[a] & tops[b]) / len(tops[a] | tops[b]) for a, b in demonstrations])
+    assert table.loc[("t", "demonstrations", "iou"), "value"] == pytest.approx(overlap)
+    assert (table["pairs"].to_numpy() > 0).all()
+    far = [
+        (a, b)
+        for a, b in demonstrations
+        if abs(np.subtract(*[(answers.full[t] == answers.gold)[answers.seed == s].mean() for t, s in (a, b)])) > summary.APART
+    ]
+    apart = table.loc[("t", "demonstrations", "r_apart"), "value"]
+    assert np.isnan(apart) if not far else apart == pytest.approx(mean(far))
+    known = table.dropna(subset=["low"])
+    assert (known["low"] <= known["value"] + 1e-9).all()
+    assert (known["high"] >= known["value"] - 1e-9).all()
+    # Two draws of 5 from 6: every pair counted.
+    every = [len(set(a) & set(b)) / len(set(a) | set(b)) for a in combinations(range(6), 5) for b in combinations(range(6), 5)]
+    assert table.loc[("t", "templates", "iou"), "null"] == pytest.approx(np.mean(every))
+
+
+def test_pairs_whose_whole_accuracies_are_far_apart_have_a_correlation_of_their_own():
+    wide = Answers.of("m", "t", tensors(shift=1.5))
+    table = summary.transfer([wide], PLAN).set_index(["task", "pair", "measure"])
+    assert table.loc[("t", "contrast", "full"), "value"] > 0.3
+    assert table.loc[("t", "contrast", "r_apart"), "value"] == table.loc[("t", "contrast", "r"), "value"]
+    same = {name: wide.full["f1"] for name in wide.templates}
+    alike = Answers(**{**vars(wide), "full": same})
+    table = summary.transfer([alike], PLAN).set_index(["task", "pair", "measure"])
+    assert np.isnan(table.loc[("t", "contrast", "r_apart"), "value"])
+    assert np.isnan(table.loc[(OVER_TASKS, "contrast", "r_apart"), "value"])
+
+
+def test_equally_good_components_have_no_correlation():
+    constant = np.ones((2, 6))
+    assert np.isnan(summary._pearson(constant, constant)).all()
+
+
+def method_rows():
+    generator = np.random.default_rng(0)
+    rows = []
+    names = {"icl": 4, "few_shot-12": 12, "calib+-12": 16, "comprw-12": 16, "comprw_strict-12": 12}
+    for task in ("a", "b"):
+        for seed in (42, 43):
+            for template in ("f1", "f2"):
+                for prompt in range(20):
+                    for place, (name, labels) in enumerate(names.items()):
+                        right = generator.random() < 0.4 + 0.1 * place
+                        common = {"model": "m", "task": task, "seed": seed, "prompt_id": 100 * seed + prompt}
+                        rows.append(
+                            {
+                                **common,
+                                "template": template,
+                                "method": name,
+                                "labels": labels,
+                                "gold": 1,
+                                "prediction": int(right),
+                            }
+                        )
+    rows.append({**rows[0], "template": "contrast", "prediction": 0})
+    return pd.DataFrame(rows)
+
+
+def test_methods_are_means_over_runs_with_paired_differences_and_the_spread_over_runs():
+    rows = method_rows()
+    beside = {
+        ("m", task): {"epochs_comprw-12": np.array([[1, 3], [100, 0]]), "weights_comprw-12": np.array([[[0, 1.0]] * 2] * 2)}
+        for task in ("a", "b")
+    }
+    table = summary.methods(rows, beside).set_index(["task", "method"])
+    right = (rows["gold"] == rows["prediction"])[rows["template"] != "contrast"]
+    kept = rows[rows["template"] != "contrast"].assign(right=right)
+    means = kept.groupby(["task", "method", "template", "seed"])["right"].mean()
+    assert table.loc[("a", "comprw-12"), "value"] == pytest.approx(means["a"]["comprw-12"].mean())
+    assert table.loc[("a", "comprw-12"), "sd"] == pytest.approx(np.std(means["a"]["comprw-12"]))
+    over = np.mean([np.std(means[task]["comprw-12"]) for task in ("a", "b")])
+    assert table.loc[(OVER_TASKS, "comprw-12"), "sd"] == pytest.approx(over)
+    assert table.loc[("a", "comprw-12"), "epochs"] == 26
+    assert table.loc[("a", "comprw-12"), "zeros"] == 0.5
+    assert np.isnan(table.loc[("a", "icl"), "epochs"])
+    gain = table.loc[(OVER_TASKS, "comprw_strict-12 - few_shot-12")]
+    values = table.loc[OVER_TASKS]["value"]
+    assert gain["value"] == pytest.approx(values["comprw_strict-12"] - values["few_shot-12"])
+    assert gain["low"] < gain["value"] < gain["high"]
+    assert table.loc[("a", "few_shot-12"), "labels"] == "12"
+
+
+def test_heads_that_attend_to_label_words_and_are_right_correlate(answers):
+    dots, table = summary.anchor_heads([answers], PLAN)
+    assert dots[["layer", "head"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert dots["attention"].tolist() == pytest.approx([0, 0, 0.9, 0])
+    knowing = Answers.of("m", "t", tensors(skill=(0, 0, 0, 3, 0, 0)))
+    _, found = summary.anchor_heads([knowing], PLAN)
+    assert found.loc[0, "value"] > 0.7
+    assert found.loc[0, "null_low"] < 0 < found.loc[0, "null_high"]
+    assert table["task"].tolist() == ["t", OVER_TASKS]
+
+
+def test_under_two_templates_every_component_and_the_whole_model_have_both_accuracies(answers):
+    table = summary.under_two(answers)
+    assert table["kind"].tolist() == [*answers.components["kind"], "full"]
+    assert table["second"].iloc[4] == 1
+    assert table["first"].iloc[-1] == pytest.approx((answers.full["f1"] == answers.gold).mean())
+
+
+def test_a_training_is_its_models_in_the_order_of_their_steps():
+    names = {"run-step-000200": 200, "run-step-000000": 0, "run-step-000400": 400}
+    every = [Answers.of(name, "t", tensors(seed=step)) for name, step in names.items()]
+    table = summary.over_training(every, names, PLAN)
+    assert table["model"].unique().tolist() == ["run"]
+    line = table[(table["task"] == "t") & (table["measure"] == "full") & (table["step"] >= 0)]
+    assert line["step"].tolist() == [0, 200, 400]
+    late = table[(table["task"] == "t") & (table["measure"] == "sd full")]["value"].iloc[0]
+    assert late == pytest.approx(np.std(line["value"].iloc[1:]))
+
+
+def test_dots_say_share_accuracy_and_kind(answers):
+    dots = summary.scatter(answers, "f1")
+    assert len(dots) == 12
+    biased = dots[(dots["layer"] == 0) & (dots["head"] == 1)]
+    assert biased["share"].tolist() == [0, 0]
+    assert biased["type"].tolist() == [BIASED, BIASED]
+    assert (dots["low"] <= dots["accuracy"]).all()
+    assert (dots["accuracy"] <= dots["high"]).all()

@@ -1,0 +1,167 @@
+"""``icl-lens reweight-components`` and ``icl-lens classify --components``."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from icl_lens import component_file, models
+from icl_lens.cli import main
+from icl_lens.positions import tokenize
+from icl_lens.prompts import write_prompt
+from icl_lens.tasks import TASKS
+
+from ..conftest import TEXTS, byte_level
+from ..families import tiny
+from ..reference import components as plain
+
+LABELLED = [(f"{TEXTS[n % len(TEXTS)]} {n}", n % 2) for n in range(12)]
+QUERIES = ["How many moons has Mars ?", "dull and clever", "a fine striker scored twice in Rome"]
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+def reweight(folder, train, out, *more):
+    return main(
+        [str(a) for a in ("reweight-components", "--model", folder, "--task", "sst2", "--train", train, "--out", out, *more)]
+    )
+
+
+def classify(capsys, folder, weights, texts, *more):
+    capsys.readouterr()
+    rc = main([str(a) for a in ("classify", "--model", folder, "--components", weights, texts, *more)])
+    said = capsys.readouterr()
+    return rc, [json.loads(line) for line in said.out.splitlines()], said.err
+
+
+@pytest.fixture
+def weights(checkpoint, tmp_path):
+    out = tmp_path / "w.safetensors"
+    assert reweight(checkpoint, written(tmp_path / "train.jsonl", LABELLED), out) == 0
+    return out
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(QUERIES) + "\n")
+    return path
+
+
+def parts_of(model, query):
+    demos, labels = [text for text, _ in LABELLED[:4]], [label for _, label in LABELLED[:4]]
+    import pandas as pd
+
+    shared = {"prompt_id": 0, "gold": 0, "seed": 0, "label_words": list(TASKS["sst2"].label_words), "demo_labels": labels}
+    prompt = tokenize(pd.DataFrame([{**shared, **write_prompt(TASKS["sst2"], demos, labels, query)}]), model.tokenizer)[0]
+    return plain.component_logits(model.network, prompt.ids.tolist(), prompt.label_ids.tolist())[0][1:-1]
+
+
+def test_weights_and_answers_are_those_of_the_plain_reference(checkpoint, weights, texts, capsys):
+    model = models.load(checkpoint)
+    g = np.stack([parts_of(model, text) for text, _ in LABELLED[4:]])
+    expected, epochs = plain.reweighted(g, [label for _, label in LABELLED[4:]])
+    assert load_file(weights)["weights"] == pytest.approx(expected, abs=1e-3)
+    header = component_file.read_header(weights)
+    assert (header.epochs, header.trained_on, header.labels) == (epochs, 8, [0, 1, 0, 1])
+    for budget in (1, 4096):
+        rc, rows, _ = classify(capsys, checkpoint, weights, texts, "--batch-tokens", budget)
+        assert rc == 0
+        assert [row["text"] for row in rows] == QUERIES
+        for row in rows:
+            z = (parts_of(model, row["text"]) * expected[:, None]).sum(0)
+            p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+            assert list(row["probabilities"].values()) == pytest.approx(p.tolist(), abs=1e-3)
+            assert row["label"] == ["Negative", "Positive"][int(z.argmax())]
+
+
+def test_settings_and_the_number_of_demonstrations_are_the_users(checkpoint, tmp_path, caplog):
+    train = written(tmp_path / "train.jsonl", LABELLED)
+    with caplog.at_level("INFO"):
+        assert reweight(checkpoint, train, tmp_path / "w", "--demonstrations", 2, "--settings", "{epochs: 3, check: 1000}") == 0
+    header = component_file.read_header(tmp_path / "w")
+    assert (len(header.texts), header.trained_on) == (2, 10)
+    assert header.epochs <= 3
+    assert "weighted on 10 texts behind 2 demonstrations" in caplog.text
+    assert str(checkpoint.parent) not in header.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (LABELLED[:4], "there are 4 labelled texts and the first 4 are demonstrations, so none is left to train on"),
+        ([*LABELLED[:4], ("a", 1), ("b", 1)], "no text behind the 4 demonstrations is labelled Negative"),
+        ([("a", 7)], "line 1: unknown label 7; task sst2 has Negative, Positive"),
+        ([*LABELLED, ("so long " * 4000, 0)], "labelled text 13: with the demonstrations before it, it is"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_sentence_and_no_file(checkpoint, tmp_path, capsys, rows, sentence):
+    assert reweight(checkpoint, written(tmp_path / "train.jsonl", rows), tmp_path / "w") == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+def test_another_model_or_tokenizer_is_refused_and_another_folder_is_not(
+    checkpoint, weights, texts, tokenizer, tmp_path, capsys
+):
+    moved, model, spoken = tmp_path / "moved", tmp_path / "model", tmp_path / "spoken"
+    shutil.copytree(checkpoint, moved)
+    assert classify(capsys, moved, weights, texts)[0] == 0
+    tiny("gpt2", len(tokenizer), seed=1, context=4096).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    rc, rows, said = classify(capsys, model, weights, texts)
+    assert (rc, rows) == (1, [])
+    assert "was made with another model, tiny (gpt2, 3 layers), whose files are not those of model" in said
+    shutil.copytree(checkpoint, spoken)
+    byte_level(vocabulary=300).save_pretrained(spoken)
+    assert "was made with another tokenizer than that of spoken" in classify(capsys, spoken, weights, texts)[2]
+
+
+def test_what_holds_no_weights_or_damaged_ones_is_said(checkpoint, weights, texts, tmp_path, capsys):
+    whole = weights.read_bytes()
+    header = component_file.read_header(weights)
+    tensors = load_file(weights)
+
+    def with_header(**changes):
+        said = json.loads(header.model_dump_json()) | changes
+        save_file(tensors, tmp_path / "made", metadata={component_file.KEY: json.dumps(said)})
+        return (tmp_path / "made").read_bytes()
+
+    save_file(tensors, tmp_path / "foreign")
+    for content, sentence in (
+        (b"hello", "it is no safetensors file"),
+        ((tmp_path / "foreign").read_bytes(), "it is a safetensors file of something else"),
+        (whole[:-4], "is damaged, or was cut short"),
+        (whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:], "is damaged, or was cut short"),
+        (with_header(format=99), "follows version 99 of its format, this icl-lens reads version 1"),
+        (with_header(labels=[0]), "its header contradicts itself"),
+        (with_header(epochs="x"), "its header cannot be read"),
+    ):
+        (tmp_path / "bad").write_bytes(content)
+        rc, rows, said = classify(capsys, checkpoint, tmp_path / "bad", texts)
+        assert (rc, rows) == (1, [])
+        assert sentence in said
+        assert len(said.splitlines()) == 1
+    assert (
+        "none does not exist; `icl-lens reweight-components` makes" in classify(capsys, checkpoint, tmp_path / "none", texts)[2]
+    )
+
+
+def test_a_text_too_long_is_said_before_any_answer(checkpoint, weights, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("dull\n" + "fine " * 5000 + "\n")
+    rc, rows, said = classify(capsys, checkpoint, weights, tmp_path / "long.txt")
+    assert (rc, rows) == (1, [])
+    assert "line 2: with the demonstrations before it, it is" in said
+
+
+def test_a_cache_and_components_are_not_both_given(checkpoint, weights, texts, capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", "--model", str(checkpoint), "--components", str(weights), "--cache", "x", str(texts)])
+    assert "not allowed with argument" in capsys.readouterr().err
