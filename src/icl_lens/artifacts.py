@@ -252,6 +252,24 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "hidden_markov": (
+        1,
+        pa.schema(
+            [
+                ("seed", pa.int64()),
+                ("trial", pa.int64()),
+                ("task", pa.int64()),
+                ("n", pa.int64()),
+                ("limit", pa.bool_()),
+                ("distance", pa.float64()),
+                ("agrees", pa.bool_()),
+                ("correct", pa.bool_()),
+                ("posterior_correct", pa.bool_()),
+                ("weightless", pa.bool_()),
+                ("confidence", pa.float64()),
+            ]
+        ),
+    ),
     #
     # Components.
     #

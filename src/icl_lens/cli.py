@@ -122,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         if settings_key(study) in Studies.model_fields:
             added.add_argument("--settings", help=f"the keys under `studies: {settings_key(study)}` in the config, as YAML")
 
+    hidden_markov = command("hidden-markov", _hidden_markov, "compare kernel regression with the posterior of random models")
+    hidden_markov.add_argument(
+        "--settings", default="{}", help="the keys under `studies: hidden_markov` in the config, as YAML"
+    )
+    hidden_markov.add_argument("--out", required=True, type=Path, help="the hidden_markov table")
+
     compress = command("compress", _compress, "read demonstrations once, and keep a few of their keys and values in a file")
     _add_model(compress)
     _add_task(compress)
@@ -336,6 +342,15 @@ def _study(options: argparse.Namespace) -> None:
         settings=settings,
         others={key: getattr(options, key) for key in FURTHER_PROMPTS.get(options.study, {})},
     )
+
+
+def _hidden_markov(options: argparse.Namespace) -> None:
+    from icl_lens import config
+
+    settings = config.parse_settings("hidden_markov", options.settings)
+    from icl_lens import hidden_markov
+
+    hidden_markov.write(settings, options.out)
 
 
 def _compress(options: argparse.Namespace) -> None:

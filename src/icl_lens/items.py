@@ -264,6 +264,14 @@ ITEMS: dict[str, Item] = {
         # Kernel regression (Han et al., TMLR 2025): attention of the last position.
         #
         # Kernel regression: texts alone, probes, hidden Markov models.
+        Item(
+            name="kr_table_3",
+            title="Kernel regression and the exact Bayesian posterior on random hidden Markov models, by the number of "
+            "demonstrations",
+            notebook="kr_table_3",
+            reads=("synthetic/hidden_markov.parquet",),
+            group="kernel_regression",
+        ),
         #
         # Components (Chang et al., EMNLP 2024).
         #

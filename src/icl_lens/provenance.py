@@ -29,7 +29,7 @@ LIBRARIES = (
 )
 
 # The top folders of a results tree; they tell where `results/` ends and an artifact's own name begins.
-STAGES = ("corpora", "prompts", "training", "studies", "figures", "tables", "notebooks")
+STAGES = ("corpora", "prompts", "training", "studies", "synthetic", "figures", "tables", "notebooks")
 
 
 def file_hash(path: Path | str) -> str:
