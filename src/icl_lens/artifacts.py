@@ -252,6 +252,17 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "prediction_similarity": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("similarity", pa.list_(pa.float64())),
+                ("query_token", pa.int64()),
+                ("demo_tokens", pa.list_(pa.int64())),
+            ]
+        ),
+    ),
     "hidden_markov": (
         1,
         pa.schema(

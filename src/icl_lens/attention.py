@@ -1,6 +1,6 @@
 """The one place that touches attention: block edges, scale weights, record them, differentiate through them.
 
-Five context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
+Seven context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
 what it was.
 
     with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
@@ -9,11 +9,13 @@ what it was.
         network(**batch.inputs())
     with record_rows(network, batch.last) as rows:      # layer -> (B, H, K); the fused kernel keeps running
         network(**batch.inputs())
+    with record_keys_and_values(network) as memory:     # layer -> two of (B, H_kv, K, d); the fused kernel keeps running
+        network(**batch.inputs())
 
-``block`` is a mask and ``record_rows`` writes out one row a prompt, so neither makes an attention matrix. The other four
-need the matrices: while one of them is open, every attention module computes by :func:`attend` instead of the fused kernel.
-Families built on transformers' attention interface take it by name; GPT-J, which has none, gets it in place of its
-``_attn`` method.
+``block`` is a mask, ``record_rows`` writes out one row a prompt and ``record_keys_and_values`` none, so they make no
+attention matrix. The other four need the matrices: while one of them is open, every attention module computes by
+:func:`attend` instead of the fused kernel. Families built on transformers' attention interface take it by name; GPT-J, which
+has none, gets it in place of its ``_attn`` method.
 
 A forward pass has Q queries and K keys. They are the same positions, but after a prefix that prompts share
 (:mod:`icl_lens.prefixes`), where the queries are the last Q of the K positions.
@@ -65,8 +67,8 @@ def attend(
         The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
     """
     for edit in getattr(module, _EDITS, ()):
-        if isinstance(edit, _Stop):
-            edit.read(module, query, key)
+        if isinstance(edit, _Stop | _Memory):
+            edit.read(module, query, key, value=value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
@@ -97,7 +99,7 @@ def attend_and_read(
         The heads' outputs, shape (B, Q, H, d), and whatever else the kernel returns.
     """
     for reader in getattr(module, _EDITS):
-        reader.read(module, query, key, attention_mask, **arguments)
+        reader.read(module, query, key, attention_mask, value=value, **arguments)
     kernel = ALL_ATTENTION_FUNCTIONS[getattr(module, _KERNEL)]
     return kernel(module, query, key, value, attention_mask, **arguments)
 
@@ -410,6 +412,55 @@ class _Stop:
 
 
 @contextmanager
+def record_keys_and_values(network: PreTrainedModel, turned: bool = True) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """Record what every layer's attention reads: layer -> keys and values, shape (B, H_kv, K, d) each.
+
+    Args:
+        network: Any supported model.
+        turned: Keys as they are multiplied, after a rotary embedding; else before it, as :func:`queries_and_keys` has them.
+            Each layer's projections then run twice, and prompts must be whole, without a prefix.
+    """
+    reader = _Memory(stops=not turned)
+    handles = []
+
+    def read_before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        reader.stops = True
+        args, kwargs = _unturned(module, args, kwargs)
+        try:
+            module.forward(*args, **kwargs)
+        except _Reached:
+            reader.stops = False  # from here on the layer runs as it is
+
+    try:
+        with _edit(network, reader):
+            if not turned:
+                handles += [m.register_forward_pre_hook(read_before, with_kwargs=True) for m in attention_modules(network)]
+            yield reader.memory
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Memory:
+    """Takes each layer's keys and values; as an edit, it changes nothing."""
+
+    def __init__(self, stops: bool) -> None:
+        self.stopping = stops
+        self.stops = stops  # whether the layer is to be left as soon as they are read
+        self.memory: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        return weights
+
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
+        if self.stopping and not self.stops:
+            return  # read already, before its turn
+        self.memory[module.layer_idx] = key.detach(), value.detach()
+        if self.stops:
+            raise _Reached(query, key)
+
+
+@contextmanager
 def differentiate(network: PreTrainedModel, sink: Sink) -> Iterator[None]:
     """Hand every layer's attention weights and their gradient to ``sink``, last layer first, during a backward pass.
 
@@ -450,7 +501,7 @@ def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     kernels = _kernels(network.config)
     before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, _EDITS, ()) for m in modules)
-    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop) and before in ("sdpa", NAME_ROWS) else NAME
+    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop | _Memory) and before in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
         setattr(module, _EDITS, (*getattr(module, _EDITS, ()), edit))
     try:

@@ -265,6 +265,17 @@ ITEMS: dict[str, Item] = {
         #
         # Kernel regression: texts alone, probes, hidden Markov models.
         Item(
+            name="kr_figure_4",
+            title="How attention to a demonstration goes with the similarity of the predictions that its text and the query's "
+            "announce alone, head by head",
+            notebook="kr_figure_4",
+            set="fresh-4shot",
+            studies=("kernel_regression", "prediction_similarity"),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        Item(
             name="kr_table_3",
             title="Kernel regression and the exact Bayesian posterior on random hidden Markov models, by the number of "
             "demonstrations",
