@@ -252,6 +252,25 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "label_probes": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("feature", pa.string()),
+                ("target", pa.string()),
+                ("offset", pa.int64()),
+                ("layer", pa.int64()),
+                ("head", pa.int64()),
+                ("fold", pa.int64()),
+                ("fitted", pa.int64()),
+                ("classes", pa.int64()),
+                ("accuracy", pa.float64()),
+                ("majority", pa.float64()),
+                *((name, pa.list_(pa.int64())) for name in ("members", "asked", "right")),
+            ]
+        ),
+    ),
     "prediction_similarity": (
         1,
         pa.schema(
