@@ -9,7 +9,7 @@ what it was.
         network(**batch.inputs())
     with record_rows(network, batch.last) as rows:      # layer -> (B, H, K); the fused kernel keeps running
         network(**batch.inputs())
-    with record_keys_and_values(network) as memory:     # layer -> two of (B, H_kv, K, d); the fused kernel keeps running
+    with record_keys_and_values(network) as memory:     # layer -> Memory; the fused kernel keeps running
         network(**batch.inputs())
 
 ``block`` is a mask, ``record_rows`` writes out one row a prompt and ``record_keys_and_values`` none, so they make no
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def attend(
         The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
     """
     for edit in getattr(module, _EDITS, ()):
-        if isinstance(edit, _Stop | _Memory):
+        if isinstance(edit, _Stop | _Reader):
             edit.read(module, query, key, value=value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -411,16 +412,30 @@ class _Stop:
             raise _Reached(query, key)
 
 
+class Memory(NamedTuple):
+    """What a layer's attention reads.
+
+    Attributes:
+        key: As it is multiplied, after a rotary embedding, shape (B, H_kv, K, d).
+        value: Shape (B, H_kv, K, d).
+        unturned_key: The key before a rotary embedding, as :func:`queries_and_keys` has it; None where it was not asked for.
+    """
+
+    key: Tensor
+    value: Tensor
+    unturned_key: Tensor | None = None
+
+
 @contextmanager
-def record_keys_and_values(network: PreTrainedModel, turned: bool = True) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-    """Record what every layer's attention reads: layer -> keys and values, shape (B, H_kv, K, d) each.
+def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> Iterator[dict[int, Memory]]:
+    """Record what every layer's attention reads in the forward pass inside: layer -> :class:`Memory`.
 
     Args:
         network: Any supported model.
-        turned: Keys as they are multiplied, after a rotary embedding; else before it, as :func:`queries_and_keys` has them.
-            Each layer's projections then run twice, and prompts must be whole, without a prefix.
+        unturned: Keys before the rotary embedding, too. Each layer's projections then run twice, and prompts must be whole,
+            without a prefix.
     """
-    reader = _Memory(stops=not turned)
+    reader = _Reader()
     handles = []
 
     def read_before(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -428,12 +443,14 @@ def record_keys_and_values(network: PreTrainedModel, turned: bool = True) -> Ite
         args, kwargs = _unturned(module, args, kwargs)
         try:
             module.forward(*args, **kwargs)
-        except _Reached:
+        except _Reached as reached:
+            reader.unturned[module.layer_idx] = reached.key.detach()
+        finally:
             reader.stops = False  # from here on the layer runs as it is
 
     try:
         with _edit(network, reader):
-            if not turned:
+            if unturned:
                 handles += [m.register_forward_pre_hook(read_before, with_kwargs=True) for m in attention_modules(network)]
             yield reader.memory
     finally:
@@ -441,23 +458,22 @@ def record_keys_and_values(network: PreTrainedModel, turned: bool = True) -> Ite
             handle.remove()
 
 
-class _Memory:
+class _Reader:
     """Takes each layer's keys and values; as an edit, it changes nothing."""
 
-    def __init__(self, stops: bool) -> None:
-        self.stopping = stops
-        self.stops = stops  # whether the layer is to be left as soon as they are read
-        self.memory: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self) -> None:
+        self.stops = False  # whether the layer is to be left as soon as its key is there
+        self.unturned: dict[int, Tensor] = {}
+        self.memory: dict[int, Memory] = {}
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         return weights
 
     def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
-        if self.stopping and not self.stops:
-            return  # read already, before its turn
-        self.memory[module.layer_idx] = key.detach(), value.detach()
         if self.stops:
             raise _Reached(query, key)
+        layer = module.layer_idx
+        self.memory[layer] = Memory(key.detach(), value.detach(), self.unturned.get(layer))
 
 
 @contextmanager
@@ -501,7 +517,7 @@ def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     kernels = _kernels(network.config)
     before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, _EDITS, ()) for m in modules)
-    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop | _Memory) and before in ("sdpa", NAME_ROWS) else NAME
+    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop | _Reader) and before in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
         setattr(module, _EDITS, (*getattr(module, _EDITS, ()), edit))
     try:

@@ -35,7 +35,7 @@ class Settings(Section):
     """Where probes read, and how they are fitted and tested."""
 
     queries: int = Field(
-        default=40,
+        default=30,
         ge=1,
         description="The first so many prompts of each seed are read, or all where there are fewer. The features of their "
         "demonstrations are held at once: 4 bytes x 3 x offsets x demonstrations x key and value heads of all layers x width.",

@@ -37,17 +37,24 @@ def test_what_is_recorded_is_what_attention_reads_and_the_model_stays_as_it_was(
     inputs["use_cache"] = False
     with torch.inference_mode():
         plain = network(**inputs).logits
-        with record_keys_and_values(network, turned=False) as before:
-            read_before = network(**inputs).logits
-        with record_keys_and_values(network) as after:
-            read_after = network(**inputs).logits
-        assert sorted(before) == sorted(after) == [0, 1, 2]
-        for layer in range(3):
-            key = queries_and_keys(network, inputs, layer)[1]
-            assert (before[layer][0] - key).abs().max() <= 1e-5 * key.abs().max()
-            assert (before[layer][1] - after[layer][1]).abs().max() <= 1e-5 * after[layer][1].abs().max()
+        with record_keys_and_values(network) as alone:
+            read_alone = network(**inputs).logits
+        with record_keys_and_values(network, unturned=True) as memory:
+            read_both = network(**inputs).logits
+        cached = network(**{**inputs, "use_cache": True}).past_key_values
+        assert list(alone) == list(memory) == [0, 1, 2]
+        for layer, (key, value, unturned) in memory.items():
+            expected = queries_and_keys(network, inputs, layer)[1]
+            assert (unturned - expected).abs().max() <= 1e-5 * expected.abs().max()
+            assert torch.equal(alone[layer].key, key)
+            assert torch.equal(alone[layer].value, value)
+            assert alone[layer].unturned_key is None
+            if family != "deepseek_v3":  # its cache holds what keys and values are made of
+                for stored, found in ((cached.layers[layer].keys, key), (cached.layers[layer].values, value)):
+                    kept = stored.shape[2]  # a layer with a sliding window keeps the last ones
+                    assert (stored - found[:, :, -kept:]).abs().max() <= 1e-5 * found.abs().max()
         assert torch.equal(network(**inputs).logits, plain)
-    for logits in (read_before, read_after):
+    for logits in (read_alone, read_both):
         assert (logits - plain).abs().max() <= 1e-4 * plain.abs().max()
 
 

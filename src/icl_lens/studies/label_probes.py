@@ -97,7 +97,7 @@ def compute(
                     )
                 classes, coded = np.unique(targets[target][fitted], return_inverse=True)
                 asked = owner[tested]
-                members = np.unique(asked)
+                members, first, count = np.unique(asked, return_index=True, return_counts=True)  # demonstrations lie in order
                 shared = {
                     "prompt_id": prompts[members[0]].prompt_id,
                     "feature": feature,
@@ -108,15 +108,16 @@ def compute(
                     "classes": len(classes),
                     "majority": float((targets[target][tested] == classes[np.bincount(coded).argmax()]).mean()),
                     "members": [prompts[member].prompt_id for member in members],
-                    "asked": [int((asked == member).sum()) for member in members],
+                    "asked": count.tolist(),
                 }
                 for layer, by_head in enumerate(read[feature]):
                     x = by_head[:, place].double()  # (H_kv, n, d)
                     answers = classes[ridge(x[:, fitted], coded, x[:, tested], settings.ridge)]  # (H_kv, m)
                     right = answers == targets[target][tested]
-                    for head, hits in enumerate(right):
-                        counted = [int(hits[asked == member].sum()) for member in members]
-                        rows.append({**shared, "layer": layer, "head": head, "accuracy": float(hits.mean()), "right": counted})
+                    counted = np.add.reduceat(right.astype(np.int64), first, axis=1)  # (H_kv, members)
+                    for head, (hits, by_member) in enumerate(zip(right, counted, strict=True)):
+                        values = {"accuracy": float(hits.mean()), "right": by_member.tolist()}
+                        rows.append({**shared, "layer": layer, "head": head, **values})
     return pd.DataFrame(rows)
 
 
@@ -148,13 +149,12 @@ def features(
     there = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
     read: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
     for batch in batches(model, prompts, batch_tokens):
-        with record_keys_and_values(model.network, turned=False) as before:
-            _run(model, batch.inputs())
-        with record_keys_and_values(model.network) as after:
-            _run(model, batch.inputs())
+        with record_keys_and_values(model.network, unturned=True) as memory:
+            # Without the vocabulary matrix.
+            model.network(**batch.inputs(), logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))
         for layer in range(model.layers):
-            memory = {"key": before[layer][0], "turned_key": after[layer][0], "value": after[layer][1]}
-            for name, vectors in memory.items():  # (B, H_kv, T, d)
+            of_layer = {"key": memory[layer].unturned_key, "turned_key": memory[layer].key, "value": memory[layer].value}
+            for name, vectors in of_layer.items():  # (B, H_kv, T, d)
                 if len(read[name]) == layer:
                     shape = (vectors.shape[1], *there.shape, vectors.shape[3])
                     read[name].append(torch.zeros(shape, dtype=at_least_float32(vectors[:0]).dtype))
@@ -167,11 +167,6 @@ def features(
                     read[name][layer][:, :, of_prompt] = found * torch.from_numpy(inside)[..., None]
         progress(len(batch.index))
     return read, there
-
-
-def _run(model: LanguageModel, inputs: dict) -> None:
-    """A forward pass without the vocabulary matrix."""
-    model.network(**inputs, logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))
 
 
 def ridge(fitted: Tensor, classes: np.ndarray, tested: Tensor, penalty: float) -> np.ndarray:
