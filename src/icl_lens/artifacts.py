@@ -252,6 +252,20 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "rewritten": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("rewriting", pa.string()),
+                ("gold", pa.int64()),
+                ("prediction", pa.int64()),
+                ("class_log_probs", pa.list_(pa.float64())),
+                ("query_tokens", pa.int64()),
+                ("replaced", pa.float64()),
+            ]
+        ),
+    ),
     "label_probes": (
         1,
         pa.schema(

@@ -37,7 +37,7 @@ _KEYS = (
     *("model", "task", "set", "seed", "prompt_id", "split", "index", "step", "measure", "on", "classes", "shots"),
     *("layer", "layers", "class", "target", "side", "draw", "method", "positions", "repeat", "position", "query", "key"),
     *("control", "keys", "directions", "class_a", "class_b", "way", "prompts"),
-    *("trial", "n", "limit", "feature", "offset", "head", "fold"),
+    *("trial", "n", "limit", "feature", "offset", "head", "fold", "rewriting"),
 )
 
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.

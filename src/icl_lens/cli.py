@@ -36,6 +36,7 @@ STUDIES = {
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "rewritten": "answers to test texts with rare words, with more complex syntax, and with typos",
     "label_probes": "what linear probes tell from keys and values around label words, head by head",
     "prediction_similarity": "how alike the next tokens are that the query's and each demonstration's text announce alone",
     #

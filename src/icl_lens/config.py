@@ -17,7 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from icl_lens import controls_plan, flow_plan, hidden_markov_plan, isolated_words_plan, label_probes_plan
+from icl_lens import controls_plan, flow_plan, hidden_markov_plan, isolated_words_plan, label_probes_plan, rewriting_plan
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
@@ -169,6 +169,9 @@ class Studies(Section):
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    rewritten: rewriting_plan.Settings = Field(
+        default_factory=rewriting_plan.Settings, description="Test texts rewritten by rules: how many typos, how many clauses."
+    )
     label_probes: label_probes_plan.Settings = Field(
         default_factory=label_probes_plan.Settings,
         description="Linear probes of the keys and values around label words.",

@@ -265,6 +265,16 @@ ITEMS: dict[str, Item] = {
         #
         # Kernel regression: texts alone, probes, hidden Markov models.
         Item(
+            name="kr_table_1",
+            title="Accuracy on test texts as they are and rewritten: rare words, more complex syntax, typos",
+            notebook="kr_table_1",
+            set="fresh-4shot",
+            studies=("rewritten",),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        Item(
             name="kr_figure_5",
             title="What linear probes tell from the keys and values around label words, by layer and position",
             notebook="kr_figure_5",

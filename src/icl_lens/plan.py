@@ -80,6 +80,7 @@ PASSES: dict[str, float] = {
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "rewritten": 4,
     "label_probes": 3,
     "prediction_similarity": 1,
     #
