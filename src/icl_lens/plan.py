@@ -147,8 +147,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     parameters, layers, _ = size(config, model)
     protocol = Protocol.of(set_name)
     cap = config.studies.controls.queries if path.stem in STUDIES else config.queries
-    if path.stem == "label_probes":
-        cap = config.studies.label_probes.queries
+    if path.stem in ("label_probes", "rewritten"):
+        cap = getattr(config.studies, path.stem).queries
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))

@@ -17,8 +17,11 @@ REWRITINGS: tuple[Rewriting, ...] = get_args(Rewriting)
 
 
 class Settings(Section):
-    """How much is rewritten."""
+    """What is rewritten, and how much."""
 
+    queries: int = Field(
+        default=40, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."
+    )
     seed: Seed = Field(default=0, description="Of the typos and of the clauses.")
     typos: float = Field(
         default=0.15, gt=0, le=1, description="The chance of each letter to be swapped, dropped, doubled or mistyped (ours)."

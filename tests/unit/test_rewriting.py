@@ -90,6 +90,11 @@ def test_a_query_is_rewritten_by_its_own_text_and_the_seed_alone():
     assert rewrite(table, "typos", Settings(seed=1))["text"].tolist() != whole["text"].tolist()
 
 
+def test_the_first_prompts_of_each_seed_are_run():
+    tables = rewritten.prepare(prompts_table(count=9), Settings(queries=2))
+    assert all(rows["prompt_id"].tolist() == [100, 101, 102, 103] for rows in tables.values())
+
+
 def test_answers_are_those_to_the_rewritten_prompts(language_model, tokenizer):
     model, table = language_model("gpt2"), prompts_table("sst2", count=5)
     settings = Settings()

@@ -21,8 +21,9 @@ __all__ = ["Settings", "compute", "prepare"]
 
 
 def prepare(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
-    """The prompts as they are and in each rewriting."""
-    return {"prompts": table, **{how: rewrite(table, how, settings) for how in REWRITINGS[1:]}}
+    """The first prompts of each seed, as they are and in each rewriting."""
+    first = table.groupby("seed", sort=False).head(settings.queries)
+    return {"prompts": first, **{how: rewrite(first, how, settings) for how in REWRITINGS[1:]}}
 
 
 def compute(
