@@ -1,6 +1,6 @@
 """Kernel regression beside the exact Bayesian posterior on hidden Markov models, where both can be computed.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 4.1 and appendix C, Table 3. The paper does not say
+*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. The paper does not say
 how its random models are drawn; the following is ours, and every number in it a setting.
 
 **The model.** One merged hidden Markov model with transition matrix T (S, S) and emissions B (S, O) holds G tasks: T is

@@ -1,6 +1,6 @@
 """What is read off keys and values around label words, and by which probes; the settings, free of torch.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.4, Figure 5. :mod:`icl_lens.studies.label_probes`
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. :mod:`icl_lens.studies.label_probes`
 does it; the config and the figures read this alone.
 """
 

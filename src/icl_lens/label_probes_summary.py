@@ -1,6 +1,6 @@
 """What figures show of probes: accuracy by layer, head and position, and whether it peaks at the label word.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.4, Figure 5. Accuracies are those of all folds
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. Accuracies are those of all folds
 together; intervals are 95 % bootstrap intervals over prompts, the fitted probes as they are.
 """
 

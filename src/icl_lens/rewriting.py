@@ -1,6 +1,6 @@
 """Test texts rewritten by rules: rare words, more complex syntax, typos. The meaning stays, the words are others.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.1, Table 1: texts unlike those of pre-training
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1: texts unlike those of pre-training
 should be answered worse. The paper has GPT-3.5 rewrite them; that cannot be repeated, so here rules do, which anyone can read:
 
     rare_words      each word that :data:`icl_lens.rare_words.RARE_WORDS` lists is replaced by its rare synonym

@@ -1,6 +1,6 @@
 """How test texts are rewritten; the settings of :mod:`icl_lens.studies.rewritten`, free of torch.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.1, Table 1.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a figure shows of prediction similarity: head by head, how attention to a demonstration goes with it.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.3, Figure 4: Pearson's correlation, over pairs
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 4: Pearson's correlation, over pairs
 of a query and a demonstration, between s (eq. 9, :mod:`icl_lens.studies.prediction_similarity`) and a, the attention of the
 last position to that demonstration (:mod:`icl_lens.studies.kernel_regression`). The paper does not say over which pairs. Here
 it is over all pairs of all prompts together (``pooled``), and besides the mean of each prompt's own correlation over its

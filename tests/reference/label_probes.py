@@ -1,4 +1,4 @@
-"""Probes of keys and values from the definitions (section 5.4), one prompt, head and demonstration at a time.
+"""Probes of keys and values from the definitions (Figure 5), one prompt, head and demonstration at a time.
 
 It shares nothing with the package: keys and values are caught where a family's own projection gives them (keys before their
 rotary embedding) or read from the model's own cache (after it), and ridge regression solves the normal equations with an

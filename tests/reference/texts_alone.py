@@ -1,4 +1,4 @@
-"""Prediction similarity and its correlation with attention, from the definitions (section 5.3, eq. 9).
+"""Prediction similarity and its correlation with attention, from the definitions (eq. 9, Figure 4).
 
 It shares nothing with the package: one text at a time, all logits, sums in loops.
 """

@@ -1,6 +1,6 @@
 """What keys and values around label words say: linear probes, head by head and position by position.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.4, Figure 5. If attention is the kernel regression
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. If attention is the kernel regression
 of eq. 6, a demonstration's key should hold its text as the kernel sees it and its value the label. For each head and each
 position l_i + p near the label word of demonstration i (p = 0 is its first token) a ridge regression onto one-hot targets
 (penalty .01), which answers with the largest, tells

@@ -1,6 +1,6 @@
 """Prediction similarity: how alike the next tokens are that a query's text and each demonstration's text announce.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.3, eq. 9. With P(. | x) the distribution of the
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. With P(. | x) the distribution of the
 next token over the whole vocabulary after the text x alone (:mod:`icl_lens.texts_alone`),
 
     s(x_1, x_2) = P(. | x_1)' P(. | x_2)

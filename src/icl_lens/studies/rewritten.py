@@ -1,6 +1,6 @@
 """In-context learning on test texts that are rewritten: rare words, more complex syntax, typos.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.1, Table 1. The rules are those of
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. The rules are those of
 :mod:`icl_lens.rewriting`, the answers those of :mod:`icl_lens.studies.icl`; every rewriting is of the same prompts.
 """
 
