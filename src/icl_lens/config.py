@@ -17,16 +17,19 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from icl_lens import controls_plan, flow_plan, hidden_markov_plan, isolated_words_plan, label_probes_plan, rewriting_plan
+from icl_lens import controls_plan, flow_plan, isolated_words_plan
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
+from icl_lens.hidden_markov_plan import Settings as HiddenMarkov
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS
+from icl_lens.label_probes_plan import Settings as LabelProbes
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.reweighting_plan import Settings as Reweighting
+from icl_lens.rewriting_plan import Settings as Rewritten
 from icl_lens.section import Section, Seed
 from icl_lens.speed_plan import Settings as Speed
 from icl_lens.tasks import TASKS, Task
@@ -169,15 +172,15 @@ class Studies(Section):
     # Kernel regression: attention of the last position.
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
-    rewritten: rewriting_plan.Settings = Field(
-        default_factory=rewriting_plan.Settings, description="Test texts rewritten by rules: how many typos, how many clauses."
+    rewritten: Rewritten = Field(
+        default_factory=Rewritten, description="Test texts rewritten by rules: how many typos, how many clauses."
     )
-    label_probes: label_probes_plan.Settings = Field(
-        default_factory=label_probes_plan.Settings,
+    label_probes: LabelProbes = Field(
+        default_factory=LabelProbes,
         description="Linear probes of the keys and values around label words.",
     )
-    hidden_markov: hidden_markov_plan.Settings = Field(
-        default_factory=hidden_markov_plan.Settings,
+    hidden_markov: HiddenMarkov = Field(
+        default_factory=HiddenMarkov,
         description="Kernel regression beside the exact posterior on random hidden Markov models; no language model is run.",
     )
     #

@@ -147,9 +147,9 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     parameters, layers, _ = size(config, model)
     protocol = Protocol.of(set_name)
     cap = config.studies.controls.queries if path.stem in STUDIES else config.queries
-    if path.stem in ("label_probes", "rewritten"):
-        cap = getattr(config.studies, path.stem).queries
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
+    if path.stem in ("label_probes", "rewritten"):
+        prompts = min(prompts, len(config.seeds) * getattr(config.studies, path.stem).queries)
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
     demonstrations = protocol.shots * (full - query)

@@ -179,9 +179,9 @@ def test_the_precision_config_has_one_model_in_every_dtype():
 def test_sst2_under_labels_a_and_b_is_shown_where_it_is_the_subject_and_nowhere_else():
     default = config.Config()
     assert default.shown("figure_12")[1] == default.shown("figure_13")[1] == ["sst2_ab"]
-    elsewhere = [name for name, item in ITEMS.items() if "sst2_ab" not in (*item.tasks, *item.stand_ins)]
-    assert not {"figure_12", "figure_13"} & set(elsewhere)
-    assert all("sst2_ab" not in default.shown(item)[1] for item in elsewhere)
+    about = {name for name, item in ITEMS.items() if "sst2_ab" in (*item.tasks, *item.stand_ins)}
+    assert {"figure_12", "figure_13"} < about
+    assert all("sst2_ab" not in default.shown(item)[1] for item in ITEMS if item not in about)
     assert default.task("sst2_ab").label_words == (" A", " B")
     assert config.parse({"tasks": ["trec"]}).shown("figure_12")[1] == []
     words = {name: f" {letter}" for name, letter in zip(TASKS["trec"].classes, "ABCDEF", strict=True)}
