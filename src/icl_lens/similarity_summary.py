@@ -26,8 +26,9 @@ from icl_lens.statistics import Bootstrap, Estimate, spearman
 WAYS = {"pooled": "all pairs together", "per_prompt": "mean of each prompt's own"}
 _KEY = ["model", "set", "task"]
 
-# Permutations for either null.
+# Orders of the heads, and of the similarities within prompts, that are drawn for the two nulls.
 _PERMUTATIONS = 1000
+_SHUFFLES = 200
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,10 @@ def correlate(pairs: Pairs, task: str, plan: Bootstrap | None = None) -> dict[st
     flat = own.reshape(count, -1)
     pooled = _pearson(own.sum(0)), _pearson((weights @ flat).reshape(len(weights), -1, 6))
     each = _pearson(own)  # (N, L * H)
-    known = ~np.isnan(each)
-    filled = np.where(known, each, 0)
-
-    def mean(of: np.ndarray) -> np.ndarray:
-        total = of @ known
-        return np.divide(of @ filled, total, out=np.full(total.shape, np.nan), where=total > 0)
-
     agrees = pairs.agrees.reshape(count, -1).astype(float)
     found = {
         "pooled": pooled,
-        "per_prompt": (mean(np.ones(count)), mean(weights)),
+        "per_prompt": (_mean_of_known(each), _mean_of_known(each, weights)),
         "agreement": (agrees.mean(0), weights @ agrees / weights.sum(1, keepdims=True)),
     }
     estimates = {
@@ -141,22 +135,21 @@ def _over_heads(correlation: np.ndarray, agreement: np.ndarray) -> np.ndarray:
     return spearman(correlation[..., known], agreement[..., known])
 
 
-def largest_by_chance(pairs: Pairs, plan: Bootstrap | None = None) -> float:
-    """What the largest pooled correlation of all heads stays below in 95 % of permutations of s among a prompt's pairs."""
+def largest_by_chance(pairs: Pairs, plan: Bootstrap | None = None) -> dict[str, float]:
+    """By way, what the largest correlation of all heads stays below in 95 % of permutations of s among a prompt's pairs."""
     plan = plan or Bootstrap()
     generator = np.random.default_rng(plan.seed)
     known, similarity, attention = _centred(pairs.similarity, pairs.attention)  # (N, D), (N, D), (N, M, D)
-    observed = _moments(pairs.similarity, pairs.attention).sum(0)  # (M, 6)
-    flat = attention.transpose(0, 2, 1).reshape(known.size, -1)  # (N * D, M)
-    found = []
-    for _ in range(_PERMUTATIONS // 5):
+    moments = _moments(pairs.similarity, pairs.attention)  # (N, M, 6)
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(_SHUFFLES):
         # Unknown places sort last, so that only the known ones change places.
         order = np.where(known, generator.random(known.shape), 2.0).argsort(1)
-        shuffled = np.take_along_axis(similarity, order, 1).ravel()
-        moments = observed.copy()
-        moments[:, 5] = shuffled @ flat  # only the product of both changes
-        found.append(np.nanmax(_pearson(moments)))
-    return float(np.quantile(found, plan.level))
+        shuffled = np.take_along_axis(similarity, order, 1)  # (N, D)
+        moments[..., 5] = (attention @ shuffled[..., None])[..., 0]  # only the product of both changes
+        for way, values in (("pooled", _pearson(moments.sum(0))), ("per_prompt", _mean_of_known(_pearson(moments)))):
+            found[way].append(values[~np.isnan(values)].max(initial=-1))
+    return {way: float(np.quantile(values, plan.level)) for way, values in found.items()}
 
 
 def agree_by_chance(correlation: np.ndarray, agreement: np.ndarray, plan: Bootstrap | None = None) -> float:
@@ -190,9 +183,11 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
         InputError: As :func:`pair`.
 
     Returns:
-        One row a model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, prompts. Metrics:
-        ``pooled``, ``per_prompt``, ``agreement``; their by_chance is :func:`largest_by_chance` for pooled, else empty. And with
-        layer and head 0 ``resemblance: pooled`` and ``resemblance: per_prompt``, their by_chance :func:`agree_by_chance`.
+        One row a model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value
+        less by_chance), prompts. Metrics: ``pooled``, ``per_prompt``, ``agreement`` (by_chance and beyond empty);
+        ``largest: WAY``, the head with the largest correlation again, by_chance what :func:`largest_by_chance` finds of all
+        heads; and, layer and head being 0, ``resemblance: WAY``, by_chance :func:`agree_by_chance` (a share of orders, so
+        beyond is empty).
     """
     rows = []
     by_key = dict(list(attention.groupby(_KEY)))
@@ -201,29 +196,27 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
             raise InputError(f"there is no kernel_regression table of {key[0]} on {key[2]}, {key[1]}")
         pairs = pair(part, by_key[key])
         found = correlate(pairs, key[2], plan)
-        chance = {"pooled": largest_by_chance(pairs, plan)}
-        named = dict(zip(_KEY, key, strict=True))
+        named, prompts = dict(zip(_KEY, key, strict=True)), len(pairs.seeds)
+        largest = largest_by_chance(pairs, plan)
         for metric, estimate in found.items():
-            heads = list(np.ndindex(estimate.value.shape)) if estimate.value.ndim else [()]
-            if metric.startswith("resemblance: "):
-                of = found[metric.removeprefix("resemblance: ")].value
-                chance[metric] = agree_by_chance(of, found["agreement"].value, plan)
-            low, high = estimate.low, estimate.high
-            for head in heads:
-                rows.append(
-                    {
-                        **named,
-                        "metric": metric,
-                        "layer": head[0] + 1 if head else 0,
-                        "head": head[1] + 1 if head else 0,
-                        "value": float(estimate.value[head]),
-                        "low": float(low[head]),
-                        "high": float(high[head]),
-                        "by_chance": chance.get(metric, np.nan),
-                        "prompts": estimate.prompts,
-                    }
-                )
+            of_metric = [_row(metric, estimate, place) for place in np.ndindex(estimate.value.shape)]
+            way = metric.removeprefix("resemblance: ")
+            if way != metric:
+                of_metric[0]["by_chance"] = agree_by_chance(found[way].value, found["agreement"].value, plan)
+            known = [row for row in of_metric if not np.isnan(row["value"])]
+            if metric in WAYS and known:
+                most = max(known, key=lambda row: row["value"])
+                chance = {"by_chance": largest[metric], "beyond": most["value"] - largest[metric]}
+                of_metric.append({**most, "metric": f"largest: {metric}", **chance})
+            rows += [{**named, **row, "prompts": prompts} for row in of_metric]
     return pd.DataFrame(rows)
+
+
+def _row(metric: str, estimate: Estimate, place: tuple[int, ...]) -> dict:
+    """One head's row, or that of all heads together, whose place is empty."""
+    layer, head = (place[0] + 1, place[1] + 1) if place else (0, 0)
+    ends = {name: float(getattr(estimate, name)[place]) for name in ("value", "low", "high")}
+    return {"metric": metric, "layer": layer, "head": head, **ends, "by_chance": np.nan, "beyond": np.nan}
 
 
 def _weights(seeds: np.ndarray, task: str, plan: Bootstrap) -> np.ndarray:
@@ -239,6 +232,14 @@ def _moments(similarity: np.ndarray, attention: np.ndarray) -> np.ndarray:
     known, s = known[:, None], s[:, None]  # (N, 1, D)
     parts = [np.broadcast_to(known, a.shape), np.broadcast_to(s, a.shape), a, np.broadcast_to(s * s, a.shape), a * a, s * a]
     return np.stack([part.sum(-1) for part in parts], -1)
+
+
+def _mean_of_known(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted means over prompts of what is not NaN: values (N, M), weights (R, N) or all alike; shape (R, M) or (M,)."""
+    known = ~np.isnan(values)
+    weights = np.ones(len(values)) if weights is None else weights
+    total = weights @ known
+    return np.divide(weights @ np.where(known, values, 0), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def _centred(similarity: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Texts alone, their similarity, and how attention goes with it."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -155,7 +157,12 @@ def test_the_summary_finds_the_heads_that_follow_the_similarity(tables):
     pooled = table.loc["pooled"]
     assert pooled.loc[(2, 2), "value"] > 0.9
     assert pooled.loc[(1, 1), "low"] < 0 < pooled.loc[(1, 1), "high"]
-    assert pooled.loc[(1, 1), "value"] < pooled.loc[(1, 1), "by_chance"] < pooled.loc[(2, 2), "value"]
+    assert pooled["by_chance"].isna().all()
+    for way in ("pooled", "per_prompt"):
+        largest = table.loc[f"largest: {way}"]
+        assert largest.index.tolist() == [(2, 2)]
+        assert 0 < largest["by_chance"].iloc[0] < 0.6
+        assert largest["beyond"].iloc[0] == pytest.approx(largest["value"].iloc[0] - largest["by_chance"].iloc[0])
     resembles = table.loc[("resemblance: pooled", 0, 0)]
     assert resembles["low"] > 0  # the prediction is the label of the most similar demonstration
     assert resembles["by_chance"] < 0.1
@@ -164,7 +171,11 @@ def test_the_summary_finds_the_heads_that_follow_the_similarity(tables):
 
 def test_chance_is_what_permuted_similarities_and_heads_give(tables):
     pairs = pair(*tables)
-    assert 0 < largest_by_chance(pairs) < 0.45
+    shuffled = dataclasses.replace(pairs, similarity=np.random.default_rng(1).permuted(pairs.similarity[:, :3], axis=1))
+    shuffled = dataclasses.replace(shuffled, attention=pairs.attention[..., :3])
+    levels, found = largest_by_chance(shuffled), correlate(shuffled, "sst2", Bootstrap(resamples=2))
+    for way, level in levels.items():
+        assert 0 < np.nanmax(found[way].value) < level < 0.6  # similarities that are permuted already are no more than chance
     line = np.arange(6.0).reshape(2, 3)
     assert agree_by_chance(line, line) < 0.02
     assert agree_by_chance(line, -line) == 1
