@@ -41,7 +41,7 @@ _KEYS = (
 )
 
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.
-_EVERY_PROMPT = ("icl", "saliency", "isolation", "deep_attention")
+_EVERY_PROMPT = ("icl", "saliency", "isolation", "deep_attention", "prediction_similarity", "rewritten")
 
 
 @dataclass(frozen=True)
