@@ -273,6 +273,68 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     ),
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "rewritten": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("rewriting", pa.string()),
+                ("gold", pa.int64()),
+                ("prediction", pa.int64()),
+                ("class_log_probs", pa.list_(pa.float64())),
+                ("query_tokens", pa.int64()),
+                ("replaced", pa.float64()),
+            ]
+        ),
+    ),
+    "label_probes": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("feature", pa.string()),
+                ("target", pa.string()),
+                ("offset", pa.int64()),
+                ("layer", pa.int64()),
+                ("head", pa.int64()),
+                ("fold", pa.int64()),
+                ("fitted", pa.int64()),
+                ("classes", pa.int64()),
+                ("accuracy", pa.float64()),
+                ("majority", pa.float64()),
+                *((name, pa.list_(pa.int64())) for name in ("members", "asked", "right")),
+            ]
+        ),
+    ),
+    "prediction_similarity": (
+        1,
+        pa.schema(
+            [
+                *_STUDY_KEYS,
+                ("similarity", pa.list_(pa.float64())),
+                ("query_token", pa.int64()),
+                ("demo_tokens", pa.list_(pa.int64())),
+            ]
+        ),
+    ),
+    "hidden_markov": (
+        1,
+        pa.schema(
+            [
+                ("seed", pa.int64()),
+                ("trial", pa.int64()),
+                ("task", pa.int64()),
+                ("n", pa.int64()),
+                ("limit", pa.bool_()),
+                ("distance", pa.float64()),
+                ("agrees", pa.bool_()),
+                ("correct", pa.bool_()),
+                ("posterior_correct", pa.bool_()),
+                ("weightless", pa.bool_()),
+                ("confidence", pa.float64()),
+            ]
+        ),
+    ),
     #
     # Components.
     "components": (

@@ -1,6 +1,6 @@
 """The one place that touches attention: block edges, scale weights, record them, differentiate through them.
 
-Five context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
+Seven context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
 what it was.
 
     with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
@@ -9,11 +9,13 @@ what it was.
         network(**batch.inputs())
     with record_rows(network, batch.last) as rows:      # layer -> (B, H, K); the fused kernel keeps running
         network(**batch.inputs())
+    with record_keys_and_values(network) as memory:     # layer -> Memory; the fused kernel keeps running
+        network(**batch.inputs())
 
-``block`` is a mask and ``record_rows`` writes out one row a prompt, so neither makes an attention matrix. The other four
-need the matrices: while one of them is open, every attention module computes by :func:`attend` instead of the fused kernel.
-Families built on transformers' attention interface take it by name; GPT-J, which has none, gets it in place of its
-``_attn`` method.
+``block`` is a mask, ``record_rows`` writes out one row a prompt and ``record_keys_and_values`` none, so they make no
+attention matrix. The other four need the matrices: while one of them is open, every attention module computes by
+:func:`attend` instead of the fused kernel. Families built on transformers' attention interface take it by name; GPT-J, which
+has none, gets it in place of its ``_attn`` method.
 
 A forward pass has Q queries and K keys. They are the same positions, but after a prefix that prompts share
 (:mod:`icl_lens.prefixes`), where the queries are the last Q of the K positions.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +68,8 @@ def attend(
         The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
     """
     for edit in getattr(module, _EDITS, ()):
-        if isinstance(edit, _Stop):
-            edit.read(module, query, key)
+        if isinstance(edit, _Stop | _Reader):
+            edit.read(module, query, key, value=value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
@@ -97,7 +100,7 @@ def attend_and_read(
         The heads' outputs, shape (B, Q, H, d), and whatever else the kernel returns.
     """
     for reader in getattr(module, _EDITS):
-        reader.read(module, query, key, attention_mask, **arguments)
+        reader.read(module, query, key, attention_mask, value=value, **arguments)
     kernel = ALL_ATTENTION_FUNCTIONS[getattr(module, _KERNEL)]
     return kernel(module, query, key, value, attention_mask, **arguments)
 
@@ -409,6 +412,70 @@ class _Stop:
             raise _Reached(query, key)
 
 
+class Memory(NamedTuple):
+    """What a layer's attention reads.
+
+    Attributes:
+        key: As it is multiplied, after a rotary embedding, shape (B, H_kv, K, d).
+        value: Shape (B, H_kv, K, d).
+        unturned_key: The key before a rotary embedding, as :func:`queries_and_keys` has it; None where it was not asked for.
+    """
+
+    key: Tensor
+    value: Tensor
+    unturned_key: Tensor | None = None
+
+
+@contextmanager
+def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> Iterator[dict[int, Memory]]:
+    """Record what every layer's attention reads in the forward pass inside: layer -> :class:`Memory`.
+
+    Args:
+        network: Any supported model.
+        unturned: Keys before the rotary embedding, too. Each layer's projections then run twice, and prompts must be whole,
+            without a prefix.
+    """
+    reader = _Reader()
+    handles = []
+
+    def read_before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        reader.stops = True
+        args, kwargs = _unturned(module, args, kwargs)
+        try:
+            module.forward(*args, **kwargs)
+        except _Reached as reached:
+            reader.unturned[module.layer_idx] = reached.key.detach()
+        finally:
+            reader.stops = False  # from here on the layer runs as it is
+
+    try:
+        with _edit(network, reader):
+            if unturned:
+                handles += [m.register_forward_pre_hook(read_before, with_kwargs=True) for m in attention_modules(network)]
+            yield reader.memory
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Reader:
+    """Takes each layer's keys and values; as an edit, it changes nothing."""
+
+    def __init__(self) -> None:
+        self.stops = False  # whether the layer is to be left as soon as its key is there
+        self.unturned: dict[int, Tensor] = {}
+        self.memory: dict[int, Memory] = {}
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        return weights
+
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
+        if self.stops:
+            raise _Reached(query, key)
+        layer = module.layer_idx
+        self.memory[layer] = Memory(key.detach(), value.detach(), self.unturned.get(layer))
+
+
 @contextmanager
 def differentiate(network: PreTrainedModel, sink: Sink) -> Iterator[None]:
     """Hand every layer's attention weights and their gradient to ``sink``, last layer first, during a backward pass.
@@ -450,7 +517,7 @@ def _edit(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     kernels = _kernels(network.config)
     before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, _EDITS, ()) for m in modules)
-    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop) and before in ("sdpa", NAME_ROWS) else NAME
+    kernel = NAME_ROWS if isinstance(edit, _Rows | _Stop | _Reader) and before in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
         setattr(module, _EDITS, (*getattr(module, _EDITS, ()), edit))
     try:

@@ -16,7 +16,7 @@ import pandas as pd
 from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
 
-TABLES = ("corpora", "prompts", "training", "studies")
+TABLES = ("corpora", "prompts", "training", "studies", "synthetic")
 """The stages whose artifacts are tables."""
 
 # What may lie in a results folder, as patterns of its paths: the grammar at the head of workflow/Snakefile.
@@ -24,6 +24,7 @@ _GRAMMAR = (
     r"corpora/[^/]+\.parquet",
     r"prompts/[^/]+/[^/]+\.parquet",
     r"studies/([^/]+/){3}[^/]+\.(parquet|safetensors)",
+    r"synthetic/[^/]+\.parquet",
     r"figures/[^/]+\.(pdf|svg|png|csv|json)",
     r"tables/[^/]+\.(csv|md|tex|json)",
     r"notebooks/[^/]+\.ipynb",
@@ -36,10 +37,13 @@ _KEYS = (
     *("model", "task", "set", "seed", "prompt_id", "split", "index", "step", "measure", "on", "classes", "shots"),
     *("layer", "layers", "class", "target", "side", "draw", "method", "positions", "repeat", "position", "query", "key"),
     *("head", "control", "keys", "components", "class_i", "class_j", "prompts", "template"),
+    *("trial", "n", "limit", "feature", "offset", "fold", "rewriting"),
 )
 
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.
-_EVERY_PROMPT = ("icl", "saliency", "isolation", "deep_attention", "kernel_regression")
+_EVERY_PROMPT = (
+    *("icl", "saliency", "isolation", "deep_attention", "kernel_regression", "prediction_similarity", "rewritten"),
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def _strangers(results: Path) -> Iterator[Fault]:
     for folder, folders, files in os.walk(results):
         here = Path(folder)
         # Another results folder: it has stages of its own.
-        inside = here != results and any((here / stage).is_dir() for stage in ("corpora", "prompts", "studies"))
+        inside = here != results and any((here / stage).is_dir() for stage in ("corpora", "prompts", "studies", "synthetic"))
         if inside:
             folders.clear()
             continue

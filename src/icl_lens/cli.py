@@ -38,6 +38,9 @@ STUDIES = {
     "kernel_regression_controls": "the same with inputs permuted, labels flipped, and demonstrations reordered",
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "rewritten": "answers to test texts with rare words, with more complex syntax, and with typos",
+    "label_probes": "what linear probes tell from keys and values around label words, head by head",
+    "prediction_similarity": "how alike the next tokens are that the query's and each demonstration's text announce alone",
     #
     # Components.
     "components": "what every head and MLP alone answers, and answers of weighted sums of them, under several templates",
@@ -129,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_reading(added)
         if settings_key(study) in Studies.model_fields:
             added.add_argument("--settings", help=f"the keys under `studies: {settings_key(study)}` in the config, as YAML")
+
+    hidden_markov = command("hidden-markov", _hidden_markov, "compare kernel regression with the posterior of random models")
+    hidden_markov.add_argument(
+        "--settings", default="{}", help="the keys under `studies: hidden_markov` in the config, as YAML"
+    )
+    hidden_markov.add_argument("--out", required=True, type=Path, help="the hidden_markov table")
 
     compress = command("compress", _compress, "read demonstrations once, and keep a few of their keys and values in a file")
     _add_model(compress)
@@ -364,6 +373,15 @@ def _study(options: argparse.Namespace) -> None:
         settings=settings,
         others={key: getattr(options, key) for key in FURTHER_PROMPTS.get(options.study, {})},
     )
+
+
+def _hidden_markov(options: argparse.Namespace) -> None:
+    from icl_lens import config
+
+    settings = config.parse_settings("hidden_markov", options.settings)
+    from icl_lens import hidden_markov
+
+    hidden_markov.write(settings, options.out)
 
 
 def _compress(options: argparse.Namespace) -> None:

@@ -22,14 +22,17 @@ from icl_lens.components_plan import Settings as Components
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
 from icl_lens.errors import InputError
+from icl_lens.hidden_markov_plan import Settings as HiddenMarkov
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.items import ITEMS, PAPERS
 from icl_lens.kernel_regression_plan import Settings as KernelRegression
+from icl_lens.label_probes_plan import Settings as LabelProbes
 from icl_lens.latency_plan import Settings as Latency
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
 from icl_lens.reweighting_plan import Settings as Reweighting
+from icl_lens.rewriting_plan import Settings as Rewritten
 from icl_lens.section import Section, Seed
 from icl_lens.tasks import TASKS, Task
 
@@ -180,6 +183,17 @@ class Studies(Section):
     )
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    rewritten: Rewritten = Field(
+        default_factory=Rewritten, description="Test texts rewritten by rules: how many typos, how many clauses."
+    )
+    label_probes: LabelProbes = Field(
+        default_factory=LabelProbes,
+        description="Linear probes of the keys and values around label words.",
+    )
+    hidden_markov: HiddenMarkov = Field(
+        default_factory=HiddenMarkov,
+        description="Kernel regression beside the exact posterior on random hidden Markov models; no language model is run.",
+    )
     #
     # Components.
     components: Components = Field(

@@ -387,6 +387,57 @@ ITEMS: dict[str, Item] = {
         ),
         #
         # Kernel regression: texts alone, probes, hidden Markov models.
+        Item(
+            name="kr_table_1",
+            title="Accuracy on test texts as they are and rewritten: rare words, more complex syntax, typos",
+            notebook="kr_table_1",
+            set="fresh-4shot",
+            studies=("rewritten",),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        # Figure 5 and its repeats; the built-in texts have none of the paper's further tasks.
+        *(
+            Item(
+                name=f"kr_figure_{number}",
+                title="What linear probes tell from the keys and values around label words, by layer and position",
+                notebook="kr_figure_5",
+                set="fresh-4shot",
+                studies=("label_probes", "icl"),
+                tasks=(task,),
+                stand_ins=stand_ins,
+                paper_models="GPT-J",
+                group="kernel_regression",
+            )
+            for number, task, stand_ins in (
+                (5, "sst2", ()),
+                (8, "rotten_tomatoes", ("trec",)),
+                (11, "hate", ("agnews",)),
+                (14, "irony", ("emoc",)),
+                (17, "offensive", ("sst2_ab",)),
+                (20, "mnli", ("agnews_abcd",)),
+            )
+        ),
+        Item(
+            name="kr_figure_4",
+            title="How attention to a demonstration goes with the similarity of the predictions that its text and the query's "
+            "announce alone, head by head",
+            notebook="kr_figure_4",
+            set="fresh-4shot",
+            studies=("kernel_regression", "prediction_similarity"),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+            group="kernel_regression",
+        ),
+        Item(
+            name="kr_table_3",
+            title="Kernel regression and the exact Bayesian posterior on random hidden Markov models, by the number of "
+            "demonstrations",
+            notebook="kr_table_3",
+            reads=("synthetic/hidden_markov.parquet",),
+            group="kernel_regression",
+        ),
         #
         # Components (Chang et al., EMNLP 2024).
         *(

@@ -84,6 +84,9 @@ PASSES: dict[str, float] = {
     "kernel_regression_controls": 0,
     #
     # Kernel regression: texts alone, probes, hidden Markov models.
+    "rewritten": 4,
+    "label_probes": 3,
+    "prediction_similarity": 1,
     #
     # Components.
     #
@@ -160,6 +163,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     }
     cap = caps.get(path.stem, config.queries)
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
+    if path.stem in ("label_probes", "rewritten"):
+        prompts = min(prompts, len(config.seeds) * getattr(config.studies, path.stem).queries)
     classes = len(config.task(task).label_words)
     full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
     demonstrations = protocol.shots_of(classes) * (full - query)

@@ -29,7 +29,7 @@ LIBRARIES = (
 )
 
 # The top folders of a results tree; they tell where `results/` ends and an artifact's own name begins.
-STAGES = ("corpora", "prompts", "training", "studies", "figures", "tables", "notebooks", "report")
+STAGES = ("corpora", "prompts", "training", "synthetic", "studies", "figures", "tables", "notebooks", "report")
 
 
 def file_hash(path: Path | str) -> str:

@@ -34,6 +34,8 @@ TINY = {
         "latency": {"prompts": 1, "repeats": 2},
         "flow": {"seeds": 2, "prompts": 1},
         "reweighting": {"epochs": 1},
+        "kernel_regression": {"permutations": 20, "control_queries": 1, "orders": 1},
+        "components": {"queries": 2, "epochs": 20, "calibration_epochs": 20, "sweep": [0.0]},
     },
 }
 
