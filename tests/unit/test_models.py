@@ -57,8 +57,8 @@ def test_every_family_loads_from_its_folder(tmp_path, tokenizer, family):
     assert (model.layers, model.facts["layers"], model.facts["heads"]) == (3, 3, 4)
     assert model.context == CONTEXT
     ids = torch.arange(40)[None]
-    with torch.inference_mode():
-        assert torch.equal(model.network(ids).logits, network(ids).logits)
+    with torch.inference_mode():  # to rounding: a written-out activation is one operation in the loaded model
+        torch.testing.assert_close(model.network(ids).logits, network(ids).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", UNSUPPORTED)
