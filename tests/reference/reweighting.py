@@ -33,9 +33,8 @@ def class_logits(model, ids, anchors, label_ids, beta) -> torch.Tensor:
 
     model.set_attn_implementation("eager")
     with _edited_attention(model, reweighted):
-        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[
-            0, -1, torch.tensor(label_ids, device=model.device)
-        ]
+        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+        return logits[torch.tensor(label_ids, device=model.device)]
 
 
 def train(model, examples, orders, heads, rate) -> tuple[torch.Tensor, list[float]]:
