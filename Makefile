@@ -43,7 +43,7 @@ plan-paper: $(READY)  ## say what the paper's own run (config/paper.yaml) takes:
 	@$(BIN)/snakemake --summary --configfile config/paper.yaml --quiet all \
 	| $(BIN)/icl-lens plan --config config.yaml config/paper.yaml
 
-benchmark: $(READY)  ## time every study against its plain reference on the CPU (15 to 20 minutes on two idle cores)
+benchmark: $(READY)  ## time every study against its plain reference on the CPU
 	$(BIN)/python benchmarks/table.py --whole 1000
 
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
