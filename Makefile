@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all test format config embed plan-paper lock clean help
+.PHONY: all test format config embed plan-paper benchmark benchmark-gpu lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,6 +42,12 @@ embed: $(READY)  ## retrain the embedded model (25 minutes) and put it into the 
 plan-paper: $(READY)  ## say what the paper's own run (config/paper.yaml) takes: jobs, GPU hours, disk
 	@$(BIN)/snakemake --summary --configfile config/paper.yaml --quiet all \
 	| $(BIN)/icl-lens plan --config config.yaml config/paper.yaml
+
+benchmark: $(READY)  ## time every study against its plain reference on the CPU
+	$(BIN)/python benchmarks/table.py --whole 1000
+
+benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
+	$(BIN)/python benchmarks/table.py --device cuda --models XL
 
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
 lock:  ## pin every package anew in envs/requirements.txt (needs uv)

@@ -11,11 +11,13 @@ what it was.
         network(**batch.inputs())
     with record_keys_and_values(network) as memory:     # layer -> Memory; the fused kernel keeps running
         network(**batch.inputs())
+    with flows(network, sink):                          # sink is told |sum over heads of A * dL/dA|, layer by layer
+        loss(network(**batch.inputs())).backward()
 
-``block`` is a mask, ``record_rows`` writes out one row a prompt and ``record_keys_and_values`` none, so they make no
-attention matrix. The other four need the matrices: while one of them is open, every attention module computes by
-:func:`attend` instead of the fused kernel. Families built on transformers' attention interface take it by name; GPT-J, which
-has none, gets it in place of its ``_attn`` method.
+``block`` is a mask, ``record_rows`` writes out one row a prompt, ``record_keys_and_values`` none and ``flows`` a few rows at a
+time, so none of them keeps an attention matrix. The others need the matrices: while one of them is open, every attention module
+computes by :func:`attend` instead of the fused kernel. Families built on transformers' attention interface take it by name;
+GPT-J, which has none, gets it in place of its ``_attn`` method.
 
 A forward pass has Q queries and K keys. They are the same positions, but after a prefix that prompts share
 (:mod:`icl_lens.prefixes`), where the queries are the last Q of the K positions.
@@ -33,6 +35,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from icl_lens import flow_kernel
 from icl_lens.errors import InputError
 from icl_lens.precision import at_least_float32
 
@@ -43,6 +46,8 @@ NAME_ROWS = "icl_lens_rows"
 Edit = Callable[[int, Tensor], Tensor]
 # (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
 Sink = Callable[[int, Tensor, Tensor], None]
+# (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) where it is wanted) -> None
+FlowSink = Callable[[int, Tensor, Tensor | None], None]
 
 # The attributes of an attention module that hold its open edits, oldest first, and the name of its fused kernel.
 _EDITS = "_icl_lens_edits"
@@ -59,29 +64,35 @@ def attend(
     dropout: float = 0.0,
     softcap: float | None = None,
     **_: object,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Attention written out, with its weights open to the module's edits.
 
     Scores and softmax are float32 in a half-precision model too (as in GPT-J), the weights are in the model's own format.
 
     Returns:
-        The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K).
+        The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K); None where :func:`flows`
+        is open alone, for which none are made.
     """
-    for edit in getattr(module, _EDITS, ()):
+    edits = getattr(module, _EDITS, ())
+    for edit in edits:
         if isinstance(edit, _Stop | _Reader):
             edit.read(module, query, key, value=value)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if len(edits) == 1 and isinstance(edits[0], _Flows):
+        mask = None if attention_mask is None else attention_mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
+        output = edits[0].attend(module.layer_idx, query, key, value, mask, scale, softcap)  # (B, H, Q, d)
+        return output.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)  # (B, H, K, d)
         value = value.repeat_interleave(groups, dim=1)  # (B, H, K, d)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = at_least_float32(query) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H, Q, K)
     if softcap is not None:  # Gemma 2
         scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores += attention_mask[..., : key.shape[-2]]  # (B, H, Q, K), in place: the matrices are the cost here
     weights = scores.softmax(-1).to(value.dtype)  # (B, H, Q, K)
-    for edit in getattr(module, _EDITS, ()):
+    for edit in edits:
         weights = edit(module.layer_idx, weights)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
@@ -507,6 +518,41 @@ class _Tap(torch.autograd.Function):
         (weights,) = ctx.saved_tensors
         ctx.sink(ctx.layer, weights, gradient)
         return gradient if ctx.needs_input_grad[0] else None, None, None, None
+
+
+@contextmanager
+def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False) -> Iterator[None]:
+    """Hand every layer's information flow |sum over heads of A * dL/dA| to ``sink``, last layer first, in a backward pass.
+
+    It is what :func:`differentiate` gives the matrices for, without them: :mod:`icl_lens.flow_kernel` makes them anew a few
+    rows at a time. Inside or around ``scale``, ``record`` and ``differentiate``, which write them out, it is taken from them.
+
+    Args:
+        network: Any supported model; parameters may be frozen.
+        sink: Told a layer, its flow, shape (B, Q, K), and the mean over heads of its weights, of the same shape, or None.
+        with_weights: Whether that mean is wanted.
+    """
+    with _edit(network, _Flows(sink, with_weights)), torch.enable_grad():
+        yield
+
+
+class _Flows:
+    """Tells a layer's information flow; as an edit, it changes nothing."""
+
+    def __init__(self, sink: FlowSink, with_weights: bool) -> None:
+        self.sink, self.with_weights = sink, with_weights
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        return _Tap.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, self._from_matrices)
+
+    def attend(self, layer: int, *inputs: object) -> Tensor:
+        """The heads' outputs, shape (B, H, Q, d)."""
+        return flow_kernel.attend(*inputs, lambda flow, mean: self.sink(layer, flow, mean), self.with_weights)
+
+    def _from_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
+        wide = at_least_float32(weights)  # (B, H, Q, K)
+        flow = (wide * at_least_float32(gradient)).sum(1).abs_()  # (B, Q, K)
+        self.sink(layer, flow, wide.mean(1) if self.with_weights else None)
 
 
 @contextmanager

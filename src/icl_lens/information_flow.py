@@ -12,40 +12,36 @@ prompt starts from its own multiple of it, a power of two; what is made of its I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from icl_lens.attention import differentiate
+from icl_lens.attention import FlowSink, flows
 from icl_lens.errors import InputError
 from icl_lens.models import Batch, LanguageModel, class_logits
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
 
 METRICS = ("s_wp", "s_pq", "s_ww")
 """The means of eq. 2 to 4, see :mod:`icl_lens.studies.saliency`."""
 
 
-def measure(model: LanguageModel, batch: Batch, sink: Callable[[int, Tensor, Tensor], None]) -> np.ndarray:
+def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bool = False) -> np.ndarray:
     """Hand ``sink`` each layer's information flow in a batch of whole prompts, last layer first.
 
     Args:
         model: Of a supported family (:func:`icl_lens.attention.require_supported`).
         batch: It has no prefix.
-        sink: Told a layer, a multiple of its I_l, float32 at least, shape (B, T, T), and the attention weights A as the model
-            made them, shape (B, H, T, T). What flows to padding is zero, for nothing there reaches the loss; the diagonal is
-            as eq. 1 has it.
+        sink: Told a layer, a multiple of its I_l, float32 at least, shape (B, T, T), and the mean over heads of the attention
+            weights, of the same shape, or None. What flows to padding is zero, for nothing there reaches the loss; the
+            diagonal is as eq. 1 has it.
+        with_weights: Whether that mean is wanted.
 
     Returns:
         The multiples, powers of two, shape (B,), float64.
     """
-
-    def tap(layer: int, weights: Tensor, gradient: Tensor) -> None:
-        sink(layer, (at_least_float32(weights) * at_least_float32(gradient)).sum(1).abs_(), weights)  # (B, T, T)
-
-    with differentiate(model.network, tap):
+    with flows(model.network, sink, with_weights):
         logits = class_logits(model, batch)  # (B, C)
         start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
         logits.backward(start.to(logits.dtype))

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import fetched, prefixes, provenance
+from icl_lens import activations, fetched, prefixes, provenance, vocabulary
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -299,8 +299,10 @@ def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
 
 
 def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
-    """The last position's logits of the label words only, shape (B, C)."""
-    return last_logits(model, batch).gather(1, batch.label_ids)
+    """The last position's logits of the label words only, shape (B, C); only their rows of the vocabulary matrix are used."""
+    tokens, column = torch.unique(batch.label_ids, return_inverse=True)  # (M,), (B, C)
+    with vocabulary.only(model.network, tokens) as alone:
+        return last_logits(model, batch).gather(1, column if alone else batch.label_ids)
 
 
 @torch.inference_mode()
@@ -405,6 +407,7 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
     if unused:
         what = "model folder %s: config.json has no place for %d weights, %s among them; they are not used"
         logger.warning(what, folder, len(unused), unused[0])
+    activations.fuse(network)
     return network.eval().requires_grad_(False)
 
 

@@ -33,7 +33,7 @@ def compressed_logits(model, ids, length, kept) -> torch.Tensor:
 
     model.set_attn_implementation("eager")
     with torch.inference_mode(), _edited_attention(model, edited):
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
 
 
 def restarted_logits(model, ids, length, kept) -> torch.Tensor:
@@ -51,9 +51,9 @@ def restarted_logits(model, ids, length, kept) -> torch.Tensor:
     model.set_attn_implementation("eager")
     with torch.inference_mode(), _edited_attention(model, edited):
         return model(
-            input_ids=torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-            position_ids=torch.tensor([positions]),
+            input_ids=torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
+            position_ids=torch.tensor([positions], device=model.device),
             use_cache=False,
         ).logits[0, -1]
 

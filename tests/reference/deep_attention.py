@@ -13,7 +13,9 @@ def class_attention(model, ids, anchors, demo_labels, classes) -> np.ndarray:
     """Sum over heads, and over the demonstrations of a class, of A_l(q, p), shape (L, C)."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
-        attentions = model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
+        attentions = model(
+            input_ids=torch.tensor([ids], device=model.device), output_attentions=True, use_cache=False
+        ).attentions
     q = len(ids) - 1
     result = np.zeros((len(attentions), classes))
     for layer, matrix in enumerate(attentions):

@@ -19,7 +19,7 @@ def projections(model, family, ids, layer):
     caught = {}
 
     def catch(name):
-        return lambda module, inputs, output: caught.__setitem__(name, output[0].detach().double().numpy())
+        return lambda module, inputs, output: caught.__setitem__(name, output[0].detach().double().cpu().numpy())
 
     heads = model.config.num_attention_heads
     if family == "gpt2":
@@ -38,7 +38,7 @@ def projections(model, family, ids, layer):
         attention = model.model.layers[layer].self_attn
         hooks = [attention.q_proj.register_forward_hook(catch("q")), attention.k_proj.register_forward_hook(catch("k"))]
     with torch.inference_mode():
-        model(input_ids=torch.tensor([ids]), use_cache=False)
+        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     for hook in hooks:
         hook.remove()
     if family == "gpt2":

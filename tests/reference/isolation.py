@@ -37,7 +37,7 @@ def isolated_logits(model, ids, positions, layers, blocking) -> tuple[torch.Tens
     used: list[torch.Tensor] = []
     model.set_attn_implementation("eager")
     with torch.inference_mode(), _edited_attention(model, edited):
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits, used
 
 

@@ -33,7 +33,8 @@ def class_logits(model, ids, anchors, label_ids, beta) -> torch.Tensor:
 
     model.set_attn_implementation("eager")
     with _edited_attention(model, reweighted):
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1, torch.tensor(label_ids)]
+        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+        return logits[torch.tensor(label_ids, device=model.device)]
 
 
 def train(model, examples, orders, heads, rate) -> tuple[torch.Tensor, list[float]]:
@@ -46,7 +47,8 @@ def train(model, examples, orders, heads, rate) -> tuple[torch.Tensor, list[floa
         heads: H.
         rate: Adam's learning rate.
     """
-    beta = torch.zeros(model.config.get_text_config().num_hidden_layers, heads, len(examples[0][1]))
+    layers = model.config.get_text_config().num_hidden_layers
+    beta = torch.zeros(layers, heads, len(examples[0][1]), device=model.device)
     first, second, step = torch.zeros_like(beta), torch.zeros_like(beta), 0
     losses = []
     for order in orders:

@@ -19,13 +19,13 @@ def information_flow(model, ids, label_ids, gold) -> list[np.ndarray]:
         gold: The query's class.
     """
     model.set_attn_implementation("eager")
-    embeddings = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+    embeddings = model.get_input_embeddings()(torch.tensor([ids], device=model.device)).detach().requires_grad_()
     output = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False)
-    logits = output.logits[0, -1, torch.tensor(label_ids)]
+    logits = output.logits[0, -1, torch.tensor(label_ids, device=model.device)]
     loss = -torch.log_softmax(logits, dim=0)[gold]
     gradients = torch.autograd.grad(loss, output.attentions)
     return [
-        (attention[0] * gradient[0]).sum(0).abs().double().detach().numpy()
+        (attention[0] * gradient[0]).sum(0).abs().double().detach().cpu().numpy()
         for attention, gradient in zip(output.attentions, gradients, strict=True)
     ]
 

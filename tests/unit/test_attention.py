@@ -1,9 +1,10 @@
 import gc
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from icl_lens import attention
+from icl_lens import attention, flow_kernel
 from icl_lens.errors import InputError
 
 from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
@@ -112,7 +113,7 @@ def test_an_open_context_changes_no_logit_by_itself(network):
     torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", ["block", "scale", "record", "record_rows", "differentiate"])
+@pytest.mark.parametrize("context", ["block", "scale", "record", "record_rows", "differentiate", "flows"])
 def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, context):
     before = logits(network)
     edges = torch.zeros(2, 12, 12, dtype=torch.bool)
@@ -123,6 +124,7 @@ def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, c
         "record": lambda: attention.record(network),
         "record_rows": lambda: attention.record_rows(network, torch.tensor([11, 8])),
         "differentiate": lambda: attention.differentiate(network, lambda *_: None),
+        "flows": lambda: attention.flows(network, lambda *_: None),
     }[context]
     with pytest.raises(RuntimeError, match="stop"), open_context():
         inside = logits(network)
@@ -198,6 +200,56 @@ def test_gradients_are_those_that_autograd_finds(network):
     for layer, gradient in enumerate(expected):
         torch.testing.assert_close(received[layer][0], out.attentions[layer], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(received[layer][1], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "with matrices"])
+@pytest.mark.parametrize("elements", [1, 100, 2**19])
+def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, elements, nested):
+    monkeypatch.setitem(flow_kernel._ELEMENTS, "cpu", elements)  # rows at a time: one, a few, all
+    found, expected = {}, {}
+
+    def keep(layer, weights, gradient):
+        expected[layer] = ((weights * gradient).sum(1).abs(), weights.mean(1))
+
+    def run():
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
+
+    with attention.differentiate(network, keep):
+        run()
+    with (
+        attention.flows(network, lambda layer, *flow: found.setdefault(layer, flow), with_weights=True),
+        attention.record(network) if nested else nullcontext(),
+    ):
+        run()
+    assert list(found) == [2, 1, 0]
+    for layer, (flow, weights) in expected.items():
+        assert flow.max() > 0
+        # Behind the last position that reaches the loss is padding, of which the means are never asked for.
+        assert (found[layer][0] - flow).abs().max() <= 1e-5 * flow.max()
+        torch.testing.assert_close(found[layer][1], weights, atol=1e-6, rtol=1e-5)
+
+
+def test_flows_keep_no_matrix(monkeypatch):
+    network = tiny("llama", VOCABULARY)
+    matrices = []
+
+    def pack(tensor):
+        matrices.append(tensor.shape[-2:] == (11, 11) and tensor.numel() >= 2 * 4 * 11 * 11)
+        return tensor
+
+    with (
+        attention.flows(network, lambda *_: None),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        network(input_ids=IDS[:, 1:], attention_mask=MASK[:, 1:], use_cache=False)
+    assert matrices
+    assert not any(matrices)
+    with (
+        attention.differentiate(network, lambda *_: None),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        network(input_ids=IDS[:, 1:], attention_mask=MASK[:, 1:], use_cache=False)
+    assert any(matrices), "the other way keeps them, so the hooks would have seen them"
 
 
 def test_nothing_is_kept_of_a_differentiated_pass(network):

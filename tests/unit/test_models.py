@@ -16,6 +16,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.activations import NewGELUActivation
 
 from icl_lens import models
 from icl_lens.errors import InputError
@@ -56,8 +57,8 @@ def test_every_family_loads_from_its_folder(tmp_path, tokenizer, family):
     assert (model.layers, model.facts["layers"], model.facts["heads"]) == (3, 3, 4)
     assert model.context == CONTEXT
     ids = torch.arange(40)[None]
-    with torch.inference_mode():
-        assert torch.equal(model.network(ids).logits, network(ids).logits)
+    with torch.inference_mode():  # to rounding: a written-out activation is one operation in the loaded model
+        torch.testing.assert_close(model.network(ids).logits, network(ids).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", UNSUPPORTED)
@@ -280,3 +281,45 @@ def test_a_random_model_is_seen_to_be_untrained(checkpoint, tokenizer):
         network(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss.backward()
         optimizer.step()
     assert models.observe(model, prompts)["untrained"] is False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_label_words_alone_have_the_logits_that_they_have_among_all(language_model, tokenizer, family):
+    model = language_model(family)
+    head = model.network.get_output_embeddings()
+    prompts = tokenize(prompts_table("trec"), tokenizer)
+    with torch.inference_mode():
+        for batch in models.batches(model, prompts, 1000):
+            found = models.class_logits(model, batch)
+            expected = models.last_logits(model, batch).gather(1, batch.label_ids)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+            assert found.shape == batch.label_ids.shape
+    assert model.network.get_output_embeddings() is head
+
+
+def test_a_vocabulary_matrix_of_another_kind_stays_whole(language_model, tokenizer):
+    class Doubled(torch.nn.Linear):
+        def forward(self, state):
+            return 2 * super().forward(state)
+
+    model = language_model("llama")
+    prompts = tokenize(prompts_table(), tokenizer)
+    batch = next(models.batches(model, prompts, 1000))
+    with torch.inference_mode():
+        expected = 2 * models.class_logits(model, batch)
+        model.network.lm_head.__class__ = Doubled
+        torch.testing.assert_close(models.class_logits(model, batch), expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "codegen"])
+def test_a_written_out_activation_becomes_one_operation(tmp_path, tokenizer, family):
+    network = tiny(family, len(tokenizer))
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = models.load(tmp_path, device="cpu").network
+    kinds = [{type(module) for module in each.modules()} for each in (network, loaded)]
+    assert NewGELUActivation in kinds[0]
+    assert NewGELUActivation not in kinds[1]
+    ids = torch.arange(1, 20)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(ids).logits, network(ids).logits, atol=1e-5, rtol=1e-5)

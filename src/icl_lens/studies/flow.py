@@ -24,7 +24,6 @@ from icl_lens.flow_plan import Settings
 from icl_lens.information_flow import METRICS, EdgeMeans
 from icl_lens.models import LanguageModel, batches
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
 
 
 def compute(
@@ -62,15 +61,14 @@ def compute(
     for batch in batches(model, taken, batch_tokens):
         edge_means = EdgeMeans(batch, [taken[place] for place in batch.index])
 
-        def sink(layer: int, flow: Tensor, weights: Tensor, rows=batch.index, edge_means=edge_means) -> None:
+        def sink(layer: int, flow: Tensor, attention: Tensor, rows=batch.index, edge_means=edge_means) -> None:
             means = edge_means.of(flow).cpu().numpy()  # (3, B)
-            attention = at_least_float32(weights).mean(1)  # (B, T, T)
             for row, place in enumerate(rows):
                 length = len(taken[place].ids)
                 below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]
                 found[place, layer] = _kept(*below, settings) | dict(zip(METRICS, means[:, row].tolist(), strict=True))
 
-        multiple = information_flow.measure(model, batch, sink)  # (B,)
+        multiple = information_flow.measure(model, batch, sink, with_weights=True)  # (B,)
         for place, factor in zip(batch.index, multiple, strict=True):
             for layer in range(layers):
                 for name in ("saliency", "layer_total", *METRICS):

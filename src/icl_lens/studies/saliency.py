@@ -56,7 +56,7 @@ def compute(
     for batch in batches(model, prompts, batch_tokens):
         edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
 
-        def sink(layer: int, flow: Tensor, weights: Tensor, rows=batch.index, edges=edges) -> None:
+        def sink(layer: int, flow: Tensor, mean: None, rows=batch.index, edges=edges) -> None:
             means[:, rows, layer] = edges.of(flow).cpu().numpy()
 
         multiple = information_flow.measure(model, batch, sink)  # (B,)

@@ -1,0 +1,167 @@
+"""What every benchmark shares: two models with the same weights, prompts of a stated length, and a fair clock.
+
+A contest runs its sides in turn, A B A B, after one warm-up each, and the median of each side's times counts. The warm-up's
+results are compared: what is not equal is not a contest.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from icl_lens import activations, models, prompts
+from icl_lens.config import EMBEDDED_MODEL
+from icl_lens.corpora import builtin, files
+from icl_lens.models import LanguageModel
+from icl_lens.positions import TokenizedPrompt, tokenize
+from icl_lens.tasks import TASKS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the plain references are the tests'
+
+SHAPES = {
+    "124M": {"n_embd": 768, "n_layer": 12, "n_head": 12},
+    "XL": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
+}
+
+# The built-in texts are shorter than the data sets'; so many of one label as one text are about as long (SST-2 71, TREC 131,
+# AGNews 291 tokens by GPT-2's tokenizer: 165 on average).
+LONG_AS_REAL = {"sst2": 1, "trec": 1, "agnews": 4, "emoc": 1}
+
+_FILES = {
+    "sst2": ("train.tsv", "dev.tsv"),
+    "trec": ("train_5500.label", "TREC_10.label"),
+    "agnews": ("train_subset.csv", "test.csv"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model as icl-lens runs it, and one with the same weights as transformers makes it, for the plain side."""
+
+    title: str
+    model: LanguageModel
+    plain: PreTrainedModel
+
+
+def embedded(device: str) -> Pair:
+    """The embedded model."""
+    model = models.load(EMBEDDED_MODEL, device=device)
+    plain = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32).to(device)
+    return Pair("embedded", model, plain.eval().requires_grad_(False))
+
+
+def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str) -> Pair:
+    """A GPT-2 of one of :data:`SHAPES` with random weights, made on the device."""
+    config = GPT2Config(**SHAPES[shape])
+    torch.manual_seed(0)
+    with torch.device(device):
+        plain, network = (GPT2LMHeadModel(config).eval().requires_grad_(False) for _ in range(2))
+    network.load_state_dict(plain.state_dict())
+    activations.fuse(network)
+    return Pair(shape, LanguageModel(shape, network, tokenizer, "float32", {}), plain)
+
+
+def tokenized(
+    pair: Pair, task: str, prompt_set: str, count: int, data: Path | None = None, long: bool = False, seeds: tuple = (42,)
+) -> list[TokenizedPrompt]:
+    """Prompts of one task, ``count`` a seed, of the original files under ``data`` or built-in texts (``long``: as long)."""
+    if data and task in _FILES:
+        corpus = files.read(task, *(data / task / name for name in _FILES[task]))
+    else:
+        corpus = builtin.generate(task, 0)
+        if long and LONG_AS_REAL[task] > 1:
+            corpus = _joined(corpus, LONG_AS_REAL[task])
+    table = prompts.build(TASKS[task], corpus, prompt_set, list(seeds), count)
+    return models.fitting(pair.model, tokenize(table, pair.model.tokenizer))
+
+
+def _joined(corpus: pd.DataFrame, times: int) -> pd.DataFrame:
+    """Texts that are several of one split and label, one after the other."""
+    rows = []
+    for (split, label), part in corpus.groupby(["split", "label"]):
+        texts = part["text"].tolist()
+        whole = range(0, len(texts) - times + 1, times)
+        rows += [{"split": split, "label": label, "text": " ".join(texts[i : i + times])} for i in whole]
+    frame = pd.DataFrame(rows)
+    return frame.assign(index=frame.groupby("split").cumcount())
+
+
+def mean_length(read: list[TokenizedPrompt]) -> float:
+    return statistics.mean(len(p.ids) for p in read)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Measures seconds: of the wall, or of the CPU that this process used (all its threads), which neighbours do not touch."""
+
+    kind: str
+    device: str
+
+    def now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() if self.kind == "wall" else time.process_time()
+
+
+def contest(runs: Mapping[str, Callable], clock: Clock, repeats: int) -> tuple[dict[str, float], dict[str, object]]:
+    """Median seconds of each side, in turn, and what each returned at its warm-up."""
+    results = {side: run() for side, run in runs.items()}
+    seconds: dict[str, list[float]] = {side: [] for side in runs}
+    for _ in range(repeats):
+        for side, run in runs.items():
+            start = clock.now()
+            run()
+            seconds[side].append(clock.now() - start)
+    return {side: statistics.median(times) for side, times in seconds.items()}, results
+
+
+def apart(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference as a share of the largest value."""
+    found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
+    assert found.shape == expected.shape, f"{found.shape} against {expected.shape}"
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@torch.inference_mode()
+def products(network: PreTrainedModel, tokens: int, batch: int = 1) -> tuple[Callable[[], None], float]:
+    """The bare products of a forward pass over prompts of one length, with the model's own matrices, and their operations.
+
+    They are those of its linear layers, of its attention's scores and outputs, and of one row a prompt with the vocabulary
+    matrix.
+    """
+    device, dtype = network.device, network.dtype
+    pairs = []
+    for module in network.modules():
+        if module is network.get_output_embeddings():
+            pairs.append((torch.randn(batch, module.in_features, device=device, dtype=dtype), module.weight.t()))
+        elif isinstance(module, Conv1D):
+            pairs.append((torch.randn(batch * tokens, module.weight.shape[0], device=device, dtype=dtype), module.weight))
+        elif isinstance(module, torch.nn.Linear):
+            pairs.append((torch.randn(batch * tokens, module.in_features, device=device, dtype=dtype), module.weight.t()))
+    shape = network.config.get_text_config()
+    heads = shape.num_attention_heads
+    width = shape.hidden_size // heads
+    queries, scores = (torch.randn(batch * heads, tokens, n, device=device, dtype=dtype) for n in (width, tokens))
+    for _ in range(shape.num_hidden_layers):
+        pairs += [(queries, queries.transpose(1, 2)), (scores, queries)]
+    outputs = [torch.matmul(a, b) for a, b in pairs]
+    operations = sum(2 * out.numel() * a.shape[-1] for out, (a, _) in zip(outputs, pairs, strict=True))
+
+    def run() -> None:
+        for (a, b), out in zip(pairs, outputs, strict=True):
+            torch.matmul(a, b, out=out)
+
+    return torch.inference_mode()(run), float(operations)

@@ -1,0 +1,140 @@
+"""The two sides of each row of the table: a study of icl-lens, and the plain reference of tests/reference on the same prompts.
+
+Each function returns an array of one row a prompt, equal for both sides to rounding. Both sides are what their names say and
+no more: the plain side runs one prompt at a time, with eager attention, as the released scripts do.
+"""
+
+from __future__ import annotations
+
+import contest  # noqa: F401 - first: it makes the references importable
+import numpy as np
+import torch
+
+from icl_lens import compression as compressing
+from icl_lens.compression_plan import OWN
+from icl_lens.compression_plan import Condition as Compressed
+from icl_lens.compression_plan import Settings as Compression
+from icl_lens.compression_plan import conditions as compressions
+from icl_lens.conditions import isolated, random_positions
+from icl_lens.isolation_plan import Settings as Isolation
+from icl_lens.isolation_plan import conditions as isolations
+from icl_lens.reweighting_plan import Settings as Reweighting
+from icl_lens.statistics import attention_scores
+from icl_lens.studies import compression, deep_attention, isolation, reweighting, saliency
+from tests.reference import compression as plain_compression
+from tests.reference import reweighting as plain_reweighting
+from tests.reference.deep_attention import class_attention
+from tests.reference.isolation import isolated_logits, jaccard
+from tests.reference.saliency import saliency as plain_saliency_of
+
+
+def fast_saliency(pair, read, budget) -> np.ndarray:
+    """Shape (N, L, 3)."""
+    found = saliency.compute(pair.model, read, budget)
+    return found[list(saliency.METRICS)].to_numpy().reshape(len(read), -1, 3)
+
+
+def plain_saliency(pair, read) -> np.ndarray:
+    of = (plain_saliency_of(pair.plain, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold).T for p in read)
+    return np.stack(list(of))
+
+
+def fast_attention(pair, read, budget) -> np.ndarray:
+    """Shape (N, L, C)."""
+    rows = deep_attention.compute(pair.model, read, budget)
+    return attention_scores(rows, [p.prompt_id for p in read]).transpose(1, 0, 2)
+
+
+def plain_attention(pair, read) -> np.ndarray:
+    return np.stack(
+        [
+            class_attention(pair.plain, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), len(p.label_ids))
+            for p in read
+        ]
+    )
+
+
+def fast_isolation(pair, read, budget, settings: Isolation) -> np.ndarray:
+    """Prediction, and overlap of 5 and of 10 words, of every condition, shape (N, C, 3)."""
+    found = isolation.compute(pair.model, read, budget, settings=settings)
+    columns = ["prediction", "word_jaccard_5", "word_jaccard_10"]
+    return found[columns].to_numpy(dtype=float).reshape(len(read), -1, 3)
+
+
+def plain_isolation(pair, read, settings: Isolation) -> np.ndarray:
+    tokenizer, depth = pair.model.tokenizer, pair.model.layers
+    found = []
+    for prompt in read:
+        ids, rows = prompt.ids.tolist(), []
+        before = isolated_logits(pair.plain, ids, [], [], settings.blocking)[0]
+        for target, draw, side, k in isolations(settings, depth):
+            if target == "random":
+                cut = random_positions(prompt, settings.random_scope, draw, tokenizer.bos_token_id)
+            else:
+                cut = isolated(prompt, target, lambda token: tokenizer.decode([token]))
+            layers = range(k) if side == "first" else range(depth - k, depth)
+            after = isolated_logits(pair.plain, ids, cut.tolist(), layers, settings.blocking)[0]
+            words = [jaccard(after.topk(n).indices.tolist(), before.topk(n).indices.tolist()) for n in (5, 10)]
+            rows.append([int(after[prompt.label_ids].argmax()), *words])
+        found.append(rows)
+    return np.array(found, dtype=float)
+
+
+def fast_compression(pair, read, budget, settings: Compression) -> np.ndarray:
+    """Prediction, and overlap of 5 words, of every method and draw, shape (N, C, 2)."""
+    found = compression.compute(pair.model, read, budget, settings=settings)
+    return found[["prediction", "word_jaccard_5"]].to_numpy(dtype=float).reshape(len(read), -1, 2)
+
+
+def plain_compression_of(pair, read, settings: Compression) -> np.ndarray:
+    found = []
+    for prompt in read:
+        ids, length, rows = prompt.ids.tolist(), compressing.query_start(prompt), []
+        full = plain_compression.compressed_logits(pair.plain, ids, 0, [])
+        for condition in (Compressed("full", 0, OWN), *compressions(settings)):
+            if condition.method == "full":
+                logits = full
+            elif condition.method == "text_anchor":
+                short = compression.text_anchor(prompt, pair.model.tokenizer).ids.tolist()
+                logits = plain_compression.compressed_logits(pair.plain, short, 0, [])
+            else:
+                restarted = condition.positions == "restarted"
+                run = plain_compression.restarted_logits if restarted else plain_compression.compressed_logits
+                logits = run(pair.plain, ids, length, compression.kept(prompt, condition, settings).tolist())
+            words = jaccard(logits.topk(5).indices.tolist(), full.topk(5).indices.tolist())
+            rows.append([int(logits[prompt.label_ids].argmax()), words])
+        found.append(rows)
+    return np.array(found, dtype=float)
+
+
+def fast_reweighting(pair, shown, auxiliary, budget, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
+    """The trained factors of every seed, flat, and the log-probabilities of every prompt, re-weighted, flat."""
+    seeds = sorted({p.seed for p in shown})
+    runs = {seed: [p for p in auxiliary if p.seed == seed] for seed in seeds}
+    trained = reweighting.train(pair.model, runs, settings, budget)
+    answers = []
+    for seed in seeds:
+        own = [p for p in shown if p.seed == seed]
+        answers += reweighting.log_probabilities(pair.model, own, budget, trained[seed].beta)
+    return np.concatenate([trained[seed].beta.ravel() for seed in seeds]), np.concatenate(answers)
+
+
+def plain_reweighting_of(pair, shown, auxiliary, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
+    seeds = sorted({p.seed for p in shown})
+    heads = pair.plain.config.get_text_config().num_attention_heads
+    betas, answers = [], []
+    for seed in seeds:
+        examples = [p for p in auxiliary if p.seed == seed]
+        generator = np.random.default_rng([settings.seed, seed])
+        orders = [generator.permutation(len(examples)).tolist() for _ in range(settings.epochs)]
+        rows = [(p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold) for p in examples]
+        beta, _ = plain_reweighting.train(pair.plain, rows, orders, heads, settings.learning_rate)
+        betas.append(beta.cpu().numpy().ravel())
+        with torch.no_grad():
+            for p in shown:
+                if p.seed == seed:
+                    logits = plain_reweighting.class_logits(
+                        pair.plain, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), beta
+                    )
+                    answers.append(logits.log_softmax(-1).cpu().numpy())
+    return np.concatenate(betas), np.concatenate(answers)

@@ -1,0 +1,355 @@
+"""How much faster each study is than its plain reference: one Markdown table, every number a ratio measured in one run.
+
+    .venv/bin/python benchmarks/table.py [--models embedded 124M] [--rows ROW ...] [--repeats N] [--queries N] [--clock cpu]
+    .venv/bin/python benchmarks/table.py --device cuda --models XL
+
+Same weights, same prompts, the sides in turn (A B A B), medians. A row whose results differ by more than 1e-4 of the largest
+value is void, and so is the whole table where the plain reference is slower than the released code is known to be. What is
+timed is a study's own `compute`, its checks of the model included. Where prompts share their demonstrations, the plain side
+runs the first few of them: it takes each by itself, so its time is theirs times the number of prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import contest
+import numpy as np
+import sides
+import torch
+import transformers
+from contest import Clock, Pair
+from transformers import GPT2TokenizerFast
+
+from icl_lens import models
+from icl_lens.compression_plan import Settings as Compression
+from icl_lens.isolation_plan import Settings as Isolation
+from icl_lens.reweighting_plan import Settings as Reweighting
+
+TASKS = ("sst2", "trec", "agnews")
+TOLERANCE = 1e-4
+TOLERANCE_TF32 = 1e-2
+
+# What the released code does in a second on 2 such cores, 124M shape, prompts of 165 tokens, where a bare product of
+# 1024 x 768 x 3072 runs at 157 to 237 GFLOP/s: the middle of it stands for an idle machine.
+RELEASED = {"forward": 2.5, "saliency": 1.0}
+IDLE = 197e9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run of a model.
+
+    Attributes:
+        budget: Tokens a batch.
+        fresh: Prompts with demonstrations of their own, a seed and task; the plain side runs ``few_fresh`` of them.
+        queries: Prompts that share their demonstrations, a seed and task; the plain side runs ``few`` of them.
+        seeds: How many.
+        epochs: Of training.
+        draws: Of compression.
+    """
+
+    budget: int
+    fresh: int
+    few_fresh: int
+    queries: int
+    few: int
+    seeds: int
+    epochs: int
+    draws: int
+
+
+PLANS = {
+    # A job of the default run: five seeds of a hundred queries.
+    "embedded": Plan(budget=4096, fresh=100, few_fresh=64, queries=100, few=4, seeds=5, epochs=2, draws=5),
+    # The 18 prompts that the released code was timed on, six of each data set.
+    "124M": Plan(budget=512, fresh=6, few_fresh=6, queries=40, few=1, seeds=1, epochs=1, draws=5),
+    "XL": Plan(budget=16384, fresh=16, few_fresh=16, queries=200, few=2, seeds=1, epochs=2, draws=20),
+}
+
+TARGETS = {
+    "saliency": ("saliency, fresh demonstrations", {"embedded": 5, "124M": 2, "XL": 3}),
+    "isolation": ("isolation, label conditions of Figure 8", {"embedded": 10, "124M": 4, "XL": 10}),
+    "random": ("isolation, random conditions", {"embedded": 4, "124M": 2, "XL": 4}),
+    "attention": ("deep attention", {"embedded": 10, "124M": 4, "XL": 10}),
+    "reweighting": ("re-weighting, train and test", {"embedded": 6, "124M": 3, "XL": 6}),
+    "compression": ("compression, all methods", {"embedded": 6, "124M": 3, "XL": 8}),
+    "whole": ("whole main paper for one task, Snakemake run against plain loop", {"embedded": 4}),
+    "forward": ("forward pass: share of the rate of bare products", {"124M": 0.7, "XL": 0.6}),
+    "tf32": (f"saliency with TF32, within {TOLERANCE_TF32:g} of plain float32", {"XL": 8}),
+    "all_items": ("the main paper's items, 4 tasks x 5 seeds x at most 1,000 queries: minutes", {"XL": 30}),
+}
+
+# Queries a seed of the four tasks, at most 1,000.
+PAPER_QUERIES = 872 + 500 + 1000 + 1000
+
+
+@dataclass
+class Measured:
+    """A cell of the table: the number, its parts, and how far the sides lie apart (none where nothing is compared)."""
+
+    value: float
+    parts: str
+    difference: float = 0.0
+    tolerance: float = TOLERANCE
+
+    def __str__(self) -> str:
+        if self.difference > self.tolerance:
+            return f"void (results differ by {self.difference:.0e})"
+        return f"{self.value:.2g} ({self.parts})" if self.parts else f"{self.value:.2g}"
+
+
+class Bench:
+    """Measures the rows for one model."""
+
+    def __init__(self, pair: Pair, plan: Plan, options: argparse.Namespace) -> None:
+        self.pair, self.plan, self.options = pair, plan, options
+        self.clock = Clock(options.clock, options.device)
+        self.long = pair.title != "embedded"
+        self.pace: dict[str, float] = {}  # seconds a prompt of icl-lens, by row
+        self.plain_pace: dict[str, float] = {}  # and of the plain side
+
+    def read(self, task: str, prompt_set: str, count: int) -> list:
+        seeds = tuple(range(42, 42 + self.plan.seeds))
+        return contest.tokenized(self.pair, task, prompt_set, count, self.options.data, self.long, seeds)
+
+    def _mean(self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable, tasks=TASKS) -> Measured:
+        """The mean over tasks of the ratio of seconds a prompt."""
+        ratios, far, ours, theirs = {}, [], [], []
+        for task in tasks:
+            read = self.read(task, prompt_set, count)
+            runs = {"fast": lambda read=read: fast(read), "plain": lambda read=read: plain(read[:few])}
+            seconds, results = contest.contest(runs, self.clock, self.options.repeats)
+            ours.append(seconds["fast"] / len(read))
+            theirs.append(seconds["plain"] / min(few, len(read)))
+            ratios[f"{task} {contest.mean_length(read):.0f} tokens"] = theirs[-1] / ours[-1]
+            far.append(contest.apart(results["fast"][:few], results["plain"]))
+            print(f"  {row}, {task}: {theirs[-1] / ours[-1]:.2f}, apart {far[-1]:.0e}", file=sys.stderr, flush=True)
+        self.pace[row], self.plain_pace[row] = statistics.mean(ours), statistics.mean(theirs)
+        parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
+        return Measured(statistics.mean(ratios.values()), parts, max(far))
+
+    def saliency(self) -> Measured:
+        pair, plan = self.pair, self.plan
+        fast = lambda read: sides.fast_saliency(pair, read, plan.budget)  # noqa: E731
+        plain = lambda read: sides.plain_saliency(pair, read)  # noqa: E731
+        return self._mean("saliency", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
+
+    def tf32(self) -> Measured:
+        pair, plan = self.pair, self.plan
+        before = torch.get_float32_matmul_precision()
+
+        def fast(read: list) -> np.ndarray:
+            torch.set_float32_matmul_precision("high")
+            try:
+                return sides.fast_saliency(pair, read, plan.budget)
+            finally:
+                torch.set_float32_matmul_precision(before)
+
+        plain = lambda read: sides.plain_saliency(pair, read)  # noqa: E731
+        found = self._mean("tf32", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
+        found.tolerance = TOLERANCE_TF32
+        return found
+
+    def _isolation(self, row: str, settings: Isolation, tasks=TASKS) -> Measured:
+        pair, plan = self.pair, self.plan
+        fast = lambda read: sides.fast_isolation(pair, read, plan.budget, settings)  # noqa: E731
+        plain = lambda read: sides.plain_isolation(pair, read, settings)  # noqa: E731
+        return self._mean(row, "shared-1shot", plan.queries, plan.few, fast, plain, tasks)
+
+    def isolation(self) -> Measured:
+        return self._isolation("isolation", Isolation(targets=["label"], layers=self._figure_8()))
+
+    def random(self) -> Measured:
+        return self._isolation("random", Isolation(targets=["random"], layers=self._figure_8()))
+
+    def _figure_8(self) -> list[int] | None:
+        """Figure 8's numbers of layers; every one up to half the depth in the embedded model, as by default."""
+        return None if self.pair.title == "embedded" else [1, 3, 5, 7]
+
+    def attention(self) -> Measured:
+        pair, plan = self.pair, self.plan
+        fast = lambda read: sides.fast_attention(pair, read, plan.budget)  # noqa: E731
+        few = 4 * plan.few
+        return self._mean("attention", "shared-1shot", plan.queries, few, fast, lambda read: sides.plain_attention(pair, read))
+
+    def compression(self) -> Measured:
+        pair, plan, settings = self.pair, self.plan, Compression(draws=self.plan.draws)
+        fast = lambda read: sides.fast_compression(pair, read, plan.budget, settings)  # noqa: E731
+        plain = lambda read: sides.plain_compression_of(pair, read, settings)  # noqa: E731
+        return self._mean("compression", "shared-1shot", plan.queries, plan.few, fast, plain)
+
+    def reweighting(self) -> Measured:
+        pair, plan = self.pair, self.plan
+        settings = Reweighting(epochs=plan.epochs)
+        ratios, far = {}, []
+        for task in TASKS if pair.title == "embedded" else TASKS[:1]:
+            shown, auxiliary = (self.read(task, name, 4 * plan.few) for name in ("shared-1shot", "shared-1shot-auxiliary"))
+            runs = {
+                "fast": lambda a=shown, b=auxiliary: sides.fast_reweighting(pair, a, b, plan.budget, settings),
+                "plain": lambda a=shown, b=auxiliary: sides.plain_reweighting_of(pair, a, b, settings),
+            }
+            seconds, results = contest.contest(runs, self.clock, self.options.repeats)
+            ratios[task] = seconds["plain"] / seconds["fast"]
+            far += [contest.apart(a, b) for a, b in zip(results["fast"], results["plain"], strict=True)]
+            steps = len(auxiliary) * plan.epochs + len(shown)  # a step and an answer are about one prompt's forward pass each
+            self.pace["reweighting"] = seconds["fast"] / steps
+            self.plain_pace["reweighting"] = seconds["plain"] / steps
+            print(f"  reweighting, {task}: {ratios[task]:.2f}, apart {max(far):.0e}", file=sys.stderr, flush=True)
+        parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
+        return Measured(statistics.mean(ratios.values()), parts, max(far))
+
+    def forward(self) -> Measured:
+        """A pass over prompts of one length, next-token logits at the last position, against its products alone."""
+        prompt = self.read("trec", "fresh-1shot", 1)[0]
+        rows = 1 if self.options.device == "cpu" else 16
+        batch = next(models.batches(self.pair.model, [prompt] * rows, rows * len(prompt.ids)))
+        bare, operations = contest.products(self.pair.model.network, len(prompt.ids), rows)
+        run = torch.inference_mode()(lambda: models.last_logits(self.pair.model, batch))
+        seconds, _ = contest.contest({"run": run, "bare": bare}, self.clock, max(9, self.options.repeats))
+        rate = operations / seconds["bare"] / 1e9
+        return Measured(seconds["bare"] / seconds["run"], f"{len(prompt.ids)} tokens x {rows}, bare {rate:.0f} GFLOP/s")
+
+    def all_items(self) -> Measured | None:
+        """From seconds a prompt as measured in the rows above; draws, conditions and epochs as in those rows."""
+        rows = ("saliency", "isolation", "random", "attention", "compression", "reweighting")
+        if not set(rows) <= set(self.pace):
+            return None
+        seconds = sum(self.pace[row] for row in rows[:-1]) * 5 * PAPER_QUERIES
+        steps = 5 * (PAPER_QUERIES + 4 * (2 + 6 + 4 + 4) * Reweighting().epochs)
+        return Measured((seconds + self.pace["reweighting"] * steps) / 60, "from the pace of the rows above")
+
+    def whole(self) -> Measured | None:
+        """Snakemake's wall time for the main paper's items of one task, against the plain loop over the same prompts."""
+        rows = ("saliency", "isolation", "random", "attention", "compression", "reweighting")
+        if self.options.whole is None or not set(rows) <= set(self.plain_pace) or self.options.clock != "wall":
+            return None
+        targets = [f"figure_{n}" for n in range(1, 7)] + [f"table_{n}" for n in range(1, 4)]
+        seeds, queries = 5, self.options.whole
+        with tempfile.TemporaryDirectory() as folder:
+            settings = ["tasks=[sst2]", f"queries={queries}", f"results={folder}"]
+            command = ["snakemake", *targets, "--cores", str(self.options.threads), "--quiet", "all", "--config", *settings]
+            start = time.perf_counter()
+            subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
+            seconds = time.perf_counter() - start
+        prompts = seeds * queries
+        plain = sum(self.plain_pace[row] for row in rows[:-1]) * prompts
+        plain += self.plain_pace["reweighting"] * (prompts + seeds * 8 * Reweighting().epochs)
+        return Measured(
+            plain / seconds, f"{seeds} seeds x {queries} queries, {seconds:.0f} s; plain from its pace in the rows above"
+        )
+
+    def context(self) -> tuple[str, bool]:
+        """What plain transformers does, and whether the reference is at least as fast as the released code."""
+        read = [p for task in TASKS for p in self.read(task, "fresh-1shot", 2)[:2]]
+        plain, device = self.pair.plain, self.options.device
+
+        @torch.inference_mode()
+        def forward(kernel: str, **options: object) -> None:
+            plain.set_attn_implementation(kernel)
+            for p in read:
+                plain(torch.from_numpy(p.ids)[None].to(device), use_cache=False, **options)
+
+        runs = {
+            "the reference (eager, matrices kept)": lambda: forward("eager", output_attentions=True),
+            "eager": lambda: forward("eager"),
+            "sdpa": lambda: forward("sdpa"),
+        }
+        seconds, _ = contest.contest(runs, self.clock, self.options.repeats)
+        rate = {name: len(read) / s for name, s in seconds.items()}
+        said = ", ".join(f"{name} {r:.2f}" for name, r in rate.items())
+        said = f"forward passes a second, one prompt at a time, all logits ({contest.mean_length(read):.0f} tokens): {said}"
+        if self.pair.title != "124M":
+            return said, True
+        first, second = torch.randn(1024, 768), torch.randn(768, 3072)
+        speed, _ = contest.contest({"product": lambda: [first @ second for _ in range(20)]}, self.clock, 5)
+        product = 20 * 2 * 1024 * 768 * 3072 / speed["product"]
+        share = min(1.0, product / IDLE)
+        reached = {"forward": rate["the reference (eager, matrices kept)"]}
+        if "saliency" in self.plain_pace:
+            reached["saliency"] = 1 / self.plain_pace["saliency"]
+        valid = all(reached[name] >= RELEASED[name] * share for name in reached)
+        bar = ", ".join(f"{name} {reached[name]:.2f} a second, wanted {RELEASED[name] * share:.2f}" for name in reached)
+        said += (
+            f"; the reference against the released code, whose rate is scaled by {share:.2f} because a bare product runs at "
+            f"{product / 1e9:.0f} GFLOP/s here and now: {bar}: {'valid' if valid else 'VOID, the table does not count'}"
+        )
+        return said, valid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=PLANS, default=["embedded", "124M"])
+    parser.add_argument("--rows", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: CPU seconds, on a busy machine")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--queries", type=int, help="prompts that share demonstrations, a seed and task")
+    parser.add_argument("--whole", type=int, metavar="QUERIES", help="time Snakemake, too, with so many queries")
+    parser.add_argument("--data", type=Path, help="a folder of the original files (sst2/, trec/, agnews/)")
+    parser.add_argument("--tokenizer", type=Path, help="a folder with GPT-2's vocab.json and merges.txt")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 0)) or torch.get_num_threads())
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here")
+    torch.set_num_threads(options.threads)
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads of {_processor()}"
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
+    print(f"{date.today()}, {machine}, {load}; torch {torch.__version__}, transformers {transformers.__version__}")
+    print(f"clock: {options.clock}, median of {options.repeats}, sides in turn")
+    print(f"texts: {'the original files' if options.data else 'built in, AGNews texts joined by four for the larger models'}\n")
+    cells: dict[tuple[str, str], str] = {}
+    notes = []
+    for name in options.models:
+        pair = _pair(name, options)
+        plan = PLANS[name]
+        if options.queries:
+            plan = Plan(**{**vars(plan), "queries": options.queries})
+        bench = Bench(pair, plan, options)
+        for row in options.rows:
+            if name in TARGETS[row][1]:
+                cells[name, row] = str(getattr(bench, row)() or "not measured")
+        notes.append(f"{name}: {bench.context()[0]}")
+        del bench, pair
+    print(f"| work, x plain, float32 | {' | '.join(f'{name}: wanted | measured' for name in options.models)} |")
+    print("|---" * (1 + 2 * len(options.models)) + "|")
+    for row in options.rows:
+        title, wanted = TARGETS[row]
+        pairs = (f"{wanted.get(name, '-')} | {cells.get((name, row), '-')}" for name in options.models)
+        print(f"| {title} | {' | '.join(pairs)} |")
+    print()
+    for note in notes:
+        print(f"- {note}")
+
+
+def _pair(name: str, options: argparse.Namespace) -> Pair:
+    small = contest.embedded(options.device)
+    if name == "embedded":
+        return small
+    tokenizer = GPT2TokenizerFast.from_pretrained(options.tokenizer) if options.tokenizer else small.model.tokenizer
+    return contest.random_gpt2(name, tokenizer, options.device)
+
+
+def _processor() -> str:
+    about = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in about.read_text().splitlines() if "model name" in line]
+        if about.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
