@@ -1,6 +1,6 @@
 """The one place that touches attention: block edges, scale weights, record them, differentiate through them.
 
-Seven context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
+Eight context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
 what it was.
 
     with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
