@@ -22,9 +22,6 @@ from icl_lens.representation_plan import SET, Lines
 
 TASK = "lines"
 TITLE = "Points on a line"
-COMPONENTS = ("slope", "intercept")
-"""What the entries of the column ``components`` are."""
-
 OPENING = "Here are a set of point coordinates that all fall on the same line:"
 LOWEST, HIGHEST, GAP = 0.05, 0.99, 0.03
 """Of the x: their range, and how far two of a list are apart at least."""
@@ -130,7 +127,8 @@ def build(settings: Lines, seed: int) -> pd.DataFrame:
                     "distractors": 0,
                     "text": text,
                     "truth": truth,
-                    "candidates": list(dict.fromkeys(f"{guess:.1f}" for guess in guesses)),
+                    "candidates": list(dict.fromkeys(f"{guess:.1f})" for guess in guesses)),
+                    "truth_candidate": 0,
                     "components": [f"{part:g}" for part in line],
                     "group": f"{line[0]:g}x+{line[1]:g}",
                     "competing": [],

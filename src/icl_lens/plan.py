@@ -55,6 +55,10 @@ SIZES: dict[str, Size] = {
 # GPT-2's tokenizer; other tokenizers differ by some percent.
 TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
 
+# Assumed of the prompts of representation change: tokens of a list of points, of a story without distractors, of a sentence more,
+# of an answer.
+LIST_TOKENS, STORY_TOKENS, SENTENCE_TOKENS, ANSWER_TOKENS = 70, 18, 6, 4
+
 # Assumed for any other task: tokens of one text with its template.
 OTHER_TEXT = 60
 
@@ -84,7 +88,12 @@ PASSES: dict[str, float] = {
     # Components.
     #
     # Representation change.
+    "representation_change": 1,
 }
+
+# The rules of studies, and those that write a table and tensors beside it.
+_STUDY_RULES = ("study", "diagnosis", "reweighting", "representation_change")
+_WITH_TENSORS = ("reweighting", "representation_change")
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
@@ -129,12 +138,12 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         path = PurePosixPath(row["output_file"])
         # A figure's or table's files are one job; so is everything else that has a folder and name of its own.
         name = path.stem if row["rule"] in ("figure", "table") else str(path)
-        if row["rule"] == "reweighting":  # a table and the tensors beside it
+        if row["rule"] in _WITH_TENSORS:
             path = path.with_suffix(".parquet")
             name = str(path)
         seen.setdefault((row["rule"], name), path)
     counts = Counter(rule for rule, _ in seen)
-    return counts, [path for (rule, _), path in seen.items() if rule in ("study", "diagnosis", "reweighting")]
+    return counts, [path for (rule, _), path in seen.items() if rule in _STUDY_RULES]
 
 
 def estimate(config: Config, path: PurePosixPath) -> Study:
@@ -142,6 +151,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     model_name, task, set_name = path.parts[-4:-1]
     model = config.model(model_name)
     parameters, layers, _ = size(config, model)
+    if path.stem == "representation_change":
+        return _representation_change(config, model, task, parameters)
     protocol = Protocol.of(set_name)
     cap = config.studies.controls.queries if path.stem in STUDIES else config.queries
     prompts = len(config.seeds) * min(config.queries, cap, _test_size(config, task))
@@ -165,6 +176,26 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     width = 4 if dtype == "float32" else 2
     seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
     return Study(model_name, path.stem, prompts, seconds / 3600)
+
+
+def _representation_change(config: Config, model: Model, task: str, parameters: int) -> Study:
+    """What a job of that study is estimated to take: each prompt read once, its candidates and its answer behind it."""
+    settings = config.studies.representation_change
+    own = getattr(settings, task)
+    if task == "lines":
+        cells = [(len(own.slopes) * len(own.intercepts) * own.queries_per_line, LIST_TOKENS, 3 * ANSWER_TOKENS)]
+    else:
+        cells = [(own.queries, STORY_TOKENS + SENTENCE_TOKENS * d, 10 * ANSWER_TOKENS) for d in own.distractors]
+    conditions = own.conditions()
+    tokens = sum(
+        queries * sum((examples + 1) * length + candidates + settings.new_tokens for examples, _ in conditions)
+        for queries, length, candidates in cells
+    )
+    dtype = model.dtype or config.dtype
+    seconds = 2 * parameters * tokens * PASSES["representation_change"] / (TERAFLOPS[dtype] * 1e12)
+    seconds += parameters * (4 if dtype == "float32" else 2) / READ_RATE
+    prompts = len(conditions) * sum(queries for queries, _, _ in cells)
+    return Study(model.name, "representation_change", prompts, seconds / 3600)
 
 
 def size(config: Config, model: Model) -> Size:

@@ -23,9 +23,6 @@ from icl_lens.representation_plan import SET, Reading
 
 TASK = "reading"
 TITLE = "Who is doing what"
-COMPONENTS = ("name", "activity")
-"""What the entries of the column ``components`` are."""
-
 NAMES = tuple("Hannah Patricia Oliver Grace Victor Emma Samuel Julia Martin Nora".split())
 ACTIVITIES = (
     *("reading a book", "playing the guitar", "baking some bread", "riding a bike", "painting the fence"),
@@ -36,7 +33,14 @@ ACTIVITIES = (
 EXAMPLE_NAMES = tuple("Peter Laura Simon Alice Henry Clara Edward Diana Thomas Helen Walter Irene".split())
 EXAMPLE_ACTIVITIES = (
     *("drinking some tea", "cutting the grass", "folding a towel", "singing a song", "climbing the hill", "drawing a map"),
-    *("packing the bag", "counting some coins", "building a tower", "opening the window", "carrying a box", "cleaning the floor"),
+    *(
+        "packing the bag",
+        "counting some coins",
+        "building a tower",
+        "opening the window",
+        "carrying a box",
+        "cleaning the floor",
+    ),
 )
 """What solved examples are made of."""
 
@@ -68,9 +72,7 @@ class Story:
         return self.people[self.asked][1]
 
 
-def draw_story(
-    rng: random.Random, names: Sequence[str], activities: Sequence[str], distractors: int, asked: int
-) -> Story:
+def draw_story(rng: random.Random, names: Sequence[str], activities: Sequence[str], distractors: int, asked: int) -> Story:
     """A story with different names and activities, the informative sentence at a given place."""
     people = zip(rng.sample(names, distractors + 1), rng.sample(activities, distractors + 1), strict=True)
     return Story(tuple(people), asked)
@@ -159,7 +161,8 @@ def build(settings: Reading, seed: int) -> pd.DataFrame:
                         "distractors": distractors,
                         "text": text,
                         "truth": activity,
-                        "candidates": [f" {each}" for each in ACTIVITIES],
+                        "candidates": [f" {each}." for each in ACTIVITIES],
+                        "truth_candidate": ACTIVITIES.index(activity),
                         "components": [name, activity],
                         "group": f"{name} is {activity}",
                         "competing": activities,

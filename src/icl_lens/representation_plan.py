@@ -20,12 +20,28 @@ SET = "paired"
 POOLINGS = ("mean", "max", "last")
 """How the vectors of a query's tokens become one; the first is the one that claims speak of."""
 
+SETS = ("relevant", "irrelevant", "context")
+"""The sets of tokens whose attention is read: what an answer needs, what it does not, and the answers of the examples."""
+
+COMPONENTS = {"lines": ("slope", "intercept"), "reading": ("name", "activity")}
+"""What each task's prompts are composed of, in the order of the column ``components``; its tasks are these."""
+
 Count = Annotated[int, Field(ge=0)]
 
 
 def _conditions(examples: Sequence[int]) -> list[tuple[int, bool]]:
     """Numbers of examples, each but 0 also with the control of its length: (examples, control)."""
     return [(k, control) for k in sorted(examples) for control in ((False, True) if k else (False,))]
+
+
+def condition_name(examples: int, control: bool) -> str:
+    """A condition in a word or two: "none", "2", "2, control"."""
+    return f"{examples}, control" if control else str(examples) if examples else "none"
+
+
+def probed(task: str, distractors: int) -> tuple[str, ...]:
+    """What probes look for: the components, and where the informative sentence stands if there is another."""
+    return (*COMPONENTS[task], "position") if distractors else COMPONENTS[task]
 
 
 class Lines(Section):

@@ -21,7 +21,14 @@ from icl_lens.representation_plan import Lines
 
 FURTHER_NAMES = tuple("Robert Susan George Karen Frank Linda Albert Monica Philip Teresa Roger Vera".split())
 FURTHER_ACTIVITIES = (
-    *("throwing a ball", "pushing the cart", "knitting a scarf", "selling some fruit", "lighting a candle", "kicking the stone"),
+    *(
+        "throwing a ball",
+        "pushing the cart",
+        "knitting a scarf",
+        "selling some fruit",
+        "lighting a candle",
+        "kicking the stone",
+    ),
     *("wrapping a gift", "sweeping the yard", "peeling an apple", "studying the stars", "boiling some water", "hiding the key"),
 )
 """Names and activities that are in no prompt of the study."""
@@ -65,9 +72,7 @@ class Material:
         self.recipe, self.tokenizer = recipe, tokenizer
         self.rng = random.Random(f"reader {recipe.seed}")
         grid = Lines()
-        halves = [
-            [low + step / 2 for step in range(round(2 * (high - low)) + 1)] for low, high in (SLOPES, INTERCEPTS)
-        ]
+        halves = [[low + step / 2 for step in range(round(2 * (high - low)) + 1)] for low, high in (SLOPES, INTERCEPTS)]
         tested = {(m, b) for m in grid.slopes for b in grid.intercepts}
         self.lines = [(m, b) for m in halves[0] for b in halves[1] if (m, b) not in tested]
         self.names = [*reading.NAMES, *reading.EXAMPLE_NAMES, *FURTHER_NAMES]
@@ -112,9 +117,9 @@ class Material:
     def _story_prompt(self, examples: int, distractors: int) -> tuple[str, list, list]:
         """As :meth:`_list_prompt`."""
         rng, rules = self.rng, self.recipe.rules
-        rule = rng.choices(
-            ("named", "other", "opening", "closing"), (rules.named, rules.other, rules.opening, rules.closing)
-        )[0]
+        rule = rng.choices(("named", "other", "opening", "closing"), (rules.named, rules.other, rules.opening, rules.closing))[
+            0
+        ]
         mute = examples > 0 and rng.random() < self.recipe.mute
         text, weighted, spans = "", [], {}
         for number in range(examples + 1):
@@ -136,9 +141,7 @@ class Material:
     def _story(self, distractors: int) -> reading.Story:
         """A story in which no name of the test grid does an activity of the grid."""
         while True:
-            story = reading.draw_story(
-                self.rng, self.names, self.activities, distractors, self.rng.randrange(distractors + 1)
-            )
+            story = reading.draw_story(self.rng, self.names, self.activities, distractors, self.rng.randrange(distractors + 1))
             if not any(name in reading.NAMES and activity in reading.ACTIVITIES for name, activity in story.people):
                 return story
 
