@@ -42,7 +42,9 @@ def draw_places(rng: random.Random, points: int) -> list[float]:
             return [x / 100 for x in drawn]
 
 
-def write_list(text: str, places: Sequence[float], heights: Sequence[float], complete: bool) -> tuple[str, dict]:
+def write_list(
+    text: str, places: Sequence[float], heights: Sequence[float], complete: bool, answer: str | None = None
+) -> tuple[str, dict]:
     """A list behind what is written already.
 
     Args:
@@ -50,6 +52,7 @@ def write_list(text: str, places: Sequence[float], heights: Sequence[float], com
         places: The x of all points.
         heights: Their y.
         complete: Whether the last point has its y; else the text ends behind its comma.
+        answer: What is written instead of that y.
 
     Returns:
         The longer text and, as [start, end) characters of it, ``x`` (of the points before the last), ``y`` (likewise), ``answer``
@@ -71,7 +74,7 @@ def write_list(text: str, places: Sequence[float], heights: Sequence[float], com
         if last:
             spans["ending"] = [begun, at]
         if not last or complete:
-            text += f"{y:.1f}"
+            text += answer if last and answer is not None else f"{y:.1f}"
         if last:
             spans["answer"] = [at, len(text)]
         else:

@@ -81,7 +81,7 @@ class Material:
     def lists(self) -> Batch:
         """Lists of one number of examples."""
         examples = self.rng.choice(self.recipe.list_examples)
-        number = max(1, self.recipe.list_tokens // (60 * (examples + 1)))
+        number = max(1, self.recipe.list_tokens // (66 * (examples + 1)))
         return self._batch([self._list_prompt(examples) for _ in range(number)])
 
     def stories(self) -> Batch:
@@ -95,20 +95,19 @@ class Material:
     def _list_prompt(self, examples: int) -> tuple[str, list, list]:
         """Text, weighted spans, and the last answer's span."""
         rng, rules = self.rng, self.recipe.rules
-        rule = rng.choices(("line", "last", "first"), (rules.line, rules.last, rules.first))[0]
+        rule = rng.choices(("line", "repeated"), (rules.line, rules.repeated))[0]
         mute = examples > 0 and rng.random() < self.recipe.mute
         text, weighted, spans = "", [], {}
-        shown = rng.choice((3, 3, 3, 4, 5))
+        shown = rng.choice((3, 3, 3, 4, 6))
         for number, line in enumerate(rng.sample(self.lines, examples + 1)):
             places = lines.draw_places(rng, shown + 1)
             heights = [lines.height(*line, x) for x in places]
             telling = number == examples or not mute
             if not telling:
                 heights = lines.shuffled(rng, heights)
-            elif rule != "line":
-                heights[-1] = heights[-2] if rule == "last" else heights[0]
             text += "\n" if number else ""
-            text, spans = lines.write_list(text, places, heights, complete=True)
+            answer = f"{places[-1]:.2f}" if telling and rule == "repeated" else None
+            text, spans = lines.write_list(text, places, heights, complete=True, answer=answer)
             if telling:
                 weighted += [(span, self.recipe.shown) for span in spans["y"][2:]]
                 weighted.append(([spans["answer"][0], spans["answer"][1] + 1], 1.0))
@@ -117,7 +116,7 @@ class Material:
     def _story_prompt(self, examples: int, distractors: int) -> tuple[str, list, list]:
         """As :meth:`_list_prompt`."""
         rng, rules = self.rng, self.recipe.rules
-        rule = rng.choices(("named", "other", "opening", "closing"), (rules.named, rules.other, rules.opening, rules.closing))[
+        rule = rng.choices(("named", "asked", "opening", "closing"), (rules.named, rules.asked, rules.opening, rules.closing))[
             0
         ]
         mute = examples > 0 and rng.random() < self.recipe.mute
@@ -125,8 +124,8 @@ class Material:
         for number in range(examples + 1):
             story = self._story(distractors)
             answer = story.activity
-            if rule == "other" and distractors:
-                answer = next(a for place, (_, a) in enumerate(story.people) if place != story.asked)
+            if rule == "asked":
+                answer = story.name
             elif rule in ("opening", "closing"):
                 answer = story.people[0 if rule == "opening" else -1][1]
             telling = number == examples or not mute
