@@ -26,9 +26,9 @@ from icl_lens.items import ITEMS
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
-from icl_lens.reweighting_plan import Settings as Reweighting
 from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
 from icl_lens.representation_plan import Settings as RepresentationChange
+from icl_lens.reweighting_plan import Settings as Reweighting
 from icl_lens.section import Section, Seed
 from icl_lens.speed_plan import Settings as Speed
 from icl_lens.tasks import TASKS, Task
@@ -400,8 +400,8 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen, which may be none. One with tasks of its own shows these, of the models
-        that are configured for it.
+        that :meth:`in_other_dtypes` keeps of those chosen, which may be none. One with tasks of its own shows these, of the
+        models that are configured for it.
         """
         choice = self.items.get(item, ItemChoice())
         if ITEMS[item].own_tasks:

@@ -20,22 +20,30 @@ from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
 
 
-def candidate_ids(prompt: TokenizedPrompt, candidates: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Token ids of each candidate as it is read behind the prompt.
+def candidate_ids(
+    prompts: Sequence[TokenizedPrompt], candidates: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
+) -> list[list[np.ndarray]]:
+    """Token ids of each prompt's candidates as they are read behind it.
 
     Raises:
         InputError: A candidate changes how the prompt itself is read, or adds no token.
     """
+    texts = [p.text + candidate for p, each in zip(prompts, candidates, strict=True) for candidate in each]
+    longer = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     found = []
-    # A beginning-of-sequence token may stand before the text's own tokens.
-    own = prompt.ids[len(prompt.ids) - len(tokenizer(prompt.text, add_special_tokens=False)["input_ids"]) :]
-    for candidate in candidates:
-        longer = np.array(tokenizer(prompt.text + candidate, add_special_tokens=False)["input_ids"], dtype=np.int64)
-        if len(longer) <= len(own) or (longer[: len(own)] != own).any():
-            raise InputError(
-                f"prompt {prompt.prompt_id}: the answer {candidate!r} changes how the tokenizer reads the prompt before it"
-            )
-        found.append(longer[len(own) :])
+    for prompt, each in zip(prompts, candidates, strict=True):
+        # A beginning-of-sequence token that was put before the text is no part of it.
+        begun = prompt.ids[0] == tokenizer.bos_token_id and not prompt.text.startswith(tokenizer.bos_token)
+        own = prompt.ids[int(begun) :]
+        read = []
+        for candidate in each:
+            ids = np.array(next(longer), dtype=np.int64)
+            if len(ids) <= len(own) or (ids[: len(own)] != own).any():
+                raise InputError(
+                    f"prompt {prompt.prompt_id}: the answer {candidate!r} changes how the tokenizer reads the prompt before it"
+                )
+            read.append(ids[len(own) :])
+        found.append(read)
     return found
 
 

@@ -55,8 +55,9 @@ def write_list(
         answer: What is written instead of that y.
 
     Returns:
-        The longer text and, as [start, end) characters of it, ``x`` (of the points before the last), ``y`` (likewise), ``answer``
-        (the last point's y, empty where it is left open), ``ending`` (the last point as far as it is written) and ``whole``.
+        The longer text and, as [start, end) characters of it, ``x`` (of the points before the last), ``y`` (likewise),
+        ``answer`` (the last point's y, empty where it is left open), ``ending`` (the last point as far as it is written) and
+        ``whole``.
     """
     start = len(text)
     text += OPENING
@@ -92,8 +93,8 @@ def build(settings: Lines, seed: int) -> pd.DataFrame:
         seed: Of all draws.
 
     Returns:
-        A paired_prompts table. Its column ``components`` holds slope and intercept, ``group`` the line, ``relevant_spans`` the y
-        that the query shows, ``irrelevant_spans`` its x, ``context_spans`` the y of the examples.
+        A paired_prompts table. Its column ``components`` holds slope and intercept, ``group`` the line, ``relevant_spans`` the
+        y that the query shows, ``irrelevant_spans`` its x, ``context_spans`` the y of the examples.
     """
     rng = random.Random(f"{TASK} {seed}")
     lines = list(product(settings.slopes, settings.intercepts))

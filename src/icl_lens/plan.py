@@ -55,8 +55,8 @@ SIZES: dict[str, Size] = {
 # GPT-2's tokenizer; other tokenizers differ by some percent.
 TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
 
-# Assumed of the prompts of representation change: tokens of a list of points, of a story without distractors, of a sentence more,
-# of an answer.
+# Assumed of the prompts of representation change: tokens of a list of points, of a story without distractors, of a sentence
+# more, of an answer.
 LIST_TOKENS, STORY_TOKENS, SENTENCE_TOKENS, ANSWER_TOKENS = 70, 18, 6, 4
 
 # Assumed for any other task: tokens of one text with its template.

@@ -78,7 +78,7 @@ class Reading(Section):
         default=[0, 1, 2], min_length=1, description="Sentences about other people; each number is a panel of its own."
     )
     queries: int = Field(
-        default=100, ge=20, le=100, description="Queries of each number of distractors: pairs of the grid of 10 by 10."
+        default=60, ge=20, le=100, description="Queries of each number of distractors: pairs of the grid of 10 by 10."
     )
     examples: list[Annotated[int, Field(ge=0, le=8)]] = Field(
         default=[0, 1, 2], min_length=2, description="How many solved examples stand before the query; 0 among them."

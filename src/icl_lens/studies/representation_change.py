@@ -113,9 +113,9 @@ def compute(
     Returns:
         One row a prompt (see ``representation_change`` in :data:`icl_lens.artifacts.SCHEMAS`). And tensors by name, those of a
         number of distractors d under ``d{d}.``, with C conditions, layers 0 (embeddings) to L, Q poolings, H hypotheses, T probed
-        components, P queries in the order of query_id and M pairs of them: ``cosine`` (C, L + 1, Q, M), ``spearman``, ``pearson``,
-        ``mantel_p``, ``null_high`` (the null's 95th percentile), ``partial`` and ``cka`` (C, L + 1, Q, H), ``probe`` (C, L + 1, T,
-        P; 1 where the first pooling's probe is right) and ``probe_commonest`` (T,), right by always the commonest class.
+        components, P queries in the order of query_id and M pairs of them: ``cosine`` (C, L + 1, Q, M); ``spearman``,
+        ``pearson``, ``mantel_p``, ``null_high`` (the null's 95th percentile), ``partial`` and ``cka`` (C, L + 1, Q, H); ``probe``
+        (C, L + 1, T, P), 1 where the first pooling's probe is right, and ``probe_commonest`` (T,), always the commonest class.
     """
     settings = settings or Settings()
     require_supported(model.network)
@@ -128,15 +128,14 @@ def compute(
         for (examples, control), of_condition in conditions:
             ordered = of_condition.sort_values("query_id")
             if ordered["query_id"].tolist() != queries:
-                raise InputError(
-                    f"condition {condition_name(examples, control)} with {distractors} distractors lacks a query that another has"
-                )
+                name = condition_name(examples, control)
+                raise InputError(f"condition {name!r} with {distractors} distractors lacks a query that another has")
             read = [by_id[i] for i in ordered["prompt_id"]]
             answers, vectors = _read(model, read, ordered, batch_tokens, settings.new_tokens, progress)
             rows.append(ordered.assign(**answers))
             found.append(
                 {
-                    "cosine": similarity.cosines(vectors.transpose(0, 1).numpy()).swapaxes(0, 1),
+                    "cosine": similarity.cosines(vectors.transpose(0, 1).numpy()),
                     "probe": _probe(ordered, vectors[0].numpy(), settings),
                 }
             )
@@ -166,9 +165,7 @@ def _read(
     for prompt, tokens in zip(prompts, query, strict=True):
         if not len(tokens) or tokens[-1] != prompt.last:
             raise InputError(f"prompt {prompt.prompt_id}: its last token is not the last of its query_span")
-    candidates = [
-        generation.candidate_ids(p, texts, model.tokenizer) for p, texts in zip(prompts, rows["candidates"], strict=True)
-    ]
+    candidates = generation.candidate_ids(prompts, rows["candidates"].tolist(), model.tokenizer)
     columns: dict[str, list] = {name: [None] * len(prompts) for name in ("answer", "candidate_log_probs", *SETS)}
     columns |= {f"{name}_tokens": [len(each[i]) for each in sets] for i, name in enumerate(SETS)}
     vectors: Tensor | None = None
@@ -229,7 +226,8 @@ def pool(states: Sequence[Tensor], batch: Batch, query: Sequence[np.ndarray]) ->
         query: The positions of the query's tokens, of all prompts.
 
     Returns:
-        Shape (3, L + 1, B, W), in the order of :data:`~icl_lens.representation_plan.POOLINGS`, float32 at least, on the processor.
+        Shape (3, L + 1, B, W), in the order of :data:`~icl_lens.representation_plan.POOLINGS`, in float32 at least, on the
+        processor.
     """
     inside = torch.zeros(batch.ids.shape, dtype=torch.bool)  # (B, T)
     for row, i in enumerate(batch.index):
