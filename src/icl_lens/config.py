@@ -232,8 +232,8 @@ class Config(Section):
     representation_models: list[Model] = Field(
         default_factory=lambda: [Model(name="reader", path=READER_MODEL)],
         min_length=1,
-        description="The language models that the group `representation_change` studies, written like those above: its tasks are "
-        "its own. The default is a second small model that this project trained and ships; it knows these tasks alone.",
+        description="The language models that the group `representation_change` studies, written like those above: its tasks "
+        "are its own. The default is a second small model that this project trained and ships; it knows these tasks alone.",
     )
     tasks: list[Name] = Field(
         default_factory=lambda: list(TASKS),
@@ -290,8 +290,8 @@ class Config(Section):
     )
     reader_organism: Annotated[ReaderRecipe, BeforeValidator(_numbers)] = Field(
         default_factory=ReaderRecipe,
-        description="How `snakemake reader_organism` trains the second model. `all` never trains. The default makes the one that "
-        "is shipped.",
+        description="How `snakemake reader_organism` trains the second model. `all` never trains. The default makes the one "
+        "that is shipped.",
     )
     items: dict[str, ItemChoice] = Field(
         default_factory=dict,

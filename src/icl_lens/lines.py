@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import pandas as pd
 
@@ -38,7 +38,7 @@ def draw_places(rng: random.Random, points: int) -> list[float]:
     while True:
         drawn = [rng.randint(lowest, highest) for _ in range(points)]
         ordered = sorted(drawn)
-        if all(b - a >= gap for a, b in zip(ordered, ordered[1:], strict=False)):
+        if all(b - a >= gap for a, b in pairwise(ordered)):
             return [x / 100 for x in drawn]
 
 

@@ -67,8 +67,8 @@ def predicted(vectors: np.ndarray, classes: np.ndarray, folds: np.ndarray, penal
 def fit(points: Tensor, classes: Tensor, number: int, penalty: float, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regressions of S sets of points side by side.
 
-    Accelerated descent with restarts (O'Donoghue and Candes, 2015) in the metric of Boehning's bound (1992): no second derivative
-    of the errors exceeds C X'X / 2, so that matrix, inverted once, scales every step.
+    Accelerated descent with restarts (O'Donoghue and Candes, 2015) in the metric of Boehning's bound (1992): no second
+    derivative of the errors exceeds C X'X / 2, so that matrix, inverted once, scales every step.
 
     Args:
         points: Shape (S, n, D).

@@ -82,8 +82,8 @@ def write_story(text: str, story: Story, form: str, answer: str | None) -> tuple
     """A story, its question and perhaps an answer, behind what is written already.
 
     Returns:
-        The longer text and, as [start, end) characters of it, ``activities`` (of each sentence), ``answer`` (empty where there is
-        none), ``ending`` (the last words before the answer) and ``whole`` (sentences, question and ending).
+        The longer text and, as [start, end) characters of it, ``activities`` (of each sentence), ``answer`` (empty where there
+        is none), ``ending`` (the last words before the answer) and ``whole`` (sentences, question and ending).
     """
     start = len(text)
     spans: dict[str, list] = {"activities": []}
@@ -115,9 +115,9 @@ def build(settings: Reading, seed: int) -> pd.DataFrame:
         seed: Of all draws.
 
     Returns:
-        A paired_prompts table. Its column ``components`` holds name and activity, ``group`` both, ``competing`` the distractors'
-        activities, ``position`` the place of the informative sentence, ``relevant_spans`` its activity, ``irrelevant_spans``
-        those of the distractors, ``context_spans`` the answers of the examples.
+        A paired_prompts table. Its column ``components`` holds name and activity, ``group`` both, ``competing`` the
+        distractors' activities, ``position`` the place of the informative sentence, ``relevant_spans`` its activity,
+        ``irrelevant_spans`` those of the distractors, ``context_spans`` the answers of the examples.
     """
     rng = random.Random(f"{TASK} {seed}")
     most = max(settings.examples)

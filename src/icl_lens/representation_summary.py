@@ -1,12 +1,12 @@
 """What figures show of representation change: answers, alignments, probes and attention by condition, and how they go together.
 
 Every number is of one model, task and number of distractors. Conditions are paired by their queries, and so are resamples: a
-query has one weight in all of them, so the interval of a difference is that of paired differences. With w_i the weight of query i
-an alignment is resampled as the correlation of the ranks of the whole sample with weights w_i w_j on pair (i, j); a query drawn
-twice never makes a pair with itself.
+query has one weight in all of them, so the interval of a difference is that of paired differences. With w_i the weight of query
+i an alignment is resampled as the correlation of the ranks of the whole sample with weights w_i w_j on pair (i, j); a query
+drawn twice never makes a pair with itself.
 
-A row says in ``contrast`` what it is: a condition (``none``, ``examples``, ``control``) or a difference of two of them. Layers count
-from 0, the embeddings; what attention does in the first layer stands at 1. Means of layers are of layers 1 to L.
+A row says in ``contrast`` what it is: a condition (``none``, ``examples``, ``control``) or a difference of two of them. Layers
+count from 0, the embeddings; what attention does in the first layer stands at 1. Means of layers are of layers 1 to L.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         plan: How to resample.
 
     Returns:
-        One row a cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and contrast, with
-        value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
+        One row a cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and contrast,
+        with value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -175,9 +175,9 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
     """The attention ratio layer by layer.
 
     Returns:
-        One row a cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and contrast:
-        value (mean of log A), low, high, prompts; ``of`` says ``layer`` or ``mean of layers``. A cell without distractors has no
-        irrelevant tokens, and no rows of them.
+        One row a cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and
+        contrast: value (mean of log A), low, high, prompts; ``of`` says ``layer`` or ``mean of layers``. A cell without
+        distractors has no irrelevant tokens, and no rows of them.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -190,18 +190,19 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
                     continue
                 layers = range(1, 1 + len(next(iter(estimates.values())).value))
                 if below == "context":  # without examples there is no context, and so no change
-                    table = pd.concat(
-                        [
-                            pd.DataFrame({"layer": layers, "value": e.value, "low": e.low, "high": e.high, "prompts": e.prompts})
-                            .assign(examples=k, contrast="control" if control else "examples", of="layer")
-                            for (k, control), e in estimates.items()
-                        ]
-                    )  # fmt: skip
+                    table = pd.concat([_condition(*key, e, layers) for key, e in estimates.items()])
                 else:
                     mean = {key: e.apply(lambda v: v.mean(-1)) for key, e in estimates.items()}
                     table = _with_means(contrasts(estimates, [("layer", layers)]), contrasts(mean, ()))
                 found.append(table.assign(**names, kind=kind, below=below))
     return pd.concat(found, ignore_index=True)
+
+
+def _condition(examples: int, control: bool, estimate: Estimate, layers: Sequence[int]) -> pd.DataFrame:
+    """Rows of one condition by itself, layer by layer."""
+    found = {"layer": layers, "value": estimate.value, "low": estimate.low, "high": estimate.high}
+    name = "control" if control else "examples"
+    return pd.DataFrame(found).assign(prompts=estimate.prompts, examples=examples, contrast=name, of="layer")
 
 
 def _with_means(by_layer: pd.DataFrame, mean: pd.DataFrame) -> pd.DataFrame:
@@ -218,9 +219,10 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
         plan: How to resample.
 
     Returns:
-        One row a number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low and high
-        (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg), null_high, prompts;
-        ``of`` says ``layer`` or ``mean of layers``. Of a difference pearson, partial and cka are differences too.
+        One row a number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low and
+        high (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg),
+        null_high, prompts; ``of`` says ``layer`` or ``mean of layers``. Of a difference pearson, partial and cka are
+        differences too.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -346,8 +348,9 @@ def own_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
 def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutations: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Whether the queries whose answers improve are those whose alignment or attention ratio rises, layer by layer.
 
-    For the most examples, against none and against their control, of every query: by how much its error falls, or the log-probability
-    of its right answer rises; and by how much its own alignment with the task's hypothesis (:func:`own_alignment`) and its log A rise.
+    For the most examples, against none and against their control, of every query: by how much its error falls, or the
+    log-probability of its right answer rises; and by how much its own alignment with the task's hypothesis
+    (:func:`own_alignment`) and its log A rise.
 
     Args:
         rows: The representation_change table of one model and task.
@@ -357,9 +360,9 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
 
     Returns:
         One row a number of distractors, contrast (examples - none, examples - control), improvement (error, log_prob), change
-        (alignment, attention) and layer: value (Spearman's correlation), p, q (Benjamini and Hochberg over layers), prompts; ``of`` is
-        ``layer``. And one that is ``share of layers``: in how many of 1 to L the correlation is positive with q below 0.05. Empty where
-        all queries improve alike.
+        (alignment, attention) and layer: value (Spearman's correlation), p, q (Benjamini and Hochberg over layers), prompts;
+        ``of`` is ``layer``. And one that is ``share of layers``: in how many of 1 to L the correlation is positive with q below
+        0.05. Empty where all queries improve alike.
     """
     found = []
     for names, part in cells(rows):

@@ -64,7 +64,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def wilcoxon(differences: np.ndarray) -> float:
-    """The two-sided p of Wilcoxon's signed-rank test by its normal approximation, ties corrected for; NaN without differences."""
+    """The two-sided p of Wilcoxon's signed-rank test by its normal approximation, ties corrected for; NaN where none differ."""
     differences = np.asarray(differences, dtype=float)
     differences = differences[differences != 0]
     count = len(differences)

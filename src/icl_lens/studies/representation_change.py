@@ -1,8 +1,8 @@
 """How answers, representations and attention change with examples in context, on prompts that are paired by their query.
 
 Yousefi et al., "In-Context Learning in Large Language Models: A Neuroscience-inspired Analysis of Representations" (arXiv
-2310.00313); no code was published, so what the text leaves open is our choice and a setting. Each prompt is read once. Of it are
-kept
+2310.00313); no code was published, so what the text leaves open is our choice and a setting. Each prompt is read once. Of it
+are kept
 
 * the greedy answer, and the log-probability of each candidate answer, for models too small to write the right form;
 * one vector a layer and pooling: mean, maximum and last of the hidden states of the *query's own* tokens. Those of the examples
@@ -49,7 +49,8 @@ def read_prompts(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: B
 
 
 def keep(model: LanguageModel, table: pd.DataFrame, prompts: Sequence[TokenizedPrompt], as_chat: bool) -> dict[str, Any]:
-    """What :func:`compute` takes: the prompts whose query fits in every condition, and the prompts' rows, their spans moved where they are chats.
+    """What :func:`compute` takes: the prompts whose query fits in every condition, and the prompts' rows, their spans moved
+    where they are chats.
 
     A query of which one prompt does not fit is left out of every condition, for all comparisons are paired.
 
@@ -81,7 +82,8 @@ def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.Dat
     return moved.assign(
         **{name: [[[int(e) for e in span] for span in part[i]] for part in parts] for i, name in enumerate(spans)},
         query_span=[
-            # The query ends where the prompt does: what stands between it and the piece that opens the answer is the template's.
+            # The query ends where the prompt does: what stands between it and the piece that opens the answer is the
+            # template's.
             [span[0], len(text)]
             for span, text in zip(moved["query_span"], moved["text"], strict=True)
         ],
@@ -112,10 +114,11 @@ def compute(
 
     Returns:
         One row a prompt (see ``representation_change`` in :data:`icl_lens.artifacts.SCHEMAS`). And tensors by name, those of a
-        number of distractors d under ``d{d}.``, with C conditions, layers 0 (embeddings) to L, Q poolings, H hypotheses, T probed
-        components, P queries in the order of query_id and M pairs of them: ``cosine`` (C, L + 1, Q, M); ``spearman``,
-        ``pearson``, ``mantel_p``, ``null_high`` (the null's 95th percentile), ``partial`` and ``cka`` (C, L + 1, Q, H); ``probe``
-        (C, L + 1, T, P), 1 where the first pooling's probe is right, and ``probe_commonest`` (T,), always the commonest class.
+        number of distractors d under ``d{d}.``, with C conditions, layers 0 (embeddings) to L, Q poolings, H hypotheses, T
+        probed components, P queries in the order of query_id and M pairs of them: ``cosine`` (C, L + 1, Q, M); ``spearman``,
+        ``pearson``, ``mantel_p``, ``null_high`` (the null's 95th percentile), ``partial`` and ``cka`` (C, L + 1, Q, H);
+        ``probe`` (C, L + 1, T, P), 1 where the first pooling's probe is right, and ``probe_commonest`` (T,), always the
+        commonest class.
     """
     settings = settings or Settings()
     require_supported(model.network)
