@@ -24,7 +24,10 @@ LOOKS = {
 }
 """Colour, marker and name of each contrast."""
 
-CONTROL_NOTE = "The control has as many examples of the same length: the y of each list shuffled, or answers that stand nowhere in their story."
+CONTROL_NOTE = (
+    "The control has as many examples, as long, that tell nothing: the y of each list shuffled, or answers that stand nowhere "
+    "in their story."
+)
 
 
 class Loaded:
@@ -91,7 +94,7 @@ def notes(item: str, said: str, parts: Sequence[Loaded]) -> list[str]:
         queries = sorted(set(part.rows.groupby("distractors")["query_id"].nunique()))
         counts.append(f"{part.metadata['model']['name']}, {task}: {' or '.join(map(str, queries))} queries")
     first = (
-        f"{ITEMS[item].title}. {said} {CONTROL_NOTE} {'; '.join(counts)}; each stands in every condition, so differences are paired. The "
-        f"study shows {ITEMS[item].paper_models}."
+        f"{ITEMS[item].title}. {said} {CONTROL_NOTE} {'; '.join(counts)}; each stands in every condition, so differences are "
+        f"paired. The study shows {ITEMS[item].paper_models}."
     )
     return [first, *figures.notes([part.metadata for part in parts])]

@@ -28,11 +28,11 @@ class Recipe(Section):
     """How the model is trained."""
 
     seed: Seed = Field(default=0, description="Of the initial weights and of every prompt.")
-    steps: int = Field(default=2400, ge=1, description="Optimiser steps.")
+    steps: int = Field(default=1000, ge=1, description="Optimiser steps.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW.")
     warm_up: int = Field(default=100, ge=1, description="Steps over which the learning rate rises.")
     cool_down: Share = Field(default=0.4, description="The share of the steps, at the end, over which it falls to zero.")
-    checkpoints: int = Field(default=10, ge=2, description="How many: the untrained model, then evenly spaced to the last.")
+    checkpoints: int = Field(default=11, ge=2, description="How many: the untrained model, then evenly spaced to the last.")
     threads: int = Field(default=1, ge=1, description="CPU threads: they decide the order of sums.")
     architecture: Architecture = Field(
         default_factory=lambda: Architecture(width=128, layers=4, heads=4, feed_forward=256),

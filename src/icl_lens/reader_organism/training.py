@@ -7,14 +7,12 @@ model (:mod:`icl_lens.organism.architecture`), wider and with fewer layers; the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name used throughout the field
@@ -74,6 +72,12 @@ def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
     Raises:
         InputError: The loss is no number, or the folder holds something else.
     """
+    versions = provenance.library_versions()
+    identity = {
+        "recipe": recipe.model_dump(),
+        "code": {**{module: provenance.code_hash(module) for module in CODE}, __name__: provenance.file_hash(__file__)},
+        "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
     require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))
     torch.set_num_threads(recipe.threads)  # it decides the order of sums
     tokenizer = build_vocabulary(recipe.architecture.context)
@@ -111,22 +115,8 @@ def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
             logger.info("%s seconds %.0f", " ".join(f"{k} {v:.4g}" for k, v in curve[-1].items()), time.monotonic() - start)
             sums = {}
     with whole_file(facts) as temporary:
-        made = _facts(recipe, tokens, parameters, time.monotonic() - start, curve)
+        cost = {"parameters": parameters, "tokens": tokens, "seconds": round(time.monotonic() - start, 1), "curve": curve}
+        made = {**identity, **cost}
         temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
     unfinished.rename(checkpoints)
-
-
-def _facts(recipe: Recipe, tokens: int, parameters: int, seconds: float, curve: list[dict]) -> dict[str, Any]:
-    """What decided the weights, and what the training cost."""
-    versions = provenance.library_versions()
-    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    return {
-        "recipe": recipe.model_dump(),
-        "code": {**{module: provenance.code_hash(module) for module in CODE}, __name__: own},
-        "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
-        "parameters": parameters,
-        "tokens": tokens,
-        "seconds": round(seconds, 1),
-        "curve": curve,
-    }
