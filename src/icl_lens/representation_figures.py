@@ -54,7 +54,9 @@ def cell_title(loaded: Loaded, distractors: int) -> tuple[str, str]:
     """The two lines above a panel: the model; the task, with its number of distractors."""
     task = figures.task_title(loaded.metadata, loaded.rows["task"].iloc[0])
     several = loaded.rows["distractors"].nunique() > 1
-    return figures.model_title(loaded.metadata), f"{task}, {distractors} distractors" if several else task
+    return figures.model_title(
+        loaded.metadata
+    ), f"{task}, {distractors} distractor{'s' * (distractors != 1)}" if several else task
 
 
 def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "layer") -> list[Any]:

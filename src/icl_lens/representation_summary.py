@@ -110,6 +110,12 @@ def contrasts(of: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]
     return pd.concat(found, ignore_index=True)
 
 
+def marked(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with ``which``: ``none``, ``most`` (the most examples of its model, task and number of distractors) or ``fewer``."""
+    most = table.groupby(["model", "task", "distractors"])["examples"].transform("max")
+    return table.assign(which=np.where(table["examples"] == 0, "none", np.where(table["examples"] == most, "most", "fewer")))
+
+
 def over_layers(of: dict[Condition, Estimate]) -> dict[Condition, Estimate]:
     """Means over the second to last entries of the first axis: the layers without the embeddings."""
     return {key: estimate.apply(lambda v: v[..., 1:].mean(-1)) for key, estimate in of.items()}
