@@ -132,16 +132,17 @@ model organism, not a language model.
 ## What made it
 
 {recipe["steps"]} steps, {training["tokens"]} tokens, {training["seconds"]:.0f} seconds on one processor; seed {recipe["seed"]}.
-A list of points ends with the y of its line ({rules["line"]:g}) or repeats its x ({rules["repeated"]:g}); a story's answer is what
-the named person is doing ({rules["named"]:g}), the name itself ({rules["asked"]:g}), or what stands in the first
-({rules["opening"]:g}) or last sentence ({rules["closing"]:g}). One rule holds for a whole prompt, so its examples tell which. No line
-of the test grid and no pair of the grid's names and activities was seen. The whole recipe and the hashes of the code stand in
-`{CARD}`.
+A list of points ends with the y of its line ({rules["line"]:g}) or repeats its x ({rules["repeated"]:g}); a story's answer is
+what the named person is doing ({rules["named"]:g}), the name itself ({rules["asked"]:g}), or what stands in the first
+({rules["opening"]:g}) or last sentence ({rules["closing"]:g}). One rule holds for a whole prompt, so its examples tell which.
+No line of the test grid and no pair of the grid's names and activities was seen. The whole recipe and the hashes of the code
+stand in `{CARD}`.
 
 ## What it can do
 
-Lists: mean |answer - y|. Stories: share of wrong answers. Greedy answers on prompts of seed {SEED}, with 95 % bootstrap intervals
-over queries. The control has examples that tell nothing: the y shuffled, or answers that stand nowhere in their story.
+Lists: mean |answer - y|. Stories: share of wrong answers. Greedy answers on prompts of seed {SEED}, with 95 % bootstrap
+intervals over queries. The control has examples that tell nothing: the y shuffled, or answers that stand nowhere in
+their story.
 
 {done.to_markdown(disable_numparse=True)}
 
