@@ -92,8 +92,8 @@ PASSES: dict[str, float] = {
 }
 
 # The rules of studies, and those that write a table and tensors beside it.
-_STUDY_RULES = ("study", "diagnosis", "reweighting", "representation_change")
-_WITH_TENSORS = ("reweighting", "representation_change")
+_STUDY_RULES = ("study", "diagnosis", "reweighting", "representation_study")
+_WITH_TENSORS = ("reweighting", "representation_study")
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}

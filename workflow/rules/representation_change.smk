@@ -23,7 +23,7 @@ rule representation_prompts:
         "icl-lens representation-prompts --task {wildcards.task} {params.settings} --out {output:q} 2> {log:q}"
 
 
-rule representation_change:
+rule representation_study:
     input:
         prompts="<results>/prompts/{task}/paired.parquet",
         model=lambda wildcards: model_files(wildcards.model),
