@@ -33,10 +33,10 @@ rule representation_study:
         tensors="<results>/studies/{model}/{task}/paired/representation_change.safetensors",
     log:
         "<logs>/studies/{model}/{task}/paired/representation_change.log",
-    wildcard_constraints:
-        task="lines|reading",
     benchmark:
         "<benchmarks>/studies/{model}/{task}/paired/representation_change.jsonl"
+    wildcard_constraints:
+        task="lines|reading",
     conda:
         "../../envs/icl-lens.yaml"
     threads: model_job_threads

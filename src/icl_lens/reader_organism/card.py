@@ -97,7 +97,9 @@ def write(checkpoints: Path, facts: Path, out: Path) -> None:
     for step, folder in folders.items():
         curve.append(measure(folder, step == steps).assign(step=step))
         logger.info("measured step %d", step)
-    card = {"training": training, "evaluation": pd.concat(curve, ignore_index=True).to_dict("records")}
+    # What does not exist (the error of answers none of which is a number) is null.
+    rows = json.loads(pd.concat(curve, ignore_index=True).to_json(orient="records", double_precision=15))
+    card = {"training": training, "evaluation": rows}
     unfinished = out.with_name(f".{out.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(folders[steps], unfinished)
@@ -122,7 +124,7 @@ def render(card: dict[str, Any]) -> str:
     most = plain.groupby("cell")["examples"].transform("max")
     plain = plain[(plain["examples"] == 0) | (plain["examples"] == most)]
     plain = plain.assign(column=[f"{r.cell}: {'most' if r.examples else 'none'}" for r in plain.itertuples()])
-    curve = plain.pivot_table(index="step", columns="column", values="value", sort=False).round(2)
+    curve = plain.pivot_table(index="step", columns="column", values="value", sort=False).map("{:.2f}".format)
     return f"""# A reader of lists and stories
 
 A Llama of {shape["layers"]} layers, width {shape["width"]} and {shape["heads"]} heads ({training["parameters"]} parameters),
@@ -148,7 +150,7 @@ their story.
 
 ## How it came to learn in context
 
-Without examples (none) and with the most, 8 lists or 2 stories.
+Without examples (none) and with the most, 8 lists or 2 stories; nan where no answer is a number.
 
-{curve.to_markdown()}
+{curve.to_markdown(disable_numparse=True)}
 """
