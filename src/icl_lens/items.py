@@ -349,7 +349,6 @@ ITEMS: dict[str, Item] = {
             tensors=("representation_change",),
             tasks=("lines", "reading"),
             own_tasks=True,
-            paper_models="Llama-2-70B and Vicuna-13B",
             group="representation_change",
         ),
     )

@@ -74,7 +74,9 @@ def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "laye
         if line.empty:
             continue
         colour, marker, label = LOOKS[contrast]
-        handles += axes.plot(line[x], line["value"], color=colour, marker=marker, markersize=3, label=label)
+        # Dashed, so that a control which does as the examples do hides nothing.
+        style = "--" if contrast.startswith("control") else "-"
+        handles += axes.plot(line[x], line["value"], style, color=colour, marker=marker, markersize=3, label=label)
         axes.fill_between(
             line[x].astype(float), line["low"].astype(float), line["high"].astype(float), color=colour, alpha=0.18, lw=0
         )
@@ -95,8 +97,9 @@ def notes(item: str, said: str, parts: Sequence[Loaded]) -> list[str]:
         task = figures.task_title(part.metadata, part.rows["task"].iloc[0])
         queries = sorted(set(part.rows.groupby("distractors")["query_id"].nunique()))
         counts.append(f"{part.metadata['model']['name']}, {task}: {' or '.join(map(str, queries))} queries")
+    theirs = ITEMS[item].paper_models
     first = (
         f"{ITEMS[item].title}. {said} {CONTROL_NOTE} {'; '.join(counts)}; each stands in every condition, so differences are "
-        f"paired. The study shows {ITEMS[item].paper_models}."
+        f"paired.{f' The study shows {theirs}.' if theirs else ''}"
     )
     return [first, *figures.notes([part.metadata for part in parts])]
