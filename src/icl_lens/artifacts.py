@@ -27,6 +27,9 @@ from icl_lens.kernel_regression_plan import PARTS, POOLINGS
 
 METADATA_KEY = b"icl_lens"
 
+# Prompt sets whose tables are of a kind of their own: they have no label words.
+PROMPT_SETS = {"paired": "paired_prompts"}
+
 _SPAN = pa.list_(pa.int64())
 _SPANS = pa.list_(_SPAN)
 _STUDY_KEYS = [
@@ -55,6 +58,20 @@ _DEMONSTRATIONS = [
     ("prediction", pa.int64()),
     ("demo_labels", pa.list_(pa.int64())),
     *((name, pa.list_(pa.float32())) for name in POOLINGS),
+]
+_PAIRED_KEYS = [key for key in _STUDY_KEYS if key[0] != "model"]
+_PAIRED = [
+    ("query_id", pa.int64()),
+    ("examples", pa.int64()),
+    ("control", pa.bool_()),
+    ("distractors", pa.int64()),
+    ("truth", pa.string()),
+    ("candidates", pa.list_(pa.string())),
+    ("truth_candidate", pa.int64()),
+    ("components", pa.list_(pa.string())),
+    ("competing", pa.list_(pa.string())),
+    ("position", pa.int64()),
+    ("place", pa.float64()),
 ]
 
 # kind -> (version of the schema, columns). A version rises when a column changes its meaning.
@@ -352,6 +369,34 @@ SCHEMAS: dict[str, tuple[int, pa.Schema]] = {
     ),
     #
     # Representation change.
+    "paired_prompts": (
+        1,
+        pa.schema(
+            [
+                *_PAIRED_KEYS,
+                *_PAIRED,
+                ("text", pa.string()),
+                ("group", pa.string()),
+                ("query_span", _SPAN),
+                *((f"{name}_spans", _SPANS) for name in ("relevant", "irrelevant", "context")),
+                ("ending_span", _SPAN),
+            ]
+        ),
+    ),
+    "representation_change": (
+        1,
+        pa.schema(
+            [
+                ("model", pa.string()),
+                *_PAIRED_KEYS,
+                *_PAIRED,
+                ("answer", pa.string()),
+                ("candidate_log_probs", pa.list_(pa.float64())),
+                *((name, pa.list_(pa.float64())) for name in ("relevant", "irrelevant", "context")),
+                *((f"{name}_tokens", pa.int64()) for name in ("relevant", "irrelevant", "context")),
+            ]
+        ),
+    ),
 }
 
 

@@ -43,6 +43,7 @@ _KEYS = (
 # Studies that keep every prompt which fits the model's context, each with the same number of rows.
 _EVERY_PROMPT = (
     *("icl", "saliency", "isolation", "deep_attention", "kernel_regression", "prediction_similarity", "rewritten"),
+    "representation_change",
 )
 
 
@@ -108,6 +109,8 @@ def _artifacts(results: Path) -> tuple[list[Path], list[Path]]:
 def _table_faults(results: Path, path: Path) -> list[Fault]:
     stage = path.relative_to(results).parts[0]
     kind = stage if stage in ("corpora", "prompts") else path.stem
+    if stage == "prompts":
+        kind = artifacts.PROMPT_SETS.get(path.stem, kind)
     if kind not in artifacts.SCHEMAS:
         return [Fault(f"{path}: no study makes a {kind} table", (path,))]
     try:

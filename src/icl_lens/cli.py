@@ -46,6 +46,7 @@ STUDIES = {
     "components": "what every head and MLP alone answers, and answers of weighted sums of them, under several templates",
     #
     # Representation change.
+    "representation_change": "how answers, representations and attention change with examples, on paired prompts",
 }
 
 # Further prompts tables that a study reads, by option.
@@ -118,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "--auxiliary", type=_positive, default=AUXILIARY, help="in a set named ...-auxiliary, training texts per class"
     )
     prompts.add_argument("--out", required=True, type=Path)
+
+    paired = command("representation-prompts", _representation_prompts, "write one task's prompts with and without examples")
+    paired.add_argument("--task", required=True, choices=("lines", "reading"))
+    paired.add_argument(
+        "--settings", default="{}", help="the keys under `studies: representation_change` in the config, as YAML"
+    )
+    paired.add_argument("--out", required=True, type=Path)
 
     for study, help_text in STUDIES.items():
         added = command(study.replace("_", "-"), _study, help_text)
@@ -216,6 +224,18 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--facts", required=True, type=Path, help="what the training wrote")
     card.add_argument("--evaluation", required=True, type=Path, help="the evaluation table")
     card.add_argument("--folder", required=True, type=Path, help="the folder to make")
+
+    reader = command("reader-training", _reader_training, "train the second model, which reads lists and stories, from scratch")
+    reader.add_argument("--recipe", default="{}", help="the keys under `reader_organism` in the config, as YAML")
+    reader.add_argument("--checkpoints", required=True, type=Path, help="the folder of checkpoints to make")
+    reader.add_argument("--out", required=True, type=Path, help="a JSON file: what decided the weights, what they cost")
+
+    reader_card = command(
+        "reader-card", _reader_card, "measure the second model's checkpoints, and put the last and its card into a folder"
+    )
+    reader_card.add_argument("--checkpoints", required=True, type=Path, help="its training's checkpoints")
+    reader_card.add_argument("--facts", required=True, type=Path, help="what the training wrote")
+    reader_card.add_argument("--folder", required=True, type=Path, help="the folder to make")
 
     record = command("record", _record, "strip an executed notebook of its times and record a figure's or table's hashes")
     record.add_argument("--source", required=True, type=Path, help="the notebook as it stands in the repository")
@@ -328,6 +348,13 @@ def _prompts(options: argparse.Namespace) -> None:
     if len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds names a seed twice, which would count its prompts twice")
     prompts.write(task, options.corpus, options.set, options.seeds, options.queries, options.out, options.auxiliary)
+
+
+def _representation_prompts(options: argparse.Namespace) -> None:
+    from icl_lens import config, paired_prompts
+
+    settings = config.parse_settings("representation_change", options.settings)
+    paired_prompts.write(options.task, settings, options.out)
 
 
 def _fetch_model(options: argparse.Namespace) -> None:
@@ -495,6 +522,23 @@ def _card(options: argparse.Namespace) -> None:
     from icl_lens.organism import card
 
     card.write(options.checkpoints, options.facts, options.evaluation, options.folder)
+
+
+def _reader_training(options: argparse.Namespace) -> None:
+    from icl_lens import config
+
+    recipe = config.parse_reader_recipe(options.recipe)
+    _quieten_transformers()
+    from icl_lens.reader_organism import training
+
+    training.run(recipe, checkpoints=options.checkpoints, facts=options.out)
+
+
+def _reader_card(options: argparse.Namespace) -> None:
+    _quieten_transformers()
+    from icl_lens.reader_organism import card
+
+    card.write(options.checkpoints, options.facts, options.folder)
 
 
 def _record(options: argparse.Namespace) -> None:

@@ -31,6 +31,8 @@ from icl_lens.latency_plan import Settings as Latency
 from icl_lens.organism.recipe import Recipe
 from icl_lens.own_tasks import VARIANTS, OwnTask
 from icl_lens.provenance import STAGES
+from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
+from icl_lens.representation_plan import Settings as RepresentationChange
 from icl_lens.reweighting_plan import Settings as Reweighting
 from icl_lens.rewriting_plan import Settings as Rewritten
 from icl_lens.section import Section, Seed
@@ -45,6 +47,8 @@ Folder = Annotated[str, AfterValidator(lambda folder: str(Path(folder)))]
 
 # The default model: weights that this project trained and ships.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
+# The default model of the items that have tasks of their own: weights that this project trained and ships, too.
+READER_MODEL = "src/icl_lens/reader_organism/checkpoint"
 
 
 def _numbers(value: Any) -> Any:
@@ -202,6 +206,10 @@ class Studies(Section):
     )
     #
     # Representation change.
+    representation_change: RepresentationChange = Field(
+        default_factory=RepresentationChange,
+        description="The prompts with and without examples, and what is computed of answers, representations and attention.",
+    )
 
 
 def settings_key(study: str) -> str:
@@ -251,6 +259,12 @@ class Config(Section):
         description="The language models to study; each has a `name` (in paths and figures), a `path` (a folder with a "
         "decoder-only checkpoint in safetensors and its tokenizer) or a `hub` (owner/name, with its `revision`) and, where it "
         "differs from `dtype` below, a `dtype`. The default is the small model that this project trained and ships.",
+    )
+    representation_models: list[Model] = Field(
+        default_factory=lambda: [Model(name="reader", path=READER_MODEL)],
+        min_length=1,
+        description="The language models that the group `representation_change` studies, written like those above: its tasks "
+        "are its own. The default is a second small model that this project trained and ships; it knows these tasks alone.",
     )
     tasks: list[Name] = Field(
         default_factory=lambda: list(TASKS),
@@ -305,6 +319,11 @@ class Config(Section):
         description="How `snakemake organism` trains a model that learns in context, from the texts of the tasks above. `all` "
         "never trains. The default makes the embedded model; config/README.md explains each key.",
     )
+    reader_organism: Annotated[ReaderRecipe, BeforeValidator(_numbers)] = Field(
+        default_factory=ReaderRecipe,
+        description="How `snakemake reader_organism` trains the second model. `all` never trains. The default makes the one "
+        "that is shipped.",
+    )
     groups: list[Literal[PAPERS]] = Field(
         default_factory=lambda: list(PAPERS),
         min_length=1,
@@ -321,10 +340,17 @@ class Config(Section):
     def _names_agree(self) -> Config:
         names = [model.name for model in self.models]
         _unique("models", names)
+        others = [model.name for model in self.representation_models]
+        _unique("representation_models", others)
+        for model in self.representation_models:
+            if model.name in names and model != self.model(model.name):
+                raise ValueError(
+                    f"representation_models: {model.name} is another model under models; give it a name of its own"
+                )
         _unique("tasks", self.tasks)
         _unique("seeds", self.seeds)
         _unique("groups", self.groups)
-        for key, named in (("models", names), ("own_tasks", self.own_tasks)):
+        for key, named in (("models", names), ("representation_models", others), ("own_tasks", self.own_tasks)):
             for name in named:
                 if name in STAGES:
                     raise ValueError(f"{key}: the name {name!r} is a folder of the results tree; choose another")
@@ -345,8 +371,8 @@ class Config(Section):
         for item, choice in self.items.items():
             _known("items", item, ITEMS)
             for key, chosen, configured in (
-                ("models", choice.models, names),
-                ("tasks", choice.tasks, [*self.tasks, *self._variants(item)]),
+                ("models", choice.models, others if ITEMS[item].own_tasks else names),
+                ("tasks", choice.tasks, ITEMS[item].tasks if ITEMS[item].own_tasks else [*self.tasks, *self._variants(item)]),
             ):
                 _unique(f"items.{item}.{key}", chosen or [])
                 for name in chosen or []:
@@ -360,7 +386,13 @@ class Config(Section):
 
     def model(self, name: str) -> Model:
         """The model of that name."""
-        return next(model for model in self.models if model.name == name)
+        return next(model for model in self.every_model if model.name == name)
+
+    @property
+    def every_model(self) -> list[Model]:
+        """The models of all items, each once."""
+        names = [model.name for model in self.models]
+        return [*self.models, *(model for model in self.representation_models if model.name not in names)]
 
     def in_other_dtypes(self, names: list[str]) -> list[str]:
         """Those of some models that are among them in float32 and in another number format, otherwise run alike."""
@@ -406,10 +438,13 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those; one
-        about training, those that say their step. Each may be none.
+        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those; one about training, those
+        that say their step. Each may be none. One with tasks of its own shows these, of the models configured for it.
         """
         choice = self.items.get(item, ItemChoice())
+        if ITEMS[item].own_tasks:
+            names = [model.name for model in self.representation_models]
+            return choice.models or names, choice.tasks or list(ITEMS[item].tasks)
         paper = ITEMS[item].tasks or tuple(self.tasks)
         variants = self._variants(item)
         about_variants = any(task in VARIANTS for task in ITEMS[item].tasks)
@@ -447,6 +482,15 @@ def parse_recipe(text: str) -> Recipe:
         InputError: As :func:`parse`.
     """
     return parse({"organism": _yaml_option("--recipe", text)}).organism
+
+
+def parse_reader_recipe(text: str) -> ReaderRecipe:
+    """The keys under ``reader_organism``, as YAML.
+
+    Raises:
+        InputError: As :func:`parse`.
+    """
+    return parse({"reader_organism": _yaml_option("--recipe", text)}).reader_organism
 
 
 def parse_settings(study: str, text: str) -> Section:
@@ -520,7 +564,8 @@ def default_yaml() -> str:
         "# Mappings are merged key by key; a list replaces the list here.",
     ]
     defaults = Config().model_dump(exclude_none=True)
-    defaults["models"] = [model.model_dump(exclude_defaults=True) for model in Config().models]
+    for key in ("models", "representation_models"):
+        defaults[key] = [model.model_dump(exclude_defaults=True) for model in getattr(Config(), key)]
     for key, field in Config.model_fields.items():
         lines += ["", *(f"# {line}" for line in textwrap.wrap(field.description or "", 100))]
         flow = None if isinstance(defaults[key], dict | list) else False  # a list of scalars stays on one line

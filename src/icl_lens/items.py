@@ -46,6 +46,7 @@ class Item:
         group: The target that makes it together with others of its kind.
         in_all: Whether ``all`` makes it, too.
         over_training: Whether it shows models at several steps of their training, and so only those that say their step.
+        own_tasks: Whether its tasks are written for it alone: no corpus, and the models that the config names for it.
         compares_dtypes: Whether it compares number formats, and so shows only models that are there in float32 and in another.
     """
 
@@ -63,6 +64,7 @@ class Item:
     one_prompt: bool = False
     group: str = "anchors"
     in_all: bool = True
+    own_tasks: bool = False
     compares_dtypes: bool = False
     over_training: bool = False
 
@@ -492,5 +494,86 @@ ITEMS: dict[str, Item] = {
         ),
         #
         # Representation change (Yousefi et al., 2024).
+        Item(
+            name="rc_behaviour",
+            title="How far answers are off with more and more examples, and with as many that tell nothing",
+            notebook="rc_behaviour",
+            set="paired",
+            studies=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            paper_models="Llama-2-70B and Vicuna-13B",
+            group="representation_change",
+        ),
+        Item(
+            name="rc_hypotheses",
+            title="What the prompts have in common, and how alike they are to the model with and without examples",
+            notebook="rc_hypotheses",
+            set="paired",
+            studies=("representation_change",),
+            tensors=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            paper_models="Llama-2-70B and Vicuna-13B",
+            group="representation_change",
+        ),
+        Item(
+            name="rc_rsa",
+            title="How well the similarity of representations agrees with what the prompts have in common, layer by layer",
+            notebook="rc_rsa",
+            set="paired",
+            studies=("representation_change",),
+            tensors=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            paper_models="Llama-2-70B and Vicuna-13B",
+            group="representation_change",
+        ),
+        Item(
+            name="rc_probes",
+            title="What can be read off the representations by a linear probe, layer by layer",
+            notebook="rc_probes",
+            set="paired",
+            studies=("representation_change",),
+            tensors=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            paper_models="Llama-2-70B and Vicuna-13B",
+            group="representation_change",
+        ),
+        Item(
+            name="rc_attention_ratio",
+            title="How much more the last token attends to what matters than to what does not, layer by layer",
+            notebook="rc_attention_ratio",
+            set="paired",
+            studies=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            paper_models="Llama-2-70B and Vicuna-13B",
+            group="representation_change",
+        ),
+        Item(
+            name="rc_correlations",
+            title="Whether answers improve where representations and attention change, query by query",
+            notebook="rc_correlations",
+            set="paired",
+            studies=("representation_change",),
+            tensors=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            paper_models="Llama-2-70B and Vicuna-13B",
+            group="representation_change",
+        ),
+        Item(
+            name="rc_controls",
+            title="Whether examples change more than as many examples that tell nothing",
+            notebook="rc_controls",
+            set="paired",
+            studies=("representation_change",),
+            tensors=("representation_change",),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            group="representation_change",
+        ),
     )
 }

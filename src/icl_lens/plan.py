@@ -57,6 +57,10 @@ SIZES: dict[str, Size] = {
 # GPT-2's tokenizer; other tokenizers differ by some percent.
 TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
 
+# Assumed of the prompts of representation change: tokens of a list of points, of a story without distractors, of a sentence
+# more, of an answer.
+LIST_TOKENS, STORY_TOKENS, SENTENCE_TOKENS, ANSWER_TOKENS = 70, 18, 6, 4
+
 # Assumed for any other task: tokens of one text with its template.
 OTHER_TEXT = 60
 
@@ -94,10 +98,11 @@ PASSES: dict[str, float] = {
     "components": 10,
     #
     # Representation change.
+    "representation_change": 1,
 }
 
 # Rules that write tensors beside a study's table.
-WITH_TENSORS = ("reweighting", "kernel_regression_study", "components")
+WITH_TENSORS = ("reweighting", "kernel_regression_study", "components", "representation_study")
 
 # Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
@@ -155,6 +160,8 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     model_name, task, set_name = path.parts[-4:-1]
     model = config.model(model_name)
     parameters, layers, _ = size(config, model)
+    if path.stem == "representation_change":
+        return _representation_change(config, model, task, parameters)
     protocol = Protocol.of(set_name)
     caps = {
         **dict.fromkeys(STUDIES, config.studies.controls.queries),
@@ -187,6 +194,26 @@ def estimate(config: Config, path: PurePosixPath) -> Study:
     width = 4 if dtype == "float32" else 2
     seconds = operations / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
     return Study(model_name, path.stem, prompts, seconds / 3600)
+
+
+def _representation_change(config: Config, model: Model, task: str, parameters: int) -> Study:
+    """What a job of that study is estimated to take: each prompt read once, its candidates and its answer behind it."""
+    settings = config.studies.representation_change
+    own = getattr(settings, task)
+    if task == "lines":
+        cells = [(len(own.slopes) * len(own.intercepts) * own.queries_per_line, LIST_TOKENS, 3 * ANSWER_TOKENS)]
+    else:
+        cells = [(own.queries, STORY_TOKENS + SENTENCE_TOKENS * d, 10 * ANSWER_TOKENS) for d in own.distractors]
+    conditions = own.conditions()
+    tokens = sum(
+        queries * sum((examples + 1) * length + candidates + settings.new_tokens for examples, _ in conditions)
+        for queries, length, candidates in cells
+    )
+    dtype = model.dtype or config.dtype
+    seconds = 2 * parameters * tokens * PASSES["representation_change"] / (TERAFLOPS[dtype] * 1e12)
+    seconds += parameters * (4 if dtype == "float32" else 2) / READ_RATE
+    prompts = len(conditions) * sum(queries for queries, _, _ in cells)
+    return Study(model.name, "representation_change", prompts, seconds / 3600)
 
 
 def size(config: Config, model: Model) -> Size:

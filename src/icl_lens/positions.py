@@ -93,13 +93,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
         words = tuple(row.label_words)
         place = f"prompt {row.prompt_id}"
         _check(place, row, words)
-        written = len(ids) > 0 and ids[0] == tokenizer.bos_token_id
-        if written and bos is False:
-            raise InputError(
-                f"{place}: no beginning-of-sequence token is wanted (bos: no), but the text begins with one, "
-                f"{tokenizer.bos_token!r}, as chat templates write it"
-            )
-        before = [] if written else beginning
+        before = _before(place, ids, tokenizer, bos, beginning)
         if words not in label_ids:
             label_ids[words] = _label_ids(place, row.text, ids, words, tokenizer)
         edges = np.array(offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
@@ -135,6 +129,70 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
             )
         )
     return result
+
+
+def encode(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> list[TokenizedPrompt]:
+    """Tokenise prompts that have no label words: no anchors, no classes.
+
+    Args:
+        prompts: One row a prompt; prompt_id, text and seed are read.
+        tokenizer: A fast tokenizer.
+        bos: As in :func:`tokenize`.
+
+    Raises:
+        InputError: The tokenizer has no beginning-of-sequence token to put, or the text begins with an unwanted one.
+    """
+    beginning, nothing = _beginning(tokenizer, bos), np.empty(0, dtype=np.int64)
+    encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
+    result = []
+    for row, ids, offsets in zip(
+        prompts.itertuples(index=False), encodings["input_ids"], encodings["offset_mapping"], strict=True
+    ):
+        before = _before(f"prompt {row.prompt_id}", ids, tokenizer, bos, beginning)
+        result.append(
+            TokenizedPrompt(
+                prompt_id=int(row.prompt_id),
+                ids=np.array(before + ids, dtype=np.int64),
+                anchors=nothing,
+                demo_labels=nothing,
+                label_ids=nothing,
+                gold=0,
+                unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
+                seed=int(row.seed),
+                text=row.text,
+                spans=np.array([(0, 0)] * len(before) + list(offsets), dtype=np.int64),
+            )
+        )
+    return result
+
+
+def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
+    """Positions of the tokens of some stretches of text, ascending.
+
+    A token belongs to a stretch when it holds one of its characters that is no blank: a token that begins with the blank before
+    the stretch is its own, and so is one that it shares with the mark behind it.
+
+    Args:
+        prompt: The prompt.
+        spans: [start, end) characters of its text.
+    """
+    inside = np.zeros(len(prompt.text) + 1, dtype=np.int64)
+    for start, end in spans:
+        for character in range(start, end):
+            inside[character + 1] = not prompt.text[character].isspace()
+    before = inside.cumsum()  # (characters + 1,): how many such characters come before each place
+    return np.flatnonzero(before[prompt.spans[:, 1]] > before[prompt.spans[:, 0]])
+
+
+def _before(place: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, bos: Bos, beginning: list[int]) -> list[int]:
+    """What is put before a prompt's tokens: the beginning-of-sequence token, unless the text begins with it."""
+    written = len(ids) > 0 and ids[0] == tokenizer.bos_token_id
+    if written and bos is False:
+        raise InputError(
+            f"{place}: no beginning-of-sequence token is wanted (bos: no), but the text begins with one, "
+            f"{tokenizer.bos_token!r}, as chat templates write it"
+        )
+    return [] if written else beginning
 
 
 def _spans(spans: Any) -> np.ndarray:

@@ -53,10 +53,10 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     if not ahead or not behind:
         return np.full(scores.shape[:-1], np.nan)
     # Mann and Whitney's U from the sum of the positives' ranks.
-    return (_midranks(scores)[..., positive].sum(-1) - ahead * (ahead + 1) / 2) / (ahead * behind)
+    return (midranks(scores)[..., positive].sum(-1) - ahead * (ahead + 1) / 2) / (ahead * behind)
 
 
-def _midranks(values: np.ndarray) -> np.ndarray:
+def midranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1 along the last axis; equal values share the mean of their ranks. Shape as ``values``."""
     order = np.argsort(values, axis=-1, kind="stable")
     ordered = np.take_along_axis(values, order, -1)
@@ -80,7 +80,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         Shape (...); NaN where either is constant (one value is), for its ranks then say nothing.
     """
-    ranks = [_midranks(np.asarray(values, dtype=float)) for values in (first, second)]
+    ranks = [midranks(np.asarray(values, dtype=float)) for values in (first, second)]
     centred = [r - r.mean(-1, keepdims=True) for r in ranks]  # (..., N) each
     spread = np.sqrt((centred[0] ** 2).sum(-1) * (centred[1] ** 2).sum(-1))
     shared = (centred[0] * centred[1]).sum(-1)

@@ -210,7 +210,7 @@ def model_job_gpus(wildcards):
 
 def fetched_model_options(record):
     """Options of `icl-lens fetch-model` for the model, or the encoder, whose record that is."""
-    for model in CONFIG.models:
+    for model in CONFIG.every_model:
         if model.hub and model_files(model.name) == [record]:
             return shlex.join(
                 ["--hub", model.hub, "--revision", model.revision or "main"]
@@ -263,7 +263,7 @@ def settings_option(study, task):
 
 def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
-    for model in CONFIG.models:
+    for model in CONFIG.every_model:
         if model.hub is not None:
             # Refuses a name that no repository or revision can have.
             model_folder(model.name)

@@ -4,6 +4,8 @@ A study module has ``compute(model, prompts, batch_tokens, progress)``, which re
 choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
 One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
 of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
+One that reads prompts of another kind names it ``PROMPTS`` and has ``read_prompts(table, tokenizer, bos, as_chat)`` and
+``keep(model, table, prompts, as_chat)``, which returns what ``compute`` takes of those that fit.
 One that reads further prompts tables, or writes its own table's prompts anew, has ``gather(model, table, others, tokenized,
 settings)``, which returns what ``compute`` takes of them by name (and ``left_out``, how many it leaves out as too long); and
 ``compute`` may return tensors beside its rows, which go into a file beside the table.
@@ -69,15 +71,19 @@ def run(
     own = kind() if settings is None else settings
     if not isinstance(own, kind):
         raise ValueError(f"{type(own).__name__} are no settings of the study {study}")
-    table, origin = artifacts.read(prompts, "prompts")
+    table, origin = artifacts.read(prompts, getattr(code, "PROMPTS", "prompts"))
     loaded = models.load(model, name=name, device=device, dtype=dtype)
     tables = code.prepare(table, own) if hasattr(code, "prepare") else {"prompts": table}
 
     def as_read(rows: pd.DataFrame) -> list[TokenizedPrompt]:
+        if hasattr(code, "read_prompts"):
+            return code.read_prompts(rows, loaded.tokenizer, bos, as_chat)
         return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
 
     tokenized = {key: as_read(each) for key, each in tables.items()}
-    fitting = _fitting(loaded, tokenized)
+    fitting: dict[str, Any] = _fitting(loaded, tokenized)
+    if hasattr(code, "keep"):
+        fitting = code.keep(loaded, table, fitting["prompts"], as_chat)
     count = len(fitting["prompts"])
     observed = models.observe(loaded, fitting["prompts"])
     observed["prompts"] = count

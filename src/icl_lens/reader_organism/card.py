@@ -1,0 +1,156 @@
+"""The model card of the second model: what made its weights, and its errors with and without examples at each checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from icl_lens import generation, lines, models, reading
+from icl_lens import representation_summary as summary
+from icl_lens.errors import InputError
+from icl_lens.organism.training import checkpoint_step, require_folder
+from icl_lens.paired_answers import judged
+from icl_lens.positions import encode
+from icl_lens.representation_plan import Lines, Reading
+from icl_lens.statistics import Bootstrap
+
+logger = logging.getLogger(__name__)
+
+CARD = "card.json"
+README = "README.md"
+
+SEED = 7
+"""Of the prompts that are measured on: not the study's own."""
+
+NEW_TOKENS, BATCH_TOKENS = 6, 4096
+
+
+def measure(folder: Path, last: bool) -> pd.DataFrame:
+    """A checkpoint's errors.
+
+    Args:
+        folder: The checkpoint.
+        last: Whether it is the last one, which is measured in all conditions; the others with none and with the most examples.
+
+    Returns:
+        One row a task, number of distractors, number of examples and contrast, as of
+        :func:`icl_lens.representation_summary.contrasts`.
+    """
+    model = models.load(folder, device="cpu")
+    found = []
+    for task, build, settings in (
+        (lines.TASK, lines.build, Lines()),
+        (reading.TASK, reading.build, Reading(queries=100 if last else 60)),
+    ):
+        table = build(settings, SEED)
+        if not last:
+            table = table[table["examples"].isin([0, max(settings.examples)]) & ~table["control"]]
+        answers = generation.greedy_answers(model, encode(table, model.tokenizer), NEW_TOKENS, BATCH_TOKENS)
+        # No candidates are scored here; what judges answers reads a score of each.
+        rows = judged(table.assign(answer=answers, candidate_log_probs=[[0.0] * len(c) for c in table["candidates"]]))
+        for distractors, part in rows.groupby("distractors"):
+            of = summary.conditions(part)
+            errors = {key: summary.means(each["error"].to_numpy(), each, Bootstrap()) for key, each in of.items()}
+            if last:
+                cell = summary.contrasts(errors, ())
+                cell = cell[cell["contrast"].isin(["none", "examples", "control"])]
+            else:
+                cell = pd.DataFrame(
+                    [
+                        {"examples": k, "contrast": "examples" if k else "none", "value": float(e.value)}
+                        | {"low": float(e.low), "high": float(e.high), "prompts": e.prompts}
+                        for (k, _), e in errors.items()
+                    ]
+                )
+            found.append(cell.assign(task=task, distractors=int(distractors)))
+    return pd.concat(found, ignore_index=True)
+
+
+def write(checkpoints: Path, facts: Path, out: Path) -> None:
+    """Measures every checkpoint, and puts the last and its card into one folder, whole or not at all.
+
+    Args:
+        checkpoints: The folder of a training's checkpoints.
+        facts: What the training wrote about itself.
+        out: The folder to make.
+
+    Raises:
+        InputError: There are no checkpoints, the facts cannot be read, or the folder holds something else.
+    """
+    require_folder("--folder", out, lambda entry: (out / CARD).is_file() and entry.is_file())
+    try:
+        training = json.loads(facts.read_text(encoding="utf-8"))
+        steps = int(training["recipe"]["steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{facts} does not say what a model was trained with; `snakemake reader_organism` writes it"
+        ) from error
+    folders = {checkpoint_step(folder): folder for folder in sorted(checkpoints.glob("step-*"))}
+    if steps not in folders:
+        raise InputError(f"{checkpoints} lacks the checkpoint of step {steps}; delete it and train again")
+    curve = []
+    for step, folder in folders.items():
+        curve.append(measure(folder, step == steps).assign(step=step))
+        logger.info("measured step %d", step)
+    # What does not exist (the error of answers none of which is a number) is null.
+    rows = json.loads(pd.concat(curve, ignore_index=True).to_json(orient="records", double_precision=15))
+    card = {"training": training, "evaluation": rows}
+    unfinished = out.with_name(f".{out.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(folders[steps], unfinished)
+    (unfinished / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (unfinished / README).write_text(render(card), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    unfinished.rename(out)
+
+
+def render(card: dict[str, Any]) -> str:
+    """The card for people, as Markdown; every number stands in ``card.json``."""
+    training, rows = card["training"], pd.DataFrame(card["evaluation"])
+    recipe = training["recipe"]
+    shape, rules = recipe["architecture"], recipe["rules"]
+    rows["error"] = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in rows.itertuples()]
+    rows["cell"] = [r.task if r.task == "lines" else f"{r.task}, {r.distractors} distractors" for r in rows.itertuples()]
+    last = rows[rows["step"] == recipe["steps"]]
+    names = {"none": "", "examples": " examples", "control": ", control"}
+    last = last.assign(condition=[f"{r.examples}{names[r.contrast]}" for r in last.itertuples()])
+    done = last.pivot_table(index="condition", columns="cell", values="error", aggfunc="first", sort=False).fillna("")
+    plain = rows[rows["contrast"] != "control"]
+    most = plain.groupby("cell")["examples"].transform("max")
+    plain = plain[(plain["examples"] == 0) | (plain["examples"] == most)]
+    plain = plain.assign(column=[f"{r.cell}: {'most' if r.examples else 'none'}" for r in plain.itertuples()])
+    curve = plain.pivot_table(index="step", columns="column", values="value", sort=False).map("{:.2f}".format)
+    return f"""# A reader of lists and stories
+
+A Llama of {shape["layers"]} layers, width {shape["width"]} and {shape["heads"]} heads ({training["parameters"]} parameters),
+trained from scratch by icl-lens (`snakemake reader_organism`) on the two tasks of the study of representation change. It is a
+model organism, not a language model.
+
+## What made it
+
+{recipe["steps"]} steps, {training["tokens"]} tokens, {training["seconds"]:.0f} seconds on one processor; seed {recipe["seed"]}.
+A list of points ends with the y of its line ({rules["line"]:g}) or repeats its x ({rules["repeated"]:g}); a story's answer is
+what the named person is doing ({rules["named"]:g}), the name itself ({rules["asked"]:g}), or what stands in the first
+({rules["opening"]:g}) or last sentence ({rules["closing"]:g}). One rule holds for a whole prompt, so its examples tell which.
+No line of the test grid and no pair of the grid's names and activities was seen. The whole recipe and the hashes of the code
+stand in `{CARD}`.
+
+## What it can do
+
+Lists: mean |answer - y|. Stories: share of wrong answers. Greedy answers on prompts of seed {SEED}, with 95 % bootstrap
+intervals over queries. The control has examples that tell nothing: the y shuffled, or answers that stand nowhere in
+their story.
+
+{done.to_markdown(disable_numparse=True)}
+
+## How it came to learn in context
+
+Without examples (none) and with the most, 8 lists or 2 stories; nan where no answer is a number.
+
+{curve.to_markdown(disable_numparse=True)}
+"""

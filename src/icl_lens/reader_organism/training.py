@@ -1,0 +1,122 @@
+"""Trains the second model from scratch: ``icl-lens reader-training``.
+
+Next-token cross-entropy in which the answers weigh most. The architecture and its initial weights are those of the embedded
+model (:mod:`icl_lens.organism.architecture`), wider and with fewer layers; the prompts are
+:mod:`icl_lens.reader_organism.material`'s. It takes less than half an hour on one processor and starts anew when it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name used throughout the field
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from icl_lens import provenance
+from icl_lens.artifacts import whole_file
+from icl_lens.errors import InputError
+from icl_lens.organism.architecture import build_model
+from icl_lens.organism.training import checkpoint_name, require_folder, save
+from icl_lens.reader_organism.material import Batch, Material, build_vocabulary
+from icl_lens.reader_organism.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+CODE = ("icl_lens.reader_organism.material", "icl_lens.organism.architecture")
+"""The modules whose source, with all they import from the package, decides the weights, beside this one."""
+
+EVERY = 50
+"""Steps that one row of the curve is the mean of."""
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear rise, plateau, linear fall to zero at the last step."""
+    rise = (step + 1) / recipe.warm_up
+    fall = (recipe.steps - step) / max(1.0, recipe.cool_down * recipe.steps)
+    return recipe.learning_rate * min(1.0, rise, fall)
+
+
+def loss_of(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted mean of the tokens' cross-entropy, and that of the last answers' tokens alone, in nats a token."""
+    ids, weights, answers = (torch.from_numpy(part) for part in (batch.ids, batch.weights, batch.answers))  # (B, T) each
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, W)
+    wanted = weights[:, 1:] > 0  # (B, T-1)
+    each = F.cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="none")  # (N,)
+    weight, answer = weights[:, 1:][wanted], answers[:, 1:][wanted]  # (N,) each
+    return (each * weight).sum() / weight.sum(), (each.detach() * answer).sum() / answer.sum()
+
+
+@torch.no_grad()
+def _share_embeddings(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets a word at the start of a line begin as the word behind a blank: to the tokenizer they are two."""
+    table, vocabulary = model.model.embed_tokens.weight, tokenizer.get_vocab()  # (V, W)
+    for word, behind in ((word, f"\u0120{word}") for word in vocabulary if len(word) > 1):
+        if behind in vocabulary:
+            table[vocabulary[word]] = table[vocabulary[behind]]
+
+
+def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
+    """Trains, and writes the checkpoints and what made them.
+
+    Args:
+        recipe: How to train.
+        checkpoints: The folder of the checkpoints, made when all is done.
+        facts: A JSON file: the recipe, what it cost, the curve of the losses.
+
+    Raises:
+        InputError: The loss is no number, or the folder holds something else.
+    """
+    versions = provenance.library_versions()
+    identity = {
+        "recipe": recipe.model_dump(),
+        "code": {**{module: provenance.code_hash(module) for module in CODE}, __name__: provenance.file_hash(__file__)},
+        "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+    require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))
+    torch.set_num_threads(recipe.threads)  # it decides the order of sums
+    tokenizer = build_vocabulary(recipe.architecture.context)
+    model = build_model(recipe.architecture, len(tokenizer), tokenizer.eos_token_id, recipe.seed).train()
+    _share_embeddings(model, tokenizer)
+    material = Material(recipe, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.info("%d parameters, %d tokens in the vocabulary, %d steps", parameters, len(tokenizer), recipe.steps)
+    unfinished = checkpoints.with_name(f".{checkpoints.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    kept, start, curve, sums, tokens = set(recipe.checkpoint_steps()), time.monotonic(), [], {}, 0
+    for step in range(recipe.steps + 1):
+        if step in kept:
+            save(model, tokenizer, unfinished / checkpoint_name(step))
+        if step == recipe.steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        optimizer.zero_grad()
+        for name, batch in (("lists", material.lists()), ("stories", material.stories())):
+            loss, answer = loss_of(model, batch)
+            loss.backward()
+            tokens += int((batch.weights > 0).sum())
+            for key, value in ((name, float(loss.detach())), (f"{name}_answer", float(answer))):
+                sums[key] = sums.get(key, 0.0) + value
+        if not all(math.isfinite(value) for value in sums.values()):
+            raise InputError(f"reader_organism: the loss is no finite number at step {step}; lower learning_rate")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:
+            count = (step % EVERY) + 1
+            curve.append({"step": step + 1, **{key: value / count for key, value in sums.items()}})
+            logger.info("%s seconds %.0f", " ".join(f"{k} {v:.4g}" for k, v in curve[-1].items()), time.monotonic() - start)
+            sums = {}
+    with whole_file(facts) as temporary:
+        cost = {"parameters": parameters, "tokens": tokens, "seconds": round(time.monotonic() - start, 1), "curve": curve}
+        made = {**identity, **cost}
+        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    unfinished.rename(checkpoints)

@@ -1,0 +1,82 @@
+"""Representation change from its definitions, one prompt at a time.
+
+It shares nothing with the package: transformers' own eager attention and hidden states, no cache, plain loops.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def read(model, ids, query, sets) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, maximum and last state of the query's tokens, (3, L + 1, W); attention of the last token to each set, (S, L)."""
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        output = model(input_ids=torch.tensor([ids]), output_attentions=True, output_hidden_states=True, use_cache=False)
+    states = [layer[0].double().numpy() for layer in output.hidden_states]  # (T, W) each
+    pooled = np.zeros((3, len(states), states[0].shape[1]))
+    for number, layer in enumerate(states):
+        for dimension in range(layer.shape[1]):
+            values = [layer[token, dimension] for token in query]
+            pooled[:, number, dimension] = sum(values) / len(values), max(values), values[-1]
+    attended = np.zeros((len(sets), len(output.attentions)))
+    for layer, matrix in enumerate(output.attentions):
+        for number, tokens in enumerate(sets):
+            if len(tokens):
+                each = [float(head[-1, token]) for head in matrix[0] for token in tokens]
+                attended[number, layer] = sum(each) / len(each)
+    return pooled, attended
+
+
+def greedy(model, ids, tokens) -> list[int]:
+    """The likeliest next token, again and again, everything read anew each time."""
+    ids = list(ids)
+    for _ in range(tokens):
+        with torch.inference_mode():
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[-tokens:]
+
+
+def log_likelihood(model, ids, answer) -> float:
+    """Sum of the answer's tokens' log-probabilities."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*ids, *answer]]), use_cache=False).logits[0].double()
+    return sum(float(logits[len(ids) + i - 1].log_softmax(-1)[token]) for i, token in enumerate(answer))
+
+
+def cosines(vectors) -> np.ndarray:
+    """The cosine of every two rows after standardising each column, (P, P)."""
+    vectors = np.array(vectors, dtype=float)
+    for column in range(vectors.shape[1]):
+        values = vectors[:, column]
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+        vectors[:, column] = (values - mean) / spread if spread > 1e-9 else 0
+    return np.array([[float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) for b in vectors] for a in vectors])
+
+
+def ranks(values) -> list[float]:
+    """Ranks from 1, equal values sharing their mean."""
+    return [sum(v < w for v in values) + (sum(v == w for v in values) + 1) / 2 for w in values]
+
+
+def pearson(first, second) -> float:
+    """The correlation coefficient."""
+    a, b = sum(first) / len(first), sum(second) / len(second)
+    shared = sum((x - a) * (y - b) for x, y in zip(first, second, strict=True))
+    return shared / math.sqrt(sum((x - a) ** 2 for x in first) * sum((y - b) ** 2 for y in second))
+
+
+def alignment(similarity, hypothesis) -> float:
+    """Spearman's correlation of two matrices above their diagonals."""
+    pairs = [(i, j) for i in range(len(similarity)) for j in range(i + 1, len(similarity))]
+    return pearson(ranks([similarity[i][j] for i, j in pairs]), ranks([hypothesis[i][j] for i, j in pairs]))
+
+
+def linear_cka(first, second) -> float:
+    """||Y'X||^2 / (||X'X|| ||Y'Y||) of centred columns."""
+    x, y = (np.array(m, dtype=float) - np.mean(m, 0) for m in (first, second))
+    return float(np.sum((y.T @ x) ** 2) / math.sqrt(np.sum((x.T @ x) ** 2) * np.sum((y.T @ y) ** 2)))

@@ -1,0 +1,185 @@
+import math
+
+import numpy as np
+import pytest
+
+from icl_lens import hypotheses, lines, probes, reading, significance, similarity
+from icl_lens.representation_plan import Lines, Reading
+
+from ..reference import representation_change as reference
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def of_lines():
+    return hypotheses.matrices(lines.build(Lines(), 42).query("examples == 0"))
+
+
+@pytest.fixture(scope="module")
+def of_stories():
+    return hypotheses.matrices(reading.build(Reading(), 42).query("examples == 0 and distractors == 1"))
+
+
+def test_hypotheses_differ_and_have_a_rank_above_one(of_lines, of_stories):
+    for matrices in (of_lines, of_stories):
+        names = list(matrices)
+        for i, first in enumerate(names):
+            assert np.linalg.matrix_rank(matrices[first]) > 1
+            assert np.array_equal(matrices[first], matrices[first].T)
+            for second in names[i + 1 :]:
+                assert abs(similarity_of(matrices[first], matrices[second])) < 0.999
+
+
+def similarity_of(first, second):
+    return float(np.corrcoef(similarity.condensed(first), similarity.condensed(second))[0, 1])
+
+
+def test_hypotheses_are_what_they_say(of_lines, of_stories):
+    table = lines.build(Lines(), 42).query("examples == 0")
+    parts = [tuple(map(float, row)) for row in table["components"]]
+    for i, j in ((0, 1), (0, 5), (3, 40), (10, 60)):
+        (m, b), (n, c) = parts[i], parts[j]
+        assert of_lines["line"][i, j] == float((m, b) == (n, c))
+        assert of_lines["average"][i, j] == ((m == n) + (b == c)) / 2
+        assert of_lines["slope distance"][i, j] == -abs(m - n)
+    assert np.allclose(of_stories["average"], (of_stories["name"] + of_stories["activity"]) / 2)
+    assert "distractor" not in hypotheses.names("reading", 0)
+
+
+def test_a_hypothesis_is_aligned_with_itself(of_lines):
+    for matrix in of_lines.values():
+        pairs = similarity.condensed(matrix)
+        assert similarity.unit_ranks(pairs) @ similarity.unit_ranks(pairs) == pytest.approx(1)
+        assert similarity.cka(matrix, matrix) == pytest.approx(1)
+
+
+def test_cosines_agree_with_the_definition():
+    vectors = RNG.normal(size=(7, 5)) * [1, 5, 0.1, 2, 1]
+    vectors[:, 3] = 4.0  # one value for all: no difference
+    plain = reference.cosines(vectors)
+    assert similarity.cosines(vectors) == pytest.approx(plain[np.triu_indices(7, 1)])
+    assert np.isnan(similarity.cosines(np.ones((4, 3)))).all()
+    assert similarity.square(similarity.condensed(plain)) == pytest.approx(plain)
+
+
+def test_linear_cka_agrees_with_the_definition():
+    x, y = RNG.normal(size=(9, 4)), RNG.normal(size=(9, 6))
+    assert similarity.cka(x @ x.T, y @ y.T) == pytest.approx(reference.linear_cka(x, y))
+
+
+def test_the_mantel_null_is_calibrated():
+    """Of similarities that know nothing of the hypothesis few p values are small: 5 % are below 0.05."""
+    hypothesis = hypotheses.same(np.arange(24) % 4)
+    unit = similarity.unit_ranks(similarity.cosines(RNG.normal(size=(400, 24, 3))))
+    value = unit @ similarity.unit_ranks(similarity.condensed(hypothesis))
+    p = similarity.p_of(value, similarity.mantel(unit, similarity.ranked(hypothesis), 199, 0))
+    assert 0.02 < (p <= 0.05).mean() < 0.09
+    assert abs(p.mean() - 0.5) < 0.06
+
+
+def test_the_mantel_null_finds_what_is_there():
+    groups = np.arange(24) % 4
+    vectors = RNG.normal(size=(24, 8)) + 2 * RNG.normal(size=(4, 8))[groups]
+    unit = similarity.unit_ranks(similarity.cosines(vectors[None]))
+    value = unit @ similarity.unit_ranks(similarity.condensed(hypotheses.same(groups)))
+    null = similarity.mantel(unit, similarity.ranked(hypotheses.same(groups)), 99, 0)
+    assert similarity.p_of(value, null) == pytest.approx(0.01)
+
+
+def test_a_partial_correlation_takes_out_what_is_given():
+    given = RNG.normal(size=300)
+    first, second = given + 0.1 * RNG.normal(size=300), given + 0.1 * RNG.normal(size=300)
+    assert reference.pearson(reference.ranks(first), reference.ranks(second)) > 0.9
+    assert abs(similarity.partial(first, second, [given])[0]) < 0.3
+    a, b, c = (
+        reference.pearson(reference.ranks(u), reference.ranks(v)) for u, v in ((first, second), (first, given), (second, given))
+    )
+    assert similarity.partial(first, second, [given])[0] == pytest.approx((a - b * c) / math.sqrt((1 - b**2) * (1 - c**2)))
+    assert np.isnan(similarity.partial(first, given, [given])[0])
+
+
+def test_benjamini_hochberg_agrees_with_its_definition():
+    p = np.array([0.01, 0.04, 0.03, np.nan, 0.5, 0.005])
+    found = significance.benjamini_hochberg(p)
+    known = sorted(x for x in p if x == x)
+    for value, adjusted in zip(p, found, strict=True):
+        if value != value:
+            assert adjusted != adjusted
+            continue
+        wanted = min(min(1.0, each * len(known) / (rank + 1)) for rank, each in enumerate(known) if each >= value)
+        assert adjusted == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("a", "b", "x", "expected"), [(2, 3, 0.4, 0.5248), (0.5, 0.5, 0.3, 2 / math.pi * math.asin(0.3**0.5))])
+def test_the_incomplete_beta_function_has_known_values(a, b, x, expected):
+    assert significance.incomplete_beta(a, b, x) == pytest.approx(expected)
+    assert significance.incomplete_beta(b, a, 1 - x) == pytest.approx(1 - expected)
+
+
+def test_a_paired_t_test_is_calibrated_and_has_a_known_value():
+    t, p = significance.paired_t(np.array([1.0, 2.0, 3.0, 4.0, -1.0]))
+    assert t == pytest.approx(1.8 / (math.sqrt(3.7) / math.sqrt(5)))
+    # Of four degrees of freedom Student's distribution has a closed form.
+    u = t / math.sqrt(t * t + 4)
+    assert p == pytest.approx(1 - 1.5 * u + u**3 / 2)
+    draws = [significance.paired_t(row)[1] for row in RNG.normal(size=(500, 10))]
+    assert 0.02 < np.mean(np.array(draws) <= 0.05) < 0.09
+    assert all(math.isnan(x) for x in significance.paired_t(np.ones(5)))
+
+
+def test_wilcoxons_test_is_calibrated():
+    draws = np.array([significance.wilcoxon(row) for row in RNG.normal(size=(500, 20))])
+    assert 0.02 < (draws <= 0.05).mean() < 0.09
+    assert significance.wilcoxon(np.arange(1, 21)) < 1e-3
+    assert math.isnan(significance.wilcoxon(np.zeros(4)))
+
+
+def test_a_correlations_p_is_of_permutations():
+    x = np.arange(12.0)
+    value, p = significance.spearman_test(x, x**3, 199)
+    assert (value, p) == (pytest.approx(1), pytest.approx(1 / 200))
+    assert math.isnan(significance.spearman_test(x, np.ones(12))[0])
+
+
+def test_no_group_is_in_two_folds():
+    groups = [f"g{i % 7}" for i in range(35)]
+    folds = probes.grouped_folds(groups, 3, 0)
+    assert all(len({f for f, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in groups)
+    assert set(folds) == {0, 1, 2}
+    assert np.ptp(np.bincount(folds)) <= 5
+
+
+def test_a_probe_is_the_minimum_of_its_loss():
+    import torch
+
+    classes = np.arange(40) % 3
+    points = similarity.standardised(RNG.normal(size=(2, 40, 6)) + RNG.normal(size=(3, 6))[classes])
+    x, y = torch.from_numpy(points), torch.from_numpy(classes)
+    weights, intercepts = probes.fit(x, y, 3, 0.7)
+    for each in range(2):
+        w = weights[each].clone().requires_grad_()
+        b = intercepts[each].clone().requires_grad_()
+        loss = 0.7 * torch.nn.functional.cross_entropy(x[each] @ w.T + b, y, reduction="sum") + (w**2).sum() / 2
+        loss.backward()
+        assert max(w.grad.abs().max(), b.grad.abs().max()) < 1e-2
+
+
+def test_folds_are_fitted_on_the_others_only():
+    """A component that is the group itself can never be read off what was not seen."""
+    import torch
+
+    groups = np.arange(30) % 6
+    vectors = np.eye(6)[groups] + 0.01 * RNG.normal(size=(30, 6))
+    folds = probes.grouped_folds([str(g) for g in groups], 3, 0)
+    assert not (probes.predicted(vectors[None], groups, folds, 1.0)[0] == groups).any()
+    easy = np.arange(30) // 6 % 2
+    vectors = RNG.normal(size=(30, 6))
+    vectors[:, 0] += 9 * easy
+    found = probes.predicted(np.stack([vectors, vectors]), easy, folds, 1.0)
+    assert (found == easy).mean() > 0.9
+    for fold in range(3):
+        x = torch.from_numpy(similarity.standardised(vectors))
+        w, b = probes.fit(x[None, folds != fold], torch.from_numpy(easy)[folds != fold], 2, 1.0)
+        said = (x[folds == fold] @ w[0].T + b[0]).argmax(-1).numpy()
+        assert (said == found[0][folds == fold]).all()

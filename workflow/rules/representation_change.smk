@@ -1,0 +1,99 @@
+# Representation change has prompts of its own, written from no corpus, and models of its own.
+
+
+rule representation_prompts:
+    input:
+        code=source_files("icl_lens.paired_prompts"),
+    output:
+        "<results>/prompts/{task}/paired.parquet",
+    log:
+        "<logs>/prompts/{task}/paired.log",
+    wildcard_constraints:
+        task="lines|reading",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    params:
+        settings=lambda wildcards: settings_option(
+            "representation_change", wildcards.task
+        ),
+    message:
+        "Prompts of {wildcards.task}, with and without examples"
+    shell:
+        "icl-lens representation-prompts --task {wildcards.task} {params.settings} --out {output:q} 2> {log:q}"
+
+
+rule representation_study:
+    input:
+        prompts="<results>/prompts/{task}/paired.parquet",
+        model=lambda wildcards: model_files(wildcards.model),
+        code=source_files("icl_lens.studies.representation_change"),
+    output:
+        table="<results>/studies/{model}/{task}/paired/representation_change.parquet",
+        tensors="<results>/studies/{model}/{task}/paired/representation_change.safetensors",
+    log:
+        "<logs>/studies/{model}/{task}/paired/representation_change.log",
+    benchmark:
+        "<benchmarks>/studies/{model}/{task}/paired/representation_change.jsonl"
+    wildcard_constraints:
+        task="lines|reading",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: model_job_threads
+    resources:
+        gpu=model_job_gpus,
+    params:
+        path=lambda wildcards: model_folder(wildcards.model),
+        model=lambda wildcards: model_options(wildcards.model),
+        device=CONFIG.device,
+        batch_tokens=CONFIG.batch_tokens,
+        settings=lambda wildcards: settings_option(
+            "representation_change", wildcards.task
+        ),
+    message:
+        "representation change of {wildcards.model} on {wildcards.task}"
+    shell:
+        "icl-lens representation-change --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
+        "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} {params.settings} "
+        "--out {output.table:q} 2> {log:q}"
+
+
+# The second model, trained from scratch: only `reader_organism` asks for it, `all` never trains.
+rule reader_training:
+    input:
+        code=source_files("icl_lens.reader_organism.training"),
+    output:
+        facts="<results>/training/reader/training.json",
+        checkpoints=directory("<results>/training/reader/checkpoints"),
+    log:
+        "<logs>/training/reader.log",
+    benchmark:
+        "<benchmarks>/training/reader.jsonl"
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: CONFIG.reader_organism.threads
+    params:
+        recipe=CONFIG.reader_organism.model_dump_json(),
+    message:
+        "Training the second model ({CONFIG.reader_organism.steps} steps; {log} says how far it is)"
+    shell:
+        "icl-lens reader-training --recipe {params.recipe:q} --checkpoints {output.checkpoints:q} --out {output.facts:q} "
+        "2> {log:q}"
+
+
+rule reader_organism:
+    input:
+        facts="<results>/training/reader/training.json",
+        checkpoints="<results>/training/reader/checkpoints",
+        code=source_files("icl_lens.reader_organism.card"),
+    output:
+        directory("<results>/training/reader/model"),
+    log:
+        "<logs>/training/reader_card.log",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    message:
+        "Measuring the second model and writing its card"
+    shell:
+        "icl-lens reader-card --checkpoints {input.checkpoints:q} --facts {input.facts:q} --folder {output:q} 2> {log:q}"
