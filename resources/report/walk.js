@@ -1,7 +1,9 @@
 "use strict";
 // Walking one prompt: the page's choices go into the charts' data. What the charts look like stands in icl_lens/walk.py.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-const tasks = read("walk-data");
+// The prompts are many: JSON, compressed, in base64.
+const packed = Uint8Array.from(atob(document.getElementById("walk-data").textContent), (character) => character.charCodeAt(0));
+const tasks = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 const specifications = read("walk-charts");
 const kinds = { wp: "into a label word", pq: "from a label word to the last position", ww: "between other words" };
 const means = ["S_wp", "S_pq", "S_ww"];

@@ -7,6 +7,7 @@ text that is put into it is escaped.
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import pandas as pd
@@ -36,6 +38,9 @@ _TITLES = (
     "How representations and attention change",
 )
 HEADINGS = dict(zip(PAPERS, _TITLES, strict=True))
+
+# What may stand as it is in a data URI that is an attribute's value.
+_UNQUOTED = " !$()*+,-./:;=?@[]_{|}~"
 
 # Texts that a paper's numbers can be compared on.
 _ORIGINAL = ("files", "hub")
@@ -129,14 +134,14 @@ def write(
     first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
     if walks:
         walking = {
-            "walks": walk.read(walks),
+            "walks": _packed(walk.read(walks)),
             "charts": walk.charts(),
             "edges": walk.EDGES,
             "library": Markup(walk.library()),
             "walk_script": Markup((page / "walk.js").read_text(encoding="utf-8")),
         }
     else:
-        walking = {"walks": []}
+        walking = {"walks": ""}
     html = environment.get_template("index.html.jinja").render(
         style=Markup((page / "report.css").read_text(encoding="utf-8")),
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
@@ -291,8 +296,15 @@ def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[St
 
 def _picture(svg: str) -> str:
     """An SVG as a data URI, its coordinates cut to hundredths of a point, which nobody sees: they are most of it."""
-    short = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
-    return f"data:image/svg+xml;base64,{base64.b64encode(short.encode()).decode()}"
+    short = re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d\d)\d+", r"\1", svg))
+    # Shorter than base64: few characters need quoting.
+    return f"data:image/svg+xml,{quote(short, safe=_UNQUOTED)}"
+
+
+def _packed(data: Any) -> str:
+    """JSON, compressed, as text that a page can hold; the same data give the same text."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _alt(item: Shown, verdicts: list[Verdict]) -> str:
