@@ -62,7 +62,8 @@ clean:  ## delete everything that was made (results/), keep the environment
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 16
 	@echo
-	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (figure_1 to 14, table_1 to 6, figure_controls)"
+	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (or table_1, kr_table_2, cr_figure_1, rc_rsa, ...)"
+	@echo "One paper:        .venv/bin/snakemake kernel_regression --cores all   (anchors, component_reweighting, representation_change)"
 	@echo "Your own config:  .venv/bin/snakemake --cores all --configfile my.yaml   (config/README.md explains each key)"
 	@echo "Audit results:    .venv/bin/icl-lens audit"
 

@@ -36,6 +36,16 @@ TINY = {
         "reweighting": {"epochs": 1},
         "kernel_regression": {"permutations": 20, "control_queries": 1, "orders": 1},
         "components": {"queries": 2, "epochs": 20, "calibration_epochs": 20, "sweep": [0.0]},
+        "hidden_markov": {
+            **{"tasks": 4, "states": 16, "observations": 20, "pretraining": 200, "demonstrations": [1, 4], "limit": 32},
+            **{"trials": 4, "seeds": [0, 1]},
+        },
+        "label_probes": {"folds": 2},
+        "representation_change": {
+            **{"new_tokens": 3, "permutations": 19, "folds": 2},
+            "lines": {"slopes": [5.0, 10.0], "intercepts": [0.0, 5.0], "queries_per_line": 2, "examples": [0, 1]},
+            "reading": {"queries": 20, "distractors": [1], "examples": [0, 1]},
+        },
     },
 }
 

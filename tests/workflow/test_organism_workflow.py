@@ -35,6 +35,7 @@ def overlay(clone) -> Path:
         queries=3,
         device="cpu",
         organism=ORGANISM,
+        groups=["anchors"],
     )
 
 

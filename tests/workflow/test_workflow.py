@@ -21,7 +21,19 @@ from ..browser import complaints, opened
 from ..conftest import REPOSITORY
 from .conftest import TINY, Clone
 
-FIGURES = (*(f"figure_{number}" for number in range(1, 15)), "figure_controls", "figure_reweighting")
+# What `all` makes of the tiny configuration.
+SHOWN = [item for item in ITEMS.values() if item.in_all and all(config.parse(TINY).shown(item.name))]
+FIGURES = [item.name for item in SHOWN if item.kind == "figure"]
+TABLES = [item.name for item in SHOWN if item.kind == "table"]
+
+# The rules of what one rule for all would not make, by the name of the artifact.
+RULES = {
+    **{name: name for name in ("diagnosis", "reweighting", "components")},
+    "kernel_regression": "kernel_regression_study",
+    "representation_change": "representation_study",
+    "paired": "representation_prompts",
+    "hidden_markov": "hidden_markov",
+}
 
 
 def made(folder):
@@ -36,10 +48,10 @@ def made(folder):
     }
 
 
-ANCHORS = REPOSITORY / "resources/claims/anchors.yaml"
+CLAIMS = sorted((REPOSITORY / "resources/claims").glob("*.yaml"))
 
-# Files of items that show TREC alone, and so are the same in a run of TREC alone.
-ITEM = re.compile(r"/figure_(6|7|14)\.")
+# Items that show TREC alone, and so are the same in a run of TREC alone.
+OF_TREC = ("figure_6", "figure_7", "figure_14", "kr_figure_7")
 
 
 def jobs(done):
@@ -55,8 +67,11 @@ def test_every_item_is_made_with_all_its_files(tiny_run):
             assert (results / f"figures/{figure}.{ending}").stat().st_size > 0
         notebook = json.loads((results / f"notebooks/{figure}.ipynb").read_text())
         assert any(cell.get("outputs") for cell in notebook["cells"])
-    for ending in ("csv", "md", "tex", "json"):
-        assert (results / f"tables/table_4.{ending}").stat().st_size > 0
+    for table in TABLES:
+        for ending in ("csv", "md", "tex", "json"):
+            assert (results / f"tables/{table}.{ending}").stat().st_size > 0
+    assert {"figure_1", "kr_figure_2", "cr_figure_1", "rc_rsa"} < set(FIGURES)
+    assert {"table_1", "kr_table_3", "cr_table_3"} < set(TABLES)
 
 
 def test_a_figure_says_what_it_is_made_from(tiny_run):
@@ -175,16 +190,19 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run, tmp_path):
     clone, _ = tiny_run
     before = made(clone.folder / "results")
     assert len(before) > 30
-    # Another clone, another order of jobs; one task, so that the test takes half as long.
+    # Another clone, another order of jobs; one task and few items, so that the test takes a part of the time.
     other = Clone(tmp_path / "another clone")
     shutil.copytree(clone.folder / "my models", other.folder / "my models")
     overlay = other.config("tiny", **{**TINY, "tasks": ["trec"]})
-    done = other.snakemake("--cores", "2", "--configfile", overlay.name)
+    of_one_task = [name for name in before if re.search(r"^(studies/.*/(trec|lines)|synthetic)/", name)]
+    assert len(of_one_task) > 20
+    done = other.snakemake(
+        *OF_TREC, *(f"results/{name}" for name in of_one_task), "--cores", "2", "--configfile", overlay.name
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout
     after = made(other.folder / "results")
-    one_task = {name for name in after if "/trec/" in name or name.startswith("corpora/") or ITEM.search(name)}
-    assert len(one_task) > 40
-    assert {name: after[name] for name in one_task} == {name: before[name] for name in one_task}
+    assert {*of_one_task, *(f"figures/{name}.pdf" for name in OF_TREC)} < set(after)
+    assert after == {name: before[name] for name in after}
 
 
 def downstream(clone, changed, code=None):
@@ -206,10 +224,10 @@ def downstream(clone, changed, code=None):
     def sources(module):
         return {f"src/icl_lens/{file.relative_to(provenance.PACKAGE).as_posix()}" for file in provenance.source_files(module)}
 
-    for stage in ("corpora", "prompts", "studies"):
+    for stage in ("corpora", "synthetic", "prompts", "studies"):
         for path in sorted((results / stage).rglob("*.parquet")):
             name, about = path.relative_to(results).as_posix(), artifacts.about(path)
-            rule = stage if stage != "studies" else path.stem if path.stem in ("diagnosis", "reweighting") else "study"
+            rule = RULES.get(path.stem, "study" if stage == "studies" else stage)
             add(rule, name, about["inputs"], sources(about["module"]))
             for beside in about.get("beside", {}):
                 again |= {beside} if name in again else set()
@@ -261,16 +279,17 @@ def test_what_an_edit_can_change_is_told_apart(tiny_run):
     saliency = downstream(clone, (), "src/icl_lens/studies/saliency.py")
     assert saliency == {"study": 4, "figure": 3, "report": 1}  # 2 tasks, 1 and 2 shots; figures 3, 7 and 9
     everything = downstream(clone, (), "src/icl_lens/prompts.py")
-    assert everything["study"] == len(list((clone.folder / "results/studies").rglob("*.parquet"))) - 3
-    assert (everything["diagnosis"], everything["reweighting"]) == (1, 2)
-    assert everything["figure"] == len(FIGURES)
+    studies = list((clone.folder / "results/studies").rglob("*.parquet"))
+    assert everything["study"] == sum(path.stem not in RULES for path in studies)
+    assert (everything["diagnosis"], everything["reweighting"], everything["components"]) == (1, 2, 2)
+    assert everything["figure"] >= sum(not ITEMS[name].own_tasks for name in FIGURES)
 
 
 def test_a_changed_setting_reruns_what_it_decides(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "queries=4")
     planned = jobs(done)
-    expected = downstream(clone, lambda name: name.startswith("prompts/"))
+    expected = downstream(clone, lambda name: name.startswith("prompts/") and not name.endswith("/paired.parquet"))
     assert {rule: planned[rule] for rule in ("study", "figure")} == {rule: expected[rule] for rule in ("study", "figure")}
     assert "corpora" not in planned
 
@@ -386,7 +405,9 @@ def test_an_item_asked_for_without_any_of_its_tasks_is_one_sentence(clone, tiny_
 
 def test_an_item_without_any_of_its_tasks_is_no_target_of_all(clone, tiny_run):
     _, overlay = tiny_run
-    planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, "--config", "results=one", "tasks=[trec]"))
+    planned = jobs(
+        clone.snakemake("-n", "--configfile", overlay.name, "--config", "results=one", "tasks=[trec]", "groups=[anchors]")
+    )
     assert planned["figure"] == 11  # figure 3 shows SST-2 and AGNews, 12 and 13 show SST-2 under labels A and B
 
 
@@ -440,6 +461,7 @@ def test_the_report_opens_in_a_browser_and_shows_every_item(tiny_run):
         pictures = driver.find_elements("css selector", "#items figure img")
         assert len(pictures) == len(FIGURES)
         assert all(driver.execute_script("arguments[0].loading = 'eager'; return arguments[0].alt", p) for p in pictures)
-        assert len(driver.find_elements("css selector", "#claims tbody tr")) == len(claims.load(ANCHORS).claims)
+        rows = driver.find_elements("css selector", "#claims tbody tr")
+        assert len(rows) == sum(len(claims.load(path).claims) for path in CLAIMS)
         assert len(driver.find_elements("css selector", "#walk-task option")) == 2
         assert complaints(driver) == []
