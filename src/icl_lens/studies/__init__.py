@@ -4,7 +4,7 @@ A study module has ``compute(model, prompts, batch_tokens, progress)``, which re
 choices of its own declares them as ``Settings``, a config section whose defaults are the study's, and takes ``settings`` too.
 One that runs other prompts than the table's has ``prepare(table, settings)``, which returns the tables it does run, by the name
 of the argument of ``compute`` that takes them; one that has more to say of itself, ``facts(model, settings)`` for the metadata.
-One that reads prompts of another kind names it ``PROMPTS`` and has ``read_prompts(table, tokenizer, bos, as_chat)`` and
+One that reads prompts of another kind names it ``READS`` and has ``read_prompts(table, tokenizer, bos, as_chat)`` and
 ``keep(model, table, prompts, as_chat)``, which returns what ``compute`` takes of those that fit.
 One that reads further prompts tables, or writes its own table's prompts anew, has ``gather(model, table, others, tokenized,
 settings)``, which returns what ``compute`` takes of them by name (and ``left_out``, how many it leaves out as too long); and
@@ -71,7 +71,7 @@ def run(
     own = kind() if settings is None else settings
     if not isinstance(own, kind):
         raise ValueError(f"{type(own).__name__} are no settings of the study {study}")
-    table, origin = artifacts.read(prompts, getattr(code, "PROMPTS", "prompts"))
+    table, origin = artifacts.read(prompts, getattr(code, "READS", "prompts"))
     loaded = models.load(model, name=name, device=device, dtype=dtype)
     tables = code.prepare(table, own) if hasattr(code, "prepare") else {"prompts": table}
 

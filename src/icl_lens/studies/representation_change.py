@@ -39,7 +39,7 @@ from icl_lens.positions import Bos, TokenizedPrompt, encode, tokens_of
 from icl_lens.precision import at_least_float32
 from icl_lens.representation_plan import COMPONENTS, SETS, Settings, condition_name, probed
 
-PROMPTS = "paired_prompts"
+READS = "paired_prompts"
 """The kind of table that this study reads."""
 
 
