@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from icl_lens import artifacts, claims, figures, lineage, notebooks, provenance, walk
+from icl_lens import artifacts, claims, figures, lineage, notebooks, pictures, provenance, walk
 from icl_lens.claims import Paper, Verdict
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS, PAPERS
@@ -38,9 +37,6 @@ _TITLES = (
     "How representations and attention change",
 )
 HEADINGS = dict(zip(PAPERS, _TITLES, strict=True))
-
-# What may stand as it is in a data URI that is an attribute's value.
-_UNQUOTED = " !$()*+,-./:;=?@[]_{|}~"
 
 # Texts that a paper's numbers can be compared on.
 _ORIGINAL = ("files", "hub")
@@ -162,7 +158,7 @@ def write(
             for v in found
         ],
         items=[(heading, list(group)) for heading, group in groupby(shown.values(), lambda item: item.heading)],
-        graph=_picture(lineage.svg(pairs, list(shown))),
+        graph=pictures.data_uri(lineage.svg(pairs, list(shown))),
         graph_in_words=lineage.in_words(pairs, list(shown)),
         libraries=about[0]["libraries"] if about else {},
         **walking,
@@ -233,7 +229,7 @@ def _shown(results: Path, name: str) -> Shown:
         about=about,
     )
     if item.kind == "figure":
-        made.picture = _picture((folder / f"{name}.svg").read_text(encoding="utf-8"))
+        made.picture = pictures.data_uri((folder / f"{name}.svg").read_text(encoding="utf-8"))
     else:
         text = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
         made.table = {"head": list(text.columns), "rows": [[_short(c) for c in row] for row in text.to_numpy()], "notes": []}
@@ -292,13 +288,6 @@ def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[St
         path = results / name
         if path.suffix == ".parquet" and path.is_file():
             yield from _chain(results, artifacts.about(path)["inputs"], level + 1)
-
-
-def _picture(svg: str) -> str:
-    """An SVG as a data URI, its coordinates cut to hundredths of a point, which nobody sees: they are most of it."""
-    short = re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d\d)\d+", r"\1", svg))
-    # Shorter than base64: few characters need quoting.
-    return f"data:image/svg+xml,{quote(short, safe=_UNQUOTED)}"
 
 
 def _packed(data: Any) -> str:
