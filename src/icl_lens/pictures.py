@@ -25,7 +25,7 @@ def lean(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!DOCTYPE.*?>|<\?xml.*?\?>", "", svg, flags=re.DOTALL)
     classes: dict[str, str] = {}
     svg = re.sub(r'style="([^"]*)"', lambda style: f'class="{classes.setdefault(style[1], f"s{len(classes)}")}"', svg)
-    svg = re.sub(r"(\d\.\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d)\d+", r"\1", tag[0]), svg)  # texts keep their numbers
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r"> <", "><", svg)
