@@ -571,7 +571,7 @@ def _report(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from icl_lens import config, plan
 
-    for line in plan.report(config.load(*options.config), sys.stdin):
+    for line in plan.report(config.load(*options.config).with_checkpoints(), sys.stdin):
         print(line)
 
 

@@ -394,6 +394,23 @@ class Config(Section):
         names = [model.name for model in self.models]
         return [*self.models, *(model for model in self.representation_models if model.name not in names)]
 
+    def with_checkpoints(self) -> Config:
+        """The same, with what `snakemake organism` saved in the course of a training, if it has ended, as further models.
+
+        They are named organism-STEP and say their step, so that only items about training show them. Their paths are absolute:
+        Snakemake takes them for files of the user's, and to study one is never to train it. A config that names models with a
+        step itself stays as it is.
+        """
+        training = Path(self.results).absolute() / "training"
+        if not (training / "model").is_dir() or any(model.step is not None for model in self.models):
+            return self
+        folders = sorted((training / "checkpoints").glob("step-[0-9]*"))
+        saved = [
+            Model(name=f"organism-{folder.name}", path=str(folder), step=int(folder.name.rpartition("-")[2]))
+            for folder in folders
+        ]
+        return self.model_copy(update={"models": [*self.models, *saved]})
+
     def in_other_dtypes(self, names: list[str]) -> list[str]:
         """Those of some models that are among them in float32 and in another number format, otherwise run alike."""
         dtypes: dict[str, set[Dtype]] = {}
@@ -451,7 +468,10 @@ class Config(Section):
         elsewhere = {task for other in ITEMS.values() for task in other.tasks}
         own = [task for task in self.tasks if task in self.own_tasks and task not in {*paper, *elsewhere}]
         hubs = ITEMS[item].hubs
-        models = choice.models or [model.name for model in self.models if not hubs or model.hub in hubs]
+        # A model at one step of its training is for items about that, unless there is no other.
+        ended = [model for model in self.models if model.step is None] or self.models
+        offered = self.models if ITEMS[item].over_training else ended
+        models = choice.models or [model.name for model in offered if not hubs or model.hub in hubs]
         if ITEMS[item].compares_dtypes:
             models = self.in_other_dtypes(models)
         if ITEMS[item].over_training:

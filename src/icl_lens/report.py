@@ -92,6 +92,11 @@ class Shown:
     about: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def title(self) -> str:
+        """Its name in its own paper: ``kr_figure_2`` is Figure 2 there."""
+        return re.sub(r"^(kr|cr|rc)_", "", self.name).replace("_", " ").capitalize()
+
+    @property
     def notebook(self) -> str:
         """Link to the notebook that drew it."""
         return f"../notebooks/{self.name}.ipynb"

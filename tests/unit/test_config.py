@@ -300,3 +300,18 @@ def test_groups_are_papers_and_each_is_named_once():
         config.parse({"groups": ["anchors", "astrology"]})
     with pytest.raises(InputError, match="groups: 'anchors' stands there twice"):
         config.parse({"groups": ["anchors", "anchors"]})
+
+
+def test_saved_checkpoints_are_shown_over_training_alone_and_only_when_training_has_ended(tmp_path):
+    results = tmp_path / "results"
+    for step in (0, 10):
+        (results / f"training/checkpoints/step-{step:06d}").mkdir(parents=True)
+    unended = config.parse({"results": str(results)}).with_checkpoints()
+    assert unended.shown("cr_figure_3")[0] == []
+    (results / "training/model").mkdir()
+    ended = config.parse({"results": str(results)}).with_checkpoints()
+    assert ended.shown("cr_figure_3")[0] == ["organism-step-000000", "organism-step-000010"]
+    assert [ended.model(name).step for name in ended.shown("cr_figure_3")[0]] == [0, 10]
+    assert ended.shown("figure_3")[0] == ended.shown("cr_figure_1")[0] == ["organism"]
+    own = [{"name": "late", "path": "a", "step": 3}]
+    assert config.parse({"results": str(results), "models": own}).with_checkpoints().shown("cr_figure_3")[0] == ["late"]

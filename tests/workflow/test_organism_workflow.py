@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from icl_lens import artifacts, audit
@@ -103,6 +104,22 @@ def test_the_trained_model_is_studied_and_never_trained_by_all(trained, clone, o
     done = clone.snakemake("figure_7", "--cores", "1", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout
     assert (clone.folder / "trained/figures/figure_7.pdf").is_file()
+
+
+def test_its_checkpoints_are_studied_by_all_once_they_are_there(trained, clone, overlay):
+    groups = ("--config", "groups=[component_reweighting]")
+    planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, *groups))
+    saved = len(list((clone.folder / "trained/training/checkpoints").glob("step-*")))
+    assert saved > 2
+    assert planned["components"] == 2 * (1 + saved)
+    assert "training" not in planned
+    done = clone.snakemake(
+        "cr_figure_3", "--cores", "2", "--configfile", overlay.name,
+        "--config", "tasks=[sst2]", "studies={components: {queries: 2, epochs: 5, calibration_epochs: 5, sweep: []}}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    shown = pd.read_csv(clone.folder / "trained/figures/cr_figure_3.csv")
+    assert shown["step"].nunique() == saved
 
 
 def test_the_default_never_trains(clone):

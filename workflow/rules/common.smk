@@ -73,7 +73,7 @@ def forget_stale_locks():
 
 
 LOCK = forget_stale_locks()
-CONFIG = checked(icl_lens_config.parse, config)
+CONFIG = checked(icl_lens_config.parse, config).with_checkpoints()
 
 
 def dataset_of(task):
@@ -303,8 +303,8 @@ def require_items():
             )
         if ITEMS[asked[0]].over_training and not CONFIG.shown(asked[0])[0]:
             raise InputError(
-                f"{asked[0]} shows accuracy over training, and no model in models has a step; config/training-dynamics.yaml names "
-                "the checkpoints that `snakemake organism` saves"
+                f"{asked[0]} shows accuracy over training, and there are no checkpoints: `snakemake organism` saves them in "
+                f"{CONFIG.results}/training, or name models with a step, as config/training-dynamics.yaml does"
             )
         if not CONFIG.shown(asked[0])[0]:
             raise InputError(
@@ -444,7 +444,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
         f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
         'icl-lens() {{ python -m icl_lens "$@"; }}; '
     )
-elif sys.platform == "linux" and all(is_small(model.name) for model in CONFIG.models):
+elif sys.platform == "linux" and all(is_small(model.name) for model in CONFIG.every_model):
     # Loading torch takes longer than a study of a small model: one process has it loaded, and every job's command is a fork
     # of that. Of such jobs benchmarks/ has the time, and the memory of the short client only.
     PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
