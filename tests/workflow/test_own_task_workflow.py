@@ -14,7 +14,7 @@ from icl_lens.statistics import OVER_TASKS
 from ..conftest import REPOSITORY
 from .test_workflow import jobs, refused
 
-SMALL = ("queries=2", "seeds=[42]")
+SMALL = ("queries=2", "seeds=[42]", "studies={label_probes: {folds: 2}}")
 EXAMPLE = ("--configfile", "config/own-task.yaml")
 
 

@@ -182,15 +182,9 @@ def model_files(name):
 
 def is_small(name):
     """Whether a model is so small that a study of it takes as long as its imports: its files lie here and hold less than 100 MB."""
-    return (
-        CONFIG.model(name).hub is None
-        and sum(
-            path.stat().st_size
-            for path in map(Path, model_files(name))
-            if path.is_file()
-        )
-        < 100e6
-    )
+    model = CONFIG.model(name)
+    files = [] if model.hub else Path(model.path).glob("*")
+    return not model.hub and sum(path.stat().st_size for path in files if path.is_file()) < 100e6
 
 
 def model_job_threads(wildcards):
