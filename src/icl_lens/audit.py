@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from icl_lens import artifacts, provenance
 from icl_lens.errors import InputError
@@ -127,7 +128,8 @@ def _table_faults(results: Path, path: Path) -> list[Fault]:
 
 def _rows(kind: str, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
     """What is wrong with a table's rows."""
-    keys = [name for name in _KEYS if name in table]
+    schema = artifacts.SCHEMAS[kind][1]
+    keys = [name for name in _KEYS if name in table and not pa.types.is_list(schema.field(name).type)]
     twice = int(table.duplicated(keys).sum())
     if twice:
         yield f"{twice} rows stand twice (same {', '.join(keys)})"

@@ -270,6 +270,11 @@ def best_by_chance(texts: int, chance: float, count: int) -> float:
     return float((1 - (1 - above) ** count).sum() / texts)
 
 
+# What is measured of pairs of runs; a run is a template and a seed.
+_MEASURES = ("r", "r_apart", "iou", "full")
+Run = tuple[str, int]
+
+
 def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
     """How alike component accuracies are in two runs, over all pairs of each sort.
 
@@ -293,15 +298,9 @@ def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Data
             for pair in PAIRS:
                 found = _pairs(each, pair)
                 sizes[pair] = sizes.get(pair, 0) + len(found)
-                both = [(accuracy[a], accuracy[b]) for a, b in found]
-                correlations = [_pearson(a, b) for a, b in both]
-                apart = [abs(whole[a][0] - whole[b][0]) > APART for a, b in found]
-                measured = {
-                    "r": _mean(correlations),
-                    "r_apart": _mean([np.where(far, r, np.nan) for far, r in zip(apart, correlations, strict=True)]),
-                    "iou": _mean([_iou(a, b) for a, b in both]),
-                    "full": _mean([np.abs(whole[a] - whole[b]) for a, b in found]),
-                }
+                measured = (
+                    _alike(accuracy, whole, found) if found else dict.fromkeys(_MEASURES, np.full(1 + plan.resamples, np.nan))
+                )
                 own = {measure: (float(values[0]), values[1:]) for measure, values in measured.items()}
                 for measure, estimate in own.items():
                     estimates.setdefault((pair, measure), []).append(estimate)
@@ -310,6 +309,21 @@ def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Data
             over = float(_mean([np.array(value) for value, _ in found])), _mean([drawn for _, drawn in found])
             rows.append(_row(model, OVER_TASKS, pair, measure, over, float(np.mean(nulls)), sizes[pair], prompts))
     return pd.DataFrame(rows)
+
+
+def _alike(
+    accuracy: Mapping[Run, np.ndarray], whole: Mapping[Run, np.ndarray], pairs: Sequence[tuple[Run, Run]]
+) -> dict[str, np.ndarray]:
+    """The means over pairs of runs of every measure of :func:`transfer`, as they are and on each resample, shape (1 + R,)."""
+    both = [(accuracy[a], accuracy[b]) for a, b in pairs]
+    correlations = [_pearson(a, b) for a, b in both]
+    apart = [abs(whole[a][0] - whole[b][0]) > APART for a, b in pairs]
+    return {
+        "r": _mean(correlations),
+        "r_apart": _mean([np.where(far, r, np.nan) for far, r in zip(apart, correlations, strict=True)]),
+        "iou": _mean([_iou(a, b) for a, b in both]),
+        "full": _mean([np.abs(whole[a] - whole[b]) for a, b in pairs]),
+    }
 
 
 def _row(

@@ -159,3 +159,11 @@ def test_the_same_method_under_two_templates_is_two_rows(results):
     table = [{**template, "template": name} for name in ("f1", "f2")]
     write(results, "studies/m/sst2/labelled-24/components.parquet", "components", table, ["corpora/sst2.parquet"])
     assert audit.audit(results) == (5, [])
+
+
+def test_every_kind_of_table_has_keys_that_are_no_lists():
+    for kind, (_, schema) in artifacts.SCHEMAS.items():
+        row = {f.name: [[1]] if artifacts.pa.types.is_list(f.type) else [1] for f in schema}
+        assert list(audit._rows(kind, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
+        twice = list(audit._rows(kind, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
+        assert "1 rows stand twice" in twice[0], kind
