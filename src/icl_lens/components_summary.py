@@ -41,6 +41,13 @@ APART = 0.1
 PAIRS = ("demonstrations", "contrast", "templates")
 """Two runs that differ in the demonstrations alone, in next to nothing of the template, in the template."""
 
+OF_HEADS = ("attention", "reconstruction", "accuracy")
+"""What a head pays to label words; how often its attention to demonstrations adds up to the model's answer, as in kernel
+regression (a tie counts by the chance of a fair draw); how often what it writes is right."""
+
+CORRELATIONS = ("attention ~ accuracy", "reconstruction ~ accuracy", "reconstruction ~ attention")
+"""Which two of :data:`OF_HEADS` are correlated over heads."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -58,6 +65,8 @@ class Answers:
         seed: Shape (N,).
         prompt_id: Shape (N,).
         attention: Template -> what each head pays to label words, shape (N, M), NaN for an MLP.
+        reconstruction: Template -> whether each head's attention to demonstrations adds up to the model's answer, shape (N, M),
+            NaN for an MLP.
     """
 
     model: str
@@ -71,6 +80,7 @@ class Answers:
     seed: np.ndarray
     prompt_id: np.ndarray
     attention: Mapping[str, np.ndarray]
+    reconstruction: Mapping[str, np.ndarray]
 
     @classmethod
     def of(cls, model: str, task: str, tensors: Mapping[str, np.ndarray]) -> Answers:
@@ -80,10 +90,11 @@ class Answers:
         components = pd.DataFrame({"kind": np.where(head >= 0, "head", "mlp"), "layer": layer, "head": head})
         names = sorted(name.removeprefix("parts_") for name in tensors if name.startswith("parts_"))
         templates = (*(name for name in names if name != CONTRAST), CONTRAST)
-        attention = {}
-        for name in templates:
-            its = tensors[f"attention_{name}"]  # (N, L, H)
-            attention[name] = np.where(head >= 0, its[:, layer, np.maximum(head, 0)], np.nan)  # (N, M)
+
+        def of_heads(what: str) -> dict[str, np.ndarray]:
+            its = {name: tensors[f"{what}_{name}"] for name in templates}  # (N, L, H) each
+            return {name: np.where(head >= 0, read[:, layer, np.maximum(head, 0)], np.nan) for name, read in its.items()}
+
         return cls(
             model,
             task,
@@ -95,7 +106,8 @@ class Answers:
             tensors["gold"],
             tensors["seed"],
             tensors["prompt_id"],
-            attention,
+            of_heads("attention"),
+            of_heads("reconstruction"),
         )
 
     @property
@@ -463,65 +475,59 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
 
 
 def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Whether the heads that attend to label words are those that answer right.
+    """Whether heads that attend to label words, that reconstruct the model's answer, and that answer right are the same.
 
     Returns:
-        One row a model, task and head: model, task, layer, head, attention (what the last position pays to label words, the
-        mean over runs) and accuracy (likewise). And one row a model and task (then the mean of tasks): model, task, value
-        (Spearman's correlation of the two), low, high (over test texts), null_low and null_high (the middle 95 % of it with
-        the heads of one shuffled), heads, prompts.
+        One row a model, task and head: model, task, layer, head and :data:`OF_HEADS`, means over runs. And one row a model,
+        task (then the mean of tasks) and pair (:data:`CORRELATIONS`): model, task, pair, value (Spearman's correlation of the
+        two over heads), low, high (over test texts), null_low and null_high (the middle 95 % of it with the heads of one
+        shuffled), heads, prompts.
     """
     plan = plan or Bootstrap()
     dots, rows = [], []
     for model in dict.fromkeys(each.model for each in every):
-        values, drawn, shuffled, prompts = [], [], [], 0
+        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {pair: [] for pair in CORRELATIONS}
+        prompts = 0
         for each in (one for one in every if one.model == model):
             heads = each.components["kind"].to_numpy() == "head"
-            sums = [np.zeros((1 + plan.resamples, int(heads.sum()))) for _ in range(2)]
-            for seed in each.seeds:
-                own = each.seed == seed
-                weights = plan.prompt_weights(each.task, seed, int(own.sum()))
-                weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]  # (1 + R, n)
-                for template in each.asked:
-                    sums[0] += weights @ each.attention[template][own][:, heads]
-                    sums[1] += weights @ each.right(template)[own][:, heads]
-            attention, accuracy = (total / (len(each.seeds) * len(each.asked)) for total in sums)  # (1 + R, heads)
-            correlation = statistics.spearman(attention, accuracy)  # (1 + R,)
+            means = _of_heads(each, heads, plan)
             generator = np.random.default_rng(plan.seed)
-            orders = np.argsort(generator.random((plan.resamples, attention.shape[1])), axis=-1)
-            null = statistics.spearman(attention[0][orders], accuracy[0])  # (R,)
-            values.append(correlation[0])
-            drawn.append(correlation[1:])
-            shuffled.append(null)
+            orders = np.argsort(generator.random((plan.resamples, int(heads.sum()))), axis=-1)
+            for pair, own in found.items():
+                one, other = (means[name] for name in pair.split(" ~ "))
+                own.append((statistics.spearman(one, other), statistics.spearman(one[0][orders], other[0])))  # (1 + R,), (R,)
+                rows.append(_correlation(model, each.task, pair, *own[-1], int(heads.sum()), len(each.gold)))
             prompts += len(each.gold)
-            places = each.components[heads]
-            dots.append(
-                pd.DataFrame(
-                    {"layer": places["layer"], "head": places["head"], "attention": attention[0], "accuracy": accuracy[0]}
-                ).assign(model=model, task=each.task)
-            )
-            rows.append(_correlation(model, each.task, correlation[0], correlation[1:], null, int(heads.sum()), len(each.gold)))
-        rows.append(
-            _correlation(
-                model,
-                OVER_TASKS,
-                float(_mean([np.array(v) for v in values])),
-                _mean(drawn),
-                _mean(shuffled),
-                int(heads.sum()),
-                prompts,
-            )
-        )
+            of_heads = {name: values[0] for name, values in means.items()}
+            places = each.components.loc[heads, ["layer", "head"]].reset_index(drop=True)
+            dots.append(places.assign(model=model, task=each.task, **of_heads))
+        for pair, own in found.items():
+            correlation, null = (_mean(list(values)) for values in zip(*own, strict=True))
+            rows.append(_correlation(model, OVER_TASKS, pair, correlation, null, int(heads.sum()), prompts))
     return pd.concat(dots, ignore_index=True), pd.DataFrame(rows)
 
 
-def _correlation(model: str, task: str, value: float, drawn: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
+def _of_heads(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> dict[str, np.ndarray]:
+    """Each of :data:`OF_HEADS`, the mean over runs, shape (1 + R, heads): as it is, then resampled."""
+    sums = {name: np.zeros((1 + plan.resamples, int(heads.sum()))) for name in OF_HEADS}
+    for seed in answers.seeds:
+        own = answers.seed == seed
+        weights = plan.prompt_weights(answers.task, seed, int(own.sum()))
+        weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]  # (1 + R, n)
+        for template in answers.asked:
+            read = (answers.attention[template], answers.reconstruction[template], answers.right(template))
+            for name, values in zip(OF_HEADS, read, strict=True):
+                sums[name] += weights @ values[own][:, heads]
+    return {name: total / (len(answers.seeds) * len(answers.asked)) for name, total in sums.items()}
+
+
+def _correlation(model: str, task: str, pair: str, found: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
     def ends(values: np.ndarray) -> np.ndarray:
         known = values[~np.isnan(values)]
         return np.quantile(known, [0.025, 0.975]) if len(known) else np.full(2, np.nan)
 
-    (low, high), (null_low, null_high) = _centred(value, drawn), ends(null)
-    row = {"model": model, "task": task, "value": float(value), "low": float(low), "high": float(high)}
+    (low, high), (null_low, null_high) = _centred(float(found[0]), found[1:]), ends(null)
+    row = {"model": model, "task": task, "pair": pair, "value": float(found[0]), "low": float(low), "high": float(high)}
     return {**row, "null_low": float(null_low), "null_high": float(null_high), "heads": heads, "prompts": prompts}
 
 

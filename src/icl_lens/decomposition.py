@@ -18,6 +18,9 @@ through it at its own frozen scale, and an MLP's part is what leaves it. Logits 
 Nothing is known of families here: a short input is run through the model, it is watched which module writes what, and a model
 whose parts do not sum to its logits is refused. Only the last position is read; a part costs one product of as many numbers as
 it has with a direction per label word, made once.
+
+From the same passes come two readings of attention: what each head pays to label words, and whether what it pays to
+demonstrations reconstructs the model's answer as kernel regression would (Han et al., TMLR 2025, section 5.2).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -34,7 +38,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from icl_lens.attention import attention_modules, record_rows
+from icl_lens.demonstration_places import places, pooled, require_demonstrations
 from icl_lens.errors import InputError
+from icl_lens.kernel_regression_summary import agreement, votes
 from icl_lens.models import LanguageModel, shared_batches
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
@@ -406,11 +412,15 @@ class Decomposed:
         logits: The model's own over the label words, before any soft-capping, shape (N, C).
         attention: What each head's last position pays to all label words together, shape (N, L, H); zeros where it was not
             asked for.
+        reconstructed: Whether the class that each head's attention to demonstrations adds up to, argmax_c sum_i a_i 1[y_i = c]
+            with a_i the largest weight in demonstration i, is the model's answer: 1 or 0, or between them the chance of a fair
+            draw among classes with equal sums; shape (N, L, H), zeros where attention was not asked for.
     """
 
     parts: Tensor
     logits: Tensor
     attention: Tensor
+    reconstructed: Tensor
 
 
 @torch.inference_mode()
@@ -428,17 +438,20 @@ def decompose(
         decomposer: Takes it apart.
         prompts: Of one number of classes.
         batch_tokens: See :func:`icl_lens.models.batches`.
-        with_attention: Whether attention is read, too, which asks for a family whose attention can be read.
+        with_attention: Whether attention is read, too, which asks for demonstrations and for a family whose attention can be
+            read.
 
     Raises:
-        InputError: They differ in the number of their classes.
+        InputError: They differ in the number of their classes, or attention is read and one has no demonstration.
     """
     count, classes = len(prompts), len(prompts[0].label_ids)
     if any(len(p.label_ids) != classes for p in prompts):
         raise InputError("the prompts differ in the number of their label words; give one task")
+    if with_attention:
+        require_demonstrations(prompts)
     parts = torch.empty(count, len(decomposer.parts()), classes)
     logits = torch.empty(count, classes)
-    attention = torch.zeros(count, decomposer.count, decomposer.heads)
+    attention, reconstructed = torch.zeros(2, count, decomposer.count, decomposer.heads)
     nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # no position meets the vocabulary matrix
     for batch in shared_batches(model, prompts, batch_tokens):
         rows = record_rows(model.network, batch.last) if with_attention else nullcontext({})
@@ -448,11 +461,20 @@ def decompose(
         parts[batch.index], logits[batch.index] = g.cpu().float(), own.cpu().float()
         if not with_attention:
             continue
-        weights = torch.stack([weights_of[layer] for layer in range(decomposer.count)], dim=1)  # (B, L, H, K)
+        weights = torch.stack([at_least_float32(weights_of[layer]) for layer in range(decomposer.count)], dim=1)
+        weights = weights.cpu().numpy()  # (B, L, H, K)
         for row, place in enumerate(batch.index):
-            anchors = torch.from_numpy(prompts[place].anchors).to(weights.device)  # (D,)
-            attention[place] = at_least_float32(weights[row][..., anchors]).sum(-1).cpu().float()
-    return Decomposed(parts, logits, attention)
+            prompt, own = prompts[place], weights[row][..., : len(prompts[place].ids)]  # (L, H, T)
+            attention[place] = torch.from_numpy(own[..., prompt.anchors].sum(-1))
+            reconstructed[place] = torch.from_numpy(_reconstructed(prompt, own, int(logits[place].argmax()), classes))
+    return Decomposed(parts, logits, attention, reconstructed)
+
+
+def _reconstructed(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, classes: int) -> np.ndarray:
+    """Whether each head reconstructs the answer from its row, shape (L, H, T); shape (L, H). Position 0 counts for nothing."""
+    largest = pooled(weights, places(prompt, drop_first=True))["max"]  # (L, H, D)
+    shares = votes(largest.reshape(1, -1, largest.shape[-1]).astype(float), np.asarray(prompt.demo_labels)[None], classes)
+    return agreement(shares, np.array([answer])).reshape(largest.shape[:2])
 
 
 def _probe(network: PreTrainedModel) -> dict[str, Any]:

@@ -487,7 +487,7 @@ ITEMS: dict[str, Item] = {
                 ),
                 (
                     "cr_figure_anchors",
-                    "Whether the heads that attend to label words are those that answer right",
+                    "Whether heads that attend to label words or reconstruct the answer are those that answer right",
                     "",
                 ),
             )

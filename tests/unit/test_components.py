@@ -141,7 +141,8 @@ def test_the_contrast_is_asked_and_not_trained_on(made):
     assert rows.loc[rows["template"] == CONTRAST, "method"].unique().tolist() == ["icl"]
     assert tensors["weights_comprw-8"].shape == (2, 3, 15)
     assert tensors["parts_contrast"].shape == tensors["parts_f1"].shape == (6, 17, 4)
-    assert tensors["attention_f1"].shape == (6, 3, 4)
+    assert tensors["attention_f1"].shape == tensors["reconstruction_f1"].shape == (6, 3, 4)
+    assert 0 < tensors["reconstruction_f1"].mean() < 1
 
 
 def test_no_answer_depends_on_the_batches(model, made, table):

@@ -37,6 +37,9 @@ def tensors(seed=0, texts=40, layers=2, heads=2, classes=2, skill=(0, 0, 1, 0, 3
         attention = np.zeros((2 * texts, layers, heads))
         attention[:, 1, 0] = 0.9  # the head of skill 1 in layer 1 (its MLP is a part besides)
         found[f"attention_{name}"] = attention.astype(np.float32)
+        reconstruction = np.zeros((2 * texts, layers, heads))
+        reconstruction[:, 0, 1] = 1.0  # the second head, which says one label
+        found[f"reconstruction_{name}"] = reconstruction.astype(np.float32)
     return found
 
 
@@ -214,11 +217,36 @@ def test_heads_that_attend_to_label_words_and_are_right_correlate(answers):
     dots, table = summary.anchor_heads([answers], PLAN)
     assert dots[["layer", "head"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert dots["attention"].tolist() == pytest.approx([0, 0, 0.9, 0])
+    assert dots["reconstruction"].tolist() == pytest.approx([0, 1, 0, 0])
     knowing = Answers.of("m", "t", tensors(skill=(0, 0, 0, 3, 0, 0)))
     _, found = summary.anchor_heads([knowing], PLAN)
     assert found.loc[0, "value"] > 0.7
     assert found.loc[0, "null_low"] < 0 < found.loc[0, "null_high"]
-    assert table["task"].tolist() == ["t", OVER_TASKS]
+    assert table["task"].tolist() == ["t"] * 3 + [OVER_TASKS] * 3
+    assert table["pair"].tolist() == list(summary.CORRELATIONS) * 2
+
+
+def test_each_pair_correlates_its_own_two_and_tasks_are_averaged():
+    """Four heads; attention ranks them 1 2 3 4, reconstruction 4 3 2 1, accuracy 2 1 3 4, without noise."""
+    made = tensors()
+    right = {(0, 0): 0.4, (0, 1): 0.2, (1, 0): 0.6, (1, 1): 0.8}
+    for name in ("f1", "f2", "contrast"):
+        for (layer, head), share in right.items():
+            part = 1 + layer * 3 + head
+            found = made[f"parts_{name}"][:, part]
+            found[:] = 0
+            knows = np.arange(80) % 10 < 10 * share
+            found[np.arange(80), np.where(knows, made["gold"], 1 - made["gold"])] = 1
+        made[f"attention_{name}"][:] = np.array([[0.1, 0.2], [0.3, 0.4]])
+        made[f"reconstruction_{name}"][:] = np.array([[0.8, 0.6], [0.4, 0.2]])
+    backwards = {name: 1 - values if name.startswith("reconstruction") else values for name, values in made.items()}
+    every = [Answers.of("m", "one", made), Answers.of("m", "two", backwards)]
+    dots, table = summary.anchor_heads(every, PLAN)
+    assert dots["accuracy"].tolist() == pytest.approx([*right.values()] * 2)
+    value = table.set_index(["task", "pair"])["value"]
+    assert value["one"].to_dict() == pytest.approx(dict(zip(summary.CORRELATIONS, (0.8, -0.8, -1), strict=True)))
+    assert value["two"].to_dict() == pytest.approx(dict(zip(summary.CORRELATIONS, (0.8, 0.8, 1), strict=True)))
+    assert value[OVER_TASKS].to_dict() == pytest.approx(dict(zip(summary.CORRELATIONS, (0.8, 0, 0), strict=True)))
 
 
 def test_under_two_templates_every_component_and_the_whole_model_have_both_accuracies(answers):

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens.decomposition import CONSTANT, EMBEDDING, HEAD, MLP, Decomposer, decompose, parts
+from icl_lens.decomposition import CONSTANT, EMBEDDING, HEAD, MLP, Decomposer, _reconstructed, decompose, parts
+from icl_lens.demonstration_places import places
 from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
 
 from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table, shared_table
+from ..reference import kernel_regression as attended
 from ..reference.components import PLACES, component_logits
 
 # In float32: of the parts' sum from the model's own logits, and of a part from the plain reference, as shares of the largest.
@@ -51,6 +55,62 @@ def test_each_part_is_that_of_the_plain_reference(language_model, tokenizer, fam
         expected, _ = component_logits(model.network, prompt.ids.tolist(), prompt.label_ids.tolist())
         assert np.abs(expected[:-1]).max(1).min() > 0
         assert np.abs(g - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("budget", [2000, 1])
+def test_a_head_reconstructs_the_answer_where_its_largest_weights_add_up_to_it(language_model, tokenizer, family, budget):
+    model = language_model(family)
+    assert family != "llama" or model.network.config.num_key_value_heads < model.network.config.num_attention_heads
+    table = prompts_table("trec", count=3, shots=2)
+    prompts = tokenize(table, tokenizer)
+    found = decompose(model, Decomposer(model.network), prompts, budget).reconstructed
+    for number, (row, prompt) in enumerate(zip(table.to_dict("records"), prompts, strict=True)):
+        encoding = tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
+        tokens = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
+        before = len(prompt.ids) - len(tokens)
+        demonstrations = attended.demonstration_tokens(row, tokens, before, drop_first=True)
+        rows, logits = attended.last_rows(model.network, prompt.ids.tolist())
+        answer = int(logits[prompt.label_ids].argmax())
+        for layer, heads in enumerate(rows):
+            for head, weights in enumerate(heads):
+                largest = attended.pooled(weights, demonstrations)["max"]
+                shares = attended.reconstruction(largest, row["demo_labels"], len(row["label_words"]))
+                first, second = sorted(shares, reverse=True)[:2]
+                assert first - second > 1e-6  # no tie that rounding could break
+                assert found[number, layer, head] == float(shares.index(first) == answer)
+    assert 0 < found.mean() < 1
+
+
+def test_attention_that_is_not_asked_for_changes_no_part_and_is_zero(language_model, tokenizer):
+    model = language_model("gpt2")
+    prompts = tokenize(prompts_table("trec", count=2), tokenizer)
+    decomposer = Decomposer(model.network)
+    full, bare = (decompose(model, decomposer, prompts, 2000, with_attention=choice) for choice in (True, False))
+    assert torch.equal(full.parts, bare.parts)
+    assert torch.equal(full.logits, bare.logits)
+    assert full.attention.min() > 0
+    assert not bare.attention.any()
+    assert not bare.reconstructed.any()
+
+
+def test_equal_sums_count_by_the_chance_of_a_fair_draw(tokenizer):
+    (prompt,) = tokenize(prompts_table("trec", count=1), tokenizer)
+    where = places(prompt, drop_first=True)
+    weights = np.zeros((1, 3, len(prompt.ids)), dtype=np.float32)  # (L, H, T)
+    weights[0, 1, where.starts[2]] = weights[0, 1, where.stops[4] - 1] = 0.5
+    weights[0, 2, 0] = 0.9  # counts for nothing
+    weights[0, 2, where.labels[4]] = 0.1
+    answer = prompt.demo_labels[4]
+    assert _reconstructed(prompt, weights, answer, 6).tolist() == [[1 / 6, 0.5, 1]]
+
+
+def test_attention_of_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
+    model = language_model("gpt2")
+    (prompt,) = tokenize(prompts_table(count=1), tokenizer)
+    bare = replace(prompt, anchors=prompt.anchors[:0])
+    with pytest.raises(InputError, match="prompt 100 has no demonstration"):
+        decompose(model, Decomposer(model.network), [bare], 2000)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -9,6 +9,7 @@ from transformers import BertConfig, BertModel
 
 from icl_lens import artifacts, audit, plan, studies, text_kernels
 from icl_lens.config import load, parse, parse_settings
+from icl_lens.demonstration_places import places
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
 from icl_lens.kernel_regression_plan import PARTS, POOLINGS, STUDIES, TF_IDF, Settings, held_out
@@ -92,7 +93,7 @@ def test_position_0_is_counted_only_if_it_is_asked_for(language_model, tokenizer
 def test_spans_hold_a_demonstration_from_its_template_to_its_label_word_and_no_newline(tokenizer):
     table = prompts_table("agnews", count=3)
     for row, prompt in zip(table.to_dict("records"), tokenize(table, tokenizer), strict=True):
-        where = kernel_regression.places(prompt, drop_first=False)
+        where = places(prompt, drop_first=False)
         for number, (start, stop) in enumerate(zip(where.starts, where.stops, strict=True)):
             text = row["text"][row["text_spans"][number][0] : row["text_spans"][number][1]]
             word = row["label_words"][row["demo_labels"][number]]

@@ -22,7 +22,8 @@ Methods of the table, each with its budget behind a hyphen:
     comprw_unstopped     comprw without a rule that ends it early
     comprw_l1=X          comprw with another weight of the absolute weights
 
-One forward pass a prompt and template reads everything, the attention that each head pays to label words included.
+One forward pass a prompt and template reads everything, the attention that each head pays to label words and whether its
+attention to demonstrations reconstructs the model's answer included.
 """
 
 from __future__ import annotations
@@ -210,9 +211,10 @@ def compute(
         all, the demonstrations among them), gold, prediction (class indices); under the contrast ``icl`` only. And tensors:
         ``kind`` (place in :data:`icl_lens.decomposition.KINDS`), ``layer`` and ``head`` of each part, shape (K,);
         ``prompt_id``, ``seed``, ``gold``, shape (N,); for each template T ``parts_T``, shape (N, K, C), ``logits_T``, shape
-        (N, C), ``attention_T``, shape (N, L, H); of each way to re-weight METHOD ``weights_METHOD``, shape (S, T, M), of the M
-        heads and MLPs in their order, ``epochs_METHOD``, shape (S, T), and ``loss_METHOD`` alike, seeds ascending, templates
-        in order.
+        (N, C), ``attention_T`` and ``reconstruction_T``, shape (N, L, H) (``attention`` and ``reconstructed`` of
+        :class:`~icl_lens.decomposition.Decomposed`); of each way to re-weight METHOD ``weights_METHOD``, shape (S, T, M), of
+        the M heads and MLPs in their order, ``epochs_METHOD``, shape (S, T), and ``loss_METHOD`` alike, seeds ascending,
+        templates in order.
     """
     settings = settings or Settings()
     require_supported(model.network)
@@ -227,7 +229,7 @@ def compute(
     seeds = np.array([p.seed for p in first])  # (N,)
     examples: dict[tuple[int, str], Examples] = {}
     for name in trained:
-        taken = decompose(model, decomposer, labelled[name], batch_tokens)
+        taken = decompose(model, decomposer, labelled[name], batch_tokens, with_attention=False)
         for seed in sorted(set(seeds.tolist())):
             places = [place for place, p in enumerate(labelled[name]) if p.seed == seed]
             if len(places) < max(settings.budgets):
@@ -258,8 +260,9 @@ def compute(
         "gold": answers.gold,
     }
     for name, its in tests.items():
-        for what in ("parts", "logits", "attention"):
-            tensors[f"{what}_{name}"] = getattr(its, what).numpy().astype(np.float32)
+        read = {"parts": its.parts, "logits": its.logits, "attention": its.attention, "reconstruction": its.reconstructed}
+        for what, values in read.items():
+            tensors[f"{what}_{name}"] = values.numpy().astype(np.float32)
     return answers.table(), tensors
 
 

@@ -12,9 +12,7 @@ then attention from the last position to the demonstration (x_i, y_i) plays the 
 which :mod:`icl_lens.kernel_regression_summary` computes and scores. Beside the maximum stand two controls: the mean over the
 same tokens, and the attention to the label word's tokens alone.
 
-**Spans.** A demonstration's tokens are those from its template's first piece to its label word's last token; what stands
-between demonstrations (a newline) belongs to none. Its label word's tokens begin with the anchor of :mod:`icl_lens.positions`.
-Position 0 counts in none (``drop_first``, our choice).
+**Spans** are those of :mod:`icl_lens.demonstration_places`. Position 0 counts in none (``drop_first``, our choice).
 
 **The attention map** (Figure 2) is the whole row averaged over a seed's prompts. Each x_i, the demonstration without its label
 word, is resampled to 30 positions by linear interpolation between its tokens' weights, first token to last; so is the query
@@ -31,7 +29,7 @@ One forward pass per prompt on the fused kernel; only the last row of each layer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,55 +38,13 @@ import torch
 from icl_lens import provenance, text_kernels
 from icl_lens.attention import record_rows, require_supported
 from icl_lens.checkpoints import checkpoint_files
-from icl_lens.errors import InputError
+from icl_lens.demonstration_places import Places, places, pooled, require_demonstrations
 from icl_lens.kernel_regression_plan import PARTS, TF_IDF, Settings, held_out
 from icl_lens.models import LanguageModel, class_logits, shared_batches
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
 
 __all__ = ["Settings", "compute", "facts"]
-
-
-class Places(NamedTuple):
-    """Where a prompt's demonstrations are among its tokens.
-
-    Attributes:
-        starts: First token of each demonstration, shape (D,).
-        labels: First token of its label word, shape (D,).
-        stops: One beyond its label word's last token, shape (D,).
-        query: First token of the query.
-        end: First token after the query's text.
-    """
-
-    starts: np.ndarray
-    labels: np.ndarray
-    stops: np.ndarray
-    query: int
-    end: int
-
-
-def places(prompt: TokenizedPrompt, drop_first: bool) -> Places:
-    """Where a prompt's demonstrations are among its tokens; position 0 is in none with ``drop_first``."""
-    text, labels = prompt.text, prompt.label_spans
-    # A token belongs to what it ends in, as in icl_lens.positions: families differ in whose a blank is.
-    ends = prompt.spans[:, 1]  # (T,)
-    behind = [_not_blank(text, end) for _, end in labels]  # where the next demonstration, or the query, begins
-    # Before the first demonstration may stand a chat's header; its template's beginning is as long as the query's.
-    head = max(0, prompt.query_span[0] - behind[-1])
-    begins = np.array([max(0, prompt.text_spans[0][0] - head), *behind[:-1]])
-    starts = np.searchsorted(ends, begins, side="right")
-    return Places(
-        np.maximum(starts, 1) if drop_first else starts,
-        prompt.anchors,
-        np.searchsorted(ends, labels[:, 1], side="right"),
-        min(int(np.searchsorted(ends, behind[-1], side="right")), prompt.last),
-        min(int(np.searchsorted(ends, prompt.query_span[1], side="right")), prompt.last),
-    )
-
-
-def _not_blank(text: str, start: int) -> int:
-    """The first character from ``start`` on that is no blank."""
-    return start + len(text[start:]) - len(text[start:].lstrip())
 
 
 def compute(
@@ -151,9 +107,7 @@ def attention_rows(
         floats each, see :data:`icl_lens.kernel_regression_plan.POOLINGS`), and one column ``on_...`` for each of
         :data:`icl_lens.kernel_regression_plan.PARTS`: the shares of the row, which sum to 1.
     """
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; kernel regression needs some to attend to")
+    require_demonstrations(prompts)
     require_supported(model.network)
     layers = model.layers
     found: list[dict[str, Any]] = [{} for _ in prompts]
@@ -165,21 +119,11 @@ def attention_rows(
             prompt = prompts[place]
             weights = rows[:, row, :, : len(prompt.ids)]  # (L, H, T)
             where = places(prompt, settings.drop_first)
-            found[place] = {"prediction": int(predicted[row]), **_pooled(weights, where), **_parts(weights, where)}
+            found[place] = {"prediction": int(predicted[row]), **pooled(weights, where), **_parts(weights, where)}
             if chart:
                 chart.add(place, weights, where)
         progress(len(batch.index))
     return pd.concat([_table(prompt, values) for prompt, values in zip(prompts, found, strict=True)], ignore_index=True)
-
-
-def _pooled(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
-    """Each demonstration's attention, by pooling, shape (L, H, D) each."""
-    spans = list(zip(where.starts, where.labels, where.stops, strict=True))
-    return {
-        "max": np.stack([weights[..., start:stop].max(-1) for start, _, stop in spans], -1),
-        "mean": np.stack([weights[..., start:stop].mean(-1) for start, _, stop in spans], -1),
-        "label": np.stack([weights[..., label:stop].sum(-1) for _, label, stop in spans], -1),
-    }
 
 
 def _parts(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
