@@ -12,9 +12,11 @@ from icl_lens.items import ITEMS
 from icl_lens.statistics import OVER_TASKS
 
 from ..conftest import REPOSITORY
-from .test_workflow import jobs, refused
+from .test_workflow import RULES, jobs, refused
 
 SMALL = ("queries=2", "seeds=[42]", "studies={label_probes: {folds: 2}}")
+# Studies of single prompts, or of a part of them, keep as few as one.
+FEW = ("flow", "isolated_words", "diagnosis", "label_probes", "kernel_regression_controls")
 EXAMPLE = ("--configfile", "config/own-task.yaml")
 
 
@@ -43,8 +45,7 @@ def test_every_study_of_every_item_works_on_it(example, settings):
         assert settings.shown(item.name)[1] == ["tickets"]
         for study in item.studies:
             table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
-            # Studies of single prompts keep as few as one.
-            assert table["prompt_id"].nunique() in ((1, 2) if study in ("flow", "isolated_words", "diagnosis") else (2,))
+            assert table["prompt_id"].nunique() in ((1, 2) if study in FEW else (2,)), study
             assert about["corpus"] == {"source": "files"}
     assert not audit.audit(results)[1]
 
@@ -85,7 +86,13 @@ def test_prompts_are_written_by_its_template(example):
         }
 
 
-def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(example):
+def tables_of(settings):
+    """The tables of `all` that show the task's studies."""
+    tables = [item for item in ITEMS.values() if item.kind == "table" and item.in_all and item.studies]
+    return [item for item in tables if not item.own_tasks and all(settings.shown(item.name))]
+
+
+def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(example, settings):
     clone, _ = example
     arguments = ("-n", "--cores", "2", *EXAMPLE, "--config", *SMALL)
     assert "Nothing to be done" in clone.snakemake(*arguments).stdout
@@ -97,12 +104,12 @@ def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(e
     finally:
         path.write_text(whole)
     assert planned["corpora"] == 1
-    studied = sum(planned[rule] for rule in ("study", "diagnosis", "reweighting"))
-    assert studied == len(list((clone.folder / "results/own-task/studies").rglob("*.parquet")))
-    assert planned["table"] == 5  # no text stands in table 4
+    studied = sum(planned.get(rule, 0) for rule in {"study", *RULES.values()})
+    assert studied == len(list((clone.folder / "results/own-task/studies/organism/tickets").rglob("*.parquet")))
+    assert planned["table"] == len(tables_of(settings))  # no text stands in table 4, none in kr_table_3
 
 
-def test_another_wording_is_told_apart_in_prompts_and_tables(example):
+def test_another_wording_is_told_apart_in_prompts_and_tables(example, settings):
     clone, _ = example
     own = json.loads(
         config.load(clone.folder / "config/own-task.yaml").own_tasks["tickets"].model_dump_json(exclude_unset=True)
@@ -110,7 +117,7 @@ def test_another_wording_is_told_apart_in_prompts_and_tables(example):
     overlay = clone.config("wording", own_tasks={"tickets": {**own, "template": "Message: {text}\nTeam:{label}"}})
     planned = jobs(clone.snakemake("-n", "--configfile", "config/own-task.yaml", overlay.name, "--config", *SMALL))
     assert planned["prompts"] >= 2
-    assert planned["table"] == 6
+    assert planned["table"] == 1 + len(tables_of(settings))
 
 
 def test_a_file_that_is_not_there_is_one_sentence_that_names_its_key(clone, tmp_path):
