@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lens.errors import InputError
+from icl_lens.kernel_regression_summary import agreement, votes
 from icl_lens.statistics import Bootstrap, Estimate, spearman
 
 WAYS = {"pooled": "all pairs together", "per_prompt": "mean of each prompt's own"}
@@ -80,9 +81,10 @@ def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max")
         return np.stack([np.pad(np.asarray(v, dtype=float), (0, width - len(v)), constant_values=fill) for v in lists])
 
     weights = padded(attention[column], np.nan)  # (N * L * H, D)
-    labels = padded(attention["demo_labels"], -1)
-    votes = np.stack([np.where(labels == c, weights, 0).sum(1) for c in range(int(labels.max()) + 1)], -1)  # (N * L * H, C)
-    agrees = votes.argmax(-1) == attention["prediction"].to_numpy()
+    per_prompt = attention.iloc[:: layers * heads]
+    labels, answers = padded(per_prompt["demo_labels"], -1), per_prompt["prediction"].to_numpy()  # (N, D), (N,)
+    by_head = np.nan_to_num(weights).reshape(len(ids), layers * heads, width)  # (N, L * H, D)
+    agrees = agreement(votes(by_head, labels, int(max(labels.max(), answers.max())) + 1), answers)  # (N, L * H)
     return Pairs(
         padded(similarity["similarity"], np.nan),
         weights.reshape(len(ids), layers, heads, width),

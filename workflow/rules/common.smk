@@ -184,7 +184,10 @@ def is_small(name):
     """Whether a model is so small that a study of it takes as long as its imports: its files lie here and hold less than 100 MB."""
     model = CONFIG.model(name)
     files = [] if model.hub else Path(model.path).glob("*")
-    return not model.hub and sum(path.stat().st_size for path in files if path.is_file()) < 100e6
+    return (
+        not model.hub
+        and sum(path.stat().st_size for path in files if path.is_file()) < 100e6
+    )
 
 
 def model_job_threads(wildcards):
@@ -433,14 +436,17 @@ checked(require_trainable)
 
 # Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
 # or not it is activated; with it, conda's environment has the libraries and this repository has the package.
+PRELOADED = None
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     shell.prefix(
         f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
         'icl-lens() {{ python -m icl_lens "$@"; }}; '
     )
-elif sys.platform == "linux" and all(is_small(model.name) for model in CONFIG.every_model):
+elif sys.platform == "linux" and all(
+    is_small(model.name) for model in CONFIG.every_model
+):
     # Loading torch takes longer than a study of a small model: one process has it loaded, and every job's command is a fork
-    # of that. Of such jobs benchmarks/ has the time, and the memory of the short client only.
+    # of that, which `onstart` starts. Of such jobs benchmarks/ has the time, and the memory of the short client only.
     PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
     client = shlex.join(preloaded.client(PRELOADED.name))
     shell.prefix(
@@ -450,10 +456,6 @@ elif sys.platform == "linux" and all(is_small(model.name) for model in CONFIG.ev
         f'icl-lens() {{{{ if [[ $1 = fetch-* ]]; then command icl-lens "$@"; else {client} icl_lens "$@"; fi; }}}}; '
         f'papermill() {{{{ {client} papermill "$@"; }}}}; '
     )
-
-    onstart:
-        PRELOADED.process = preloaded.start(PRELOADED.name, {**cli.LIBRARIES_TOLD, **os.environ})
-
 else:
     shell.prefix(
         f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
