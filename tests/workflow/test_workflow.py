@@ -268,8 +268,12 @@ def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited):
         path.write_text(whole)
     planned = {rule: count for rule, count in planned.items() if rule not in ("all", "default", "total")}
     assert planned == expected
+
+
+def test_edits_taken_back_rerun_nothing(tiny_run):
+    clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name)
-    assert "Nothing to be done" in done.stdout, "an edit taken back reruns nothing"
+    assert "Nothing to be done" in done.stdout
 
 
 def test_what_an_edit_can_change_is_told_apart(tiny_run):
