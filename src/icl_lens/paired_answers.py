@@ -54,25 +54,3 @@ def judged(rows: pd.DataFrame) -> pd.DataFrame:
         found.append(bool(said))
         wrong.append(float(row.truth not in said or bool(said & set(row.competing))))
     return judged.assign(parsed=found, error=wrong, relative_error=wrong)
-
-
-def baselines(rows: pd.DataFrame, texts: pd.Series) -> dict[str, np.ndarray]:
-    """Errors of answers to lists that need no model: the line through the shown points, the y before, the mean y.
-
-    Args:
-        rows: Of one condition of lines.
-        texts: The query part of each prompt.
-
-    Returns:
-        By name, shape (P,) each.
-    """
-    truth = rows["truth"].astype(float).to_numpy()
-    found: dict[str, list[float]] = {"least squares": [], "last y": [], "mean y": []}
-    for text in texts:
-        shown = np.array(re.findall(r"\((-?[\d.]+),(-?[\d.]+)\)", text), dtype=float)  # (n, 2)
-        asked = float(re.search(r"\((-?[\d.]+),\s*$", text)[1])
-        slope, intercept = np.polyfit(shown[:, 0], shown[:, 1], 1)
-        found["least squares"].append(slope * asked + intercept)
-        found["last y"].append(shown[-1, 1])
-        found["mean y"].append(shown[:, 1].mean())
-    return {name: np.abs(np.array(values) - truth) for name, values in found.items()}
