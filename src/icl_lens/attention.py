@@ -1,7 +1,7 @@
 """The one place that touches attention: block edges, scale weights, record them, differentiate through them.
 
-Eight context managers and one function (:func:`queries_and_keys`), the same for every family; outside them a model is exactly
-what it was.
+Eight context managers, and one function that stops on the way (:func:`queries_and_keys`), the same for every family; outside
+them a model is exactly what it was.
 
     with block(network, {0: edges, 1: edges}):          # before the softmax; the fused kernel keeps running
         logits = network(**batch.inputs()).logits
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from icl_lens import flow_kernel
+from icl_lens import flow_kernel, vocabulary
 from icl_lens.errors import InputError
 from icl_lens.precision import at_least_float32
 
@@ -79,8 +80,7 @@ def attend(
             edit.read(module, query, key, value=value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if len(edits) == 1 and isinstance(edits[0], _Flows):
-        mask = None if attention_mask is None else attention_mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
-        output = edits[0].attend(module.layer_idx, query, key, value, mask, scale, softcap)  # (B, H, Q, d)
+        output = edits[0].attend(module.layer_idx, query, key, value, attention_mask, scale, softcap)  # (B, H, Q, d)
         return output.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -147,7 +147,7 @@ def require_supported(network: PreTrainedModel) -> None:
     """Refuse a family whose attention is more than :func:`attend`, does not pass through it, or takes no mask to block.
 
     A study that opens any of this module's contexts asks this first. Nothing is known of families here: a short input
-    is run through the model itself, and the answers are compared.
+    is run through the model itself, and the answers are compared (some logits of them, for speed).
 
     Raises:
         InputError: The model's family is not supported, and why.
@@ -156,7 +156,8 @@ def require_supported(network: PreTrainedModel) -> None:
     everything = torch.ones_like(ids)  # (1, 8)
 
     def logits() -> Tensor:
-        return network(input_ids=ids, attention_mask=everything, use_cache=False).logits.float()  # (1, 8, V)
+        with vocabulary.only(network, ids[0]):
+            return network(input_ids=ids, attention_mask=everything, use_cache=False).logits.float()  # (1, 8, 8)
 
     seen: list[int] = []
 
@@ -402,11 +403,11 @@ def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict
 
 
 class _Reached(Exception):  # noqa: N818 - no error: the way out of a forward pass that has gone far enough
-    """Carries the queries and keys at which a forward pass was stopped."""
+    """Carries the queries, keys and values at which a forward pass was stopped."""
 
-    def __init__(self, query: Tensor, key: Tensor) -> None:
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         super().__init__()
-        self.query, self.key = query, key
+        self.query, self.key, self.value = query, key, value
 
 
 class _Stop:
@@ -418,9 +419,9 @@ class _Stop:
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         return weights
 
-    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, **__: object) -> None:
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
         if module.layer_idx == self.layer:
-            raise _Reached(query, key)
+            raise _Reached(query, key, value)
 
 
 class Memory(NamedTuple):
@@ -482,7 +483,7 @@ class _Reader:
 
     def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
         if self.stops:
-            raise _Reached(query, key)
+            raise _Reached(query, key, value)
         layer = module.layer_idx
         self.memory[layer] = Memory(key.detach(), value.detach(), self.unturned.get(layer))
 
@@ -521,7 +522,7 @@ class _Tap(torch.autograd.Function):
 
 
 @contextmanager
-def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False) -> Iterator[None]:
+def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, rows: Tensor | None = None) -> Iterator[None]:
     """Hand every layer's information flow |sum over heads of A * dL/dA| to ``sink``, last layer first, in a backward pass.
 
     It is what :func:`differentiate` gives the matrices for, without them: :mod:`icl_lens.flow_kernel` makes them anew a few
@@ -531,28 +532,146 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False) 
         network: Any supported model; parameters may be frozen.
         sink: Told a layer, its flow, shape (B, Q, K), and the mean over heads of its weights, of the same shape, or None.
         with_weights: Whether that mean is wanted.
+        rows: Where the loss looks at one position of each prompt alone, these positions, shape (B,): the last layer then
+            computes nothing for the others, whose outputs there are zeros. Prompts are whole, without a prefix, and
+            :func:`ends_in_rows` must hold.
     """
-    with _edit(network, _Flows(sink, with_weights)), torch.enable_grad():
-        yield
+    edit = _Flows(sink, with_weights)
+    with _edit(network, edit), torch.enable_grad():
+        if rows is None:
+            yield
+        else:
+            with _last_layer_at(network, rows, edit):
+                yield
 
 
 class _Flows:
-    """Tells a layer's information flow; as an edit, it changes nothing."""
+    """Tells a layer's information flow; as an edit, it changes nothing.
+
+    Attributes:
+        stops: Whether the layer is to be left as soon as its keys and values are there.
+        last: What the last layer's one query a prompt sees, if it has no more: keys and values, shape (B, H_kv, K, d) each,
+            and its position, shape (B,).
+    """
 
     def __init__(self, sink: FlowSink, with_weights: bool) -> None:
         self.sink, self.with_weights = sink, with_weights
+        self.stops = False
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         return _Tap.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, self._from_matrices)
 
-    def attend(self, layer: int, *inputs: object) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+    ) -> Tensor:
         """The heads' outputs, shape (B, H, Q, d)."""
-        return flow_kernel.attend(*inputs, lambda flow, mean: self.sink(layer, flow, mean), self.with_weights)
+        if self.stops:
+            raise _Reached(query, key, value)
+        tell = partial(self.sink, layer)
+        if self.last:
+            key, value, rows = self.last
+            tell = partial(self._among_all, layer, rows)
+        mask = None if mask is None else mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
+        return flow_kernel.attend(query, key, value, mask, scale, softcap, tell, self.with_weights)
+
+    def _among_all(self, layer: int, rows: Tensor, *of_rows: Tensor | None) -> None:
+        """Tell the sink what is of one row a prompt, shape (B, 1, K), with zeros in the place of the others."""
+        whole = []
+        for row in of_rows:
+            length = 0 if row is None else row.shape[-1]
+            place = rows[:, None, None].expand(-1, -1, length)  # (B, 1, K)
+            whole.append(None if row is None else row.new_zeros(len(row), length, length).scatter_(1, place, row))  # (B, K, K)
+        self.sink(layer, *whole)
 
     def _from_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
         wide = at_least_float32(weights)  # (B, H, Q, K)
         flow = (wide * at_least_float32(gradient)).sum(1).abs_()  # (B, Q, K)
         self.sink(layer, flow, wide.mean(1) if self.with_weights else None)
+
+
+@contextmanager
+def _last_layer_at(network: PreTrainedModel, rows: Tensor, edit: _Flows) -> Iterator[None]:
+    """While open, the last layer computes one position of each prompt, and zeros in the place of the others.
+
+    It runs twice: over all positions until its attention has their keys and values, and over those ``rows`` to its end.
+    """
+    attention = attention_modules(network)[-1]
+    layer = _layer_of(network, attention)
+    whole = layer.forward
+
+    def at_rows(state: Tensor, *args: object, **kwargs: object) -> object:  # (B, T, D)
+        if len(getattr(attention, _EDITS)) > 1:  # matrices are wanted, of every row
+            return whole(state, *args, **kwargs)
+        length, places = state.shape[1], torch.arange(len(rows), device=rows.device)  # (B,)
+
+        def picked(given: object) -> object:
+            """What a layer is given beside the state, for the rows alone: a mask, positions, the cosines and sines of them."""
+            if isinstance(given, tuple | list):
+                return type(given)(picked(one) for one in given)
+            if not isinstance(given, Tensor) or given.ndim < 2:
+                return given
+            if given.ndim == 4 and given.shape[-2] == length:  # (B or 1, 1, T, K)
+                return given.expand(len(rows), -1, -1, -1)[places, :, rows, None]  # (B, 1, 1, K)
+            if given.ndim < 4 and given.shape[1] == length:  # (B or 1, T) or (B or 1, T, d)
+                return given.expand(len(rows), *given.shape[1:])[places, rows][:, None]  # (B, 1) or (B, 1, d)
+            return given
+
+        edit.stops = True
+        try:
+            whole(state, *args, **kwargs)
+        except _Reached as reached:
+            edit.last = reached.key, reached.value, rows
+        finally:
+            edit.stops = False
+        try:
+            found = whole(state[places, rows][:, None], *map(picked, args), **{n: picked(x) for n, x in kwargs.items()})
+        finally:
+            edit.last = None
+        row = found[0] if isinstance(found, tuple) else found  # (B, 1, D)
+        state = torch.zeros_like(state).index_put((places, rows), row[:, 0])  # (B, T, D)
+        return (state, *found[1:]) if isinstance(found, tuple) else state
+
+    own = vars(layer).get("forward")  # a library that places layers on devices may have put one there
+    layer.forward = at_rows
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.forward  # the class's own method again
+        else:
+            layer.forward = own
+
+
+def _layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
+    """The entry in a model's list of layers that an attention module is in."""
+    name = next(name for name, module in network.named_modules() if module is attention)
+    while name:
+        outer = name.rpartition(".")[0]
+        if isinstance(network.get_submodule(outer), nn.ModuleList):
+            return network.get_submodule(name)
+        name = outer
+    raise AssertionError(f"{type(attention).__name__} is in no list of layers")
+
+
+@torch.no_grad()
+def ends_in_rows(network: PreTrainedModel) -> bool:
+    """Whether a family's last layer can do with one row of each prompt (:func:`flows`): on a short input, no logit changes."""
+    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    rows = torch.tensor([5, 7], device=network.device)
+    places = torch.arange(2, device=network.device)
+
+    def logits() -> Tensor:
+        return network(input_ids=ids, use_cache=False).logits[places, rows].float()  # (2, V)
+
+    plain = logits()
+    try:
+        with flows(network, lambda *_: None, rows=rows):
+            alone = logits()
+    except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
+        return False
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
+    return bool((plain - alone).abs().max() <= tolerance * plain.abs().max())
 
 
 @contextmanager

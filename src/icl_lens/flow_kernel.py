@@ -15,7 +15,8 @@ computes the same by matrices that are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from icl_lens.precision import at_least_float32
 # Elements of a matrix of weights that are made at a time: what stays in a CPU's cache, and what keeps a GPU busy.
 _ELEMENTS = {"cpu": 2**19}
 _ELEMENTS_ELSEWHERE = 2**26
+# Into how many parts a prompt's rows are cut at least: of two, the first sees half the keys.
+_STEPS = 2
 
 
 def attend(
@@ -57,17 +60,22 @@ def attend(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights) -> Tensor:
-        ctx.save_for_backward(query, key, value, mask)
         ctx.how = scale, softcap, sink, with_weights
         groups = query.shape[1] // key.shape[1]
+        # No fused kernel caps scores, or has values of another size; and on a CPU it is the slower way.
+        fused = softcap is None and key.shape[-1] == value.shape[-1] and query.device.type not in _ELEMENTS
+        if not fused:  # families split heads by a view, which every product below would copy
+            query, key, value = (x.contiguous() for x in (query, key, value))
+        ctx.save_for_backward(query, key, value, mask)
         keys, values = _each_head(key, groups), _each_head(value, groups)  # (B, H, K, d), (B, H, K, e)
-        if softcap is None and keys.shape[-1] == values.shape[-1]:
+        if fused:
             return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
-        # No fused kernel caps scores, or has values of another size.
-        output = query.new_empty(*query.shape[:-1], values.shape[-1])  # (B, H, Q, e)
-        for rows, seen in _parts(query, keys):
-            weights, _ = _weights(query[:, :, rows], keys[:, :, :seen], mask, rows, scale, softcap)  # (B, H, R, K')
-            output[:, :, rows] = weights.to(values.dtype) @ values[:, :, :seen]
+        batch, heads, queries, _ = query.shape
+        output = query.new_empty(batch, queries, heads, values.shape[-1]).transpose(1, 2)  # (B, H, Q, e)
+        scaled, wide_keys = at_least_float32(query) * scale, at_least_float32(keys)  # (B, H, Q, d), (B, H, K, d)
+        for part in _parts(query, keys):
+            weights, _ = _weights(scaled[part.rows], wide_keys[part.seen], part.of(mask), softcap)  # (B', H, R, K')
+            output[part.rows] = weights.to(values.dtype) @ values[part.seen]
         return output
 
     @staticmethod
@@ -76,65 +84,91 @@ class _Attention(torch.autograd.Function):
         scale, softcap, sink, with_weights = ctx.how
         batch, heads, queries, _ = query.shape
         groups = heads // key.shape[1]
-        wide_query, wide_gradient = at_least_float32(query), at_least_float32(gradient)  # (B, H, Q, d), (B, H, Q, e)
+        scaled, gradient = at_least_float32(query) * scale, at_least_float32(gradient.contiguous())  # (B, H, Q, d or e)
         keys, values = (at_least_float32(_each_head(x, groups)) for x in (key, value))  # (B, H, K, d), (B, H, K, e)
         wanted = ctx.needs_input_grad[:3]
         d_query, d_key, d_value = (
-            torch.zeros_like(x) if one else None for x, one in zip((wide_query, keys, values), wanted, strict=True)
+            torch.zeros_like(x) if one else None for x, one in zip((scaled, keys, values), wanted, strict=True)
         )
-        flow = wide_query.new_zeros(batch, queries, key.shape[-2])  # (B, Q, K)
+        flow = scaled.new_zeros(batch, queries, key.shape[-2])  # (B, Q, K)
         mean = torch.zeros_like(flow) if with_weights else None
-        for rows, seen in _parts(query, keys):
-            asked, back = wide_query[:, :, rows], wide_gradient[:, :, rows]  # (B, H, R, d), (B, H, R, e)
-            weights, slope = _weights(asked, keys[:, :, :seen], mask, rows, scale, softcap)  # (B, H, R, K')
-            product = (back @ values[:, :, :seen].transpose(-1, -2)).mul_(weights)  # (B, H, R, K'): A * dL/dA
-            flow[:, rows, :seen] = product.sum(1).abs_()
+        for part in _parts(query, keys):
+            rows, seen, edges = part.rows, part.seen, part.edges
+            asked, back = scaled[rows], gradient[rows]  # (B', H, R, d), (B', H, R, e)
+            weights, slope = _weights(asked, keys[seen], part.of(mask), softcap)  # (B', H, R, K')
+            product = (back @ values[seen].transpose(-1, -2)).mul_(weights)  # (B', H, R, K'): A * dL/dA
+            flow[edges] = product.sum(1).abs_()
             if mean is not None:
-                mean[:, rows, :seen] = weights.mean(1)
+                mean[edges] = weights.mean(1)
             if d_value is not None:
-                d_value[:, :, :seen] += weights.transpose(-1, -2) @ back
+                d_value[seen] += weights.transpose(-1, -2) @ back
             if d_query is None and d_key is None:
                 continue
-            scores = product.sub_(weights.mul_(product.sum(-1, keepdim=True)))  # (B, H, R, K'): dL/dS
+            scores = product.addcmul_(weights, product.sum(-1, keepdim=True), value=-1)  # (B', H, R, K'): dL/dS
             if slope is not None:
                 scores *= slope
-            scores *= scale
             if d_query is not None:
-                d_query[:, :, rows] = scores @ keys[:, :, :seen]
+                d_query[rows] = scores @ keys[seen]
             if d_key is not None:
-                d_key[:, :, :seen] += scores.transpose(-1, -2) @ asked
+                d_key[seen] += scores.transpose(-1, -2) @ asked
         sink(flow, mean)
+        if d_query is not None:
+            d_query *= scale
         d_key, d_value = (None if x is None else _shared(x, groups) for x in (d_key, d_value))
         found = (None if x is None else x.to(query.dtype) for x in (d_query, d_key, d_value))
         return *found, None, None, None, None, None, None
 
 
-def _parts(query: Tensor, keys: Tensor) -> list[tuple[slice, int]]:
-    """Rows of queries, first to last, each with the number of keys that they may see."""
+class _Part(NamedTuple):
+    """Some rows of some prompts' matrices, and the keys that they may see.
+
+    Attributes:
+        rows: Of what has an entry a query, shape (B, H, Q, ...).
+        seen: Of what has an entry a key, shape (B, H, K, ...).
+        edges: Of what has an entry a query and key, shape (B, Q, K).
+    """
+
+    rows: tuple[slice, ...]
+    seen: tuple[slice, ...]
+    edges: tuple[slice, ...]
+
+    def of(self, mask: Tensor | None) -> Tensor | None:
+        """The part of a mask, shape (B' or 1, 1, R, K')."""
+        if mask is None:
+            return None
+        prompts, rows, seen = self.edges
+        return mask[prompts if len(mask) > 1 else slice(None), :, rows, seen]
+
+
+def _parts(query: Tensor, keys: Tensor) -> Iterator[_Part]:
+    """The matrices in parts: as many whole prompts as there is room for, else rows of one prompt, first to last."""
     (batch, heads, queries, _), width = query.shape, keys.shape[-2]
     elements = _ELEMENTS.get(query.device.type, _ELEMENTS_ELSEWHERE)
-    rows = max(1, elements // (batch * heads * width))
-    before = width - queries
-    return [(slice(r, min(r + rows, queries)), before + min(r + rows, queries)) for r in range(0, queries, rows)]
+    rows = max(1, min(-(-queries // _STEPS), elements // (heads * width)))
+    prompts = max(1, elements // (heads * rows * width))
+    every, before = slice(None), width - queries
+    for first in range(0, batch, prompts):
+        for row in range(0, queries, rows):
+            some, until = slice(first, first + prompts), min(row + rows, queries)
+            here, seen = slice(row, until), slice(before + until)
+            yield _Part((some, every, here), (some, every, seen), (some, here, seen))
 
 
 def _weights(
-    query: Tensor,  # (B, H, R, d)
+    scaled: Tensor,  # (B, H, R, d): queries times scale
     keys: Tensor,  # (B, H, K', d)
-    mask: Tensor | None,  # (B or 1, 1, Q, K)
-    rows: slice,
-    scale: float,
+    mask: Tensor | None,  # (B or 1, 1, R, K')
     softcap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention weights of some rows, and by how much a capped score follows its score, shape (B, H, R, K') each."""
-    scores = (at_least_float32(query) * scale) @ at_least_float32(keys).transpose(-1, -2)  # (B, H, R, K')
+    scores = scaled @ keys.transpose(-1, -2)  # (B, H, R, K')
     slope = None
     if softcap is not None:
         capped = torch.tanh(scores / softcap)  # (B, H, R, K')
         slope = 1 - capped**2
         scores = softcap * capped
     if mask is not None:
-        scores += mask[:, :, rows, : keys.shape[-2]]
+        scores += mask
     return scores.softmax(-1), slope
 
 

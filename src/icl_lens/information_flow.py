@@ -41,7 +41,9 @@ def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bo
     Returns:
         The multiples, powers of two, shape (B,), float64.
     """
-    with flows(model.network, sink, with_weights):
+    # The loss looks at the last position alone; that mean looks at every row.
+    rows = batch.last if model.ends_in_rows and not with_weights else None  # (B,)
+    with flows(model.network, sink, with_weights, rows):
         logits = class_logits(model, batch)  # (B, C)
         start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
         logits.backward(start.to(logits.dtype))

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, fetched, prefixes, provenance, vocabulary
+from icl_lens import activations, attention, fetched, prefixes, provenance, vocabulary
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -92,6 +92,11 @@ class LanguageModel:
             logger.info("model %s cannot read a shared beginning once: every prompt is read whole", self.name)
         return shareable
 
+    @cached_property
+    def ends_in_rows(self) -> bool:
+        """Whether its last layer can do with one row of each prompt (:func:`icl_lens.attention.flows`); tried on first use."""
+        return attention.ends_in_rows(self.network)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -109,6 +114,7 @@ class Batch:
         label_ids: Token id of each class, shape (B, C).
         gold: Class index of each query, shape (B,).
         prefix: What all rows begin with, already read.
+        left: Whether rows are padded on the left instead (:func:`last_tokens`).
     """
 
     index: list[int]
@@ -119,6 +125,7 @@ class Batch:
     label_ids: torch.Tensor
     gold: torch.Tensor
     prefix: prefixes.Prefix | None = None
+    left: bool = False
 
     @property
     def start(self) -> int:
@@ -128,13 +135,9 @@ class Batch:
     def inputs(self) -> dict[str, Any]:
         """The arguments of a forward pass."""
         past = {"past_key_values": self.prefix.cache(len(self.index))} if self.prefix else {}
-        return {
-            "input_ids": self.ids,
-            "attention_mask": self.mask,
-            "position_ids": self.positions,
-            "use_cache": bool(past),
-            **past,
-        }
+        # A causal model never sees what is to the right, so padding there needs no mask, and the kernels are faster without.
+        mask = {"attention_mask": self.mask} if self.left else {}
+        return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": bool(past), **mask, **past}
 
 
 def load(folder: Path | str, name: str | None = None, device: str = "auto", dtype: str = "float32") -> LanguageModel:
@@ -285,6 +288,7 @@ def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginn
         label_ids=torch.stack([torch.from_numpy(p.label_ids) for p in prompts]).to(model.device),
         gold=torch.tensor([p.gold for p in prompts], device=model.device),
         prefix=prefixes.side_by_side(beginnings),
+        left=True,
     )
 
 

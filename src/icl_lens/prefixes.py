@@ -131,27 +131,53 @@ def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None
     Returns:
         None for an empty beginning, ``before`` where nothing follows it.
     """
-    if not len(ids):
-        return before
+    return read_each(network, [ids], before)[0]
+
+
+def read_each(
+    network: PreTrainedModel, continuations: Sequence[np.ndarray], before: Prefix | None = None, budget: int | None = None
+) -> list[Prefix | None]:
+    """:func:`read` for several beginnings side by side, or for several that continue the same one.
+
+    Args:
+        network: A model for which :func:`is_shareable` holds.
+        continuations: Token ids of each, N of them.
+        before: What they all continue.
+        budget: Tokens to read at a time (:func:`icl_lens.models.batches`); all at once by default.
+    """
+    found: list[Prefix | None] = [before] * len(continuations)  # for those that are empty
     start = before.length if before else 0
-    tokens = torch.from_numpy(np.asarray(ids))[None].to(network.device)  # (1, Q)
-    end = start + tokens.shape[1]
-    cache = before.cache(1, growing=True) if before else DynamicCache()
-    network(
-        input_ids=tokens,
-        attention_mask=torch.ones(1, end, dtype=torch.int64, device=tokens.device),
-        position_ids=torch.arange(start, end, device=tokens.device)[None],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
-    )
-    return Prefix(
-        # Copied, so that what came before is not kept in memory with every continuation.
-        keys=tuple(layer.keys[..., start:, :].clone() if start else layer.keys for layer in cache.layers),
-        values=tuple(layer.values[..., start:, :].clone() if start else layer.values for layer in cache.layers),
-        length=end,
-        before=before,
-    )
+    order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
+    while order:
+        longest = len(continuations[order[0]])
+        size = len(order) if budget is None else max(1, int(budget // (longest + TOKEN_SHARE * start)))
+        some, order = order[:size], order[size:]
+        # Padded on the right, where a causal model does not look.
+        padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
+        tokens = torch.from_numpy(padded).to(network.device)
+        cache = before.cache(len(some), growing=True) if before else DynamicCache()
+        network(
+            input_ids=tokens,
+            position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
+        )
+        for row, i in enumerate(some):
+            end = start + len(continuations[i])
+            keys, values = (tuple(_own(x, row, start, end) for x in xs) for xs in zip(*_memories(cache), strict=True))
+            found[i] = Prefix(keys, values, end, before)
+    return found
+
+
+def _memories(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((layer.keys, layer.values) for layer in cache.layers)
+
+
+def _own(memory: Tensor, row: int, start: int, end: int) -> Tensor:
+    """What one row holds from a position on, shape (1, H_kv, P, d): copied, so that no more than it is kept in memory."""
+    whole = len(memory) == 1 and not start and end == memory.shape[-2]
+    return memory if whole else memory[row : row + 1, :, start:end].clone()
 
 
 def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:

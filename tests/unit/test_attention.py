@@ -113,7 +113,7 @@ def test_an_open_context_changes_no_logit_by_itself(network):
     torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", ["block", "scale", "record", "record_rows", "differentiate", "flows"])
+@pytest.mark.parametrize("context", ["block", "scale", "record", "record_rows", "differentiate", "flows", "flows at rows"])
 def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, context):
     before = logits(network)
     edges = torch.zeros(2, 12, 12, dtype=torch.bool)
@@ -125,6 +125,7 @@ def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, c
         "record_rows": lambda: attention.record_rows(network, torch.tensor([11, 8])),
         "differentiate": lambda: attention.differentiate(network, lambda *_: None),
         "flows": lambda: attention.flows(network, lambda *_: None),
+        "flows at rows": lambda: attention.flows(network, lambda *_: None, rows=torch.tensor([11, 8])),
     }[context]
     with pytest.raises(RuntimeError, match="stop"), open_context():
         inside = logits(network)
@@ -227,6 +228,51 @@ def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, el
         # Behind the last position that reaches the loss is padding, of which the means are never asked for.
         assert (found[layer][0] - flow).abs().max() <= 1e-5 * flow.max()
         torch.testing.assert_close(found[layer][1], weights, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("elements", [1, 2**19])
+def test_flows_of_one_row_a_prompt_are_those_of_a_whole_last_layer(network, monkeypatch, elements):
+    monkeypatch.setitem(flow_kernel._ELEMENTS, "cpu", elements)
+    assert attention.ends_in_rows(network)
+    places, rows = torch.arange(2), torch.tensor([11, 8])
+    found, logits = {}, {}
+    for kind, at in (("whole", None), ("rows", rows)):
+        of_kind = found.setdefault(kind, {})
+        with attention.flows(network, lambda layer, *flow, to=of_kind: to.setdefault(layer, flow), True, at):
+            output = network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[places, rows]
+            output[:, 3].sum().backward()
+        logits[kind] = output.detach()
+    torch.testing.assert_close(logits["rows"], logits["whole"], atol=1e-5, rtol=1e-5)
+    assert list(found["rows"]) == list(found["whole"]) == [2, 1, 0]
+    for layer, (flow, weights) in found["whole"].items():
+        assert flow.max() > 0
+        assert (found["rows"][layer][0] - flow).abs().max() <= 1e-5 * flow.max()
+        if layer == 2:  # the mean of the weights is told of that row alone
+            weights = torch.zeros_like(weights).index_put((places, rows), weights[places, rows])
+        torch.testing.assert_close(found["rows"][layer][1], weights, atol=1e-6, rtol=1e-5)
+
+
+def test_one_row_of_the_last_layer_runs_through_its_feed_forward_part():
+    network = tiny("llama", VOCABULARY)
+    widths = []
+    for layer in network.model.layers:
+        layer.mlp.register_forward_hook(lambda module, given, out: widths.append(out.shape[1]))
+    with attention.flows(network, lambda *_: None, rows=torch.tensor([11, 8])):
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+    assert widths == [12, 12, 1]
+    with attention.flows(network, lambda *_: None, rows=torch.tensor([11, 8])), attention.record(network) as weights:
+        network(input_ids=IDS, attention_mask=MASK, use_cache=False)
+    assert weights[2].shape[-2:] == (12, 12), "matrices are of every row"
+
+
+def test_a_family_whose_last_layer_needs_every_row_is_found_out():
+    network = tiny("llama", VOCABULARY)
+    inner = network.model.layers[-1].forward
+    # What it adds to a row comes from another.
+    network.model.layers[-1].forward = lambda state, *args, **kwargs: inner(state, *args, **kwargs) + state[:, :1]
+    assert not attention.ends_in_rows(network)
+    network.model.layers[-1].forward = lambda state, **kwargs: inner(state[:, :8].reshape(2, 8, -1), **kwargs)
+    assert not attention.ends_in_rows(network), "nor one that fails"
 
 
 def test_flows_keep_no_matrix(monkeypatch):

@@ -133,12 +133,12 @@ def test_training_reads_each_beginning_once_and_then_single_tokens(language_mode
     _, auxiliary, _ = inputs(tokenizer)
     assert model.shares_prefixes
     read = []
-    model.network.register_forward_pre_hook(lambda m, a, k: read.append(k["input_ids"].shape[1]), with_kwargs=True)
+    model.network.register_forward_pre_hook(lambda m, a, k: read.append(tuple(k["input_ids"].shape)), with_kwargs=True)
     reweighting.train(model, {42: auxiliary}, SETTINGS)
     (group,) = prefixes.groups(auxiliary)
-    tails = [len(p.ids) - len(group.ids) - 1 for p in auxiliary]
-    assert read[0] == len(group.ids)
-    assert read[1:] == [t for t in tails if t] + [1] * SETTINGS.epochs * len(auxiliary)
+    tails = [len(p.ids) - len(group.ids) - 1 for p in auxiliary if len(p.ids) > len(group.ids) + 1]
+    assert read[:2] == [(1, len(group.ids)), (len(tails), max(tails))]
+    assert read[2:] == [(1, 1)] * SETTINGS.epochs * len(auxiliary)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -279,6 +279,24 @@ def test_a_continued_beginning_is_the_beginning_read_at_once(language_model, tok
     assert parts.length == 40
     assert parts.keys[0].shape[-2] == 15
     assert close(logits[1].numpy(), logits[0].numpy())
+
+
+@pytest.mark.parametrize("budget", [None, 1, 40])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beginnings_read_side_by_side_are_those_read_alone(language_model, tokenizer, family, budget):
+    model = language_model(family)
+    ids = inputs(tokenizer)[1][0].ids
+    with torch.inference_mode():
+        common = prefixes.read(model.network, ids[:20])
+        rest = [ids[20:31], ids[21:21], ids[23:40], ids[20:21]]
+        found = prefixes.read_each(model.network, rest, common, budget)
+        assert found[1] is common
+        for one, own in zip(found, rest, strict=True):
+            alone = prefixes.read(model.network, own, common)
+            assert one.length == alone.length == 20 + len(own)
+            for many, few in zip((*one.keys, *one.values), (*alone.keys, *alone.values), strict=True):
+                assert close(many.numpy(), few.numpy())
+                assert many.untyped_storage().nbytes() == few.untyped_storage().nbytes(), "no more is held"
 
 
 def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path, checkpoint):

@@ -189,7 +189,8 @@ def train(
         model: A supported model, parameters frozen.
         runs: Training prompts of each seed, all of a seed with the same demonstrations.
         settings: See :class:`Settings`; its seed and the run's decide the order of the prompts.
-        batch_tokens: Tokens whose keys and values are held for seeds side by side; a seed that holds more is alone.
+        batch_tokens: See :func:`icl_lens.models.batches`; seeds side by side hold at most the keys and values of four times as
+            many (:data:`icl_lens.prefixes.TOKEN_SHARE`), and a seed that holds more is alone.
 
     Raises:
         InputError: A seed has none, or the loss or its gradient is no finite number.
@@ -202,12 +203,12 @@ def train(
         waiting.setdefault(alike, []).append(seed)
     trained: dict[int, Trained] = {}
     for seeds in waiting.values():
-        held = {seed: _held(model, runs[seed]) for seed in seeds}
+        held = {seed: prefixes.TOKEN_SHARE * _held(model, runs[seed]) for seed in seeds}
         while seeds:
             count = 1
             while model.shares_prefixes and count < len(seeds) and sum(held[s] for s in seeds[: count + 1]) <= batch_tokens:
                 count += 1
-            trained |= _train_together(model, {seed: runs[seed] for seed in seeds[:count]}, settings)
+            trained |= _train_together(model, {seed: runs[seed] for seed in seeds[:count]}, settings, batch_tokens)
             seeds = seeds[count:]
     return trained
 
@@ -219,7 +220,7 @@ def _held(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> int:
 
 
 def _train_together(
-    model: LanguageModel, runs: Mapping[int, Sequence[TokenizedPrompt]], settings: Settings
+    model: LanguageModel, runs: Mapping[int, Sequence[TokenizedPrompt]], settings: Settings, batch_tokens: int
 ) -> dict[int, Trained]:
     """:func:`train` for S seeds with equally many prompts, demonstrations and classes; S is 1 where no prefix can be shared."""
     examples = list(runs.values())
@@ -227,7 +228,7 @@ def _train_together(
     beta = torch.zeros(len(runs), model.layers, heads, demonstrations, device=model.device, requires_grad=True)  # (S, L, H, D)
     optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))  # each entry by itself
     generators = [np.random.default_rng([settings.seed, seed]) for seed in runs]
-    read = [_read_but_last(model, prompts) for prompts in examples]
+    read = [_read_but_last(model, prompts, batch_tokens) for prompts in examples]
     losses = []
     with attention.scale_rows(model.network) as reweigh:
         for _ in range(settings.epochs):
@@ -256,14 +257,16 @@ def _train_together(
 
 
 @torch.no_grad()
-def _read_but_last(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> dict[int, prefixes.Prefix | None]:
+def _read_but_last(
+    model: LanguageModel, examples: Sequence[TokenizedPrompt], batch_tokens: int
+) -> dict[int, prefixes.Prefix | None]:
     """All but the last token of each prompt as the model has read it, the common beginning once; None where it cannot share."""
     read: dict[int, prefixes.Prefix | None] = dict.fromkeys(range(len(examples)))
     if model.shares_prefixes:
         for group in sharing(model, examples):
             common = prefixes.read(model.network, group.ids)
-            for i in group.index:
-                read[i] = prefixes.read(model.network, examples[i].ids[len(group.ids) : -1], common)
+            rest = [examples[i].ids[len(group.ids) : -1] for i in group.index]
+            read |= zip(group.index, prefixes.read_each(model.network, rest, common, batch_tokens), strict=True)
     return read
 
 
