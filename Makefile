@@ -44,7 +44,7 @@ plan-paper: $(READY)  ## say what the paper's own run (config/paper.yaml) takes:
 	| $(BIN)/icl-lens plan --config config.yaml config/paper.yaml
 
 benchmark: $(READY)  ## time every study against its plain reference on the CPU
-	$(BIN)/python benchmarks/table.py --whole 1000
+	$(BIN)/python benchmarks/table.py --whole 500
 
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL

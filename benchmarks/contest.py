@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
@@ -63,9 +64,9 @@ def embedded(device: str) -> Pair:
     return Pair("embedded", model, plain.eval().requires_grad_(False))
 
 
-def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str) -> Pair:
-    """A GPT-2 of one of :data:`SHAPES` with random weights, made on the device."""
-    config = GPT2Config(**SHAPES[shape])
+def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str, config: GPT2Config | None = None) -> Pair:
+    """A GPT-2 of one of :data:`SHAPES`, or of a config, with random weights, made on the device."""
+    config = config or GPT2Config(**SHAPES[shape])
     torch.manual_seed(0)
     with torch.device(device):
         plain, network = (GPT2LMHeadModel(config).eval().requires_grad_(False) for _ in range(2))
@@ -78,14 +79,16 @@ def tokenized(
     pair: Pair, task: str, prompt_set: str, count: int, data: Path | None = None, long: bool = False, seeds: tuple = (42,)
 ) -> list[TokenizedPrompt]:
     """Prompts of one task, ``count`` a seed, of the original files under ``data`` or built-in texts (``long``: as long)."""
-    if data and task in _FILES:
-        corpus = files.read(task, *(data / task / name for name in _FILES[task]))
-    else:
-        corpus = builtin.generate(task, 0)
-        if long and LONG_AS_REAL[task] > 1:
-            corpus = _joined(corpus, LONG_AS_REAL[task])
-    table = prompts.build(TASKS[task], corpus, prompt_set, list(seeds), count)
+    table = prompts.build(TASKS[task], _corpus(task, data, long), prompt_set, list(seeds), count)
     return models.fitting(pair.model, tokenize(table, pair.model.tokenizer))
+
+
+@cache
+def _corpus(task: str, data: Path | None, long: bool) -> pd.DataFrame:
+    if data and task in _FILES:
+        return files.read(task, *(data / task / name for name in _FILES[task]))
+    corpus = builtin.generate(task, 0)
+    return _joined(corpus, LONG_AS_REAL[task]) if long and LONG_AS_REAL[task] > 1 else corpus
 
 
 def _joined(corpus: pd.DataFrame, times: int) -> pd.DataFrame:

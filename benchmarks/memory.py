@@ -2,45 +2,77 @@
 
     .venv/bin/python benchmarks/memory.py count [--shape XL] [--tokens 1000]
     .venv/bin/python benchmarks/memory.py measure [--shape 124M] [--tokens 1000]
-    .venv/bin/python benchmarks/memory.py cards
+    .venv/bin/python benchmarks/memory.py cards                          (Linux)
 
 `count` runs one forward pass of one prompt on the device "meta", where tensors have shapes and no contents, and adds up what
 autograd saves for the way back, each tensor once and no weights, for the plain reference and for icl-lens. On the way back
 each holds besides it a few matrices of one layer: of heads x tokens x tokens for the reference, of a bounded number of rows for
 icl-lens; they are stated. `measure` runs both for real, in a process each, and reads the largest resident set (on CUDA the
-largest allocation) above what the weights take. `cards` is a formula, printed with its table.
+largest allocation) above what the weights take. `cards` measures every study on two small models and says what
+the table that it prints follows from.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 import contest
+import sides
 import torch
-from contest import SHAPES
+from contest import SHAPES, Pair
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from icl_lens import activations, attention, flow_kernel
+from icl_lens.decomposition import Decomposer, decompose
+from icl_lens.isolation_plan import Settings as Isolation
+from icl_lens.latency_plan import Settings as Latency
+from icl_lens.reweighting_plan import Settings as Reweighting
+from icl_lens.studies import saliency
 from icl_lens.vocabulary import only
 
 GIB = 2**30
 WAYS = ("plain", "icl-lens")
-# Numbers of float32 that autograd keeps a token and layer, in units of the width, matrices left out.
-KEPT, KEPT_PLAIN = 9, 21
+STUDIES = (
+    "icl",
+    "saliency",
+    "flow",
+    "deep_attention",
+    "isolation",
+    "isolation, after the softmax",
+    "compression",
+    "latency",
+    "reweighting",
+    "kernel_regression",
+    "label_probes",
+    "prediction_similarity",
+    "components",
+)
+_SETTINGS = {
+    "isolation, after the softmax": Isolation(blocking="after_softmax"),
+    "latency": Latency(prompts=1, repeats=1),
+}
+WIDTH, DEPTHS = 512, (4, 12)  # of the models on which they are measured
 LABELS = 6  # label words, those of TREC
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["count", "measure", "one", "cards"])
+    parser.add_argument("what", choices=["count", "measure", "one", "cards", "one-study"])
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--study", choices=(*STUDIES, "saliency, plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--depth", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.what == "count":
         _count(options.shape or "XL", options.tokens)
@@ -48,8 +80,10 @@ def main() -> None:
         _measure(options.shape or "124M", options.tokens, options.device)
     elif options.what == "one":
         print(json.dumps(_one(options.shape, options.tokens, options.way, options.device)))
+    elif options.what == "one-study":
+        print(json.dumps(_one_study(options.study, options.depth)))
     else:
-        _cards(options.tokens)
+        _cards()
 
 
 def _network(shape: str, way: str, tokens: int, device: str) -> GPT2LMHeadModel:
@@ -92,7 +126,8 @@ def _count(shape: str, tokens: int) -> None:
             return tensor
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        flows = attention.flows(network, lambda *_: None) if way == "icl-lens" else torch.enable_grad()
+        rows = torch.full((1,), tokens - 1, device="meta")
+        flows = attention.flows(network, lambda *_: None, rows=rows) if way == "icl-lens" else torch.enable_grad()
         with hooks, flows:
             _loss(network, way, tokens)
         held[way] = sum(size for _, size in saved.values())
@@ -138,7 +173,8 @@ def _one(shape: str, tokens: int, way: str, device: str) -> int:
             for weights, gradient in zip(matrices, gradients, strict=True):
                 (weights[0] * gradient[0]).sum(0).abs().double().sum()
         else:
-            with attention.flows(network, lambda layer, flow, mean: flow.sum(dtype=torch.float64)):
+            rows = torch.tensor([length - 1], device=device)
+            with attention.flows(network, lambda layer, flow, mean: flow.sum(dtype=torch.float64), rows=rows):
                 _loss(network, way, length)[0].backward()
 
     once(16)  # libraries make their own room
@@ -152,46 +188,89 @@ def _one(shape: str, tokens: int, way: str, device: str) -> int:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
-def _cards(tokens: int) -> None:
-    """The largest GPT-2-like model (d = 64 heads, depth 0.03 d) whose weights and one prompt's activations fit."""
-    print(
-        f"""One prompt of T = {tokens} tokens; a model of width d has d / 64 heads, L = 0.03 d layers and P = 12 L d^2 + 50257 d
-parameters. Bytes: b P for the weights (b: 4 in float32, 2 in half precision), 1 GiB for the libraries, and
+def _studies(name: str, pair: Pair) -> Callable[[], object]:
+    """One study of two prompts of about a thousand tokens, one at a time, by its own defaults."""
+    plain = name.endswith(", plain")
+    shots = "fresh-7shot" if name.startswith(("icl", "saliency", "flow")) else "shared-7shot"
+    read = contest.tokenized(pair, "trec", shots, 2)
+    settings = _SETTINGS.get(name)
+    if name == "components":
+        return lambda: decompose(pair.model, Decomposer(pair.model.network), read, 1)
+    if name == "reweighting":
+        auxiliary = contest.tokenized(pair, "trec", f"{shots}-auxiliary", 4)
+        return lambda: sides.fast_reweighting(pair, read, auxiliary, 1, Reweighting(epochs=1))
+    if plain:
+        return lambda: sides.plain_saliency(pair, read)
+    study = import_module(f"icl_lens.studies.{name.partition(',')[0]}")
+    return lambda: study.compute(pair.model, read, 1, **({"settings": settings} if settings else {}))
 
-- saliency: {KEPT} b d T L, which autograd keeps (`count` says so), and 1.25 GiB of rows of matrices;
-- saliency, plain: {KEPT_PLAIN} b d T L, the steps of GELU among it, and 2 b (d / 64) T^2 L: weights and gradients;
-- every other study (no gradient; keys and values are kept): b (2 d T L + 12 d T + 50257).
+
+def _one_study(name: str, depth: int) -> dict[str, float]:
+    """The largest resident set above what was there, in bytes, and the mean number of tokens of a prompt."""
+    small = contest.embedded("cpu")
+    shape = {"n_embd": WIDTH, "n_layer": depth, "n_head": WIDTH // 64}
+    pair = contest.random_gpt2("cards", small.model.tokenizer, "cpu", GPT2Config(**shape, n_positions=2048))
+    read = contest.tokenized(pair, "trec", "fresh-7shot", 2)
+    run = _studies(name, pair)
+    once = contest.tokenized(pair, "trec", "fresh-1shot", 1)
+    saliency.compute(pair.model, once, 1)  # libraries make their own room
+    return {"bytes": _peak(run), "tokens": contest.mean_length(read)}
+
+
+def _peak(run: Callable[[], object]) -> int:
+    """By how much the resident set grows at most while something runs (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the largest so far counts no more
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def _cards() -> None:
+    """The largest GPT-2-like model (d = 64 heads, depth 0.03 d) whose weights and one prompt's study fit a card."""
+    shallow, deep = DEPTHS
+    print(
+        f"""Measured on a CPU in float32, a process each: the largest resident set above the weights while a study runs of two
+prompts, one at a time, on random GPT-2s of width {WIDTH} with {shallow} and with {deep} layers. From the two follow a and k in
+b d T (a + k L) bytes: b of a number (4, in half precision 2), d the width, T the tokens, L the layers. Then the largest model
+of depth 0.03 d and 12 L d^2 + 50257 d parameters whose weights fit beside that, for 1,000 tokens, and 1 GiB for the libraries
+(and 1.25 GiB for the rows of matrices that saliency and the information flow make at a time on a GPU).
 """
     )
-    print("| study | 24 GB, float32 | 24 GB, half | 80 GB, float32 | 80 GB, half |")
-    print("|---|---|---|---|---|")
-    for title, needs in (("saliency", _saliency), ("saliency, plain", _plain), ("every other study", _forward)):
-        cells = [f"{_largest(needs, card, b, tokens) / 1e9:.1f} billion" for card in (24e9, 80e9) for b in (4, 2)]
-        print(f"| {title} | {' | '.join(cells)} |")
+    print("| study | tokens | a | k | 24 GB, float32 | 24 GB, half | 80 GB, float32 | 80 GB, half |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in (*STUDIES, "saliency, plain"):
+        found = {}
+        for depth in DEPTHS:
+            asked = [sys.executable, __file__, "one-study", "--study", name, "--depth", str(depth)]
+            # What is freed goes back at once, so that a resident set is what is held and not also the heap's holes.
+            done = subprocess.run(
+                asked, check=True, capture_output=True, text=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+            )
+            found[depth] = json.loads(done.stdout.splitlines()[-1])
+        tokens = found[deep]["tokens"]
+        units = {depth: one["bytes"] / (4 * WIDTH * tokens) for depth, one in found.items()}
+        k = max(0.0, (units[deep] - units[shallow]) / (deep - shallow))
+        a = max(0.0, units[shallow] - k * shallow)
+        extra = 1.25 * GIB if name in ("saliency", "flow") else 0.0
+        cells = [f"{_largest(a, k, extra, card, b) / 1e9:.1f} billion" for card in (24e9, 80e9) for b in (4, 2)]
+        print(f"| {name.replace('_', ' ')} | {tokens:.0f} | {a:.0f} | {k:.1f} | {' | '.join(cells)} |", flush=True)
 
 
-def _saliency(d: float, depth: float, t: int, b: int) -> float:
-    return b * KEPT * d * t * depth + 1.25 * GIB
-
-
-def _plain(d: float, depth: float, t: int, b: int) -> float:
-    return b * (KEPT_PLAIN * d * t * depth + 2 * d / 64 * t * t * depth)
-
-
-def _forward(d: float, depth: float, t: int, b: int) -> float:
-    return b * (2 * d * t * depth + 12 * d * t + 50257)
-
-
-def _largest(needs, card: float, b: int, tokens: int) -> float:
+def _largest(a: float, k: float, extra: float, card: float, b: int, tokens: int = 1000) -> float:
     best = 0.0
     for d in range(64, 20000, 64):
         depth = round(0.03 * d)
         parameters = 12 * depth * d * d + 50257 * d
-        if b * parameters + needs(d, depth, tokens, b) + GIB <= card:
+        if b * parameters + b * d * tokens * (a + k * depth) + extra + GIB <= card:
             best = parameters
     return best
 
 
 if __name__ == "__main__":
-    assert contest.SHAPES is SHAPES
     main()

@@ -1,0 +1,57 @@
+"""The benchmark's rows run, on every device that is here, and their two sides agree; nothing is said of their speed."""
+
+import argparse
+import sys
+
+import pytest
+import torch
+
+from ..conftest import REPOSITORY
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")),
+]
+ROWS = ("saliency", "isolation", "random", "attention", "reweighting", "compression", "tf32")
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import table
+
+    yield table
+    for name in ("table", "contest", "sides"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(params=DEVICES)
+def bench(request, table, monkeypatch):
+    monkeypatch.setitem(table.contest.SHAPES, "XL", {"n_embd": 32, "n_layer": 8, "n_head": 2})
+    options = argparse.Namespace(clock="wall", device=request.param, data=None, tokenizer=None, whole=None)
+    plan = table.Plan(budget=2000, fresh=3, few_fresh=2, queries=4, few=1, seeds=1, epochs=1, draws=1, repeats=1)
+    return table.Bench(table._pair("XL", options), plan, options)
+
+
+def test_the_rows_of_a_gpu_run_and_their_sides_agree(table, bench):
+    assert bench.all_items() is None, "nothing was timed yet"
+    for row in ROWS:
+        found = getattr(bench, row)()
+        assert found.difference <= found.tolerance, row
+        assert found.value > 0
+        assert set(bench.pace[row]) == {"sst2", "trec", "agnews"}
+    assert bench.forward().value > 0
+    assert bench.all_items().value > 0
+    said, valid = bench.context()
+    assert valid
+    assert "forward passes a second" in said
+
+
+def test_a_row_whose_sides_differ_makes_the_table_void(table, bench, monkeypatch, capsys):
+    inner = table.sides.fast_attention
+    monkeypatch.setattr(table.sides, "fast_attention", lambda *given: inner(*given) * 1.001)
+    monkeypatch.setattr(table, "Bench", lambda *given: bench)
+    monkeypatch.setattr(sys, "argv", ["table.py", "--models", "embedded", "--rows", "attention", "--repeats", "1"])
+    with pytest.raises(SystemExit, match="VOID: embedded, attention: the results differ"):
+        table.main()
+    assert "void (results differ by" in capsys.readouterr().out
