@@ -52,7 +52,6 @@ STUDIES = (
     "latency",
     "reweighting",
     "kernel_regression",
-    "label_probes",
     "prediction_similarity",
     "components",
 )
