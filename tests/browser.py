@@ -14,6 +14,7 @@ import pytest
 def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
     """A driver that shows the page; the test is skipped where no chromium with its driver is installed."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    wait = pytest.importorskip("selenium.webdriver.support.wait")
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not (browser and driver):
         pytest.skip("no chromium with chromedriver is installed (Debian: chromium, chromium-driver)")
@@ -28,6 +29,9 @@ def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         running.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         running.get(page.absolute().as_uri())
+        # A page of megabytes was once looked at before all of it had been read.
+        whole = "return document.readyState == 'complete' && location.href != 'about:blank'"
+        wait.WebDriverWait(running, 60).until(lambda driver: driver.execute_script(whole))
         yield running
     finally:
         running.quit()
