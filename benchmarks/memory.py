@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,17 +176,10 @@ def _one(shape: str, tokens: int, way: str, device: str) -> int:
                 _loss(network, way, length)[0].backward()
 
     once(16)  # libraries make their own room
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        once(tokens)
-        return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    once(tokens)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _peak(lambda: once(tokens), device)
 
 
-def _studies(name: str, pair: Pair) -> Callable[[], object]:
+def _study(name: str, pair: Pair) -> Callable[[], object]:
     """One study of two prompts of about a thousand tokens, one at a time, by its own defaults."""
     plain = name.endswith(", plain")
     shots = "fresh-7shot" if name.startswith(("icl", "saliency", "flow")) else "shared-7shot"
@@ -210,15 +202,20 @@ def _one_study(name: str, depth: int) -> dict[str, float]:
     shape = {"n_embd": WIDTH, "n_layer": depth, "n_head": WIDTH // 64}
     pair = contest.random_gpt2("cards", small.model.tokenizer, "cpu", GPT2Config(**shape, n_positions=2048))
     read = contest.tokenized(pair, "trec", "fresh-7shot", 2)
-    run = _studies(name, pair)
+    run = _study(name, pair)
     once = contest.tokenized(pair, "trec", "fresh-1shot", 1)
     saliency.compute(pair.model, once, 1)  # libraries make their own room
     return {"bytes": _peak(run), "tokens": contest.mean_length(read)}
 
 
-def _peak(run: Callable[[], object]) -> int:
-    """By how much the resident set grows at most while something runs (Linux)."""
+def _peak(run: Callable[[], object], device: str = "cpu") -> int:
+    """By how much the resident set (Linux), or what CUDA has allocated, grows at most while something runs, in bytes."""
     gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the largest so far counts no more
     before = _status("VmRSS")
     run()

@@ -577,12 +577,12 @@ class _Flows:
 
     def _among_all(self, layer: int, rows: Tensor, *of_rows: Tensor | None) -> None:
         """Tell the sink what is of one row a prompt, shape (B, 1, K), with zeros in the place of the others."""
-        whole = []
-        for row in of_rows:
-            length = 0 if row is None else row.shape[-1]
-            place = rows[:, None, None].expand(-1, -1, length)  # (B, 1, K)
-            whole.append(None if row is None else row.new_zeros(len(row), length, length).scatter_(1, place, row))  # (B, K, K)
-        self.sink(layer, *whole)
+
+        def whole(row: Tensor) -> Tensor:
+            length = row.shape[-1]
+            return row.new_zeros(len(row), length, length).scatter_(1, rows[:, None, None].expand_as(row), row)  # (B, K, K)
+
+        self.sink(layer, *(None if row is None else whole(row) for row in of_rows))
 
     def _from_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
         wide = at_least_float32(weights)  # (B, H, Q, K)

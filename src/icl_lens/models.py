@@ -95,7 +95,10 @@ class LanguageModel:
     @cached_property
     def ends_in_rows(self) -> bool:
         """Whether its last layer can do with one row of each prompt (:func:`icl_lens.attention.flows`); tried on first use."""
-        return attention.ends_in_rows(self.network)
+        can = attention.ends_in_rows(self.network)
+        if not can:
+            logger.info("the last layer of %s needs every position: all are computed", self.name)
+        return can
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Batch:
     def inputs(self) -> dict[str, Any]:
         """The arguments of a forward pass."""
         past = {"past_key_values": self.prefix.cache(len(self.index))} if self.prefix else {}
-        # A causal model never sees what is to the right, so padding there needs no mask, and the kernels are faster without.
+        # A causal model never sees what is to the right, so padding there needs no mask.
         mask = {"attention_mask": self.mask} if self.left else {}
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": bool(past), **mask, **past}
 
@@ -252,7 +255,7 @@ def batches(
     order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early
     while order:
         longest = len(prompts[order[0]].ids) - start
-        size = max(1, int(budget // (longest + prefixes.TOKEN_SHARE * start)))
+        size = prefixes.rows_within(budget, longest, start)
         # Label words may differ from prompt to prompt, but a batch has one number of classes.
         classes = len(prompts[order[0]].label_ids)
         rows = []

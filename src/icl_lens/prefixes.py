@@ -31,6 +31,11 @@ from icl_lens.positions import TokenizedPrompt
 TOKEN_SHARE = 0.25
 
 
+def rows_within(budget: int, longest: int, start: int) -> int:
+    """How many rows of ``longest`` tokens behind a prefix of ``start`` tokens a budget of tokens holds; one at least."""
+    return max(1, int(budget // (longest + TOKEN_SHARE * start)))
+
+
 @dataclass(frozen=True)
 class Group:
     """Prompts that share their beginning.
@@ -143,14 +148,17 @@ def read_each(
         network: A model for which :func:`is_shareable` holds.
         continuations: Token ids of each, N of them.
         before: What they all continue.
-        budget: Tokens to read at a time (:func:`icl_lens.models.batches`); all at once by default.
+        budget: Tokens to read at a time (:func:`rows_within`); all at once by default.
+
+    Returns:
+        In the order given; ``before`` where nothing follows it.
     """
     found: list[Prefix | None] = [before] * len(continuations)  # for those that are empty
     start = before.length if before else 0
     order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
     while order:
         longest = len(continuations[order[0]])
-        size = len(order) if budget is None else max(1, int(budget // (longest + TOKEN_SHARE * start)))
+        size = len(order) if budget is None else rows_within(budget, longest, start)
         some, order = order[:size], order[size:]
         # Padded on the right, where a causal model does not look.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
