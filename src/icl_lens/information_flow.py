@@ -46,7 +46,7 @@ def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bo
     with flows(model.network, sink, with_weights, rows):
         logits = class_logits(model, batch)  # (B, C)
         start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
-        logits.backward(start.to(logits.dtype))
+        logits.backward(start.to(logits.dtype).to(logits.device))  # the CPU narrows it: not every device has float64
     return multiple.numpy()
 
 
