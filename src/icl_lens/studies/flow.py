@@ -62,7 +62,7 @@ def compute(
         edge_means = EdgeMeans(batch, [taken[place] for place in batch.index])
 
         def sink(layer: int, flow: Tensor, attention: Tensor, rows=batch.index, edge_means=edge_means) -> None:
-            means = edge_means.of(flow).cpu().numpy()  # (3, B)
+            means = edge_means.of(flow).numpy()  # (3, B)
             for row, place in enumerate(rows):
                 length = len(taken[place].ids)
                 below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]
