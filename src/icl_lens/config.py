@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from icl_lens import controls_plan, flow_plan, isolated_words_plan, kernel_regression_plan
+from icl_lens import controls_plan, fetch, flow_plan, isolated_words_plan, kernel_regression_plan
 from icl_lens.components_plan import Settings as Components
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
@@ -72,6 +73,11 @@ def _number(entry: Any) -> Any:
     return entry
 
 
+def is_repository_file(name: str) -> bool:
+    """Whether a file of a hub's repository can have that name: a relative path that stays inside."""
+    return not re.search(r"[\\:\0-\x1f]", name) and all(part and not part.startswith(".") for part in name.split("/"))
+
+
 class Model(Section):
     """One language model."""
 
@@ -82,6 +88,12 @@ class Model(Section):
         description="A folder with a decoder-only checkpoint (config.json, *.safetensors) and its fast tokenizer.",
     )
     hub: HubId | None = Field(default=None, description="Instead of `path`: a model on the hub, owner/name.")
+    gguf: str | None = Field(
+        default=None,
+        description="Instead of `path`: a GGUF file; with `hub`, the name of a GGUF file of that repository. It is converted "
+        "once to float32 weights under `downloads`, which needs optional packages: "
+        "`.venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate`.",
+    )
     revision: str | None = Field(
         default=None,
         min_length=1,
@@ -105,11 +117,38 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _lies_somewhere(self) -> Model:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError(f"models: {self.name} needs either a path (a folder) or a hub (owner/name)")
-        if self.path is not None and self.revision is not None:
-            raise ValueError(f"models: {self.name} has a path, so its revision says nothing; leave it out, or name a hub")
+        if self.gguf is not None and not self.gguf.endswith(".gguf"):
+            raise ValueError(f"models: {self.name}: gguf is {self.gguf!r}; the name of a GGUF file ends in .gguf")
+        if self.path is not None and self.gguf is not None:
+            raise ValueError(f"models: {self.name} has a path and a gguf; leave one of them out")
+        if (self.path is None) == (self.hub is None and self.gguf is None):
+            raise ValueError(
+                f"models: {self.name} needs one of path (a folder), hub (owner/name) and gguf (a GGUF file, alone or with hub)"
+            )
+        if self.hub is None and self.revision is not None:
+            what = "path" if self.gguf is None else "gguf of this machine"
+            raise ValueError(f"models: {self.name} has a {what}, so its revision says nothing; leave it out, or name a hub")
+        if self.hub is not None and self.gguf is not None and not is_repository_file(self.gguf):
+            raise ValueError(
+                f"models: {self.name}: {self.gguf!r} cannot be a file of {self.hub}; give its path inside the repository"
+            )
         return self
+
+    def folder(self, downloads: str) -> str:
+        """The folder that studies read: the user's own, or the one that the model is fetched or converted to.
+
+        Raises:
+            InputError: No repository or revision can have that name.
+        """
+        if self.gguf is not None and self.hub is not None:
+            folder = fetch.gguf_folder(downloads, self.hub, self.revision, self.gguf) / fetch.CONVERTED
+        elif self.gguf is not None:
+            folder = fetch.own_gguf_folder(downloads, self.gguf) / fetch.CONVERTED
+        elif self.hub is not None:
+            folder = fetch.model_folder(downloads, self.hub, self.revision)
+        else:
+            return self.path or ""
+        return str(folder)
 
 
 class SplitFiles(Section):
@@ -257,8 +296,9 @@ class Config(Section):
         default_factory=lambda: [Model(name="organism", path=EMBEDDED_MODEL)],
         min_length=1,
         description="The language models to study; each has a `name` (in paths and figures), a `path` (a folder with a "
-        "decoder-only checkpoint in safetensors and its tokenizer) or a `hub` (owner/name, with its `revision`) and, where it "
-        "differs from `dtype` below, a `dtype`. The default is the small model that this project trained and ships.",
+        "decoder-only checkpoint in safetensors and its tokenizer), a `hub` (owner/name, with its `revision`) or a `gguf` (a "
+        "GGUF file, alone or with `hub`) and, where it differs from `dtype` below, a `dtype`. The default is the small "
+        "model that this project trained and ships.",
     )
     representation_models: list[Model] = Field(
         default_factory=lambda: [Model(name="reader", path=READER_MODEL)],

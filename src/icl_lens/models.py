@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, attention, fetched, prefixes, provenance, vocabulary
+from icl_lens import activations, attention, converted, fetched, prefixes, provenance, vocabulary
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -49,8 +49,9 @@ class LanguageModel:
         network: The model, in evaluation mode, parameters frozen.
         tokenizer: Its fast tokenizer.
         dtype: Name of the number format of its weights.
-        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files, and of a fetched
-            model its name on the hub and its commit.
+        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files, of a fetched
+            model its name on the hub and its commit, and of one converted from a GGUF file that file's name, SHA-256 and
+            quantisation.
     """
 
     name: str
@@ -148,17 +149,19 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
 
     Args:
         folder: Holds config.json, *.safetensors (or, where there is none, pytorch_model*.bin) and a fast tokenizer's files.
-        name: The model's name in artifacts; by default the folder's own, or of a fetched model its own on the hub.
+        name: The model's name in artifacts; by default the folder's own, of a fetched model its own on the hub, of a
+            converted one the GGUF file's.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        InputError: The folder, its weights or its tokenizer is absent or damaged, a fetched file is not of the size it was
-            fetched with, the device is not there, or the model is no decoder-only language model.
+        InputError: The folder, its weights or its tokenizer is absent or damaged, a fetched or converted file is not of the
+            size it was written with, the device is not there, or the model is no decoder-only language model.
     """
     folder = Path(folder)
     place = pick_device(device)
     origin = fetched.read(folder)
+    source = converted.read(folder)
     files = checkpoint_files(folder)
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
@@ -171,15 +174,22 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
     _require_causal(folder, network)
     shape = config.get_text_config()
     facts = {
-        "name": name or (origin.hub.rpartition("/")[2] if origin else folder.resolve().name),
+        "name": name or _own_name(folder, origin, source),
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
         "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
         "parameters": sum(p.numel() for p in network.parameters()),
         "files": provenance.files_hash(files),
         **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
+        **(source.facts() if source else {}),
     }
     return LanguageModel(name=facts["name"], network=network, tokenizer=tokenizer, dtype=dtype, facts=facts)
+
+
+def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:
+    if origin:
+        return origin.hub.rpartition("/")[2]
+    return Path(source.gguf).stem if source else folder.resolve().name
 
 
 def pick_device(device: str) -> torch.device:

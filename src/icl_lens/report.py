@@ -148,6 +148,7 @@ def write(
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
         papers=papers,
         models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
+        weights=figures.weights,
         notes=figures.notes([m for m in about if "model" in m]),
         outcomes=[outcome for outcome in OUTCOMES if any(v.outcome == outcome for v in verdicts)],
         counts={name: _counts(found) for name, found in of_paper.items()},
@@ -200,7 +201,9 @@ def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
     of_model: dict[str, list[bool]] = {}
     for metadata in about:
         if "model" in metadata:
-            original = metadata["corpus"]["source"] in _ORIGINAL and metadata["model"].get("hub", "").lower() in wanted
+            model = metadata["model"]
+            original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in wanted
+            original = original and "gguf" not in model  # quantised weights are not the paper's
             of_model.setdefault(metadata["model"]["name"], []).append(original)
     return [name for name, original in of_model.items() if all(original)]
 
@@ -280,10 +283,16 @@ def _run(about: list[dict[str, Any]]) -> str:
     texts = several(m["corpus"]["source"] for m in studies).replace("builtin", "built-in look-alikes")
     seeds = several(seed for m in studies for seed in m["seeds"])
     return (
-        f"Run: {several(m['model']['name'] for m in studies)} on {tasks} (texts: {texts}), "
+        f"Run: {several(map(_named, studies))} on {tasks} (texts: {texts}), "
         f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; {several(m['dtype'] for m in studies)} on "
         f"{several(m['device'] for m in studies)}."
     )
+
+
+def _named(metadata: dict[str, Any]) -> str:
+    """A model's name, with what must be said of its weights."""
+    said = figures.weights(metadata["model"])
+    return metadata["model"]["name"] + (f" ({said})" if said else "")
 
 
 def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:

@@ -72,7 +72,18 @@ def test_numbers_inside_a_mapping_may_come_as_text():
             {"data": {"source": "files", "root": "x", "files": {"ag": {}}}},
             "data.files: 'ag' is unknown; did you mean 'agnews'?",
         ),
-        ({"models": [{"name": "a"}]}, "models: a needs either a path (a folder) or a hub (owner/name)"),
+        ({"models": [{"name": "a"}]}, "models: a needs one of path (a folder), hub (owner/name) and gguf (a GGUF file"),
+        (
+            {"models": [{"name": "a", "path": "x", "hub": "o/n"}]},
+            "models: a needs one of path (a folder), hub (owner/name) and",
+        ),
+        ({"models": [{"name": "a", "path": "x", "gguf": "x.gguf"}]}, "models: a has a path and a gguf; leave one of them out"),
+        ({"models": [{"name": "a", "gguf": "x.bin"}]}, "models: a: gguf is 'x.bin'; the name of a GGUF file ends in .gguf"),
+        ({"models": [{"name": "a", "gguf": "x.gguf", "revision": "main"}]}, "models: a has a gguf of this machine, so its"),
+        (
+            {"representation_models": [{"name": "a", "hub": "o/n", "gguf": "../x.gguf"}]},
+            "models: a: '../x.gguf' cannot be a file of o/n; give its path inside the repository",
+        ),
         ({"models": [{"name": "a", "path": "x", "revision": "main"}]}, "models: a has a path, so its revision says nothing"),
         ({"models": [{"name": "a", "hub": "a b"}]}, "'models[0].hub' is 'a b'"),
         ({"data": {"source": "builtin", "revisions": {"trec": "main"}}}, "data.revisions needs data.source: hub"),
@@ -118,6 +129,14 @@ def test_a_fault_is_one_sentence_that_names_key_value_and_remedy(bad, sentence):
         config.parse(bad)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_file_lies_here_or_on_the_hub_and_has_a_folder_of_its_own():
+    given = [{"name": "a", "gguf": "m/x.gguf"}, {"name": "b", "hub": "o/n", "gguf": "q/x.gguf", "revision": "v1"}]
+    here, there = config.parse({"models": given}).models
+    assert here.folder("downloads").startswith("downloads/gguf/files/")
+    assert here.folder("downloads").endswith("/x.gguf/converted")
+    assert there.folder("downloads") == "downloads/gguf/o--n/v1/q--x.gguf/converted"
 
 
 def test_two_faults_are_both_told():

@@ -16,7 +16,15 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import config as icl_lens_config
-from icl_lens import accelerators, cli, fetch, preloaded
+from icl_lens import (
+    accelerators,
+    cli,
+    converted,
+    fetch,
+    gguf_conversion,
+    gguf_files,
+    preloaded,
+)
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, of_own_task
@@ -161,20 +169,19 @@ def is_trained_here(path):
 
 
 def model_folder(name):
-    """The folder of a model: the user's own, or the one that it is fetched to."""
-    model = CONFIG.model(name)
-    if model.hub is None:
-        return model.path
-    return str(fetch.model_folder(CONFIG.downloads, model.hub, model.revision))
+    """The folder of a model: the user's own, or the one that it is fetched or converted to."""
+    return CONFIG.model(name).folder(CONFIG.downloads)
 
 
 def model_files(name):
-    """A model's files, as a study's input: for one from the hub what tells that it was fetched, with the hashes of all files.
+    """A model's files, as a study's input; for one fetched or converted its record, with the hashes of all files.
 
     A model that this config trains is named by its absolute path, which Snakemake takes for a file of the user's: to study it
     must never be to train it.
     """
     path = model_folder(name)
+    if CONFIG.model(name).gguf is not None:
+        return [f"{path}/{converted.RECORD}"]
     if CONFIG.model(name).hub is not None:
         return [f"{path}/{RECORD}"]
     return checkpoint_files(Path(path).absolute() if is_trained_here(path) else path)
@@ -183,9 +190,9 @@ def model_files(name):
 def is_small(name):
     """Whether a model is so small that a study of it takes as long as its imports: its files lie here and hold less than 100 MB."""
     model = CONFIG.model(name)
-    files = [] if model.hub else Path(model.path).glob("*")
+    files = Path(model.path).glob("*") if model.path else []
     return (
-        not model.hub
+        model.path is not None
         and sum(path.stat().st_size for path in files if path.is_file()) < 100e6
     )
 
@@ -215,6 +222,59 @@ def fetched_model_options(record):
     # An encoder is named by its folder alone, which is named after it and its revision.
     hub, revision = (name.replace("--", "/") for name in Path(record).parts[-3:-1])
     return shlex.join(["--hub", hub, "--revision", revision])
+
+
+def converted_model(folder):
+    """The model whose GGUF file is converted to a folder."""
+    return next(
+        model
+        for model in CONFIG.every_model
+        if model.gguf and Path(model_folder(model.name)) == Path(folder)
+    )
+
+
+def gguf_folder(wildcards):
+    """The folder that the rule `convert_gguf` fills."""
+    parts = (wildcards.source, wildcards.place, wildcards.file, fetch.CONVERTED)
+    return str(Path(CONFIG.downloads, "gguf", *parts))
+
+
+def gguf_file(folder):
+    """The GGUF file that is converted to a folder."""
+    model = converted_model(folder)
+    if model.hub is None:
+        return model.gguf
+    return str(Path(folder).parent / model.gguf)
+
+
+def gguf_inputs(folder):
+    """What a conversion waits for: the file, or for one from the hub what tells that it was fetched."""
+    if converted_model(folder).hub is None:
+        return [gguf_file(folder)]
+    return [f"{Path(folder).parent}/{RECORD}"]
+
+
+def gguf_options(folder):
+    """Options of `icl-lens convert-gguf` that say which file is converted."""
+    options = ["--gguf", gguf_file(folder)]
+    if converted_model(folder).hub is not None:
+        options += ["--fetched", str(Path(folder).parent)]
+    return shlex.join(options)
+
+
+def gguf_stamp(folder):
+    """Size and time of a file here: another file in its place is converted, whichever of the two is older."""
+    if converted_model(folder).hub is not None:
+        return ""
+    found = Path(gguf_file(folder)).stat()
+    return f"{found.st_size} bytes, {found.st_mtime_ns}"
+
+
+def fetched_gguf_options(record):
+    """Options of `icl-lens fetch-model` for the GGUF file whose record that is."""
+    model = converted_model(Path(record).parent / fetch.CONVERTED)
+    options = ["--hub", model.hub, "--revision", model.revision or "main"]
+    return shlex.join([*options, "--gguf", model.gguf])
 
 
 def encoder_files(folder):
@@ -258,9 +318,21 @@ def settings_option(study, task):
     return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
 
 
+def require_convertible(model):
+    """A GGUF file here can be used, and what converts it is installed, before anything runs."""
+    if model.hub is None:
+        gguf_files.check(model.gguf)
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        gguf_conversion.require_packages()
+
+
 def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.every_model:
+        if model.gguf is not None:
+            if not Path(model_files(model.name)[0]).is_file():
+                require_convertible(model)
+            continue
         if model.hub is not None:
             # Refuses a name that no repository or revision can have.
             model_folder(model.name)
