@@ -90,6 +90,9 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
                 f"Model {model} is untrained, or untrained on such text: its loss is {best['next_token_loss']:.2f} nats "
                 f"a token or more, a uniform guess has {best['uniform_loss']:.2f}."
             )
+        products = sorted({table.get("products", "float32") for table in metadata if table["model"]["name"] == model})
+        if products != ["float32"]:
+            lines.append(f"Products of model {model} are computed in {' and '.join(products)} (matmul: fast).")
         left_out = sum(o["left_out"] for o in observed)
         if left_out:
             lines.append(f"Left out, being longer than the context of {model}: {left_out} of the prompts.")
@@ -97,6 +100,12 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         if unknown >= 0.01:
             lines.append(f"The tokenizer of {model} does not know up to {100 * unknown:.0f} % of a panel's tokens.")
     return lines
+
+
+def number_format(metadata: dict[str, Any]) -> str:
+    """A table's number format, and that of its products where it is a shorter one than float32."""
+    products = metadata.get("products", "float32")
+    return metadata["dtype"] if products == "float32" else f"{metadata['dtype']} (products in {products})"
 
 
 def model_title(metadata: dict[str, Any]) -> str:
