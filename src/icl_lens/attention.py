@@ -38,7 +38,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from icl_lens import flow_kernel, vocabulary
 from icl_lens.errors import InputError
-from icl_lens.precision import at_least_float32
+from icl_lens.precision import at_least_float32, exact_products
 
 NAME = "icl_lens"
 NAME_ROWS = "icl_lens_rows"
@@ -142,6 +142,7 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
     return found
 
 
+@exact_products()
 @torch.no_grad()
 def require_supported(network: PreTrainedModel) -> None:
     """Refuse a family whose attention is more than :func:`attend`, does not pass through it, or takes no mask to block.
@@ -654,6 +655,7 @@ def _layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
     raise AssertionError(f"{type(attention).__name__} is in no list of layers")
 
 
+@exact_products()
 @torch.no_grad()
 def ends_in_rows(network: PreTrainedModel) -> bool:
     """Whether a family's last layer can do with one row of each prompt (:func:`flows`): on a short input, no logit changes."""

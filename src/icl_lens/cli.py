@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from icl_lens.config import Device, Dtype, Studies, settings_key
+from icl_lens.config import Device, Dtype, Matmul, Studies, settings_key
 from icl_lens.errors import InputError
 from icl_lens.reweighting_plan import AUXILIARY
 from icl_lens.tasks import TASKS
@@ -279,6 +279,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
     command.add_argument("--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to")
     command.add_argument("--device", default="auto", choices=get_args(Device))
+    command.add_argument(
+        "--matmul",
+        default="exact",
+        choices=get_args(Matmul),
+        help="products of float32 matrices: exact, or fast (TF32 on CUDA, bfloat16 on CPUs that have it in hardware)",
+    )
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -412,6 +418,7 @@ def _study(options: argparse.Namespace) -> None:
         name=options.name,
         device=options.device,
         dtype=options.dtype,
+        matmul=options.matmul,
         batch_tokens=options.batch_tokens,
         bos=BOS[options.bos],
         as_chat=options.chat,
@@ -447,6 +454,7 @@ def _compress(options: argparse.Namespace) -> None:
         name=options.name,
         device=options.device,
         dtype=options.dtype,
+        matmul=options.matmul,
         bos=BOS[options.bos],
         as_chat=options.chat,
     )
@@ -474,6 +482,7 @@ def _reweight_components(options: argparse.Namespace) -> None:
         name=options.name,
         device=options.device,
         dtype=options.dtype,
+        matmul=options.matmul,
         bos=BOS[options.bos],
         as_chat=options.chat,
         batch_tokens=options.batch_tokens,
@@ -490,11 +499,15 @@ def _classify(options: argparse.Namespace) -> None:
     if options.components:
         from icl_lens import component_classifying
 
-        answers = component_classifying.classify(options.model, options.components, texts, options.device, options.batch_tokens)
+        answers = component_classifying.classify(
+            options.model, options.components, texts, options.device, options.batch_tokens, options.matmul
+        )
     else:
         from icl_lens import classifying
 
-        answers = classifying.classify(options.model, options.cache, texts, options.device, options.batch_tokens)
+        answers = classifying.classify(
+            options.model, options.cache, texts, options.device, options.batch_tokens, options.matmul
+        )
     try:
         for answer in answers:
             print(json.dumps(answer._asdict(), ensure_ascii=False))

@@ -41,6 +41,7 @@ from icl_lens.tasks import TASKS, Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+Matmul = Literal["exact", "fast"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # Snakemake matches paths as text: a folder has one spelling, without "./" before it or "/" behind.
@@ -100,6 +101,7 @@ class Model(Section):
         description="hub only: a commit, tag or branch (default: main). Name a commit if others are to get the same numbers.",
     )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
+    matmul: Matmul | None = Field(default=None, description="Overrides `matmul` for this model.")
     step: int | None = Field(
         default=None,
         ge=0,
@@ -343,6 +345,11 @@ class Config(Section):
     dtype: Dtype = Field(
         default="float32", description="The model's number format: float32 (as in the paper), float16 or bfloat16."
     )
+    matmul: Matmul = Field(
+        default="exact",
+        description="How products of float32 matrices are computed: exact (in float32), or fast: TF32 on CUDA, bfloat16 on "
+        "CPUs that have such products in hardware (AMX, AVX512-BF16). docs/precision.md says how far results move.",
+    )
     batch_tokens: int = Field(
         default=4096,
         ge=1,
@@ -451,13 +458,18 @@ class Config(Section):
         ]
         return self.model_copy(update={"models": [*self.models, *saved]})
 
-    def in_other_dtypes(self, names: list[str]) -> list[str]:
-        """Those of some models that are among them in float32 and in another number format, otherwise run alike."""
-        dtypes: dict[str, set[Dtype]] = {}
-        run = {name: self.model(name).model_dump_json(exclude={"name", "dtype"}) for name in names}
+    def precision(self, name: str) -> tuple[Dtype, Matmul]:
+        """A model's number format, and how its products are computed."""
+        model = self.model(name)
+        return model.dtype or self.dtype, model.matmul or self.matmul
+
+    def in_other_precisions(self, names: list[str]) -> list[str]:
+        """Those of some models that are among them in float32 with exact products and otherwise, in all else run alike."""
+        precisions: dict[str, set[tuple[Dtype, Matmul]]] = {}
+        run = {name: self.model(name).model_dump_json(exclude={"name", "dtype", "matmul"}) for name in names}
         for name in names:
-            dtypes.setdefault(run[name], set()).add(self.model(name).dtype or self.dtype)
-        return [name for name in names if "float32" in dtypes[run[name]] and len(dtypes[run[name]]) > 1]
+            precisions.setdefault(run[name], set()).add(self.precision(name))
+        return [name for name in names if ("float32", "exact") in precisions[run[name]] and len(precisions[run[name]]) > 1]
 
     def task(self, name: str) -> Task:
         """The task of that name: one of the paper's or a variant of it, or the user's own."""
@@ -495,8 +507,8 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those; one about training, those
-        that say their step. Each may be none. One with tasks of its own shows these, of the models configured for it.
+        that :meth:`in_other_precisions` keeps of those chosen; an item about models of the hub, those; one about training,
+        those that say their step. Each may be none. One with tasks of its own shows these, of the models configured for it.
         """
         choice = self.items.get(item, ItemChoice())
         if ITEMS[item].own_tasks:
@@ -512,8 +524,8 @@ class Config(Section):
         ended = [model for model in self.models if model.step is None] or self.models
         offered = self.models if ITEMS[item].over_training else ended
         models = choice.models or [model.name for model in offered if not hubs or model.hub in hubs]
-        if ITEMS[item].compares_dtypes:
-            models = self.in_other_dtypes(models)
+        if ITEMS[item].compares_precisions:
+            models = self.in_other_precisions(models)
         if ITEMS[item].over_training:
             models = [name for name in models if self.model(name).step is not None]
         theirs = [task for task in paper if task in self.tasks or task in variants]

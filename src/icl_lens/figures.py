@@ -94,6 +94,9 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
                 f"Model {model} is untrained, or untrained on such text: its loss is {best['next_token_loss']:.2f} nats "
                 f"a token or more, a uniform guess has {best['uniform_loss']:.2f}."
             )
+        products = sorted({table.get("products", "float32") for table in metadata if table["model"]["name"] == model})
+        if products != ["float32"]:
+            lines.append(f"Products of model {model} are computed in {' and '.join(products)} (matmul: fast).")
         left_out = sum(o["left_out"] for o in observed)
         if left_out:
             lines.append(f"Left out, being longer than the context of {model}: {left_out} of the prompts.")
@@ -124,6 +127,12 @@ def _subsets(metadata: dict[str, Any]) -> Iterator[str]:
     }
     for split, counts in metadata["corpus"].get("subsets", {}).items():
         yield f"{name}: {uses[split]} ({counts['texts']:,} of {counts['published']:,} texts)."
+
+
+def number_format(metadata: dict[str, Any]) -> str:
+    """A table's number format, and that of its products where it is a shorter one than float32."""
+    products = metadata.get("products", "float32")
+    return metadata["dtype"] if products == "float32" else f"{metadata['dtype']} (products in {products})"
 
 
 def model_title(metadata: dict[str, Any]) -> str:

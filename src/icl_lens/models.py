@@ -31,7 +31,7 @@ from icl_lens import activations, attention, converted, fetched, prefixes, prove
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
+from icl_lens.precision import at_least_float32, exact_products
 
 logger = logging.getLogger(__name__)
 
@@ -456,6 +456,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@exact_products()
 @torch.inference_mode()
 def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     """Refuse a model in which a token changes what was predicted before it (an encoder with a language-model head).

@@ -24,6 +24,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from icl_lens.positions import TokenizedPrompt
+from icl_lens.precision import exact_products
 
 # A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size
 # at most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and
@@ -202,6 +203,7 @@ def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
     return Prefix(tuple(keys for keys, _ in layers), tuple(values for _, values in layers), longest)  # (B, H_kv, P, d) each
 
 
+@exact_products()
 @torch.no_grad()
 def is_shareable(network: PreTrainedModel) -> bool:
     """Whether sharing a prefix is right for a model: on a short input, no logit of a tail changes.

@@ -284,7 +284,8 @@ def _run(about: list[dict[str, Any]]) -> str:
     seeds = several(seed for m in studies for seed in m["seeds"])
     return (
         f"Run: {several(map(_named, studies))} on {tasks} (texts: {texts}), "
-        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; {several(m['dtype'] for m in studies)} on "
+        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; "
+        f"{several(map(figures.number_format, studies))} on "
         f"{several(m['device'] for m in studies)}."
     )
 

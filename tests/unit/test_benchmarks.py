@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ..conftest import REPOSITORY
+from ..reduced_products import emulated
 
 DEVICES = [
     "cpu",
@@ -45,6 +46,17 @@ def test_the_rows_of_a_gpu_run_and_their_sides_agree(table, bench):
     said, valid = bench.context()
     assert valid
     assert "forward passes a second" in said
+
+
+def test_the_processors_features_and_bare_rates_are_told(table):
+    x86 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f amx_bf16 amx_tile\nbugs\t\t: avx512_bf16\n"
+    assert table.contest.features(x86) == ["avx2", "avx512f", "amx_tile", "amx_bf16"]
+    assert table.contest.features("Features\t: fp asimd bf16\n") == ["asimd", "bf16"]
+    assert table.contest.features("") == []
+    with emulated():
+        rates = table.contest.rates(table.Clock("wall", "cpu"), repeats=1)
+    assert {matmul: form for matmul, (form, _) in rates.items()} == {"exact": "float32", "fast": "bfloat16"}
+    assert all(rate > 0 for _, rate in rates.values())
 
 
 def test_a_row_whose_sides_differ_makes_the_table_void(table, bench, monkeypatch, capsys):

@@ -179,18 +179,31 @@ def test_a_comparison_of_dtypes_shows_models_that_are_there_in_float32_and_in_an
         {"name": "b-chat", "path": "b", "dtype": "float16", "chat": True},  # another prompt
         {"name": "c-half", "path": "c", "dtype": "float16"},
         {"name": "c-brain", "path": "c", "dtype": "bfloat16"},
+        {"name": "d", "path": "d"},
+        {"name": "d-fast", "path": "d", "matmul": "fast"},
+        {"name": "e-fast", "path": "e", "matmul": "fast"},
+        {"name": "e-half", "path": "e", "dtype": "float16"},
     ]
     parsed = config.parse({"models": models})
-    assert parsed.shown("table_precision")[0] == ["a", "a-half"]
+    assert parsed.shown("table_precision")[0] == ["a", "a-half", "d", "d-fast"]
     assert parsed.shown("figure_3")[0] == [model["name"] for model in models]
     assert config.parse({"models": models, "dtype": "bfloat16"}).shown("table_precision")[0] == []
+    assert config.parse({"models": models, "matmul": "fast"}).shown("table_precision")[0] == []
     chosen = config.parse({"models": models, "items": {"table_precision": {"models": ["a", "b"]}}})
     assert chosen.shown("table_precision")[0] == []
 
 
-def test_the_precision_config_has_one_model_in_every_dtype():
+def test_a_models_own_precision_overrides_the_configs():
+    models = [{"name": "a", "path": "a"}, {"name": "b", "path": "a", "dtype": "float16", "matmul": "exact"}]
+    parsed = config.parse({"models": models, "matmul": "fast"})
+    assert [parsed.precision(name) for name in "ab"] == [("float32", "fast"), ("float16", "exact")]
+    assert config.Config().precision("organism") == ("float32", "exact")
+
+
+def test_the_precision_config_has_one_model_in_every_precision():
     parsed = config.load(REPOSITORY / "config/precision.yaml")
-    assert {model.dtype for model in parsed.models} == {"float32", "float16", "bfloat16"}
+    found = [parsed.precision(model.name) for model in parsed.models]
+    assert found == [("float32", "exact"), ("float16", "exact"), ("bfloat16", "exact"), ("float32", "fast")]
     assert {model.path for model in parsed.models} == {config.EMBEDDED_MODEL}
     assert parsed.shown("table_precision")[0] == [model.name for model in parsed.models]
 

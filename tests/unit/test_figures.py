@@ -74,6 +74,14 @@ def test_notes_tell_of_which_split_a_task_has_a_part_only():
     assert figures.notes([part, part]) == [told]
 
 
+def test_reduced_products_are_told_in_notes_and_beside_the_number_format():
+    reduced = about() | {"dtype": "float32", "products": "bfloat16"}
+    assert figures.notes([reduced, about("b")]) == ["Products of model gpt2 are computed in bfloat16 (matmul: fast)."]
+    assert figures.notes([about() | {"products": "float32"}]) == []
+    assert figures.number_format(reduced) == "float32 (products in bfloat16)"
+    assert figures.number_format({"dtype": "float16", "products": "float32"}) == "float16"
+
+
 def test_the_title_of_an_untrained_model_says_so():
     assert figures.model_title(about()) == "gpt2"
     assert figures.model_title(about(untrained=True)) == "gpt2 (untrained on such text)"

@@ -119,7 +119,9 @@ def same(found, expected) -> bool:
     if expected.dtype.kind == "f" and found.shape == expected.shape:
         known = np.isfinite(expected)
         largest = np.abs(expected[known]).max(initial=0)
-        return bool((np.isfinite(found) == known).all() and np.abs(found - expected)[known].max(initial=0) <= TOLERANCE * largest)
+        return bool(
+            (np.isfinite(found) == known).all() and np.abs(found - expected)[known].max(initial=0) <= TOLERANCE * largest
+        )
     return bool((found == expected).all())
 
 

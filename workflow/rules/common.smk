@@ -305,7 +305,7 @@ def model_options(name):
     """Options of a study's command that say how a model is run and prompted."""
     model = CONFIG.model(name)
     options = [
-        f"--dtype {model.dtype or CONFIG.dtype}",
+        "--dtype {} --matmul {}".format(*CONFIG.precision(name)),
         "" if model.bos == "auto" else f"--bos {'yes' if model.bos else 'no'}",
         "--chat" if model.chat else "",
     ]
@@ -377,8 +377,8 @@ def require_items():
             )
         if not CONFIG.shown(asked[0])[0]:
             raise InputError(
-                f"{asked[0]} compares number formats, and no model is in models both in float32 and in another dtype (alike in "
-                "all else but its name); config/precision.yaml names the embedded model so"
+                f"{asked[0]} compares number formats, and no model is in models both in float32 (matmul: exact) and in another "
+                "dtype or with matmul: fast (alike in all else but its name); config/precision.yaml names the embedded model so"
             )
         raise InputError(
             f"{asked[0]} shows {', '.join(map(CONFIG.texts_of, ITEMS[asked[0]].tasks))}, and none of them is in tasks; add one, or name other tasks "
