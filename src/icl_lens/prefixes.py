@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from icl_lens import model_cache
 from icl_lens.positions import TokenizedPrompt
 
 # A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size
@@ -203,6 +204,7 @@ def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
 
 
 @torch.no_grad()
+@model_cache.cached_check
 def is_shareable(network: PreTrainedModel) -> bool:
     """Whether sharing a prefix is right for a model: on a short input, no logit of a tail changes.
 
