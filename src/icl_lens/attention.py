@@ -36,7 +36,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from icl_lens import flow_kernel, vocabulary
+from icl_lens import flow_kernel, model_cache, vocabulary
 from icl_lens.errors import InputError
 from icl_lens.precision import at_least_float32, exact_products
 
@@ -144,6 +144,7 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
 
 @exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def require_supported(network: PreTrainedModel) -> None:
     """Refuse a family whose attention is more than :func:`attend`, does not pass through it, or takes no mask to block.
 
@@ -657,6 +658,7 @@ def _layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
 
 @exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def ends_in_rows(network: PreTrainedModel) -> bool:
     """Whether a family's last layer can do with one row of each prompt (:func:`flows`): on a short input, no logit changes."""
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)

@@ -7,9 +7,11 @@ share their beginning can be cut into batches of their tails (:mod:`icl_lens.pre
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import pickle
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, attention, converted, fetched, prefixes, provenance, vocabulary
+from icl_lens import activations, attention, converted, fetched, model_cache, prefixes, provenance, vocabulary
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -103,6 +105,20 @@ class LanguageModel:
 
 
 @dataclass(frozen=True)
+class _Checkpoint:
+    """What a folder holds, read and checked: configuration, network, tokenizer, and the hash of its files."""
+
+    config: PreTrainedConfig
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    hash: str
+
+
+# By resolved folder and number format: see :func:`preload`.
+_PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
+
+
+@dataclass(frozen=True)
 class Batch:
     """Prompts padded on the right to one length, on the model's device; or their tails after a prefix that they share.
 
@@ -163,6 +179,78 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
     origin = fetched.read(folder)
     source = converted.read(folder)
     files = checkpoint_files(folder)
+    held = _preloaded(folder, files, dtype) if place.type == "cpu" else None
+    checkpoint = held or _read(folder, files, place, dtype)
+    config, network = checkpoint.config, checkpoint.network
+    shape = config.get_text_config()
+    facts = {
+        "name": name or _own_name(folder, origin, source),
+        "family": config.model_type,
+        "layers": shape.num_hidden_layers,
+        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "files": checkpoint.hash,
+        **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
+        **(source.facts() if source else {}),
+    }
+    return LanguageModel(name=facts["name"], network=network, tokenizer=checkpoint.tokenizer, dtype=dtype, facts=facts)
+
+
+def preload(folder: Path | str, dtype: str = "float32") -> None:
+    """Load a checkpoint on the CPU for forks of this process: the first :func:`load` of it in each finds it there.
+
+    What checks find of the network is kept with it. This process must have used one thread only (torch.set_num_threads(1)).
+
+    Args:
+        folder: See :func:`load`.
+        dtype: See :func:`load`.
+
+    Raises:
+        InputError: See :func:`load`; or a file changed meanwhile.
+    """
+    folder = Path(folder)
+    files = checkpoint_files(folder)
+    time.sleep(min(2.0, provenance.seconds_until_settled(provenance.file_stamps(files))))
+    stamps = provenance.file_stamps(files)
+    with _messages() as messages:
+        checkpoint = _read(folder, files, torch.device("cpu"), dtype)
+    model_cache.remember(checkpoint.network)
+    for check in (prefixes.is_shareable, attention.ends_in_rows, attention.require_supported):
+        # What a check raises is not kept: a study that needs it runs it and says so.
+        with contextlib.suppress(Exception), torch.no_grad():
+            check(checkpoint.network)
+    if provenance.seconds_until_settled(stamps) or provenance.file_stamps(files) != stamps:
+        raise InputError(f"model folder {folder}: its files changed while they were read")
+    _PRELOADED[folder.resolve(), dtype] = (stamps, checkpoint, messages)
+
+
+def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | None:
+    """The checkpoint that :func:`preload` loaded, once; None if there is none, or if a file has changed since."""
+    stamps, checkpoint, messages = _PRELOADED.pop((folder.resolve(), dtype), (None, None, ()))
+    if checkpoint is None or stamps != provenance.file_stamps(files):
+        return None
+    for message in messages:
+        logger.handle(message)
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[list[logging.LogRecord]]:
+    """While open, what this package logs of the loading is kept, for each process that uses what is loaded to log it."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    level, logger.level = logger.level, logging.INFO
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+        logger.level = level
+
+
+def _read(folder: Path, files: list[Path], place: torch.device, dtype: str) -> _Checkpoint:
+    """Read and check what :func:`load` needs of a folder."""
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
     network = _load_network(folder, config, getattr(torch, dtype)).to(place)
@@ -172,18 +260,7 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
             f"{network.get_input_embeddings().num_embeddings} embeddings; is it another model's tokenizer?"
         )
     _require_causal(folder, network)
-    shape = config.get_text_config()
-    facts = {
-        "name": name or _own_name(folder, origin, source),
-        "family": config.model_type,
-        "layers": shape.num_hidden_layers,
-        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "files": provenance.files_hash(files),
-        **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
-        **(source.facts() if source else {}),
-    }
-    return LanguageModel(name=facts["name"], network=network, tokenizer=tokenizer, dtype=dtype, facts=facts)
+    return _Checkpoint(config, network, tokenizer, provenance.files_hash(files))
 
 
 def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from icl_lens import model_cache
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import exact_products
 
@@ -205,6 +206,7 @@ def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
 
 @exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def is_shareable(network: PreTrainedModel) -> bool:
     """Whether sharing a prefix is right for a model: on a short input, no logit of a tail changes.
 

@@ -33,6 +33,7 @@ from icl_lens.fetched import RECORD
 from icl_lens.items import ITEMS, WALKED
 from icl_lens.organism.recipe import CODE
 from icl_lens.own_tasks import VARIANTS
+from icl_lens.provenance import HASHES as HASHES_VARIABLE
 from icl_lens.provenance import notebook_sources, source_files
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -509,26 +510,30 @@ checked(require_trainable)
 # Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
 # or not it is activated; with it, conda's environment has the libraries and this repository has the package.
 PRELOADED = None
+# Jobs of this run, on this machine, keep the hashes of large files there, so that each file is hashed once.
+HASHES = tempfile.TemporaryDirectory(prefix="icl-lens-hashes-")
+shared = f"set -euo pipefail; export {HASHES_VARIABLE}={HASHES.name}; "
+own_path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     shell.prefix(
-        f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
+        f"{shared}export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
         'icl-lens() {{ python -m icl_lens "$@"; }}; '
     )
-elif sys.platform == "linux" and all(
-    is_small(model.name) for model in CONFIG.every_model
+elif sys.platform == "linux" and (
+    not accelerators.expected(CONFIG.device)
+    or all(is_small(model.name) for model in CONFIG.every_model)
 ):
-    # Loading torch takes longer than a study of a small model: one process has it loaded, and every job's command is a fork
-    # of that, which `onstart` starts. Of such jobs benchmarks/ has the time, and the memory of the short client only.
+    # Loading torch, and a model, takes seconds: one process has the libraries loaded, which `onstart` starts, one more for
+    # each model has that too, and every job's command is a fork. Of such jobs benchmarks/ has the time, and the memory of
+    # the short client only.
     PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
     client = shlex.join(preloaded.client(PRELOADED.name))
     shell.prefix(
-        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+        f"{shared}{own_path}"
         f"export JUPYTER_PATH={PRELOADED.name}:${{{{JUPYTER_PATH:-}}}}; "
         # What is fetched is fetched by itself: the libraries were told when they were loaded that there is no network.
         f'icl-lens() {{{{ if [[ $1 = fetch-* ]]; then command icl-lens "$@"; else {client} icl_lens "$@"; fi; }}}}; '
         f'papermill() {{{{ {client} papermill "$@"; }}}}; '
     )
 else:
-    shell.prefix(
-        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    )
+    shell.prefix(f"{shared}{own_path}")
