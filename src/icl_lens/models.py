@@ -100,6 +100,11 @@ class LanguageModel:
             logger.info("the last layer of %s needs every position: all are computed", self.name)
         return can
 
+    @cached_property
+    def ends_in_last_rows(self) -> bool:
+        """The same for next-token logits (:func:`icl_lens.attention.last_layer_at`); tried on first use."""
+        return self.shares_prefixes and attention.ends_in_last_rows(self.network)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -298,10 +303,18 @@ def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginn
 def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
 
-    Only these rows meet the vocabulary matrix.
+    Only these rows meet the vocabulary matrix and, where the family can do so, the last layer's queries and feed-forward part.
     """
-    kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
-    logits = model.network(**batch.inputs(), logits_to_keep=kept).logits  # (B, U, V)
+    rows, inputs = batch.last - batch.start, batch.inputs()  # (B,)
+    if batch.ids.shape[1] == 1:
+        return at_least_float32(model.network(**inputs).logits[:, 0])  # (B, V)
+    if not torch.is_grad_enabled() and model.ends_in_last_rows:
+        cache = inputs.get("past_key_values") or prefixes.passing(model.network)
+        with attention.last_layer_at(model.network, rows, cache):
+            logits = model.network(**{**inputs, "past_key_values": cache, "use_cache": True}).logits  # (B, 1, V)
+        return at_least_float32(logits[:, 0])  # (B, V)
+    kept, place = torch.unique(rows, return_inverse=True)  # (U,), (B,)
+    logits = model.network(**inputs, logits_to_keep=kept).logits  # (B, U, V)
     return at_least_float32(logits[torch.arange(len(place), device=place.device), place])  # (B, V)
 
 
