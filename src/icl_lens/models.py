@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, attention, fetched, prefixes, provenance, vocabulary
+from icl_lens import activations, attention, fetched, layer_states, prefixes, provenance, vocabulary
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -98,6 +98,14 @@ class LanguageModel:
         can = attention.ends_in_rows(self.network)
         if not can:
             logger.info("the last layer of %s needs every position: all are computed", self.name)
+        return can
+
+    @cached_property
+    def resumes(self) -> bool:
+        """Whether a forward pass can begin at a layer (:mod:`icl_lens.layer_states`); tried on first use."""
+        can = layer_states.can_resume(self.network)
+        if not can:
+            logger.info("no forward pass of %s can begin at a later layer: all layers are computed", self.name)
         return can
 
     @cached_property
