@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -605,27 +605,27 @@ class _Flows:
 
 
 @contextmanager
-def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache) -> Iterator[None]:
+def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, spreads: bool = False) -> Iterator[None]:
     """While open, the last layer computes one position of each prompt, and the model returns that position alone.
 
     Logits are then of shape (B, 1, V). Where an open context wants the attention matrices of every row, the last layer
     computes them all, and the model still returns one position. Edges that :func:`block` blocks are blocked here, too.
 
     Args:
-        network: A model for which :func:`ends_in_last_rows` holds.
+        network: A model that can do so (:func:`ends_in_last_rows`).
         rows: Each prompt's position among the queries of the forward pass, shape (B,); there are at least two queries.
         cache: What the forward pass takes as ``past_key_values``; it has an entry for each layer.
+        spreads: Whether the model returns all positions instead, of which the others mean nothing.
     """
-    with _last_layer_at(network, rows, _LastMemory(cache.layers[-1])):
+    with _last_layer_at(network, rows, _LastMemory(cache.layers[-1], spreads)):
         yield
 
 
 class _LastMemory:
     """The last layer's entry in a cache, for a layer that runs twice; attributes as those of :class:`_Flows`."""
 
-    spreads = False
-
-    def __init__(self, entry: CacheLayerMixin) -> None:
+    def __init__(self, entry: CacheLayerMixin, spreads: bool) -> None:
+        self.spreads = spreads
         self.stops = False
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
         update = entry.update
@@ -700,7 +700,7 @@ def _last_layer_at(network: PreTrainedModel, rows: Tensor, memory: _Flows | _Las
 
     def causal(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The mask of the rows where the fused kernel was left to be causal by itself; of one query it would hide nothing."""
-        if memory.spreads or memory.last is None or kwargs.get("attention_mask") is not None:
+        if isinstance(memory, _Flows) or memory.last is None or kwargs.get("attention_mask") is not None:
             return None
         keys = torch.arange(memory.last[0].shape[-2], device=rows.device)  # (K,)
         return args, {**kwargs, "attention_mask": (keys <= rows[:, None])[:, None, None]}  # (B, 1, 1, K)
@@ -753,38 +753,46 @@ def ends_in_rows(network: PreTrainedModel) -> bool:
     return bool((plain - alone).abs().max() <= tolerance * plain.abs().max())
 
 
+LastRows = Literal["alone", "in_place"]
+
+
 @torch.no_grad()
-def ends_in_last_rows(network: PreTrainedModel) -> bool:
-    """Whether a family's last layer can do with one row of each prompt (:func:`last_layer_at`): on a short input, no logit
-    changes, without and with edges that are blocked."""
+def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
+    """How a family's last layer can do with one row of each prompt (:func:`last_layer_at`): on a short input, no logit changes.
+
+    Returns:
+        ``alone`` where the model can return these rows alone, ``in_place`` where its output must keep its length, and None
+        where the last layer needs every row.
+    """
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
     rows = torch.tensor([5, 7], device=network.device)
+    places = torch.arange(2, device=network.device)
     layers = len(attention_modules(network))
     edges = torch.zeros(2, 8, 8, dtype=torch.bool, device=network.device)  # (2, Q, K)
     edges[:, 3, :3] = edges[:, 5, 2] = True
 
-    def logits(blocked: bool, alone: bool) -> Tensor:
+    def logits(blocked: bool, way: LastRows | None) -> Tensor:
         cache = DynamicCache()
         cache.layers = [DynamicLayer() for _ in range(layers)]
         with ExitStack() as stack:
             stack.enter_context(vocabulary.only(network, ids.flatten()))
             if blocked:
                 stack.enter_context(block(network, dict.fromkeys(range(layers), edges)))
-            if alone:
-                stack.enter_context(last_layer_at(network, rows, cache))
+            if way:
+                stack.enter_context(last_layer_at(network, rows, cache, way == "in_place"))
             found = network(input_ids=ids, past_key_values=cache, use_cache=True).logits.float()  # (2, 1 or T, 16)
-        return found[:, 0] if alone else found[torch.arange(2, device=rows.device), rows]  # (2, 16)
+        return found[:, 0] if way == "alone" else found[places, rows]  # (2, 16)
 
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
-    for blocked in (False, True):
-        plain = logits(blocked, False)
+    plain = [logits(blocked, None) for blocked in (False, True)]
+    for way in get_args(LastRows):
         try:
-            found = logits(blocked, True)
+            found = [logits(blocked, way) for blocked in (False, True)]
         except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
-            return False
-        if found.shape != plain.shape or (plain - found).abs().max() > tolerance * plain.abs().max():
-            return False
-    return True
+            continue
+        if all((a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(plain, found, strict=True)):
+            return way
+    return None
 
 
 @contextmanager
