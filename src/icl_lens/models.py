@@ -13,6 +13,7 @@ import math
 import pickle
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, attention, converted, fetched, model_cache, prefixes, provenance, vocabulary
+from icl_lens import activations, attention, converted, fetched, layer_states, model_cache, prefixes, provenance, vocabulary
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -102,6 +103,19 @@ class LanguageModel:
         if not can:
             logger.info("the last layer of %s needs every position: all are computed", self.name)
         return can
+
+    @cached_property
+    def resumes(self) -> bool:
+        """Whether a forward pass can begin at a layer (:mod:`icl_lens.layer_states`); tried on first use."""
+        can = layer_states.can_resume(self.network)
+        if not can:
+            logger.info("no forward pass of %s can begin at a later layer: all layers are computed", self.name)
+        return can
+
+    @cached_property
+    def ends_in_last_rows(self) -> attention.LastRows | None:
+        """How next-token logits spare the last layer all other rows (:func:`icl_lens.attention.last_layer_at`), if they can."""
+        return attention.ends_in_last_rows(self.network) if self.shares_prefixes else None
 
 
 @dataclass(frozen=True)
@@ -385,10 +399,21 @@ def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginn
 def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
 
-    Only these rows meet the vocabulary matrix.
+    Only these rows meet the vocabulary matrix and, where the family can do so, the last layer's queries and feed-forward part.
     """
-    kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
-    logits = model.network(**batch.inputs(), logits_to_keep=kept).logits  # (B, U, V)
+    rows, inputs = batch.last - batch.start, batch.inputs()  # (B,)
+    if batch.ids.shape[1] == 1:
+        return at_least_float32(model.network(**inputs).logits[:, 0])  # (B, V)
+    kept, place = torch.unique(rows, return_inverse=True)  # (U,), (B,)
+    way = None if torch.is_grad_enabled() else model.ends_in_last_rows
+    if way:
+        cache = inputs.get("past_key_values") or prefixes.passing(model.network)
+        inputs |= {"past_key_values": cache, "use_cache": True}
+    if way == "alone":
+        with attention.last_layer_at(model.network, rows, cache):
+            return at_least_float32(model.network(**inputs).logits[:, 0])  # (B, V)
+    with attention.last_layer_at(model.network, rows, cache, spreads=True) if way else nullcontext():
+        logits = model.network(**inputs, logits_to_keep=kept).logits  # (B, U, V)
     return at_least_float32(logits[torch.arange(len(place), device=place.device), place])  # (B, V)
 
 
@@ -397,6 +422,12 @@ def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     tokens, column = torch.unique(batch.label_ids, return_inverse=True)  # (M,), (B, C)
     with vocabulary.only(model.network, tokens) as alone:
         return last_logits(model, batch).gather(1, column if alone else batch.label_ids)
+
+
+def _token_losses(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """The loss of each token of one prompt but the first that is read, nats, shape (Q - 1,)."""
+    logits = model.network(**batch.inputs()).logits  # (1, Q, V)
+    return torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none")
 
 
 @torch.inference_mode()
@@ -409,9 +440,16 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
         tokens that the tokenizer does not know.
     """
     losses = []
-    for batch in batches(model, prompts[:sample], budget=1):  # one by one: the logits of all positions are large
-        logits = model.network(**batch.inputs()).logits  # (1, T, V)
-        losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
+    seen = prompts[:sample]
+    for group in sharing(model, seen):
+        # The first prompt of a group is read whole; of the others what it does not share. All logits of one prompt are large.
+        first, *others = group.index
+        shared = max(0, len(group.ids) - 1)  # its last token predicts a tail's first
+        whole = _token_losses(model, next(batches(model, seen, 1, [first])))  # (T - 1,)
+        losses.append(whole)
+        prefix = prefixes.read(model.network, group.ids[:shared])
+        for batch in batches(model, seen, 1, others, prefix):
+            losses += [whole[:shared], _token_losses(model, batch)]
     loss = torch.cat(losses).mean().item()
     uniform = math.log(len(model.tokenizer))
     untrained = not loss < uniform - UNTRAINED_MARGIN

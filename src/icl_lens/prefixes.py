@@ -15,6 +15,7 @@ the same intervention for the tails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from icl_lens import model_cache
+from icl_lens import model_cache, vocabulary
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import exact_products
 
@@ -127,6 +128,9 @@ class Prefix:
 def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None) -> Prefix | None:
     """Read a beginning in one forward pass, under whatever attention contexts are open, without the vocabulary matrix.
 
+    The pass ends as soon as the last layer has its keys and values. Layers that an open :func:`icl_lens.layer_states.resume`
+    skips have zeros for theirs, which use no memory.
+
     Inside ``torch.inference_mode`` the prefix can be used in that mode only; gradients flow through it where they are
     enabled and something in an open context wants them.
 
@@ -165,14 +169,16 @@ def read_each(
         # Padded on the right, where a causal model does not look.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
         tokens = torch.from_numpy(padded).to(network.device)
-        cache = before.cache(len(some), growing=True) if before else DynamicCache()
-        network(
-            input_ids=tokens,
-            position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
-        )
+        cache = before.cache(len(some), growing=True) if before else _empty(network)
+        _end_with(cache.layers[-1])
+        with suppress(_Filled):
+            network(
+                input_ids=tokens,
+                position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
+            )
         for row, i in enumerate(some):
             end = start + len(continuations[i])
             keys, values = (tuple(_own(x, row, start, end) for x in xs) for xs in zip(*_memories(cache), strict=True))
@@ -180,8 +186,41 @@ def read_each(
     return found
 
 
+class _Filled(Exception):  # noqa: N818 - no error: the way out of a forward pass whose last keys and values are kept
+    pass
+
+
+def _empty(network: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers = [DynamicLayer() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    return cache
+
+
+def _end_with(layer: DynamicLayer) -> None:
+    """Make a cache's layer end the forward pass that fills it."""
+    update = layer.update
+
+    def fill(*args: object, **kwargs: object) -> None:
+        update(*args, **kwargs)
+        raise _Filled
+
+    layer.update = fill
+
+
 def _memories(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((layer.keys, layer.values) for layer in cache.layers)
+    of_last = cache.layers[-1]
+    for layer in cache.layers:
+        if layer.is_initialized:
+            yield layer.keys, layer.values
+        else:  # skipped
+            yield tuple(x.new_zeros(1).expand(x.shape) for x in (of_last.keys, of_last.values))
+
+
+def passing(network: PreTrainedModel) -> DynamicCache:
+    """A cache for a forward pass without a prefix that keeps nothing."""
+    cache = DynamicCache()
+    cache.layers = [_Passing() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    return cache
 
 
 def _own(memory: Tensor, row: int, start: int, end: int) -> Tensor:
@@ -219,19 +258,21 @@ def is_shareable(network: PreTrainedModel) -> bool:
     mask = torch.ones_like(ids)  # (2, T)
     mask[1, -3:] = 0
     positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
-    plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, V)
+    with vocabulary.only(network, ids.flatten()):  # 2 T tokens' logits, for speed
+        plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, 2 T)
     try:
         prefix = read(network, ids[0, :beginning].cpu().numpy())
-        shared = network(
-            input_ids=ids[:, beginning:],
-            attention_mask=mask,
-            position_ids=positions[:, beginning:],
-            past_key_values=prefix.cache(2),
-            use_cache=True,
-        ).logits  # (2, T - P, V)
+        with vocabulary.only(network, ids.flatten()):
+            shared = network(
+                input_ids=ids[:, beginning:],
+                attention_mask=mask,
+                position_ids=positions[:, beginning:],
+                past_key_values=prefix.cache(2),
+                use_cache=True,
+            ).logits  # (2, T - P, 2 T)
     except Exception:  # whatever a family raises that knows no such cache
         return False
-    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, V)
+    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, 2 T)
     # Half precision rounds the two differently; a wrong position or a forgotten key is far larger.
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
     return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
@@ -250,6 +291,13 @@ class _Beginning(_Growing):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
+
+
+class _Passing(DynamicLayer):
+    """One layer's place in a cache that keeps nothing."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
 
 
 def _common_beginning(sequences: Iterable[np.ndarray]) -> np.ndarray:
