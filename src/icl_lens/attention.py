@@ -760,7 +760,9 @@ def ends_in_rows(network: PreTrainedModel) -> bool:
 LastRows = Literal["alone", "in_place"]
 
 
+@exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
     """How a family's last layer can do with one row of each prompt (:func:`last_layer_at`): on a short input, no logit changes.
 

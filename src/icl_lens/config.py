@@ -353,7 +353,9 @@ class Config(Section):
     batch_tokens: int = Field(
         default=4096,
         ge=1,
-        description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding.",
+        description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding. On a CPU "
+        "a batch is cut further, to what takes at most 1 GiB beside the weights, counted from the model's width, layers, "
+        "feed-forward size, heads and vocabulary (a single prompt is never cut).",
     )
     studies: Annotated[Studies, BeforeValidator(_numbers)] = Field(
         default_factory=Studies,

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from icl_lens import attention, vocabulary
+from icl_lens import attention, model_cache, vocabulary
+from icl_lens.precision import exact_products
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
                 layer.forward = forward
 
 
+@exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def can_resume(network: PreTrainedModel) -> bool:
     """Whether a family's forward pass can begin at a layer: on a short input, no logit changes."""
     layer = len(attention.attention_modules(network)) - 1

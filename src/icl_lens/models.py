@@ -14,7 +14,7 @@ import pickle
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, attention, converted, fetched, layer_states, model_cache, prefixes, provenance, vocabulary
+from icl_lens import (
+    activations,
+    attention,
+    converted,
+    fetched,
+    layer_states,
+    memory,
+    model_cache,
+    prefixes,
+    provenance,
+    vocabulary,
+)
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
@@ -41,6 +52,13 @@ logger = logging.getLogger(__name__)
 # A model counts as untrained when its mean loss per token is within this many nats of a uniform guess (or worse).
 # Random weights come within about 0.1 of it; a trained model is several nats below.
 UNTRAINED_MARGIN = 0.5
+
+OBSERVED = 2**26
+"""Logits that :func:`observe` makes at most: 256 tokens' with a vocabulary of 262,144, all of eight usual prompts' with one of
+50,257. They take a quarter of :data:`icl_lens.memory.LIMIT`, and so do their log-probabilities."""
+
+# So many logits may be made at positions where only some prompts end, in one product; beyond, each prompt has only its own.
+_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,11 @@ class LanguageModel:
             if parameters.get("rope_type") in ("longrope", "dynamic"):
                 bounds.append(parameters.get("original_max_position_embeddings"))
         return min((bound for bound in bounds if bound), default=None)
+
+    @cached_property
+    def sizes(self) -> memory.Sizes:
+        """What decides how large a batch may be."""
+        return memory.sizes(self.network)
 
     @cached_property
     def shares_prefixes(self) -> bool:
@@ -229,7 +252,13 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
     with _messages() as messages:
         checkpoint = _read(folder, files, torch.device("cpu"), dtype)
     model_cache.remember(checkpoint.network)
-    for check in (prefixes.is_shareable, attention.ends_in_rows, attention.require_supported):
+    for check in (
+        prefixes.is_shareable,
+        attention.ends_in_rows,
+        attention.ends_in_last_rows,
+        attention.require_supported,
+        layer_states.can_resume,
+    ):
         # What a check raises is not kept: a study that needs it runs it and says so.
         with contextlib.suppress(Exception), torch.no_grad():
             check(checkpoint.network)
@@ -339,24 +368,31 @@ def batches(
     budget: int,
     index: Sequence[int] | None = None,
     prefix: prefixes.Prefix | None = None,
+    kept: memory.Kept = "layer",
+    positions: int = 1,
 ) -> Iterator[Batch]:
     """Batches of at most ``budget`` tokens, padding included (a longer prompt is a batch of its own).
+
+    On a CPU they are smaller where such a batch would take more memory than :data:`icl_lens.memory.LIMIT`.
 
     Prompts of like length go together; :attr:`Batch.index` says where each belongs.
 
     Args:
         model: Its device is the batches'.
         prompts: Any prompts.
-        budget: Tokens per batch. A token of the prefix counts :data:`icl_lens.prefixes.TOKEN_SHARE` in each row.
+        budget: Tokens per batch. A token of the prefix counts :data:`icl_lens.memory.TOKEN_SHARE` in each row.
         index: Places of the prompts to take; all by default.
         prefix: What the prompts taken begin with; the batches hold only what follows it.
+        kept: What the caller holds until a batch is done: ``layer`` (nothing of earlier layers), ``states`` (hidden states, or
+            keys and values, of all layers), ``graph`` (what a backward pass needs).
+        positions: Positions of each prompt whose logits over the whole vocabulary the caller makes.
     """
     start = prefix.length if prefix else 0
     taken = range(len(prompts)) if index is None else index
     order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early
     while order:
         longest = len(prompts[order[0]].ids) - start
-        size = prefixes.rows_within(budget, longest, start)
+        size = model.sizes.rows(budget, longest, start, kept, positions)
         # Label words may differ from prompt to prompt, but a batch has one number of classes.
         classes = len(prompts[order[0]].label_ids)
         rows = []
@@ -401,20 +437,37 @@ def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
 
     Only these rows meet the vocabulary matrix and, where the family can do so, the last layer's queries and feed-forward part.
     """
-    rows, inputs = batch.last - batch.start, batch.inputs()  # (B,)
+    rows = batch.last - batch.start  # (B,)
     if batch.ids.shape[1] == 1:
-        return at_least_float32(model.network(**inputs).logits[:, 0])  # (B, V)
-    kept, place = torch.unique(rows, return_inverse=True)  # (U,), (B,)
+        return at_least_float32(model.network(**batch.inputs()).logits[:, 0])  # (B, V)
     way = None if torch.is_grad_enabled() else model.ends_in_last_rows
-    if way:
-        cache = inputs.get("past_key_values") or prefixes.passing(model.network)
-        inputs |= {"past_key_values": cache, "use_cache": True}
+    if not way:
+        return last_output(model, batch)[0]
+    inputs = batch.inputs()
+    cache = inputs.get("past_key_values") or prefixes.passing(model.network)
+    given = {"past_key_values": cache, "use_cache": True}
     if way == "alone":
         with attention.last_layer_at(model.network, rows, cache):
-            return at_least_float32(model.network(**inputs).logits[:, 0])  # (B, V)
-    with attention.last_layer_at(model.network, rows, cache, spreads=True) if way else nullcontext():
-        logits = model.network(**inputs, logits_to_keep=kept).logits  # (B, U, V)
-    return at_least_float32(logits[torch.arange(len(place), device=place.device), place])  # (B, V)
+            return at_least_float32(model.network(**{**inputs, **given}).logits[:, 0])  # (B, V)
+    with attention.last_layer_at(model.network, rows, cache, spreads=True):
+        return last_output(model, batch, **given)[0]
+
+
+def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[torch.Tensor, Any]:
+    """What :func:`last_logits` returns, and all that the model returned (its logits are of no use).
+
+    Args:
+        model: The model.
+        batch: The prompts.
+        arguments: Of the forward pass, beside or in place of the batch's own.
+    """
+    kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
+    wide = len(place) * len(kept) * vocabulary.size(model.network) > _LOGITS
+    rows = vocabulary.rows(model.network, place) if wide else nullcontext()
+    with rows:
+        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=kept)
+    logits = output.logits[:, 0] if wide else output.logits[torch.arange(len(place), device=place.device), place]  # (B, V)
+    return at_least_float32(logits), output
 
 
 def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
@@ -424,15 +477,11 @@ def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
         return last_logits(model, batch).gather(1, column if alone else batch.label_ids)
 
 
-def _token_losses(model: LanguageModel, batch: Batch) -> torch.Tensor:
-    """The loss of each token of one prompt but the first that is read, nats, shape (Q - 1,)."""
-    logits = model.network(**batch.inputs()).logits  # (1, Q, V)
-    return torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none")
-
-
 @torch.inference_mode()
 def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = 8) -> dict[str, Any]:
     """What a reader of any result must know of the model on these prompts, measured on the first ``sample`` of them.
+
+    The loss is that of as many tokens, from the first on, as :data:`OBSERVED` logits are of.
 
     Returns:
         ``next_token_loss`` and ``uniform_loss`` in nats per token, ``untrained`` (the first is not clearly below the second:
@@ -440,16 +489,14 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
         tokens that the tokenizer does not know.
     """
     losses = []
-    seen = prompts[:sample]
-    for group in sharing(model, seen):
-        # The first prompt of a group is read whole; of the others what it does not share. All logits of one prompt are large.
-        first, *others = group.index
-        shared = max(0, len(group.ids) - 1)  # its last token predicts a tail's first
-        whole = _token_losses(model, next(batches(model, seen, 1, [first])))  # (T - 1,)
-        losses.append(whole)
-        prefix = prefixes.read(model.network, group.ids[:shared])
-        for batch in batches(model, seen, 1, others, prefix):
-            losses += [whole[:shared], _token_losses(model, batch)]
+    read, left = [], max(1, OBSERVED // model.sizes.vocabulary)  # tokens whose loss is still to be measured
+    for prompt in prompts[:sample]:
+        if left > 0:
+            read.append(replace(prompt, ids=prompt.ids[: left + 1]))
+            left -= len(read[-1].ids) - 1
+    for batch in batches(model, read, budget=1):  # one by one: the logits of all positions are large
+        logits = model.network(**batch.inputs()).logits  # (1, T, V)
+        losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
     loss = torch.cat(losses).mean().item()
     uniform = math.log(len(model.tokenizer))
     untrained = not loss < uniform - UNTRAINED_MARGIN

@@ -24,19 +24,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from icl_lens import model_cache, vocabulary
+from icl_lens import memory, model_cache, vocabulary
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import exact_products
-
-# A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size
-# at most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and
-# value, and four of the feed-forward layer).
-TOKEN_SHARE = 0.25
-
-
-def rows_within(budget: int, longest: int, start: int) -> int:
-    """How many rows of ``longest`` tokens behind a prefix of ``start`` tokens a budget of tokens holds; one at least."""
-    return max(1, int(budget // (longest + TOKEN_SHARE * start)))
 
 
 @dataclass(frozen=True)
@@ -154,7 +144,7 @@ def read_each(
         network: A model for which :func:`is_shareable` holds.
         continuations: Token ids of each, N of them.
         before: What they all continue.
-        budget: Tokens to read at a time (:func:`rows_within`); all at once by default.
+        budget: Tokens to read at a time (:meth:`icl_lens.memory.Sizes.rows`); all at once by default.
 
     Returns:
         In the order given; ``before`` where nothing follows it.
@@ -162,9 +152,10 @@ def read_each(
     found: list[Prefix | None] = [before] * len(continuations)  # for those that are empty
     start = before.length if before else 0
     order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
+    sizes = None if budget is None else memory.sizes(network)
     while order:
         longest = len(continuations[order[0]])
-        size = len(order) if budget is None else rows_within(budget, longest, start)
+        size = len(order) if sizes is None else sizes.rows(budget, longest, start, "states")
         some, order = order[:size], order[size:]
         # Padded on the right, where a causal model does not look.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
