@@ -2,10 +2,10 @@
 
 A computation on it gives the CPU's numbers, and raises where CUDA or MPS would:
 
-* an operation takes tensors of both the device and the CPU (RuntimeError, as CUDA). Allowed are, as on CUDA, copies, a CPU tensor
-  without dimensions, and CPU tensors as indices;
+* an operation takes tensors of both the device and the CPU (RuntimeError, as CUDA). Allowed are, as on CUDA, copies, a CPU
+  tensor without dimensions, and CPU tensors as indices;
 * an operation makes a float64 tensor on the device (TypeError, as MPS);
-* a tensor of the device is read as a numpy array (TypeError, by torch itself).
+* a tensor of the device is read as a numpy array (by torch itself).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 DEVICE = torch.device("meta")
 
 _CPU = torch.device("cpu")
-_COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
+_ACROSS = {
+    torch.ops.aten.copy_.default,
+    torch.ops.aten._to_copy.default,
+    torch.ops.aten._has_compatible_shallow_copy_type.default,  # Module.to asks it; it reads no values
+}
 _INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
 
@@ -80,15 +84,17 @@ def _run(func, args: tuple, kwargs: dict) -> object:
 
     def held(value: object) -> object:
         if isinstance(value, torch.Tensor):
-            if value.device == DEVICE and not isinstance(value, OnDevice):
-                raise AssertionError(f"{func} is given a tensor without values")  # a hole in this module
             tensors.append(value)
             return value.held if isinstance(value, OnDevice) else value
         return type(value)(map(held, value)) if type(value) in (list, tuple) else value
 
     of_cpu = [held(value) for value in args], {name: held(value) for name, value in kwargs.items()}
     here = any(isinstance(tensor, OnDevice) for tensor in tensors)
-    if here and func not in _COPIES:
+    if any(tensor.device == DEVICE and not isinstance(tensor, OnDevice) for tensor in tensors):
+        if here:
+            raise AssertionError(f"{func} is given a tensor without values")  # a hole in this module
+        return func(*args, **kwargs)  # transformers makes a model without values before it reads them
+    if here and func not in _ACROSS:
         # Indices may come from the CPU, if what is indexed is on the device.
         checked = [args[0], *args[2:]] if func in _INDEXED and isinstance(args[0], OnDevice) else tensors
         if any(isinstance(x, torch.Tensor) and not isinstance(x, OnDevice) and x.dim() for x in checked):

@@ -340,7 +340,9 @@ class Config(Section):
         description="Test texts per task and seed, at most (a smaller test set is used whole). The paper uses 1000.",
     )
     device: Device = Field(
-        default="auto", description="Where the model runs: auto (the first of cuda, mps, cpu that is there), or one."
+        default="auto",
+        description="Where the model runs: auto (cuda where it is available, otherwise cpu), cpu, cuda or mps. auto never "
+        "picks mps (Apple), which is untested here and whose attention kernels have returned wrong results in PyTorch.",
     )
     dtype: Dtype = Field(
         default="float32", description="The model's number format: float32 (as in the paper), float16 or bfloat16."

@@ -313,14 +313,17 @@ def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Co
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of that name; ``auto`` is the first of cuda, mps and cpu that is there.
+    """The device of that name; ``auto`` is cuda where it is available, otherwise cpu.
+
+    ``auto`` never picks mps: no study was ever run on it, and PyTorch's attention on it has returned wrong results without an
+    error (pytorch/pytorch issues 174861, 176767 and 195910, pull request 184180).
 
     Raises:
         InputError: It is not there.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(name for name, present in there.items() if present))
+        return torch.device("cuda" if there["cuda"] else "cpu")
     if not there.get(device, False):
         present = ", ".join(name for name, is_there in there.items() if is_there)
         raise InputError(f"device {device!r} is not there; this machine has {present}")

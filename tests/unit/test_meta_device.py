@@ -1,5 +1,7 @@
-"""Every study and tool on a pretended device (tests/pretended_device.py): it raises where CUDA or MPS would, and the results are
-those of the CPU."""
+"""Every study and tool on a pretended device (tests/pretended_device.py).
+
+It raises where CUDA or MPS would, and the results are those of the CPU.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -11,20 +13,15 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from icl_lens import artifacts, models, paired_prompts, provenance, studies
+from icl_lens import artifacts, models, paired_prompts, probes, provenance, studies
 from icl_lens.cli import FURTHER_PROMPTS, STUDIES, main
 from icl_lens.config import parse_settings
-from icl_lens.models import LanguageModel
-from icl_lens.organism.optimisation import losses
-from icl_lens.positions import tokenize
 from icl_lens.prompts import build
-from icl_lens.studies import deep_attention, diagnosis, isolation, saliency
 from icl_lens.tasks import TASKS
 
 from ..conftest import TEXTS
 from ..families import tiny
 from ..pretended_device import DEVICE, OnDevice, pretended
-from ..prompts_table import prompts_table
 
 # Agreement with the CPU, as a share of the largest value, in float32: some kernels differ.
 TOLERANCE = 1e-4
@@ -135,6 +132,7 @@ def test_a_study_runs_on_a_device_and_finds_what_it_finds_on_the_cpu(study, fold
     case = CASES[study]
     monkeypatch.chdir(folder)
     monkeypatch.setattr(provenance, "code_hash", lambda module: "")  # half a second a study
+    monkeypatch.setattr(probes, "MOST_STEPS", 20)  # the fit is the CPU's work
     settings = parse_settings(study, json.dumps(case.settings)) if case.settings else None
     others = {key: written(name, None) for key, name in zip(FURTHER_PROMPTS.get(study, {}), case.others, strict=True)}
     given = {"settings": settings, "others": others, "batch_tokens": 400}
@@ -179,3 +177,22 @@ def test_a_tool_runs_on_a_device_and_answers_as_on_the_cpu(folder, make, option,
     assert [row["label"] for row in found] == [row["label"] for row in expected]
     for name in expected[0]["probabilities"]:
         assert same([row["probabilities"][name] for row in found], [row["probabilities"][name] for row in expected])
+
+
+def test_the_pretended_device_refuses_what_cuda_and_mps_refuse():
+    values = torch.arange(6.0).view(2, 3)
+    with pretended() as device:
+        there = values.to(device)
+        assert isinstance(there, OnDevice)
+        assert torch.equal((there * 2 + torch.tensor(1.0))[[0, 1]].cpu(), values * 2 + 1)  # a number and indices may differ
+        for mixed in (lambda: there + values, lambda: values @ there.T, lambda: values[torch.tensor([0], device=device)]):
+            with pytest.raises(RuntimeError, match="on the same device"):
+                mixed()
+        for wide in (there.double, lambda: there.sum(dtype=torch.float64), lambda: values.double().to(device)):
+            with pytest.raises(TypeError, match="float64"):
+                wide()
+        with pytest.raises((RuntimeError, TypeError)):
+            np.asarray(there)
+        leaf = there.clone().requires_grad_()
+        with pytest.raises(RuntimeError, match="device"):
+            (leaf * 2).backward(values)
