@@ -55,10 +55,8 @@ def require_packages() -> None:
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        are = "is not installed: it is" if len(missing) == 1 else "are not installed: they are"
-        raise InputError(
-            f"converting a GGUF file needs {' and '.join(missing)}, which {are} optional; install with `{INSTALL}`"
-        )
+        are = "is" if len(missing) == 1 else "are"
+        raise InputError(f"converting a GGUF file needs {' and '.join(missing)}, which {are} not installed: run `{INSTALL}`")
 
 
 def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = None) -> None:
@@ -170,6 +168,8 @@ def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, d
         _write_tokenizer(read, file.name, made)
     with _step("4 of 4, the hashes of the files made", file, header):
         paths = sorted(path for path in made.rglob("*") if path.is_file())
+        for path in paths:  # safetensors files come readable by their owner alone
+            path.chmod((made / "config.json").stat().st_mode)
         return {
             path.relative_to(made).as_posix(): {"size": path.stat().st_size, "sha256": provenance.file_hash(path)}
             for path in paths

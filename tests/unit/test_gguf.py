@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icl_lens import converted, fetch, figures, gguf_conversion, gguf_files, models
+from icl_lens import converted, fetch, fetched, figures, gguf_conversion, gguf_files, models
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.cli import main
 from icl_lens.errors import InputError
@@ -135,6 +135,16 @@ def test_files_of_one_name_in_two_folders_do_not_share_a_folder(tmp_path):
     assert len(folders) == 2
     of_hub = fetch.gguf_folder("downloads", "own/tiny", None, "sub/a.gguf")
     assert of_hub.as_posix() == "downloads/gguf/own--tiny/main/sub--a.gguf"
+
+
+def test_a_file_that_is_not_what_was_fetched_is_told(tmp_path):
+    path = written(tmp_path / "a.gguf")
+    facts = {"size": path.stat().st_size, "sha256": "0" * 64}
+    record = fetched.Fetched("own/tiny", "main", "1" * 40, {"a.gguf": facts})
+    (tmp_path / "fetched.json").write_text(record.text())
+    with pytest.raises(InputError, match=r"a\.gguf is not what was fetched \(its SHA-256 is [0-9a-f]{64}\): delete it"):
+        gguf_conversion.convert(path, tmp_path / "converted" / "converted.json", tmp_path)
+    assert not (tmp_path / "converted").exists()
 
 
 @pytest.fixture(scope="module")
