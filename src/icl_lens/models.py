@@ -153,6 +153,7 @@ class _Checkpoint:
 
 # By resolved folder and number format: see :func:`preload`.
 _PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
+_TAKEN: set[tuple[Path, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -269,9 +270,13 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
 
 def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | None:
     """The checkpoint that :func:`preload` loaded, once; None if there is none, or if a file has changed since."""
-    stamps, checkpoint, messages = _PRELOADED.pop((folder.resolve(), dtype), (None, None, ()))
-    if checkpoint is None or stamps != provenance.file_stamps(files):
+    key = (folder.resolve(), dtype)
+    if key not in _PRELOADED or key in _TAKEN:
         return None
+    stamps, checkpoint, messages = _PRELOADED[key]
+    if stamps != provenance.file_stamps(files):
+        return None
+    _TAKEN.add(key)  # the entry stays: to free a large model takes longer than to end the process
     for message in messages:
         logger.handle(message)
     return checkpoint
