@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all test format config embed plan-paper benchmark benchmark-gpu lock clean help
+.PHONY: all test format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -48,6 +48,11 @@ benchmark: $(READY)  ## time every study against its plain reference on the CPU
 
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL
+
+# GEMMA: the folder of the converted model; DATA: a folder with the original files, built-in texts without it.
+GEMMA ?= downloads/gemma-3-270m
+benchmark-gemma: $(READY)  ## time every study of Gemma against its plain reference on the CPU
+	$(BIN)/python benchmarks/table.py --model $(GEMMA) $(if $(DATA),--data $(DATA))
 
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
 lock:  ## pin every package anew in envs/requirements.txt (needs uv)
