@@ -64,6 +64,13 @@ def embedded(device: str) -> Pair:
     return Pair("embedded", model, plain.eval().requires_grad_(False))
 
 
+def checkpoint(folder: Path, device: str) -> Pair:
+    """A model that lies in a folder."""
+    model = models.load(folder, device=device)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    return Pair("checkpoint", model, plain.eval().requires_grad_(False))
+
+
 def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str, config: GPT2Config | None = None) -> Pair:
     """A GPT-2 of one of :data:`SHAPES`, or of a config, with random weights, made on the device."""
     config = config or GPT2Config(**SHAPES[shape])

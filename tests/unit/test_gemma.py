@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from icl_lens import compression, models, prompts
-from icl_lens.config import load
 from icl_lens.corpora import files
 from icl_lens.models import sharing
 from icl_lens.positions import tokenize
@@ -15,7 +14,6 @@ from icl_lens.statistics import attention_scores
 from icl_lens.studies import deep_attention, icl, isolation, reweighting, saliency
 from icl_lens.tasks import TASKS
 
-from ..conftest import REPOSITORY
 from ..reference import reweighting as plain_reweighting
 from ..reference.compression import compressed_logits
 from ..reference.deep_attention import class_attention
@@ -90,8 +88,7 @@ def test_saliency(model, plain, read, task):
 def test_deep_attention(model, plain, read, task):
     found = attention_scores(deep_attention.compute(model, read[task], 1000), [p.prompt_id for p in read[task]])  # (L, N, C)
     of = [
-        class_attention(plain, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), len(p.label_ids))
-        for p in read[task]
+        class_attention(plain, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), len(p.label_ids)) for p in read[task]
     ]
     require_near(found.transpose(1, 0, 2), np.stack(of))
 
