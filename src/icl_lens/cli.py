@@ -258,6 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "write the page that says which claims held, with every figure and table")
     report.add_argument("--results", required=True, type=Path)
     report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show")
+    report.add_argument(
+        "--missing",
+        nargs="*",
+        default=[],
+        metavar="ITEM=LOG",
+        help="those that a failed run did not make, with the log of the job that failed, or = for one that was not started",
+    )
     report.add_argument("--claims", required=True, nargs="+", type=Path, help="claims files, one a paper")
     report.add_argument("--walks", nargs="*", default=[], type=Path, help="folders of studies whose prompts can be walked")
     report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")
@@ -596,7 +603,11 @@ def _audit(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> None:
     from icl_lens import report
 
-    report.write(options.results, options.items, options.claims, options.page, options.out, options.walks)
+    missing = {}
+    for named in options.missing:
+        name, _, log = named.partition("=")
+        missing[name] = report.failure(Path(log)) if log else "the run ended before it was made"
+    report.write(options.results, options.items, options.claims, options.page, options.out, options.walks, missing)
 
 
 def _plan(options: argparse.Namespace) -> None:

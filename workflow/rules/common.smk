@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -419,6 +420,62 @@ def reported_claims():
     """The claims files of the papers on the page."""
     files = [REPOSITORY / f"resources/claims/{group}.yaml" for group in CONFIG.groups]
     return [file for file in files if file.exists()]
+
+
+def missing_items(dag, failed):
+    """The reported items that a failed run did not make, each with the log of the failed job behind it.
+
+    The log is empty for an item that was only not started.
+    """
+    found = {}
+    for job in dag.jobs:
+        item = getattr(job.wildcards, "item", None)
+        if item in reported_items() and not dag.noneedrun_finished(job):
+            behind = dag.bfs(dag.dependencies, job)
+            found[item] = next(
+                (str(each.log[0]) for each in behind if each in failed), ""
+            )
+    return found
+
+
+def report_what_is_there(workflow):
+    """After a failed run: write the report with what was made, and say what is missing.
+
+    Nothing is written where the report was not asked for, where no job failed (an interrupted run), or where no item was made.
+    """
+    dag, failed = workflow.dag, workflow.scheduler.failed
+    pages = [job for job in dag.jobs if job.rule.name == "report"]
+    missing = missing_items(dag, failed)
+    shown = [item for item in reported_items() if item not in missing]
+    if not (workflow.is_main_process and pages and failed and missing and shown):
+        return
+    unmade = {str(file) for job in dag.needrun_jobs() for file in job.output}
+    walks = [
+        folder
+        for folder in walked_folders()
+        if not {f"{folder}/{study}.parquet" for study in WALKED} & unmade
+    ]
+    page = pages[0]
+    arguments = [
+        *("--results", str(page.params.results), "--page", str(page.params.page)),
+        *("--items", *shown),
+        *("--missing", *(f"{item}={log}" for item, log in missing.items())),
+        *("--claims", *map(str, page.input.claims)),
+        *("--walks", *walks, "--out", str(page.output.page)),
+    ]
+    Path(page.log[0]).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shell(
+            "icl-lens report {arguments:q} 2> {log:q}",
+            arguments=arguments,
+            log=str(page.log[0]),
+        )
+    except subprocess.CalledProcessError:
+        logger.error(f"The report could not be written; see {page.log[0]}.")
+        return
+    logger.error(
+        f"{page.output.page} shows what was made; it says why these are missing: {', '.join(missing)}."
+    )
 
 
 def walked_folders():
