@@ -57,10 +57,10 @@ benchmark: $(READY)  ## time every study against its plain reference on the CPU
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL
 
-# GEMMA: the folder of the converted model; DATA: a folder with the original files, built-in texts without it.
-GEMMA ?= downloads/gemma-3-270m
-benchmark-gemma: $(READY)  ## time every study of Gemma against its plain reference on the CPU
-	$(BIN)/python benchmarks/table.py --model $(GEMMA) $(if $(DATA),--data $(DATA))
+# GEMMA_MODEL: the folder that `make gemma` converts to; DATA: a folder with the original files, built-in texts without it.
+GEMMA_MODEL ?= $(firstword $(wildcard downloads/gguf/*/*/gemma-3-270m-q4_k_m))
+benchmark-gemma: $(READY)  ## time every study of Gemma against its plain reference on the CPU (after `make gemma`)
+	$(BIN)/python benchmarks/table.py --model $(GEMMA_MODEL) $(if $(DATA),--data $(DATA))
 
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --quiet
