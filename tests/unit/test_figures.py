@@ -57,7 +57,6 @@ def test_notes_tell_what_a_reader_must_know():
     ("quantisation", "sentence"),
     [
         ("Q4_K_M", "gpt2: Q4_K_M weights, dequantised."),
-        ("Q6_K", "gpt2: Q6_K weights, deq"),
         ("F16", "gpt2: F16 weights."),
     ],
 )
