@@ -74,9 +74,9 @@ class _Rows(nn.Module):
     def __init__(self, whole: nn.Linear, tokens: Tensor) -> None:
         super().__init__()
         # Plain attributes: they are another layer's parameters.
-        self.rows = whole.weight[tokens]  # (M, d)
+        self.weight = whole.weight[tokens]  # (M, d)
         self.out_features = len(tokens)
-        self.offset = None if whole.bias is None else whole.bias[tokens]  # (M,)
+        self.bias = None if whole.bias is None else whole.bias[tokens]  # (M,)
 
     def forward(self, state: Tensor) -> Tensor:
-        return nn.functional.linear(state, self.rows, self.offset)
+        return nn.functional.linear(state, self.weight, self.bias)

@@ -110,6 +110,7 @@ def test_the_study_reads_the_prefix_once_and_the_tails_alone(language_model, tok
     model = language_model("gpt2")
     prompts = shared_prompts(tokenizer)
     assert model.shares_prefixes
+    assert model.ends_in_last_rows  # both are tried before anything is counted
     read = []
     model.network.transformer.wte.register_forward_hook(lambda module, args, output: read.append(args[0].shape))
     icl.compute(model, prompts, 10**6)
