@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all gemma test format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
+.PHONY: all gemma test test-long format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,6 +31,9 @@ test: $(READY)  ## set up, then run every check and test
 	$(BIN)/snakemake --lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
 	$(BIN)/pytest tests/workflow
+
+test-long: $(READY)  ## run the tests that take minutes: every item, rendered, of models that make mistakes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long tests
 
 format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff check --fix .

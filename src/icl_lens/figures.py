@@ -205,6 +205,17 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """A value and its interval with two decimals each, ``0.52 [0.40, 0.61]``.
+
+    A value that does not exist (NaN), such as a correlation with a constant, is ``not defined``; without an interval the value
+    stands alone.
+    """
+    if np.isnan(value):
+        return "not defined"
+    return f"{value:.2f}" if np.isnan([low, high]).any() else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def escaped(text: str) -> str:
     """Text of a data set or a tokenizer on one line: what cannot be printed (a newline, a tab) is written as in Python."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

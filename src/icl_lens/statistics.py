@@ -301,7 +301,7 @@ def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap |
         plan: How to resample.
 
     Returns:
-        Values of shape (M, P).
+        Values of shape (M, P); NaN for a sum of 0, such as the flow through a layer that changes nothing.
 
     Raises:
         InputError: There are no rows, or a prompt stands twice.
@@ -313,7 +313,8 @@ def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap |
 
     def divided(means: np.ndarray) -> np.ndarray:
         grouped = means.reshape(*means.shape[:-1], len(parts), -1)  # (..., M, P)
-        return grouped / grouped.sum(-1, keepdims=True)
+        total = grouped.sum(-1, keepdims=True)  # (..., M, 1)
+        return np.divide(grouped, total, out=np.full_like(grouped, np.nan), where=total != 0)
 
     def of_seed(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = part.to_numpy(dtype=float)  # (n, M * P)

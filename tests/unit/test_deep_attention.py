@@ -84,3 +84,12 @@ def test_progress_counts_every_prompt(language_model, tokenizer):
     deep_attention.compute(language_model("gpt2"), tokenize(prompts_table(count=7), tokenizer), 200, done.append)
     assert sum(done) == 7
     assert len(done) > 1
+
+
+def test_a_check_on_first_use_does_not_run_while_rows_are_read(language_model, tokenizer):
+    model = language_model("llama")
+    prompts = tokenize(shared_table("sst2"), tokenizer)
+    with torch.no_grad():  # last_logits tries the last layer's way of a model that nothing was asked of yet
+        found = measured(model, prompts, 2000)
+    assert "ends_in_last_rows" in vars(model)
+    np.testing.assert_allclose(found, expected(model, prompts), atol=TOLERANCE)

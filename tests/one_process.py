@@ -1,0 +1,211 @@
+"""The workflow without Snakemake, kernels and repeated imports: every artifact and item of a config, made in this process.
+
+The rules' own commands are run (:func:`icl_lens.cli.main`), so a study reads and writes what it does in a real run. A
+notebook's cells are executed one by one, as a kernel does it. :mod:`tests.workflow` checks that the rules agree with this.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from xml.sax.saxutils import escape
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from icl_lens import artifacts, cli, config, models, notebooks, report
+from icl_lens.items import ITEMS, WALKED
+
+from .conftest import REPOSITORY
+
+# The further prompts tables of a study, by the option that names them.
+FURTHER = {
+    "diagnosis": {"pooled": "pooled-1shot"},
+    "reweighting": {"train": "shared-1shot-auxiliary", "baseline": "shared-{shots}shot"},
+}
+
+
+class Run:
+    """One config's results.
+
+    Attributes:
+        config: The config.
+        results: Its results folder.
+        draw: Whether pictures are rendered, which takes most of the time; else they are empty files.
+    """
+
+    def __init__(self, mapping: dict[str, Any], draw: bool = True) -> None:
+        self.draw = draw
+        self.config = config.parse(mapping).with_checkpoints()
+        self.results = Path(self.config.results)
+        self._models: dict[tuple, models.LanguageModel] = {}
+
+    def items(self) -> list[str]:
+        """What `all` makes."""
+        shown = [name for name in ITEMS if all(self.config.shown(name))]
+        return [name for name in shown if ITEMS[name].in_all and ITEMS[name].group in self.config.groups]
+
+    def walks(self) -> list[Path]:
+        """The folders of the studies that the report walks."""
+        tasks = self.config.tasks
+        return [self.results / f"studies/{m}/{task}/shared-1shot" for m in self.config.shown("figure_1")[0] for task in tasks]
+
+    def study(self, model: str, task: str, set_name: str, study: str) -> Path:
+        """Make one study of one model, and the prompts that it reads."""
+        out = self.results / f"studies/{model}/{task}/{set_name}/{study}.parquet"
+        if out.exists():
+            return out
+        settings = self.config.settings(study, task)
+        with self._loaded_once():
+            _command(
+                study.replace("_", "-"),
+                *("--model", self.config.model(model).path, "--name", model, "--device", "cpu"),
+                *("--prompts", self.prompts(task, set_name), "--out", out),
+                *("--dtype", self.config.model(model).dtype or self.config.dtype),
+                *(("--settings", settings.model_dump_json()) if settings else ()),
+                *self._further(study, task),
+            )
+        return out
+
+    def _further(self, study: str, task: str) -> list[Any]:
+        shots = self.config.studies.reweighting.shots
+        named = {key: name.format(shots=shots) for key, name in FURTHER.get(study, {}).items()}
+        return [part for key, name in named.items() for part in (f"--{key}", self.prompts(task, name))]
+
+    def prompts(self, task: str, set_name: str) -> Path:
+        """Make one prompt set of a task, and the texts that it is drawn from."""
+        out = self.results / f"prompts/{task}/{set_name}.parquet"
+        if out.exists():
+            return out
+        if set_name == "paired":
+            settings = self.config.settings("representation_change", task)
+            _command("representation-prompts", "--task", task, "--settings", settings.model_dump_json(), "--out", out)
+            return out
+        corpus = self.results / f"corpora/{self.config.texts_of(task)}.parquet"
+        if not corpus.exists():
+            _command("corpora", "--task", corpus.stem, "--seed", self.config.data.seed, "--out", corpus)
+        own = self.config.definition(task)
+        _command(
+            *("prompts", "--task", task, "--corpus", corpus, "--set", set_name, "--out", out),
+            *("--seeds", *self.config.seeds, "--queries", self.config.queries),
+            *("--auxiliary", self.config.studies.reweighting.auxiliary),
+            *(("--definition", own.model_dump_json(exclude_unset=True)) if own else ()),
+        )
+        return out
+
+    def inputs(self, item: str) -> list[Path]:
+        """Make all that an item reads."""
+        shown, found = ITEMS[item], [self.results / name for name in ITEMS[item].reads]
+        for path in found:
+            if path.name == "hidden_markov.parquet" and not path.exists():
+                settings = self.config.studies.hidden_markov.model_dump_json()
+                _command("hidden-markov", "--settings", settings, "--out", path)
+        for folder in self._folders(item):
+            model, task, set_name = folder.parts[-3:]
+            found += [self.study(model, task, set_name, study) for study in shown.studies]
+        return found + [folder / f"{study}.safetensors" for folder in self._folders(item) for study in shown.tensors]
+
+    def _folders(self, item: str) -> list[Path]:
+        models, tasks = self.config.shown(item)
+        shown = ITEMS[item]
+        return [self.results / f"studies/{m}/{t}/{shown.set}" for m in models for t in tasks] if shown.studies else []
+
+    def item(self, item: str) -> None:
+        """Execute an item's notebook on what it reads, and write its files and their record.
+
+        Raises:
+            Exception: Whatever the notebook raises.
+        """
+        inputs, kind = self.inputs(item), ITEMS[item].kind
+        out = self.results / f"{kind}s/{item}"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        parameters: dict[str, Any] = {"item": item, "out": str(out)}
+        if ITEMS[item].reads:
+            parameters["tables"] = [str(path) for path in inputs]
+        elif ITEMS[item].studies:
+            parameters["studies"] = [str(folder) for folder in self._folders(item)]
+        else:
+            parameters["tasks"] = [asdict(self.config.task(task)) for task in self.config.shown(item)[1]]
+        if ITEMS[item].over_training:
+            parameters["steps"] = {name: self.config.model(name).step for name in self.config.shown(item)[0]}
+        source = REPOSITORY / f"notebooks/{ITEMS[item].notebook}.ipynb"
+        executed = self.results / f"notebooks/{item}.ipynb"
+        with contextlib.nullcontext() if self.draw else mock.patch.object(Figure, "savefig", _blank):
+            execute(source, parameters)
+        artifacts_of = {"figure": ("csv", "svg"), "table": ("csv", "md", "tex")}[kind]
+        with artifacts.whole_file(executed) as temporary:
+            temporary.write_text(source.read_text())
+        made = [out.with_name(f"{item}.{ending}") for ending in artifacts_of]
+        notebooks.write_record(out.with_name(f"{item}.json"), inputs, [*made, executed])
+
+    def report(self, items: list[str]) -> Path:
+        """Write the page with these items, and every paper's claims."""
+        for folder in self.walks():
+            model, task, set_name = folder.parts[-3:]
+            for study in WALKED:
+                self.study(model, task, set_name, study)
+        claims = [REPOSITORY / f"resources/claims/{group}.yaml" for group in self.config.groups]
+        out = self.results / "report/index.html"
+        report.write(self.results, items, claims, REPOSITORY / "resources/report", out, self.walks())
+        return out
+
+    @contextlib.contextmanager
+    def _loaded_once(self):
+        load = models.load
+
+        def kept(folder, name=None, device="auto", dtype="float32"):
+            key = (str(folder), name, device, dtype)
+            if key not in self._models:
+                self._models[key] = load(folder, name=name, device=device, dtype=dtype)
+            return self._models[key]
+
+        with mock.patch.object(models, "load", kept):
+            yield
+
+
+def execute(source: Path, parameters: dict[str, Any]) -> None:
+    """Run a notebook's cells in this process, with other parameters; what a cell ends in is shown, as a kernel shows it.
+
+    Raises:
+        Exception: What a cell raises.
+    """
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(source.read_text())["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        _run_cell("".join(cell["source"]), f"{source.name}, cell {number}", namespace)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            namespace |= parameters
+    plt.close("all")
+
+
+def _run_cell(source: str, name: str, namespace: dict[str, Any]) -> None:
+    tree = ast.parse(source, name)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, name, "exec"), namespace)
+    if last is not None:
+        value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
+        repr(value)
+        if hasattr(value, "_repr_html_"):
+            value._repr_html_()
+
+
+def _command(*arguments: Any) -> None:
+    """Run one command of icl-lens; what it tells is the error where it fails."""
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        code = cli.main([str(argument) for argument in arguments])
+    assert code == 0, told.getvalue()
+
+
+def _blank(figure: Figure, path: Path, **_: Any) -> None:
+    """In place of rendering: a picture that holds the figure's texts, and nothing else."""
+    texts = "".join(f"<text>{escape(text.get_text())}</text>" for text in figure.findobj(Text))
+    Path(path).write_text(f'<svg xmlns="http://www.w3.org/2000/svg">{texts}</svg>')
