@@ -136,6 +136,11 @@ class LanguageModel:
         return can
 
     @cached_property
+    def ends_in_vocabulary(self) -> bool:
+        """Whether its logits are what its vocabulary matrix returns (:func:`icl_lens.vocabulary.is_last`)."""
+        return vocabulary.is_last(self.network)
+
+    @cached_property
     def ends_in_last_rows(self) -> attention.LastRows | None:
         """How next-token logits spare the last layer all other rows (:func:`icl_lens.attention.last_layer_at`), if they can."""
         return attention.ends_in_last_rows(self.network) if self.shares_prefixes else None
@@ -259,6 +264,7 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
         attention.ends_in_last_rows,
         attention.require_supported,
         layer_states.can_resume,
+        vocabulary.is_last,
     ):
         # What a check raises is not kept: a study that needs it runs it and says so.
         with contextlib.suppress(Exception), torch.no_grad():

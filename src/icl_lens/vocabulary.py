@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from icl_lens import model_cache
+from icl_lens.precision import exact_products
+
 
 @contextmanager
 def only(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
@@ -50,9 +53,52 @@ def rows(network: PreTrainedModel, places: Tensor) -> Iterator[None]:
         network.set_output_embeddings(whole)
 
 
+@contextmanager
+def late(network: PreTrainedModel) -> Iterator[None]:
+    """While open, a model returns the states that its vocabulary matrix would meet, in place of logits.
+
+    The matrix is large: reading it for each of many small batches takes as long as the rest of a forward pass. So the states
+    of several batches can meet it together.
+
+    Args:
+        network: A model for which :func:`is_last` holds.
+    """
+    whole = network.get_output_embeddings()
+    network.set_output_embeddings(_States())
+    try:
+        yield
+    finally:
+        network.set_output_embeddings(whole)
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def is_last(network: PreTrainedModel) -> bool:
+    """Whether logits are what the vocabulary matrix returns: on a short input, nothing is done to them behind it."""
+    if type(network.get_output_embeddings()) is not nn.Linear:
+        return False
+    ids = torch.arange(1, 9, device=network.device)[None] % network.get_input_embeddings().num_embeddings  # (1, T)
+    with only(network, ids[0]):
+        plain = network(input_ids=ids, use_cache=False).logits  # (1, T, 8)
+        matrix = network.get_output_embeddings()
+        with late(network):
+            states = network(input_ids=ids, use_cache=False).logits  # (1, T, d)
+        found = matrix(states)  # (1, T, 8)
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
+    return bool((plain - found).abs().max() <= tolerance * plain.abs().max())
+
+
 def size(network: PreTrainedModel) -> int:
     """How many logits a position has, V, or M inside :func:`only`; 0 where the family has no vocabulary matrix of its own."""
     return getattr(network.get_output_embeddings(), "out_features", 0)
+
+
+class _States(nn.Module):
+    """In place of a vocabulary matrix: returns what it is given."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state
 
 
 class _Places(nn.Module):

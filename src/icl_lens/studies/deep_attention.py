@@ -21,7 +21,7 @@ import torch
 
 from icl_lens.attention import record_rows, require_supported
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel, last_logits, shared_batches
+from icl_lens.models import LanguageModel, class_logits, shared_batches
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
 
@@ -56,7 +56,7 @@ def compute(
     scores: list[np.ndarray] = [np.zeros((layers, len(p.label_ids))) for p in prompts]  # (L, C) each
     for batch in shared_batches(model, prompts, batch_tokens):
         with record_rows(model.network, batch.last) as rows:
-            last_logits(model, batch)
+            class_logits(model, batch)  # of the answers nothing is needed, so of the vocabulary little
         weights = torch.stack([at_least_float32(rows[layer]).sum(1) for layer in range(layers)]).cpu().numpy()  # (L, B, K)
         for row, place in enumerate(batch.index):
             prompt = prompts[place]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from icl_lens import attention, prefixes
+from icl_lens import attention, prefixes, vocabulary
 from icl_lens.conditions import isolated, random_positions
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import WORDS, Condition, Scope, Settings, Target, conditions
@@ -36,10 +36,14 @@ from icl_lens.layer_states import State, record, resume
 from icl_lens.loyalty import jaccard
 from icl_lens.models import Batch, LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
+from icl_lens.precision import at_least_float32
 from icl_lens.progress import Runs
 
 # At most so many bytes of what layers are given are kept of a group's tails, for runs that begin at these layers.
 STATE_BYTES = 2**28
+
+# So many rows, at least, meet the vocabulary matrix together.
+TOGETHER = 32
 
 
 @torch.inference_mode()
@@ -200,8 +204,43 @@ def runs(
         keep: Where to keep this run's states.
 
     Yields:
-        A batch and its next-token logits at each prompt's last position, shape (B, V).
+        A batch and its next-token logits at each prompt's last position, shape (B, V). Several small batches meet the
+        vocabulary matrix together, so that it is read once for them; their prefixes are let go.
     """
+    if not model.ends_in_vocabulary:
+        yield from _runs(model, prompts, group, positions, layers, blocking, batch_tokens, begun, keep)
+        return
+    waiting: list[tuple[Batch, Tensor]] = []
+    for batch, states in _runs(model, prompts, group, positions, layers, blocking, batch_tokens, begun, keep, late=True):
+        waiting.append((replace(batch, prefix=None), states))  # (B, d)
+        if sum(len(each) for _, each in waiting) >= TOGETHER:
+            yield from _with_logits(model, waiting)
+            waiting = []
+    yield from _with_logits(model, waiting)
+
+
+def _with_logits(model: LanguageModel, waiting: Sequence[tuple[Batch, Tensor]]) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches with the logits of their states."""
+    if waiting:
+        states = torch.cat([states for _, states in waiting])  # (N, d)
+        matrix = model.network.get_output_embeddings()
+        logits = at_least_float32(matrix(states.to(matrix.weight.dtype)))  # (N, V)
+        yield from zip((batch for batch, _ in waiting), logits.split([len(each) for _, each in waiting]), strict=True)
+
+
+def _runs(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    group: prefixes.Group,
+    positions: Sequence[np.ndarray] | None,
+    layers: Sequence[int],
+    blocking: str,
+    batch_tokens: int,
+    begun: tuple[States, int] | None,
+    keep: States | None,
+    late: bool = False,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """:func:`runs` one batch at a time; ``late`` yields the states that the vocabulary matrix would meet, shape (B, d)."""
     shared = group.ids
     if positions is not None and len(shared) and _differ_behind_anchors(prompts, group, positions):
         # What is isolated behind the last anchor is each prompt's own affair: there the common beginning ends.
@@ -229,10 +268,11 @@ def runs(
                 if states:
                     stack.enter_context(resume(network, states.of_batch(start, batch)))
                 of_tails = stack.enter_context(record(network, wanted))
-                logits = last_logits(model, batch)  # (B, V)
+                stack.enter_context(vocabulary.late(network) if late else nullcontext())
+                found = last_logits(model, batch)  # (B, V) or (B, d)
             if keep:
                 keep.keep(of_beginning, batch, of_tails)
-            yield batch, logits
+            yield batch, found
 
 
 def _best(batch: Batch, logits: Tensor) -> np.ndarray:
