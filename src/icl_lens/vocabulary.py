@@ -39,8 +39,8 @@ class _Rows(nn.Module):
     def __init__(self, whole: nn.Linear, tokens: Tensor) -> None:
         super().__init__()
         # Plain attributes: they are another layer's parameters.
-        self.rows = whole.weight[tokens]  # (M, d)
-        self.offset = None if whole.bias is None else whole.bias[tokens]  # (M,)
+        self.weight = whole.weight[tokens]  # (M, d)
+        self.bias = None if whole.bias is None else whole.bias[tokens]  # (M,)
 
     def forward(self, state: Tensor) -> Tensor:
-        return nn.functional.linear(state, self.rows, self.offset)
+        return nn.functional.linear(state, self.weight, self.bias)
