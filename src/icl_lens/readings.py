@@ -1,9 +1,9 @@
 """What a run says of a claim, in five words, with the cell that decides it and its spread over seeds.
 
 :mod:`icl_lens.claims` judges by values and intervals together; its ``partly`` means both that a claim holds in some cells and
-that the prompts are too few to decide. Here these are told apart. Each cell (a row that the rule judges) *holds* where its whole
-95 % interval obeys the rule, *fails* where its whole interval lies outside, holds *weakly* where its whole interval obeys the
-rule's weaker bound, and is *open* otherwise: other prompts could have given either. Of a claim about every cell,
+that the prompts are too few to decide. Here these are told apart. Each cell (a row that the rule judges) *holds* where its
+whole 95 % interval obeys the rule, *fails* where its whole interval lies outside, holds *weakly* where its whole interval obeys
+the rule's weaker bound, and is *open* otherwise: other prompts could have given either. Of a claim about every cell,
 
 - it holds if every cell holds;
 - it holds in weakened form if more than half of the cells hold at least weakly;
@@ -103,10 +103,10 @@ def read(verdict: Verdict, shown: pd.DataFrame | None, by_seed: Mapping[int, pd.
         return Reading(claim, model, **reading)
     states = [_state(claim, row) for row in known.itertuples()] + [OPEN] * (len(found) - len(known))
     if verdict.outcome != "not testable here":
-        counts = {HOLDS: "hold", WEAKENED: "hold weakly", OPEN: "cannot be told", FAILS: "fail"}
-        said = [f"{states.count(state)} {word}" for state, word in counts.items() if state in states]
+        counts = {HOLDS: "holds", WEAKENED: "holds weakly", OPEN: "cannot be told", FAILS: "fails"}
+        said = [f"{word} in {states.count(state)}" for state, word in counts.items() if state in states]
         reading |= {"reading": _together(states, claim.rule.take == "any")}
-        reading |= {"reason": f"of {len(states)} cells {', '.join(said)}" if len(states) > 1 else verdict.reason}
+        reading |= {"reason": f"{', '.join(said)} of {len(states)} cells" if len(states) > 1 else verdict.reason}
     margins = [_margin(claim, value) for value in known["value"]]
     place = int(np.argmax(margins) if claim.rule.take == "any" else np.argmin(margins))
     deciding = known.iloc[place]
