@@ -1,0 +1,248 @@
+"""What is published of a run: the numbers are the run's, no text of a data set is quoted, and all is written or nothing."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lens import artifacts, provenance, publish, reweighting_summary, saliency_summary
+from icl_lens.cli import main
+from icl_lens.errors import InputError
+from icl_lens.notebooks import write_record
+from icl_lens.reweighting_plan import METHODS
+
+from ..conftest import REPOSITORY
+
+CLAIMS = sorted((REPOSITORY / "resources/claims").glob("*.yaml"))
+PAGE = REPOSITORY / "resources/publish"
+MARKER = "a text of the data set that nobody may quote"
+SEEDS = [42, 43, 44]
+TASK = {"name": "sst2", "title": "SST-2", "template": "{text}{label}", "label_words": [" Negative", " Positive"]}
+MODEL = {"name": "m", "family": "gemma3_text", "layers": 4, "parameters": 1_234_567, "weights": "Q4_K_M weights, dequantised"}
+
+
+def write_table(results, name, kind, rows, inputs=(), **more):
+    hashes = {path: provenance.file_hash(results / path) for path in inputs}
+    about = artifacts.describe(kind, "icl_lens.artifacts", hashes, {}, SEEDS, **({"corpus": {"source": "files"}} | more))
+    artifacts.write(results / name, pd.DataFrame(rows), about)
+
+
+def study(results, name, rows, of):
+    """A study's table of twelve prompts."""
+    observed = {"prompts": 12, "untrained": False, "left_out": 0, "unknown_tokens": 0.0}
+    path = f"studies/m/sst2/{of}/{name}.parquet"
+    more = {"model": MODEL, "dtype": "float32", "device": "cpu", "task": TASK, "observed": observed}
+    write_table(results, path, name, rows, ["corpora/sst2.parquet"], **more)
+    return path
+
+
+def recorded(results, item, csv, inputs, **others):
+    """An item's files, with the record that the workflow writes."""
+    kind = "figures" if item.startswith("figure") else "tables"
+    (results / kind).mkdir(exist_ok=True)
+    csv.to_csv(results / kind / f"{item}.csv", index=False)
+    for ending, content in others.items():
+        (results / kind / f"{item}.{ending}").write_text(content)
+    outputs = [results / kind / f"{item}.{ending}" for ending in ("csv", *others)]
+    write_record(results / kind / f"{item}.json", [results / path for path in inputs], outputs)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Results with Figure 3 and Table 1 of one task, drawn by chance from seed 0."""
+    results, draw = tmp_path_factory.mktemp("publish") / "real", np.random.default_rng(0)
+    corpus = [{"split": split, "index": i, "text": MARKER, "label": i} for split in ("train", "test") for i in (0, 1)]
+    write_table(results, "corpora/sst2.parquet", "corpora", corpus)
+    keys = [{"model": "m", "task": "sst2", "seed": seed, "prompt_id": 10 * seed + n} for seed in SEEDS for n in range(4)]
+    fresh, shared = ([{**key, "set": name} for key in keys] for name in ("fresh-1shot", "shared-1shot"))
+    # S_wp is largest in the first layer, S_pq in the others, with a spread over seeds.
+    flow = [
+        {**k, "layer": n, "s_wp": 0.6 - 0.5 * (n > 0) + 0.1 * (k["seed"] - 43), "s_pq": 0.1 + 0.5 * (n > 0), "s_ww": draw.random() / 5}
+        for k in fresh
+        for n in range(4)
+    ]
+    answers = [
+        {**k, "gold": i % 2, "prediction": int(i % 3 > 0), "class_log_probs": [-1.0, -1.0], "top_tokens": [0]}
+        for i, k in enumerate(fresh)
+    ]
+    inputs = [study(results, "saliency", flow, "fresh-1shot"), study(results, "icl", answers, "fresh-1shot")]
+    shown = saliency_summary.summarise(artifacts.read(results / inputs[0], "saliency")[0]).assign(title="SST-2")
+    recorded(results, "figure_3", shown, inputs, png="a picture", svg="<svg/>")
+    weighed = [
+        {**k, "method": m, "shots": 1, "gold": i % 2, "prediction": int(draw.integers(2)), "correct": True, "class_log_probs": [0.0] * 2}
+        for i, k in enumerate(shared)
+        for m in METHODS
+    ]
+    inputs = [study(results, "reweighting", weighed, "shared-1shot")]
+    table = reweighting_summary.summarise(artifacts.read(results / inputs[0], "reweighting")[0], {"sst2": 2})
+    table = table.drop(columns="absent").assign(task=table["task"].replace("sst2", "SST-2"))
+    recorded(results, "table_1", table, inputs, md="| a |\n|---|\n| b |\n\nA note.\n", tex="")
+    return results
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "real")
+
+
+def run(results, docs, name="gemma"):
+    return publish.write([results] if not isinstance(results, list) else results, docs, name, CLAIMS, PAGE)
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_publishes_the_numbers_of_the_run(results, tmp_path):
+    docs = tmp_path / "docs"
+    files = run(results, docs)
+    assert set(files) == set(contents(docs))
+    assert set(files) == {
+        "gemma.md",
+        "gemma-scorecard.csv",
+        *(f"gemma/{name}" for name in ("figure_3.png", "figure_3.csv", "table_1.csv", "inputs.json")),
+    }
+    page = (docs / "gemma.md").read_text()
+    scorecard = pd.read_csv(docs / "gemma-scorecard.csv").set_index("claim")
+    # Nothing of the data set's text.
+    assert not [name for name, content in contents(docs).items() if MARKER.encode() in content]
+    assert "(gemma/figure_3.png)" in page
+    assert (docs / "gemma/figure_3.png").read_text() == "a picture"
+    # The head: the model with its weights, the data with what is missing of it, the seeds, the baseline.
+    assert "Q4\\_K\\_M weights, dequantised" in page
+    assert "1,234,567" in page
+    assert "train 2 of 67,349" in page
+    assert "Demonstrations of SST-2 come from a part of the training split" in page
+    assert "| SST-2 | fresh-1shot | 0.500 " in page
+    assert "torch " in page
+    # A claim with its interval and its spread: shallow-gather is about layer 0 of 4.
+    shown = saliency_summary.summarise(artifacts.read(results / "studies/m/sst2/fresh-1shot/saliency.parquet", "saliency")[0])
+    cell = shown[(shown["metric"] == "s_wp - s_pq") & (shown["layer"] == 0)].iloc[0]
+    row = scorecard.loc["shallow-gather"]
+    assert (row["verdict"], row["prompts"], row["seeds"], row["seeds_obeying"]) == ("holds", 12, 3, 3)
+    np.testing.assert_allclose(row[["value", "low", "high"]].astype(float), cell[["share", "low", "high"]].astype(float))
+    spread = row[["seed_lowest", "seed_highest"]].astype(float)
+    np.testing.assert_allclose(spread, cell[["lowest_seed", "highest_seed"]].astype(float))
+    section = page.partition("## Figure 3")[2].partition("## Table 1")[0]
+    assert "**Holds.** *In shallow layers S\\_wp, the flow from the text to the label words, is higher than S\\_pq" in section
+    assert f"{cell['share']:.3f} \\[{cell['low']:.3f}, {cell['high']:.3f}\\]" in section
+    # The number of another model stands beside ours, which is not judged by it.
+    row = scorecard.loc["table-1-vanilla-sst-2"]
+    assert (row["verdict"], row["paper_value"]) == ("not testable here", "0.6128")
+    numbers = pd.read_csv(docs / "gemma/table_1.csv").set_index(["task", "method"])
+    assert numbers.loc[("SST-2", "vanilla"), "paper: gpt2-xl"] == 0.6128
+    assert row["value"] == numbers.loc[("SST-2", "vanilla"), "value"]
+    assert "A note." in page
+    assert "Not part of this run: Figure 4;" in page
+    # What was read and written.
+    record = json.loads((docs / "gemma/inputs.json").read_text())
+    assert {"corpora/sst2.parquet", "figures/figure_3.csv"} <= set(record["inputs"]["real"])
+    for name, digest in record["inputs"]["real"].items():
+        assert provenance.file_hash(results / name) == digest
+    assert set(record["outputs"]) == set(files) - {"gemma/inputs.json"}
+    for name, digest in record["outputs"].items():
+        assert provenance.file_hash(docs / name) == digest
+    assert str(tmp_path) not in page + json.dumps(record)
+
+
+def test_the_same_run_gives_the_same_bytes_and_check_finds_what_differs(results, tmp_path):
+    docs = tmp_path / "docs"
+    run(results, docs)
+    first = contents(docs)
+    run(results, docs)
+    assert contents(docs) == first
+    assert publish.check([results], docs, "gemma", CLAIMS, PAGE) == []
+    (docs / "gemma.md").write_text("changed")
+    (docs / "gemma/figure_3.csv").unlink()
+    (docs / "gemma/old.csv").write_text("")
+    found = publish.check([results], docs, "gemma", CLAIMS, PAGE)
+    assert [re.search(r"(\S+) (is missing|differs|is no longer)", line).groups() for line in found] == [
+        (f"{docs}/gemma/figure_3.csv", "is missing"),
+        (f"{docs}/gemma.md", "differs"),
+        (f"{docs}/gemma/old.csv", "is no longer"),
+    ]
+    assert (docs / "gemma.md").read_text() == "changed"
+
+
+def refused(results, docs, match, name="gemma"):
+    """The command is refused and changes nothing."""
+    before = contents(docs) if docs.exists() else {}
+    with pytest.raises(InputError, match=match):
+        run(results, docs, name)
+    assert (contents(docs) if docs.exists() else {}) == before
+
+
+def test_results_that_fail_the_audit_are_not_published(results, tmp_path):
+    (results / "figures/figure_3.png").write_text("another picture")
+    refused(results, tmp_path / "docs", r"real does not pass `icl-lens audit`, so nothing is published: .*figure_3.png is not what")
+
+
+def test_a_text_of_the_data_set_is_never_published(results, tmp_path):
+    csv = pd.read_csv(results / "figures/figure_3.csv").assign(metric=lambda t: t["metric"].replace("s_ww", f"x {MARKER}"))
+    recorded(results, "figure_3", csv, ["studies/m/sst2/fresh-1shot/saliency.parquet"], png="a picture")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(publish._NUMBERS, "figure_3", publish.Numbers(("metric", "layer"), {"share": ("low", "high")}))
+        refused(results, tmp_path / "docs", "figure_3.csv would quote a text of sst2.parquet")
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(results, tmp_path):
+    docs = tmp_path / "docs"
+    (docs / "gemma").mkdir(parents=True)
+    (docs / "gemma/mine.txt").write_text("mine")
+    refused(results, docs, r"did not write \(gemma/mine.txt\)")
+
+
+def test_items_are_found_in_whichever_folder_has_them(results, tmp_path):
+    companions = shutil.copytree(results, tmp_path / "companions")
+    for path in [*(results / "tables").iterdir(), *(companions / "figures").iterdir()]:
+        path.unlink()
+    run([results, companions], tmp_path / "docs")
+    record = json.loads((tmp_path / "docs/gemma/inputs.json").read_text())
+    assert "figures/figure_3.csv" in record["inputs"]["real"]
+    assert "tables/table_1.csv" in record["inputs"]["companions"]
+    copy = shutil.copytree(companions, tmp_path / "elsewhere/companions")
+    refused([companions, copy], tmp_path / "docs", "two results folders are named companions")
+
+
+def test_the_name_is_the_models_unless_there_are_several(results, tmp_path):
+    assert run(results, tmp_path / "docs", name=None)[0] == "m.md"
+    refused(results, tmp_path / "docs", "--name a/b cannot be a file name", name="a/b")
+    path = results / "studies/m/sst2/shared-1shot/reweighting.parquet"
+    table, about = artifacts.read(path, "reweighting")
+    artifacts.write(path, table, about | {"model": MODEL | {"name": "other"}})
+    outputs = [results / f"tables/table_1.{ending}" for ending in ("csv", "md", "tex")]
+    write_record(results / "tables/table_1.json", [path], outputs)
+    refused(results, tmp_path / "docs", r"several models are shown \(m, other\): give --name", name=None)
+
+
+def test_the_command_says_in_one_sentence_what_it_lacks(results, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["publish", str(results), str(tmp_path / "docs"), "--name", "gemma"]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.chdir(REPOSITORY)
+    assert main([*arguments, "--check"]) == 1
+    assert "gemma.md is missing" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert main([*arguments, "--check"]) == 0
+    for name in ("figures", "tables"):
+        shutil.rmtree(results / name)
+    assert main(arguments) == 1
+    assert "none of the items to publish is there" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_what_the_run_at_hand_gives():
+    """Where the run of docs/gemma.md lies in results/: else there is nothing to compare with."""
+    trees = [REPOSITORY / "results" / name for name in ("gemma-real", "gemma-real-companions")]
+    trees = [tree for tree in trees if tree.is_dir()]
+    if not trees or not (REPOSITORY / "docs/gemma.md").is_file():
+        pytest.skip("results/gemma-real or docs/gemma.md is absent; config/gemma-real.yaml says how to make the results")
+    try:
+        assert publish.check(trees, REPOSITORY / "docs", "gemma", CLAIMS, PAGE) == []
+    except InputError as error:
+        if "icl-lens audit" not in str(error):
+            raise
+        pytest.skip(f"the results at hand are not those of the installed code: {error}")
