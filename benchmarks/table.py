@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/table.py [--models embedded 124M] [--rows ROW ...] [--repeats N] [--queries N] [--clock cpu]
     .venv/bin/python benchmarks/table.py --device cuda --models XL
+    .venv/bin/python benchmarks/table.py --model FOLDER [--data DIR]     (a real model; 8 prompts of one seed, two tasks)
 
 Same weights, same prompts, the sides in turn (A B A B), medians. A row whose results differ by more than 1e-4 of the largest
 value is void, and so is the whole table where the plain reference is slower than the released code is known to be. What is
@@ -25,6 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+import bare
 import contest
 import numpy as np
 import sides
@@ -33,14 +35,15 @@ import transformers
 from contest import Clock, Pair
 from transformers import GPT2TokenizerFast
 
-from icl_lens import models
+from icl_lens import models, precision
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.isolation_plan import Settings as Isolation
 from icl_lens.reweighting_plan import Settings as Reweighting
 
 TASKS = ("sst2", "trec", "agnews")
 TOLERANCE = 1e-4
-TOLERANCE_TF32 = 1e-2
+# Of fast products, by the format that the device computes them in.
+TOLERANCE_FAST = {"float32": TOLERANCE, "tf32": 1e-2, "bfloat16": 1e-1}
 
 # What the released code does in a second on 2 such cores, 124M shape, prompts of 165 tokens, where a bare product of
 # 1024 x 768 x 3072 runs at 157 to 237 GFLOP/s: the middle of it stands for an idle machine.
@@ -60,6 +63,7 @@ class Plan:
         epochs: Of training.
         draws: Of compression.
         repeats: How often each side runs; the median counts.
+        tasks: Whose prompts are run.
     """
 
     budget: int
@@ -71,6 +75,7 @@ class Plan:
     epochs: int
     draws: int
     repeats: int
+    tasks: tuple[str, ...] = TASKS
 
 
 PLANS = {
@@ -78,19 +83,24 @@ PLANS = {
     "embedded": Plan(budget=4096, fresh=100, few_fresh=64, queries=100, few=4, seeds=5, epochs=2, draws=5, repeats=3),
     # The plain side runs what the released code was timed on, 18 prompts, six of each data set.
     "124M": Plan(budget=512, fresh=18, few_fresh=6, queries=16, few=1, seeds=1, epochs=1, draws=5, repeats=1),
+    # A real model: short and long prompts, so few that a run takes minutes.
+    "checkpoint": Plan(
+        budget=4096, fresh=8, few_fresh=4, queries=8, few=1, seeds=1, epochs=1, draws=5, repeats=1, tasks=("sst2", "agnews")
+    ),
     "XL": Plan(budget=16384, fresh=16, few_fresh=16, queries=200, few=2, seeds=1, epochs=2, draws=20, repeats=3),
 }
 
 TARGETS = {
-    "saliency": ("saliency, fresh demonstrations", {"embedded": 5, "124M": 2, "XL": 3}),
-    "isolation": ("isolation, label conditions of Figure 8", {"embedded": 10, "124M": 4, "XL": 10}),
-    "random": ("isolation, random conditions", {"embedded": 4, "124M": 2, "XL": 4}),
-    "attention": ("deep attention", {"embedded": 10, "124M": 4, "XL": 10}),
-    "reweighting": ("re-weighting, train and test", {"embedded": 6, "124M": 3, "XL": 6}),
-    "compression": ("compression, all methods", {"embedded": 6, "124M": 3, "XL": 8}),
+    "saliency": ("saliency, fresh demonstrations", {"embedded": 5, "124M": 2, "XL": 3, "checkpoint": 2.2}),
+    "bare": ("saliency: times the bare products it cannot spare, at most", {"checkpoint": 1.25}),
+    "isolation": ("isolation, label conditions of Figure 8", {"embedded": 10, "124M": 4, "XL": 10, "checkpoint": 5}),
+    "random": ("isolation, random conditions", {"embedded": 4, "124M": 2, "XL": 4, "checkpoint": 3}),
+    "attention": ("deep attention", {"embedded": 10, "124M": 4, "XL": 10, "checkpoint": 4}),
+    "reweighting": ("re-weighting, train and test", {"embedded": 6, "124M": 3, "XL": 6, "checkpoint": 4}),
+    "compression": ("compression, all methods", {"embedded": 6, "124M": 3, "XL": 8, "checkpoint": 5}),
     "whole": ("whole main paper for one task, Snakemake run against plain loop", {"embedded": 4}),
     "forward": ("forward pass: share of the rate of bare products", {"124M": 0.7, "XL": 0.6}),
-    "tf32": (f"saliency with TF32, within {TOLERANCE_TF32:g} of plain float32", {"XL": 8}),
+    "tf32": (f"saliency with TF32, within {TOLERANCE_FAST['tf32']:g} of plain float32", {"XL": 8}),
     "all_items": ("the main paper's items, 4 tasks x 5 seeds x at most 1,000 queries: minutes", {"XL": 30}),
 }
 
@@ -127,11 +137,11 @@ class Bench:
         seeds = tuple(range(42, 42 + self.plan.seeds))
         return contest.tokenized(self.pair, task, prompt_set, count, self.options.data, self.long, seeds)
 
-    def _mean(self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable, tasks=TASKS) -> Measured:
+    def _mean(self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable) -> Measured:
         """The mean over tasks of the ratio of seconds a prompt."""
         ratios, far = {}, []
         ours, theirs = self.pace.setdefault(row, {}), self.plain_pace.setdefault(row, {})
-        for task in tasks:
+        for task in self.plan.tasks:
             read = self.read(task, prompt_set, count)
             runs = {"fast": lambda read=read: fast(read), "plain": lambda read=read: plain(read[:few])}
             seconds, results = contest.contest(runs, self.clock, self.plan.repeats)
@@ -148,27 +158,41 @@ class Bench:
         plain = lambda read: sides.plain_saliency(pair, read)  # noqa: E731
         return self._mean("saliency", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
 
+    def bare(self) -> Measured:
+        """Seconds of saliency over those of its bare products alone, on the same prompts, in turn."""
+        ratios = {}
+        for task in self.plan.tasks:
+            read = self.read(task, "fresh-1shot", self.plan.fresh)
+            products, operations = bare.saliency(self.pair.model.network, read)
+            fast = lambda read=read: sides.fast_saliency(self.pair, read, self.plan.budget)  # noqa: E731
+            seconds, _ = contest.contest({"fast": fast, "bare": products}, self.clock, self.plan.repeats)
+            rate = operations / seconds["bare"] / 1e9
+            ratios[f"{task} {contest.mean_length(read):.0f} tokens, bare {rate:.0f} GFLOP/s"] = (
+                seconds["fast"] / seconds["bare"]
+            )
+        parts = ", ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())
+        print(f"  bare: {parts}", file=sys.stderr, flush=True)
+        return Measured(statistics.mean(ratios.values()), parts)
+
     def tf32(self) -> Measured:
         pair, plan = self.pair, self.plan
-        before = torch.get_float32_matmul_precision()
+        formats = set()
 
         def fast(read: list) -> np.ndarray:
-            torch.set_float32_matmul_precision("high")
-            try:
+            with precision.products("fast", pair.model.device) as form:
+                formats.add(form)
                 return sides.fast_saliency(pair, read, plan.budget)
-            finally:
-                torch.set_float32_matmul_precision(before)
 
         plain = lambda read: sides.plain_saliency(pair, read)  # noqa: E731
         found = self._mean("tf32", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
-        found.tolerance = TOLERANCE_TF32
+        found.tolerance = max(TOLERANCE_FAST[form] for form in formats)
         return found
 
-    def _isolation(self, row: str, settings: Isolation, tasks=TASKS) -> Measured:
+    def _isolation(self, row: str, settings: Isolation) -> Measured:
         pair, plan = self.pair, self.plan
         fast = lambda read: sides.fast_isolation(pair, read, plan.budget, settings)  # noqa: E731
         plain = lambda read: sides.plain_isolation(pair, read, settings)  # noqa: E731
-        return self._mean(row, "shared-1shot", plan.queries, plan.few, fast, plain, tasks)
+        return self._mean(row, "shared-1shot", plan.queries, plan.few, fast, plain)
 
     def isolation(self) -> Measured:
         return self._isolation("isolation", Isolation(targets=["label"], layers=self._figure_8()))
@@ -197,7 +221,7 @@ class Bench:
         settings = Reweighting(epochs=plan.epochs)
         ratios, far = {}, []
         ours, theirs = self.pace.setdefault("reweighting", {}), self.plain_pace.setdefault("reweighting", {})
-        for task in TASKS:
+        for task in self.plan.tasks:
             shown, auxiliary = (self.read(task, name, 4 * plan.few) for name in ("shared-1shot", "shared-1shot-auxiliary"))
             runs = {
                 "fast": lambda a=shown, b=auxiliary: sides.fast_reweighting(pair, a, b, plan.budget, settings),
@@ -258,7 +282,7 @@ class Bench:
 
     def context(self) -> tuple[str, bool]:
         """What plain transformers does, and whether the reference is at least as fast as the released code."""
-        read = [p for task in TASKS for p in self.read(task, "fresh-1shot", 2)[:2]]
+        read = [p for task in self.plan.tasks for p in self.read(task, "fresh-1shot", 2)[:2]]
         plain, device = self.pair.plain, self.options.device
 
         @torch.inference_mode()
@@ -296,7 +320,9 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=PLANS, default=["embedded", "124M"])
+    named = [name for name in PLANS if name != "checkpoint"]
+    parser.add_argument("--models", nargs="+", choices=named, default=["embedded", "124M"])
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint, in the place of --models")
     parser.add_argument("--rows", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: CPU seconds, on a busy machine")
@@ -309,10 +335,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here")
+    if options.model:
+        options.models = ["checkpoint"]
+        print(f"checkpoint: {options.model.resolve().name}; {PLANS['checkpoint'].fresh} prompts of one seed a task")
     torch.set_num_threads(options.threads)
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads of {_processor()}"
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
     print(f"{date.today()}, {machine}, {load}; torch {torch.__version__}, transformers {transformers.__version__}")
+    if options.device == "cpu":
+        print(f"processor features: {', '.join(contest.features(_about_processor())) or 'unknown'}")
+    rates = contest.rates(Clock(options.clock, options.device))
+    said = ", ".join(f"{matmul} {rate / 1e9:.0f} GFLOP/s (in {form})" for matmul, (form, rate) in rates.items())
+    print(f"bare float32 products, 1024 x 768 x 3072: {said}")
     print(f"clock: {options.clock}, sides in turn, medians")
     print(f"texts: {'the original files' if options.data else 'built in, AGNews texts joined by four for the larger models'}\n")
     cells: dict[tuple[str, str], str] = {}
@@ -351,6 +385,8 @@ def main() -> None:
 
 
 def _pair(name: str, options: argparse.Namespace) -> Pair:
+    if name == "checkpoint":
+        return contest.checkpoint(options.model, options.device)
     small = contest.embedded(options.device)
     if name == "embedded":
         return small
@@ -358,13 +394,13 @@ def _pair(name: str, options: argparse.Namespace) -> Pair:
     return contest.random_gpt2(name, tokenizer, options.device)
 
 
-def _processor() -> str:
+def _about_processor() -> str:
     about = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in about.read_text().splitlines() if "model name" in line]
-        if about.exists()
-        else []
-    )
+    return about.read_text() if about.exists() else ""
+
+
+def _processor() -> str:
+    names = [line.partition(":")[2].strip() for line in _about_processor().splitlines() if "model name" in line]
     return names[0] if names else platform.processor()
 
 

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LFS = (".safetensors", ".bin", ".parquet")
+LFS = (".safetensors", ".bin", ".parquet", ".gguf")
 
 
 @dataclass

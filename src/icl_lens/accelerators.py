@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 # What the drivers of NVIDIA and AMD put there.
@@ -12,5 +11,5 @@ _DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
 def expected(device: str) -> bool:
     """Whether a job with this ``device`` (of the config) may run on something else than the CPU."""
     if device == "auto":
-        return sys.platform == "darwin" or any(Path(name).exists() for name in _DEVICES)
+        return any(Path(name).exists() for name in _DEVICES)
     return device != "cpu"

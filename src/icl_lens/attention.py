@@ -25,20 +25,21 @@ A forward pass has Q queries and K keys. They are the same positions, but after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from icl_lens import flow_kernel, vocabulary
+from icl_lens import flow_kernel, model_cache, vocabulary
 from icl_lens.errors import InputError
-from icl_lens.precision import at_least_float32
+from icl_lens.precision import at_least_float32, exact_products
 
 NAME = "icl_lens"
 NAME_ROWS = "icl_lens_rows"
@@ -53,6 +54,8 @@ FlowSink = Callable[[int, Tensor, Tensor | None], None]
 # The attributes of an attention module that hold its open edits, oldest first, and the name of its fused kernel.
 _EDITS = "_icl_lens_edits"
 _KERNEL = "_icl_lens_kernel"
+# The attribute of the last layer's attention module that holds the rows of queries it is given alone, shape (B,).
+_ROWS = "_icl_lens_rows"
 
 
 def attend(
@@ -142,7 +145,9 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
     return found
 
 
+@exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def require_supported(network: PreTrainedModel) -> None:
     """Refuse a family whose attention is more than :func:`attend`, does not pass through it, or takes no mask to block.
 
@@ -206,7 +211,11 @@ def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[Non
         def mask_edges(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             mask = kwargs.get("attention_mask")
             blocked = layer_edges[:, None]  # (B, 1, Q, K)
-            if mask is None:
+            rows = getattr(module, _ROWS, None)
+            if rows is not None:
+                places = torch.arange(len(rows), device=rows.device)  # (B,)
+                blocked = blocked.expand(len(rows), -1, -1, -1)[places, :, rows, None]  # (B, 1, 1, K)
+            elif mask is None:
                 # The fused kernel was left to be causal by itself; with a mask it no longer is.
                 queries, keys = blocked.shape[-2:]
                 mask = torch.ones(queries, keys, dtype=torch.bool, device=blocked.device).tril(keys - queries)  # (Q, K)
@@ -361,8 +370,8 @@ class _Rows:
         return scores.softmax(-1)  # (B, H, K)
 
     def _places(self, queries: int, keys: int) -> Tensor:
-        """Where the rows are among the queries, which are the last of the positions, shape (B,)."""
-        return self.rows - (keys - queries)
+        """Where the rows are among the queries, which are the last of the positions or these rows alone, shape (B,)."""
+        return torch.zeros_like(self.rows) if queries == 1 else self.rows - (keys - queries)
 
 
 def queries_and_keys(network: PreTrainedModel, inputs: Mapping[str, object], layer: int) -> tuple[Tensor, Tensor]:
@@ -405,7 +414,7 @@ def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict
 class _Reached(Exception):  # noqa: N818 - no error: the way out of a forward pass that has gone far enough
     """Carries the queries, keys and values at which a forward pass was stopped."""
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def __init__(self, query: Tensor | None, key: Tensor, value: Tensor) -> None:
         super().__init__()
         self.query, self.key, self.value = query, key, value
 
@@ -552,7 +561,10 @@ class _Flows:
         stops: Whether the layer is to be left as soon as its keys and values are there.
         last: What the last layer's one query a prompt sees, if it has no more: keys and values, shape (B, H_kv, K, d) each,
             and its position, shape (B,).
+        spreads: Whether the last layer's output keeps all positions, with zeros where it computes none.
     """
+
+    spreads = True
 
     def __init__(self, sink: FlowSink, with_weights: bool) -> None:
         self.sink, self.with_weights = sink, with_weights
@@ -575,6 +587,10 @@ class _Flows:
         mask = None if mask is None else mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
         return flow_kernel.attend(query, key, value, mask, scale, softcap, tell, self.with_weights)
 
+    def needs_matrices(self, edits: Sequence[Edit]) -> bool:
+        """Whether the weights are written out for another edit."""
+        return len(edits) > 1
+
     def _among_all(self, layer: int, rows: Tensor, *of_rows: Tensor | None) -> None:
         """Tell the sink what is of one row a prompt, shape (B, 1, K), with zeros in the place of the others."""
 
@@ -591,19 +607,66 @@ class _Flows:
 
 
 @contextmanager
-def _last_layer_at(network: PreTrainedModel, rows: Tensor, edit: _Flows) -> Iterator[None]:
-    """While open, the last layer computes one position of each prompt, and zeros in the place of the others.
+def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, spreads: bool = False) -> Iterator[None]:
+    """While open, the last layer computes one position of each prompt, and the model returns that position alone.
 
-    It runs twice: over all positions until its attention has their keys and values, and over those ``rows`` to its end.
+    Logits are then of shape (B, 1, V). Where an open context wants the attention matrices of every row, the last layer
+    computes them all, and the model still returns one position. Edges that :func:`block` blocks are blocked here, too.
+
+    Args:
+        network: A model that can do so (:func:`ends_in_last_rows`).
+        rows: Each prompt's position among the queries of the forward pass, shape (B,); there are at least two queries.
+        cache: What the forward pass takes as ``past_key_values``; it has an entry for each layer.
+        spreads: Whether the model returns all positions instead, of which the others mean nothing.
+    """
+    with _last_layer_at(network, rows, _LastMemory(cache.layers[-1], spreads)):
+        yield
+
+
+class _LastMemory:
+    """The last layer's entry in a cache, for a layer that runs twice; attributes as those of :class:`_Flows`."""
+
+    def __init__(self, entry: CacheLayerMixin, spreads: bool) -> None:
+        self.spreads = spreads
+        self.stops = False
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+        update = entry.update
+
+        def once(key: Tensor, value: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+            if self.last:
+                return self.last[:2]
+            key, value = update(key, value, *args, **kwargs)  # (B, H_kv, K, d) each
+            if self.stops:
+                raise _Reached(None, key, value)
+            return key, value
+
+        entry.update = once
+
+    def needs_matrices(self, edits: Sequence[Edit]) -> bool:
+        """Whether an open edit looks at every row of the attention weights."""
+        return any(not isinstance(edit, _Rows) for edit in edits)
+
+
+@contextmanager
+def _last_layer_at(network: PreTrainedModel, rows: Tensor, memory: _Flows | _LastMemory) -> Iterator[None]:
+    """While open, the last layer computes one position of each prompt.
+
+    It runs twice: over all positions until its attention has their keys and values, and over those ``rows`` to its end. Its
+    output is that of the rows, shape (B, 1, D), or has zeros in the place of the other positions, as ``memory.spreads`` says.
     """
     attention = attention_modules(network)[-1]
     layer = _layer_of(network, attention)
     whole = layer.forward
 
     def at_rows(state: Tensor, *args: object, **kwargs: object) -> object:  # (B, T, D)
-        if len(getattr(attention, _EDITS)) > 1:  # matrices are wanted, of every row
-            return whole(state, *args, **kwargs)
         length, places = state.shape[1], torch.arange(len(rows), device=rows.device)  # (B,)
+        if memory.needs_matrices(getattr(attention, _EDITS, ())):
+            found = whole(state, *args, **kwargs)
+            if memory.spreads:
+                return found
+            every = found[0] if isinstance(found, tuple) else found  # (B, T, D)
+            row = every[places, rows][:, None]  # (B, 1, D)
+            return (row, *found[1:]) if isinstance(found, tuple) else row
 
         def picked(given: object) -> object:
             """What a layer is given beside the state, for the rows alone: a mask, positions, the cosines and sines of them."""
@@ -617,20 +680,32 @@ def _last_layer_at(network: PreTrainedModel, rows: Tensor, edit: _Flows) -> Iter
                 return given.expand(len(rows), *given.shape[1:])[places, rows][:, None]  # (B, 1) or (B, 1, d)
             return given
 
-        edit.stops = True
+        memory.stops = True
         try:
             whole(state, *args, **kwargs)
         except _Reached as reached:
-            edit.last = reached.key, reached.value, rows
+            memory.last = reached.key, reached.value, rows
         finally:
-            edit.stops = False
+            memory.stops = False
+        setattr(attention, _ROWS, rows)
+        handle = attention.register_forward_pre_hook(causal, with_kwargs=True, prepend=True)
         try:
             found = whole(state[places, rows][:, None], *map(picked, args), **{n: picked(x) for n, x in kwargs.items()})
         finally:
-            edit.last = None
+            handle.remove()
+            delattr(attention, _ROWS)
+            memory.last = None
         row = found[0] if isinstance(found, tuple) else found  # (B, 1, D)
-        state = torch.zeros_like(state).index_put((places, rows), row[:, 0])  # (B, T, D)
-        return (state, *found[1:]) if isinstance(found, tuple) else state
+        if memory.spreads:
+            row = torch.zeros_like(state).index_put((places, rows), row[:, 0])  # (B, T, D)
+        return (row, *found[1:]) if isinstance(found, tuple) else row
+
+    def causal(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """The mask of the rows where the fused kernel was left to be causal by itself; of one query it would hide nothing."""
+        if isinstance(memory, _Flows) or memory.last is None or kwargs.get("attention_mask") is not None:
+            return None
+        keys = torch.arange(memory.last[0].shape[-2], device=rows.device)  # (K,)
+        return args, {**kwargs, "attention_mask": (keys <= rows[:, None])[:, None, None]}  # (B, 1, 1, K)
 
     own = vars(layer).get("forward")  # a library that places layers on devices may have put one there
     layer.forward = at_rows
@@ -641,6 +716,11 @@ def _last_layer_at(network: PreTrainedModel, rows: Tensor, edit: _Flows) -> Iter
             del layer.forward  # the class's own method again
         else:
             layer.forward = own
+
+
+def decoder_layers(network: PreTrainedModel) -> list[nn.Module]:
+    """The entries of a model's list of layers, first layer first; each holds one of :func:`attention_modules`."""
+    return [_layer_of(network, attention) for attention in attention_modules(network)]
 
 
 def _layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
@@ -654,7 +734,9 @@ def _layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
     raise AssertionError(f"{type(attention).__name__} is in no list of layers")
 
 
+@exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def ends_in_rows(network: PreTrainedModel) -> bool:
     """Whether a family's last layer can do with one row of each prompt (:func:`flows`): on a short input, no logit changes."""
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
@@ -662,7 +744,8 @@ def ends_in_rows(network: PreTrainedModel) -> bool:
     places = torch.arange(2, device=network.device)
 
     def logits() -> Tensor:
-        return network(input_ids=ids, use_cache=False).logits[places, rows].float()  # (2, V)
+        with vocabulary.only(network, ids.flatten()):
+            return network(input_ids=ids, use_cache=False).logits[places, rows].float()  # (2, 16)
 
     plain = logits()
     try:
@@ -672,6 +755,50 @@ def ends_in_rows(network: PreTrainedModel) -> bool:
         return False
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
     return bool((plain - alone).abs().max() <= tolerance * plain.abs().max())
+
+
+LastRows = Literal["alone", "in_place"]
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
+    """How a family's last layer can do with one row of each prompt (:func:`last_layer_at`): on a short input, no logit changes.
+
+    Returns:
+        ``alone`` where the model can return these rows alone, ``in_place`` where its output must keep its length, and None
+        where the last layer needs every row.
+    """
+    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    rows = torch.tensor([5, 7], device=network.device)
+    places = torch.arange(2, device=network.device)
+    layers = len(attention_modules(network))
+    edges = torch.zeros(2, 8, 8, dtype=torch.bool, device=network.device)  # (2, Q, K)
+    edges[:, 3, :3] = edges[:, 5, 2] = True
+
+    def logits(blocked: bool, way: LastRows | None) -> Tensor:
+        cache = DynamicCache()
+        cache.layers = [DynamicLayer() for _ in range(layers)]
+        with ExitStack() as stack:
+            stack.enter_context(vocabulary.only(network, ids.flatten()))
+            if blocked:
+                stack.enter_context(block(network, dict.fromkeys(range(layers), edges)))
+            if way:
+                stack.enter_context(last_layer_at(network, rows, cache, way == "in_place"))
+            found = network(input_ids=ids, past_key_values=cache, use_cache=True).logits.float()  # (2, 1 or T, 16)
+        return found[:, 0] if way == "alone" else found[places, rows]  # (2, 16)
+
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
+    plain = [logits(blocked, None) for blocked in (False, True)]
+    for way in get_args(LastRows):
+        try:
+            found = [logits(blocked, way) for blocked in (False, True)]
+        except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
+            continue
+        if all((a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(plain, found, strict=True)):
+            return way
+    return None
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _GRAMMAR = (
     r"figures/[^/]+\.(pdf|svg|png|csv|json)",
     r"tables/[^/]+\.(csv|md|tex|json)",
     r"notebooks/[^/]+\.ipynb",
-    r"report/index\.(html|json)",
+    r"report/(index\.(html|json)|incomplete\.json)",
     r"(training|logs|benchmarks)/.+",
 )
 
@@ -182,7 +182,10 @@ def _record_faults(results: Path, record: Path) -> list[Fault]:
     try:
         facts = json.loads(record.read_text(encoding="utf-8"))
         outputs = (record, *(results / name for name in facts["outputs"]))
-        return _changed(results, record, {**facts["inputs"], **facts["outputs"]}, outputs)
+        faults = _changed(results, record, {**facts["inputs"], **facts["outputs"]}, outputs)
+        if missing := facts.get("missing"):  # a page that a failed run wrote
+            faults.append(Fault(f"{record}: the report is incomplete, {', '.join(missing)} missing from it", outputs))
+        return faults
     except (ValueError, KeyError, TypeError):
         return [Fault(f"{record}: is not a record of inputs and outputs", (record,))]
 

@@ -33,9 +33,15 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
         InputError: The folder, its config.json, its weights or its tokenizer is not there.
     """
     folder = Path(folder)
+    if folder.is_file() and folder.suffix == ".gguf":
+        raise InputError(f"{folder} is a GGUF file, not a model folder: write `gguf: {folder}` in place of its path")
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
+        if packed := sorted(folder.glob("*.gguf")):
+            raise InputError(
+                f"model folder {folder} holds no config.json, but a GGUF file: write `gguf: {packed[0]}` in place of its path"
+            )
         raise InputError(f"model folder {folder} holds no config.json, so it is no checkpoint")
     weights = weight_files(folder)
     if not any((folder / name).is_file() for name in TOKENIZERS):

@@ -151,17 +151,20 @@ def load(path: Path | str) -> Paper:
         raise InputError(f"claims file {path}, {where or 'as a whole'}: {first['msg']}") from error
 
 
-def judge(claim: Claim, shown: pd.DataFrame | None, own: Sequence[str] = ()) -> list[Verdict]:
+def judge(claim: Claim, shown: pd.DataFrame | None, own: Sequence[str] = (), failure: str = "") -> list[Verdict]:
     """The verdict on a claim for each model that its item shows.
 
     Args:
         claim: The claim.
         shown: The item's CSV; None where the item was not made.
         own: The models (by their names in the artifacts) that are the paper's own on the original texts.
+        failure: Why a failed run did not make the item, where that is so.
 
     Raises:
         InputError: The rule names a column that the CSV does not have.
     """
+    if failure:
+        return [_silent(claim, "", f"{claim.item} was not made in this run: {failure.rstrip('.')}")]
     if shown is None or shown.empty:
         return [_silent(claim, "", f"{claim.item} was not made, or shows nothing of what is configured")]
     if "model" not in shown:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icl_lens import chat, compression, demo_cache, models
+from icl_lens import chat, compression, demo_cache, models, precision
 from icl_lens.demo_cache import Header
 from icl_lens.errors import InputError
 from icl_lens.models import LanguageModel
@@ -54,6 +54,7 @@ def compress(
     name: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    matmul: str = "exact",
     bos: Bos = "auto",
     as_chat: bool = False,
 ) -> Header:
@@ -69,6 +70,7 @@ def compress(
         name: The model's name in the cache.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.precision.products`.
         bos: See :func:`icl_lens.positions.tokenize`.
         as_chat: Whether prompts are written as a chat, see :func:`icl_lens.chat.wrap`.
 
@@ -87,15 +89,18 @@ def compress(
             f"the demonstrations are {length} tokens, and the context of {model.name} is {model.context}: none is left for a "
             "text; use fewer or shorter ones"
         )
-    if model.context is None or len(prompt.ids) <= model.context:
-        models.observe(model, [prompt])  # it warns where the model or its tokenizer does not know such text
     kept = compression.kept_positions(prompt) if keep == "anchors" else np.arange(length)
-    compressed = compression.compress(model, prompt, kept)
+    with precision.products(matmul, model.device) as products:
+        if model.context is None or len(prompt.ids) <= model.context:
+            models.observe(model, [prompt])  # it warns where the model or its tokenizer does not know such text
+        compressed = compression.compress(model, prompt, kept)
     header = demo_cache.save(
         out,
         compressed,
         made_by=demo_cache.whose(model, folder),
         dtype=dtype,
+        matmul=matmul,
+        products=products,
         task=task.name,
         template=task.template,
         label_words=list(task.label_words),
@@ -110,7 +115,12 @@ def compress(
 
 @torch.inference_mode()
 def classify(
-    folder: Path | str, cache: Path | str, texts: Sequence[Text], device: str = "auto", batch_tokens: int = 4096
+    folder: Path | str,
+    cache: Path | str,
+    texts: Sequence[Text],
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    matmul: str = "exact",
 ) -> Iterator[Answer]:
     """Classify texts behind compressed demonstrations.
 
@@ -120,6 +130,7 @@ def classify(
         texts: Each with its line.
         device: auto, cpu, cuda or mps.
         batch_tokens: See :func:`icl_lens.models.batches`.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.precision.products`.
 
     Raises:
         InputError: The cache cannot be read or is another model's or tokenizer's; a text is too long for the context left over,
@@ -139,10 +150,11 @@ def classify(
     for one, prompt in zip(texts, prompts, strict=True):
         _require_room(model, header, one, prompt)
     probabilities = np.empty((len(prompts), len(words)))  # (N, C)
-    for batch in compression.batches(model, prompts, batch_tokens, read.compressed):
-        logits = compression.query_logits(model, batch, read.compressed)  # (B, V)
-        of_labels = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
-        probabilities[batch.index] = of_labels.numpy()
+    with precision.products(matmul, model.device):
+        for batch in compression.batches(model, prompts, batch_tokens, read.compressed):
+            logits = compression.query_logits(model, batch, read.compressed)  # (B, V)
+            of_labels = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
+            probabilities[batch.index] = of_labels.numpy()
     names = [word.strip() for word in words]
     for text, row in zip(queries, probabilities, strict=True):
         yield Answer(text, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from icl_lens.config import Device, Dtype, Studies, settings_key
+from icl_lens.config import Device, Dtype, Matmul, Studies, settings_key
 from icl_lens.errors import InputError
 from icl_lens.reweighting_plan import AUXILIARY
 from icl_lens.tasks import TASKS
@@ -196,11 +196,17 @@ def _parser() -> argparse.ArgumentParser:
     fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
     fetch_dataset.add_argument("--config", default="default", help="the configuration")
     fetch_dataset.add_argument("--splits", required=True, nargs="+")
+    fetch_model.add_argument("--gguf", metavar="FILE", help="fetch this one file of the repository, for convert-gguf")
     for added in (fetch_model, fetch_dataset):
         added.add_argument("--hub", required=True, help="its name on the hub: owner/name")
         added.add_argument("--revision", default="main", help="a branch, a tag or a commit")
         added.add_argument("--attempts", type=_positive, default=6, help="tries in a row that may bring nothing")
         added.add_argument("--out", required=True, type=Path, help="fetched.json in the folder to fill")
+
+    convert = command("convert-gguf", _convert_gguf, "convert a GGUF file into a model folder that studies read")
+    convert.add_argument("--gguf", required=True, type=Path, help="the file")
+    convert.add_argument("--fetched", type=Path, help="the folder that `icl-lens fetch-model --gguf` fetched it to")
+    convert.add_argument("--out", required=True, type=Path, help="converted.json in the folder to fill")
 
     training = command("training", _training, "train a model that learns in context, from scratch")
     training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
@@ -252,6 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "write the page that says which claims held, with every figure and table")
     report.add_argument("--results", required=True, type=Path)
     report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show")
+    report.add_argument(
+        "--missing",
+        nargs="*",
+        default=[],
+        metavar="ITEM=LOG",
+        help="those that a failed run did not make, with the log of the job that failed, or = for one that was not started",
+    )
     report.add_argument("--claims", required=True, nargs="+", type=Path, help="claims files, one a paper")
     report.add_argument("--walks", nargs="*", default=[], type=Path, help="folders of studies whose prompts can be walked")
     report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")
@@ -281,6 +294,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
     command.add_argument("--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to")
     command.add_argument("--device", default="auto", choices=get_args(Device))
+    command.add_argument(
+        "--matmul",
+        default="exact",
+        choices=get_args(Matmul),
+        help="products of float32 matrices: exact, or fast (TF32 on CUDA, bfloat16 on CPUs that have it in hardware)",
+    )
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -369,7 +388,10 @@ def _fetch_model(options: argparse.Namespace) -> None:
     from icl_lens import fetch
     from icl_lens.download import Patience
 
-    fetch.model(options.hub, options.revision, options.out, Patience(options.attempts))
+    if options.gguf is not None:
+        fetch.gguf(options.hub, options.revision, options.gguf, options.out, Patience(options.attempts))
+    else:
+        fetch.model(options.hub, options.revision, options.out, Patience(options.attempts))
 
 
 def _fetch_dataset(options: argparse.Namespace) -> None:
@@ -377,6 +399,15 @@ def _fetch_dataset(options: argparse.Namespace) -> None:
     from icl_lens.download import Patience
 
     fetch.dataset(options.hub, options.revision, options.config, options.splits, options.out, Patience(options.attempts))
+
+
+def _convert_gguf(options: argparse.Namespace) -> None:
+    from icl_lens import gguf_conversion, gguf_files
+
+    gguf_files.check(options.gguf)  # before the libraries are loaded
+    gguf_conversion.require_packages()
+    _quieten_transformers()
+    gguf_conversion.convert(options.gguf, options.out, options.fetched)
 
 
 def _quieten_transformers() -> None:
@@ -402,6 +433,7 @@ def _study(options: argparse.Namespace) -> None:
         name=options.name,
         device=options.device,
         dtype=options.dtype,
+        matmul=options.matmul,
         batch_tokens=options.batch_tokens,
         bos=BOS[options.bos],
         as_chat=options.chat,
@@ -437,6 +469,7 @@ def _compress(options: argparse.Namespace) -> None:
         name=options.name,
         device=options.device,
         dtype=options.dtype,
+        matmul=options.matmul,
         bos=BOS[options.bos],
         as_chat=options.chat,
     )
@@ -464,6 +497,7 @@ def _reweight_components(options: argparse.Namespace) -> None:
         name=options.name,
         device=options.device,
         dtype=options.dtype,
+        matmul=options.matmul,
         bos=BOS[options.bos],
         as_chat=options.chat,
         batch_tokens=options.batch_tokens,
@@ -480,11 +514,15 @@ def _classify(options: argparse.Namespace) -> None:
     if options.components:
         from icl_lens import component_classifying
 
-        answers = component_classifying.classify(options.model, options.components, texts, options.device, options.batch_tokens)
+        answers = component_classifying.classify(
+            options.model, options.components, texts, options.device, options.batch_tokens, options.matmul
+        )
     else:
         from icl_lens import classifying
 
-        answers = classifying.classify(options.model, options.cache, texts, options.device, options.batch_tokens)
+        answers = classifying.classify(
+            options.model, options.cache, texts, options.device, options.batch_tokens, options.matmul
+        )
     try:
         for answer in answers:
             print(json.dumps(answer._asdict(), ensure_ascii=False))
@@ -573,7 +611,11 @@ def _audit(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> None:
     from icl_lens import report
 
-    report.write(options.results, options.items, options.claims, options.page, options.out, options.walks)
+    missing = {}
+    for named in options.missing:
+        name, _, log = named.partition("=")
+        missing[name] = report.failure(Path(log)) if log else "the run ended before it was made"
+    report.write(options.results, options.items, options.claims, options.page, options.out, options.walks, missing)
 
 
 def _publish(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icl_lens import component_file, component_weights, models
+from icl_lens import component_file, component_weights, models, precision
 from icl_lens.classifying import Answer, prompts_of
 from icl_lens.component_file import Header
 from icl_lens.components_plan import Settings
@@ -39,6 +39,7 @@ def reweight(
     name: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    matmul: str = "exact",
     bos: Bos = "auto",
     as_chat: bool = False,
     batch_tokens: int = 4096,
@@ -56,6 +57,7 @@ def reweight(
         name: The model's name in the file.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.precision.products`.
         bos: See :func:`icl_lens.positions.tokenize`.
         as_chat: Whether prompts are written as a chat, see :func:`icl_lens.chat.wrap`.
         batch_tokens: See :func:`icl_lens.models.batches`.
@@ -82,9 +84,10 @@ def reweight(
     prompts = prompts_of(model, task, shown, known, list(texts[demonstrations:]), bos, as_chat)
     for number, prompt in enumerate(prompts, demonstrations + 1):
         _require_room(model, f"labelled text {number}", prompt)
-    models.observe(model, prompts)  # it warns where the model or its tokenizer does not know such text
     movable = _movable(decomposer)
-    read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    with precision.products(matmul, model.device) as products:
+        models.observe(model, prompts)  # it warns where the model or its tokenizer does not know such text
+        read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
     parts = read.parts[:, movable]  # (n, M, C)
     right = torch.tensor(gold)
     learnt = component_weights.reweight(parts[None], right[None], torch.ones(1, len(gold), dtype=torch.bool), settings)
@@ -97,6 +100,8 @@ def reweight(
         kinds["head"].to_numpy(),
         made_by=whose(model, folder),
         dtype=dtype,
+        matmul=matmul,
+        products=products,
         task=task.name,
         template=task.template,
         label_words=list(task.label_words),
@@ -115,7 +120,12 @@ def reweight(
 
 
 def classify(
-    folder: Path | str, components: Path | str, texts: Sequence[Text], device: str = "auto", batch_tokens: int = 4096
+    folder: Path | str,
+    components: Path | str,
+    texts: Sequence[Text],
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    matmul: str = "exact",
 ) -> Iterator[Answer]:
     """Classify texts by re-weighted components.
 
@@ -125,6 +135,7 @@ def classify(
         texts: Each with its line.
         device: auto, cpu, cuda or mps.
         batch_tokens: See :func:`icl_lens.models.batches`.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.precision.products`.
 
     Raises:
         InputError: The file cannot be read or is another model's or tokenizer's, or a text is too long.
@@ -144,7 +155,8 @@ def classify(
     prompts = prompts_of(model, task, header.texts, header.labels, queries, header.bos, header.chat)
     for one, prompt in zip(texts, prompts, strict=True):
         _require_room(model, f"line {one.line}", prompt)
-    parts = decompose(model, decomposer, prompts, batch_tokens, with_attention=False).parts[:, _movable(decomposer)]
+    with precision.products(matmul, model.device):
+        parts = decompose(model, decomposer, prompts, batch_tokens, with_attention=False).parts[:, _movable(decomposer)]
     probabilities = torch.einsum("nmc,m->nc", parts, weights).double().softmax(-1).numpy()  # (N, C)
     for text, row in zip(queries, probabilities, strict=True):
         yield Answer(text, names[int(np.argmax(row))], dict(zip(names, row.tolist(), strict=True)))

@@ -36,6 +36,8 @@ class Header(Section):
         format: :data:`FORMAT`.
         made_by: Model and tokenizer.
         dtype: Of the model.
+        matmul: How products were asked for, exact or fast; None in a file made before there was a choice.
+        products: The format in which the device computed them, see :func:`icl_lens.precision.measured`.
         task: The task's name.
         template: Its template.
         label_words: Its label words, leading blanks included.
@@ -53,6 +55,8 @@ class Header(Section):
     format: int
     made_by: Whose
     dtype: str
+    matmul: str | None = None
+    products: str | None = None
     task: str
     template: str
     label_words: list[str] = Field(min_length=2)

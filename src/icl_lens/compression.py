@@ -31,6 +31,7 @@ from icl_lens.compression_plan import Positions
 from icl_lens.errors import InputError
 from icl_lens.models import Batch, LanguageModel
 from icl_lens.positions import TokenizedPrompt
+from icl_lens.precision import exact_products
 from icl_lens.prefixes import Prefix
 
 
@@ -237,6 +238,7 @@ def windows(model: LanguageModel) -> dict[int, int]:
     return {layer: size for layer, kind in enumerate(kinds) if kind == "sliding_attention" and size}
 
 
+@exact_products()
 @torch.no_grad()
 def require_compressible(model: LanguageModel) -> None:
     """Refuse a model for which kept keys and values do not stand for their positions; tried on a short input.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from icl_lens import controls_plan, flow_plan, isolated_words_plan, kernel_regression_plan
+from icl_lens import controls_plan, fetch, flow_plan, isolated_words_plan, kernel_regression_plan
 from icl_lens.components_plan import Settings as Components
 from icl_lens.compression_plan import Settings as Compression
 from icl_lens.diagnosis_plan import Settings as Diagnosis
@@ -40,6 +41,7 @@ from icl_lens.tasks import TASKS, Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+Matmul = Literal["exact", "fast"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # Snakemake matches paths as text: a folder has one spelling, without "./" before it or "/" behind.
@@ -72,6 +74,11 @@ def _number(entry: Any) -> Any:
     return entry
 
 
+def is_repository_file(name: str) -> bool:
+    """Whether a file of a hub's repository can have that name: a relative path that stays inside."""
+    return not re.search(r"[\\:\0-\x1f]", name) and all(part and not part.startswith(".") for part in name.split("/"))
+
+
 class Model(Section):
     """One language model."""
 
@@ -82,12 +89,19 @@ class Model(Section):
         description="A folder with a decoder-only checkpoint (config.json, *.safetensors) and its fast tokenizer.",
     )
     hub: HubId | None = Field(default=None, description="Instead of `path`: a model on the hub, owner/name.")
+    gguf: str | None = Field(
+        default=None,
+        description="Instead of `path`: a GGUF file; with `hub`, the name of a GGUF file of that repository. It is converted "
+        "once to float32 weights under `downloads`, which needs optional packages: "
+        "`.venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate`.",
+    )
     revision: str | None = Field(
         default=None,
         min_length=1,
         description="hub only: a commit, tag or branch (default: main). Name a commit if others are to get the same numbers.",
     )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
+    matmul: Matmul | None = Field(default=None, description="Overrides `matmul` for this model.")
     step: int | None = Field(
         default=None,
         ge=0,
@@ -105,11 +119,38 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _lies_somewhere(self) -> Model:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError(f"models: {self.name} needs either a path (a folder) or a hub (owner/name)")
-        if self.path is not None and self.revision is not None:
-            raise ValueError(f"models: {self.name} has a path, so its revision says nothing; leave it out, or name a hub")
+        if self.gguf is not None and not self.gguf.endswith(".gguf"):
+            raise ValueError(f"models: {self.name}: gguf is {self.gguf!r}; the name of a GGUF file ends in .gguf")
+        if self.path is not None and self.gguf is not None:
+            raise ValueError(f"models: {self.name} has a path and a gguf; leave one of them out")
+        if (self.path is None) == (self.hub is None and self.gguf is None):
+            raise ValueError(
+                f"models: {self.name} needs one of path (a folder), hub (owner/name) and gguf (a GGUF file, alone or with hub)"
+            )
+        if self.hub is None and self.revision is not None:
+            what = "path" if self.gguf is None else "gguf of this machine"
+            raise ValueError(f"models: {self.name} has a {what}, so its revision says nothing; leave it out, or name a hub")
+        if self.hub is not None and self.gguf is not None and not is_repository_file(self.gguf):
+            raise ValueError(
+                f"models: {self.name}: {self.gguf!r} cannot be a file of {self.hub}; give its path inside the repository"
+            )
         return self
+
+    def folder(self, downloads: str) -> str:
+        """The folder that studies read: the user's own, or the one that the model is fetched or converted to.
+
+        Raises:
+            InputError: No repository or revision can have that name.
+        """
+        if self.gguf is not None and self.hub is not None:
+            folder = fetch.gguf_folder(downloads, self.hub, self.revision, self.gguf) / fetch.CONVERTED
+        elif self.gguf is not None:
+            folder = fetch.own_gguf_folder(downloads, self.gguf) / fetch.CONVERTED
+        elif self.hub is not None:
+            folder = fetch.model_folder(downloads, self.hub, self.revision)
+        else:
+            return self.path or ""
+        return str(folder)
 
 
 class SplitFiles(Section):
@@ -257,8 +298,9 @@ class Config(Section):
         default_factory=lambda: [Model(name="organism", path=EMBEDDED_MODEL)],
         min_length=1,
         description="The language models to study; each has a `name` (in paths and figures), a `path` (a folder with a "
-        "decoder-only checkpoint in safetensors and its tokenizer) or a `hub` (owner/name, with its `revision`) and, where it "
-        "differs from `dtype` below, a `dtype`. The default is the small model that this project trained and ships.",
+        "decoder-only checkpoint in safetensors and its tokenizer), a `hub` (owner/name, with its `revision`) or a `gguf` (a "
+        "GGUF file, alone or with `hub`) and, where it differs from `dtype` below, a `dtype`. The default is the small "
+        "model that this project trained and ships.",
     )
     representation_models: list[Model] = Field(
         default_factory=lambda: [Model(name="reader", path=READER_MODEL)],
@@ -298,15 +340,24 @@ class Config(Section):
         description="Test texts per task and seed, at most (a smaller test set is used whole). The paper uses 1000.",
     )
     device: Device = Field(
-        default="auto", description="Where the model runs: auto (the first of cuda, mps, cpu that is there), or one."
+        default="auto",
+        description="Where the model runs: auto (cuda where it is available, otherwise cpu), cpu, cuda or mps. auto never "
+        "picks mps (Apple), which is untested here and whose attention kernels have returned wrong results in PyTorch.",
     )
     dtype: Dtype = Field(
         default="float32", description="The model's number format: float32 (as in the paper), float16 or bfloat16."
     )
+    matmul: Matmul = Field(
+        default="exact",
+        description="How products of float32 matrices are computed: exact (in float32), or fast: TF32 on CUDA, bfloat16 on "
+        "CPUs that have such products in hardware (AMX, AVX512-BF16). docs/precision.md says how far results move.",
+    )
     batch_tokens: int = Field(
         default=4096,
         ge=1,
-        description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding.",
+        description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding. On a CPU "
+        "a batch is cut further, to what takes at most 1 GiB beside the weights, counted from the model's width, layers, "
+        "feed-forward size, heads and vocabulary (a single prompt is never cut).",
     )
     studies: Annotated[Studies, BeforeValidator(_numbers)] = Field(
         default_factory=Studies,
@@ -411,13 +462,18 @@ class Config(Section):
         ]
         return self.model_copy(update={"models": [*self.models, *saved]})
 
-    def in_other_dtypes(self, names: list[str]) -> list[str]:
-        """Those of some models that are among them in float32 and in another number format, otherwise run alike."""
-        dtypes: dict[str, set[Dtype]] = {}
-        run = {name: self.model(name).model_dump_json(exclude={"name", "dtype"}) for name in names}
+    def precision(self, name: str) -> tuple[Dtype, Matmul]:
+        """A model's number format, and how its products are computed."""
+        model = self.model(name)
+        return model.dtype or self.dtype, model.matmul or self.matmul
+
+    def in_other_precisions(self, names: list[str]) -> list[str]:
+        """Those of some models that are among them in float32 with exact products and otherwise, in all else run alike."""
+        precisions: dict[str, set[tuple[Dtype, Matmul]]] = {}
+        run = {name: self.model(name).model_dump_json(exclude={"name", "dtype", "matmul"}) for name in names}
         for name in names:
-            dtypes.setdefault(run[name], set()).add(self.model(name).dtype or self.dtype)
-        return [name for name in names if "float32" in dtypes[run[name]] and len(dtypes[run[name]]) > 1]
+            precisions.setdefault(run[name], set()).add(self.precision(name))
+        return [name for name in names if ("float32", "exact") in precisions[run[name]] and len(precisions[run[name]]) > 1]
 
     def task(self, name: str) -> Task:
         """The task of that name: one of the paper's or a variant of it, or the user's own."""
@@ -455,8 +511,8 @@ class Config(Section):
 
         An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
         item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_dtypes` keeps of those chosen; an item about models of the hub, those; one about training, those
-        that say their step. Each may be none. One with tasks of its own shows these, of the models configured for it.
+        that :meth:`in_other_precisions` keeps of those chosen; an item about models of the hub, those; one about training,
+        those that say their step. Each may be none. One with tasks of its own shows these, of the models configured for it.
         """
         choice = self.items.get(item, ItemChoice())
         if ITEMS[item].own_tasks:
@@ -472,8 +528,8 @@ class Config(Section):
         ended = [model for model in self.models if model.step is None] or self.models
         offered = self.models if ITEMS[item].over_training else ended
         models = choice.models or [model.name for model in offered if not hubs or model.hub in hubs]
-        if ITEMS[item].compares_dtypes:
-            models = self.in_other_dtypes(models)
+        if ITEMS[item].compares_precisions:
+            models = self.in_other_precisions(models)
         if ITEMS[item].over_training:
             models = [name for name in models if self.model(name).step is not None]
         theirs = [task for task in paper if task in self.tasks or task in variants]

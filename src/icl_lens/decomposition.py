@@ -43,7 +43,7 @@ from icl_lens.errors import InputError
 from icl_lens.kernel_regression_summary import agreement, votes
 from icl_lens.models import LanguageModel, shared_batches
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
+from icl_lens.precision import at_least_float32, exact_products
 
 EMBEDDING, HEAD, MLP, CONSTANT = KINDS = ("embedding", "head", "mlp", "constant")
 """What a part can be; :func:`parts` says in which order they come."""
@@ -174,6 +174,7 @@ class Decomposer:
         InputError: Its family cannot be decomposed, and why.
     """
 
+    @exact_products()
     @torch.no_grad()
     def __init__(self, network: PreTrainedModel) -> None:
         self.network = network

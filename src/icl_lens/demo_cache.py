@@ -66,6 +66,8 @@ class Header(_Part):
         format: :data:`FORMAT`.
         made_by: Model and tokenizer.
         dtype: Of the model, and so of keys and values.
+        matmul: How products were asked for, exact or fast; None in a cache made before there was a choice.
+        products: The format in which the device computed them, see :func:`icl_lens.precision.measured`.
         task: The task's name.
         template: Its template.
         label_words: Its label words, leading blanks included.
@@ -82,6 +84,8 @@ class Header(_Part):
     format: int
     made_by: Whose
     dtype: str
+    matmul: str | None = None
+    products: str | None = None
     task: str
     template: str
     label_words: list[str] = Field(min_length=2)

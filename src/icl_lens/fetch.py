@@ -1,8 +1,9 @@
 """Fetching models and data sets from a hub: the one place where icl-lens uses a network.
 
 A repository comes to a folder of its own, ``downloads/models/{owner}--{name}/{revision}`` or
-``downloads/datasets/{owner}--{name}/{revision}/{config}``, and ``fetched.json`` (:mod:`icl_lens.fetched`) is written there
-last. The record, not the files, is what a workflow waits for: an interrupted download stays, and the same command goes on.
+``downloads/datasets/{owner}--{name}/{revision}/{config}``, a single GGUF file to
+``downloads/gguf/{owner}--{name}/{revision}/{file}``, and ``fetched.json`` (:mod:`icl_lens.fetched`) is written there last. The
+record, not the files, is what a workflow waits for: an interrupted download stays, and the same command goes on.
 Everything downstream reads folders, with the hub switched off.
 
 The hub's library is imported where something is fetched, so that the names of folders cost nothing.
@@ -10,6 +11,7 @@ The hub's library is imported where something is fetched, so that the names of f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -33,6 +35,9 @@ DEFAULT_REVISION = "main"
 # What a sentence lists of a repository, at most.
 _MOST_LISTED = 12
 
+# The folder of a converted GGUF file, in the folder that is the file's own.
+CONVERTED = "converted"
+
 _NAME = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 
 
@@ -55,6 +60,25 @@ def dataset_folder(downloads: Path | str, hub: str, revision: str | None = None,
     return Path(downloads) / "datasets" / _folder_name(hub) / _revision_name(revision) / config
 
 
+def gguf_folder(downloads: Path | str, hub: str, revision: str | None, file: str) -> Path:
+    """Where a GGUF file of the hub is fetched to; it is converted to the folder :data:`CONVERTED` below.
+
+    Raises:
+        InputError: No repository or revision can have that name.
+    """
+    return Path(downloads) / "gguf" / _folder_name(hub) / _revision_name(revision) / file.replace("/", "--")
+
+
+def own_gguf_folder(downloads: Path | str, file: Path | str) -> Path:
+    """Where a GGUF file that lies here is converted to: :data:`CONVERTED` in a folder of its name, below a hash of its place.
+
+    So two files of one name do not share a folder.
+    """
+    file = Path(file)
+    place = hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:12]
+    return Path(downloads) / "gguf" / "files" / place / file.name
+
+
 def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path | str = "downloads") -> Path:
     """The folder of a model that is named by a folder or by its name on the hub, fetched if it is not here yet.
 
@@ -72,6 +96,9 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path 
         if revision is not None:
             raise InputError(f"{folder_or_hub_id} is a folder, and a folder has no revisions: leave --revision out")
         return Path(folder_or_hub_id)
+    if Path(folder_or_hub_id).is_file():
+        how = "`icl-lens convert-gguf` makes one of a GGUF file" if folder_or_hub_id.endswith(".gguf") else "name the folder"
+        raise InputError(f"{folder_or_hub_id} is a file, and a model is a folder: {how}")
     if not _is_hub_id(folder_or_hub_id):
         raise InputError(f"model folder {folder_or_hub_id} does not exist, and no model of the hub has such a name")
     folder = model_folder(downloads, folder_or_hub_id, revision)
@@ -125,6 +152,30 @@ def model(hub: str, revision: str | None, out: Path | str, patience: Patience | 
         )
 
     _fetch("model", hub, revision, Path(out), patience, choose)
+
+
+def gguf(hub: str, revision: str | None, file: str, out: Path | str, patience: Patience | None = None) -> None:
+    """Fetch one GGUF file of a repository into the folder of ``out``, and write ``out``.
+
+    Args:
+        hub: ``owner/name``, or a name alone.
+        revision: A branch, tag or commit; main by default.
+        file: The file's name in the repository.
+        out: ``fetched.json`` in the folder to fill; written last.
+        patience: With faults that may pass.
+
+    Raises:
+        InputError: The file cannot be had, or the repository has none of that name.
+    """
+
+    def choose(repository: Repository, found: Listing, read: Callable[[str], bytes]) -> list[str]:
+        if file not in found.files:
+            others = [name for name in found.files if name.endswith(".gguf")]
+            title = f"{repository.title} at {repository.revision}"
+            raise InputError(f"{title} holds no file {file!r}{_listed(others, 'no GGUF file')}")
+        return [file]
+
+    _fetch("model", hub, revision, Path(out), patience, choose, asked=[file])
 
 
 def dataset(
@@ -306,10 +357,10 @@ def _require_plain(what: str, name: str) -> None:
         raise InputError(f"{name!r} is no name that a {what} of a data set can have")
 
 
-def _listed(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str], nothing: str = "none") -> str:
     """What is there, for the end of a sentence."""
     names = sorted(names)
     if not names:
-        return "; it holds none"
+        return f"; it holds {nothing}"
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return f"; it holds {', '.join(names[:_MOST_LISTED])}{more}"

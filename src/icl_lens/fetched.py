@@ -63,10 +63,24 @@ def read(folder: Path | str) -> Fetched | None:
         raise InputError(
             f"{path} is damaged; delete it, and the command that fetched it checks the files and writes it anew"
         ) from error
+    require_sizes(path, sizes, "the command that fetched it fetches this file again")
+    return record
+
+
+def require_sizes(record: Path, sizes: dict[str, int], remedy: str) -> None:
+    """Refuse a folder whose files are not those that its record names.
+
+    Args:
+        record: The record's file; the others lie beside it.
+        sizes: Name -> bytes.
+        remedy: What happens when the record is deleted.
+
+    Raises:
+        InputError: A file is absent or of another size.
+    """
     for name, size in sizes.items():
-        file = folder / name
+        file = record.parent / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
-            what = "is not there" if found is None else f"has {found} bytes where {RECORD} says {size}"
-            raise InputError(f"{file} {what}; delete {path}, and the command that fetched it fetches this file again")
-    return record
+            what = "is not there" if found is None else f"has {found} bytes where {record.name} says {size}"
+            raise InputError(f"{file} {what}; delete {record}, and {remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icl_lens.artifacts import whole_file
+from icl_lens.gguf_files import FLOATS
 
 # One colour a quantity in every figure (a palette that colour-blind readers can tell apart).
 COLOURS = {
@@ -81,7 +82,10 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(BUILTIN_TEXTS)
     if "elsewhere" in sources:
         lines.append("Prompts made outside icl-lens.")
+    lines += dict.fromkeys(line for table in metadata for line in _subsets(table))
     for model in dict.fromkeys(table["model"]["name"] for table in metadata):
+        said = {weights(table["model"]) for table in metadata if table["model"]["name"] == model} - {""}
+        lines += [f"{model}: {what}." for what in sorted(said)]
         observed = [table["observed"] for table in metadata if table["model"]["name"] == model]
         untrained = [o for o in observed if o["untrained"]]
         if untrained:
@@ -90,6 +94,9 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
                 f"Model {model} is untrained, or untrained on such text: its loss is {best['next_token_loss']:.2f} nats "
                 f"a token or more, a uniform guess has {best['uniform_loss']:.2f}."
             )
+        products = sorted({table.get("products", "float32") for table in metadata if table["model"]["name"] == model})
+        if products != ["float32"]:
+            lines.append(f"Products of model {model} are computed in {' and '.join(products)} (matmul: fast).")
         left_out = sum(o["left_out"] for o in observed)
         if left_out:
             lines.append(f"Left out, being longer than the context of {model}: {left_out} of the prompts.")
@@ -97,6 +104,35 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         if unknown >= 0.01:
             lines.append(f"The tokenizer of {model} does not know up to {100 * unknown:.0f} % of a panel's tokens.")
     return lines
+
+
+def weights(model: dict[str, Any]) -> str:
+    """What a caption says of a model's weights, such as "Q4_K_M weights, dequantised"; empty for a checkpoint's own weights.
+
+    Args:
+        model: The model's facts (:class:`icl_lens.models.LanguageModel`).
+    """
+    quantisation = model.get("gguf", {}).get("quantisation", "")
+    if not quantisation:
+        return ""
+    return f"{quantisation} weights" if quantisation in FLOATS else f"{quantisation} weights, dequantised"
+
+
+def _subsets(metadata: dict[str, Any]) -> Iterator[str]:
+    """One sentence for each split of which the corpus holds a part only."""
+    name = task_title(metadata, "the task")
+    uses = {
+        "train": "demonstrations come from a subset of the training split",
+        "test": "queries come from a subset of the test split",
+    }
+    for split, counts in metadata["corpus"].get("subsets", {}).items():
+        yield f"{name}: {uses[split]} ({counts['texts']:,} of {counts['published']:,} texts)."
+
+
+def number_format(metadata: dict[str, Any]) -> str:
+    """A table's number format, and that of its products where it is a shorter one than float32."""
+    products = metadata.get("products", "float32")
+    return metadata["dtype"] if products == "float32" else f"{metadata['dtype']} (products in {products})"
 
 
 def model_title(metadata: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from icl_lens.errors import InputError
-from icl_lens.models import Batch, LanguageModel, batches
+from icl_lens.models import Batch, LanguageModel, batches, last_output
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.precision import at_least_float32
 
@@ -116,12 +116,9 @@ def written(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
 def greedy_answers(model: LanguageModel, prompts: Sequence[TokenizedPrompt], tokens: int, batch_tokens: int) -> list[str]:
     """What a model writes behind each prompt, greedily, see :meth:`Answering.greedy`."""
     found = [""] * len(prompts)
-    for batch in batches(model, prompts, batch_tokens):
-        kept, place = torch.unique(batch.last, return_inverse=True)  # (U,), (B,)
+    for batch in batches(model, prompts, batch_tokens, kept="states"):
         cache = DynamicCache()
-        inputs = {**batch.inputs(), "use_cache": True, "past_key_values": cache}
-        logits = at_least_float32(model.network(**inputs, logits_to_keep=kept).logits)  # (B, U, V)
-        first = logits[torch.arange(len(place), device=place.device), place]  # (B, V)
+        first, _ = last_output(model, batch, use_cache=True, past_key_values=cache)  # (B, V)
         for i, ids in zip(batch.index, Answering(model, batch, cache, first).greedy(tokens).cpu().numpy(), strict=True):
             found[i] = written(ids, model.tokenizer)
     return found

@@ -46,41 +46,51 @@ def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bo
     with flows(model.network, sink, with_weights, rows):
         logits = class_logits(model, batch)  # (B, C)
         start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
-        logits.backward(start.to(logits.dtype))
+        logits.backward(start.to(logits.dtype).to(logits.device))  # the CPU narrows it: not every device has float64
     return multiple.numpy()
 
 
 class EdgeMeans:
-    """Where a batch's label words are, and the means over the edges they divide an information flow into."""
+    """Where a batch's label words are, and the means over the edges they divide an information flow into.
+
+    The device adds up one row of a matrix at a time, in the flow's own number format; rows are added up on the CPU in float64,
+    which not every device has.
+    """
 
     def __init__(self, batch: Batch, prompts: Sequence[TokenizedPrompt]) -> None:
-        device = batch.ids.device
-        self.last = batch.last  # (B,)
         # One entry a label word of the batch, M in all, prompt after prompt.
-        self.row = torch.cat([torch.full((len(p.anchors),), b) for b, p in enumerate(prompts)]).to(device)  # (M,)
-        self.position = torch.cat([torch.from_numpy(p.anchors) for p in prompts]).to(device)  # (M,)
-        self.columns = torch.arange(batch.ids.shape[1], device=device)  # (T,)
+        self.row = torch.cat([torch.full((len(p.anchors),), b) for b, p in enumerate(prompts)])  # (M,)
+        self.position = torch.cat([torch.from_numpy(p.anchors) for p in prompts])  # (M,)
+        self.last = batch.last.cpu()  # (B,)
+        self.prompts = torch.arange(len(self.last))  # (B,)
+        # The rows that are needed entry by entry: the label words', then the last positions'.
+        rows, positions = torch.cat([self.row, self.prompts]), torch.cat([self.position, self.last])  # (M + B,) each
+        self.single = rows.to(batch.ids.device), positions.to(batch.ids.device)
         self.edges_wp = self._per_prompt(self.position.double())  # (B,): position p has p edges to earlier ones
         self.edges_pq = self._per_prompt(torch.ones_like(self.position).double())  # (B,)
         last = self.last.double()
         self.edges_ww = last * (last + 1) / 2 - self.edges_wp - self.edges_pq  # (B,)
 
     def of(self, flow: Tensor) -> Tensor:
-        """Mean information flow along each kind of edge, shape (3, B).
+        """Mean information flow along each kind of edge, shape (3, B), float64 on the CPU.
 
         Args:
             flow: I_l of each prompt, shape (B, T, T); what flows to padding is zero, for nothing there reaches the loss.
         """
-        into = flow[self.row, self.position] * (self.columns < self.position[:, None])  # (M, T): j < p_k
-        wp = self._per_prompt(into.sum(-1, dtype=torch.float64))  # (B,)
-        pq = self._per_prompt(flow[self.row, self.last[self.row], self.position].double())  # (B,)
-        # All edges less the diagonal: above it there is nothing, for a causal model attends to nothing there.
-        total = flow.sum((1, 2), dtype=torch.float64) - flow.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)  # (B,)
-        return torch.stack([wp / self.edges_wp, pq / self.edges_pq, (total - wp - pq) / self.edges_ww])  # (3, B)
+        below = flow.tril(-1)  # (B, T, T): above the diagonal there is nothing, for a causal model attends to nothing there
+        needed = torch.cat([below.sum(-1), below[self.single]]).cpu().double()  # (B + M + B, T)
+        rest, into, from_last = needed.split([len(self.last), len(self.row), len(self.last)])  # (B, T), (M, T), (B, T)
+        rest[self.row, self.position] = 0
+        rest[self.prompts, self.last] = 0
+        wp = self._per_prompt(into.sum(-1))  # (B,)
+        pq = self._per_prompt(from_last[self.row, self.position])  # (B,)
+        from_last[self.row, self.position] = 0
+        ww = rest.sum(-1) + from_last.sum(-1)  # (B,)
+        return torch.stack([wp / self.edges_wp, pq / self.edges_pq, ww / self.edges_ww])  # (3, B)
 
     def _per_prompt(self, values: Tensor) -> Tensor:
         """Sums of one value a label word, shape (M,), over each prompt's label words, shape (B,)."""
-        return torch.zeros(len(self.last), dtype=values.dtype, device=values.device).index_add_(0, self.row, values)
+        return values.new_zeros(len(self.last)).index_add_(0, self.row, values)
 
 
 def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:

@@ -47,7 +47,8 @@ class Item:
         in_all: Whether ``all`` makes it, too.
         over_training: Whether it shows models at several steps of their training, and so only those that say their step.
         own_tasks: Whether its tasks are written for it alone: no corpus, and the models that the config names for it.
-        compares_dtypes: Whether it compares number formats, and so shows only models that are there in float32 and in another.
+        compares_precisions: Whether it compares number formats, and so shows only models that are there in float32 with exact
+            products and in another format or with fast products.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Item:
     group: str = "anchors"
     in_all: bool = True
     own_tasks: bool = False
-    compares_dtypes: bool = False
+    compares_precisions: bool = False
     over_training: bool = False
 
     @property
@@ -282,13 +283,13 @@ ITEMS: dict[str, Item] = {
         ),
         Item(
             name="table_precision",
-            title="How far float16 and bfloat16 move each result from float32",
+            title="How far float16, bfloat16 and fast products move each result from exact float32",
             notebook="table_precision",
             set="fresh-1shot",
             studies=("saliency", "isolation", "deep_attention", "icl"),
             group="precision",
             in_all=False,
-            compares_dtypes=True,
+            compares_precisions=True,
         ),
         # Kernel regression (Han et al., TMLR 2025): attention of the last position.
         Item(

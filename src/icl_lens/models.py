@@ -7,11 +7,14 @@ share their beginning can be cut into batches of their tails (:mod:`icl_lens.pre
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import pickle
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,17 +30,35 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icl_lens import activations, attention, fetched, prefixes, provenance, vocabulary
+from icl_lens import (
+    activations,
+    attention,
+    converted,
+    fetched,
+    layer_states,
+    memory,
+    model_cache,
+    prefixes,
+    provenance,
+    vocabulary,
+)
 from icl_lens.checkpoints import checkpoint_files, weight_files
 from icl_lens.errors import InputError
 from icl_lens.positions import TokenizedPrompt
-from icl_lens.precision import at_least_float32
+from icl_lens.precision import at_least_float32, exact_products
 
 logger = logging.getLogger(__name__)
 
 # A model counts as untrained when its mean loss per token is within this many nats of a uniform guess (or worse).
 # Random weights come within about 0.1 of it; a trained model is several nats below.
 UNTRAINED_MARGIN = 0.5
+
+OBSERVED = 2**26
+"""Logits that :func:`observe` makes at most: 256 tokens' with a vocabulary of 262,144, all of eight usual prompts' with one of
+50,257. They take a quarter of :data:`icl_lens.memory.LIMIT`, and so do their log-probabilities."""
+
+# So many logits may be made at positions where only some prompts end, in one product; beyond, each prompt has only its own.
+_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -49,8 +70,9 @@ class LanguageModel:
         network: The model, in evaluation mode, parameters frozen.
         tokenizer: Its fast tokenizer.
         dtype: Name of the number format of its weights.
-        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files, and of a fetched
-            model its name on the hub and its commit.
+        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files, of a fetched
+            model its name on the hub and its commit, and of one converted from a GGUF file that file's name, SHA-256 and
+            quantisation.
     """
 
     name: str
@@ -85,6 +107,11 @@ class LanguageModel:
         return min((bound for bound in bounds if bound), default=None)
 
     @cached_property
+    def sizes(self) -> memory.Sizes:
+        """What decides how large a batch may be."""
+        return memory.sizes(self.network)
+
+    @cached_property
     def shares_prefixes(self) -> bool:
         """Whether prompts that begin alike may share what the model computes for their beginning; tried on first use."""
         shareable = prefixes.is_shareable(self.network)
@@ -99,6 +126,34 @@ class LanguageModel:
         if not can:
             logger.info("the last layer of %s needs every position: all are computed", self.name)
         return can
+
+    @cached_property
+    def resumes(self) -> bool:
+        """Whether a forward pass can begin at a layer (:mod:`icl_lens.layer_states`); tried on first use."""
+        can = layer_states.can_resume(self.network)
+        if not can:
+            logger.info("no forward pass of %s can begin at a later layer: all layers are computed", self.name)
+        return can
+
+    @cached_property
+    def ends_in_last_rows(self) -> attention.LastRows | None:
+        """How next-token logits spare the last layer all other rows (:func:`icl_lens.attention.last_layer_at`), if they can."""
+        return attention.ends_in_last_rows(self.network) if self.shares_prefixes else None
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a folder holds, read and checked: configuration, network, tokenizer, and the hash of its files."""
+
+    config: PreTrainedConfig
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    hash: str
+
+
+# By resolved folder and number format: see :func:`preload`.
+_PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
+_TAKEN: set[tuple[Path, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -148,18 +203,102 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
 
     Args:
         folder: Holds config.json, *.safetensors (or, where there is none, pytorch_model*.bin) and a fast tokenizer's files.
-        name: The model's name in artifacts; by default the folder's own, or of a fetched model its own on the hub.
+        name: The model's name in artifacts; by default the folder's own, of a fetched model its own on the hub, of a
+            converted one the GGUF file's.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        InputError: The folder, its weights or its tokenizer is absent or damaged, a fetched file is not of the size it was
-            fetched with, the device is not there, or the model is no decoder-only language model.
+        InputError: The folder, its weights or its tokenizer is absent or damaged, a fetched or converted file is not of the
+            size it was written with, the device is not there, or the model is no decoder-only language model.
     """
     folder = Path(folder)
     place = pick_device(device)
     origin = fetched.read(folder)
+    source = converted.read(folder)
     files = checkpoint_files(folder)
+    held = _preloaded(folder, files, dtype) if place.type == "cpu" else None
+    checkpoint = held or _read(folder, files, place, dtype)
+    config, network = checkpoint.config, checkpoint.network
+    shape = config.get_text_config()
+    facts = {
+        "name": name or _own_name(folder, origin, source),
+        "family": config.model_type,
+        "layers": shape.num_hidden_layers,
+        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "files": checkpoint.hash,
+        **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
+        **(source.facts() if source else {}),
+    }
+    return LanguageModel(name=facts["name"], network=network, tokenizer=checkpoint.tokenizer, dtype=dtype, facts=facts)
+
+
+def preload(folder: Path | str, dtype: str = "float32") -> None:
+    """Load a checkpoint on the CPU for forks of this process: the first :func:`load` of it in each finds it there.
+
+    What checks find of the network is kept with it. This process must have used one thread only (torch.set_num_threads(1)).
+
+    Args:
+        folder: See :func:`load`.
+        dtype: See :func:`load`.
+
+    Raises:
+        InputError: See :func:`load`; or a file changed meanwhile.
+    """
+    folder = Path(folder)
+    files = checkpoint_files(folder)
+    time.sleep(min(2.0, provenance.seconds_until_settled(provenance.file_stamps(files))))
+    stamps = provenance.file_stamps(files)
+    with _messages() as messages:
+        checkpoint = _read(folder, files, torch.device("cpu"), dtype)
+    model_cache.remember(checkpoint.network)
+    for check in (
+        prefixes.is_shareable,
+        attention.ends_in_rows,
+        attention.ends_in_last_rows,
+        attention.require_supported,
+        layer_states.can_resume,
+    ):
+        # What a check raises is not kept: a study that needs it runs it and says so.
+        with contextlib.suppress(Exception), torch.no_grad():
+            check(checkpoint.network)
+    if provenance.seconds_until_settled(stamps) or provenance.file_stamps(files) != stamps:
+        raise InputError(f"model folder {folder}: its files changed while they were read")
+    _PRELOADED[folder.resolve(), dtype] = (stamps, checkpoint, messages)
+
+
+def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | None:
+    """The checkpoint that :func:`preload` loaded, once; None if there is none, or if a file has changed since."""
+    key = (folder.resolve(), dtype)
+    if key not in _PRELOADED or key in _TAKEN:
+        return None
+    stamps, checkpoint, messages = _PRELOADED[key]
+    if stamps != provenance.file_stamps(files):
+        return None
+    _TAKEN.add(key)  # the entry stays: to free a large model takes longer than to end the process
+    for message in messages:
+        logger.handle(message)
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[list[logging.LogRecord]]:
+    """While open, what this package logs of the loading is kept, for each process that uses what is loaded to log it."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    level, logger.level = logger.level, logging.INFO
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+        logger.level = level
+
+
+def _read(folder: Path, files: list[Path], place: torch.device, dtype: str) -> _Checkpoint:
+    """Read and check what :func:`load` needs of a folder."""
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
     network = _load_network(folder, config, getattr(torch, dtype)).to(place)
@@ -169,28 +308,27 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
             f"{network.get_input_embeddings().num_embeddings} embeddings; is it another model's tokenizer?"
         )
     _require_causal(folder, network)
-    shape = config.get_text_config()
-    facts = {
-        "name": name or (origin.hub.rpartition("/")[2] if origin else folder.resolve().name),
-        "family": config.model_type,
-        "layers": shape.num_hidden_layers,
-        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "files": provenance.files_hash(files),
-        **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
-    }
-    return LanguageModel(name=facts["name"], network=network, tokenizer=tokenizer, dtype=dtype, facts=facts)
+    return _Checkpoint(config, network, tokenizer, provenance.files_hash(files))
+
+
+def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:
+    if origin:
+        return origin.hub.rpartition("/")[2]
+    return Path(source.gguf).stem if source else folder.resolve().name
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of that name; ``auto`` is the first of cuda, mps and cpu that is there.
+    """The device of that name; ``auto`` is cuda where it is available, otherwise cpu.
+
+    ``auto`` never picks mps: no study was ever run on it, and PyTorch's attention on it has returned wrong results without an
+    error (pytorch/pytorch issues 174861, 176767 and 195910, pull request 184180).
 
     Raises:
         InputError: It is not there.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(name for name, present in there.items() if present))
+        return torch.device("cuda" if there["cuda"] else "cpu")
     if not there.get(device, False):
         present = ", ".join(name for name, is_there in there.items() if is_there)
         raise InputError(f"device {device!r} is not there; this machine has {present}")
@@ -238,24 +376,31 @@ def batches(
     budget: int,
     index: Sequence[int] | None = None,
     prefix: prefixes.Prefix | None = None,
+    kept: memory.Kept = "layer",
+    positions: int = 1,
 ) -> Iterator[Batch]:
     """Batches of at most ``budget`` tokens, padding included (a longer prompt is a batch of its own).
+
+    On a CPU they are smaller where such a batch would take more memory than :data:`icl_lens.memory.LIMIT`.
 
     Prompts of like length go together; :attr:`Batch.index` says where each belongs.
 
     Args:
         model: Its device is the batches'.
         prompts: Any prompts.
-        budget: Tokens per batch. A token of the prefix counts :data:`icl_lens.prefixes.TOKEN_SHARE` in each row.
+        budget: Tokens per batch. A token of the prefix counts :data:`icl_lens.memory.TOKEN_SHARE` in each row.
         index: Places of the prompts to take; all by default.
         prefix: What the prompts taken begin with; the batches hold only what follows it.
+        kept: What the caller holds until a batch is done: ``layer`` (nothing of earlier layers), ``states`` (hidden states, or
+            keys and values, of all layers), ``graph`` (what a backward pass needs).
+        positions: Positions of each prompt whose logits over the whole vocabulary the caller makes.
     """
     start = prefix.length if prefix else 0
     taken = range(len(prompts)) if index is None else index
     order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early
     while order:
         longest = len(prompts[order[0]].ids) - start
-        size = prefixes.rows_within(budget, longest, start)
+        size = model.sizes.rows(budget, longest, start, kept, positions)
         # Label words may differ from prompt to prompt, but a batch has one number of classes.
         classes = len(prompts[order[0]].label_ids)
         rows = []
@@ -298,11 +443,39 @@ def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginn
 def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
 
-    Only these rows meet the vocabulary matrix.
+    Only these rows meet the vocabulary matrix and, where the family can do so, the last layer's queries and feed-forward part.
+    """
+    rows = batch.last - batch.start  # (B,)
+    if batch.ids.shape[1] == 1:
+        return at_least_float32(model.network(**batch.inputs()).logits[:, 0])  # (B, V)
+    way = None if torch.is_grad_enabled() else model.ends_in_last_rows
+    if not way:
+        return last_output(model, batch)[0]
+    inputs = batch.inputs()
+    cache = inputs.get("past_key_values") or prefixes.passing(model.network)
+    given = {"past_key_values": cache, "use_cache": True}
+    if way == "alone":
+        with attention.last_layer_at(model.network, rows, cache):
+            return at_least_float32(model.network(**{**inputs, **given}).logits[:, 0])  # (B, V)
+    with attention.last_layer_at(model.network, rows, cache, spreads=True):
+        return last_output(model, batch, **given)[0]
+
+
+def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[torch.Tensor, Any]:
+    """What :func:`last_logits` returns, and all that the model returned (its logits are of no use).
+
+    Args:
+        model: The model.
+        batch: The prompts.
+        arguments: Of the forward pass, beside or in place of the batch's own.
     """
     kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
-    logits = model.network(**batch.inputs(), logits_to_keep=kept).logits  # (B, U, V)
-    return at_least_float32(logits[torch.arange(len(place), device=place.device), place])  # (B, V)
+    wide = len(place) * len(kept) * vocabulary.size(model.network) > _LOGITS
+    rows = vocabulary.rows(model.network, place) if wide else nullcontext()
+    with rows:
+        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=kept)
+    logits = output.logits[:, 0] if wide else output.logits[torch.arange(len(place), device=place.device), place]  # (B, V)
+    return at_least_float32(logits), output
 
 
 def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
@@ -316,13 +489,20 @@ def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
 def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = 8) -> dict[str, Any]:
     """What a reader of any result must know of the model on these prompts, measured on the first ``sample`` of them.
 
+    The loss is that of as many tokens, from the first on, as :data:`OBSERVED` logits are of.
+
     Returns:
         ``next_token_loss`` and ``uniform_loss`` in nats per token, ``untrained`` (the first is not clearly below the second:
         the model predicts these texts no better than a uniform guess), and ``unknown_tokens``, the share of all prompts'
         tokens that the tokenizer does not know.
     """
     losses = []
-    for batch in batches(model, prompts[:sample], budget=1):  # one by one: the logits of all positions are large
+    read, left = [], max(1, OBSERVED // model.sizes.vocabulary)  # tokens whose loss is still to be measured
+    for prompt in prompts[:sample]:
+        if left > 0:
+            read.append(replace(prompt, ids=prompt.ids[: left + 1]))
+            left -= len(read[-1].ids) - 1
+    for batch in batches(model, read, budget=1):  # one by one: the logits of all positions are large
         logits = model.network(**batch.inputs()).logits  # (1, T, V)
         losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
     loss = torch.cat(losses).mean().item()
@@ -446,6 +626,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@exact_products()
 @torch.inference_mode()
 def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     """Refuse a model in which a token changes what was predicted before it (an encoder with a language-model head).

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from icl_lens import compression_plan
+from icl_lens import compression_plan, gguf_files
 from icl_lens.config import Config, Model
 from icl_lens.controls_plan import CONTROLS, STUDIES, isolation
 from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.published import COUNTS
 from icl_lens.diagnosis_plan import main_layer
 from icl_lens.errors import InputError
-from icl_lens.fetch import model_folder
 from icl_lens.isolation_plan import conditions
 from icl_lens.prompts import Protocol
 
@@ -222,11 +221,15 @@ def size(config: Config, model: Model) -> Size:
     Raises:
         InputError: It is not here, and its size is not known.
     """
-    folder = Path(model.path) if model.hub is None else model_folder(config.downloads, model.hub, model.revision)
+    folder = Path(model.folder(config.downloads))
     if weights := sorted(folder.glob("*.safetensors")):
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return Size(sum(_parameters(file) for file in weights), shape.get("num_hidden_layers") or shape["n_layer"], 0)
-    if model.hub in SIZES:
+    if model.gguf is not None and model.hub is None:
+        header = gguf_files.check(model.gguf)
+        if header.layers is not None:
+            return Size(header.parameters, header.layers, 0)
+    if model.gguf is None and model.hub in SIZES:
         here = any(folder.glob("*.bin"))
         return SIZES[model.hub]._replace(download=0) if here else SIZES[model.hub]
     raise InputError(f"model {model.name}: its size is not known before it is fetched; fetch it, or leave it out of the plan")

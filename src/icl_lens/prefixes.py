@@ -15,6 +15,7 @@ the same intervention for the tails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,17 +24,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from icl_lens import memory, model_cache, vocabulary
 from icl_lens.positions import TokenizedPrompt
-
-# A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size
-# at most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and
-# value, and four of the feed-forward layer).
-TOKEN_SHARE = 0.25
-
-
-def rows_within(budget: int, longest: int, start: int) -> int:
-    """How many rows of ``longest`` tokens behind a prefix of ``start`` tokens a budget of tokens holds; one at least."""
-    return max(1, int(budget // (longest + TOKEN_SHARE * start)))
+from icl_lens.precision import exact_products
 
 
 @dataclass(frozen=True)
@@ -125,6 +118,9 @@ class Prefix:
 def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None) -> Prefix | None:
     """Read a beginning in one forward pass, under whatever attention contexts are open, without the vocabulary matrix.
 
+    The pass ends as soon as the last layer has its keys and values. Layers that an open :func:`icl_lens.layer_states.resume`
+    skips have zeros for theirs, which use no memory.
+
     Inside ``torch.inference_mode`` the prefix can be used in that mode only; gradients flow through it where they are
     enabled and something in an open context wants them.
 
@@ -148,7 +144,7 @@ def read_each(
         network: A model for which :func:`is_shareable` holds.
         continuations: Token ids of each, N of them.
         before: What they all continue.
-        budget: Tokens to read at a time (:func:`rows_within`); all at once by default.
+        budget: Tokens to read at a time (:meth:`icl_lens.memory.Sizes.rows`); all at once by default.
 
     Returns:
         In the order given; ``before`` where nothing follows it.
@@ -156,21 +152,24 @@ def read_each(
     found: list[Prefix | None] = [before] * len(continuations)  # for those that are empty
     start = before.length if before else 0
     order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
+    sizes = None if budget is None else memory.sizes(network)
     while order:
         longest = len(continuations[order[0]])
-        size = len(order) if budget is None else rows_within(budget, longest, start)
+        size = len(order) if sizes is None else sizes.rows(budget, longest, start, "states")
         some, order = order[:size], order[size:]
         # Padded on the right, where a causal model does not look.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
         tokens = torch.from_numpy(padded).to(network.device)
-        cache = before.cache(len(some), growing=True) if before else DynamicCache()
-        network(
-            input_ids=tokens,
-            position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
-        )
+        cache = before.cache(len(some), growing=True) if before else _empty(network)
+        _end_with(cache.layers[-1])
+        with suppress(_Filled):
+            network(
+                input_ids=tokens,
+                position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
+            )
         for row, i in enumerate(some):
             end = start + len(continuations[i])
             keys, values = (tuple(_own(x, row, start, end) for x in xs) for xs in zip(*_memories(cache), strict=True))
@@ -178,8 +177,41 @@ def read_each(
     return found
 
 
+class _Filled(Exception):  # noqa: N818 - no error: the way out of a forward pass whose last keys and values are kept
+    pass
+
+
+def _empty(network: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers = [DynamicLayer() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    return cache
+
+
+def _end_with(layer: DynamicLayer) -> None:
+    """Make a cache's layer end the forward pass that fills it."""
+    update = layer.update
+
+    def fill(*args: object, **kwargs: object) -> None:
+        update(*args, **kwargs)
+        raise _Filled
+
+    layer.update = fill
+
+
 def _memories(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((layer.keys, layer.values) for layer in cache.layers)
+    of_last = cache.layers[-1]
+    for layer in cache.layers:
+        if layer.is_initialized:
+            yield layer.keys, layer.values
+        else:  # skipped
+            yield tuple(x.new_zeros(1).expand(x.shape) for x in (of_last.keys, of_last.values))
+
+
+def passing(network: PreTrainedModel) -> DynamicCache:
+    """A cache for a forward pass without a prefix that keeps nothing."""
+    cache = DynamicCache()
+    cache.layers = [_Passing() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    return cache
 
 
 def _own(memory: Tensor, row: int, start: int, end: int) -> Tensor:
@@ -202,7 +234,9 @@ def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
     return Prefix(tuple(keys for keys, _ in layers), tuple(values for _, values in layers), longest)  # (B, H_kv, P, d) each
 
 
+@exact_products()
 @torch.no_grad()
+@model_cache.cached_check
 def is_shareable(network: PreTrainedModel) -> bool:
     """Whether sharing a prefix is right for a model: on a short input, no logit of a tail changes.
 
@@ -215,19 +249,21 @@ def is_shareable(network: PreTrainedModel) -> bool:
     mask = torch.ones_like(ids)  # (2, T)
     mask[1, -3:] = 0
     positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
-    plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, V)
+    with vocabulary.only(network, ids.flatten()):  # 2 T tokens' logits, for speed
+        plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, 2 T)
     try:
         prefix = read(network, ids[0, :beginning].cpu().numpy())
-        shared = network(
-            input_ids=ids[:, beginning:],
-            attention_mask=mask,
-            position_ids=positions[:, beginning:],
-            past_key_values=prefix.cache(2),
-            use_cache=True,
-        ).logits  # (2, T - P, V)
+        with vocabulary.only(network, ids.flatten()):
+            shared = network(
+                input_ids=ids[:, beginning:],
+                attention_mask=mask,
+                position_ids=positions[:, beginning:],
+                past_key_values=prefix.cache(2),
+                use_cache=True,
+            ).logits  # (2, T - P, 2 T)
     except Exception:  # whatever a family raises that knows no such cache
         return False
-    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, V)
+    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, 2 T)
     # Half precision rounds the two differently; a wrong position or a forgotten key is far larger.
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
     return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
@@ -246,6 +282,13 @@ class _Beginning(_Growing):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
+
+
+class _Passing(DynamicLayer):
+    """One layer's place in a cache that keeps nothing."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
 
 
 def _common_beginning(sequences: Iterable[np.ndarray]) -> np.ndarray:

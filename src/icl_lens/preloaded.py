@@ -8,7 +8,8 @@ itself where no such process is:
     python -SP preloaded.py SOCKET icl_lens saliency --model ...
 
 is ``python -m icl_lens saliency --model ...`` in all but time. This file is run as a script by that short-lived client, so it
-imports little, and nothing of the package.
+imports little, and nothing of the package. A command that runs a model on the CPU is a fork of a process that has the model
+loaded, too (:mod:`icl_lens.model_server`, which a command's process imports as it is then).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+from typing import Any
 
 # What the jobs of a run import, beside the package itself: that is imported by each command, as it stands then.
 LIBRARIES = (
@@ -35,6 +37,9 @@ LIBRARIES = (
     "seaborn",
 )
 
+
+# What a process says that can take a command.
+READY = b"1"
 
 # What they read when they are loaded: notebooks show their figures, and nothing here touches the network.
 TOLD = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HF_HUB_OFFLINE": "1"}
@@ -79,9 +84,7 @@ def main(path: str, module: str, *arguments: str) -> int:
     # A notebook's kernel ends when the process of that number is not its parent. A fork's never is; it ends with this one.
     environment = {key: value for key, value in os.environ.items() if key != "JPY_PARENT_PID"}
     request = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": environment}
-    packed = json.dumps(request).encode()
-    socket.send_fds(connection, [struct.pack("!Q", len(packed))], [0, 1, 2])
-    connection.sendall(packed)
+    send(connection, request, [0, 1, 2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork is told, too, and says here how it ended
     answer = connection.recv(1)
     if not answer:
@@ -111,37 +114,93 @@ def serve(path: str) -> None:
         waiting.register(listener, selectors.EVENT_READ)
         waiting.register(sys.stdin, selectors.EVENT_READ)
         while all(key.fileobj is listener for key, _ in waiting.select()):
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                sys.exit(_command(connection))
-            connection.close()
+            connection = forked(listener)
+            if connection:
+                sys.exit(_command(connection, os.path.dirname(path)))
 
 
-def _command(connection: socket.socket) -> int:
-    """Run the command that a client asks for, in this process; its exit status, which the client is told at the very end."""
-    import atexit
-    import runpy
-    import threading
-    import traceback
+def forked(listener: socket.socket) -> socket.socket | None:
+    """Accept a connection and fork: the connection in the fork, where the listener is closed and signals are a command's."""
+    connection, _ = listener.accept()
+    if os.fork() == 0:
+        # A fork that outlives the listener's process must not keep clients waiting there.
+        listener.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return connection
+    connection.close()
+    return None
 
-    header, streams, _, _ = socket.recv_fds(connection, 8, 3)
+
+def send(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+    """Send a command and open files to whoever :func:`receive`s them."""
+    packed = json.dumps(request).encode()
+    socket.send_fds(connection, [struct.pack("!Q", len(packed))], descriptors)
+    connection.sendall(packed)
+
+
+def receive(connection: socket.socket, count: int) -> tuple[dict[str, Any], list[int]]:
+    """A command and so many open files.
+
+    Raises:
+        ConnectionError: The sender ended before it had sent them.
+    """
+    header, descriptors, _, _ = socket.recv_fds(connection, 8, count)
     packed = b""
-    while len(packed) < struct.unpack("!Q", header)[0]:
-        packed += connection.recv(1 << 16)
-    request = json.loads(packed)
+    while len(header) == 8 and len(packed) < struct.unpack("!Q", header)[0]:
+        part = connection.recv(1 << 16)
+        if not part:
+            break
+        packed += part
+    if not packed:
+        raise ConnectionError("the command was not sent")
+    return json.loads(packed), list(descriptors)
+
+
+def enter(request: dict[str, Any], streams: list[int]) -> None:
+    """Take a command's standard streams, folder and environment."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+
+
+def _command(connection: socket.socket, server: str) -> int:
+    """Run the command that a client asks for, in this process or in one that has its model; see :func:`run`."""
+    import traceback
+
+    lifeline = os.dup(0)
+    request, streams = receive(connection, 3)
+    enter(request, streams)
+    if request["module"] == "icl_lens":
+        try:
+            from icl_lens import model_server
+
+            if model_server.hand_over(server, request, connection, lifeline):
+                os._exit(0)
+        except Exception:  # a package that cannot be imported, say
+            traceback.print_exc()
+            sys.stderr.flush()
+            connection.sendall(b"\1")
+            os._exit(1)
+    os.close(lifeline)
     # The libraries read this when they are loaded, which was before.
     if threads := os.environ.get("OMP_NUM_THREADS"):
         import torch
 
         torch.set_num_threads(int(threads))
+    return run(connection, request)
+
+
+def run(connection: socket.socket, request: dict[str, Any]) -> int:
+    """Run a command in this process; its exit status, which the client is told at the very end."""
+    import atexit
+    import runpy
+    import threading
+    import traceback
+
     status = 1
     atexit.register(lambda: connection.sendall(bytes([status])))  # registered first, so it runs last
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()

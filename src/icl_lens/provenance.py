@@ -6,14 +6,20 @@ Time, memory and host are left to the rule's benchmark file, so that the same ru
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
+import os
+import time
 from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+
+# The variable of the environment that names a folder for the hashes of files that all jobs of a run read.
+HASHES = "ICL_LENS_HASHES"
 
 # The libraries whose version can change a number or a picture.
 LIBRARIES = (
@@ -39,11 +45,46 @@ def file_hash(path: Path | str) -> str:
 
 
 def files_hash(paths: list[Path]) -> str:
-    """One SHA-256 over several files of one folder: their names and their bytes, in the order of the names."""
+    """One SHA-256 over several files of one folder: their names and their bytes, in the order of the names.
+
+    Where the environment names a folder :data:`HASHES`, as the workflow does for each run, a file is read once per run.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
-        digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
+        digest.update(f"{path.name}\0{_cached_file_hash(path)}\n".encode())
     return digest.hexdigest()
+
+
+def file_stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int, int, int, int], ...]:
+    """What changes when a file does: path, device, inode, size in bytes, and times of change in ns of each file."""
+    stats = ((str(path.resolve()), path.stat()) for path in paths)
+    return tuple((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats)
+
+
+def seconds_until_settled(stamps: Iterable[tuple[str, int, int, int, int, int]]) -> float:
+    """Seconds until another change of any of these files would certainly change its stamp; 0 at the least.
+
+    File systems count time in steps, of two seconds at the most, and two changes in one step look the same.
+    """
+    last = max(max(mtime, ctime) for *_, mtime, ctime in stamps)
+    return max(0.0, last / 1e9 + 2 - time.time())
+
+
+def _cached_file_hash(path: Path) -> str:
+    """:func:`file_hash`, from the folder :data:`HASHES` if the file has not changed since."""
+    folder = os.environ.get(HASHES)
+    if not folder or not os.path.isdir(folder):
+        return file_hash(path)
+    stamps = file_stamps([path])
+    cached = Path(folder) / hashlib.sha256(repr(stamps).encode()).hexdigest()
+    with contextlib.suppress(FileNotFoundError):
+        return cached.read_text(encoding="ascii")
+    found = file_hash(path)
+    if not seconds_until_settled(stamps) and file_stamps([path]) == stamps:
+        new = cached.with_suffix(f".{os.getpid()}")
+        new.write_text(found, encoding="ascii")
+        new.rename(cached)
+    return found
 
 
 def artifact_name(path: Path | str, beside: Path | str) -> str:

@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -37,6 +37,12 @@ _TITLES = (
     "How representations and attention change",
 )
 HEADINGS = dict(zip(PAPERS, _TITLES, strict=True))
+
+# The record of a page on which something is missing, beside it; a complete page has index.json.
+INCOMPLETE = "incomplete.json"
+
+# What colours a terminal's text.
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*m")
 
 # Texts that a paper's numbers can be compared on.
 _ORIGINAL = ("files", "hub")
@@ -103,9 +109,18 @@ class Shown:
 
 
 def write(
-    results: Path, items: Sequence[str], claims_files: Sequence[Path], page: Path, out: Path, walks: Sequence[Path] = ()
+    results: Path,
+    items: Sequence[str],
+    claims_files: Sequence[Path],
+    page: Path,
+    out: Path,
+    walks: Sequence[Path] = (),
+    missing: Mapping[str, str] | None = None,
 ) -> None:
     """Write the report of a results folder.
+
+    A page on which something is missing says so at its top. Its record is :data:`INCOMPLETE`, not ``index.json``: so Snakemake
+    writes the page again in the next run, and ``icl-lens audit`` reports it.
 
     Args:
         results: The results folder.
@@ -114,16 +129,18 @@ def write(
         page: The folder with the page's template, style and script.
         out: The page.
         walks: Folders of studies whose prompts can be walked, see :mod:`icl_lens.walk`.
+        missing: The figures and tables that a failed run did not make, each with the reason, a sentence (:func:`failure`).
 
     Raises:
         InputError: A file of an item is missing or damaged, or a claims file cannot be used.
     """
+    missing = {name: missing[name] for name in sorted(missing or {}, key=_place)}
     papers = [claims.load(path) for path in claims_files]
     shown = {name: _shown(results, name) for name in sorted(items, key=_place)}
     ids = Counter(claim.id for paper in papers for claim in paper.claims)
     if twice := next((name for name, count in ids.items() if count > 1), None):
         raise InputError(f"the claim {twice} stands in two claims files; give one of them another id")
-    of_paper = {paper.name: list(verdicts_of(paper, shown)) for paper in papers}
+    of_paper = {paper.name: list(verdicts_of(paper, shown, missing)) for paper in papers}
     verdicts = [verdict for found in of_paper.values() for verdict in found]
     for name, item in shown.items():
         item.alt = _alt(item, [v for v in verdicts if v.claim.item == name])
@@ -147,7 +164,10 @@ def write(
         style=Markup((page / "report.css").read_text(encoding="utf-8")),
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
         papers=papers,
+        missing=missing,
+        whole=len(shown) + len(missing),
         models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
+        weights=figures.weights,
         notes=figures.notes([m for m in about if "model" in m]),
         outcomes=[outcome for outcome in OUTCOMES if any(v.outcome == outcome for v in verdicts)],
         counts={name: _counts(found) for name, found in of_paper.items()},
@@ -168,17 +188,34 @@ def write(
         libraries=about[0]["libraries"] if about else {},
         **walking,
     )
+    complete, incomplete = out.with_suffix(".json"), out.with_name(INCOMPLETE)
+    (complete if missing else incomplete).unlink(missing_ok=True)
     with artifacts.whole_file(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     read = [results / f"{item.kind}s" / f"{name}.json" for name, item in shown.items()]
     read += [folder / f"{kind}.parquet" for folder in walks for kind in walk.WALKED]
     notebooks.write_record(
-        out.with_suffix(".json"),
+        incomplete if missing else complete,
         inputs=read,
         outputs=[out],
         code=provenance.code_hash("icl_lens.report"),
         libraries=provenance.library_versions(),
+        **({"missing": missing} if missing else {}),
     )
+
+
+def failure(log: Path) -> str:
+    """The sentence of a failed job: the last line of its log, without the command's or the error's name.
+
+    Args:
+        log: The job's log. What failed without a word, such as a process that was killed, has an empty one or none.
+    """
+    try:
+        lines = _TERMINAL.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return re.sub(r"^(icl-lens [a-z-]+|InputError): ", "", last) or "it failed without a message"
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -186,13 +223,13 @@ def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
     return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
 
-def verdicts_of(paper: Paper, shown: dict[str, Shown]) -> Iterator[Verdict]:
-    """A paper's claims, judged by what is shown: one verdict a claim and model."""
+def verdicts_of(paper: Paper, shown: dict[str, Shown], missing: Mapping[str, str] | None = None) -> Iterator[Verdict]:
+    """A paper's claims, judged by what is shown: one verdict per claim and model."""
     for claim in paper.claims:
         item = shown.get(claim.item)
         wanted = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
         own = [] if item is None else _own(item.about, wanted)
-        yield from claims.judge(claim, None if item is None else item.csv, own)
+        yield from claims.judge(claim, None if item is None else item.csv, own, (missing or {}).get(claim.item, ""))
 
 
 def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
@@ -200,7 +237,9 @@ def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
     of_model: dict[str, list[bool]] = {}
     for metadata in about:
         if "model" in metadata:
-            original = metadata["corpus"]["source"] in _ORIGINAL and metadata["model"].get("hub", "").lower() in wanted
+            model = metadata["model"]
+            original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in wanted
+            original = original and "gguf" not in model  # quantised weights are not the paper's
             of_model.setdefault(metadata["model"]["name"], []).append(original)
     return [name for name, original in of_model.items() if all(original)]
 
@@ -280,10 +319,17 @@ def _run(about: list[dict[str, Any]]) -> str:
     texts = several(m["corpus"]["source"] for m in studies).replace("builtin", "built-in look-alikes")
     seeds = several(seed for m in studies for seed in m["seeds"])
     return (
-        f"Run: {several(m['model']['name'] for m in studies)} on {tasks} (texts: {texts}), "
-        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; {several(m['dtype'] for m in studies)} on "
+        f"Run: {several(map(_named, studies))} on {tasks} (texts: {texts}), "
+        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; "
+        f"{several(map(figures.number_format, studies))} on "
         f"{several(m['device'] for m in studies)}."
     )
+
+
+def _named(metadata: dict[str, Any]) -> str:
+    """A model's name, with what must be said of its weights."""
+    said = figures.weights(metadata["model"])
+    return metadata["model"]["name"] + (f" ({said})" if said else "")
 
 
 def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:

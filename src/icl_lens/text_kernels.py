@@ -110,10 +110,11 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
         places = order[start : start + _BATCH]
         given = [texts[i] for i in places]
         inputs = tokenizer(given, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
-        states = network(**inputs).last_hidden_state.double()  # (B, T, d)
-        kept = inputs["attention_mask"][..., None].double()  # (B, T, 1)
+        # Summed in float64, which not every device has.
+        states = network(**inputs).last_hidden_state.cpu().double()  # (B, T, d)
+        kept = inputs["attention_mask"][..., None].cpu().double()  # (B, T, 1)
         means = torch.nn.functional.normalize((states * kept).sum(1) / kept.sum(1).clamp(min=1), dim=-1)  # (B, d)
-        for place, vector in zip(places, means.cpu().numpy(), strict=True):
+        for place, vector in zip(places, means.numpy(), strict=True):
             found[place] = vector
     return np.stack(found)
 

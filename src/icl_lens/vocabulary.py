@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -33,6 +34,40 @@ def only(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
         network.set_output_embeddings(whole)
 
 
+@contextmanager
+def rows(network: PreTrainedModel, places: Tensor) -> Iterator[None]:
+    """While open, the logits of each row of a batch are those of one position, shape (B, 1, V), and no others are made.
+
+    Args:
+        network: A causal language model with a vocabulary matrix (:func:`size` is not 0).
+        places: Which of the positions that the matrix would meet, shape (B,).
+    """
+    whole = network.get_output_embeddings()
+    network.set_output_embeddings(_Places(whole, places))
+    try:
+        yield
+    finally:
+        network.set_output_embeddings(whole)
+
+
+def size(network: PreTrainedModel) -> int:
+    """How many logits a position has, V, or M inside :func:`only`; 0 where the family has no vocabulary matrix of its own."""
+    return getattr(network.get_output_embeddings(), "out_features", 0)
+
+
+class _Places(nn.Module):
+    """A linear layer at one position of each row."""
+
+    def __init__(self, whole: nn.Module, places: Tensor) -> None:
+        super().__init__()
+        self.whole = [whole]  # in a list: it is another module's child
+        self.index = torch.arange(len(places), device=places.device), places  # (B,), (B,)
+        self.out_features = whole.out_features
+
+    def forward(self, state: Tensor) -> Tensor:  # (B, U, d)
+        return self.whole[0](state[self.index][:, None])  # (B, 1, V)
+
+
 class _Rows(nn.Module):
     """Some rows of a linear layer."""
 
@@ -40,6 +75,7 @@ class _Rows(nn.Module):
         super().__init__()
         # Plain attributes: they are another layer's parameters.
         self.rows = whole.weight[tokens]  # (M, d)
+        self.out_features = len(tokens)
         self.offset = None if whole.bias is None else whole.bias[tokens]  # (M,)
 
     def forward(self, state: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 import sys
 
 import pytest
+import torch
 
-from icl_lens import accelerators
+from icl_lens import accelerators, models
 
 
 @pytest.mark.parametrize(("device", "found"), [("cpu", False), ("cuda", True), ("mps", True)])
@@ -10,9 +11,18 @@ def test_a_named_device_says_it_itself(device, found):
     assert accelerators.expected(device) is found
 
 
-def test_auto_looks_for_what_a_driver_puts_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_auto_looks_for_what_a_driver_puts_there(tmp_path, monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(accelerators, "_DEVICES", (str(tmp_path / "nvidia0"),))
     assert not accelerators.expected("auto")
     (tmp_path / "nvidia0").touch()
     assert accelerators.expected("auto")
+
+
+@pytest.mark.parametrize(("cuda", "picked"), [(True, "cuda"), (False, "cpu")])
+def test_auto_never_picks_mps_which_must_be_asked_for(monkeypatch, cuda, picked):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert models.pick_device("auto").type == picked
+    assert models.pick_device("mps").type == "mps"

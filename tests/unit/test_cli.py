@@ -1,17 +1,21 @@
 """What a person sees who gives a command something it cannot use: one sentence, no traceback, nothing half-written."""
 
+import contextlib
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from icl_lens import artifacts, provenance
+from icl_lens import artifacts, precision, provenance
 from icl_lens.cli import main
 
 from ..conftest import byte_level
 from ..families import tiny
 from ..prompts_table import prompts_table
+from ..reduced_products import emulated
 
 BUILTIN = {"source": "builtin"}
 
@@ -114,6 +118,41 @@ def test_a_chat_and_a_beginning_of_sequence_token_are_asked_for_and_recorded(pro
         answers[name] = [list(row) for row in table["class_log_probs"]]
     assert answers["plain"] == answers["no bos"]
     assert len({str(rows) for rows in answers.values()}) == 3
+
+
+def test_fast_products_are_asked_for_used_where_the_device_has_them_and_recorded(checkpoint, prompts, tmp_path, monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    answers = {}
+    for name, matmul in (("plain", "exact"), ("fast", "fast"), ("exact", "exact")):
+        out = tmp_path / f"{name}.parquet"
+        options = ("icl", "--model", checkpoint, "--prompts", prompts, "--out", out, "--matmul", matmul, "--device", "cpu")
+        with contextlib.nullcontext() if name == "plain" else emulated():
+            # What a user's own code may have set before: exact products are exact nevertheless.
+            torch.set_float32_matmul_precision("medium")
+            try:
+                assert main([str(option) for option in options]) == 0
+                assert torch.get_float32_matmul_precision() == "medium"
+            finally:
+                torch.set_float32_matmul_precision(before)
+        table, about = artifacts.read(out, "icl")
+        assert (about["matmul"], about["products"]) == (matmul, "bfloat16" if name == "fast" else "float32")
+        answers[name] = np.concatenate(table["class_log_probs"].to_numpy())
+    assert np.array_equal(answers["exact"], answers["plain"])
+    assert 0 < np.abs(answers["fast"] - answers["exact"]).max() < 0.1
+
+
+def test_a_product_that_cannot_be_exact_is_refused_in_one_sentence(checkpoint, prompts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "measured", lambda device: "bfloat16")
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    out = tmp_path / "icl.parquet"
+    options = ("icl", "--model", checkpoint, "--prompts", prompts, "--out", out, "--device", "cpu")
+    assert main([str(option) for option in options]) == 1
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence == (
+        "icl-lens icl: matmul is exact, but cpu multiplies float32 matrices in bfloat16 even when torch is set to full "
+        "precision; remove ONEDNN_DEFAULT_FPMATH_MODE=BF16 from the environment, or set matmul to fast"
+    )
+    assert not out.exists()
 
 
 def test_what_a_killed_run_was_writing_is_no_artifact(prompts, tmp_path):

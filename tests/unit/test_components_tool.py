@@ -15,6 +15,7 @@ from icl_lens.tasks import TASKS
 
 from ..conftest import TEXTS, byte_level
 from ..families import tiny
+from ..reduced_products import emulated
 from ..reference import components as plain
 
 LABELLED = [(f"{TEXTS[n % len(TEXTS)]} {n}", n % 2) for n in range(12)]
@@ -83,6 +84,19 @@ def test_weights_and_answers_are_those_of_the_plain_reference(checkpoint, weight
             p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
             assert list(row["probabilities"].values()) == pytest.approx(p.tolist(), abs=1e-3)
             assert row["label"] == ["Negative", "Positive"][int(z.argmax())]
+
+
+def test_fast_products_are_used_and_recorded(checkpoint, weights, texts, tmp_path, capsys):
+    exact = classify(capsys, checkpoint, weights, texts)[1]
+    out = tmp_path / "fast.safetensors"
+    train = written(tmp_path / "train.jsonl", LABELLED)
+    with emulated():
+        assert reweight(checkpoint, train, out, "--settings", json.dumps(PATIENT), "--matmul", "fast") == 0
+        fast = classify(capsys, checkpoint, weights, texts, "--matmul", "fast")[1]
+    headers = [component_file.read_header(path) for path in (weights, out)]
+    assert [(header.matmul, header.products) for header in headers] == [("exact", "float32"), ("fast", "bfloat16")]
+    moved = [abs(a["probabilities"]["Positive"] - b["probabilities"]["Positive"]) for a, b in zip(exact, fast, strict=True)]
+    assert 0 < max(moved) < 0.1
 
 
 def test_settings_and_the_number_of_demonstrations_are_the_users(checkpoint, tmp_path, caplog):

@@ -22,6 +22,7 @@ from icl_lens.tasks import TASKS
 from ..conftest import byte_level
 from ..families import tiny
 from ..prompts_table import shared_table
+from ..reduced_products import emulated
 
 DEMOS = [("a fine film , warm and clever", "Positive"), ("dull , slow and empty", " Negative"), ("that is so funny", 1)]
 QUERIES = ["How many moons has Mars ?", "i lost my keys again", "dull and clever", "a fine striker scored twice in Rome"]
@@ -78,6 +79,21 @@ def test_answers_are_those_of_hidden_anchor_for_the_same_prompts(checkpoint, cac
                     assert list(rows[place]["probabilities"]) == ["Negative", "Positive"]
                     assert list(rows[place]["probabilities"].values()) == pytest.approx(row, abs=1e-5)
                     assert rows[place]["label"] == ["Negative", "Positive"][int(np.argmax(row))]
+
+
+def test_fast_products_are_used_and_recorded(checkpoint, demos, cache, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("\n".join(QUERIES) + "\n")
+    exact = classify(capsys, checkpoint, cache, tmp_path / "texts.txt")[1]
+    out = tmp_path / "fast.cache"
+    with emulated():
+        assert compress(checkpoint, demos, out, "--matmul", "fast") == 0
+        rc, fast, _ = classify(capsys, checkpoint, out, "--matmul", "fast", tmp_path / "texts.txt")
+    assert rc == 0
+    headers = [demo_cache.read_header(path) for path in (cache, out)]
+    assert [(header.matmul, header.products) for header in headers] == [("exact", "float32"), ("fast", "bfloat16")]
+    assert headers[0].content != headers[1].content
+    moved = [abs(a["probabilities"]["Positive"] - b["probabilities"]["Positive"]) for a, b in zip(exact, fast, strict=True)]
+    assert 0 < max(moved) < 0.05
 
 
 def test_with_every_position_kept_answers_are_those_of_the_plain_prompt(checkpoint, demos, tmp_path, capsys):

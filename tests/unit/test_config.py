@@ -72,7 +72,18 @@ def test_numbers_inside_a_mapping_may_come_as_text():
             {"data": {"source": "files", "root": "x", "files": {"ag": {}}}},
             "data.files: 'ag' is unknown; did you mean 'agnews'?",
         ),
-        ({"models": [{"name": "a"}]}, "models: a needs either a path (a folder) or a hub (owner/name)"),
+        ({"models": [{"name": "a"}]}, "models: a needs one of path (a folder), hub (owner/name) and gguf (a GGUF file"),
+        (
+            {"models": [{"name": "a", "path": "x", "hub": "o/n"}]},
+            "models: a needs one of path (a folder), hub (owner/name) and",
+        ),
+        ({"models": [{"name": "a", "path": "x", "gguf": "x.gguf"}]}, "models: a has a path and a gguf; leave one of them out"),
+        ({"models": [{"name": "a", "gguf": "x.bin"}]}, "models: a: gguf is 'x.bin'; the name of a GGUF file ends in .gguf"),
+        ({"models": [{"name": "a", "gguf": "x.gguf", "revision": "main"}]}, "models: a has a gguf of this machine, so its"),
+        (
+            {"representation_models": [{"name": "a", "hub": "o/n", "gguf": "../x.gguf"}]},
+            "models: a: '../x.gguf' cannot be a file of o/n; give its path inside the repository",
+        ),
         ({"models": [{"name": "a", "path": "x", "revision": "main"}]}, "models: a has a path, so its revision says nothing"),
         ({"models": [{"name": "a", "hub": "a b"}]}, "'models[0].hub' is 'a b'"),
         ({"data": {"source": "builtin", "revisions": {"trec": "main"}}}, "data.revisions needs data.source: hub"),
@@ -120,6 +131,14 @@ def test_a_fault_is_one_sentence_that_names_key_value_and_remedy(bad, sentence):
     assert "\n" not in str(caught.value)
 
 
+def test_a_gguf_file_lies_here_or_on_the_hub_and_has_a_folder_of_its_own():
+    given = [{"name": "a", "gguf": "m/x.gguf"}, {"name": "b", "hub": "o/n", "gguf": "q/x.gguf", "revision": "v1"}]
+    here, there = config.parse({"models": given}).models
+    assert here.folder("downloads").startswith("downloads/gguf/files/")
+    assert here.folder("downloads").endswith("/x.gguf/converted")
+    assert there.folder("downloads") == "downloads/gguf/o--n/v1/q--x.gguf/converted"
+
+
 def test_two_faults_are_both_told():
     with pytest.raises(InputError) as caught:
         config.parse({"querries": 3, "device": "gpu"})
@@ -160,18 +179,31 @@ def test_a_comparison_of_dtypes_shows_models_that_are_there_in_float32_and_in_an
         {"name": "b-chat", "path": "b", "dtype": "float16", "chat": True},  # another prompt
         {"name": "c-half", "path": "c", "dtype": "float16"},
         {"name": "c-brain", "path": "c", "dtype": "bfloat16"},
+        {"name": "d", "path": "d"},
+        {"name": "d-fast", "path": "d", "matmul": "fast"},
+        {"name": "e-fast", "path": "e", "matmul": "fast"},
+        {"name": "e-half", "path": "e", "dtype": "float16"},
     ]
     parsed = config.parse({"models": models})
-    assert parsed.shown("table_precision")[0] == ["a", "a-half"]
+    assert parsed.shown("table_precision")[0] == ["a", "a-half", "d", "d-fast"]
     assert parsed.shown("figure_3")[0] == [model["name"] for model in models]
     assert config.parse({"models": models, "dtype": "bfloat16"}).shown("table_precision")[0] == []
+    assert config.parse({"models": models, "matmul": "fast"}).shown("table_precision")[0] == []
     chosen = config.parse({"models": models, "items": {"table_precision": {"models": ["a", "b"]}}})
     assert chosen.shown("table_precision")[0] == []
 
 
-def test_the_precision_config_has_one_model_in_every_dtype():
+def test_a_models_own_precision_overrides_the_configs():
+    models = [{"name": "a", "path": "a"}, {"name": "b", "path": "a", "dtype": "float16", "matmul": "exact"}]
+    parsed = config.parse({"models": models, "matmul": "fast"})
+    assert [parsed.precision(name) for name in "ab"] == [("float32", "fast"), ("float16", "exact")]
+    assert config.Config().precision("organism") == ("float32", "exact")
+
+
+def test_the_precision_config_has_one_model_in_every_precision():
     parsed = config.load(REPOSITORY / "config/precision.yaml")
-    assert {model.dtype for model in parsed.models} == {"float32", "float16", "bfloat16"}
+    found = [parsed.precision(model.name) for model in parsed.models]
+    assert found == [("float32", "exact"), ("float16", "exact"), ("bfloat16", "exact"), ("float32", "fast")]
     assert {model.path for model in parsed.models} == {config.EMBEDDED_MODEL}
     assert parsed.shown("table_precision")[0] == [model.name for model in parsed.models]
 

@@ -1,13 +1,16 @@
+import json
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from icl_lens import artifacts, figures
 from icl_lens.diagnosis_summary import average, compare, correlations, lowest, why_none
 from icl_lens.errors import InputError
 from icl_lens.statistics import spearman
 
+from ..conftest import REPOSITORY
 from ..reference.diagnosis import real as plain_real
 
 KEY = {"model": "m", "set": "ordered-1shot", "task": "trec"}
@@ -143,3 +146,31 @@ def test_spearman_is_pearson_of_ranks_and_unknown_where_nothing_varies():
     expected = [pd.Series(row).rank().corr(pd.Series(second).rank()) for row in first]
     np.testing.assert_allclose(spearman(first, second), expected)
     assert np.isnan(spearman(np.ones(4), np.arange(4)))
+
+
+def test_figure_14_shows_the_correlations_of_a_model_that_makes_mistakes(tmp_path, monkeypatch):
+    sweep = (2, 10)
+    tables = {
+        "diagnosis": pd.concat([predicted(lambda seed, a, b: (a + b + seed % 2) / 9, directions=m) for m in sweep]),
+        "icl": answers().assign(top_tokens=[[0]] * 60),
+    }
+    facts = {
+        "model": {"name": "m", "family": "gpt2"},
+        "observed": {"untrained": False, "left_out": 0, "unknown_tokens": 0, "prompts": 60},
+        "corpus": {"source": "builtin"},
+    }
+    for kind, rows in tables.items():
+        about = artifacts.describe(kind, "icl_lens.diagnosis_summary", {}, {"sweep": sweep}, [42, 43], **facts)
+        artifacts.write(tmp_path / f"{kind}.parquet", rows, about)
+    saved = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, plotted, stem: saved.append((figure, plotted)))
+    given = {"item": "figure_14", "out": "", "studies": [tmp_path]}
+    for cell in json.loads((REPOSITORY / "notebooks/figure_14.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
+            exec("".join(cell["source"]), given)  # in this process: a kernel takes seconds to start
+    figure, plotted = saved[0]
+    first = plotted[plotted["keys"] == "first"].drop_duplicates("components")
+    assert first["correlation"].notna().all()
+    note = figure.get_supxlabel().replace("\n", " ")
+    for row in first.itertuples():
+        assert f"{row.correlation:.2f} (M = {row.components})" in note

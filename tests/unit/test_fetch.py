@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icl_lens import artifacts, download, fetch, fetched, models, provenance
+from icl_lens import artifacts, download, fetch, fetched, gguf_conversion, models, provenance
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.cli import main
 from icl_lens.errors import InputError
@@ -88,6 +88,25 @@ def fetch_model(icl_lens, tmp_path):
         return icl_lens("fetch-model", "--hub", hub, "--out", out, *arguments, **more)
 
     return run
+
+
+def test_one_gguf_file_is_fetched_and_held_to_the_hash_that_the_hub_lists(hub, icl_lens, tmp_path):
+    (tmp_path / "repository" / "q").mkdir(parents=True)
+    for name in ("README.md", "q/a.gguf", "q/b.gguf"):
+        (tmp_path / "repository" / name).write_bytes(b"GGUF" + name.encode())
+    commit = hub.add("models", NAME, tmp_path / "repository")
+    here = tmp_path / "here"
+    fetching = ("fetch-model", "--hub", NAME, "--out", here / "fetched.json", "--gguf")
+    assert sentence(icl_lens(*fetching, "c.gguf")).endswith("holds no file 'c.gguf'; it holds q/a.gguf, q/b.gguf")
+    status, told = icl_lens(*fetching, "q/b.gguf")
+    assert status == 0, told
+    record = fetched.read(here)
+    assert (record.commit, list(record.files)) == (commit, ["q/b.gguf"])
+    assert {name for name in names(here) if not name.startswith(".")} == {"q/b.gguf", "fetched.json"}
+    # The conversion compares the file with that record; one that is intact is met by its own fault, having no header.
+    assert gguf_conversion._origin(here / "q/b.gguf", here)["sha256"] == provenance.file_hash(here / "q/b.gguf")
+    with pytest.raises(InputError, match="holds no"):
+        gguf_conversion._origin(here / "q/a.gguf", here)
 
 
 def sentence(result):

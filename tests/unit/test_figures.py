@@ -53,6 +53,35 @@ def test_notes_tell_what_a_reader_must_know():
     assert len(figures.notes([about(source="builtin", untrained=True, left_out=2, unknown=0.5)])) == 4
 
 
+@pytest.mark.parametrize(
+    ("quantisation", "sentence"),
+    [
+        ("Q4_K_M", "gpt2: Q4_K_M weights, dequantised."),
+        ("Q6_K", "gpt2: Q6_K weights, deq"),
+        ("F16", "gpt2: F16 weights."),
+    ],
+)
+def test_notes_tell_how_a_gguf_files_weights_were_stored(quantisation, sentence):
+    converted = about()
+    converted["model"]["gguf"] = {"file": "a.gguf", "sha256": "0", "quantisation": quantisation}
+    assert figures.notes([converted, converted]) == [sentence]
+
+
+def test_notes_tell_of_which_split_a_task_has_a_part_only():
+    part = about() | {"task": {"title": "AGNews"}}
+    part["corpus"]["subsets"] = {"train": {"texts": 30000, "published": 120000}}
+    told = "AGNews: demonstrations come from a subset of the training split (30,000 of 120,000 texts)."
+    assert figures.notes([part, part]) == [told]
+
+
+def test_reduced_products_are_told_in_notes_and_beside_the_number_format():
+    reduced = about() | {"dtype": "float32", "products": "bfloat16"}
+    assert figures.notes([reduced, about("b")]) == ["Products of model gpt2 are computed in bfloat16 (matmul: fast)."]
+    assert figures.notes([about() | {"products": "float32"}]) == []
+    assert figures.number_format(reduced) == "float32 (products in bfloat16)"
+    assert figures.number_format({"dtype": "float16", "products": "float32"}) == "float16"
+
+
 def test_the_title_of_an_untrained_model_says_so():
     assert figures.model_title(about()) == "gpt2"
     assert figures.model_title(about(untrained=True)) == "gpt2 (untrained on such text)"

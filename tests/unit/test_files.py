@@ -99,7 +99,12 @@ def test_the_table_records_both_files(tmp_path):
         (tmp_path / split / "data.tsv").write_text(f"sentence\tlabel\n{split}\t1\n")
     out = tmp_path / "sst2.parquet"
     tables.write_files("sst2", tmp_path / "train/data.tsv", tmp_path / "test/data.tsv", out)
-    inputs = artifacts.read(out, "corpora")[1]["inputs"]
+    about = artifacts.read(out, "corpora")[1]
+    assert about["corpus"]["subsets"] == {
+        "train": {"texts": 1, "published": 67349},
+        "test": {"texts": 1, "published": 872},
+    }
+    inputs = about["inputs"]
     assert inputs == {f"{split}: data.tsv": provenance.file_hash(tmp_path / split / "data.tsv") for split in ("train", "test")}
 
 

@@ -130,6 +130,11 @@ def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monk
     settings = every_target(draws=2, layers=[1, 3])
     shared = isolation.compute(model, prompts, 2000, settings=settings)
     assert shared.equals(isolation.compute(model, prompts, 1, settings=settings))
+    monkeypatch.setattr(isolation, "STATE_BYTES", 1)  # one prompt's states at a time
+    assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
+    model.__dict__["resumes"] = False
+    assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
+    del model.__dict__["resumes"]
     monkeypatch.setattr(isolation, "sharing", lambda model, prompts: prefixes.groups(prompts, least=len(prompts) + 1))
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
 

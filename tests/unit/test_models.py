@@ -24,7 +24,7 @@ from icl_lens.positions import tokenize
 from icl_lens.studies import icl, saliency
 
 from ..families import CONTEXT, FAMILIES, UNSUPPORTED, tiny, unsupported
-from ..prompts_table import prompts_table
+from ..prompts_table import prompts_table, shared_table
 
 
 @pytest.fixture
@@ -323,3 +323,41 @@ def test_a_written_out_activation_becomes_one_operation(tmp_path, tokenizer, fam
     ids = torch.arange(1, 20)[None]
     with torch.inference_mode():
         torch.testing.assert_close(loaded(ids).logits, network(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_one_row_in_the_last_layer_are_those_of_all_rows(language_model, tokenizer, family):
+    model = language_model(family)
+    assert model.ends_in_last_rows
+    prompts = tokenize(shared_table("trec", count=4), tokenizer)
+    with torch.inference_mode():
+        kept = list(models.shared_batches(model, prompts, 1000)) + list(models.batches(model, prompts, 1000))
+        assert any(batch.prefix and batch.ids.shape[1] > 1 for batch in kept)
+        found = [models.last_logits(model, batch) for batch in kept]
+        model.__dict__["ends_in_last_rows"] = None
+        for batch, logits in zip(kept, found, strict=True):
+            torch.testing.assert_close(logits, models.last_logits(model, batch), atol=1e-5, rtol=1e-5)
+
+
+def test_the_last_layer_runs_one_row_through_its_feed_forward_part(language_model, tokenizer):
+    model = language_model("llama")
+    assert model.ends_in_last_rows == "alone"
+    widths = []
+    for layer in model.network.model.layers:
+        layer.mlp.register_forward_hook(lambda module, given, out: widths.append(out.shape[1]))
+    batch = next(models.batches(model, tokenize(prompts_table("trec"), tokenizer), 1000))
+    with torch.inference_mode():
+        models.last_logits(model, batch)
+    assert widths == [batch.ids.shape[1]] * (model.layers - 1) + [1]
+
+
+def test_the_loss_of_prompts_that_share_is_that_of_each_alone(language_model, tokenizer):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table("trec", count=6), tokenizer)
+    losses = []
+    for prompt in prompts[:5]:
+        ids = torch.from_numpy(prompt.ids)
+        logits = model.network(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
+    expected = torch.cat(losses).mean().item()
+    assert models.observe(model, prompts, 5)["next_token_loss"] == pytest.approx(expected, rel=1e-6)

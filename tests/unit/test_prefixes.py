@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import attention, models, prefixes
+from icl_lens import attention, memory, models, prefixes
 from icl_lens.positions import TokenizedPrompt, tokenize
 from icl_lens.studies import icl
 
@@ -126,7 +126,7 @@ def test_batches_of_tails_keep_to_the_budget(language_model, tokenizer):
     prefix = prefixes.read(model.network, group.ids)
     cut = list(models.batches(model, prompts, 100, group.index, prefix))
     assert sorted(i for batch in cut for i in batch.index) == list(range(20))
-    size = int(100 // (1 + prefixes.TOKEN_SHARE * len(group.ids)))
+    size = int(100 // (1 + memory.TOKEN_SHARE * len(group.ids)))
     assert size > 1
     assert [len(batch.index) for batch in cut] == [size] * (20 // size) + [20 % size] * bool(20 % size)
     for batch in cut:

@@ -35,7 +35,7 @@ def served(tmp_path_factory):
     (folder / "marker.py").write_text("")
     here = Path(preloaded.__file__)
     script = folder / "preloaded.py"
-    start, end = here.read_text().index("LIBRARIES = ("), here.read_text().index("# What they read when")
+    start, end = here.read_text().index("LIBRARIES = ("), here.read_text().index("# What a process says")
     script.write_text(here.read_text()[:start] + 'LIBRARIES = ("marker",)\n' + here.read_text()[end:])
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     process = subprocess.Popen(

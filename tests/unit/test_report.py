@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, provenance, report, walk
+from icl_lens import artifacts, audit, provenance, report, walk
 from icl_lens.errors import InputError
 
 from ..browser import complaints, opened
@@ -285,3 +285,57 @@ def test_the_pages_record_says_what_it_was_made_from(results):
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["outputs"] == {"report/index.html": provenance.file_hash(out)}
     assert record["inputs"]["figures/figure_4.json"] == provenance.file_hash(results / "figures/figure_4.json")
+
+
+FAILED = f"ValueError: {EVIL}"
+
+
+def incomplete(results):
+    out = results / "report/index.html"
+    missing = {"figure_4": FAILED, "figure_14": "the run ended before it was made"}
+    report.write(results, ["table_4"], [results.parent / "claims.yaml"], PAGE, out, missing=missing)
+    return out
+
+
+def test_a_page_without_a_failed_item_says_what_is_missing_and_why(results):
+    html = incomplete(results).read_text()
+    assert "Incomplete: 2 of 3 figures and tables missing" in html
+    assert re.findall(r'<li id="(figure_\w+)"><code>', html) == ["figure_4", "figure_14"]
+    assert "<code>figure_4</code>: ValueError: &lt;script&gt;" in html
+    assert EVIL not in html
+    assert '<article id="table_4"' in html
+    verdicts = re.findall(r'<tr data-outcome="([^"]+)"', html)
+    assert verdicts == ["not testable here"] * 3
+    assert html.count("Here: figure_4 was not made in this run: ValueError") == 2
+    assert "Incomplete:" not in make(results).read_text()
+
+
+def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
+    (results / "report").mkdir()
+    (results / "report/index.json").write_text("{}")
+    out = incomplete(results)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["incomplete.json", "index.html"]
+    told = [fault for fault in audit.audit(results)[1] if "report" in fault.sentence]
+    assert [fault.sentence for fault in told] == [
+        f"{out.with_name('incomplete.json')}: the report is incomplete, figure_14, figure_4 missing from it"
+    ]
+    assert set(told[0].remove) == {out, out.with_name("incomplete.json")}
+    make(results)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["index.html", "index.json"]
+    assert not [fault for fault in audit.audit(results)[1] if "report" in fault.sentence]
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("reading\rreading\nicl-lens saliency: prompts.parquet does not exist\n\n", "prompts.parquet does not exist"),
+        ("In [3]\n\x1b[31mInputError\x1b[39m: prompt 99 is not there\n", "prompt 99 is not there"),
+        ("Cell In[3], line 4\nAttributeError: no such column\n", "AttributeError: no such column"),
+        ("\n", "it failed without a message"),
+        (None, "it failed without a message"),
+    ],
+)
+def test_the_reason_of_a_failed_job_is_the_last_line_of_its_log(tmp_path, log, said):
+    if log is not None:
+        (tmp_path / "a.log").write_text(log)
+    assert report.failure(tmp_path / "a.log") == said

@@ -4,8 +4,9 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 
-from icl_lens import artifacts
+from icl_lens import artifacts, precision
 
 from ..reference.deep_attention import one_versus_one
 from .test_workflow import jobs, refused
@@ -15,10 +16,11 @@ SHARES = ("s_wp", "s_pq", "s_ww")
 
 @pytest.fixture(scope="module")
 def two_dtypes(tiny_run):
-    """A config that has the tiny model in float32 and in bfloat16, over that of `tiny_run`."""
+    """A config that has the tiny model in float32, in bfloat16 and with fast products, over that of `tiny_run`."""
     clone, overlay = tiny_run
     path = "my models/tiny"
     models = [{"name": "brain", "path": path, "dtype": "bfloat16"}, {"name": "tiny", "path": path}]
+    models.append({"name": "fast", "path": path, "matmul": "fast"})
     return clone, [overlay.name, clone.config("two-dtypes", results="dtypes", models=models).name]
 
 
@@ -36,13 +38,26 @@ def read(clone, model, study):
     return rows.sort_values("prompt_id").to_dict("records")
 
 
-def test_the_table_has_a_row_for_each_task_and_other_dtype(table, two_dtypes):
-    assert table[["model", "task", "dtype", "prompts"]].values.tolist() == [
-        ["brain", "SST-2", "bfloat16", 6],
-        ["brain", "TREC", "bfloat16", 6],
+def test_the_table_has_a_row_for_each_task_and_other_precision(table, two_dtypes):
+    with precision.products("fast", torch.device("cpu")) as products:
+        pass
+    assert table[["model", "task", "dtype", "matmul", "products", "prompts"]].values.tolist() == [
+        ["brain", "SST-2", "bfloat16", "exact", "float32", 6],
+        ["brain", "TREC", "bfloat16", "exact", "float32", 6],
+        ["fast", "SST-2", "float32", "fast", products, 6],
+        ["fast", "TREC", "float32", "fast", products, 6],
     ]
     markdown = (two_dtypes[0].folder / "dtypes/tables/table_precision.md").read_text()
-    assert "brain | TREC | bfloat16 | 6 |" in " ".join(markdown.split())
+    assert "brain | TREC | bfloat16 | exact | float32 | 6 |" in " ".join(markdown.split())
+
+
+def test_fast_products_move_results_where_the_device_has_them_and_nothing_elsewhere(table):
+    moved = table[(table["model"] == "fast") & (table["task"] == "TREC")].iloc[0]
+    if moved["products"] == "float32":
+        assert (moved["same prediction"], moved["same prediction, isolated"]) == (1, 1)
+        assert moved["log probability, largest"] == moved["share of S_wp, largest"] == moved["word loyalty, largest"] == 0
+    else:
+        assert moved["log probability, largest"] > 0
 
 
 def test_what_the_answers_move_is_in_the_artifacts(table, two_dtypes):
@@ -85,6 +100,15 @@ def test_what_the_shares_move_is_in_the_artifacts(table, two_dtypes):
         largest = max(abs(shares[layer][number] - shares[3 + layer][number]) for layer in range(3))
         assert row[f"share of S_{name[2:]}, largest"] == pytest.approx(largest, rel=1e-6)
         assert largest > 0
+
+
+def test_the_share_of_answers_that_isolation_keeps_is_in_the_artifacts(table, two_dtypes):
+    found = []
+    for model in ("tiny", "brain"):
+        rows = read(two_dtypes[0], model, "isolation")
+        found.append({(r["prompt_id"], r["target"], r["side"], r["layers"], r["draw"]): r["prediction"] for r in rows})
+    same = sum(found[0][key] == found[1][key] for key in found[0]) / len(found[0])
+    assert table[table["task"] == "TREC"].iloc[0]["same prediction, isolated"] == pytest.approx(same, rel=1e-9)
 
 
 def test_what_isolation_moves_is_in_the_artifacts(table, two_dtypes):
@@ -139,4 +163,4 @@ def test_all_does_not_make_it_and_its_group_does(two_dtypes):
     again = ("-n", "--configfile", *overlays, "--config", "results=nowhere")
     assert jobs(clone.snakemake("all", *again, "groups=[anchors]"))["table"] == 5, "Tables 1, 2, 3, 4 and 6"
     planned = jobs(clone.snakemake("precision", *again))
-    assert (planned["study"], planned["table"]) == (16, 1)
+    assert (planned["study"], planned["table"]) == (24, 1)

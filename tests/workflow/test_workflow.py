@@ -351,6 +351,31 @@ def test_a_failed_figure_tells_its_reason_in_few_lines(tiny_run):
     assert clone.snakemake("--cores", "2", "--configfile", overlay.name).returncode == 0
 
 
+def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
+    clone, overlay = tiny_run
+    results, notebook = clone.folder / "results", clone.folder / "notebooks/table_4.ipynb"
+    whole, before = notebook.read_text(), {path: path.read_bytes() for path in (results / "report").iterdir()}
+    command = ("--cores", "2", "--configfile", overlay.name)
+    try:
+        notebook.write_text(whole.replace("print(ITEMS[item].title)", "raise ValueError('broken on purpose')"))
+        done = clone.snakemake(*command)
+    finally:
+        notebook.write_text(whole)
+    assert done.returncode == 1
+    assert "index.html shows what was made; it says why these are missing: table_4." in done.stdout
+    html = (results / "report/index.html").read_text()
+    assert f"Incomplete: 1 of {len(SHOWN)} figures and tables missing" in html
+    assert "<code>table_4</code>: ValueError: broken on purpose" in html
+    assert html.count("<article ") == len(SHOWN) - 1
+    assert 'id="walk-data"' in html
+    faults = audit.audit(results)[1]
+    assert [fault.sentence.rpartition(": ")[2] for fault in faults] == ["the report is incomplete, table_4 missing from it"]
+    # The same command makes what is missing and the whole page, and a second time nothing.
+    assert clone.snakemake(*command).returncode == 0
+    assert {path: path.read_bytes() for path in (results / "report").iterdir()} == before
+    assert "Nothing to be done" in clone.snakemake(*command).stdout
+
+
 def test_a_killed_run_goes_on_with_the_same_command(tiny_run):
     clone, overlay = tiny_run
     arguments = ["figure_7", "--cores", "1", "--configfile", overlay.name, "--config", "results=killed"]

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -16,7 +17,15 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import config as icl_lens_config
-from icl_lens import accelerators, cli, fetch, preloaded
+from icl_lens import (
+    accelerators,
+    cli,
+    converted,
+    fetch,
+    gguf_conversion,
+    gguf_files,
+    preloaded,
+)
 from icl_lens.checkpoints import checkpoint_files
 from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, of_own_task
@@ -25,6 +34,7 @@ from icl_lens.fetched import RECORD
 from icl_lens.items import ITEMS, WALKED
 from icl_lens.organism.recipe import CODE
 from icl_lens.own_tasks import VARIANTS
+from icl_lens.provenance import HASHES as HASHES_VARIABLE
 from icl_lens.provenance import notebook_sources, source_files
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -161,20 +171,19 @@ def is_trained_here(path):
 
 
 def model_folder(name):
-    """The folder of a model: the user's own, or the one that it is fetched to."""
-    model = CONFIG.model(name)
-    if model.hub is None:
-        return model.path
-    return str(fetch.model_folder(CONFIG.downloads, model.hub, model.revision))
+    """The folder of a model: the user's own, or the one that it is fetched or converted to."""
+    return CONFIG.model(name).folder(CONFIG.downloads)
 
 
 def model_files(name):
-    """A model's files, as a study's input: for one from the hub what tells that it was fetched, with the hashes of all files.
+    """A model's files, as a study's input; for one fetched or converted its record, with the hashes of all files.
 
     A model that this config trains is named by its absolute path, which Snakemake takes for a file of the user's: to study it
     must never be to train it.
     """
     path = model_folder(name)
+    if CONFIG.model(name).gguf is not None:
+        return [f"{path}/{converted.RECORD}"]
     if CONFIG.model(name).hub is not None:
         return [f"{path}/{RECORD}"]
     return checkpoint_files(Path(path).absolute() if is_trained_here(path) else path)
@@ -183,9 +192,9 @@ def model_files(name):
 def is_small(name):
     """Whether a model is so small that a study of it takes as long as its imports: its files lie here and hold less than 100 MB."""
     model = CONFIG.model(name)
-    files = [] if model.hub else Path(model.path).glob("*")
+    files = Path(model.path).glob("*") if model.path else []
     return (
-        not model.hub
+        model.path is not None
         and sum(path.stat().st_size for path in files if path.is_file()) < 100e6
     )
 
@@ -217,6 +226,59 @@ def fetched_model_options(record):
     return shlex.join(["--hub", hub, "--revision", revision])
 
 
+def converted_model(folder):
+    """The model whose GGUF file is converted to a folder."""
+    return next(
+        model
+        for model in CONFIG.every_model
+        if model.gguf and Path(model_folder(model.name)) == Path(folder)
+    )
+
+
+def gguf_folder(wildcards):
+    """The folder that the rule `convert_gguf` fills."""
+    parts = (wildcards.source, wildcards.place, wildcards.file, fetch.CONVERTED)
+    return str(Path(CONFIG.downloads, "gguf", *parts))
+
+
+def gguf_file(folder):
+    """The GGUF file that is converted to a folder."""
+    model = converted_model(folder)
+    if model.hub is None:
+        return model.gguf
+    return str(Path(folder).parent / model.gguf)
+
+
+def gguf_inputs(folder):
+    """What a conversion waits for: the file, or for one from the hub what tells that it was fetched."""
+    if converted_model(folder).hub is None:
+        return [gguf_file(folder)]
+    return [f"{Path(folder).parent}/{RECORD}"]
+
+
+def gguf_options(folder):
+    """Options of `icl-lens convert-gguf` that say which file is converted."""
+    options = ["--gguf", gguf_file(folder)]
+    if converted_model(folder).hub is not None:
+        options += ["--fetched", str(Path(folder).parent)]
+    return shlex.join(options)
+
+
+def gguf_stamp(folder):
+    """Size and time of a file here: another file in its place is converted, whichever of the two is older."""
+    if converted_model(folder).hub is not None:
+        return ""
+    found = Path(gguf_file(folder)).stat()
+    return f"{found.st_size} bytes, {found.st_mtime_ns}"
+
+
+def fetched_gguf_options(record):
+    """Options of `icl-lens fetch-model` for the GGUF file whose record that is."""
+    model = converted_model(Path(record).parent / fetch.CONVERTED)
+    options = ["--hub", model.hub, "--revision", model.revision or "main"]
+    return shlex.join([*options, "--gguf", model.gguf])
+
+
 def encoder_files(folder):
     """An encoder's files, as a study's input: those in the folder, or what tells that it was fetched."""
     if Path(folder).is_relative_to(Path(CONFIG.downloads) / "models"):
@@ -245,7 +307,7 @@ def model_options(name):
     """Options of a study's command that say how a model is run and prompted."""
     model = CONFIG.model(name)
     options = [
-        f"--dtype {model.dtype or CONFIG.dtype}",
+        "--dtype {} --matmul {}".format(*CONFIG.precision(name)),
         "" if model.bos == "auto" else f"--bos {'yes' if model.bos else 'no'}",
         "--chat" if model.chat else "",
     ]
@@ -258,9 +320,21 @@ def settings_option(study, task):
     return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
 
 
+def require_convertible(model):
+    """A GGUF file here can be used, and what converts it is installed, before anything runs."""
+    if model.hub is None:
+        gguf_files.check(model.gguf)
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        gguf_conversion.require_packages()
+
+
 def require_inputs():
     """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
     for model in CONFIG.every_model:
+        if model.gguf is not None:
+            if not Path(model_files(model.name)[0]).is_file():
+                require_convertible(model)
+            continue
         if model.hub is not None:
             # Refuses a name that no repository or revision can have.
             model_folder(model.name)
@@ -305,8 +379,8 @@ def require_items():
             )
         if not CONFIG.shown(asked[0])[0]:
             raise InputError(
-                f"{asked[0]} compares number formats, and no model is in models both in float32 and in another dtype (alike in "
-                "all else but its name); config/precision.yaml names the embedded model so"
+                f"{asked[0]} compares number formats, and no model is in models both in float32 (matmul: exact) and in another "
+                "dtype or with matmul: fast (alike in all else but its name); config/precision.yaml names the embedded model so"
             )
         raise InputError(
             f"{asked[0]} shows {', '.join(map(CONFIG.texts_of, ITEMS[asked[0]].tasks))}, and none of them is in tasks; add one, or name other tasks "
@@ -346,6 +420,62 @@ def reported_claims():
     """The claims files of the papers on the page."""
     files = [REPOSITORY / f"resources/claims/{group}.yaml" for group in CONFIG.groups]
     return [file for file in files if file.exists()]
+
+
+def missing_items(dag, failed):
+    """The reported items that a failed run did not make, each with the log of the failed job behind it.
+
+    The log is empty for an item that was only not started.
+    """
+    found = {}
+    for job in dag.jobs:
+        item = getattr(job.wildcards, "item", None)
+        if item in reported_items() and not dag.noneedrun_finished(job):
+            behind = dag.bfs(dag.dependencies, job)
+            found[item] = next(
+                (str(each.log[0]) for each in behind if each in failed), ""
+            )
+    return found
+
+
+def report_what_is_there(workflow):
+    """After a failed run: write the report with what was made, and say what is missing.
+
+    Nothing is written where the report was not asked for, where no job failed (an interrupted run), or where no item was made.
+    """
+    dag, failed = workflow.dag, workflow.scheduler.failed
+    pages = [job for job in dag.jobs if job.rule.name == "report"]
+    missing = missing_items(dag, failed)
+    shown = [item for item in reported_items() if item not in missing]
+    if not (workflow.is_main_process and pages and failed and missing and shown):
+        return
+    unmade = {str(file) for job in dag.needrun_jobs() for file in job.output}
+    walks = [
+        folder
+        for folder in walked_folders()
+        if not {f"{folder}/{study}.parquet" for study in WALKED} & unmade
+    ]
+    page = pages[0]
+    arguments = [
+        *("--results", str(page.params.results), "--page", str(page.params.page)),
+        *("--items", *shown),
+        *("--missing", *(f"{item}={log}" for item, log in missing.items())),
+        *("--claims", *map(str, page.input.claims)),
+        *("--walks", *walks, "--out", str(page.output.page)),
+    ]
+    Path(page.log[0]).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shell(
+            "icl-lens report {arguments:q} 2> {log:q}",
+            arguments=arguments,
+            log=str(page.log[0]),
+        )
+    except subprocess.CalledProcessError:
+        logger.error(f"The report could not be written; see {page.log[0]}.")
+        return
+    logger.error(
+        f"{page.output.page} shows what was made; it says why these are missing: {', '.join(missing)}."
+    )
 
 
 def walked_folders():
@@ -437,26 +567,30 @@ checked(require_trainable)
 # Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
 # or not it is activated; with it, conda's environment has the libraries and this repository has the package.
 PRELOADED = None
+# Jobs of this run, on this machine, keep the hashes of large files there, so that each file is hashed once.
+HASHES = tempfile.TemporaryDirectory(prefix="icl-lens-hashes-")
+shared = f"set -euo pipefail; export {HASHES_VARIABLE}={HASHES.name}; "
+own_path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     shell.prefix(
-        f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
+        f"{shared}export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
         'icl-lens() {{ python -m icl_lens "$@"; }}; '
     )
-elif sys.platform == "linux" and all(
-    is_small(model.name) for model in CONFIG.every_model
+elif sys.platform == "linux" and (
+    not accelerators.expected(CONFIG.device)
+    or all(is_small(model.name) for model in CONFIG.every_model)
 ):
-    # Loading torch takes longer than a study of a small model: one process has it loaded, and every job's command is a fork
-    # of that, which `onstart` starts. Of such jobs benchmarks/ has the time, and the memory of the short client only.
+    # Loading torch, and a model, takes seconds: one process has the libraries loaded, which `onstart` starts, one more for
+    # each model has that too, and every job's command is a fork. Of such jobs benchmarks/ has the time, and the memory of
+    # the short client only.
     PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
     client = shlex.join(preloaded.client(PRELOADED.name))
     shell.prefix(
-        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+        f"{shared}{own_path}"
         f"export JUPYTER_PATH={PRELOADED.name}:${{{{JUPYTER_PATH:-}}}}; "
         # What is fetched is fetched by itself: the libraries were told when they were loaded that there is no network.
         f'icl-lens() {{{{ if [[ $1 = fetch-* ]]; then command icl-lens "$@"; else {client} icl_lens "$@"; fi; }}}}; '
         f'papermill() {{{{ {client} papermill "$@"; }}}}; '
     )
 else:
-    shell.prefix(
-        f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    )
+    shell.prefix(f"{shared}{own_path}")

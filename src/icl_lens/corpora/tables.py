@@ -14,6 +14,7 @@ from icl_lens import artifacts, provenance
 from icl_lens.corpora import builtin, columns, files, hub
 from icl_lens.corpora.columns import Columns
 from icl_lens.corpora.hub import HubDataset
+from icl_lens.corpora.published import COUNTS
 from icl_lens.fetched import RECORD
 from icl_lens.tasks import Task
 
@@ -27,7 +28,9 @@ def write_builtin(task: str, seed: int, out: Path) -> None:
 def write_files(task: str, train: Path, test: Path, out: Path) -> None:
     """Read a task's original files and write its corpora table; see :func:`icl_lens.corpora.files.read` for the errors."""
     table = files.read(task, train, test)
-    _write(out, files, table, {"task": task}, {"source": "files"}, {"train": train, "test": test})
+    subsets = _subsets(task, table)
+    corpus = {"source": "files", **({"subsets": subsets} if subsets else {})}
+    _write(out, files, table, {"task": task}, corpus, {"train": train, "test": test})
 
 
 def write_columns(task: Task, layout: Columns, train: Path, test: Path, out: Path) -> None:
@@ -42,6 +45,13 @@ def write_hub(task: Task, dataset: HubDataset, folder: Path, out: Path) -> None:
     table, origin = hub.read(task, dataset, folder)
     settings = {"task": task.name, "text": dataset.text, "label": dataset.label, "classes": task.classes, **dataset.splits}
     _write(out, hub, table, settings, {"source": "hub", **origin}, {"fetched": folder / RECORD})
+
+
+def _subsets(task: str, table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """The splits that hold fewer texts than are published: split -> ``texts`` held and ``published``."""
+    held = table["split"].value_counts()
+    totals = {split: sum(counts) for split, counts in COUNTS[task].items()}
+    return {split: {"texts": int(held[split]), "published": total} for split, total in totals.items() if held[split] < total}
 
 
 def _write(

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from icl_lens import artifacts, chat, models, provenance
+from icl_lens import artifacts, chat, models, precision, provenance
 from icl_lens.positions import Bos, TokenizedPrompt, tokenize
 from icl_lens.progress import progress
 from icl_lens.section import Section
@@ -39,6 +39,7 @@ def run(
     name: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    matmul: str = "exact",
     batch_tokens: int = 4096,
     bos: Bos = "auto",
     as_chat: bool = False,
@@ -55,6 +56,7 @@ def run(
         name: The model's name in the artifact; the folder's own by default.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.precision.products`.
         batch_tokens: Tokens per batch, padding included.
         bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.positions.tokenize`.
         as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.chat.wrap`.
@@ -63,7 +65,7 @@ def run(
 
     Raises:
         ValueError: The settings are another study's (a defect of the caller).
-        InputError: The prompts or the model cannot be used.
+        InputError: The prompts or the model cannot be used, or the device cannot multiply exactly.
     """
     module = f"{__name__}.{study}"
     code = import_module(module)
@@ -81,24 +83,25 @@ def run(
         return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
 
     tokenized = {key: as_read(each) for key, each in tables.items()}
-    fitting: dict[str, Any] = _fitting(loaded, tokenized)
-    if hasattr(code, "keep"):
-        fitting = code.keep(loaded, table, fitting["prompts"], as_chat)
-    count = len(fitting["prompts"])
-    observed = models.observe(loaded, fitting["prompts"])
-    observed["prompts"] = count
-    observed["left_out"] = len(tokenized["prompts"]) - count
-    others = dict(others or {})
-    given: dict[str, Any] = {**fitting, **({} if own is None else {"settings": own})}
-    if hasattr(code, "gather"):
-        fit = table[table["prompt_id"].isin([p.prompt_id for p in fitting["prompts"]])]
-        given |= code.gather(
-            loaded, fit, {key: artifacts.read(path, "prompts")[0] for key, path in others.items()}, as_read, own
-        )
-        observed["left_out"] += given.pop("left_out", 0)
-    own_facts = code.facts(loaded, own) if hasattr(code, "facts") else {}
-    with progress(count, f"{study} of {loaded.name}") as advance:
-        found = code.compute(loaded, batch_tokens=batch_tokens, progress=advance, **given)
+    with precision.products(matmul, loaded.device) as products:
+        fitting: dict[str, Any] = _fitting(loaded, tokenized)
+        if hasattr(code, "keep"):
+            fitting = code.keep(loaded, table, fitting["prompts"], as_chat)
+        count = len(fitting["prompts"])
+        observed = models.observe(loaded, fitting["prompts"])
+        observed["prompts"] = count
+        observed["left_out"] = len(tokenized["prompts"]) - count
+        others = dict(others or {})
+        given: dict[str, Any] = {**fitting, **({} if own is None else {"settings": own})}
+        if hasattr(code, "gather"):
+            fit = table[table["prompt_id"].isin([p.prompt_id for p in fitting["prompts"]])]
+            given |= code.gather(
+                loaded, fit, {key: artifacts.read(path, "prompts")[0] for key, path in others.items()}, as_read, own
+            )
+            observed["left_out"] += given.pop("left_out", 0)
+        own_facts = code.facts(loaded, own) if hasattr(code, "facts") else {}
+        with progress(count, f"{study} of {loaded.name}") as advance:
+            found = code.compute(loaded, batch_tokens=batch_tokens, progress=advance, **given)
     rows, tensors = found if isinstance(found, tuple) else (found, None)
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
@@ -118,6 +121,8 @@ def run(
         device=loaded.device.type,
         threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it decides the last bits of a sum
         dtype=dtype,
+        matmul=matmul,
+        products=products,
         corpus=origin.get("corpus", {"source": "elsewhere"}),
         task=origin.get("task"),
         **own_facts,

@@ -143,9 +143,9 @@ def vectors(
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, T, d)
         for row, place in enumerate(batch.index):
             prompt = prompts[place]
-            queries[place] = query[row, :, prompt.last].flatten().double().cpu().numpy()  # (W,)
+            queries[place] = query[row, :, prompt.last].flatten().cpu().double().numpy()  # (W,)
             anchors = prompt.anchors[np.argsort(prompt.demo_labels)]  # (C,)
-            keys[place] = key[row][:, anchors].transpose(0, 1).flatten(1).double().cpu().numpy()  # (C, W)
+            keys[place] = key[row][:, anchors].transpose(0, 1).flatten(1).cpu().double().numpy()  # (C, W)
     return np.stack(queries), keys
 
 

@@ -58,11 +58,11 @@ def compute(
     require_supported(model.network)
     layers = model.layers
     found: dict[tuple[int, int], dict[str, Any]] = {}  # (place, layer) -> its edges and what its rows say of the layer
-    for batch in batches(model, taken, batch_tokens):
+    for batch in batches(model, taken, batch_tokens, kept="graph"):
         edge_means = EdgeMeans(batch, [taken[place] for place in batch.index])
 
         def sink(layer: int, flow: Tensor, attention: Tensor, rows=batch.index, edge_means=edge_means) -> None:
-            means = edge_means.of(flow).cpu().numpy()  # (3, B)
+            means = edge_means.of(flow).numpy()  # (3, B)
             for row, place in enumerate(rows):
                 length = len(taken[place].ids)
                 below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]

@@ -11,28 +11,35 @@ The run so changed is compared with the plain run of the same prompt, made in th
 and how far do the sets of the 5 (paper) and 10 (released notebook) likeliest tokens overlap?
 
 Blocking before the softmax is a mask on the fused kernel. Prompts that share their demonstrations compute them once for each
-condition (and, for random positions, once for each set of them that falls among the demonstrations).
+condition (and, for random positions, once for each set of them that falls among the demonstrations). Before its last k layers
+a condition has the plain run's states, and in its first k those of the condition that isolates in more of the first: such a run
+begins there (:mod:`icl_lens.layer_states`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_lens import attention, prefixes
 from icl_lens.conditions import isolated, random_positions
 from icl_lens.errors import InputError
 from icl_lens.isolation_plan import WORDS, Condition, Scope, Settings, Target, conditions
+from icl_lens.layer_states import State, record, resume
 from icl_lens.loyalty import jaccard
 from icl_lens.models import Batch, LanguageModel, batches, last_logits, sharing
 from icl_lens.positions import TokenizedPrompt
 from icl_lens.progress import Runs
+
+# At most so many bytes of what layers are given are kept of a group's tails, for runs that begin at these layers.
+STATE_BYTES = 2**28
 
 
 @torch.inference_mode()
@@ -72,22 +79,33 @@ def compute(
     overlaps = {k: np.empty((len(planned), len(prompts))) for k in WORDS}  # (C, N) each
     report = Runs(progress, len(planned) + 1)
     plain = np.empty(len(prompts), dtype=np.int64)  # (N,)
-    for group in sharing(model, prompts):
+    for group in _parts(model, prompts, planned):
         top: dict[int, np.ndarray] = {}
-        for batch, logits in runs(model, prompts, group, None, (), settings.blocking, batch_tokens):
+        # A condition in the last k layers begins where the plain run's states end to be its own.
+        unchanged = States({model.layers - c.layers for c in planned if c.side == "last"} if model.resumes else ())
+        for batch, logits in runs(model, prompts, group, None, (), settings.blocking, batch_tokens, keep=unchanged):
             plain[batch.index] = _best(batch, logits)
             top |= dict(zip(batch.index, _top(logits), strict=True))
             report(len(batch.index))
-        for number, condition in enumerate(planned):
-            k = condition.layers
-            layers = range(k) if condition.side == "first" else range(model.layers - k, model.layers)
-            cut = positions[condition.target, condition.draw]
-            for batch, logits in runs(model, prompts, group, cut, layers, settings.blocking, batch_tokens):
-                predictions[number, batch.index] = _best(batch, logits)
-                after, before = _top(logits), np.stack([top[i] for i in batch.index])  # (B, 10) each
-                for size, overlap in overlaps.items():
-                    overlap[number, batch.index] = jaccard(after[:, :size], before[:, :size])
-                report(len(batch.index))
+        for target, draw in dict.fromkeys((c.target, c.draw) for c in planned):
+            of_source = {(c.side, c.layers): i for i, c in enumerate(planned) if (c.target, c.draw) == (target, draw)}
+            # And those in the first k layers have, up to there, the states of the one in the most layers, which runs first.
+            most = max((k for side, k in of_source if side == "first"), default=0)
+            changed = States({k for side, k in of_source if side == "first" and k < most} if model.resumes else ())
+            for side, k in sorted(of_source, key=lambda of: -of[1]):
+                number = of_source[side, k]
+                layers = range(k) if side == "first" else range(model.layers - k, model.layers)
+                start, states = (model.layers - k, unchanged) if side == "last" else (k, changed)
+                begun = (states, start) if start in states.layers else None
+                keep = changed if (side, k) == ("first", most) else None
+                cut = positions[target, draw]
+                done = runs(model, prompts, group, cut, layers, settings.blocking, batch_tokens, begun, keep)
+                for batch, logits in done:
+                    predictions[number, batch.index] = _best(batch, logits)
+                    after, before = _top(logits), np.stack([top[i] for i in batch.index])  # (B, 10) each
+                    for size, overlap in overlaps.items():
+                        overlap[number, batch.index] = jaccard(after[:, :size], before[:, :size])
+                    report(len(batch.index))
     columns = {name: np.tile([getattr(c, name) for c in planned], len(prompts)) for name in Condition._fields}
     return pd.DataFrame(
         {
@@ -109,6 +127,54 @@ def _positions(
     return [isolated(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
 
 
+class States:
+    """What some layers are given in a run of a group's prompts, for runs that begin at one of them.
+
+    Attributes:
+        layers: Which layers, without the first.
+    """
+
+    def __init__(self, layers: Collection[int]) -> None:
+        self.layers = {layer for layer in layers if layer > 0}
+        self._beginning: dict[tuple[int, int], State | None] = {}  # by layer and prompt; values of shape (1, P, D)
+        self._tail: dict[tuple[int, int], Tensor] = {}  # (T - P, D)
+        self._wrapped = False
+
+    def keep(self, beginning: Mapping[int, State], batch: Batch, tails: Mapping[int, State]) -> None:
+        """Keep what a batch's prompts and the beginning that they share have."""
+        for layer, state in tails.items():
+            self._wrapped = state.wrapped
+            for row, place in enumerate(batch.index):
+                self._beginning[layer, place] = beginning.get(layer)
+                self._tail[layer, place] = state.values[row, : int(batch.last[row]) - batch.start + 1]
+
+    def of_beginning(self, layer: int, place: int, length: int) -> State:
+        """Of the first ``length`` tokens that a prompt shares, values of shape (1, length, D)."""
+        state = self._beginning[layer, place]
+        return replace(state, values=state.values[:, :length])
+
+    def of_batch(self, layer: int, batch: Batch) -> State:
+        """Of what is read in a batch, values of shape (B, Q, D), padded with zeros."""
+        rows = []
+        for place in batch.index:
+            beginning, tail = self._beginning[layer, place], self._tail[layer, place]
+            if beginning is not None:
+                tail = torch.cat([beginning.values[0, batch.start :], tail])  # (T - P, D)
+            rows.append(tail)
+        return State(layer, nn.utils.rnn.pad_sequence(rows, batch_first=True), self._wrapped)
+
+
+def _parts(model: LanguageModel, prompts: Sequence[TokenizedPrompt], planned: Sequence[Condition]) -> Iterator[prefixes.Group]:
+    """Groups that share their beginning, cut so that what :class:`States` keeps of their tails stays within a bound."""
+    kept = 2 * len({c.layers for c in planned}) if model.resumes else 0
+    width = model.network.get_input_embeddings().weight
+    for group in sharing(model, prompts):
+        longest = max(len(prompts[i].ids) for i in group.index) - len(group.ids)
+        size = max(1, STATE_BYTES // max(1, kept * longest * width.shape[-1] * width.element_size()))
+        for first in range(0, len(group.index), size):
+            yield replace(group, index=group.index[first : first + size])
+
+
 def runs(
     model: LanguageModel,
     prompts: Sequence[TokenizedPrompt],
@@ -117,6 +183,8 @@ def runs(
     layers: Sequence[int],
     blocking: str,
     batch_tokens: int,
+    begun: tuple[States, int] | None = None,
+    keep: States | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Run a group's prompts with some positions of each isolated in some layers, a beginning that several share read once.
 
@@ -128,6 +196,8 @@ def runs(
         layers: In which layers.
         blocking: See :class:`Settings`.
         batch_tokens: See :func:`icl_lens.models.batches`.
+        begun: The states of a run that was the same up to a layer, and that layer, at which this run begins.
+        keep: Where to keep this run's states.
 
     Yields:
         A batch and its next-token logits at each prompt's last position, shape (B, V).
@@ -141,13 +211,27 @@ def runs(
     for place in group.index:
         early = () if positions is None else tuple(p for p in positions[place].tolist() if p < len(shared))
         alike.setdefault(early, []).append(place)
+    network, wanted = model.network, keep.layers if keep else ()
+    states, start = begun or (None, 0)
+    layers = [layer for layer in layers if layer >= start]  # the states say what happened before
     for early, members in alike.items():
-        with isolate(model.network, [early], layers, blocking, 0, len(shared), len(shared)):
-            prefix = prefixes.read(model.network, shared)
+        with ExitStack() as stack:
+            stack.enter_context(isolate(network, [early], layers, blocking, 0, len(shared), len(shared)))
+            if states and len(shared):
+                stack.enter_context(resume(network, states.of_beginning(start, members[0], len(shared))))
+            of_beginning = stack.enter_context(record(network, wanted if len(shared) else ()))
+            prefix = prefixes.read(network, shared)
         for batch in batches(model, prompts, batch_tokens, members, prefix):
             cut = [() if positions is None else positions[i].tolist() for i in batch.index]
-            with isolate(model.network, cut, layers, blocking, batch.start, batch.ids.shape[1], batch.mask.shape[1]):
+            with ExitStack() as stack:
+                context = isolate(network, cut, layers, blocking, batch.start, batch.ids.shape[1], batch.mask.shape[1])
+                stack.enter_context(context)
+                if states:
+                    stack.enter_context(resume(network, states.of_batch(start, batch)))
+                of_tails = stack.enter_context(record(network, wanted))
                 logits = last_logits(model, batch)  # (B, V)
+            if keep:
+                keep.keep(of_beginning, batch, of_tails)
             yield batch, logits
 
 
@@ -189,7 +273,7 @@ def isolate(
         keys: Number of keys, K.
     """
     here = [(row, p) for row, cut in enumerate(positions) for p in cut if start <= p < start + queries]
-    if not here:
+    if not here or not layers:
         return nullcontext()
     edges = torch.zeros(len(positions), queries, keys, dtype=torch.bool)  # (B, Q, K)
     for row, p in here:

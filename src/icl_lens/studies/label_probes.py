@@ -148,7 +148,7 @@ def features(
     starts = np.concatenate([[0], np.cumsum([len(p.anchors) for p in prompts])])  # (N + 1,)
     there = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
     read: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
-    for batch in batches(model, prompts, batch_tokens):
+    for batch in batches(model, prompts, batch_tokens, kept="states"):
         with record_keys_and_values(model.network, unturned=True) as memory:
             # Without the vocabulary matrix.
             model.network(**batch.inputs(), logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))

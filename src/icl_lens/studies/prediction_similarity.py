@@ -61,7 +61,7 @@ def compute(
             rows.append(
                 {
                     "prompt_id": prompt.prompt_id,
-                    "similarity": (chances[demos] @ chances[query]).double().cpu().tolist(),  # (D, V) @ (V,)
+                    "similarity": (chances[demos] @ chances[query]).cpu().double().tolist(),  # (D, V) @ (V,)
                     "query_token": int(tokens[query]),
                     "demo_tokens": tokens[demos].tolist(),
                 }

@@ -34,7 +34,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from icl_lens import chat, generation, hypotheses, probes, similarity
 from icl_lens.attention import record_rows, require_supported
 from icl_lens.errors import InputError
-from icl_lens.models import Batch, LanguageModel, batches
+from icl_lens.models import Batch, LanguageModel, batches, last_output
 from icl_lens.positions import Bos, TokenizedPrompt, encode, tokens_of
 from icl_lens.precision import at_least_float32
 from icl_lens.representation_plan import COMPONENTS, SETS, Settings, condition_name, probed
@@ -172,7 +172,8 @@ def _read(
     columns: dict[str, list] = {name: [None] * len(prompts) for name in ("answer", "candidate_log_probs", *SETS)}
     columns |= {f"{name}_tokens": [len(each[i]) for each in sets] for i, name in enumerate(SETS)}
     vectors: Tensor | None = None
-    for batch in batches(model, prompts, batch_tokens):
+    longest = max((len(ids) for each in candidates for ids in each), default=1)
+    for batch in batches(model, prompts, batch_tokens, kept="states", positions=longest):
         logits, cache, states, attended = _forward(model, batch, sets)
         pooled = pool(states, batch, query)  # (Q, L + 1, B, W)
         if vectors is None:
@@ -200,15 +201,9 @@ def _forward(
     model: LanguageModel, batch: Batch, sets: Sequence[Sequence[np.ndarray]]
 ) -> tuple[Tensor, DynamicCache, tuple[Tensor, ...], Tensor]:
     """One pass: logits at the last tokens (B, V), the cache, all hidden states (B, T, W), and a_l of each set (B, S, L)."""
-    kept, place = torch.unique(batch.last, return_inverse=True)  # (U,), (B,)
     cache = DynamicCache()
     with record_rows(model.network, batch.last) as attention:
-        output = model.network(
-            **{**batch.inputs(), "use_cache": True, "past_key_values": cache},
-            output_hidden_states=True,
-            logits_to_keep=kept,
-        )
-    logits = at_least_float32(output.logits)[torch.arange(len(place), device=place.device), place]  # (B, V)
+        logits, output = last_output(model, batch, use_cache=True, past_key_values=cache, output_hidden_states=True)
     inside = torch.zeros(len(batch.index), len(SETS), batch.mask.shape[1])  # (B, S, K)
     for row, i in enumerate(batch.index):
         for number, tokens in enumerate(sets[i]):

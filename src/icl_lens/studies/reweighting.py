@@ -190,7 +190,7 @@ def train(
         runs: Training prompts of each seed, all of a seed with the same demonstrations.
         settings: See :class:`Settings`; its seed and the run's decide the order of the prompts.
         batch_tokens: See :func:`icl_lens.models.batches`; seeds side by side hold at most the keys and values of four times as
-            many (:data:`icl_lens.prefixes.TOKEN_SHARE`), and a seed that holds more is alone.
+            many (:data:`icl_lens.memory.TOKEN_SHARE`), and a seed that holds more is alone.
 
     Raises:
         InputError: A seed has none, or the loss or its gradient is no finite number.
@@ -203,10 +203,11 @@ def train(
         waiting.setdefault(alike, []).append(seed)
     trained: dict[int, Trained] = {}
     for seeds in waiting.values():
-        held = {seed: prefixes.TOKEN_SHARE * _held(model, runs[seed]) for seed in seeds}
+        held = {seed: _held(model, runs[seed]) for seed in seeds}
+        room = model.sizes.held(batch_tokens)
         while seeds:
             count = 1
-            while model.shares_prefixes and count < len(seeds) and sum(held[s] for s in seeds[: count + 1]) <= batch_tokens:
+            while model.shares_prefixes and count < len(seeds) and sum(held[s] for s in seeds[: count + 1]) <= room:
                 count += 1
             trained |= _train_together(model, {seed: runs[seed] for seed in seeds[:count]}, settings, batch_tokens)
             seeds = seeds[count:]

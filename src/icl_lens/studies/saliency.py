@@ -53,11 +53,11 @@ def compute(
     information_flow.require_demonstrations(prompts)
     require_supported(model.network)
     means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
-    for batch in batches(model, prompts, batch_tokens):
+    for batch in batches(model, prompts, batch_tokens, kept="graph"):
         edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
 
         def sink(layer: int, flow: Tensor, mean: None, rows=batch.index, edges=edges) -> None:
-            means[:, rows, layer] = edges.of(flow).cpu().numpy()
+            means[:, rows, layer] = edges.of(flow).numpy()
 
         multiple = information_flow.measure(model, batch, sink)  # (B,)
         means[:, batch.index] /= multiple[:, None]

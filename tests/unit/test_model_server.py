@@ -1,0 +1,213 @@
+"""Jobs of a model that a process holds: a server like a run's, on a copy of the package that can be edited."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from icl_lens import artifacts, model_server, preloaded, provenance, studies
+from icl_lens.checkpoints import checkpoint_files
+
+from ..prompts_table import prompts_table
+
+ORGANISM = Path(provenance.PACKAGE) / "organism" / "checkpoint"
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
+
+# Appended to the copy: each loading of weights leaves a line, so that a test sees who loads.
+COUNTED = """
+_load_uncounted = _load_network
+def _load_network(folder, *rest):
+    with open({log!r}, "a") as file:
+        file.write("loaded\\n")
+    return _load_uncounted(folder, *rest)
+"""
+
+# Appended to the copy during a run.
+EDITED = """
+_main_unedited = main
+def main(arguments=None):
+    print("as edited", file=sys.stderr)
+    return _main_unedited(arguments)
+"""
+
+# A module that commands run: what can wait forever in a fork of a process that has used threads.
+PRODUCT = """
+import torch
+if __name__ == "__main__":
+    x = torch.ones(384, 384)
+    assert torch.get_num_threads() == 2 and not torch.cuda.is_initialized()
+    assert (x @ x).exp().isinf().all()
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a copy of the package, a model, prompts and the socket of a server that uses these."""
+    folder = tmp_path_factory.mktemp("r")
+    copy = folder / "icl_lens"
+    shutil.copytree(provenance.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "checkpoint"))
+    (folder / "product.py").write_text(PRODUCT)
+    (folder / "log").write_text("")
+    with open(copy / "models.py", "a") as file:
+        file.write(COUNTED.format(log=str(folder / "log")))
+    script = copy / "preloaded.py"
+    text = script.read_text()
+    loaded = [f'    "{name}",\n' for name in preloaded.LIBRARIES if name.startswith(("pandas", "torch", "transformers"))]
+    start, end = text.index("LIBRARIES = ("), text.index("# What a process says")
+    script.write_text(text[:start] + f"LIBRARIES = (\n{''.join(loaded)})\n" + text[end:])
+    shutil.copytree(ORGANISM, folder / "model")
+    about = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    artifacts.write(folder / "prompts" / "sst2.parquet", prompts_table(count=4), about)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", script, "--serve", folder / "socket"], stdin=subprocess.PIPE, env=environment
+    )
+    waited = time.monotonic() + 300
+    while not (folder / "socket").exists() and process.poll() is None and time.monotonic() < waited:
+        time.sleep(0.05)
+    yield folder
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def icl(run: Path, model: str = "model") -> subprocess.CompletedProcess:
+    """Run the study in a process of the server's, with one thread."""
+    command = [sys.executable, "-SP", preloaded.__file__, run / "socket", "icl_lens", "icl", "--model", model]
+    command += ["--prompts", "prompts/sst2.parquet", "--out", "out/icl.parquet", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(run), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
+    return subprocess.run(command, cwd=run, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def loaded(run: Path) -> int:
+    """How often weights were loaded until now."""
+    return len((run / "log").read_text().splitlines())
+
+
+@linux
+def test_jobs_share_one_loaded_model_and_answer_as_if_each_had_loaded_it(run):
+    before = loaded(run)
+    for _ in range(2):
+        done = icl(run)
+        assert done.returncode == 0, done.stderr
+    assert loaded(run) == before + 1
+    found, about = artifacts.read(run / "out" / "icl.parquet", "icl")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        studies.run("icl", run / "model", run / "prompts" / "sst2.parquet", run / "own" / "icl.parquet", device="cpu")
+    finally:
+        torch.set_num_threads(threads)
+    own, own_about = artifacts.read(run / "own" / "icl.parquet", "icl")
+    pd.testing.assert_frame_equal(found, own, check_exact=True)
+    assert about["model"] == own_about["model"]
+    assert about["threads"] == 1
+
+
+@linux
+def test_two_hundred_forks_in_a_row_compute_with_two_threads(run):
+    assert icl(run).returncode == 0
+    (model,) = json.loads((run / "models.json").read_text()).values()
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"}
+    request = {"module": "product", "arguments": [], "folder": str(run), "environment": environment}
+    with open(os.devnull, "w") as nowhere:
+        for _ in range(200):
+            ours, theirs = socket.socketpair()
+            with ours, theirs, socket.socket(socket.AF_UNIX) as link:
+                link.connect(model["path"])
+                ours.settimeout(60)
+                link.settimeout(60)
+                assert link.recv(1) == preloaded.READY
+                preloaded.send(link, request, [theirs.fileno(), *[nowhere.fileno()] * 3])
+                theirs.close()
+                assert ours.recv(1) == b"\0", "a fork computes the product and ends"
+
+
+@linux
+def test_changed_weights_and_an_edit_of_the_package_are_seen_by_the_next_job(run):
+    assert icl(run).returncode == 0
+    before = loaded(run)
+    _, about = artifacts.read(run / "out" / "icl.parquet", "icl")
+    weights = run / "model" / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-2] ^= 1  # the last weight, by a little
+    weights.write_bytes(changed)
+    assert icl(run).returncode == 0
+    _, about_changed = artifacts.read(run / "out" / "icl.parquet", "icl")
+    assert about_changed["model"]["files"] == provenance.files_hash(checkpoint_files(run / "model")) != about["model"]["files"]
+    assert loaded(run) == before + 1
+    with open(run / "icl_lens" / "cli.py", "a") as file:
+        file.write(EDITED)
+    done = icl(run)
+    assert done.returncode == 0
+    assert "as edited" in done.stderr
+    assert loaded(run) == before + 2
+
+
+@linux
+def test_a_model_that_cannot_be_loaded_gives_the_jobs_own_sentence(run):
+    shutil.copytree(ORGANISM, run / "broken")
+    (run / "broken" / "tokenizer.json").write_text("{}")
+    for _ in range(2):
+        done = icl(run, "broken")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("icl-lens icl: model folder broken: the tokenizer cannot be loaded")
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "--out", "x"],
+        ["icl", "--model", "no such folder", "--device", "cpu"],
+        ["icl", "--model", str(ORGANISM), "--device", "cuda"],
+        ["icl", "--model", str(ORGANISM), "--device", "cpu", "--dtype", "int8"],
+        ["icl", "--model", str(ORGANISM), "--device", "cpu"],  # which is too large
+    ],
+)
+def test_other_commands_run_by_themselves(tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr(model_server, "machine_memory", lambda: 1_000_000)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not model_server.hand_over(str(tmp_path), {"arguments": arguments}, theirs, 0)
+    assert not [path for path in tmp_path.iterdir() if path.name != "models.json"]
+
+
+def test_memory_counts_weights_in_the_format_they_are_loaded_in():
+    files = checkpoint_files(ORGANISM)
+    weights = next(path for path in files if path.suffix == ".safetensors")
+    described = sum(path.stat().st_size for path in files) - weights.stat().st_size
+    full, half = (model_server.memory(files, dtype) for dtype in ("float32", "bfloat16"))
+    assert full - half == half - model_server.TOKENIZER_BYTES * described
+    assert 0 <= weights.stat().st_size - 2 * (full - half) < 20_000, "its header"
+
+
+def test_a_memory_limit_of_the_control_group_counts():
+    assert 0 < model_server.machine_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_file_is_hashed_once_per_run_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv(provenance.HASHES, str(tmp_path / "hashes"))
+    (tmp_path / "hashes").mkdir()
+    path = tmp_path / "weights"
+    path.write_text("a")
+    now = time.time()
+    monkeypatch.setattr(provenance.time, "time", lambda: now)
+    first = provenance.files_hash([path])
+    assert not list((tmp_path / "hashes").iterdir()), "a file that may change within a step of the clock is not remembered"
+    monkeypatch.setattr(provenance.time, "time", lambda: now + 10)
+    assert provenance.files_hash([path]) == first
+    assert len(list((tmp_path / "hashes").iterdir())) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance, "file_hash", lambda path: pytest.fail("hashed again"))
+        assert provenance.files_hash([path]) == first
+    path.write_text("b")
+    assert provenance.files_hash([path]) != first

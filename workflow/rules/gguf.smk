@@ -1,0 +1,49 @@
+# GGUF files: converted once into a folder that studies read like any other model's.
+#
+# As of what is fetched, the output is the record beside the files: Snakemake deletes the outputs of a failed job, and files
+# whose source has not changed are not made again. There is no `code=`: an edit of the package must not convert gigabytes again.
+# `stamp` makes a job of every change of the file; the command then compares its hash with the record's.
+
+
+localrules:
+    fetch_gguf,
+    convert_gguf,
+
+
+rule fetch_gguf:
+    output:
+        f"{CONFIG.downloads}/gguf/{{source}}/{{place}}/{{file}}/{RECORD}",
+    log:
+        "<logs>/fetch/gguf/{source}/{place}/{file}.log",
+    wildcard_constraints:
+        file="[^/]+",
+    conda:
+        "../../envs/icl-lens.yaml"
+    threads: 1
+    params:
+        source=lambda wildcards, output: fetched_gguf_options(output[0]),
+    message:
+        "Fetching {wildcards.file} of {wildcards.source} ({wildcards.place}); {log} says how far it is"
+    shell:
+        "icl-lens fetch-model {params.source} --out {output:q} 2> {log:q}"
+
+
+rule convert_gguf:
+    input:
+        lambda wildcards: gguf_inputs(gguf_folder(wildcards)),
+    output:
+        f"{CONFIG.downloads}/gguf/{{source}}/{{place}}/{{file}}/{fetch.CONVERTED}/{converted.RECORD}",
+    log:
+        "<logs>/gguf/{source}/{place}/{file}.log",
+    wildcard_constraints:
+        file="[^/]+",
+    conda:
+        "../../envs/gguf.yaml"
+    threads: 1
+    params:
+        source=lambda wildcards: gguf_options(gguf_folder(wildcards)),
+        stamp=lambda wildcards: gguf_stamp(gguf_folder(wildcards)),
+    message:
+        "Converting {wildcards.file} to float32 weights; {log} says how far it is"
+    shell:
+        "icl-lens convert-gguf {params.source} --out {output:q} 2> {log:q}"
