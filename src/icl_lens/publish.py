@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from icl_lens import artifacts, audit, claims, figures, provenance, readings, report, seed_spread
-from icl_lens.corpora.published import COUNTS
 from icl_lens.errors import InputError
 from icl_lens.items import ITEMS
 from icl_lens.readings import Reading
@@ -497,13 +496,11 @@ def _page(
     environment.filters["md"] = figures.escape_markdown
     about = [metadata for each in shown for metadata in items[each].about]
     every = [reading for of_paper in found.values() for reading in of_paper]
-    data = _data(items, shown)
     sections = []
     for each in shown:
         item = items[each]
         own = [r for r in every if r.claim.item in (each, *_CLAIMS_OF.get(each, ())) and r.model]
         testable = [r for r in own if r.reading != readings.UNTESTED]
-        subsets = [row["task"] for row in data if row["subset"] and row["name"] in item.titles]
         sections.append(
             {
                 "item": each,
@@ -512,7 +509,7 @@ def _page(
                 "title": ITEMS[each].title,
                 "plain": report._plain(ITEMS[each].title),
                 "paper": report.HEADINGS[ITEMS[each].group],
-                "run": _run(item, subsets),
+                "run": _run(item),
                 "paragraph": _paragraph(testable),
                 "claims": _table(_claims_table(testable)),
                 "numbers": _table(_readable(numbers[each])),
@@ -526,8 +523,7 @@ def _page(
         name=name,
         models=list(models),
         facts={model: _facts(metadata) for model, metadata in models.items()},
-        data=_table(pd.DataFrame([{k: v for k, v in row.items() if k not in ("name", "subset")} for row in data])),
-        subsets=[row["task"] for row in data if row["subset"]],
+        data=_table(_data(items, shown)),
         prompts=_table(_prompt_sets(items, shown)),
         accuracies=_table(_accuracy_table(items, shown)),
         libraries=_libraries(about),
@@ -547,24 +543,23 @@ def _heading(item: str) -> str:
     return f"{paper}, {words.replace('rsa', 'RSA')}" if paper else words.capitalize()
 
 
-def _run(item: Item, subsets: Sequence[str]) -> str:
+def _run(item: Item) -> str:
     """What was run for an item, one sentence."""
     studies = [metadata for metadata in item.about if "model" in metadata]
 
     def several(values) -> str:
         return ", ".join(dict.fromkeys(map(str, values)))
 
-    # Where weights are stored otherwise than they are computed with, their metadata say so; all of it is at the head.
+    def model(metadata: dict[str, Any]) -> str:
+        facts = [figures.weights(metadata["model"]), figures.number_format(metadata)]
+        return f"{metadata['model']['name']} ({', '.join(filter(None, facts))})"
+
     prompts = sorted({metadata["observed"]["prompts"] for metadata in studies})
     seeds = {seed for metadata in studies for seed in metadata["seeds"]}
-    said = (
-        f"Model: {several(m['model']['name'] for m in studies)} in {several(m['dtype'] for m in studies)}; data: "
-        f"{several(item.titles.values())}; {' or '.join(map(str, prompts))} prompts per task, "
-        f"seed{'s' * (len(seeds) > 1)} {_seeds(seeds)}."
+    return (
+        f"Model: {several(map(model, studies))}; data: {several(item.titles.values())}; "
+        f"{' or '.join(map(str, prompts))} prompts per task, seed{'s' * (len(seeds) > 1)} {_seeds(seeds)}."
     )
-    if subsets:
-        said += f" Demonstrations of {', '.join(subsets)} come from a part of the training split."
-    return said
 
 
 def _seeds(seeds: Iterable[int]) -> str:
@@ -675,14 +670,14 @@ def _facts(metadata: dict[str, Any]) -> str:
             else:
                 yield f"{before}{key}", value
 
-    facts = {**dict(flat(metadata["model"])), "computed in": metadata["dtype"], "on": metadata["device"]}
+    facts = {**dict(flat(metadata["model"])), "computed in": figures.number_format(metadata), "on": metadata["device"]}
     name = facts.pop("name")
     said = {key.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
     return _table(pd.DataFrame({"model": said.keys(), name: said.values()}))
 
 
-def _data(items: Mapping[str, Item], shown: Sequence[str]) -> list[dict[str, Any]]:
-    """What texts were used: a row per task with its files and numbers of texts, and how many the data set has."""
+def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
+    """What texts were used: a row per task with its files, its numbers of texts and, of a subset, how many are published."""
     corpora = {
         (item.results, path): title
         for item in (items[each] for each in shown)
@@ -692,27 +687,21 @@ def _data(items: Mapping[str, Item], shown: Sequence[str]) -> list[dict[str, Any
     }
     rows = {}
     for (results, path), title in corpora.items():
-        metadata, name = artifacts.about(results / path), Path(path).stem
+        metadata = artifacts.about(results / path)
         counts = pd.read_parquet(results / path, columns=["split"])["split"].value_counts()
-        source = metadata["corpus"]["source"]
-        whole = {split: sum(of_classes) for split, of_classes in COUNTS.get(name, {}).items()} if source != "builtin" else {}
-        subset = any(counts.get(split, 0) < number for split, number in whole.items() if split == "train")
+        subsets = metadata["corpus"].get("subsets", {})
         texts = [
-            f"{split} {counts[split]:,}" + (f" of {whole[split]:,}" if split in whole and counts[split] != whole[split] else "")
+            f"{split} {counts[split]:,}" + (f" of {subsets[split]['published']:,}" if split in subsets else "")
             for split in sorted(counts.index, reverse=True)
         ]
         rows[title] = {
-            "name": name,
-            "subset": subset,
             "task": title,
-            "texts": "built-in look-alikes" if source == "builtin" else source,
+            "texts": {"builtin": "built-in look-alikes"}.get(metadata["corpus"]["source"], metadata["corpus"]["source"]),
             "files": ", ".join(f"{file.partition(': ')[2]} ({digest[:12]})" for file, digest in metadata["inputs"].items()),
             "number": ", ".join(texts),
-            "note": "a part of the training split" if subset else "",
         }
-    made = list(rows.values())
-    empty = [column for column in ("files", "note") if not any(row[column] for row in made)]
-    return [{key: value for key, value in row.items() if key not in empty} for row in made]
+    table = pd.DataFrame(rows.values())
+    return table if table.empty or table["files"].any() else table.drop(columns="files")
 
 
 def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:

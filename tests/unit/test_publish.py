@@ -21,12 +21,13 @@ PAGE = REPOSITORY / "resources/publish"
 MARKER = "a text of the data set that nobody may quote"
 SEEDS = [42, 43, 44]
 TASK = {"name": "sst2", "title": "SST-2", "template": "{text}{label}", "label_words": [" Negative", " Positive"]}
-MODEL = {"name": "m", "family": "gemma3_text", "layers": 4, "parameters": 1_234_567, "weights": "Q4_K_M weights, dequantised"}
+MODEL = {"name": "m", "family": "gemma3_text", "layers": 4, "parameters": 1_234_567, "gguf": {"quantisation": "Q4_K_M"}}
+CORPUS = {"source": "files", "subsets": {"train": {"texts": 2, "published": 67_349}}}
 
 
 def write_table(results, name, kind, rows, inputs=(), **more):
     hashes = {path: provenance.file_hash(results / path) for path in inputs}
-    about = artifacts.describe(kind, "icl_lens.artifacts", hashes, {}, SEEDS, **({"corpus": {"source": "files"}} | more))
+    about = artifacts.describe(kind, "icl_lens.artifacts", hashes, {}, SEEDS, **({"corpus": CORPUS} | more))
     artifacts.write(results / name, pd.DataFrame(rows), about)
 
 
@@ -60,9 +61,9 @@ def made(tmp_path_factory):
     fresh, shared = ([{**key, "set": name} for key in keys] for name in ("fresh-1shot", "shared-1shot"))
     # S_wp is largest in the first layer, S_pq in the others, with a spread over seeds.
     flow = [
-        {**k, "layer": n, "s_wp": 0.6 - 0.5 * (n > 0) + 0.1 * (k["seed"] - 43), "s_pq": 0.1 + 0.5 * (n > 0), "s_ww": draw.random() / 5}
+        {**k, "layer": n, "s_wp": w + 0.1 * (k["seed"] - 43), "s_pq": 0.7 - w, "s_ww": draw.random() / 5}
         for k in fresh
-        for n in range(4)
+        for n, w in enumerate((0.6, 0.1, 0.1, 0.1))
     ]
     answers = [
         {**k, "gold": i % 2, "prediction": int(i % 3 > 0), "class_log_probs": [-1.0, -1.0], "top_tokens": [0]}
@@ -71,10 +72,11 @@ def made(tmp_path_factory):
     inputs = [study(results, "saliency", flow, "fresh-1shot"), study(results, "icl", answers, "fresh-1shot")]
     shown = saliency_summary.summarise(artifacts.read(results / inputs[0], "saliency")[0]).assign(title="SST-2")
     recorded(results, "figure_3", shown, inputs, png="a picture", svg="<svg/>")
+    fixed = {"shots": 1, "correct": True, "class_log_probs": [0.0, 0.0]}
     weighed = [
-        {**k, "method": m, "shots": 1, "gold": i % 2, "prediction": int(draw.integers(2)), "correct": True, "class_log_probs": [0.0] * 2}
+        {**k, **fixed, "method": method, "gold": i % 2, "prediction": int(draw.integers(2))}
         for i, k in enumerate(shared)
-        for m in METHODS
+        for method in METHODS
     ]
     inputs = [study(results, "reweighting", weighed, "shared-1shot")]
     table = reweighting_summary.summarise(artifacts.read(results / inputs[0], "reweighting")[0], {"sst2": 2})
@@ -112,10 +114,11 @@ def test_it_publishes_the_numbers_of_the_run(results, tmp_path):
     assert "(gemma/figure_3.png)" in page
     assert (docs / "gemma/figure_3.png").read_text() == "a picture"
     # The head: the model with its weights, the data with what is missing of it, the seeds, the baseline.
-    assert "Q4\\_K\\_M weights, dequantised" in page
+    assert "m: Q4\\_K\\_M weights, dequantised." in page
+    assert "| gguf quantisation | Q4\\_K\\_M |" in page
     assert "1,234,567" in page
     assert "train 2 of 67,349" in page
-    assert "Demonstrations of SST-2 come from a part of the training split" in page
+    assert "SST-2: demonstrations come from a subset of the training split (2 of 67,349 texts)." in page
     assert "| SST-2 | fresh-1shot | 0.500 " in page
     assert "torch " in page
     # A claim with its interval and its spread: shallow-gather is about layer 0 of 4.
@@ -177,7 +180,7 @@ def refused(results, docs, match, name="gemma"):
 
 def test_results_that_fail_the_audit_are_not_published(results, tmp_path):
     (results / "figures/figure_3.png").write_text("another picture")
-    refused(results, tmp_path / "docs", r"real does not pass `icl-lens audit`, so nothing is published: .*figure_3.png is not what")
+    refused(results, tmp_path / "docs", r"real does not pass `icl-lens audit`.*figure_3.png is not what it was")
 
 
 def test_a_text_of_the_data_set_is_never_published(results, tmp_path):
@@ -185,7 +188,7 @@ def test_a_text_of_the_data_set_is_never_published(results, tmp_path):
     recorded(results, "figure_3", csv, ["studies/m/sst2/fresh-1shot/saliency.parquet"], png="a picture")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(publish._NUMBERS, "figure_3", publish.Numbers(("metric", "layer"), {"share": ("low", "high")}))
-        refused(results, tmp_path / "docs", "figure_3.csv would quote a text of sst2.parquet")
+        refused(results, tmp_path / "docs", "would quote a text of sst2.parquet, so nothing is published")
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(results, tmp_path):
