@@ -7,16 +7,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from icl_lens import artifacts, provenance, publish, reweighting_summary, saliency_summary
 from icl_lens.cli import main
 from icl_lens.errors import InputError
+from icl_lens.items import PAPERS
 from icl_lens.notebooks import write_record
 from icl_lens.reweighting_plan import METHODS
 
 from ..conftest import REPOSITORY
 
-CLAIMS = sorted((REPOSITORY / "resources/claims").glob("*.yaml"))
 PAGE = REPOSITORY / "resources/publish"
 MARKER = "a text of the data set that nobody may quote"
 SEEDS = [42, 43, 44]
@@ -85,23 +86,49 @@ def made(tmp_path_factory):
     return results
 
 
+@pytest.fixture(scope="module")
+def claims(tmp_path_factory):
+    """A folder with the paper's claims on both items."""
+    paper = yaml.safe_load((REPOSITORY / "resources/claims/anchors.yaml").read_text())
+    paper["claims"] = [claim for claim in paper["claims"] if claim["item"] in ("figure_3", "table_1")]
+    folder = tmp_path_factory.mktemp("claims")
+    (folder / "anchors.yaml").write_text(json.dumps(paper))  # JSON is YAML
+    return folder
+
+
+def command(results, docs, claims, *options):
+    arguments = ["publish", results, docs, "--claims", claims, "--page", PAGE, *options]
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def docs(made, claims, tmp_path_factory):
+    """What the command writes."""
+    docs = tmp_path_factory.mktemp("written") / "docs"
+    assert command(made, docs, claims, "--name", "gemma") == 0
+    return docs
+
+
 @pytest.fixture
 def results(made, tmp_path):
+    """A copy to damage."""
     return shutil.copytree(made, tmp_path / "real")
-
-
-def run(results, docs, name="gemma"):
-    return publish.write([results] if not isinstance(results, list) else results, docs, name, CLAIMS, PAGE)
 
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_publishes_the_numbers_of_the_run(results, tmp_path):
-    docs = tmp_path / "docs"
-    files = run(results, docs)
-    assert set(files) == set(contents(docs))
+def refused(results, tmp_path, claims, match, name="gemma"):
+    """It is refused, and nothing is written."""
+    results = results if isinstance(results, list) else [results]
+    with pytest.raises(InputError, match=match):
+        publish.write(results, tmp_path / "docs", name, sorted(claims.iterdir()), PAGE)
+    assert not (tmp_path / "docs").exists() or list((tmp_path / "docs").iterdir()) == []
+
+
+def test_it_publishes_the_numbers_of_the_run(made, docs):
+    results, files = made, contents(docs)
     assert set(files) == {
         "gemma.md",
         "gemma-scorecard.csv",
@@ -148,93 +175,78 @@ def test_it_publishes_the_numbers_of_the_run(results, tmp_path):
     assert set(record["outputs"]) == set(files) - {"gemma/inputs.json"}
     for name, digest in record["outputs"].items():
         assert provenance.file_hash(docs / name) == digest
-    assert str(tmp_path) not in page + json.dumps(record)
+    assert str(results.parent) not in page + json.dumps(record)
 
 
-def test_the_same_run_gives_the_same_bytes_and_check_finds_what_differs(results, tmp_path):
-    docs = tmp_path / "docs"
-    run(results, docs)
-    first = contents(docs)
-    run(results, docs)
-    assert contents(docs) == first
-    assert publish.check([results], docs, "gemma", CLAIMS, PAGE) == []
-    (docs / "gemma.md").write_text("changed")
-    (docs / "gemma/figure_3.csv").unlink()
-    (docs / "gemma/old.csv").write_text("")
-    found = publish.check([results], docs, "gemma", CLAIMS, PAGE)
-    assert [re.search(r"(\S+) (is missing|differs|is no longer)", line).groups() for line in found] == [
-        (f"{docs}/gemma/figure_3.csv", "is missing"),
-        (f"{docs}/gemma.md", "differs"),
-        (f"{docs}/gemma/old.csv", "is no longer"),
+def test_check_finds_exactly_what_differs(made, docs, claims, tmp_path, capsys):
+    assert command(made, docs, claims, "--name", "gemma", "--check") == 0, "the same run gives the same bytes"
+    changed = shutil.copytree(docs, tmp_path / "docs")
+    (changed / "gemma.md").write_text("changed")
+    (changed / "gemma/figure_3.csv").unlink()
+    (changed / "gemma/old.csv").write_text("")
+    before = contents(changed)
+    capsys.readouterr()
+    assert command(made, changed, claims, "--name", "gemma", "--check") == 1
+    assert re.findall(r"(\S+) (is missing|differs|is no longer)", capsys.readouterr().out) == [
+        (f"{changed}/gemma/figure_3.csv", "is missing"),
+        (f"{changed}/gemma.md", "differs"),
+        (f"{changed}/gemma/old.csv", "is no longer"),
     ]
-    assert (docs / "gemma.md").read_text() == "changed"
+    assert contents(changed) == before
 
 
-def refused(results, docs, match, name="gemma"):
-    """The command is refused and changes nothing."""
-    before = contents(docs) if docs.exists() else {}
-    with pytest.raises(InputError, match=match):
-        run(results, docs, name)
-    assert (contents(docs) if docs.exists() else {}) == before
-
-
-def test_results_that_fail_the_audit_are_not_published(results, tmp_path):
+def test_results_that_fail_the_audit_are_not_published(results, claims, tmp_path):
     (results / "figures/figure_3.png").write_text("another picture")
-    refused(results, tmp_path / "docs", r"real does not pass `icl-lens audit`.*figure_3.png is not what it was")
+    refused(results, tmp_path, claims, r"real does not pass `icl-lens audit`.*figure_3.png is not what it was")
 
 
-def test_a_text_of_the_data_set_is_never_published(results, tmp_path):
-    csv = pd.read_csv(results / "figures/figure_3.csv").assign(metric=lambda t: t["metric"].replace("s_ww", f"x {MARKER}"))
+def test_a_text_of_the_data_set_is_never_published(results, claims, tmp_path, monkeypatch):
+    csv = pd.read_csv(results / "figures/figure_3.csv").assign(side=f"x {MARKER}")
     recorded(results, "figure_3", csv, ["studies/m/sst2/fresh-1shot/saliency.parquet"], png="a picture")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(publish._NUMBERS, "figure_3", publish.Numbers(("metric", "layer"), {"share": ("low", "high")}))
-        refused(results, tmp_path / "docs", "would quote a text of sst2.parquet, so nothing is published")
+    monkeypatch.setitem(publish._NUMBERS, "figure_3", publish.Numbers(("side", "layer"), {"share": ("low", "high")}))
+    refused(results, tmp_path, claims, "would quote a text of sst2.parquet, so nothing is published")
 
 
-def test_a_folder_of_somebody_else_is_not_replaced(results, tmp_path):
-    docs = tmp_path / "docs"
-    (docs / "gemma").mkdir(parents=True)
-    (docs / "gemma/mine.txt").write_text("mine")
-    refused(results, docs, r"did not write \(gemma/mine.txt\)")
+def test_a_folder_of_somebody_else_is_not_replaced(docs, tmp_path):
+    publish._require_own(docs / "gemma")
+    other = shutil.copytree(docs / "gemma", tmp_path / "gemma")
+    (other / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"did not write \(gemma/mine.txt\)"):
+        publish._require_own(other)
 
 
-def test_items_are_found_in_whichever_folder_has_them(results, tmp_path):
+def test_items_are_found_in_whichever_folder_has_them(results, claims, tmp_path):
     companions = shutil.copytree(results, tmp_path / "companions")
     for path in [*(results / "tables").iterdir(), *(companions / "figures").iterdir()]:
         path.unlink()
-    run([results, companions], tmp_path / "docs")
-    record = json.loads((tmp_path / "docs/gemma/inputs.json").read_text())
-    assert "figures/figure_3.csv" in record["inputs"]["real"]
-    assert "tables/table_1.csv" in record["inputs"]["companions"]
+    found = {name: publish._item([results, companions], name) for name in ("figure_3", "table_1", "table_2")}
+    assert {name: item and item.results.name for name, item in found.items()} == {
+        "figure_3": "real",
+        "table_1": "companions",
+        "table_2": None,
+    }
     copy = shutil.copytree(companions, tmp_path / "elsewhere/companions")
-    refused([companions, copy], tmp_path / "docs", "two results folders are named companions")
+    refused([companions, copy], tmp_path, claims, "two results folders are named companions")
 
 
-def test_the_name_is_the_models_unless_there_are_several(results, tmp_path):
-    assert run(results, tmp_path / "docs", name=None)[0] == "m.md"
-    refused(results, tmp_path / "docs", "--name a/b cannot be a file name", name="a/b")
+def test_the_name_is_the_models_unless_there_are_several(results, claims, tmp_path):
+    refused(results, tmp_path, claims, "--name a/b cannot be a file name", name="a/b")
     path = results / "studies/m/sst2/shared-1shot/reweighting.parquet"
     table, about = artifacts.read(path, "reweighting")
     artifacts.write(path, table, about | {"model": MODEL | {"name": "other"}})
     outputs = [results / f"tables/table_1.{ending}" for ending in ("csv", "md", "tex")]
     write_record(results / "tables/table_1.json", [path], outputs)
-    refused(results, tmp_path / "docs", r"several models are shown \(m, other\): give --name", name=None)
+    refused(results, tmp_path, claims, r"several models are shown \(m, other\): give --name", name=None)
 
 
-def test_the_command_says_in_one_sentence_what_it_lacks(results, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments = ["publish", str(results), str(tmp_path / "docs"), "--name", "gemma"]
-    assert main(arguments) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.chdir(REPOSITORY)
-    assert main([*arguments, "--check"]) == 1
-    assert "gemma.md is missing" in capsys.readouterr().out
-    assert main(arguments) == 0
-    assert main([*arguments, "--check"]) == 0
+def test_the_command_says_in_one_sentence_what_it_lacks(results, claims, tmp_path, capsys):
     for name in ("figures", "tables"):
         shutil.rmtree(results / name)
-    assert main(arguments) == 1
-    assert "none of the items to publish is there" in capsys.readouterr().err
+    for folder, said in ((tmp_path, "holds no claims file"), (claims, "none of the items to publish is there")):
+        assert command(results, tmp_path / "docs", folder) == 1
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
 
 
 def test_the_committed_page_is_what_the_run_at_hand_gives():
@@ -243,8 +255,9 @@ def test_the_committed_page_is_what_the_run_at_hand_gives():
     trees = [tree for tree in trees if tree.is_dir()]
     if not trees or not (REPOSITORY / "docs/gemma.md").is_file():
         pytest.skip("results/gemma-real or docs/gemma.md is absent; config/gemma-real.yaml says how to make the results")
+    files = [REPOSITORY / f"resources/claims/{paper}.yaml" for paper in PAPERS]
     try:
-        assert publish.check(trees, REPOSITORY / "docs", "gemma", CLAIMS, PAGE) == []
+        assert publish.check(trees, REPOSITORY / "docs", "gemma", files, PAGE) == []
     except InputError as error:
         if "icl-lens audit" not in str(error):
             raise
