@@ -251,7 +251,7 @@ def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
 # Columns that tell cells apart, in the order in which a cell's name gives them.
 _TELLING = (
     *("task", "distractors", "set", "metric", "quantity", "measure", "method", "positions", "against", "how", "target", "side"),
-    *("layers", "layer", "rewriting", "hypothesis", "component", "pair", "n"),
+    *("layers", "layer", "two_classes", "rewriting", "hypothesis", "component", "pair", "n"),
 )
 
 

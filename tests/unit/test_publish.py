@@ -165,6 +165,7 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     numbers = pd.read_csv(docs / "gemma/table_1.csv").set_index(["task", "method"])
     assert numbers.loc[("SST-2", "vanilla"), "paper: gpt2-xl"] == 0.6128
     assert row["value"] == numbers.loc[("SST-2", "vanilla"), "value"]
+    assert "| SST-2 | few\\_shot | 1 |" in page
     assert "A note." in page
     assert "Not part of this run: Figure 4;" in page
     # What was read and written.

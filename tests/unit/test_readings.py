@@ -67,6 +67,12 @@ def test_the_deciding_cell_is_the_one_farthest_from_the_rule_or_nearest_where_an
     assert read(claim(above=0.5, take="any"), shown).cell == "layer 1"
 
 
+def test_a_cell_has_a_name_of_its_own():
+    shown = pd.concat([table(SURE, AGAINST).assign(two_classes=way) for way in ("normalised", "raw")], ignore_index=True)
+    names = claims.cells(claim(above=0.5), shown)["cell"]
+    assert list(names) == ["layer 1, normalised", "layer 2, normalised", "layer 1, raw", "layer 2, raw"]
+
+
 def test_the_spread_is_that_of_the_deciding_cell_and_counts_the_seeds_that_obey():
     shown = table(SURE, UNSURE)
     seeds = [shown.assign(value=values) for values in ([0.9, 0.4], [0.95, 0.6], [0.85, 0.8])]
