@@ -410,7 +410,7 @@ def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
     models = list(dict.fromkeys(model for found in theirs.values() for model in found))
     made = []
     for index, row in rows.iterrows():
-        keys = {name: _whole(row[name]) for name in ("model", *spec.keys) if name in rows}
+        keys = {name: row[name] for name in ("model", *spec.keys) if name in rows}
         if "task" in keys:
             keys["task"] = item.titles.get(keys["task"], keys["task"])
         for column, ends in spec.values.items():
@@ -431,14 +431,10 @@ def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
                     **{f"paper: {_short(model)}": theirs.get((index, column), {}).get(model) for model in models},
                 }
             )
-    whole = ("layer", "layers", "head", "distractors", "prompts")
-    made = pd.DataFrame(made)
-    return made.astype({name: "Int64" for name in whole if name in made})
-
-
-def _whole(cell: Any) -> Any:
-    """A whole number that pandas has read as a float, because other cells of its column are empty, as an integer."""
-    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+    table = pd.DataFrame(made)
+    # Whole numbers that pandas reads as floats because other cells of their column are empty.
+    numbers = [name for name in (*spec.keys, "prompts") if name in table and pd.api.types.is_numeric_dtype(table[name])]
+    return table.astype({name: "Int64" for name in numbers if (table[name].dropna() % 1 == 0).all()})
 
 
 def _paper_values(item: Item, papers: Sequence[claims.Paper]) -> dict[tuple[Any, str], dict[str, float]]:
