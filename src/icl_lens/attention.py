@@ -773,7 +773,10 @@ def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
     rows = torch.tensor([5, 7], device=network.device)
     places = torch.arange(2, device=network.device)
-    layers = len(attention_modules(network))
+    try:
+        layers = len(attention_modules(network))
+    except InputError:  # it answers prompts, but no study opens its attention
+        return None
     edges = torch.zeros(2, 8, 8, dtype=torch.bool, device=network.device)  # (2, Q, K)
     edges[:, 3, :3] = edges[:, 5, 2] = True
 

@@ -52,6 +52,10 @@ class Rule(Section):
     )
     below: float | None = Field(default=None, description="It must be below this.")
     above: float | None = Field(default=None, description="It must be above this.")
+    weaker: float | None = Field(
+        default=None,
+        description="The bound of the claim's weaker form, in place of below or above: 0 if a difference must be below -0.2.",
+    )
     equals: str | None = Field(default=None, description="Its text must be this.")
     within: float | None = Field(
         default=None, ge=0, description="It must lie so close to the paper's value. Asked of the paper's own models only."
@@ -65,6 +69,8 @@ class Rule(Section):
             raise ValueError("a rule needs one test: below or above (or both), equals, or within")
         if self.equals is not None and (self.minus is not None or self.take == "mean"):
             raise ValueError("texts have no difference and no mean")
+        if self.weaker is not None and (self.below is None) == (self.above is None):
+            raise ValueError("a rule with weaker needs either below or above")
         return self
 
 
@@ -170,7 +176,7 @@ def _of_model(claim: Claim, model: str, shown: pd.DataFrame, own: bool) -> Verdi
     rule = claim.rule
     if rule.within is not None and not own:
         return _silent(claim, model, f"a number of {claim.model} on the original texts; this is another run")
-    measured = _measured(claim, shown)
+    measured = cells(claim, shown)
     if measured.empty:
         return _silent(claim, model, "no such row was measured")
     known = measured.dropna(subset=["value"])
@@ -192,8 +198,20 @@ def _of_model(claim: Claim, model: str, shown: pd.DataFrame, own: bool) -> Verdi
     return Verdict(claim, model, outcome, "" if rule.equals else _ours(known), prompts, _reason(rule, states))
 
 
-def _measured(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the rule judges: value, low, high, prompts."""
+def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
+    """The cells that a claim's rule judges.
+
+    Args:
+        claim: The claim.
+        shown: The rows of its item's CSV of one model.
+
+    Returns:
+        One row per cell: value, low, high, prompts, and cell, which says what tells it from the others (empty for a single
+        one). Where the rule subtracts nothing and takes no mean, the index is that of the CSV's rows.
+
+    Raises:
+        InputError: The rule names a column that the CSV does not have, or its rows and minus do not pair.
+    """
     rule = claim.rule
     rows = _chosen(claim, shown, rule.rows)
     if rule.depth is not None:
@@ -203,7 +221,7 @@ def _measured(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
         first, last = rule.depth
         rows = rows[rows["layer"].map(place).between(first, last + 1e-9, inclusive="right")]
     _require(claim, shown, [rule.column])
-    found = _triple(rule, rows)
+    found = _triple(rule, rows).assign(cell=_names(rows))
     if rule.minus is not None:
         other = _chosen(claim, shown, {**rule.rows, **rule.minus})
         keys = [c for c in ("task", "set", "seed", "layer", "layers", "class", "side") if c in rows and c not in rule.minus]
@@ -222,11 +240,32 @@ def _measured(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
                 "low": pairs["low"] - pairs["high_other"],
                 "high": pairs["high"] - pairs["low_other"],
                 "prompts": pairs["prompts"],
+                "cell": _names(pairs[keys]),
             }
         )
     if rule.take == "mean" and len(found):
-        found = found.mean(skipna=False).to_frame().T
+        found = found.drop(columns="cell").mean(skipna=False).to_frame().T.assign(cell="")
     return found
+
+
+# Columns that tell cells apart, in the order in which a cell's name gives them.
+_TELLING = (
+    *("task", "distractors", "set", "metric", "quantity", "measure", "method", "positions", "against", "how", "target", "side"),
+    *("layers", "layer", "two_classes", "rewriting", "hypothesis", "component", "pair", "n"),
+)
+
+
+def _names(rows: pd.DataFrame) -> pd.Series:
+    """What tells each row from the others, as text: "SST-2, layer 3"."""
+    titles = rows.assign(task=rows["title"]) if {"task", "title"} <= set(rows) else rows
+    telling = [name for name in _TELLING if name in rows and rows[name].nunique(dropna=False) > 1]
+    named = ("layer", "layers", "n", "distractors")
+
+    def name(row: pd.Series) -> str:
+        known = ((column, row[column]) for column in telling if pd.notna(row[column]))
+        return ", ".join(f"{column} {value:g}" if column in named else str(value) for column, value in known)
+
+    return titles.apply(name, axis=1) if telling else pd.Series("", index=rows.index)
 
 
 def _triple(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:

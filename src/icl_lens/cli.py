@@ -270,6 +270,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")
     report.add_argument("--out", required=True, type=Path)
 
+    publish = command("publish", _publish, "write the page, scorecard and pictures that a repository keeps of a run")
+    publish.add_argument("results", nargs="+", type=Path, help="results folders; an item is taken from the first that has it")
+    publish.add_argument("docs", type=Path, help="the folder for NAME.md, NAME-scorecard.csv and the folder NAME")
+    publish.add_argument("--name", help="NAME; by default the model's")
+    publish.add_argument("--check", action="store_true", help="write nothing; say which files differ from a new run")
+    publish.add_argument("--claims", default=Path("resources/claims"), type=Path, help="the folder with the claims files")
+    publish.add_argument("--page", default=Path("resources/publish"), type=Path, help="the folder with the page's template")
+
     plan = command(
         "plan", _plan, "say what a run will take: `snakemake --summary --configfile FILE | icl-lens plan --config FILES`"
     )
@@ -608,6 +616,24 @@ def _report(options: argparse.Namespace) -> None:
         name, _, log = named.partition("=")
         missing[name] = report.failure(Path(log)) if log else "the run ended before it was made"
     report.write(options.results, options.items, options.claims, options.page, options.out, options.walks, missing)
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from icl_lens import publish
+    from icl_lens.items import PAPERS
+
+    places = {name: place for place, name in enumerate(PAPERS)}
+    files = sorted(options.claims.glob("*.yaml"), key=lambda path: (places.get(path.stem, len(places)), path.stem))
+    if not files or not (options.page / publish.TEMPLATE).is_file():
+        absent = f"{options.page} holds no {publish.TEMPLATE}" if files else f"{options.claims} holds no claims file (.yaml)"
+        raise InputError(f"{absent}; run the command in the repository's folder, or give --claims and --page")
+    arguments = (options.results, options.docs, options.name, files, options.page)
+    found = publish.check(*arguments) if options.check else publish.write(*arguments)
+    for line in found:
+        print(line)
+    if options.check:
+        print(f"{len(found) or 'no'} file{'' if len(found) == 1 else 's'} to write again")
+    return 1 if options.check and found else 0
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -241,8 +241,8 @@ def save_table(
     table = table if shown is None else shown
     if digits is not None:
         table = table.map(lambda value: f"{value:.{digits}g}" if isinstance(value, float) else value)
-    markdown = table.map(_escape_markdown).to_markdown(index=False, disable_numparse=True)
-    below = "".join(f"\n{_escape_markdown(line)}\n" for line in lines)
+    markdown = table.map(escape_markdown).to_markdown(index=False, disable_numparse=True)
+    below = "".join(f"\n{escape_markdown(line)}\n" for line in lines)
     comments = "".join(f"% {escaped(line)}\n" for line in lines)
     latex = table.to_latex(index=False, escape=True)
     for ending, text in ((".md", f"{markdown}\n{below}"), (".tex", comments + latex)):
@@ -255,7 +255,7 @@ def _save_csv(table: pd.DataFrame, stem: Path | str) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _escape_markdown(value: Any) -> Any:
+def escape_markdown(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     for special in "\\`*_{}[]<>#|":

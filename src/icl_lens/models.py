@@ -401,6 +401,7 @@ def batches(
             keys and values, of all layers), ``graph`` (what a backward pass needs).
         positions: Positions of each prompt whose logits over the whole vocabulary the caller makes.
     """
+    model.ends_in_last_rows  # noqa: B018 - tried here, on two short rows, before a caller opens contexts for a batch's own
     start = prefix.length if prefix else 0
     taken = range(len(prompts)) if index is None else index
     order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first: memory fails early

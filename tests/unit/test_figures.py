@@ -127,3 +127,10 @@ def test_a_plain_text_holds_no_mathematics(tmp_path):
     figures.annotate(figure, [figures.plain("costs $5_0 or $6_0")])
     figures.save_figure(figure, pd.DataFrame({"a": [1]}), tmp_path / "a")
     assert "costs $5_0 or $6_0" in (tmp_path / "a.svg").read_text()
+
+
+def test_a_value_that_does_not_exist_is_said_in_words():
+    nan = float("nan")
+    assert figures.with_interval(0.516, 0.4, -0.6) == "0.52 [0.40, -0.60]"
+    assert figures.with_interval(0.516, nan, nan) == "0.52"
+    assert figures.with_interval(nan, -1.0, 1.0) == "not defined"

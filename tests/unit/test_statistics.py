@@ -262,3 +262,12 @@ def test_a_prompt_without_scores_or_twice_is_refused():
         statistics.auc_curve(scores.assign(task="b"), predictions)
     with pytest.raises(InputError, match="twice in the icl rows"):
         statistics.auc_curve(scores, pd.concat([predictions, predictions]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_shares_of_a_sum_of_nothing_are_not_known():
+    rows = pd.DataFrame({"task": "sst2", "seed": 1, "prompt_id": [0, 1], "a": 0.0, "b": 0.0, "c": [1.0, 2.0], "d": [3.0, 2.0]})
+    found = statistics.shares(rows, [["a", "b"], ["c", "d"]])
+    assert np.isnan(found.value[0]).all()
+    assert found.value[1] == pytest.approx([3 / 8, 5 / 8])
+    assert np.isnan(found.low[0]).all()
