@@ -61,7 +61,7 @@ benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL
 
 # GEMMA_MODEL: the folder that `make gemma` converts to; DATA: a folder with the original files, built-in texts without it.
-GEMMA_MODEL ?= $(firstword $(wildcard downloads/gguf/*/*/gemma-3-270m-q4_k_m))
+GEMMA_MODEL ?= $(firstword $(wildcard downloads/gguf/*/*/gemma-3-270m-q4_k_m.gguf/converted))
 benchmark-gemma: $(READY)  ## time every study of Gemma against its plain reference on the CPU (after `make gemma`)
 	$(BIN)/python benchmarks/table.py --model $(GEMMA_MODEL) $(if $(DATA),--data $(DATA))
 

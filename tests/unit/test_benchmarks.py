@@ -83,6 +83,7 @@ def test_the_bare_products_of_saliency_are_most_of_those_it_computes(table, lang
         run()
     assert bare.get_total_flops() == operations
     assert model.ends_in_rows  # tried here, not below
+    assert model.ends_in_last_rows
     with FlopCounterMode(display=False) as whole:
         for batch in models.batches(model, prompts, 1, kept="graph"):
             information_flow.measure(model, batch, lambda *_: None)

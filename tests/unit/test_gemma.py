@@ -14,11 +14,15 @@ from icl_lens.statistics import attention_scores
 from icl_lens.studies import deep_attention, icl, isolation, reweighting, saliency
 from icl_lens.tasks import TASKS
 
+from ..conftest import REPOSITORY
 from ..reference import reweighting as plain_reweighting
 from ..reference.compression import compressed_logits
 from ..reference.deep_attention import class_attention
 from ..reference.isolation import isolated_logits
 from ..reference.saliency import saliency as plain_saliency
+
+# Loading the model twice takes 4 GB and half a minute.
+pytestmark = pytest.mark.long
 
 # Agreement with the plain reference, as a share of the largest value, in float32.
 TOLERANCE = 1e-4
@@ -32,10 +36,10 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folder():
-    found = __import__("pathlib").Path("/tmp/gemma/model")
-    if not (found / "config.json").is_file():
+    found = sorted((REPOSITORY / "downloads" / "gguf").glob("*/*/gemma-3-270m-q4_k_m.gguf/converted/converted.json"))
+    if not found:
         pytest.skip("Gemma 3 270M is not here; `make gemma` converts it")
-    return found
+    return found[0].parent
 
 
 @pytest.fixture(scope="module")
