@@ -104,15 +104,15 @@ def test_logits_are_the_references(language_model, tokenizer, family, blocking, 
     model = language_model(family)
     prompts = tokenize(shared_table("emoc", count=4), tokenizer)
     seen = {}
-    original = isolation.last_logits
+    original = isolation.runs
 
-    def remember(model, batch):
-        logits = original(model, batch)
-        for place, row in zip(batch.index, logits, strict=True):
-            seen.setdefault(place, []).append(row)
-        return logits
+    def remember(*args, **kwargs):
+        for batch, logits in original(*args, **kwargs):
+            for place, row in zip(batch.index, logits, strict=True):
+                seen.setdefault(place, []).append(row)
+            yield batch, logits
 
-    monkeypatch.setattr(isolation, "last_logits", remember)
+    monkeypatch.setattr(isolation, "runs", remember)
     settings = every_target(layers=[2], draws=1, blocking=blocking)
     rows = isolation.compute(model, prompts, 2000, settings=settings)
     for place, prompt in enumerate(prompts):

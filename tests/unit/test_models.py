@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.activations import NewGELUActivation
 
-from icl_lens import models
+from icl_lens import models, vocabulary
 from icl_lens.errors import InputError
 from icl_lens.positions import tokenize
 from icl_lens.studies import icl, saliency
@@ -361,3 +361,15 @@ def test_the_loss_of_prompts_that_share_is_that_of_each_alone(language_model, to
         losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
     expected = torch.cat(losses).mean().item()
     assert models.observe(model, prompts, 5)["next_token_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("family", "last"), [("gpt2", True), ("llama", True), ("gemma3_text", True), ("gemma2", False)])
+def test_states_that_meet_the_vocabulary_matrix_later_give_the_same_logits(language_model, family, last):
+    network = language_model(family).network
+    assert vocabulary.is_last(network) is last  # Gemma 2 caps its logits
+    ids = torch.arange(1, 9)[None]
+    plain = network(input_ids=ids).logits
+    with vocabulary.late(network):
+        states = network(input_ids=ids).logits
+    if last:
+        torch.testing.assert_close(network.get_output_embeddings()(states), plain)
