@@ -91,6 +91,7 @@ def test_the_logits_are_those_of_whole_prompts(language_model, tokenizer, family
     assert min(len(g.ids) for g in found[:2]) > 33, "longer than the windows of the tiny models"
     assert len({len(p.ids) for p in prompts}) > 3
     assert model.shares_prefixes
+    assert model.ends_in_last_rows
     plain, shared = plain_logits(model, prompts), shared_logits(model, prompts, budget)
     assert (shared - plain).abs().max() <= TOLERANCE * plain.abs().max()
 
@@ -110,6 +111,7 @@ def test_the_study_reads_the_prefix_once_and_the_tails_alone(language_model, tok
     model = language_model("gpt2")
     prompts = shared_prompts(tokenizer)
     assert model.shares_prefixes
+    assert model.ends_in_last_rows
     read = []
     model.network.transformer.wte.register_forward_hook(lambda module, args, output: read.append(args[0].shape))
     icl.compute(model, prompts, 10**6)
