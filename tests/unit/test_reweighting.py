@@ -132,6 +132,7 @@ def test_training_reads_each_beginning_once_and_then_single_tokens(language_mode
     model = language_model("gpt2")
     _, auxiliary, _ = inputs(tokenizer)
     assert model.shares_prefixes
+    assert model.ends_in_last_rows
     read = []
     model.network.register_forward_pre_hook(lambda m, a, k: read.append(tuple(k["input_ids"].shape)), with_kwargs=True)
     reweighting.train(model, {42: auxiliary}, SETTINGS)
@@ -149,6 +150,7 @@ def test_a_seed_learns_side_by_side_what_it_learns_alone(language_model, tokeniz
     longer = [dataclasses.replace(p, ids=np.concatenate([p.ids, p.ids[-9:]]), gold=(p.gold + 1) % 4) for p in auxiliary[::-1]]
     runs = {42: auxiliary, 43: longer}
     assert model.shares_prefixes
+    assert model.ends_in_last_rows
     rows = []
     handle = model.network.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
     together = reweighting.train(model, runs, SETTINGS)
@@ -165,6 +167,7 @@ def test_seeds_are_trained_apart_where_there_is_no_room(language_model, tokenize
     model = language_model("gpt2")
     _, auxiliary, _ = inputs(tokenizer)
     assert model.shares_prefixes
+    assert model.ends_in_last_rows
     rows = []
     model.network.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
     found = reweighting.train(model, {43: auxiliary, 42: auxiliary, 44: auxiliary[1:]}, SETTINGS, batch_tokens=10)
