@@ -19,7 +19,7 @@ all: $(READY)  ## set up, then make every figure and table on the default config
 	@ls -1 results/figures/*.png results/tables/*.md
 	@echo "Which claims held, and a prompt to walk through: results/report/index.html"
 
-gemma: $(GEMMA_READY) $(GEMMA) $(ENCODER)  ## set up, then study Gemma 3 270M, a real language model, on the built-in texts (half an hour, 6 GB)
+gemma: $(GEMMA_READY) $(GEMMA) $(ENCODER)  ## set up, then study Gemma 3 270M, a real language model, on the built-in texts
 	$(BIN)/snakemake --cores all --configfile config/gemma.yaml
 	@echo
 	@echo "Which claims of four papers hold on Gemma 3 270M: results/gemma/report/index.html"
