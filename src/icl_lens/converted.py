@@ -1,4 +1,4 @@
-"""The record of a converted GGUF file: ``converted.json``, which lies beside the files that it names.
+"""The record of a converted GGUF file: ``converted.json``, in the same folder as the files that it names.
 
 It says which file was converted, how that was quantised, with which libraries, and the size and SHA-256 of each file that was
 made. It is written last, so that its presence says that the folder is complete, and it holds no time, so that the same file

@@ -70,7 +70,7 @@ def gguf_folder(downloads: Path | str, hub: str, revision: str | None, file: str
 
 
 def own_gguf_folder(downloads: Path | str, file: Path | str) -> Path:
-    """Where a GGUF file that lies here is converted to: :data:`CONVERTED` in a folder of its name, below a hash of its place.
+    """The folder for a converted local GGUF file: :data:`CONVERTED` in a folder of its name, below a hash of its path.
 
     So two files of one name do not share a folder.
     """
@@ -265,7 +265,7 @@ def _shards(title: str, index: str, content: bytes, there: Iterable[str]) -> lis
         raise InputError(f"{title}: {index} is no index of weights") from error
     suffix = ".safetensors" if "safetensors" in index else ".bin"
     for name in names:
-        # A plain name: weights lie beside their index.
+        # A plain name: weights are in the same folder as their index.
         if not re.fullmatch(r"\w[\w.-]*", name) or not name.endswith(suffix):
             raise InputError(f"{title}: {index} names {name!r}, which is no {suffix} file beside it; it is refused")
         if name not in there:

@@ -1,4 +1,4 @@
-"""The record of a fetched repository: ``fetched.json``, which lies beside the files that it names.
+"""The record of a fetched repository: ``fetched.json``, in the same folder as the files that it names.
 
 It says which repository of the hub, which revision was asked for, which commit that was, and the size and SHA-256 of every
 file. It is written last, so that its presence says that everything was there, and it holds no time, so that the same
@@ -71,7 +71,7 @@ def require_sizes(record: Path, sizes: dict[str, int], remedy: str) -> None:
     """Refuse a folder whose files are not those that its record names.
 
     Args:
-        record: The record's file; the others lie beside it.
+        record: The path of the record; the files are in the same folder.
         sizes: Name -> bytes.
         remedy: What happens when the record is deleted.
 

@@ -150,7 +150,7 @@ def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, d
     """Fill the folder's ``.partial``; each file's size and SHA-256."""
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    # The file alone in a folder: whatever lies beside it (another tokenizer, say) is not read.
+    # The file is alone in a folder, so that no other file (another tokenizer, for example) is read.
     read, lean, made = partial / "read", partial / "lean", partial / "made"
     for place in (read, lean, made):
         place.mkdir(parents=True)

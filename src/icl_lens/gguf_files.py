@@ -183,7 +183,7 @@ def write_without_vocabulary(path: Path | str, header: Header, out: Path | str) 
 
 
 class _Reader:
-    """Reads one header, place by place; what lies beyond the end is a struct.error."""
+    """Reads one header in order; reading past the end raises struct.error."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self.path, self.content, self.place = path, content, 4

@@ -132,7 +132,7 @@ class Item:
 
     Attributes:
         name: Its name as a target.
-        results: The folder that it lies in.
+        results: The results folder that contains it.
         csv: What it plots or says.
         about: Metadata of the tables that it was drawn from.
         files: What was read for it, below the results folder.
@@ -306,7 +306,7 @@ def _item(trees: Sequence[Path], name: str) -> Item | None:
 
 
 def _chain(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
-    """What a table was made from, down to the corpus, as far as it lies in the results folder."""
+    """What a table was made from, down to the corpus, within the results folder."""
     for path in metadata.get("inputs", {}):
         if (results / path).is_file() and path.endswith(".parquet"):
             yield path

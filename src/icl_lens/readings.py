@@ -2,7 +2,7 @@
 
 :mod:`icl_lens.claims` judges by values and intervals together; its ``partly`` means both that a claim holds in some cells and
 that the prompts are too few to decide. Here these are told apart. Each cell (a row that the rule judges) *holds* where its
-whole 95 % interval obeys the rule, *fails* where its whole interval lies outside, holds *weakly* where its whole interval obeys
+whole 95 % interval obeys the rule, *fails* where its whole interval is outside, holds *weakly* where its whole interval obeys
 the rule's weaker bound, and is *open* otherwise: other prompts could have given either. Of a claim about every cell,
 
 - it holds if every cell holds;

@@ -131,7 +131,7 @@ def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Part:
-    """A study's table of one model, task and set, and what lies beside it."""
+    """A study's table of one model, task and set, and its tensors."""
 
     def __init__(self, folder: Path, study: str) -> None:
         self.folder, self.study = folder, study
