@@ -273,7 +273,7 @@ def _former(folder: Path) -> set[str]:
 
 
 def _require_own(folder: Path) -> None:
-    """No other model's files lie in the folder: they would be mixed with those made, or be overwritten."""
+    """Refuse a folder with another model's files: they would be mixed with those made, or be overwritten."""
     found = {path.name for name in (*DESCRIPTIONS, "*.safetensors", "*.bin") for path in folder.glob(name)}
     strange = sorted(found - _former(folder))
     if strange:

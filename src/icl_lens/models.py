@@ -421,8 +421,6 @@ def batches(
 
 def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
     """Batches of every prompt, a beginning that several share read once; for a model without interventions."""
-    if not torch.is_grad_enabled():
-        _ = model.ends_in_last_rows  # tried here, where no caller reads or blocks attention, and not in the first forward pass
     for group in sharing(model, prompts):
         yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
 
