@@ -119,7 +119,7 @@ def source_files(module: str) -> tuple[Path, ...]:
         module: A dotted name such as ``icl_lens.studies.saliency``.
 
     Returns:
-        The files, sorted. They are a rule's ``input: code=`` and the subject of the code hash, so that an edit reruns
+        The files, sorted. They are the subject of the code hash, which is a rule's ``params: code=``, so that an edit reruns
         exactly what it can change.
     """
     found: dict[str, Path] = {}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from snakemake.logging import logger
@@ -35,7 +36,12 @@ from icl_lens.items import ITEMS, WALKED
 from icl_lens.organism.recipe import CODE
 from icl_lens.own_tasks import VARIANTS
 from icl_lens.provenance import HASHES as HASHES_VARIABLE
-from icl_lens.provenance import notebook_sources, source_files
+from icl_lens.provenance import (
+    code_hash,
+    notebook_sources,
+    source_files,
+    sources_hash,
+)
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 
@@ -156,12 +162,29 @@ def corpus_options(task):
     return " ".join(options) or f"--seed {CONFIG.data.seed}"
 
 
+@cache
+def code_of(module):
+    """The hash of the sources that a module runs: as a rule's parameter, it reruns what an edit can change.
+
+    (As inputs, fifty files a job, they cost Snakemake more time than small jobs take: it looks at all of them at every step.)
+    """
+    return code_hash(module)
+
+
+@cache
+def code_of_notebook(notebook):
+    """The hash of the package's sources that a notebook runs."""
+    return sources_hash(notebook_sources(notebook))
+
+
 def training_code():
-    """The sources whose edit asks for a new training: those that decide the weights, and the training's own."""
+    """The hash of the sources whose edit asks for a new training: those that decide the weights, and the training's own."""
     own = source_files("icl_lens.organism.training")
-    return sorted(
-        {file for module in CODE for file in source_files(module)}
-        | {file for file in own if file.name == "training.py"}
+    return sources_hash(
+        sorted(
+            {file for module in CODE for file in source_files(module)}
+            | {file for file in own if file.name == "training.py"}
+        )
     )
 
 

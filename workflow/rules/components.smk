@@ -8,7 +8,6 @@ rule components:
     input:
         prompts="<results>/prompts/{task}/{set}.parquet",
         model=lambda wildcards: model_files(wildcards.model),
-        code=source_files("icl_lens.studies.components"),
     output:
         table="<results>/studies/{model}/{task}/{set}/components.parquet",
         parts="<results>/studies/{model}/{task}/{set}/components.safetensors",
@@ -22,6 +21,7 @@ rule components:
     resources:
         gpu=model_job_gpus,
     params:
+        code=code_of("icl_lens.studies.components"),
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,

@@ -4,7 +4,6 @@
 rule corpora:
     input:
         files=lambda wildcards: corpus_inputs(wildcards.task),
-        code=lambda wildcards: source_files(corpus_module(wildcards.task)),
     output:
         "<results>/corpora/{task}.parquet",
     log:
@@ -13,6 +12,7 @@ rule corpora:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        code=lambda wildcards: code_of(corpus_module(wildcards.task)),
         definition=lambda wildcards: definition_option(wildcards.task),
         source=lambda wildcards: corpus_options(wildcards.task),
     message:

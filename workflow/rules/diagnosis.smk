@@ -9,7 +9,6 @@ rule diagnosis:
         prompts="<results>/prompts/{task}/{set}.parquet",
         pooled="<results>/prompts/{task}/pooled-1shot.parquet",
         model=lambda wildcards: model_files(wildcards.model),
-        code=source_files("icl_lens.studies.diagnosis"),
     output:
         "<results>/studies/{model}/{task}/{set}/diagnosis.parquet",
     log:
@@ -22,6 +21,7 @@ rule diagnosis:
     resources:
         gpu=model_job_gpus,
     params:
+        code=code_of("icl_lens.studies.diagnosis"),
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,

@@ -5,7 +5,6 @@ rule figure:
     input:
         tables=lambda wildcards: item_inputs(wildcards.item),
         notebook=lambda wildcards: item_notebook(wildcards.item),
-        code=lambda wildcards: notebook_sources(item_notebook(wildcards.item)),
     output:
         made=multiext("<results>/figures/{item}", ".pdf", ".png", ".csv"),
         shown=report(
@@ -26,6 +25,7 @@ rule figure:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        code=lambda wildcards: code_of_notebook(item_notebook(wildcards.item)),
         parameters=lambda wildcards: item_parameters(wildcards.item),
         title=lambda wildcards: ITEMS[wildcards.item].title,
     message:

@@ -2,8 +2,6 @@
 
 
 rule hidden_markov:
-    input:
-        code=source_files("icl_lens.hidden_markov"),
     output:
         "<results>/synthetic/hidden_markov.parquet",
     log:
@@ -14,6 +12,7 @@ rule hidden_markov:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        code=code_of("icl_lens.hidden_markov"),
         settings=CONFIG.studies.hidden_markov.model_dump_json(),
     message:
         "Kernel regression on random hidden Markov models"

@@ -14,7 +14,6 @@ rule kernel_regression_study:
             for folder in CONFIG.studies.kernel_regression.encoders.values()
             for file in encoder_files(folder)
         ],
-        code=source_files("icl_lens.studies.kernel_regression"),
     output:
         table="<results>/studies/{model}/{task}/{set}/kernel_regression.parquet",
         beside="<results>/studies/{model}/{task}/{set}/kernel_regression.safetensors",
@@ -28,6 +27,7 @@ rule kernel_regression_study:
     resources:
         gpu=model_job_gpus,
     params:
+        code=code_of("icl_lens.studies.kernel_regression"),
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,

@@ -4,7 +4,6 @@
 rule training:
     input:
         corpora=[f"<results>/corpora/{task}.parquet" for task in CONFIG.tasks],
-        code=training_code(),
     output:
         table="<results>/training/training.parquet",
         facts="<results>/training/training.json",
@@ -19,6 +18,7 @@ rule training:
     resources:
         gpu=1,
     params:
+        code=training_code(),
         recipe=CONFIG.organism.model_dump_json(
             exclude_none=True, exclude={"evaluation"}
         ),
@@ -38,7 +38,6 @@ rule evaluation:
         corpora=[f"<results>/corpora/{task}.parquet" for task in CONFIG.tasks],
         facts="<results>/training/training.json",
         checkpoints="<results>/training/checkpoints",
-        code=source_files("icl_lens.organism.evaluation"),
     output:
         "<results>/training/evaluation.parquet",
     log:
@@ -47,6 +46,7 @@ rule evaluation:
         "../../envs/icl-lens.yaml"
     threads: workflow.cores
     params:
+        code=code_of("icl_lens.organism.evaluation"),
         prompts=CONFIG.organism.evaluation.prompts,
         curve_prompts=CONFIG.organism.evaluation.curve_prompts,
     message:
@@ -61,7 +61,6 @@ rule card:
         facts="<results>/training/training.json",
         checkpoints="<results>/training/checkpoints",
         evaluation="<results>/training/evaluation.parquet",
-        code=source_files("icl_lens.organism.card"),
     output:
         directory("<results>/training/model"),
     log:
@@ -69,6 +68,8 @@ rule card:
     conda:
         "../../envs/icl-lens.yaml"
     threads: 1
+    params:
+        code=code_of("icl_lens.organism.card"),
     message:
         "Writing the model card"
     shell:

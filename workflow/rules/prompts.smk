@@ -4,7 +4,6 @@
 rule prompts:
     input:
         corpus=lambda wildcards: f"{CONFIG.results}/corpora/{CONFIG.texts_of(wildcards.task)}.parquet",
-        code=source_files("icl_lens.prompts"),
     output:
         "<results>/prompts/{task}/{set}.parquet",
     log:
@@ -13,6 +12,7 @@ rule prompts:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        code=code_of("icl_lens.prompts"),
         definition=lambda wildcards: definition_option(wildcards.task),
         seeds=CONFIG.seeds,
         queries=CONFIG.queries,

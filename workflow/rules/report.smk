@@ -11,7 +11,6 @@ rule report:
         made=[files for item in reported_items() for files in item_files(item)],
         claims=reported_claims(),
         page=sorted((REPOSITORY / "resources/report").iterdir()),
-        code=source_files("icl_lens.report"),
     output:
         page=report(
             "<results>/report/index.html",
@@ -25,6 +24,7 @@ rule report:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        code=code_of("icl_lens.report"),
         results=lambda wildcards, output: Path(output.page).parents[1],
         shown=reported_items(),
         walks=walked_folders(),

@@ -2,8 +2,6 @@
 
 
 rule representation_prompts:
-    input:
-        code=source_files("icl_lens.paired_prompts"),
     output:
         "<results>/prompts/{task}/paired.parquet",
     log:
@@ -14,6 +12,7 @@ rule representation_prompts:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
+        code=code_of("icl_lens.paired_prompts"),
         settings=lambda wildcards: settings_option(
             "representation_change", wildcards.task
         ),
@@ -27,7 +26,6 @@ rule representation_study:
     input:
         prompts="<results>/prompts/{task}/paired.parquet",
         model=lambda wildcards: model_files(wildcards.model),
-        code=source_files("icl_lens.studies.representation_change"),
     output:
         table="<results>/studies/{model}/{task}/paired/representation_change.parquet",
         tensors="<results>/studies/{model}/{task}/paired/representation_change.safetensors",
@@ -43,6 +41,7 @@ rule representation_study:
     resources:
         gpu=model_job_gpus,
     params:
+        code=code_of("icl_lens.studies.representation_change"),
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,
@@ -60,8 +59,6 @@ rule representation_study:
 
 # The second model, trained from scratch: only `reader_organism` asks for it, `all` never trains.
 rule reader_training:
-    input:
-        code=source_files("icl_lens.reader_organism.training"),
     output:
         facts="<results>/training/reader/training.json",
         checkpoints=directory("<results>/training/reader/checkpoints"),
@@ -73,6 +70,7 @@ rule reader_training:
         "../../envs/icl-lens.yaml"
     threads: CONFIG.reader_organism.threads
     params:
+        code=code_of("icl_lens.reader_organism.training"),
         recipe=CONFIG.reader_organism.model_dump_json(),
     message:
         "Training the second model ({CONFIG.reader_organism.steps} steps; {log} says how far it is)"
@@ -85,7 +83,6 @@ rule reader_organism:
     input:
         facts="<results>/training/reader/training.json",
         checkpoints="<results>/training/reader/checkpoints",
-        code=source_files("icl_lens.reader_organism.card"),
     output:
         directory("<results>/training/reader/model"),
     log:
@@ -93,6 +90,8 @@ rule reader_organism:
     conda:
         "../../envs/icl-lens.yaml"
     threads: 1
+    params:
+        code=code_of("icl_lens.reader_organism.card"),
     message:
         "Measuring the second model and writing its card"
     shell:

@@ -10,7 +10,6 @@ rule reweighting:
         train="<results>/prompts/{task}/shared-1shot-auxiliary.parquet",
         baseline=f"<results>/prompts/{{task}}/shared-{CONFIG.studies.reweighting.shots}shot.parquet",
         model=lambda wildcards: model_files(wildcards.model),
-        code=source_files("icl_lens.studies.reweighting"),
     output:
         table="<results>/studies/{model}/{task}/shared-1shot/reweighting.parquet",
         beta="<results>/studies/{model}/{task}/shared-1shot/reweighting.safetensors",
@@ -24,6 +23,7 @@ rule reweighting:
     resources:
         gpu=model_job_gpus,
     params:
+        code=code_of("icl_lens.studies.reweighting"),
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,

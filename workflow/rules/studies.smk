@@ -5,7 +5,6 @@ rule study:
     input:
         prompts="<results>/prompts/{task}/{set}.parquet",
         model=lambda wildcards: model_files(wildcards.model),
-        code=lambda wildcards: source_files(f"icl_lens.studies.{wildcards.study}"),
     output:
         "<results>/studies/{model}/{task}/{set}/{study}.parquet",
     log:
@@ -18,6 +17,7 @@ rule study:
     resources:
         gpu=model_job_gpus,
     params:
+        code=lambda wildcards: code_of(f"icl_lens.studies.{wildcards.study}"),
         path=lambda wildcards: model_folder(wildcards.model),
         model=lambda wildcards: model_options(wildcards.model),
         device=CONFIG.device,
