@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from icl_lens import provenance
 from icl_lens.artifacts import whole_file
 from icl_lens.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 
 def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[Path], outputs: list[Path]) -> None:
     """Write the stripped notebook and, beside the pictures, the hashes of inputs and outputs.
+
+    What the notebook wrote to standard error is logged.
 
     Args:
         source: The notebook as it stands in the repository.
@@ -34,6 +39,8 @@ def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[P
     absent = [str(path) for path in outputs if not path.is_file()]
     if absent:
         raise InputError(f"{executed} did not write {', '.join(absent)}")
+    for text in _errors(notebook):
+        logger.warning("%s wrote to standard error: %s", source.name, text.rstrip())
     with whole_file(out) as temporary:
         _write_json(temporary, strip_run(notebook), indent=1)
     write_record(
@@ -61,13 +68,40 @@ def write_record(record: Path, inputs: Sequence[Path], outputs: Sequence[Path], 
 
 
 def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook without times, durations and random cell ids: the same run gives the same bytes."""
+    """A notebook without what differs from run to run, so that the same run gives the same bytes.
+
+    Times, durations and random cell ids go. So does standard error: what libraries say there depends on the machine
+    (matplotlib, for one, says when it lists the fonts for the first time). Standard output arrives in as many pieces as there
+    is time for; they are joined.
+    """
     notebook["metadata"].pop("papermill", None)
     for number, cell in enumerate(notebook["cells"]):
         cell["id"] = f"cell-{number}"
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
+        if "outputs" in cell:
+            cell["outputs"] = _joined(output for output in cell["outputs"] if output.get("name") != "stderr")
     return notebook
+
+
+def _joined(outputs: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs of one cell, where what follows one another in a stream is one output."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        if output["output_type"] == "stream" and joined and joined[-1].get("name") == output["name"]:
+            text = "".join([*joined[-1]["text"], *output["text"]])
+            joined[-1] = {**output, "text": text.splitlines(keepends=True)}
+        else:
+            joined.append(output)
+    return joined
+
+
+def _errors(notebook: dict[str, Any]) -> Iterator[str]:
+    """What the cells wrote to standard error."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr":
+                yield "".join(output["text"])
 
 
 def _hashes(paths: Sequence[Path], record: Path) -> dict[str, str]:

@@ -38,8 +38,9 @@ def executed(seconds, cell):
             {
                 "cell_type": "code",
                 "id": cell,
+                "source": [],
                 "metadata": {"papermill": {"duration": seconds}, "execution": {"at": seconds}, "tags": ["a"]},
-                "outputs": [{"output_type": "stream", "text": ["kept"]}],
+                "outputs": [{"output_type": "stream", "name": "stdout", "text": ["kept"]}],
             }
         ],
     }
@@ -48,8 +49,38 @@ def executed(seconds, cell):
 def test_two_runs_of_a_notebook_differ_in_nothing_that_is_kept():
     first, second = (notebooks.strip_run(copy.deepcopy(executed(*run))) for run in ((1.5, "x1"), (2.5, "y2")))
     assert first == second
-    assert first["cells"][0]["outputs"] == [{"output_type": "stream", "text": ["kept"]}]
+    assert first["cells"][0]["outputs"] == [{"output_type": "stream", "name": "stdout", "text": ["kept"]}]
     assert first["cells"][0]["metadata"] == {"tags": ["a"]}
+
+
+def stream(name, *text):
+    return {"output_type": "stream", "name": name, "text": list(text)}
+
+
+def test_what_is_printed_is_kept_in_one_piece_and_what_a_machine_says_of_itself_is_not():
+    once, twice = executed(1, "a"), executed(1, "a")
+    result = {"output_type": "execute_result", "data": {}}
+    once["cells"][0]["outputs"] = [stream("stdout", "one\n", "two\n"), result, stream("stdout", "three\n")]
+    pieces = [
+        stream("stdout", "one\n", "t"),
+        stream("stderr", "listing the fonts\n"),
+        stream("stdout", "wo"),
+        stream("stdout", "\n"),
+    ]
+    twice["cells"][0]["outputs"] = [*pieces, result, stream("stdout", "three\n")]
+    assert notebooks.strip_run(twice) == notebooks.strip_run(once)
+    assert once["cells"][0]["outputs"] == [stream("stdout", "one\n", "two\n"), result, stream("stdout", "three\n")]
+
+
+def test_what_a_notebook_says_on_standard_error_is_logged(tmp_path, caplog):
+    run = executed(1, "a")
+    run["cells"][0]["outputs"] = [stream("stderr", "listing ", "the fonts\n")]
+    (tmp_path / "run.ipynb").write_text(json.dumps(run))
+    paths = [tmp_path / name for name in ("run.ipynb", "run.ipynb", "figures/o.ipynb", "figures/o.json")]
+    (tmp_path / "figures").mkdir()
+    notebooks.record(*paths, [], [])
+    assert caplog.messages == ["run.ipynb wrote to standard error: listing the fonts"]
+    assert "fonts" not in paths[2].read_text()
 
 
 def test_an_output_that_was_not_written_is_told(tmp_path):

@@ -356,7 +356,8 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     results, notebook = clone.folder / "results", clone.folder / "notebooks/table_4.ipynb"
     command = ("--cores", "2", "--configfile", overlay.name)
     assert clone.snakemake(*command).returncode == 0  # earlier tests remade inputs of the report without it
-    whole, before = notebook.read_text(), {path: path.read_bytes() for path in (results / "report").iterdir()}
+    whole, executed = notebook.read_text(), (results / "notebooks/table_4.ipynb").read_text()
+    before = {path: path.read_bytes() for path in (results / "report").iterdir()}
     try:
         notebook.write_text(whole.replace("print(ITEMS[item].title)", "raise ValueError('broken on purpose')"))
         done = clone.snakemake(*command)
@@ -373,6 +374,7 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     assert [fault.sentence.rpartition(": ")[2] for fault in faults] == ["the report is incomplete, table_4 missing from it"]
     # The same command makes what is missing and the whole page, and a second time nothing.
     assert clone.snakemake(*command).returncode == 0
+    assert (results / "notebooks/table_4.ipynb").read_text() == executed
     assert {path: path.read_bytes() for path in (results / "report").iterdir()} == before
     assert "Nothing to be done" in clone.snakemake(*command).stdout
 
