@@ -347,3 +347,13 @@ def test_saved_checkpoints_are_shown_over_training_alone_and_only_when_training_
     assert ended.shown("figure_3")[0] == ended.shown("cr_figure_1")[0] == ["organism"]
     own = [{"name": "late", "path": "a", "step": 3}]
     assert config.parse({"results": str(results), "models": own}).with_checkpoints().shown("cr_figure_3")[0] == ["late"]
+
+
+OVERLAYS = sorted((REPOSITORY / "config").glob("*.yaml"))
+OVER_ANOTHER = {"gemma-real-companions": "gemma-real", "gemma-real-interventions": "gemma-real"}
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_every_config_that_comes_with_the_project_is_one(path):
+    below = [path.with_stem(OVER_ANOTHER[path.stem])] if path.stem in OVER_ANOTHER else []
+    config.load(REPOSITORY / "config.yaml", *below, path)
