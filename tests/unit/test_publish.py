@@ -250,15 +250,18 @@ def test_the_command_says_in_one_sentence_what_it_lacks(results, claims, tmp_pat
         assert error.count("\n") == 1
 
 
-def test_the_committed_page_is_what_the_run_at_hand_gives():
-    """Where the run of docs/gemma.md lies in results/: else there is nothing to compare with."""
-    trees = [REPOSITORY / "results" / name for name in ("gemma-real", "gemma-real-companions")]
-    trees = [tree for tree in trees if tree.is_dir()]
-    if not trees or not (REPOSITORY / "docs/gemma.md").is_file():
-        pytest.skip("results/gemma-real or docs/gemma.md is absent; config/gemma-real.yaml says how to make the results")
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [("gemma", ["gemma-real", "gemma-real-companions"]), ("gemma-interventions", ["gemma-real-interventions"])],
+)
+def test_the_committed_page_is_what_the_run_at_hand_gives(name, runs):
+    """Where the run of a page in docs/ lies in results/: else there is nothing to compare with."""
+    trees = [tree for tree in (REPOSITORY / "results" / run for run in runs) if tree.is_dir()]
+    if not trees or not (REPOSITORY / f"docs/{name}.md").is_file():
+        pytest.skip(f"results/{runs[0]} or docs/{name}.md is absent; config/{runs[0]}.yaml says how to make the results")
     files = [REPOSITORY / f"resources/claims/{paper}.yaml" for paper in PAPERS]
     try:
-        assert publish.check(trees, REPOSITORY / "docs", "gemma", files, PAGE) == []
+        assert publish.check(trees, REPOSITORY / "docs", name, files, PAGE) == []
     except InputError as error:
         if "icl-lens audit" not in str(error):
             raise
