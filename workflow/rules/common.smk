@@ -166,7 +166,7 @@ def corpus_options(task):
 def code_of(module):
     """The hash of the sources that a module runs: as a rule's parameter, it reruns what an edit can change.
 
-    (As inputs, fifty files a job, they cost Snakemake more time than small jobs take: it looks at all of them at every step.)
+    (As inputs they would be dozens of files a job, and Snakemake looks at the inputs of all ready jobs whenever it starts one.)
     """
     return code_hash(module)
 
@@ -448,8 +448,8 @@ def reported_claims():
 def start_jobs_freely(workflow):
     """Take off Snakemake's limit of jobs per second where jobs run on this machine.
 
-    The limit is for clusters. With it Snakemake looks at all ready jobs a second after it last did, and once more for each job
-    that has ended: after a hundred jobs a run on two cores waits for that longer than for small jobs.
+    The limit is for clusters. With it Snakemake looks at all ready jobs again a second after each time that it did, so every job
+    that ends adds one more such look a second until the run is over.
     """
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
