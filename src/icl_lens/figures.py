@@ -185,18 +185,22 @@ def annotate(figure: Figure, lines: Sequence[str]) -> None:
 
 
 def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str) -> None:
-    """Write a figure as PDF, SVG and PNG and what it plots as CSV, the same bytes for the same content.
+    """Write a figure as PNG, PDF and SVG and what it plots as CSV, the same bytes for the same content.
+
+    Its layout is computed once, for the PNG, and is fixed from then on.
 
     Args:
         figure: The figure.
         plotted: Exactly what is drawn, tidy.
         stem: The files' common path without ending, e.g. ``results/figures/figure_3``.
     """
-    dates = {".pdf": {"CreationDate": None, "ModDate": None}, ".svg": {"Date": None}, ".png": {}}
+    dates = {".png": {}, ".pdf": {"CreationDate": None, "ModDate": None}, ".svg": {"Date": None}}
     with mpl.rc_context(_STYLE):
         for ending, metadata in dates.items():
             with whole_file(f"{stem}{ending}") as temporary:
                 figure.savefig(temporary, format=ending[1:], metadata=metadata)
+            # A layout takes as long as drawing, and savefig computes it anew each time.
+            figure.set_layout_engine(None)
     _save_csv(plotted, stem)
 
 

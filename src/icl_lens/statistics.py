@@ -21,6 +21,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Literal
 
@@ -231,12 +232,12 @@ class Estimate:
     @property
     def low(self) -> np.ndarray:
         """Lower end of the percentile interval, shape (M...,); NaN where nothing is known."""
-        return self._percentile((1 - self.level) / 2)
+        return self._interval[0]
 
     @property
     def high(self) -> np.ndarray:
         """Upper end of the percentile interval, shape (M...,)."""
-        return self._percentile((1 + self.level) / 2)
+        return self._interval[1]
 
     @property
     def missing(self) -> np.ndarray:
@@ -251,13 +252,19 @@ class Estimate:
         """A function of the value that takes a leading axis of resamples, such as :func:`cumulative_share`."""
         return Estimate(function(self.value), function(self.resampled), self.prompts, self.level)
 
-    def _percentile(self, share: float) -> np.ndarray:
+    @cached_property
+    def _interval(self) -> np.ndarray:
+        """Both ends of the percentile interval, shape (2, M...)."""
+        ends = ((1 - self.level) / 2, (1 + self.level) / 2)
         flat = self.resampled.reshape(len(self.resampled), -1)  # (R, M)
-        result = np.full(flat.shape[1], np.nan)
-        known = ~np.isnan(flat).all(0)
-        if known.any():
-            result[known] = np.nanquantile(flat[:, known], share, axis=0)
-        return result.reshape(self.resampled.shape[1:])
+        absent = np.isnan(flat)  # (R, M)
+        whole, none = ~absent.any(0), absent.all(0)  # (M,)
+        result = np.full((2, flat.shape[1]), np.nan)
+        # nanquantile goes through the columns in a Python loop: only for those that need it.
+        result[:, whole] = np.quantile(flat[:, whole], ends, axis=0)
+        if not (whole | none).all():
+            result[:, ~(whole | none)] = np.nanquantile(flat[:, ~(whole | none)], ends, axis=0)
+        return result.reshape(2, *self.resampled.shape[1:])
 
 
 def mean(rows: pd.DataFrame, columns: Sequence[str], plan: Bootstrap | None = None) -> Estimate:
