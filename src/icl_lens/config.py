@@ -350,7 +350,7 @@ class Config(Section):
     matmul: Matmul = Field(
         default="exact",
         description="How products of float32 matrices are computed: exact (in float32), or fast: TF32 on CUDA, bfloat16 on "
-        "CPUs that have such products in hardware (AMX, AVX512-BF16). docs/precision.md says how far results move.",
+        "CPUs that have such products in hardware (AMX). docs/precision.md says how far results move.",
     )
     batch_tokens: int = Field(
         default=4096,

@@ -1,10 +1,10 @@
 """Number formats, and in which format the products of float32 matrices are computed.
 
 A processor may round both factors of a float32 product to a shorter format and sum in float32: to TF32 (10 binary digits after
-the point) on NVIDIA GPUs since Ampere, to bfloat16 (7) on CPUs with AMX or AVX512-BF16. Products are then several times faster,
-and less accurate. :func:`products` sets this for the code inside, whatever torch's defaults, the user's code or the environment
-set before, and reports the format that the device really uses; :func:`exact_products` is for checks that compare two
-computations at float32's tolerance.
+the point) on NVIDIA GPUs since Ampere, to bfloat16 (7) on CPUs with AMX. Products are then several times faster, and less
+accurate. :func:`products` sets this for the code inside, whatever torch's defaults, the user's code or the environment set
+before, and reports the format that the device really uses; :func:`exact_products` is for checks that compare two computations
+at float32's tolerance.
 
 The settings are torch's own, so they hold for all threads of the process. See torch's notes on numerical accuracy and
 ``torch.set_float32_matmul_precision``.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -56,7 +56,8 @@ def products(matmul: str, device: torch.device) -> Iterator[str]:
     """
     if matmul not in ("exact", "fast"):
         raise ValueError(f"matmul is {matmul!r}; it must be 'exact' or 'fast'")
-    with _torch_computes(matmul):
+    with ExitStack() as settings:
+        settings.enter_context(_torch_computes(matmul))
         found = measured(device)
         if matmul == "exact" and found != "float32":
             variables = " and ".join(f"{name}={os.environ[name]}" for name in OVERRIDES if name in os.environ)
@@ -67,6 +68,8 @@ def products(matmul: str, device: torch.device) -> Iterator[str]:
             )
         if matmul == "fast" and found == "float32":
             logger.warning("matmul: fast has no effect: %s has no faster float32 products, so they are exact", _named(device))
+            # Without AMX torch takes other kernels of float32 for "medium", which add up in another order.
+            settings.enter_context(_torch_computes("exact"))
         yield found
 
 
@@ -92,7 +95,7 @@ def measured(device: torch.device) -> str:
 
 
 def _named(device: torch.device) -> str:
-    return "this CPU (no AMX or AVX512-BF16)" if device.type == "cpu" else f"device {device.type}"
+    return "this CPU (no AMX)" if device.type == "cpu" else f"device {device.type}"
 
 
 @contextmanager
