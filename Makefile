@@ -30,7 +30,7 @@ test: $(READY)  ## set up, then run every check and test
 	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
-	$(BIN)/pytest tests/workflow
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/workflow
 
 test-long: $(READY)  ## run the tests that take minutes: every item, rendered, of models that make mistakes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long tests

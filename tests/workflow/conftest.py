@@ -95,10 +95,16 @@ def clone(tmp_path_factory) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(clone, checkpoint) -> tuple[Clone, Path]:
-    """A clone in which every item was made once from a tiny configuration, and that configuration."""
+def tiny(clone, checkpoint) -> tuple[Clone, Path]:
+    """A clone, and a tiny configuration in it."""
     shutil.copytree(checkpoint, clone.folder / "my models" / "tiny")
-    overlay = clone.config("tiny", **TINY)
+    return clone, clone.config("tiny", **TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny) -> tuple[Clone, Path]:
+    """The same, every item made once."""
+    clone, overlay = tiny
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout
     return clone, overlay

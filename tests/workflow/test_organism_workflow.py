@@ -57,6 +57,7 @@ def trained(clone, overlay) -> tuple[str, str]:
     return before, log.read_text()
 
 
+@pytest.mark.long
 def test_a_killed_training_goes_on_where_it_was(trained, clone):
     before, after = trained
     assert "goes on" not in before
@@ -64,6 +65,7 @@ def test_a_killed_training_goes_on_where_it_was(trained, clone):
     assert not (clone.folder / "trained/training/unfinished").exists()
 
 
+@pytest.mark.long
 def test_the_target_makes_checkpoints_card_and_learning_curve(trained, clone):
     results = clone.folder / "trained"
     assert [folder.name for folder in sorted((results / "training/checkpoints").glob("step-*"))] == [
@@ -79,16 +81,19 @@ def test_the_target_makes_checkpoints_card_and_learning_curve(trained, clone):
     assert table["step"].tolist() == [50, 100, 120]
 
 
+@pytest.mark.long
 def test_what_was_trained_hangs_together(trained, clone):
     checked, faults = audit.audit(clone.folder / "trained")
     assert checked == 5  # two corpora, the training and evaluation tables, the figure
     assert not faults
 
 
+@pytest.mark.long
 def test_it_is_not_trained_again(trained, clone, overlay):
     assert "Nothing to be done" in clone.snakemake("organism", "--cores", "1", "--configfile", overlay.name).stdout
 
 
+@pytest.mark.long
 def test_the_trained_model_is_studied_and_never_trained_by_all(trained, clone, overlay):
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name))
     # Of 2 tasks 2 fresh prompt sets with 2 studies and 2 shared ones with 3; 3 of SST-2 under labels A and B; 2 of one
@@ -106,6 +111,7 @@ def test_the_trained_model_is_studied_and_never_trained_by_all(trained, clone, o
     assert (clone.folder / "trained/figures/figure_7.pdf").is_file()
 
 
+@pytest.mark.long
 def test_its_checkpoints_are_studied_by_all_once_they_are_there(trained, clone, overlay):
     groups = ("--config", "groups=[component_reweighting]")
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, *groups))
@@ -133,7 +139,8 @@ def test_a_model_that_is_not_trained_yet_is_one_sentence(clone):
     assert refused(clone, "--configfile", overlay.name) == sentence
 
 
-def test_an_architecture_that_cannot_hold_its_episodes_is_told_by_the_failed_run(clone, overlay):
+def test_an_architecture_that_cannot_hold_its_episodes_is_told_by_the_failed_run(clone):
+    overlay = clone.config("small", tasks=["sst2", "trec"], organism=ORGANISM)
     done = clone.snakemake(
         "organism", "--cores", "1", "--configfile", overlay.name,
         "--config", "results=small", "organism={architecture: {context: 64}}",

@@ -18,30 +18,36 @@ SMALL = ("queries=2", "seeds=[42]", "studies={label_probes: {folds: 2}}")
 # Studies of single prompts, or of a part of them, keep as few as one.
 FEW = ("flow", "isolated_words", "diagnosis", "label_probes", "kernel_regression_controls")
 EXAMPLE = ("--configfile", "config/own-task.yaml")
+# Items of every paper and both kinds, Figure 6 with a rule of its own among them; `make test-long` makes all.
+SOME = ("figure_3", "figure_4", "figure_6", "table_1", "table_4", "kr_figure_2", "kr_table_2", "cr_figure_1")
 
 
-@pytest.fixture(scope="module")
-def example(clone):
-    """Every item made from config/own-task.yaml; the clone and the results folder."""
-    done = clone.snakemake("--cores", "2", *EXAMPLE, "--config", *SMALL)
+def shown(names=ITEMS):
+    """The items of those names that `all` makes of studies of the task."""
+    settings = config.load(REPOSITORY / "config/own-task.yaml")
+    items = [ITEMS[name] for name in names]
+    return [item for item in items if item.in_all and item.studies and not item.own_tasks and all(settings.shown(item.name))]
+
+
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
+def example(clone, request):
+    """Items made from config/own-task.yaml: the clone, the results folder, their names, and the command's arguments."""
+    names = SOME if request.param == "some" else tuple(ITEMS)
+    arguments = ("--cores", "2", *(names if request.param == "some" else ()), *EXAMPLE, "--config", *SMALL)
+    done = clone.snakemake(*arguments)
     assert done.returncode == 0, done.stdout
     results = clone.folder / "results/own-task"
-    yield clone, results
+    yield clone, results, names, arguments
     # It lies within the results of `tiny_run`, whose files other tests count.
     shutil.rmtree(results)
 
 
-@pytest.fixture(scope="module")
-def settings():
-    return config.load(REPOSITORY / "config/own-task.yaml")
-
-
-def test_every_study_of_every_item_works_on_it(example, settings):
-    _, results = example
-    shown = [item for item in ITEMS.values() if item.in_all and all(settings.shown(item.name)) and item.studies]
-    shown = [item for item in shown if not item.own_tasks]
-    assert {item.group for item in shown} == {"anchors", "kernel_regression", "component_reweighting"}
-    for item in shown:
+def test_every_study_of_every_item_works_on_it(example):
+    _, results, names, _ = example
+    items = shown(names)
+    assert {item.group for item in items} == {"anchors", "kernel_regression", "component_reweighting"}
+    settings = config.load(REPOSITORY / "config/own-task.yaml")
+    for item in items:
         assert settings.shown(item.name)[1] == ["tickets"]
         for study in item.studies:
             table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
@@ -50,11 +56,10 @@ def test_every_study_of_every_item_works_on_it(example, settings):
     assert not audit.audit(results)[1]
 
 
-def test_every_figure_bears_its_title(example, settings):
-    _, results = example
-    figures = [item for item in ITEMS.values() if item.kind == "figure" and item.studies and not item.own_tasks]
-    figures = [item for item in figures if item.in_all and all(settings.shown(item.name))]
-    assert len(figures) > 14
+def test_every_figure_bears_its_title(example):
+    _, results, names, _ = example
+    figures = [item for item in shown(names) if item.kind == "figure"]
+    assert len(figures) > 3
     for item in figures:
         lines = re.findall(r">([^<>]+)<", (results / f"figures/{item.name}.svg").read_text())
         assert "Support tickets" in " ".join(" ".join(lines).split()), item.name
@@ -62,7 +67,7 @@ def test_every_figure_bears_its_title(example, settings):
 
 
 def test_table_4_holds_its_template_and_label_words(example):
-    _, results = example
+    _, results, _, _ = example
     table = pd.read_csv(results / "tables/table_4.csv").astype(str)
     (row,) = table.to_numpy().tolist()
     told = "\n".join(row)
@@ -74,7 +79,7 @@ def test_table_4_holds_its_template_and_label_words(example):
 
 
 def test_prompts_are_written_by_its_template(example):
-    _, results = example
+    _, results, _, _ = example
     prompts, _ = artifacts.read(results / "prompts/tickets/fresh-1shot.parquet", "prompts")
     for text in prompts["text"]:
         assert text.count("Ticket: ") == 3
@@ -86,38 +91,36 @@ def test_prompts_are_written_by_its_template(example):
         }
 
 
-def tables_of(settings):
-    """The tables of `all` that show the task's studies."""
-    tables = [item for item in ITEMS.values() if item.kind == "table" and item.in_all and item.studies]
-    return [item for item in tables if not item.own_tasks and all(settings.shown(item.name))]
+def tables(names):
+    """How many tables show the task's studies."""
+    return sum(item.kind == "table" for item in shown(names))
 
 
-def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(example, settings):
-    clone, _ = example
-    arguments = ("-n", "--cores", "2", *EXAMPLE, "--config", *SMALL)
-    assert "Nothing to be done" in clone.snakemake(*arguments).stdout
+def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(example):
+    clone, results, names, arguments = example
+    assert "Nothing to be done" in clone.snakemake("-n", *arguments).stdout
     path = clone.folder / "examples/tickets/test.csv"
     whole = path.read_text()
     path.write_text(whole.replace("twice", "three times"))
     try:
-        planned = jobs(clone.snakemake(*arguments))
+        planned = jobs(clone.snakemake("-n", *arguments))
     finally:
         path.write_text(whole)
     assert planned["corpora"] == 1
     studied = sum(planned.get(rule, 0) for rule in {"study", *RULES.values()})
-    assert studied == len(list((clone.folder / "results/own-task/studies/organism/tickets").rglob("*.parquet")))
-    assert planned["table"] == len(tables_of(settings))  # no text stands in table 4, none in kr_table_3
+    assert studied == len(list((results / "studies/organism/tickets").rglob("*.parquet")))
+    assert planned["table"] == tables(names)  # no text stands in table 4, none in kr_table_3
 
 
-def test_another_wording_is_told_apart_in_prompts_and_tables(example, settings):
-    clone, _ = example
+def test_another_wording_is_told_apart_in_prompts_and_tables(example):
+    clone, _, names, arguments = example
     own = json.loads(
         config.load(clone.folder / "config/own-task.yaml").own_tasks["tickets"].model_dump_json(exclude_unset=True)
     )
-    overlay = clone.config("wording", own_tasks={"tickets": {**own, "template": "Message: {text}\nTeam:{label}"}})
-    planned = jobs(clone.snakemake("-n", "--configfile", "config/own-task.yaml", overlay.name, "--config", *SMALL))
+    own["template"] = "Message: {text}\nTeam:{label}"
+    planned = jobs(clone.snakemake("-n", *arguments, "own_tasks=" + json.dumps({"tickets": own})))
     assert planned["prompts"] >= 2
-    assert planned["table"] == 1 + len(tables_of(settings))
+    assert planned["table"] == 1 + tables(names)
 
 
 def test_a_file_that_is_not_there_is_one_sentence_that_names_its_key(clone, tmp_path):

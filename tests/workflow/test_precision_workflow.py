@@ -15,9 +15,9 @@ SHARES = ("s_wp", "s_pq", "s_ww")
 
 
 @pytest.fixture(scope="module")
-def two_dtypes(tiny_run):
-    """A config that has the tiny model in float32, in bfloat16 and with fast products, over that of `tiny_run`."""
-    clone, overlay = tiny_run
+def two_dtypes(tiny):
+    """A config that has the tiny model in float32, in bfloat16 and with fast products, over that of `tiny`."""
+    clone, overlay = tiny
     path = "my models/tiny"
     models = [{"name": "brain", "path": path, "dtype": "bfloat16"}, {"name": "tiny", "path": path}]
     models.append({"name": "fast", "path": path, "matmul": "fast"})
@@ -152,8 +152,8 @@ def test_what_the_attention_curve_moves_is_in_the_artifacts(table, two_dtypes):
 
 
 @pytest.mark.parametrize("target", ["table_precision", "precision"])
-def test_asked_for_with_one_dtype_it_is_refused_in_one_sentence(tiny_run, target):
-    clone, overlay = tiny_run
+def test_asked_for_with_one_dtype_it_is_refused_in_one_sentence(tiny, target):
+    clone, overlay = tiny
     sentence = refused(clone, target, "--configfile", overlay.name)
     expected = "table_precision compares number formats, and no model is in models both in float32 (matmul: exact) and in"
     assert sentence.startswith(expected)

@@ -380,6 +380,7 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     assert "Nothing to be done" in clone.snakemake(*command).stdout
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_with_the_same_command(tiny_run):
     clone, overlay = tiny_run
     arguments = ["figure_7", "--cores", "1", "--configfile", overlay.name, "--config", "results=killed"]
