@@ -731,16 +731,22 @@ def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFram
 
 def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
     """How often the model is right, task by task, beside the majority baseline."""
-    tables = {
-        (item.results, path): None
-        for item in (items[each] for each in shown)
-        for path in item.tables
-        if path.endswith("/icl.parquet")
-    }
+    tables: dict[Path, dict[str, None]] = {}
+    for item in (items[each] for each in shown):
+        answers = dict.fromkeys(path for path in item.tables if path.endswith("/icl.parquet"))
+        if answers:
+            tables.setdefault(item.results, {}).update(answers)
     if not tables:
         return pd.DataFrame()
     titles = {name: title for each in shown for name, title in items[each].titles.items()}
-    found = seed_spread.accuracies(pd.concat([artifacts.read(results / path, "icl")[0] for results, path in tables]))
+    # Results folders may have a prompt set in common, at different sizes.
+    found = pd.concat(
+        [
+            seed_spread.accuracies(pd.concat([artifacts.read(results / path, "icl")[0] for path in paths]))
+            for results, paths in tables.items()
+        ],
+        ignore_index=True,
+    )
     return pd.DataFrame(
         {
             **({"model": row.model} if found["model"].nunique() > 1 else {}),
