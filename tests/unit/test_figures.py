@@ -33,6 +33,17 @@ def test_the_same_figure_is_the_same_bytes(drawing, tmp_path):
     )
 
 
+@pytest.mark.parametrize("note", ["commonest " * 30, "illi " * 60, "$S_{wp}$ " * 40, "W" * 300])
+def test_no_note_is_wider_than_its_figure(note):
+    figures.use_style()
+    figure, _ = figures.panels(1, 1)
+    figures.annotate(figure, [note])
+    figure.draw_without_rendering()
+    box = figure._supxlabel.get_window_extent()
+    assert 0 <= box.x0 < 0.3 * figure.bbox.width < box.x1
+    assert box.x1 <= figure.bbox.width
+
+
 def test_text_in_an_svg_stays_text(drawing, tmp_path):
     drawing(tmp_path / "a")
     assert "A note that is long" in (tmp_path / "a.svg").read_text()
