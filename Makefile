@@ -33,7 +33,7 @@ test: $(READY)  ## set up, then run every check and test
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/workflow
 
 test-long: $(READY)  ## run the tests that take minutes: every item of models that make mistakes, training, killed runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m long tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m long tests
 
 format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff check --fix .
