@@ -322,7 +322,8 @@ def _readings(paper: claims.Paper, items: Mapping[str, Item]) -> list[Reading]:
     made = []
     for verdict in report.verdicts_of(paper, dict(items)):
         item = items.get(verdict.claim.item)
-        reading = readings.read(verdict, item.csv if item else None, item.by_seed if item else {})
+        of_seeds = item.by_seed if item and verdict.claim.rule.column in seed_spread.columns(item.name) else {}
+        reading = readings.read(verdict, item.csv if item else None, of_seeds)
         task, comma, rest = reading.cell.partition(", ")
         made.append(replace(reading, cell=f"{item.titles.get(task, task)}{comma}{rest}" if item else ""))
     return made

@@ -46,6 +46,12 @@ class OneSeed(Bootstrap):
         return (np.arange(seeds) == self.place).astype(float)[None]
 
 
+def columns(item: str) -> tuple[str, ...]:
+    """The columns of an item's CSV that have values of each seed's own in :func:`by_seed`."""
+    source = _SOURCES.get(ITEMS[item].notebook)
+    return source.values if source else ()
+
+
 def by_seed(results: Path, item: str, shown: pd.DataFrame, inputs: Iterable[str]) -> dict[int, pd.DataFrame]:
     """The rows of an item's CSV with each seed's own values.
 
@@ -279,7 +285,7 @@ _SOURCES = {
     "kr_table_1": _Source("rewritten", _rewritten),
     "kr_table_2": _Source("kernel_regression", _reconstruction),
     "kr_figure_3": _Source("kernel_regression", _heads),
-    "cr_table_1": _Source("components", _best_and_worst, titles=True),
+    "cr_table_1": _Source("components", _best_and_worst, ("value", "heads"), titles=True),
     "cr_table_3": _Source("components", _methods, titles=True),
 }
 

@@ -6,13 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, compression_summary, isolation_summary, reweighting_summary, saliency_summary, seed_spread
+from icl_lens import (
+    artifacts,
+    claims,
+    compression_summary,
+    isolation_summary,
+    publish,
+    reweighting_summary,
+    saliency_summary,
+    seed_spread,
+)
 from icl_lens.compression_plan import OWN, POSITIONS
 from icl_lens.deep_attention_summary import summarise as attention_curves
+from icl_lens.items import PAPERS
 from icl_lens.latency_plan import METHODS as TIMED
 from icl_lens.reweighting_plan import METHODS as WEIGHTED
 from icl_lens.seed_spread import OneSeed
 from icl_lens.statistics import Bootstrap
+
+from ..conftest import REPOSITORY
 
 SEEDS = (42, 43)
 TASKS = {"sst2": 2, "trec": 6}
@@ -116,6 +128,14 @@ def test_the_item_shows_the_mean_of_the_seeds(tmp_path, item):
     # Each is what the prompts of that seed alone give. (The draws of hidden_random_top are chosen seed by seed anyway.)
     alone = summarise(rows[rows["seed"] == SEEDS[1]], icl[icl["seed"] == SEEDS[1]])
     np.testing.assert_allclose(found[SEEDS[1]][column], alone[column], atol=1e-12)
+
+
+def test_published_claims_read_columns_that_each_seed_has_values_of():
+    every = [claim for paper in PAPERS for claim in claims.load(REPOSITORY / f"resources/claims/{paper}.yaml").claims]
+    items = {*publish.PUBLISHED, *(name for others in publish._CLAIMS_OF.values() for name in others)}
+    read = {(claim.item, claim.rule.column) for claim in every if claim.item in items and seed_spread.columns(claim.item)}
+    assert len(read) > 9
+    assert {(item, column) for item, column in read if column not in seed_spread.columns(item)} == set()
 
 
 def test_of_one_seed_and_of_an_item_without_any_there_is_no_spread(tmp_path):
