@@ -253,11 +253,12 @@ def save_table(
         table: What it says.
         stem: The files' common path without ending, e.g. ``results/tables/table_4``.
         lines: Notes: paragraphs below the Markdown table, comments above the LaTeX one.
-        digits: Significant digits of a fraction in Markdown and LaTeX; the CSV has all, always.
+        digits: Significant digits of a fraction in Markdown and LaTeX, where NaN is an empty cell; the CSV has all, always.
         shown: What Markdown and LaTeX say, where the CSV says more.
     """
     _save_csv(table, stem)
     table = table if shown is None else shown
+    table = table.map(lambda value: "" if isinstance(value, float) and np.isnan(value) else value)
     if digits is not None:
         table = table.map(lambda value: f"{value:.{digits}g}" if isinstance(value, float) else value)
     markdown = table.map(escape_markdown).to_markdown(index=False, disable_numparse=True)

@@ -121,6 +121,13 @@ def test_a_table_may_show_fewer_digits_than_its_csv_has(tmp_path):
     assert pd.read_csv(tmp_path / "t.csv")["moved"].tolist() == [0.123456, 0.0]
 
 
+@pytest.mark.parametrize("digits", [None, 3])
+def test_what_is_not_defined_is_an_empty_cell(tmp_path, digits):
+    figures.save_table(pd.DataFrame({"auc": [float("nan")], "moved": [0.5]}), tmp_path / "t", digits=digits)
+    assert (tmp_path / "t.md").read_text().splitlines()[2].split("|")[1].strip() == ""
+    assert "nan" not in (tmp_path / "t.tex").read_text().lower()
+
+
 def test_a_tables_notes_stand_below_it_and_its_odd_characters_stay_on_their_line(tmp_path):
     figures.save_table(pd.DataFrame({"token": [figures.escaped('"\n\tété"')]}), tmp_path / "t", ["Two *words*,\nnone more."])
     assert pd.read_csv(tmp_path / "t.csv")["token"][0] == r'"\n\tété"'
