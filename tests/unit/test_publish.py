@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from icl_lens import artifacts, provenance, publish, reweighting_summary, saliency_summary
+from icl_lens.claims import load
 from icl_lens.cli import main
 from icl_lens.errors import InputError
 from icl_lens.items import PAPERS
@@ -238,6 +239,17 @@ def test_a_prompt_set_of_two_folders_has_an_accuracy_in_each(results, tmp_path):
     items = {"figure_3": publish._item([results], "figure_3"), "figure_7": publish._item([other], "figure_3")}
     shown = publish._accuracy_table(items, list(items))
     assert shown["prompts"].tolist() == [12, 4]
+
+
+def test_a_claim_about_a_column_that_seeds_have_no_values_of_has_no_spread(results, claims, monkeypatch):
+    paper, items = load(claims / "anchors.yaml"), {"figure_3": publish._item([results], "figure_3")}
+
+    def seeds():
+        return {reading.seeds for reading in publish._readings(paper, items) if reading.measured}
+
+    assert seeds() == {len(SEEDS)}
+    monkeypatch.setattr(publish.seed_spread, "columns", lambda item: ())
+    assert seeds() == {0}
 
 
 def test_the_name_is_the_models_unless_there_are_several(results, claims, tmp_path):
