@@ -40,7 +40,7 @@ format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt .
 
-config: $(READY)  ## print config.yaml, its schema and its reference anew from src/icl_lens/config.py
+config: $(READY)  ## print config.yaml, its schema and its reference anew from src/icl_lens/config and the studies
 	$(BIN)/icl-lens config > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/icl-lens config --schema > workflow/schemas/config.schema.json.new
 	mv workflow/schemas/config.schema.json.new workflow/schemas/config.schema.json

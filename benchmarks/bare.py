@@ -8,7 +8,7 @@ For a prompt of T tokens:
 
 Not counted, because it can be spared: parameter gradients; all other logits; in the last layer every row but the last one,
 except for keys and values; in the first layer what leads back to the embeddings; scores made a second time. Attention is
-counted in two parts of rows, of which the first meets half of the keys, as :mod:`icl_lens.flow_kernel` cuts it.
+counted in two parts of rows, of which the first meets half of the keys, as :mod:`icl_lens.attention.flow_kernel` cuts it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens.attention import attention_modules
-from icl_lens.positions import TokenizedPrompt
+from icl_lens.network.layers import attention_modules
+from icl_lens.prompts.positions import TokenizedPrompt
 
 Shape = tuple[int, ...]
 

@@ -22,15 +22,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
 import numpy as np
 import torch
 
-from icl_lens import models, prompts
-from icl_lens.components_plan import Settings
-from icl_lens.config import EMBEDDED_MODEL
+from icl_lens.config.keys import EMBEDDED_MODEL
 from icl_lens.corpora import builtin
-from icl_lens.decomposition import Decomposer, decompose
-from icl_lens.positions import tokenize
-from icl_lens.studies import components
-from icl_lens.studies.reweighting import log_probabilities
-from icl_lens.tasks import TASKS
+from icl_lens.models import loading
+from icl_lens.models.answers import class_log_probs
+from icl_lens.prompts import protocol
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.component_reweighting.components import compute as components
+from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose
+from icl_lens.studies.component_reweighting.settings import Settings
+from icl_lens.studies.inputs import Given
+from icl_lens.tasks.task import TASKS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.reference.components import component_logits
@@ -46,7 +48,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = models.load(options.model, device="cpu")
+    model = loading.load(options.model, device="cpu")
     decomposer = Decomposer(model.network)
     size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
     print(f"{options.model}: {size}, CPU, {options.threads} threads")
@@ -54,13 +56,14 @@ def main() -> None:
     print("| task | tokens a prompt | prompts per second: apart, plain pass | apart / reference | largest difference |")
     print("|---|---|---|---|---|")
     for name, task in TASKS.items():
-        table = prompts.build(task, builtin.generate(name, 0), "labelled-24", [42], options.count)
-        table = components.prepare(table, Settings(queries=options.count))["prompts"]
-        tokenized = models.fitting(model, tokenize(table, model.tokenizer))
+        table = protocol.build(task, builtin.generate(name, 0), "labelled-24", [42], options.count)
+        settings = Settings(queries=options.count)
+        given = Given(model, table, {}, settings, "auto", False, lambda rows: tokenize(rows, model.tokenizer))
+        tokenized = components.prepare(given).prompts
         few = tokenized[: options.referred]
         decompose(model, decomposer, few, BATCH_TOKENS)
         apart, found = _time(lambda tokenized=tokenized: decompose(model, decomposer, tokenized, BATCH_TOKENS))
-        whole, _ = _time(lambda tokenized=tokenized: log_probabilities(model, tokenized, BATCH_TOKENS))
+        whole, _ = _time(lambda tokenized=tokenized: class_log_probs(model, tokenized, BATCH_TOKENS))
         slow, theirs = _time(
             lambda few=few: np.stack([component_logits(model.network, p.ids.tolist(), p.label_ids.tolist())[0] for p in few])
         )

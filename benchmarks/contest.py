@@ -23,12 +23,14 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens import activations, models, precision, prompts
-from icl_lens.config import EMBEDDED_MODEL
+from icl_lens.config.keys import EMBEDDED_MODEL
 from icl_lens.corpora import builtin, files
-from icl_lens.models import LanguageModel
-from icl_lens.positions import TokenizedPrompt, tokenize
-from icl_lens.tasks import TASKS
+from icl_lens.models import batching, loading
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.network import activations, precision
+from icl_lens.prompts import protocol
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
+from icl_lens.tasks.task import TASKS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the plain references are the tests'
 
@@ -59,14 +61,14 @@ class Pair:
 
 def embedded(device: str) -> Pair:
     """The embedded model."""
-    model = models.load(EMBEDDED_MODEL, device=device)
+    model = loading.load(EMBEDDED_MODEL, device=device)
     plain = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32).to(device)
     return Pair("embedded", model, plain.eval().requires_grad_(False))
 
 
 def checkpoint(folder: Path, device: str) -> Pair:
     """A model that lies in a folder."""
-    model = models.load(folder, device=device)
+    model = loading.load(folder, device=device)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     return Pair("checkpoint", model, plain.eval().requires_grad_(False))
 
@@ -86,8 +88,8 @@ def tokenized(
     pair: Pair, task: str, prompt_set: str, count: int, data: Path | None = None, long: bool = False, seeds: tuple = (42,)
 ) -> list[TokenizedPrompt]:
     """Prompts of one task, ``count`` a seed, of the original files under ``data`` or built-in texts (``long``: as long)."""
-    table = prompts.build(TASKS[task], _corpus(task, data, long), prompt_set, list(seeds), count)
-    return models.fitting(pair.model, tokenize(table, pair.model.tokenizer))
+    table = protocol.build(TASKS[task], _corpus(task, data, long), prompt_set, list(seeds), count)
+    return batching.fitting(pair.model, tokenize(table, pair.model.tokenizer))
 
 
 @cache

@@ -22,10 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icl_lens import attention, models
-from icl_lens.models import LanguageModel
-from icl_lens.positions import TokenizedPrompt, tokenize
-from icl_lens.studies import saliency
+from icl_lens.attention.block import block
+from icl_lens.attention.record import record, record_rows
+from icl_lens.attention.supported import require_supported
+from icl_lens.models import batching
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import last_logits
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
+from icl_lens.studies.anchors.saliency import compute as saliency
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.conftest import byte_level
@@ -50,7 +54,7 @@ def main() -> None:
     for family in families:
         network = tiny(family, len(tokenizer))
         model = LanguageModel(name=family, network=network, tokenizer=tokenizer, dtype="float32", facts={})
-        attention.require_supported(network)
+        require_supported(network)
         assert model.shares_prefixes
         kernel = network.config.get_text_config()._attn_implementation
         differences = (_batch(model, prompts), _prefix(model, prompts), _blocked(model, prompts), _rows(model, prompts))
@@ -62,11 +66,11 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def _logits(model: LanguageModel, prompts: list[TokenizedPrompt], batches: Iterable[models.Batch]) -> torch.Tensor:
+def _logits(model: LanguageModel, prompts: list[TokenizedPrompt], batches: Iterable[batching.Batch]) -> torch.Tensor:
     """Last logits in the prompts' order, shape (N, V)."""
     rows = torch.full((len(prompts), len(model.tokenizer)), torch.nan)
     for batch in batches:
-        rows[batch.index] = models.last_logits(model, batch)
+        rows[batch.index] = last_logits(model, batch)
     return rows
 
 
@@ -76,26 +80,26 @@ def _alone(model: LanguageModel, prompts: list[TokenizedPrompt]) -> torch.Tensor
 
 
 def _batch(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
-    return _difference(_logits(model, prompts, models.batches(model, prompts, BUDGET)), _alone(model, prompts))
+    return _difference(_logits(model, prompts, batching.batches(model, prompts, BUDGET)), _alone(model, prompts))
 
 
 def _prefix(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
-    return _difference(_logits(model, prompts, models.shared_batches(model, prompts, BUDGET)), _alone(model, prompts))
+    return _difference(_logits(model, prompts, batching.shared_batches(model, prompts, BUDGET)), _alone(model, prompts))
 
 
 @torch.inference_mode()
 def _blocked(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
     worst = 0.0
-    for batch in models.batches(model, prompts, BUDGET):
+    for batch in batching.batches(model, prompts, BUDGET):
         keys = batch.mask.shape[1]
         edges = torch.zeros(len(batch.index), keys, keys, dtype=torch.bool)
         for row, place in enumerate(batch.index):
             for anchor in prompts[place].anchors:
                 edges[row, anchor, :anchor] = True
-        with attention.block(model.network, {0: edges, model.layers - 1: edges}):
-            fused = models.last_logits(model, batch)
-            with attention.record(model.network):
-                written_out = models.last_logits(model, batch)
+        with block(model.network, {0: edges, model.layers - 1: edges}):
+            fused = last_logits(model, batch)
+            with record(model.network):
+                written_out = last_logits(model, batch)
         worst = max(worst, _difference(fused, written_out))
     return worst
 
@@ -103,9 +107,9 @@ def _blocked(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
 @torch.inference_mode()
 def _rows(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
     found = []
-    for batch in models.batches(model, prompts, BUDGET):
-        with attention.record_rows(model.network, batch.last) as rows:
-            models.last_logits(model, batch)
+    for batch in batching.batches(model, prompts, BUDGET):
+        with record_rows(model.network, batch.last) as rows:
+            last_logits(model, batch)
         found.append((batch, rows))
     kernel = model.network.config.get_text_config()._attn_implementation
     model.network.set_attn_implementation("eager")

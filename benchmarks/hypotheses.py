@@ -20,12 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icl_lens.conditions import isolated, random_positions
-from icl_lens.isolation_plan import TARGETS, Settings
-from icl_lens.models import LanguageModel, sharing
-from icl_lens.positions import TokenizedPrompt, tokenize
-from icl_lens.statistics import attention_scores
-from icl_lens.studies import deep_attention, isolation
+from icl_lens.models.batching import sharing
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
+from icl_lens.statistics.attention_auc import attention_scores
+from icl_lens.studies.anchors import isolated_runs, isolating
+from icl_lens.studies.anchors.deep_attention import compute as deep_attention
+from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolating import TARGETS, Settings
+from icl_lens.studies.anchors.isolation import compute as isolation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.conftest import byte_level
@@ -68,7 +71,7 @@ def _isolation(
     """Largest distance of logits, largest effect, rows compared, rows that differ."""
     table = isolation.compute(model, prompts, BUDGET, settings=settings)
     mine = table[["prediction", "word_jaccard_5", "word_jaccard_10"]].to_numpy(dtype=float)
-    planned = isolation.conditions(settings, model.layers)
+    planned = isolating.conditions(settings, model.layers)
     mine = mine.reshape(len(prompts), len(planned), 3)
     apart = effect = largest = 0.0
     wrong = 0
@@ -80,7 +83,7 @@ def _isolation(
         else:
             cut = [isolated(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
         for group in sharing(model, prompts):
-            for batch, logits in isolation.runs(model, prompts, group, cut, layers, settings.blocking, BUDGET):
+            for batch, logits in isolated_runs.runs(model, prompts, group, cut, layers, settings.blocking, BUDGET):
                 for place, row in zip(batch.index, logits, strict=True):
                     prompt = prompts[place]
                     ids, positions = prompt.ids.tolist(), cut[place].tolist()

@@ -18,8 +18,9 @@ from contest import Clock, Pair
 from table import PLANS, TASKS
 from torch import nn
 
-from icl_lens import flow_kernel, vocabulary
-from icl_lens.models import Batch
+from icl_lens.attention import flow_kernel
+from icl_lens.models.batching import Batch
+from icl_lens.network import vocabulary
 
 
 @contextmanager

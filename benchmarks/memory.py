@@ -30,13 +30,16 @@ import torch
 from contest import SHAPES, Pair
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from icl_lens import activations, attention, flow_kernel
-from icl_lens.decomposition import Decomposer, decompose
-from icl_lens.isolation_plan import Settings as Isolation
-from icl_lens.latency_plan import Settings as Latency
-from icl_lens.reweighting_plan import Settings as Reweighting
-from icl_lens.studies import saliency
-from icl_lens.vocabulary import only
+from icl_lens.attention import flow_kernel
+from icl_lens.attention.flow import flows
+from icl_lens.network import activations
+from icl_lens.network.vocabulary import only
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.isolating import Settings as Isolation
+from icl_lens.studies.anchors.latency.study import Settings as Latency
+from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
+from icl_lens.studies.anchors.saliency import compute as saliency
+from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose
 
 GIB = 2**30
 WAYS = ("plain", "icl-lens")
@@ -125,8 +128,8 @@ def _count(shape: str, tokens: int) -> None:
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         rows = torch.full((1,), tokens - 1, device="meta")
-        flows = attention.flows(network, lambda *_: None, rows=rows) if way == "icl-lens" else torch.enable_grad()
-        with hooks, flows:
+        context = flows(network, lambda *_: None, rows=rows) if way == "icl-lens" else torch.enable_grad()
+        with hooks, context:
             _loss(network, way, tokens)
         held[way] = sum(size for _, size in saved.values())
     matrix = 4 * heads * tokens**2
@@ -172,7 +175,7 @@ def _one(shape: str, tokens: int, way: str, device: str) -> int:
                 (weights[0] * gradient[0]).sum(0).abs().double().sum()
         else:
             rows = torch.tensor([length - 1], device=device)
-            with attention.flows(network, lambda layer, flow, mean: flow.sum(dtype=torch.float64), rows=rows):
+            with flows(network, lambda layer, flow, mean: flow.sum(dtype=torch.float64), rows=rows):
                 _loss(network, way, length)[0].backward()
 
     once(16)  # libraries make their own room
@@ -192,7 +195,7 @@ def _study(name: str, pair: Pair) -> Callable[[], object]:
         return lambda: sides.fast_reweighting(pair, read, auxiliary, 1, Reweighting(epochs=1))
     if plain:
         return lambda: sides.plain_saliency(pair, read)
-    study = import_module(f"icl_lens.studies.{name.partition(',')[0]}")
+    study = import_module(registry.study(name.partition(",")[0]).module)
     return lambda: study.compute(pair.model, read, 1, **({"settings": settings} if settings else {}))
 
 

@@ -26,14 +26,15 @@ import contest
 import papermill
 import torch
 
-from icl_lens import models, prompts, studies
 from icl_lens.corpora import tables
-from icl_lens.isolation_plan import Settings as Isolation
-from icl_lens.items import ITEMS
-from icl_lens.tasks import TASKS
+from icl_lens.models import loading
+from icl_lens.prompts import protocol
+from icl_lens.studies import registry, run
+from icl_lens.studies.anchors.isolating import Settings as Isolation
+from icl_lens.tasks.task import TASKS
 from tests.reduced_products import emulated
 
-ITEM = ITEMS["table_precision"]
+ITEM = registry.items()["table_precision"]
 
 
 def main() -> None:
@@ -49,8 +50,8 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=1024)
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    loaded = models.load(options.model, device="cpu")
-    models.load = lambda folder, name, device, dtype: replace(loaded, name=name)  # once for all studies
+    loaded = loading.load(options.model, device="cpu")
+    loading.load = lambda folder, name, device, dtype: replace(loaded, name=name)  # once for all studies
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
         shown = [
@@ -77,7 +78,7 @@ def _studied(results: Path, task: str, name: str, options: argparse.Namespace) -
             tables.write_files(task, *(options.data / task / file for file in contest._FILES[task]), corpus)
         else:
             tables.write_builtin(task, 0, corpus)
-        prompts.write(TASKS[task], corpus, ITEM.set, options.seeds, options.queries, made)
+        protocol.write(TASKS[task], corpus, ITEM.set, options.seeds, options.queries, made)
     fast = name.endswith("-fast")
     folder = results / f"studies/{name}/{task}/{ITEM.set}"
     for study in ITEM.studies:
@@ -85,7 +86,7 @@ def _studied(results: Path, task: str, name: str, options: argparse.Namespace) -
         settings = Isolation(targets=["label"], layers=options.layers) if study == "isolation" else None
         with emulated() if fast else contextlib.nullcontext():
             out = folder / f"{study}.parquet"
-            studies.run(
+            run.run(
                 study,
                 options.model,
                 made,

@@ -20,9 +20,10 @@ from contest import Clock
 from matplotlib.figure import Figure
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from icl_lens.models import LanguageModel
-from icl_lens.positions import TokenizedPrompt
-from icl_lens.studies import deep_attention, saliency
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.anchors.deep_attention import compute as deep_attention
+from icl_lens.studies.anchors.saliency import compute as saliency
 from tests.reference.deep_attention import class_attention
 from tests.reference.saliency import saliency as plain_saliency
 

@@ -10,17 +10,21 @@ import contest  # noqa: F401 - first: it makes the references importable
 import numpy as np
 import torch
 
-from icl_lens import compression as compressing
-from icl_lens.compression_plan import OWN
-from icl_lens.compression_plan import Condition as Compressed
-from icl_lens.compression_plan import Settings as Compression
-from icl_lens.compression_plan import conditions as compressions
-from icl_lens.conditions import isolated, random_positions
-from icl_lens.isolation_plan import Settings as Isolation
-from icl_lens.isolation_plan import conditions as isolations
-from icl_lens.reweighting_plan import Settings as Reweighting
-from icl_lens.statistics import attention_scores
-from icl_lens.studies import compression, deep_attention, isolation, reweighting, saliency
+from icl_lens.statistics.attention_auc import attention_scores
+from icl_lens.studies.anchors import compressed_demonstrations as compressing
+from icl_lens.studies.anchors.compression import compute as compression
+from icl_lens.studies.anchors.compression.study import OWN
+from icl_lens.studies.anchors.compression.study import Condition as Compressed
+from icl_lens.studies.anchors.compression.study import Settings as Compression
+from icl_lens.studies.anchors.compression.study import conditions as compressions
+from icl_lens.studies.anchors.deep_attention import compute as deep_attention
+from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolating import Settings as Isolation
+from icl_lens.studies.anchors.isolating import conditions as isolations
+from icl_lens.studies.anchors.isolation import compute as isolation
+from icl_lens.studies.anchors.reweighting import compute as reweighting
+from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
+from icl_lens.studies.anchors.saliency import compute as saliency
 from tests.reference import compression as plain_compression
 from tests.reference import reweighting as plain_reweighting
 from tests.reference.deep_attention import class_attention
@@ -115,7 +119,7 @@ def fast_reweighting(pair, shown, auxiliary, budget, settings: Reweighting) -> t
     answers = []
     for seed in seeds:
         own = [p for p in shown if p.seed == seed]
-        answers += reweighting.log_probabilities(pair.model, own, budget, trained[seed].beta)
+        answers += reweighting.reweighted(pair.model, own, budget, trained[seed].beta)
     return np.concatenate([trained[seed].beta.ravel() for seed in seeds]), np.concatenate(answers)
 
 

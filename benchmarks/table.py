@@ -35,10 +35,12 @@ import transformers
 from contest import Clock, Pair
 from transformers import GPT2TokenizerFast
 
-from icl_lens import models, precision
-from icl_lens.compression_plan import Settings as Compression
-from icl_lens.isolation_plan import Settings as Isolation
-from icl_lens.reweighting_plan import Settings as Reweighting
+from icl_lens.models import batching
+from icl_lens.models.logits import last_logits
+from icl_lens.network import precision
+from icl_lens.studies.anchors.compression.study import Settings as Compression
+from icl_lens.studies.anchors.isolating import Settings as Isolation
+from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
 
 TASKS = ("sst2", "trec", "agnews")
 TOLERANCE = 1e-4
@@ -240,9 +242,9 @@ class Bench:
         """A pass over prompts of one length, next-token logits at the last position, against its products alone."""
         prompt = self.read("trec", "fresh-1shot", 1)[0]
         rows = 1 if self.options.device == "cpu" else 16
-        batch = next(models.batches(self.pair.model, [prompt] * rows, rows * len(prompt.ids)))
+        batch = next(batching.batches(self.pair.model, [prompt] * rows, rows * len(prompt.ids)))
         bare, operations = contest.products(self.pair.model.network, len(prompt.ids), rows)
-        run = torch.inference_mode()(lambda: models.last_logits(self.pair.model, batch))
+        run = torch.inference_mode()(lambda: last_logits(self.pair.model, batch))
         seconds, _ = contest.contest({"run": run, "bare": bare}, self.clock, max(9, self.plan.repeats))
         rate = operations / seconds["bare"] / 1e9
         return Measured(seconds["bare"] / seconds["run"], f"{len(prompt.ids)} tokens x {rows}, bare {rate:.0f} GFLOP/s")

@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from icl_lens.models import LanguageModel
-from icl_lens.own_tasks import VARIANTS
-from icl_lens.tasks import TASKS
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.tasks.own import VARIANTS
+from icl_lens.tasks.task import TASKS
 
 from .families import tiny
 

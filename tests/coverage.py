@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from icl_lens import statistics
-from icl_lens.statistics import Bootstrap
+from icl_lens.statistics import resampling
+from icl_lens.statistics.resampling import Bootstrap
 
 
 def table(values, tasks=1):
@@ -32,6 +32,6 @@ def coverage_of_means(runs, seeds, prompts, between, seeds_too, truth):
         effects = between * generator.normal(size=(seeds, 1))
         target = effects.mean() if truth == "these seeds" else 0.0
         rows = table(effects + generator.exponential(size=(seeds, prompts)) - 1)
-        found = statistics.mean(rows, ["x"], Bootstrap(resamples=400, seeds_too=seeds_too))
+        found = resampling.mean(rows, ["x"], Bootstrap(resamples=400, seeds_too=seeds_too))
         hits += bool(found.low[0] <= target <= found.high[0])
     return hits / runs

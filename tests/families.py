@@ -89,13 +89,13 @@ FAMILIES = (
 _OUT_OF_REACH = (
     "its attention does not pass through transformers' attention interface, so its weights can be neither read nor edited"
 )
-_NO_PLACE = "its attention modules do not tell which layer they are (layer_idx)"
+_NO_PLACE = "its attention modules have no layer index (layer_idx)"
 _MORE = "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)"
 UNSUPPORTED = {
     "mamba": "it has no attention layers",
     "rwkv": _NO_PLACE,
     "gpt_neo": _NO_PLACE,
-    "jamba": "it has 1 attention modules for 2 layers, where one a layer is needed",
+    "jamba": "it has 1 attention modules for 2 layers; one per layer is needed",
     "bloom": _OUT_OF_REACH,
     "falcon": _OUT_OF_REACH,
     "mpt": _OUT_OF_REACH,

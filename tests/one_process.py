@@ -1,6 +1,6 @@
 """The workflow without Snakemake, kernels and repeated imports: every artifact and item of a config, made in this process.
 
-The rules' own commands are run (:func:`icl_lens.cli.main`), so a study reads and writes what it does in a real run. A
+The rules' own commands are run (:func:`icl_lens.cli.commands.main`), so a study reads and writes what it does in a real run. A
 notebook's cells are executed one by one, as a kernel does it. :mod:`tests.workflow` checks that the rules agree with this.
 """
 
@@ -20,16 +20,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from icl_lens import artifacts, cli, config, models, notebooks, report
-from icl_lens.items import ITEMS, WALKED
+from icl_lens.artifacts import files, notebooks
+from icl_lens.cli import commands
+from icl_lens.config import parse
+from icl_lens.models import loading
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.report import page as report
+from icl_lens.studies import registry
 
 from .conftest import REPOSITORY
-
-# The further prompts tables of a study, by the option that names them.
-FURTHER = {
-    "diagnosis": {"pooled": "pooled-1shot"},
-    "reweighting": {"train": "shared-1shot-auxiliary", "baseline": "shared-{shots}shot"},
-}
 
 
 class Run:
@@ -43,14 +42,14 @@ class Run:
 
     def __init__(self, mapping: dict[str, Any], draw: bool = True) -> None:
         self.draw = draw
-        self.config = config.parse(mapping).with_checkpoints()
+        self.config = parse.parse(mapping).with_checkpoints()
         self.results = Path(self.config.results)
-        self._models: dict[tuple, models.LanguageModel] = {}
+        self._models: dict[tuple, LanguageModel] = {}
 
     def items(self) -> list[str]:
         """What `all` makes."""
-        shown = [name for name in ITEMS if all(self.config.shown(name))]
-        return [name for name in shown if ITEMS[name].in_all and ITEMS[name].group in self.config.groups]
+        shown = {name: item for name, item in registry.items().items() if all(self.config.shown(name))}
+        return [name for name, item in shown.items() if item.in_all and item.group in self.config.groups]
 
     def walks(self) -> list[Path]:
         """The folders of the studies that the report walks."""
@@ -65,7 +64,7 @@ class Run:
         settings = self.config.settings(study, task)
         with self._loaded_once():
             _command(
-                study.replace("_", "-"),
+                registry.study(study).command,
                 *("--model", self.config.model(model).path, "--name", model, "--device", "cpu"),
                 *("--prompts", self.prompts(task, set_name), "--out", out),
                 *("--dtype", self.config.model(model).dtype or self.config.dtype),
@@ -75,9 +74,9 @@ class Run:
         return out
 
     def _further(self, study: str, task: str) -> list[Any]:
-        shots = self.config.studies.reweighting.shots
-        named = {key: name.format(shots=shots) for key, name in FURTHER.get(study, {}).items()}
-        return [part for key, name in named.items() for part in (f"--{key}", self.prompts(task, name))]
+        settings = self.config.settings(study, task)
+        named = {further.option: further.set_name(settings) for further in registry.study(study).further}
+        return [part for option, name in named.items() for part in (f"--{option}", self.prompts(task, name))]
 
     def prompts(self, task: str, set_name: str) -> Path:
         """Make one prompt set of a task, and the texts that it is drawn from."""
@@ -102,7 +101,7 @@ class Run:
 
     def inputs(self, item: str) -> list[Path]:
         """Make all that an item reads."""
-        shown, found = ITEMS[item], [self.results / name for name in ITEMS[item].reads]
+        shown, found = registry.items()[item], [self.results / name for name in registry.items()[item].reads]
         for path in found:
             if path.name == "hidden_markov.parquet" and not path.exists():
                 settings = self.config.studies.hidden_markov.model_dump_json()
@@ -114,7 +113,7 @@ class Run:
 
     def _folders(self, item: str) -> list[Path]:
         models, tasks = self.config.shown(item)
-        shown = ITEMS[item]
+        shown = registry.items()[item]
         return [self.results / f"studies/{m}/{t}/{shown.set}" for m in models for t in tasks] if shown.studies else []
 
     def item(self, item: str) -> None:
@@ -123,24 +122,24 @@ class Run:
         Raises:
             Exception: Whatever the notebook raises.
         """
-        inputs, kind = self.inputs(item), ITEMS[item].kind
+        inputs, kind = self.inputs(item), registry.items()[item].kind
         out = self.results / f"{kind}s/{item}"
         out.parent.mkdir(parents=True, exist_ok=True)
         parameters: dict[str, Any] = {"item": item, "out": str(out)}
-        if ITEMS[item].reads:
+        if registry.items()[item].reads:
             parameters["tables"] = [str(path) for path in inputs]
-        elif ITEMS[item].studies:
+        elif registry.items()[item].studies:
             parameters["studies"] = [str(folder) for folder in self._folders(item)]
         else:
             parameters["tasks"] = [asdict(self.config.task(task)) for task in self.config.shown(item)[1]]
-        if ITEMS[item].over_training:
+        if registry.items()[item].over_training:
             parameters["steps"] = {name: self.config.model(name).step for name in self.config.shown(item)[0]}
-        source = REPOSITORY / f"notebooks/{ITEMS[item].notebook}.ipynb"
+        source = REPOSITORY / f"notebooks/{registry.items()[item].notebook}.ipynb"
         executed = self.results / f"notebooks/{item}.ipynb"
         with contextlib.nullcontext() if self.draw else mock.patch.object(Figure, "savefig", _blank):
             execute(source, parameters)
         artifacts_of = {"figure": ("csv", "svg"), "table": ("csv", "md", "tex")}[kind]
-        with artifacts.whole_file(executed) as temporary:
+        with files.whole_file(executed) as temporary:
             temporary.write_text(source.read_text())
         made = [out.with_name(f"{item}.{ending}") for ending in artifacts_of]
         notebooks.write_record(out.with_name(f"{item}.json"), inputs, [*made, executed])
@@ -149,7 +148,7 @@ class Run:
         """Write the page with these items, and every paper's claims."""
         for folder in self.walks():
             model, task, set_name = folder.parts[-3:]
-            for study in WALKED:
+            for study in [study.name for study in registry.studies().values() if study.walked]:
                 self.study(model, task, set_name, study)
         claims = [REPOSITORY / f"resources/claims/{group}.yaml" for group in self.config.groups]
         out = self.results / "report/index.html"
@@ -158,7 +157,7 @@ class Run:
 
     @contextlib.contextmanager
     def _loaded_once(self):
-        load = models.load
+        load = loading.load
 
         def kept(folder, name=None, device="auto", dtype="float32"):
             key = (str(folder), name, device, dtype)
@@ -166,7 +165,7 @@ class Run:
                 self._models[key] = load(folder, name=name, device=device, dtype=dtype)
             return self._models[key]
 
-        with mock.patch.object(models, "load", kept):
+        with mock.patch.object(loading, "load", kept):
             yield
 
 
@@ -201,7 +200,7 @@ def _command(*arguments: Any) -> None:
     """Run one command of icl-lens; what it tells is the error where it fails."""
     told = io.StringIO()
     with contextlib.redirect_stderr(told):
-        code = cli.main([str(argument) for argument in arguments])
+        code = commands.main([str(argument) for argument in arguments])
     assert code == 0, told.getvalue()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from icl_lens.prompts import write_prompt
-from icl_lens.tasks import TASKS
+from icl_lens.prompts.protocol import write_prompt
+from icl_lens.tasks.task import TASKS
 
 from .conftest import TEXTS
 

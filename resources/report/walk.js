@@ -1,5 +1,5 @@
 "use strict";
-// Walking one prompt: the page's choices go into the charts' data. What the charts look like stands in icl_lens/walk.py.
+// Walking one prompt: the page's choices go into the charts' data. What the charts look like stands in icl_lens/report/walk.py.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 // The prompts are many: JSON, compressed, in base64.
 const packed = Uint8Array.from(atob(document.getElementById("walk-data").textContent), (character) => character.charCodeAt(0));

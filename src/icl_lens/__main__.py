@@ -2,6 +2,6 @@
 
 import sys
 
-from icl_lens.cli import main
+from icl_lens.cli.commands import main
 
 sys.exit(main())

@@ -19,14 +19,14 @@ INTERVAL = 10.0
 
 @contextmanager
 def progress(
-    total: int, what: str, unit: Literal["prompt", "byte"] = "prompt", done: int = 0
+    total: int, what: str, unit: Literal["prompt", "seed", "byte"] = "prompt", done: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a computation over ``total`` prompts, or of a download of ``total`` bytes.
+    """Show the progress of a computation over ``total`` prompts or seeds, or of a download of ``total`` bytes.
 
     The value is told how many more are done (or, below zero, how many must be done again).
 
     Args:
-        total: How many prompts or bytes there are.
+        total: How many prompts, seeds or bytes there are.
         what: What is shown before the numbers.
         unit: What is counted.
         done: How many were done before, by a run that was interrupted; they do not count as speed.
@@ -49,7 +49,7 @@ def progress(
             if unit == "byte":
                 logger.info("%s: %s of %s, %s a second", what, amount(finished), amount(total), amount(rate))
             else:
-                logger.info("%s: %d of %d prompts, %.1f a second", what, finished, total, rate)
+                logger.info("%s: %d of %d %ss, %.1f a second", what, finished, total, unit, rate)
 
     yield advance
 

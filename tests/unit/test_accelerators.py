@@ -3,7 +3,8 @@ import sys
 import pytest
 import torch
 
-from icl_lens import accelerators, models
+from icl_lens.models import loading
+from icl_lens.network import accelerators
 
 
 @pytest.mark.parametrize(("device", "found"), [("cpu", False), ("cuda", True), ("mps", True)])
@@ -24,5 +25,5 @@ def test_auto_looks_for_what_a_driver_puts_there(tmp_path, monkeypatch, platform
 def test_auto_never_picks_mps_which_must_be_asked_for(monkeypatch, cuda, picked):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models.pick_device("auto").type == picked
-    assert models.pick_device("mps").type == "mps"
+    assert loading.pick_device("auto").type == picked
+    assert loading.pick_device("mps").type == "mps"

@@ -1,7 +1,7 @@
 import pandas as pd
 
-from icl_lens.answers import accuracy, unsolved_note
-from icl_lens.statistics import OVER_TASKS
+from icl_lens.statistics.answers import accuracy, unsolved_note
+from icl_lens.statistics.resampling import OVER_TASKS
 
 
 def test_accuracy_stands_beside_the_commonest_class_and_tasks_count_alike():

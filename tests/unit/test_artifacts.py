@@ -3,8 +3,9 @@ import json
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts
+from icl_lens.artifacts import files
 from icl_lens.errors import InputError
+from tests import artifacts
 
 ROWS = pd.DataFrame({"split": ["train", "test"], "index": [0, 0], "text": ["a ", "b\t'\"<b>"], "label": [0, 1]})
 
@@ -37,7 +38,7 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
 def test_a_failure_while_writing_leaves_nothing(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_text("the old content")
-    with pytest.raises(RuntimeError, match="power cut"), artifacts.whole_file(path) as temporary:
+    with pytest.raises(RuntimeError, match="power cut"), files.whole_file(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError("power cut")
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]

@@ -4,9 +4,15 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from icl_lens import attention, flow_kernel
+from icl_lens.attention import flow_kernel
+from icl_lens.attention.block import block
+from icl_lens.attention.flow import ends_in_rows, flows
+from icl_lens.attention.record import record, record_rows
+from icl_lens.attention.scale import scale
+from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 
+from ..differentiation import differentiate
 from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 
 VOCABULARY = 97
@@ -35,7 +41,7 @@ def eager_attentions(network, ids=IDS, mask=MASK):
 
 
 def test_recorded_weights_are_those_of_eager_attention(network):
-    with attention.record(network) as weights, torch.inference_mode():
+    with record(network) as weights, torch.inference_mode():
         network(input_ids=IDS, attention_mask=MASK, use_cache=False)
     expected = eager_attentions(network)
     assert sorted(weights) == list(range(len(expected)))
@@ -48,7 +54,7 @@ def test_recorded_weights_are_those_of_eager_attention(network):
 def test_recorded_rows_are_those_of_eager_attention(network, padded):
     mask = MASK if padded else torch.ones_like(MASK)
     rows = torch.tensor([11, 8])
-    with attention.record_rows(network, rows) as weights, torch.inference_mode():
+    with record_rows(network, rows) as weights, torch.inference_mode():
         network(input_ids=IDS, attention_mask=mask, use_cache=False)
     expected = eager_attentions(network, mask=mask)
     assert sorted(weights) == list(range(len(expected)))
@@ -63,13 +69,13 @@ def test_the_fused_kernel_keeps_running_while_rows_are_recorded(monkeypatch):
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda *a, **o: calls.append(len(a)) or fused(*a, **o)
     )
-    with attention.record_rows(network, torch.tensor([11, 8])):
+    with record_rows(network, torch.tensor([11, 8])):
         assert torch.equal(logits(network), before)
         assert len(calls) == 3
-        with attention.record_rows(network, torch.tensor([4, 4])):
+        with record_rows(network, torch.tensor([4, 4])):
             logits(network)
         assert len(calls) == 6
-        with attention.scale(network, {}):
+        with scale(network, {}):
             logits(network)
         assert len(calls) == 6
 
@@ -84,17 +90,17 @@ def test_recorded_rows_see_the_edits_of_other_contexts(network):
         with torch.inference_mode():
             network(input_ids=IDS, attention_mask=MASK, use_cache=False)
 
-    with attention.block(network, {0: edges}):
-        with attention.record(network) as full:
+    with block(network, {0: edges}):
+        with record(network) as full:
             run()
-        with attention.record_rows(network, rows) as fused:
+        with record_rows(network, rows) as fused:
             run()
-    with attention.scale(network, {0: factors}):
-        with attention.record(network) as scaled:
+    with scale(network, {0: factors}):
+        with record(network) as scaled:
             run()
-        with attention.record_rows(network, rows) as inside:
+        with record_rows(network, rows) as inside:
             run()
-    with attention.record_rows(network, rows) as outside, attention.scale(network, {0: factors}):
+    with record_rows(network, rows) as outside, scale(network, {0: factors}):
         run()
     for layer in range(3):
         torch.testing.assert_close(fused[layer], full[layer][range(2), :, rows], atol=1e-5, rtol=1e-5)
@@ -106,9 +112,9 @@ def test_recorded_rows_see_the_edits_of_other_contexts(network):
 
 def test_an_open_context_changes_no_logit_by_itself(network):
     before = logits(network)
-    with attention.record(network):
+    with record(network):
         inside = logits(network)
-    with attention.record_rows(network, torch.tensor([11, 8])):
+    with record_rows(network, torch.tensor([11, 8])):
         torch.testing.assert_close(logits(network), before, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
 
@@ -119,13 +125,13 @@ def test_after_a_context_the_logits_are_bit_equal_even_after_an_error(network, c
     edges = torch.zeros(2, 12, 12, dtype=torch.bool)
     edges[:, 5, :5] = True
     open_context = {
-        "block": lambda: attention.block(network, {0: edges}),
-        "scale": lambda: attention.scale(network, {1: torch.linspace(0.2, 2.0, 12)}),
-        "record": lambda: attention.record(network),
-        "record_rows": lambda: attention.record_rows(network, torch.tensor([11, 8])),
-        "differentiate": lambda: attention.differentiate(network, lambda *_: None),
-        "flows": lambda: attention.flows(network, lambda *_: None),
-        "flows at rows": lambda: attention.flows(network, lambda *_: None, rows=torch.tensor([11, 8])),
+        "block": lambda: block(network, {0: edges}),
+        "scale": lambda: scale(network, {1: torch.linspace(0.2, 2.0, 12)}),
+        "record": lambda: record(network),
+        "record_rows": lambda: record_rows(network, torch.tensor([11, 8])),
+        "differentiate": lambda: differentiate(network, lambda *_: None),
+        "flows": lambda: flows(network, lambda *_: None),
+        "flows at rows": lambda: flows(network, lambda *_: None, rows=torch.tensor([11, 8])),
     }[context]
     with pytest.raises(RuntimeError, match="stop"), open_context():
         inside = logits(network)
@@ -139,7 +145,7 @@ def test_blocked_edges_are_zero_in_the_chosen_layers_only_and_the_rest_sums_to_o
     edges = torch.zeros(2, 12, 12, dtype=torch.bool)
     edges[0, 5, :5] = True
     edges[1, 3, 1] = True
-    with attention.block(network, {1: edges}), attention.record(network) as weights, torch.inference_mode():
+    with block(network, {1: edges}), record(network) as weights, torch.inference_mode():
         network(input_ids=IDS, attention_mask=MASK, use_cache=False)
     heads = weights[1].shape[1]
     blocked = edges[:, None].expand(-1, heads, -1, -1)
@@ -159,9 +165,9 @@ def test_blocking_is_the_same_on_the_fused_kernel_and_written_out(network, padde
     def run():
         return network(input_ids=IDS, attention_mask=mask, use_cache=False).logits[mask.bool()]
 
-    with torch.inference_mode(), attention.block(network, {0: edges, 2: edges}):
+    with torch.inference_mode(), block(network, {0: edges, 2: edges}):
         fused = run()
-        with attention.record(network):
+        with record(network):
             written_out = run()
     torch.testing.assert_close(fused, written_out, atol=1e-5, rtol=1e-4)
 
@@ -170,8 +176,8 @@ def test_scaling_multiplies_after_the_softmax_and_does_not_renormalise(network):
     factors = torch.ones(1, 4, 12, 12)
     factors[0, 2, 11, 4] = 3.0
     with (
-        attention.scale(network, {1: factors}),
-        attention.record(network) as weights,
+        scale(network, {1: factors}),
+        record(network) as weights,
         torch.inference_mode(),
     ):
         network(input_ids=IDS, attention_mask=MASK, use_cache=False)
@@ -182,7 +188,7 @@ def test_scaling_multiplies_after_the_softmax_and_does_not_renormalise(network):
 
 def test_a_gradient_reaches_the_factors(network):
     factors = torch.ones(1, 4, 12, 12, requires_grad=True)
-    with attention.scale(network, {1: factors}):
+    with scale(network, {1: factors}):
         network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[0, -1, 3].backward()
     assert factors.grad[0, :, 11].abs().max() > 0
     assert factors.grad.triu(1).abs().max() == 0
@@ -190,7 +196,7 @@ def test_a_gradient_reaches_the_factors(network):
 
 def test_gradients_are_those_that_autograd_finds(network):
     received = {}
-    with attention.differentiate(network, lambda layer, a, g: received.setdefault(layer, (a.clone(), g.clone()))):
+    with differentiate(network, lambda layer, a, g: received.setdefault(layer, (a.clone(), g.clone()))):
         network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
 
     network.set_attn_implementation("eager")
@@ -215,11 +221,11 @@ def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, el
     def run():
         network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
 
-    with attention.differentiate(network, keep):
+    with differentiate(network, keep):
         run()
     with (
-        attention.flows(network, lambda layer, *flow: found.setdefault(layer, flow), with_weights=True),
-        attention.record(network) if nested else nullcontext(),
+        flows(network, lambda layer, *flow: found.setdefault(layer, flow), with_weights=True),
+        record(network) if nested else nullcontext(),
     ):
         run()
     assert list(found) == [2, 1, 0]
@@ -233,12 +239,12 @@ def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, el
 @pytest.mark.parametrize("elements", [1, 2**19])
 def test_flows_of_one_row_a_prompt_are_those_of_a_whole_last_layer(network, monkeypatch, elements):
     monkeypatch.setitem(flow_kernel._ELEMENTS, "cpu", elements)
-    assert attention.ends_in_rows(network)
+    assert ends_in_rows(network)
     places, rows = torch.arange(2), torch.tensor([11, 8])
     found, logits = {}, {}
     for kind, at in (("whole", None), ("rows", rows)):
         of_kind = found.setdefault(kind, {})
-        with attention.flows(network, lambda layer, *flow, to=of_kind: to.setdefault(layer, flow), True, at):
+        with flows(network, lambda layer, *flow, to=of_kind: to.setdefault(layer, flow), True, at):
             output = network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[places, rows]
             output[:, 3].sum().backward()
         logits[kind] = output.detach()
@@ -257,10 +263,10 @@ def test_one_row_of_the_last_layer_runs_through_its_feed_forward_part():
     widths = []
     for layer in network.model.layers:
         layer.mlp.register_forward_hook(lambda module, given, out: widths.append(out.shape[1]))
-    with attention.flows(network, lambda *_: None, rows=torch.tensor([11, 8])):
+    with flows(network, lambda *_: None, rows=torch.tensor([11, 8])):
         network(input_ids=IDS, attention_mask=MASK, use_cache=False)
     assert widths == [12, 12, 1]
-    with attention.flows(network, lambda *_: None, rows=torch.tensor([11, 8])), attention.record(network) as weights:
+    with flows(network, lambda *_: None, rows=torch.tensor([11, 8])), record(network) as weights:
         network(input_ids=IDS, attention_mask=MASK, use_cache=False)
     assert weights[2].shape[-2:] == (12, 12), "matrices are of every row"
 
@@ -270,9 +276,9 @@ def test_a_family_whose_last_layer_needs_every_row_is_found_out():
     inner = network.model.layers[-1].forward
     # What it adds to a row comes from another.
     network.model.layers[-1].forward = lambda state, *args, **kwargs: inner(state, *args, **kwargs) + state[:, :1]
-    assert not attention.ends_in_rows(network)
+    assert not ends_in_rows(network)
     network.model.layers[-1].forward = lambda state, **kwargs: inner(state[:, :8].reshape(2, 8, -1), **kwargs)
-    assert not attention.ends_in_rows(network), "nor one that fails"
+    assert not ends_in_rows(network), "nor one that fails"
 
 
 def test_flows_keep_no_matrix(monkeypatch):
@@ -284,14 +290,14 @@ def test_flows_keep_no_matrix(monkeypatch):
         return tensor
 
     with (
-        attention.flows(network, lambda *_: None),
+        flows(network, lambda *_: None),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         network(input_ids=IDS[:, 1:], attention_mask=MASK[:, 1:], use_cache=False)
     assert matrices
     assert not any(matrices)
     with (
-        attention.differentiate(network, lambda *_: None),
+        differentiate(network, lambda *_: None),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         network(input_ids=IDS[:, 1:], attention_mask=MASK[:, 1:], use_cache=False)
@@ -299,7 +305,7 @@ def test_flows_keep_no_matrix(monkeypatch):
 
 
 def test_nothing_is_kept_of_a_differentiated_pass(network):
-    with attention.differentiate(network, lambda *_: None):
+    with differentiate(network, lambda *_: None):
         network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
     assert all(p.grad is None for p in network.parameters())
     assert not any(name.startswith("_icl_lens") for m in network.modules() for name in vars(m))
@@ -307,9 +313,9 @@ def test_nothing_is_kept_of_a_differentiated_pass(network):
 
 def test_contexts_nest_and_close_in_order(network):
     before = logits(network)
-    with attention.scale(network, {0: torch.tensor(0.5)}):
+    with scale(network, {0: torch.tensor(0.5)}):
         scaled = logits(network)
-        with attention.record(network) as weights:
+        with record(network) as weights:
             assert torch.equal(logits(network), scaled)
         assert weights[0].sum(-1).max() < 0.51
         assert torch.equal(logits(network), scaled)
@@ -318,14 +324,14 @@ def test_contexts_nest_and_close_in_order(network):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_families_are_seen_to_be_supported(family):
-    attention.require_supported(tiny(family, VOCABULARY))
+    require_supported(tiny(family, VOCABULARY))
 
 
 @pytest.mark.parametrize("family", UNSUPPORTED)
 def test_a_family_that_is_not_supported_is_refused_by_name_with_the_reason(family):
     network, reason = unsupported(family, VOCABULARY)
     with pytest.raises(InputError) as caught:
-        attention.require_supported(network)
+        require_supported(network)
     assert str(caught.value) == f"model family {family!r} is not supported: {reason}"
 
 
@@ -338,7 +344,7 @@ def test_a_family_whose_attention_takes_no_mask_is_refused(monkeypatch):
             layer.self_attn, "forward", lambda *a, run=run, mask=mask, **o: run(*a, **{**o, "attention_mask": mask})
         )
     with pytest.raises(InputError, match="its attention modules take no attention_mask, so no edge can be blocked"):
-        attention.require_supported(network)
+        require_supported(network)
 
 
 def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
@@ -349,7 +355,7 @@ def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
         matrices = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == (2, 4, 12, 12)]
         alive.append(len({m.data_ptr() for m in matrices}))
 
-    with attention.differentiate(network, sink):
+    with differentiate(network, sink):
         network(input_ids=IDS, attention_mask=MASK, use_cache=False).logits[:, 8, 3].sum().backward()
     assert alive == [4, 3, 2], "the weights that autograd still needs (of layers 0 to l) and one gradient"
 
@@ -357,7 +363,7 @@ def test_one_layers_matrices_are_gone_before_the_next_are_handed_over():
 def test_the_kernels_of_the_models_in_a_model_come_back():
     network = tiny("gemma3", VOCABULARY)
     network.model.vision_tower.set_attn_implementation("eager")
-    with attention.record(network):
+    with record(network):
         logits(network)
     assert network.config.text_config._attn_implementation == "sdpa"
     assert network.config.vision_config._attn_implementation == "eager"

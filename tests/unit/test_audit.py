@@ -6,18 +6,24 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icl_lens import artifacts, audit, provenance
+from icl_lens.artifacts import audit, hashes, parquet
+from icl_lens.artifacts.code import SCHEME
+from icl_lens.studies import registry
+from tests import artifacts
 
 KEYS = {"model": "m", "task": "sst2", "set": "shared-1shot"}
 STUDY = "studies/m/sst2/shared-1shot/saliency.parquet"
 
 
 def write(results, name, kind, rows, inputs=(), **changed):
-    hashes = {path: provenance.file_hash(results / path) for path in inputs}
-    about = artifacts.describe(kind, "icl_lens.studies.saliency", hashes, {}, [7], observed={"prompts": 3, "left_out": 0})
+    read = {path: hashes.file_hash(results / path) for path in inputs}
+    about = artifacts.describe(
+        kind, "icl_lens.studies.anchors.saliency.compute", read, {}, [7], observed={"prompts": 3, "left_out": 0}
+    )
     artifacts.write(results / name, pd.DataFrame(rows), about | changed)
 
 
@@ -36,22 +42,22 @@ def results(tmp_path):
     for ending in ("pdf", "svg", "png", "csv"):
         (results / "figures").mkdir(exist_ok=True)
         (results / f"figures/figure_3.{ending}").write_text(ending)
-        figure[f"figures/figure_3.{ending}"] = provenance.file_hash(results / f"figures/figure_3.{ending}")
-    record = {"inputs": {STUDY: provenance.file_hash(results / STUDY)}, "outputs": figure}
+        figure[f"figures/figure_3.{ending}"] = hashes.file_hash(results / f"figures/figure_3.{ending}")
+    record = {"inputs": {STUDY: hashes.file_hash(results / STUDY)}, "outputs": figure}
     (results / "figures/figure_3.json").write_text(json.dumps(record))
     for name in ("logs/studies/x.log", "benchmarks/studies/x.jsonl", "report/index.html", "another/corpora/of_it.txt"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text("")
-    page = {"report/index.html": provenance.file_hash(results / "report/index.html")}
-    read = {"figures/figure_3.json": provenance.file_hash(results / "figures/figure_3.json")}
+    page = {"report/index.html": hashes.file_hash(results / "report/index.html")}
+    read = {"figures/figure_3.json": hashes.file_hash(results / "figures/figure_3.json")}
     (results / "report/index.json").write_text(json.dumps({"inputs": read, "outputs": page}))
     return results
 
 
 def test_nothing_is_found_where_nothing_is_wrong_not_even_in_a_copy_elsewhere(results, tmp_path):
-    assert audit.audit(results) == (4, [])
+    assert audit.audit(results, registry.schemas()) == (4, [])
     shutil.copytree(results, tmp_path / "a copy")
-    assert audit.audit(tmp_path / "a copy") == (4, [])
+    assert audit.audit(tmp_path / "a copy", registry.schemas()) == (4, [])
 
 
 def flip(path):
@@ -70,7 +76,7 @@ def rewrite(change):
     def damage(results):
         schema = pq.read_schema(results / STUDY)
         table = change(pq.read_table(results / STUDY).to_pandas())
-        arrow = artifacts.pa.Table.from_pandas(table, schema=schema, preserve_index=False)
+        arrow = parquet.pa.Table.from_pandas(table, schema=schema, preserve_index=False)
         pq.write_table(arrow, results / STUDY, write_page_checksum=True)
 
     return damage
@@ -99,8 +105,8 @@ DAMAGES = {
     "an infinite number": (rewrite(set_cell(np.inf)), "column s_pq holds infinite or missing numbers"),
     "an empty cell": (rewrite(set_cell(np.nan)), "has empty cells in column s_pq"),
     "made by other code": (
-        lambda r: write(r, STUDY, "saliency", rows(), ["corpora/sst2.parquet"], code="0" * 64),
-        r"the code that made it \(icl_lens.studies.saliency\) is not the code that is installed",
+        lambda r: write(r, STUDY, "saliency", rows(), ["corpora/sst2.parquet"], code=SCHEME + "0" * 64),
+        r"the code that made it \(icl_lens.studies.anchors.saliency.compute\) is not the code that is installed",
     ),
     "another kind under its name": (
         lambda r: shutil.copy(r / "corpora/sst2.parquet", r / STUDY),
@@ -108,7 +114,7 @@ DAMAGES = {
     ),
     "a table that no study makes": (
         lambda r: shutil.copy(r / STUDY, r / "studies/m/sst2/shared-1shot/feelings.parquet"),
-        "no study makes a feelings table",
+        "is a feelings table, which no study of this icl-lens makes; name the study's folder with --plugin",
     ),
     "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png is not what it was"),
     "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is gone"),
@@ -139,7 +145,7 @@ DAMAGES = {
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_each_damage_is_found_and_said_in_one_sentence(results, damage, said):
     damage(results)
-    _, faults = audit.audit(results)
+    _, faults = audit.audit(results, registry.schemas())
     sentences = "\n".join(fault.sentence for fault in faults)
     assert re.search(said, sentences), sentences
     assert all("\n" not in fault.sentence for fault in faults)
@@ -158,12 +164,28 @@ def test_the_same_method_under_two_templates_is_two_rows(results):
     }
     table = [{**template, "template": name} for name in ("f1", "f2")]
     write(results, "studies/m/sst2/labelled-24/components.parquet", "components", table, ["corpora/sst2.parquet"])
-    assert audit.audit(results) == (5, [])
+    assert audit.audit(results, registry.schemas()) == (5, [])
 
 
-def test_every_kind_of_table_has_keys_that_are_no_lists():
-    for kind, (_, schema) in artifacts.SCHEMAS.items():
-        row = {f.name: [[1]] if artifacts.pa.types.is_list(f.type) else [1] for f in schema}
-        assert list(audit._rows(kind, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
-        twice = list(audit._rows(kind, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
-        assert "1 rows stand twice" in twice[0], kind
+def test_every_kind_of_table_has_keys_that_tell_its_rows_apart():
+    for schema in registry.schemas():
+        row = {name: [[1]] if pa.types.is_list(kind) else [1] for name, kind in schema.columns.items()}
+        assert list(audit._rows(schema, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
+        twice = list(audit._rows(schema, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
+        assert "1 rows stand twice" in twice[0], schema.kind
+
+
+def test_a_folder_of_an_earlier_version_has_one_fault_and_nothing_of_it_is_deleted(results):
+    about = parquet.about(results / STUDY)
+    kept = {key: value for key, value in about.items() if key != "modules"}
+    earlier = kept | {"code": "0" * 64, "module": "icl_lens.saliency"}
+    for name, kind, table in (
+        ("corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": "a", "label": 0}]),
+        (STUDY, "saliency", rows()),
+    ):
+        artifacts.write(results / name, pd.DataFrame(table), {**earlier, "schema": kind})
+    _, faults = audit.audit(results, registry.schemas())
+    (sentence,) = (fault.sentence for fault in faults)
+    assert sentence.startswith(f"{results} was made by an earlier version of icl-lens")
+    assert audit.repair(results, registry.schemas()) == []
+    assert (results / STUDY).exists()

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from icl_lens import information_flow, models
-from icl_lens.positions import tokenize
+from icl_lens.models import batching
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors import information_flow
 
 from ..conftest import REPOSITORY
 from ..prompts_table import prompts_table
@@ -85,7 +86,7 @@ def test_the_bare_products_of_saliency_are_most_of_those_it_computes(table, lang
     assert model.ends_in_rows  # tried here, not below
     assert model.ends_in_last_rows
     with FlopCounterMode(display=False) as whole:
-        for batch in models.batches(model, prompts, 1, kept="graph"):
+        for batch in batching.batches(model, prompts, 1, kept="graph"):
             information_flow.measure(model, batch, lambda *_: None)
     assert operations <= whole.get_total_flops() <= 1.25 * operations
 

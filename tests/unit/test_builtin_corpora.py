@@ -14,7 +14,7 @@ import pytest
 from icl_lens.corpora import builtin
 from icl_lens.corpora.builtin.grammar import Grammar, Writer, attach_punctuation, words
 from icl_lens.corpora.builtin.overlap import OverlapIndex
-from icl_lens.tasks import TASKS
+from icl_lens.tasks.task import TASKS
 
 SEED = 0
 TEMPLATE_WORDS = {"review", "sentiment", "question", "answer", "type", "article", "dialogue", "emotion"}

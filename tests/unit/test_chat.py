@@ -3,9 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from icl_lens import chat
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
+from icl_lens.prompts import chat
+from icl_lens.prompts.positions import tokenize
 
 from ..conftest import byte_level, llama_like, sentencepiece_like
 from ..prompts_table import prompts_table

@@ -1,6 +1,7 @@
 """What a person sees who gives a command something it cannot use: one sentence, no traceback, nothing half-written."""
 
 import contextlib
+import os
 import subprocess
 import sys
 
@@ -9,8 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens import artifacts, precision, provenance
-from icl_lens.cli import main
+from icl_lens.artifacts import code, hashes, parquet
+from icl_lens.cli.commands import main
+from icl_lens.network import precision
+from icl_lens.studies import plugins, registry
+from tests import artifacts
 
 from ..conftest import byte_level
 from ..families import tiny
@@ -19,11 +23,13 @@ from ..reduced_products import emulated
 
 BUILTIN = {"source": "builtin"}
 
+OWN_STUDIES = registry.studies().values()
+
 
 @pytest.fixture
 def prompts(tmp_path):
     path = tmp_path / "results" / "prompts" / "sst2" / "fresh-1shot.parquet"
-    about = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43], corpus=BUILTIN)
+    about = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43], corpus=BUILTIN)
     artifacts.write(path, prompts_table(count=6), about)
     return path
 
@@ -52,7 +58,7 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
         assert len(table) == rows
         assert set(table["model"]) == {"own"}
         assert sorted(set(table["prompt_id"])) == list(range(100, 106))
-        assert about["inputs"] == {"prompts/sst2/fresh-1shot.parquet": provenance.file_hash(prompts)}
+        assert about["inputs"] == {"prompts/sst2/fresh-1shot.parquet": hashes.file_hash(prompts)}
         assert about["seeds"] == [42, 43]
         assert about["corpus"] == BUILTIN
         assert about["observed"]["untrained"] is True
@@ -81,12 +87,16 @@ def test_error_diagnosis_reads_two_prompts_tables_and_records_both(checkpoint, p
     padding = " fine" * 5000
     table.at[7, "text"] = table.at[7, "text"].replace("\nSentiment:", padding + "\nSentiment:", 1)
     table.at[7, "label_spans"] = [[s + len(padding), e + len(padding)] for s, e in table.at[7, "label_spans"]]
-    artifacts.write(pooled, table, artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43]))
+    artifacts.write(
+        pooled,
+        table,
+        artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43]),
+    )
     assert main(arguments) == 0
     rows, about = artifacts.read(out, "diagnosis")
     assert len(rows) == 2 * 2 * 2  # seeds, sources of the keys and M; one pair of classes
     assert sorted(set(rows["seed"])) == [42, 43]
-    both = {f"prompts/sst2/{path.name}": provenance.file_hash(path) for path in (prompts, pooled)}
+    both = {f"prompts/sst2/{path.name}": hashes.file_hash(path) for path in (prompts, pooled)}
     assert about["inputs"] == both
     assert (about["observed"]["prompts"], about["observed"]["left_out"]) == (6, 1)
     assert about["settings"]["directions"] == 2
@@ -262,7 +272,114 @@ def test_an_empty_results_folder_is_told(tmp_path, capsys):
 
 
 def test_help_comes_without_waiting_for_torch():
-    code = "import sys; from icl_lens.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "saliency" in done.stdout
-    assert done.stdout.endswith("False\n")
+    script = """
+import sys
+from icl_lens.cli.commands import main
+try:
+    main(["--help"])
+except SystemExit:
+    print({"torch", "transformers", "pandas"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(f"    {study.command} " in done.stdout or f"    {study.command}\n" in done.stdout for study in OWN_STUDIES)
+    assert done.stdout.endswith("set()\n")
+
+
+STUDY_PY = """
+from icl_lens.artifacts.schema import INTEGER, study_schema
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.study import Further, Study
+
+STUDY = Study(
+    package=__package__,
+    help="how many tokens 100 % of the prompts have",
+    schema=study_schema(__package__.rpartition(".")[2], {"tokens": INTEGER}),
+    cost=Cost(passes=1),
+    further=FURTHER,
+)
+"""
+
+COMPUTE_PY = """
+import pandas as pd
+
+def compute(model, prompts, batch_tokens, progress):
+    return pd.DataFrame({"prompt_id": [p.prompt_id for p in prompts], "tokens": [len(p.ids) for p in prompts]})
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Makes the folder of a study by its name. What a command does to this process because of it is undone."""
+    monkeypatch.setattr(plugins, "FOLDERS", {})
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.setattr(code, "ROOTS", dict(code.ROOTS))
+    known = set(sys.modules)
+
+    def made(name: str, further: str = "()"):
+        folder = tmp_path / "own" / name
+        folder.mkdir(parents=True)
+        (folder / "study.py").write_text(STUDY_PY.replace("FURTHER", further))
+        (folder / "compute.py").write_text(COMPUTE_PY)
+        return folder
+
+    yield made
+    for name in set(sys.modules) - known:
+        if name.startswith(f"{plugins.__name__}."):
+            del sys.modules[name]
+
+
+def test_a_plugin_adds_a_command(plugin, checkpoint, prompts, tmp_path, capsys):
+    out = tmp_path / "results" / "studies" / "m" / "sst2" / "fresh-1shot" / "prompt_lengths.parquet"
+    given = ["--plugin", str(plugin("prompt_lengths"))]
+    command = ["prompt-lengths", "--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out), "--device", "cpu"]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "invalid choice: 'prompt-lengths'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*given, "--help"])
+    assert "how many tokens 100 % of the prompts have" in " ".join(capsys.readouterr().out.split())
+    assert main([*given, *command]) == 0
+    table, _ = parquet.read(out, registry.study("prompt_lengths").schema)
+    assert (table["tokens"] > 0).all()
+    assert main([*given, "audit", str(tmp_path / "results")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "further", "sentence"),
+    [
+        ("saliency", "()", "plugins: {folder}: icl-lens has a study named saliency itself; rename the folder"),
+        ("anchors", "()", "plugins: {folder}: icl-lens has a group of figures named anchors itself; rename the folder"),
+        ("audit", "()", "plugins: icl-lens has a command audit already; rename the folder of the study"),
+        (
+            "own_lengths",
+            "(Further('out', 'more prompts', 'shared-1shot'),)",
+            "study own_lengths: further: argument --out: conflicting option string: --out; rename the option",
+        ),
+    ],
+)
+def test_a_name_that_is_taken_is_told(plugin, name, further, sentence, capsys):
+    folder = plugin(name, further)
+    assert main(["--plugin", str(folder), "config"]) == 1
+    assert capsys.readouterr().err == f"icl-lens: {sentence.format(folder=folder)}\n"
+
+
+def test_a_folder_that_holds_no_study_is_told(plugin, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    for name, fault in (("none", "is not a folder"), ("empty", "holds no study.py")):
+        assert main(["--plugin", str(plugin("lengths" + name)), "--plugin", str(tmp_path / name), "config"]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"icl-lens: plugins: {tmp_path / name} {fault}; ")
+        assert len(told.strip().splitlines()) == 1
+    # In a process that the environment tells so, too.
+    environment = {**os.environ, plugins.VARIABLE: str(tmp_path / "none")}
+    command = [sys.executable, "-m", "icl_lens", "audit"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"icl-lens: plugins: {tmp_path / 'none'} is not a folder; name a folder that holds a study.py\n"
+
+
+def test_plugins_are_named_before_the_command(plugin, capsys):
+    with pytest.raises(SystemExit):
+        main(["config", "--plugin", str(plugin("lengths"))])
+    assert "unrecognized arguments: --plugin" in capsys.readouterr().err
+    assert not plugins.FOLDERS

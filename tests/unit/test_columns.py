@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from icl_lens import artifacts
-from icl_lens.cli import main
+from icl_lens.cli.commands import main
 from icl_lens.corpora import columns
 from icl_lens.corpora.columns import Columns
 from icl_lens.errors import InputError
+from tests import artifacts
 
 LAYOUT = Columns(("text",), "label", ("neg", "pos"))
 ROWS = [('a "fine" film, warm', "pos"), ("dull ☃", "neg"), ("NA", "neg"), ("  blanks stay ", "pos")]

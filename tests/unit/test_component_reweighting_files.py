@@ -8,12 +8,13 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from icl_lens import claims, config, plan
-from icl_lens.components_plan import CALIBRATED, FEW_SHOT, REWEIGHTED, STRICT
-from icl_lens.components_summary import BAD, BEST, BIASED, PAIRS
-from icl_lens.items import ITEMS
+from icl_lens.config import parse, plan
 from icl_lens.organism.recipe import Recipe
-from icl_lens.templates import of_task
+from icl_lens.report import claims
+from icl_lens.studies import registry
+from icl_lens.studies.component_reweighting.components.summary import BAD, BEST, BIASED, PAIRS
+from icl_lens.studies.component_reweighting.settings import CALIBRATED, FEW_SHOT, REWEIGHTED, STRICT
+from icl_lens.studies.component_reweighting.templates import of_task
 
 from ..conftest import REPOSITORY
 
@@ -31,7 +32,7 @@ def test_every_claim_is_about_an_item_of_its_group_and_rows_that_are_made():
         "step": {0},
     }
     for claim in paper.claims:
-        assert ITEMS[claim.item].group == "component_reweighting"
+        assert registry.items()[claim.item].group == "component_reweighting"
         assert claims.rule_in_words(claim)
         for column, value in {**claim.rule.rows, **(claim.rule.minus or {})}.items():
             assert set(value if isinstance(value, list) else [value]) <= known[column], claim.id
@@ -39,7 +40,7 @@ def test_every_claim_is_about_an_item_of_its_group_and_rows_that_are_made():
 
 
 def test_the_papers_config_has_its_eight_tasks_three_shifts_and_wordings_of_all():
-    overlay = config.load(REPOSITORY / "config.yaml", REPOSITORY / "config/component_reweighting.yaml")
+    overlay = parse.load(REPOSITORY / "config.yaml", REPOSITORY / "config/component_reweighting.yaml")
     tasks = {*overlay.tasks, *overlay.own_tasks}
     assert tasks == {
         *("sst2", "boolq", "qqp", "wic", "rte", "mnli", "agnews", "arc_easy"),
@@ -52,9 +53,9 @@ def test_the_papers_config_has_its_eight_tasks_three_shifts_and_wordings_of_all(
 
 
 def test_a_figure_of_training_shows_checkpoints_that_the_default_recipe_saves_and_else_nothing():
-    default = config.load(REPOSITORY / "config.yaml")
+    default = parse.load(REPOSITORY / "config.yaml")
     assert default.shown("cr_figure_3")[0] == []
-    overlay = config.load(REPOSITORY / "config.yaml", REPOSITORY / "config/training-dynamics.yaml")
+    overlay = parse.load(REPOSITORY / "config.yaml", REPOSITORY / "config/training-dynamics.yaml")
     shown = overlay.shown("cr_figure_3")[0]
     assert [model.name for model in overlay.models] == shown
     steps = [model.step for model in overlay.models]
@@ -95,8 +96,8 @@ def test_a_plan_counts_the_job_once_and_the_texts_that_it_asks():
     counts, paths = plan.jobs(io.StringIO("\n".join(lines) + "\n"))
     assert counts == {"components": 1}
     assert paths == [PurePosixPath(f"{path}.parquet")]
-    default = config.load(REPOSITORY / "config.yaml")
-    overlaid = config.parse({"queries": 20})
+    default = parse.load(REPOSITORY / "config.yaml")
+    overlaid = parse.parse({"queries": 20})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "size", lambda *_: plan.Size(1000, 6, 0))
         assert plan.estimate(default, paths[0]).prompts == 5 * default.studies.components.queries

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens.component_weights import calibrate, calibrated, reweight
-from icl_lens.components_plan import Settings
+from icl_lens.studies.component_reweighting.component_weights import calibrate, calibrated, reweight
+from icl_lens.studies.component_reweighting.settings import Settings
 
 from ..reference import components as plain
 

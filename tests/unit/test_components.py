@@ -3,15 +3,20 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens import artifacts, components_summary, studies
-from icl_lens.components_plan import CONTRAST, Settings
-from icl_lens.components_summary import Answers
+from icl_lens.artifacts import tensors as tensors_module
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.prompts import build
-from icl_lens.studies import components
-from icl_lens.tasks import TASKS
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import tokenize
+from icl_lens.prompts.protocol import build
+from icl_lens.studies import registry
+from icl_lens.studies.component_reweighting.components import compute as components
+from icl_lens.studies.component_reweighting.components import summary as components_summary
+from icl_lens.studies.component_reweighting.components.summary import Answers
+from icl_lens.studies.component_reweighting.settings import CONTRAST, Settings, Wording
+from icl_lens.studies.inputs import Given
+from icl_lens.studies.run import run as run_study
+from icl_lens.tasks.task import TASKS
+from tests import artifacts
 
 from ..conftest import TEXTS
 from ..families import tiny
@@ -32,11 +37,13 @@ def labelled(task="agnews", seeds=(42, 43), queries=4, name="labelled-8"):
 
 
 def run(model, table, settings=SETTINGS, budget=2000, done=lambda count: None):
-    prepared = components.prepare(table, settings)
-    prompts = tokenize(prepared["prompts"], model.tokenizer)
-    given = components.gather(model, table, {}, lambda rows: tokenize(rows, model.tokenizer), settings)
-    given.pop("left_out")
-    return components.compute(model, prompts, budget, done, settings, **given), given
+    prepared = prepare(model, table, settings)
+    return components.compute(model, prepared.prompts, budget, done, settings, **prepared.more), prepared.more
+
+
+def prepare(model, table, settings=SETTINGS):
+    given = Given(model, table, {}, settings, "auto", False, lambda rows: tokenize(rows, model.tokenizer))
+    return components.prepare(given)
 
 
 @pytest.fixture(scope="module")
@@ -160,32 +167,52 @@ def test_progress_counts_every_prompt(model, table):
     assert sum(done) == 6
 
 
-def test_a_short_context_has_fewer_demonstrations_or_is_told(tokenizer, table):
-    prompts = tokenize(components.prepare(table, SETTINGS)["prompts"], tokenizer)
-    longest = max(len(p.ids) for p in prompts)
+def test_a_short_context_has_fewer_demonstrations_or_is_told(model, tokenizer, table):
+    longest = max(len(p.ids) for p in prepare(model, table).prompts)
     few = LanguageModel("few", tiny("gpt2", len(tokenizer), context=longest + 60), tokenizer, "float32", {})
     _, given = run(few, table.groupby("seed").head(1))
     assert given["few_shot"][8].labels == 4
     none = LanguageModel("none", tiny("gpt2", len(tokenizer), context=20), tokenizer, "float32", {})
-    with pytest.raises(InputError, match="model none: no prompt fits its context of 20 tokens under every template"):
-        components.gather(none, table, {}, lambda rows: tokenize(rows, tokenizer), SETTINGS)
+    with pytest.raises(InputError, match="model none: no prompt fits its context of 20 tokens"):
+        prepare(none, table)
+    own = LanguageModel("own", tiny("gpt2", len(tokenizer), context=longest), tokenizer, "float32", {})
+    long = {"agnews": Wording(templates=["Text: {text}\n" + 8 * "So " + ":{label}"], contrast="Text: {text}\nAnswer:{label}")}
+    with pytest.raises(InputError, match=f"model own: no prompt fits its context of {longest} tokens under every template"):
+        prepare(own, table, SETTINGS.model_copy(update={"templates": long}))
 
 
-def test_tables_that_are_no_labelled_set_are_refused(table):
+def test_prompts_too_long_for_the_task_s_template_or_another_are_left_out(model, tokenizer, table):
+    whole = prepare(model, table)
+    assert whole.left_out == 0
+    lengths = {name: {p.prompt_id: len(p.ids) for p in prompts} for name, prompts in whole.more["under"].items()}
+    # The context is the second longest of the longest of each prompt, so that the longest is left out.
+    longest = sorted({max(of[i] for of in lengths.values()) for i in lengths["f1"]})
+    short = LanguageModel("short", tiny("gpt2", len(tokenizer), context=longest[-2]), tokenizer, "float32", {})
+    found = prepare(short, table)
+    kept = {i for i in lengths["f1"] if max(of[i] for of in lengths.values()) <= longest[-2]}
+    assert {p.prompt_id for p in found.more["under"]["f1"]} == kept
+    assert {p.prompt_id for p in found.prompts} == {i for i, length in lengths["f1"].items() if length <= longest[-2]}
+    assert found.left_out == len(lengths["f1"]) - len(kept) > 0
+
+
+def test_tables_that_are_no_labelled_set_are_refused(model, table):
     with pytest.raises(InputError, match="the prompts hold 12 labelled texts, where 28 are needed"):
-        components.prepare(table, Settings())
+        prepare(model, table, Settings())
     changing = table.assign(demo_indices=[list(range(n, n + 12)) for n in range(len(table))])
     with pytest.raises(InputError, match="seed 42: the prompts have several sets of demonstrations"):
-        components.prepare(changing, SETTINGS)
+        prepare(model, changing)
 
 
 def test_the_study_writes_its_table_and_its_tensors(checkpoint, table, tmp_path):
     task = {"name": "agnews", "title": "AGNews", "template": "", "label_words": []}
-    about = artifacts.describe("prompts", "icl_lens.prompts", {}, {}, [42, 43], task=task, corpus={"source": "builtin"})
+    about = artifacts.describe(
+        "prompts", "icl_lens.prompts.protocol", {}, {}, [42, 43], task=task, corpus={"source": "builtin"}
+    )
     artifacts.write(tmp_path / "p.parquet", table, about)
-    studies.run("components", checkpoint, tmp_path / "p.parquet", tmp_path / "components.parquet", settings=SETTINGS)
-    rows, metadata = artifacts.read(tmp_path / "components.parquet", "components")
-    tensors, _ = artifacts.read_tensors(tmp_path / "components.safetensors")
+    out = tmp_path / "components.parquet"
+    run_study(registry.study("components"), checkpoint, tmp_path / "p.parquet", out, settings=SETTINGS)
+    rows, metadata = artifacts.read(out, "components")
+    tensors, _ = tensors_module.read(tmp_path / "components.safetensors")
     assert metadata["observed"]["prompts"] == 6
     assert list(metadata["beside"]) == ["components.safetensors"]
     answers = Answers.of("tiny", "agnews", tensors)

@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import components_summary as summary
-from icl_lens.components_summary import BAD, BIASED, GOOD, OTHER, Answers
-from icl_lens.statistics import OVER_TASKS, Bootstrap
+from icl_lens.report import component_panels
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.component_reweighting.components import summary
+from icl_lens.studies.component_reweighting.components.summary import BAD, BIASED, GOOD, OTHER, Answers
 
 PLAN = Bootstrap(resamples=200)
 
@@ -275,3 +276,16 @@ def test_dots_say_share_accuracy_and_kind(answers):
     assert biased["type"].tolist() == [BIASED, BIASED]
     assert (dots["low"] <= dots["accuracy"]).all()
     assert (dots["accuracy"] <= dots["high"]).all()
+
+
+def test_the_whole_models_accuracy_is_over_all_its_runs(answers):
+    of_runs = [(answers.full["f2"] == answers.gold)[answers.seed == seed].mean() for seed in answers.seeds]
+    assert answers.full_accuracy("f2") == pytest.approx(np.mean(of_runs))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [(0.1234, 0.1, 0.2, "0.12 [0.10, 0.20]"), (7.25, np.nan, np.nan, "7.25"), (np.nan, np.nan, np.nan, "-")],
+)
+def test_a_cell_is_a_value_with_its_interval(value, low, high, text):
+    assert component_panels.cell({"value": value, "low": low, "high": high}, digits=2) == text

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from icl_lens import component_file, models
-from icl_lens.cli import main
-from icl_lens.positions import tokenize
-from icl_lens.prompts import write_prompt
-from icl_lens.tasks import TASKS
+from icl_lens.cli.commands import main
+from icl_lens.models import loading
+from icl_lens.prompts.positions import tokenize
+from icl_lens.prompts.protocol import write_prompt
+from icl_lens.tasks.task import TASKS
+from icl_lens.tools import component_file
 
 from ..conftest import TEXTS, byte_level
 from ..families import tiny
@@ -69,7 +70,7 @@ def parts_of(model, query):
 
 
 def test_weights_and_answers_are_those_of_the_plain_reference(checkpoint, weights, texts, capsys):
-    model = models.load(checkpoint)
+    model = loading.load(checkpoint)
     g = np.stack([parts_of(model, text) for text, _ in LABELLED[4:]])
     expected, epochs = plain.reweighted(g, [label for _, label in LABELLED[4:]], **PATIENT)
     assert load_file(weights)["weights"] == pytest.approx(expected, abs=1e-3)
@@ -150,7 +151,7 @@ def test_what_holds_no_weights_or_damaged_ones_is_said(checkpoint, weights, text
 
     def with_header(**changes):
         said = json.loads(header.model_dump_json()) | changes
-        save_file(tensors, tmp_path / "made", metadata={component_file.KEY: json.dumps(said)})
+        save_file(tensors, tmp_path / "made", metadata={component_file.KIND.key: json.dumps(said)})
         return (tmp_path / "made").read_bytes()
 
     save_file(tensors, tmp_path / "foreign")

@@ -12,12 +12,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from icl_lens import compression, demo_cache, models, text_files
-from icl_lens.cli import main
+from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.prompts import write_prompt
-from icl_lens.tasks import TASKS
+from icl_lens.models import batching, loading
+from icl_lens.models.logits import class_logits
+from icl_lens.prompts.positions import tokenize
+from icl_lens.prompts.protocol import write_prompt
+from icl_lens.studies.anchors import compressed_demonstrations
+from icl_lens.tasks.task import TASKS
+from icl_lens.tools import demo_cache, text_files
+from icl_lens.tools.model_identity import identify
 
 from ..conftest import byte_level
 from ..families import tiny
@@ -68,12 +72,14 @@ def test_answers_are_those_of_hidden_anchor_for_the_same_prompts(checkpoint, cac
         assert rc == 0
         assert [row["text"] for row in rows] == QUERIES
         answers[budget] = rows
-    model = models.load(checkpoint)
+    model = loading.load(checkpoint)
     prompts = prompts_of(model.tokenizer)
     with torch.inference_mode():
-        compressed = compression.compress(model, prompts[0], compression.kept_positions(prompts[0]))
-        for batch in compression.batches(model, prompts, 4096, compressed):
-            expected = compression.query_logits(model, batch, compressed).gather(1, batch.label_ids).double().softmax(-1)
+        compressed = compressed_demonstrations.compress(model, prompts[0], compressed_demonstrations.kept_positions(prompts[0]))
+        for batch in compressed_demonstrations.batches(model, prompts, 4096, compressed):
+            expected = (
+                compressed_demonstrations.query_logits(model, batch, compressed).gather(1, batch.label_ids).double().softmax(-1)
+            )
             for place, row in zip(batch.index, expected.tolist(), strict=True):
                 for rows in answers.values():
                     assert list(rows[place]["probabilities"]) == ["Negative", "Positive"]
@@ -101,25 +107,25 @@ def test_with_every_position_kept_answers_are_those_of_the_plain_prompt(checkpoi
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": q, "id": 7}) + "\n" for q in QUERIES))
     rc, rows, _ = classify(capsys, checkpoint, tmp_path / "all", tmp_path / "texts.jsonl")
     assert rc == 0
-    model = models.load(checkpoint)
+    model = loading.load(checkpoint)
     prompts = prompts_of(model.tokenizer)
     with torch.inference_mode():
-        for batch in models.batches(model, prompts, 1):
+        for batch in batching.batches(model, prompts, 1):
             (place,) = batch.index
-            expected = models.class_logits(model, batch).double().softmax(-1)[0].tolist()
+            expected = class_logits(model, batch).double().softmax(-1)[0].tolist()
             assert list(rows[place]["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_header_says_whose_cache_it_is(checkpoint, cache):
     with safe_open(cache, framework="pt") as file:
-        said = json.loads(file.metadata()[demo_cache.KEY])
+        said = json.loads(file.metadata()[demo_cache.KIND.key])
         assert sorted(file.keys()) == sorted(f"{name}.{layer}" for name in ("keys", "values") for layer in range(3))
     prompt = prompts_of(byte_level())[0]
-    assert said["format"] == demo_cache.FORMAT
+    assert said["format"] == demo_cache.KIND.version
     assert said["template"] == TASKS["sst2"].template
     assert said["label_words"] == [" Negative", " Positive"]
-    assert said["start"] == compression.query_start(prompt) == len(said["ids"])
-    assert said["kept"] == compression.kept_positions(prompt).tolist()
+    assert said["start"] == compressed_demonstrations.query_start(prompt) == len(said["ids"])
+    assert said["kept"] == compressed_demonstrations.kept_positions(prompt).tolist()
     assert said["dtype"] == "float32"
     assert (said["made_by"]["family"], said["made_by"]["layers"]) == ("gpt2", 3)
     assert said["labels"] == [1, 0, 1]
@@ -164,7 +170,7 @@ def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, 
 
     def with_header(**changes):
         said = json.loads(header.model_dump_json()) | changes
-        save_file(tensors, tmp_path / "made", metadata={demo_cache.KEY: json.dumps(said)})
+        save_file(tensors, tmp_path / "made", metadata={demo_cache.KIND.key: json.dumps(said)})
         return (tmp_path / "made").read_bytes()
 
     save_file(tensors, tmp_path / "foreign")
@@ -283,7 +289,7 @@ def test_a_cache_is_whole_or_not_there(checkpoint, demos, cache, tmp_path, monke
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(demo_cache, "save_file", break_off)
+    monkeypatch.setattr("safetensors.torch.save_file", break_off)
     with pytest.raises(OSError, match="no space left"):
         compress(checkpoint, demos, cache)
     assert cache.read_bytes() == before
@@ -294,12 +300,12 @@ def test_a_cache_is_whole_or_not_there(checkpoint, demos, cache, tmp_path, monke
 def test_a_cache_gives_back_what_was_kept(language_model, checkpoint, family, tmp_path):
     model = language_model(family)
     prompts = tokenize(shared_table("agnews", count=4), model.tokenizer)
-    compressed = compression.compress(model, prompts[0], compression.kept_positions(prompts[0]))
+    compressed = compressed_demonstrations.compress(model, prompts[0], compressed_demonstrations.kept_positions(prompts[0]))
     folder = tmp_path / "model"
     model.network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     about = {"task": "agnews", "template": "{text}{label}", "label_words": [" a", " b"], "texts": ["x"], "labels": [0]}
-    made_by = demo_cache.whose(model, folder)
+    made_by = identify(model, folder)
     demo_cache.save(tmp_path / "c", compressed, made_by=made_by, dtype="float32", bos="auto", chat=False, **about)
     again = demo_cache.load(tmp_path / "c", model, folder).compressed
     assert again.kept.tolist() == compressed.kept.tolist()

@@ -7,15 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens import artifacts, compression, studies
-from icl_lens.compression_plan import Condition, Settings, conditions
 from icl_lens.errors import InputError
-from icl_lens.latency_plan import METHODS
-from icl_lens.latency_plan import Settings as LatencySettings
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.studies import compression as study
-from icl_lens.studies import latency
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import last_logits
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies import registry
+from icl_lens.studies.anchors import compressed_demonstrations
+from icl_lens.studies.anchors.compression import compute as study
+from icl_lens.studies.anchors.compression.study import Condition, Settings, conditions
+from icl_lens.studies.anchors.latency import compute as latency
+from icl_lens.studies.anchors.latency.study import METHODS
+from icl_lens.studies.anchors.latency.study import Settings as LatencySettings
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..conftest import sentencepiece_like
 from ..families import tiny, unsupported
@@ -28,7 +32,7 @@ RESTARTABLE = Settings(positions=["continued", "restarted"], draws=2)
 
 def expected_logits(plain, model, prompt, method, draw, positions):
     """Next-token logits of one prompt by one method, read whole and alone."""
-    ids, length = prompt.ids.tolist(), compression.query_start(prompt)
+    ids, length = prompt.ids.tolist(), compressed_demonstrations.query_start(prompt)
     if method == "text_anchor":
         text = prompt.text
         for start, end in reversed(prompt.text_spans.tolist()):
@@ -36,7 +40,9 @@ def expected_logits(plain, model, prompt, method, draw, positions):
         ids, length = model.tokenizer(text)["input_ids"], 0
     if method in ("full", "text_anchor"):
         return compressed_logits(plain, ids, 0, [])
-    keep = {p for p in range(length) if not any(p in positions for positions in compression.text_positions(prompt))}
+    keep = {
+        p for p in range(length) if not any(p in positions for positions in compressed_demonstrations.text_positions(prompt))
+    }
     if method == "hidden_random":
         keep = keep - set(prompt.anchors.tolist()) | set(study.random_text_positions(prompt, draw).tolist())
     run = compressed_logits if positions == "continued" else restarted_logits
@@ -92,13 +98,13 @@ def test_progress_tells_of_every_prompt_once(language_model):
 def test_a_draw_replaces_each_label_words_first_token_by_one_of_its_own_text(tokenizer):
     drawn = set()
     for prompt in tokenize(prompts_table("trec", count=3, shots=2), tokenizer):
-        anchored = compression.kept_positions(prompt)
+        anchored = compressed_demonstrations.kept_positions(prompt)
         for draw in range(20):
             kept = study.kept(prompt, Condition("hidden_random", draw, "continued"), Settings())
             assert len(kept) == len(anchored)
             assert set(anchored) - set(kept) == set(prompt.anchors)
             for new, label, text in zip(
-                sorted(set(kept) - set(anchored)), prompt.anchors, compression.text_positions(prompt), strict=True
+                sorted(set(kept) - set(anchored)), prompt.anchors, compressed_demonstrations.text_positions(prompt), strict=True
             ):
                 assert new in text
                 assert new < label
@@ -121,7 +127,7 @@ def test_accumulated_draws_keep_all_before_them_as_released(tokenizer):
     for draw in range(4):
         kept = study.kept(prompt, Condition("hidden_random", draw, "continued"), Settings(accumulate=True))
         union = set(np.concatenate([study.random_text_positions(prompt, n) for n in range(draw + 1)]))
-        assert set(kept) == set(compression.kept_positions(prompt)) - set(prompt.anchors) | union
+        assert set(kept) == set(compressed_demonstrations.kept_positions(prompt)) - set(prompt.anchors) | union
         sizes.append(len(kept))
     assert sizes == sorted(sizes)
     assert sizes[-1] > sizes[0]
@@ -172,7 +178,7 @@ def test_latency_times_every_method_and_tells_the_lengths(language_model):
         assert row.query_words == len(prompt.text[slice(*prompt.query_span)].split())
         demonstrations = len(prompt.ids) - row.query_tokens
         assert row.prompt_tokens == len(prompt.ids)
-        kept = {"full": 0, "hidden_anchor": len(compression.kept_positions(prompt)), "shared": demonstrations}
+        kept = {"full": 0, "hidden_anchor": len(compressed_demonstrations.kept_positions(prompt)), "shared": demonstrations}
         assert row.cache_tokens == kept[row.method]
 
 
@@ -180,16 +186,16 @@ def test_each_way_timed_runs_what_it_says(language_model, monkeypatch):
     model = language_model("gpt2")
     prompts = tokenize(shared_table(count=1), model.tokenizer)
     seen = []
-    original = latency.models.last_logits
 
     def spy(model, batch):
         seen.append((batch.ids.shape[1], batch.mask.shape[1]))
-        return original(model, batch)
+        return last_logits(model, batch)
 
-    monkeypatch.setattr(latency.models, "last_logits", spy)
+    for module in (latency, compressed_demonstrations):
+        monkeypatch.setattr(module, "last_logits", spy)
     latency.compute(model, prompts, 4096, settings=LatencySettings(prompts=1, repeats=2))
-    length, tokens = compression.query_start(prompts[0]), len(prompts[0].ids)
-    query, kept = tokens - length, len(compression.kept_positions(prompts[0]))
+    length, tokens = compressed_demonstrations.query_start(prompts[0]), len(prompts[0].ids)
+    query, kept = tokens - length, len(compressed_demonstrations.kept_positions(prompts[0]))
     assert seen == [(tokens, tokens), (query, kept + query), (query, tokens)] * 3  # the first of three does not count
 
 
@@ -197,9 +203,9 @@ def test_each_way_timed_runs_what_it_says(language_model, monkeypatch):
 def test_a_study_writes_a_table_that_says_how_it_was_made(name, settings, checkpoint, tmp_path):
     table = shared_table(count=4)
     prompts = tmp_path / "prompts.parquet"
-    artifacts.write(prompts, table, artifacts.describe("prompts", "icl_lens.prompts", {}, {}, [42, 43]))
+    artifacts.write(prompts, table, artifacts.describe("prompts", "icl_lens.prompts.protocol", {}, {}, [42, 43]))
     out = tmp_path / f"{name}.parquet"
-    studies.run(name, checkpoint, prompts, out, device="cpu", settings=settings)
+    run(registry.study(name), checkpoint, prompts, out, device="cpu", settings=settings)
     rows, about = artifacts.read(out, name)
     assert set(rows["prompt_id"]) <= set(table["prompt_id"])
     assert about["settings"].items() >= settings.model_dump().items()

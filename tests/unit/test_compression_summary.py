@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.compression_summary import METRICS, TOP, accelerations, best_draws, summarise
 from icl_lens.errors import InputError
-from icl_lens.latency_plan import METHODS
-from icl_lens.statistics import OVER_TASKS, Bootstrap
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.anchors.compression.summary import METRICS, TOP, best_draws, summarise
+from icl_lens.studies.anchors.latency.study import METHODS
+from icl_lens.studies.anchors.latency.summary import accelerations
 
 CONDITIONS = [("full", 0, "own"), ("text_anchor", 0, "own")] + [
     (*method, positions)

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from icl_lens.conditions import isolated, random_positions
 from icl_lens.errors import InputError
-from icl_lens.positions import TokenizedPrompt, tokenize
-from icl_lens.tasks import TASKS
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
+from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.tasks.task import TASKS
 
 from ..prompts_table import prompts_table
 

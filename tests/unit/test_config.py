@@ -5,38 +5,38 @@ import sys
 
 import pytest
 
-from icl_lens import config
+from icl_lens.config import keys, parse, render
 from icl_lens.errors import InputError
-from icl_lens.isolation_plan import Settings
-from icl_lens.items import ITEMS, PAPERS
-from icl_lens.own_tasks import VARIANTS
-from icl_lens.tasks import TASKS
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.isolating import Settings
+from icl_lens.tasks.own import VARIANTS
+from icl_lens.tasks.task import TASKS
 
 from ..conftest import REPOSITORY
 
 
 def test_config_yaml_and_schema_are_what_the_models_say():
-    assert (REPOSITORY / "config.yaml").read_text() == config.default_yaml(), "run `make config`"
-    assert (REPOSITORY / "workflow/schemas/config.schema.json").read_text() == config.schema_json(), "run `make config`"
-    assert (REPOSITORY / "config/reference.md").read_text() == config.reference_markdown(), "run `make config`"
+    assert (REPOSITORY / "config.yaml").read_text() == render.default_yaml(), "run `make config`"
+    assert (REPOSITORY / "workflow/schemas/config.schema.json").read_text() == render.schema_json(), "run `make config`"
+    assert (REPOSITORY / "config/reference.md").read_text() == render.reference_markdown(), "run `make config`"
 
 
 def test_default_yaml_parses_to_the_defaults_and_comments_every_key():
     path = REPOSITORY / "config.yaml"
-    assert config.load(path) == config.Config()
+    assert parse.load(path) == parse.parse({})
     blocks = path.read_text().split("\n\n")[1:]
-    assert len(blocks) == len(config.Config.model_fields)
+    assert len(blocks) == len(keys.config_type().model_fields)
     assert all(block.startswith("# ") for block in blocks)
 
 
 def test_the_guide_explains_every_key():
     guide = (REPOSITORY / "config/README.md").read_text()
-    for key in config.Config.model_fields:
+    for key in keys.config_type().model_fields:
         assert f"`{key}`" in guide, key
 
 
 def test_the_reference_has_every_key_at_every_depth_with_its_meaning():
-    reference = config.reference_markdown()
+    reference = render.reference_markdown()
     for key in ("queries", "models[].path", "data.root", "organism.architecture.width", "organism.curriculum.rungs[].noise"):
         assert f"| `{key}` |" in reference, key
     rows = [row.split(" | ") for row in reference.splitlines() if row.startswith("| `")]
@@ -45,10 +45,10 @@ def test_the_reference_has_every_key_at_every_depth_with_its_meaning():
 
 def test_numbers_inside_a_mapping_may_come_as_text():
     """As Snakemake hands over --config organism={steps: 7}."""
-    parsed = config.parse({"organism": {"steps": "7", "learning_rate": "1e-2", "episodes": {"classes": ["2", "3"]}}})
+    parsed = parse.parse({"organism": {"steps": "7", "learning_rate": "1e-2", "episodes": {"classes": ["2", "3"]}}})
     assert (parsed.organism.steps, parsed.organism.learning_rate, parsed.organism.episodes.classes) == (7, 0.01, [2, 3])
     with pytest.raises(InputError, match=r"'organism\.steps' is 'many'"):
-        config.parse({"organism": {"steps": "many"}})
+        parse.parse({"organism": {"steps": "many"}})
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_numbers_inside_a_mapping_may_come_as_text():
 )
 def test_a_fault_is_one_sentence_that_names_key_value_and_remedy(bad, sentence):
     with pytest.raises(InputError) as caught:
-        config.parse(bad)
+        parse.parse(bad)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_gguf_file_lies_here_or_on_the_hub_and_has_a_folder_of_its_own():
     given = [{"name": "a", "gguf": "m/x.gguf"}, {"name": "b", "hub": "o/n", "gguf": "q/x.gguf", "revision": "v1"}]
-    here, there = config.parse({"models": given}).models
+    here, there = parse.parse({"models": given}).models
     assert here.folder("downloads").startswith("downloads/gguf/files/")
     assert here.folder("downloads").endswith("/x.gguf/converted")
     assert there.folder("downloads") == "downloads/gguf/o--n/v1/q--x.gguf/converted"
@@ -141,7 +141,7 @@ def test_a_gguf_file_lies_here_or_on_the_hub_and_has_a_folder_of_its_own():
 
 def test_two_faults_are_both_told():
     with pytest.raises(InputError) as caught:
-        config.parse({"querries": 3, "device": "gpu"})
+        parse.parse({"querries": 3, "device": "gpu"})
     assert "querries" in str(caught.value)
     assert "device" in str(caught.value)
 
@@ -151,27 +151,27 @@ def test_a_file_that_is_no_config_is_told(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
     for name, sentence in (("list.yaml", "is not a config"), ("broken.yaml", "is not YAML"), ("none.yaml", "cannot be read")):
         with pytest.raises(InputError, match=sentence):
-            config.load(tmp_path / name)
+            parse.load(tmp_path / name)
 
 
 def test_yaml_is_read_safely(tmp_path):
     (tmp_path / "evil.yaml").write_text("results: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(InputError, match="is not YAML"):
-        config.load(tmp_path / "evil.yaml")
+        parse.load(tmp_path / "evil.yaml")
 
 
 def test_items_show_the_papers_tasks_unless_told_otherwise():
-    default = config.Config()
+    default = parse.parse({})
     assert default.shown("figure_3") == (["organism"], ["sst2", "agnews"])
     assert default.shown("figure_9") == (["organism"], ["sst2", "trec", "agnews", "emoc"])
-    some = config.parse({"tasks": ["trec", "agnews"], "items": {"figure_9": {"tasks": ["agnews"]}}})
+    some = parse.parse({"tasks": ["trec", "agnews"], "items": {"figure_9": {"tasks": ["agnews"]}}})
     assert some.shown("figure_3")[1] == ["agnews"]
     assert some.shown("figure_9")[1] == ["agnews"]
-    assert config.parse({"tasks": ["trec"]}).shown("figure_3")[1] == []
+    assert parse.parse({"tasks": ["trec"]}).shown("figure_3")[1] == []
 
 
 def test_a_comparison_of_dtypes_shows_models_that_are_there_in_float32_and_in_another():
-    assert config.Config().shown("table_precision")[0] == []
+    assert parse.parse({}).shown("table_precision")[0] == []
     models = [
         {"name": "a", "path": "a"},
         {"name": "a-half", "path": "a", "dtype": "float16"},
@@ -184,112 +184,110 @@ def test_a_comparison_of_dtypes_shows_models_that_are_there_in_float32_and_in_an
         {"name": "e-fast", "path": "e", "matmul": "fast"},
         {"name": "e-half", "path": "e", "dtype": "float16"},
     ]
-    parsed = config.parse({"models": models})
+    parsed = parse.parse({"models": models})
     assert parsed.shown("table_precision")[0] == ["a", "a-half", "d", "d-fast"]
     assert parsed.shown("figure_3")[0] == [model["name"] for model in models]
-    assert config.parse({"models": models, "dtype": "bfloat16"}).shown("table_precision")[0] == []
-    assert config.parse({"models": models, "matmul": "fast"}).shown("table_precision")[0] == []
-    chosen = config.parse({"models": models, "items": {"table_precision": {"models": ["a", "b"]}}})
+    assert parse.parse({"models": models, "dtype": "bfloat16"}).shown("table_precision")[0] == []
+    assert parse.parse({"models": models, "matmul": "fast"}).shown("table_precision")[0] == []
+    chosen = parse.parse({"models": models, "items": {"table_precision": {"models": ["a", "b"]}}})
     assert chosen.shown("table_precision")[0] == []
 
 
 def test_a_models_own_precision_overrides_the_configs():
     models = [{"name": "a", "path": "a"}, {"name": "b", "path": "a", "dtype": "float16", "matmul": "exact"}]
-    parsed = config.parse({"models": models, "matmul": "fast"})
+    parsed = parse.parse({"models": models, "matmul": "fast"})
     assert [parsed.precision(name) for name in "ab"] == [("float32", "fast"), ("float16", "exact")]
-    assert config.Config().precision("organism") == ("float32", "exact")
+    assert parse.parse({}).precision("organism") == ("float32", "exact")
 
 
 def test_the_precision_config_has_one_model_in_every_precision():
-    parsed = config.load(REPOSITORY / "config/precision.yaml")
+    parsed = parse.load(REPOSITORY / "config/precision.yaml")
     found = [parsed.precision(model.name) for model in parsed.models]
     assert found == [("float32", "exact"), ("float16", "exact"), ("bfloat16", "exact"), ("float32", "fast")]
-    assert {model.path for model in parsed.models} == {config.EMBEDDED_MODEL}
+    assert {model.path for model in parsed.models} == {keys.EMBEDDED_MODEL}
     assert parsed.shown("table_precision")[0] == [model.name for model in parsed.models]
 
 
 def test_an_item_about_models_of_the_hub_shows_them_alone_and_none_where_there_are_none():
-    assert config.Config().shown("kr_figure_21") == ([], ["sst2"])
+    assert parse.parse({}).shown("kr_figure_21") == ([], ["sst2"])
     llama = {"name": "llama", "hub": "meta-llama/Llama-2-7b-hf"}
-    here = {"name": "organism", "path": config.EMBEDDED_MODEL}
-    both = config.parse({"models": [here, llama]})
+    here = {"name": "organism", "path": keys.EMBEDDED_MODEL}
+    both = parse.parse({"models": [here, llama]})
     assert both.shown("kr_figure_21")[0] == ["llama"]
     assert both.shown("kr_figure_23")[0] == []
     assert both.shown("kr_figure_2")[0] == ["organism", "llama"]
-    chosen = config.parse({"models": [here, llama], "items": {"kr_figure_21": {"models": ["organism"]}}})
+    chosen = parse.parse({"models": [here, llama], "items": {"kr_figure_21": {"models": ["organism"]}}})
     assert chosen.shown("kr_figure_21")[0] == ["organism"]
 
 
 def test_sst2_under_labels_a_and_b_is_shown_where_it_is_the_subject_and_nowhere_else():
-    default = config.Config()
+    default = parse.parse({})
     assert default.shown("figure_12")[1] == default.shown("figure_13")[1] == ["sst2_ab"]
-    about = {name for name, item in ITEMS.items() if "sst2_ab" in (*item.tasks, *item.stand_ins)}
+    about = {name for name, item in registry.items().items() if "sst2_ab" in (*item.tasks, *item.stand_ins)}
     assert {"figure_12", "figure_13"} < about
-    assert all("sst2_ab" not in default.shown(item)[1] for item in ITEMS if item not in about)
+    assert all("sst2_ab" not in default.shown(item)[1] for item in registry.items() if item not in about)
     assert default.task("sst2_ab").label_words == (" A", " B")
-    assert config.parse({"tasks": ["trec"]}).shown("figure_12")[1] == []
+    assert parse.parse({"tasks": ["trec"]}).shown("figure_12")[1] == []
     words = {name: f" {letter}" for name, letter in zip(TASKS["trec"].classes, "ABCDEF", strict=True)}
     own = {"mine": {"like": "trec", "label_words": words}}
-    mine = config.parse({"tasks": ["sst2", "mine"], "own_tasks": own})
+    mine = parse.parse({"tasks": ["sst2", "mine"], "own_tasks": own})
     assert mine.shown("figure_12")[1] == ["sst2_ab"]
     assert mine.shown("figure_4")[1] == ["sst2", "mine"]
 
 
 def test_a_task_and_its_definition_are_known_to_the_command_line():
-    task, own = config.parse_task("sst2_ab", VARIANTS["sst2_ab"].model_dump_json(exclude_unset=True))
-    assert task == config.Config().task("sst2_ab")
+    task, own = parse.parse_task("sst2_ab", VARIANTS["sst2_ab"].model_dump_json(exclude_unset=True))
+    assert task == parse.parse({}).task("sst2_ab")
     assert own == VARIANTS["sst2_ab"]
 
 
 def test_a_studys_settings_are_its_keys_in_the_config():
-    assert config.parse_settings("isolation", "{draws: 2, layers: [1]}") == Settings(draws=2, layers=[1])
-    defaults = config.Config().studies.isolation
-    assert config.parse_settings("isolation", defaults.model_dump_json()) == defaults == Settings()
-    assert config.parse({"studies": {"isolation": {"draws": "2", "layers": ["1"]}}}).studies.isolation.layers == [1]
+    assert parse.parse_settings("isolation", "{draws: 2, layers: [1]}") == Settings(draws=2, layers=[1])
+    defaults = parse.parse({}).studies.isolation
+    assert parse.parse_settings("isolation", defaults.model_dump_json()) == defaults == Settings()
+    assert parse.parse({"studies": {"isolation": {"draws": "2", "layers": ["1"]}}}).studies.isolation.layers == [1]
     with pytest.raises(InputError, match="--settings is not YAML"):
-        config.parse_settings("isolation", "{draws: [")
+        parse.parse_settings("isolation", "{draws: [")
 
 
 def test_the_config_is_read_without_torch():
-    code = "import sys, icl_lens.config; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, icl_lens.config.keys; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
 def test_a_task_that_is_left_out_may_keep_its_files():
     files = {"agnews": {"train": "agnews/train_subset.csv"}}
-    assert config.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]
+    assert parse.parse({"tasks": ["sst2"], "data": {"source": "files", "root": "x", "files": files}}).tasks == ["sst2"]
 
 
 @pytest.mark.parametrize(("given", "one"), [("./x/", "x"), ("x//y", "x/y"), ("/a/./b/", "/a/b"), ("../x", "../x")])
 def test_a_folder_has_one_spelling(given, one):
-    settings = config.parse({"results": given, "downloads": given})
+    settings = parse.parse({"results": given, "downloads": given})
     assert (settings.results, settings.downloads) == (one, one)
 
 
 def test_a_figure_of_one_prompt_takes_its_prompt_and_layers_also_from_the_command_line():
-    chosen = config.parse({"items": {"figure_1": {"prompt": "3", "layers": ["shallow", "2"]}}}).items["figure_1"]
+    chosen = parse.parse({"items": {"figure_1": {"prompt": "3", "layers": ["shallow", "2"]}}}).items["figure_1"]
     assert (chosen.prompt, chosen.layers) == (3, ["shallow", 2])
 
 
 def test_seeds_may_come_from_the_command_line():
-    assert config.parse({"seeds": ["42", "43"]}).seeds == [42, 43]
+    assert parse.parse({"seeds": ["42", "43"]}).seeds == [42, 43]
 
 
 def test_the_schema_refuses_unknown_keys_too():
-    schema = json.loads(config.schema_json())
+    schema = json.loads(render.schema_json())
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == set(config.Config.model_fields)
+    assert set(schema["properties"]) == set(keys.config_type().model_fields)
 
 
 def test_every_item_reads_known_studies():
-    from icl_lens.cli import STUDIES
-
-    assert {study for item in ITEMS.values() for study in item.studies} <= set(STUDIES)
+    assert {study for item in registry.items().values() for study in item.studies} <= set(registry.studies())
 
 
 def test_the_flow_of_a_prompt_that_an_item_names_is_kept_for_the_tasks_it_shows():
-    own = config.parse(
+    own = parse.parse(
         {
             "items": {"figure_1": {"prompt": 57}, "figure_2": {"prompt": 3, "tasks": ["trec", "sst2"]}},
             "studies": {"flow": {"also": [9]}},
@@ -300,53 +298,53 @@ def test_the_flow_of_a_prompt_that_an_item_names_is_kept_for_the_tasks_it_shows(
     assert own.settings("flow", "emoc") == own.studies.flow
     assert own.settings("isolation_controls", "sst2") == own.studies.controls
     assert own.settings("icl", "sst2") is None
-    default = config.parse({})
+    default = parse.parse({})
     assert default.settings("flow", "sst2") == default.studies.flow
 
 
 def test_the_studies_of_tables_and_pictures_of_single_prompts_have_their_keys():
-    assert config.parse_settings("flow", "{prompts: 2, prompt_ids: [4]}").prompt_ids == [4]
-    assert config.parse_settings("isolated_words", "{layers: 1, words: 3}").layers == 1
+    assert parse.parse_settings("flow", "{prompts: 2, prompt_ids: [4]}").prompt_ids == [4]
+    assert parse.parse_settings("isolated_words", "{layers: 1, words: 3}").layers == 1
 
 
 def test_an_item_about_one_task_shows_its_stand_in_until_its_own_task_is_configured(monkeypatch):
-    item = dataclasses.replace(ITEMS["figure_6"], name="repeat", tasks=("reviews",), stand_ins=("trec", "sst2"))
-    monkeypatch.setitem(ITEMS, "repeat", item)
+    item = dataclasses.replace(registry.items()["figure_6"], name="repeat", tasks=("reviews",), stand_ins=("trec", "sst2"))
+    monkeypatch.setitem(registry.items(), "repeat", item)
     reviews = {
         "template": "Text: {text}\nSays:{label}",
         "label_words": {"a": " bad", "b": " good"},
         "train": "a.csv",
         "test": "b.csv",
     }
-    assert config.parse({}).shown("repeat")[1] == ["trec"]
-    assert config.parse({"tasks": ["sst2", "emoc"]}).shown("repeat")[1] == ["sst2"]
-    own = config.parse({"tasks": ["trec", "reviews", "mine"], "own_tasks": {"reviews": reviews, "mine": reviews}})
+    assert parse.parse({}).shown("repeat")[1] == ["trec"]
+    assert parse.parse({"tasks": ["sst2", "emoc"]}).shown("repeat")[1] == ["sst2"]
+    own = parse.parse({"tasks": ["trec", "reviews", "mine"], "own_tasks": {"reviews": reviews, "mine": reviews}})
     assert own.shown("repeat")[1] == ["reviews"]
     assert own.shown("figure_6")[1] == ["trec", "mine"], "a task with an item of its own does not crowd into others' items"
     assert own.shown("figure_4")[1] == ["trec", "reviews", "mine"]
 
 
 def test_groups_are_papers_and_each_is_named_once():
-    assert set(config.Config().groups) <= {item.group for item in ITEMS.values()} | {*PAPERS}
+    assert set(parse.parse({}).groups) <= {item.group for item in registry.items().values()} | {*registry.papers()}
     with pytest.raises(InputError, match="groups"):
-        config.parse({"groups": ["anchors", "astrology"]})
+        parse.parse({"groups": ["anchors", "astrology"]})
     with pytest.raises(InputError, match="groups: 'anchors' stands there twice"):
-        config.parse({"groups": ["anchors", "anchors"]})
+        parse.parse({"groups": ["anchors", "anchors"]})
 
 
 def test_saved_checkpoints_are_shown_over_training_alone_and_only_when_training_has_ended(tmp_path):
     results = tmp_path / "results"
     for step in (0, 10):
         (results / f"training/checkpoints/step-{step:06d}").mkdir(parents=True)
-    unended = config.parse({"results": str(results)}).with_checkpoints()
+    unended = parse.parse({"results": str(results)}).with_checkpoints()
     assert unended.shown("cr_figure_3")[0] == []
     (results / "training/model").mkdir()
-    ended = config.parse({"results": str(results)}).with_checkpoints()
+    ended = parse.parse({"results": str(results)}).with_checkpoints()
     assert ended.shown("cr_figure_3")[0] == ["organism-step-000000", "organism-step-000010"]
     assert [ended.model(name).step for name in ended.shown("cr_figure_3")[0]] == [0, 10]
     assert ended.shown("figure_3")[0] == ended.shown("cr_figure_1")[0] == ["organism"]
     own = [{"name": "late", "path": "a", "step": 3}]
-    assert config.parse({"results": str(results), "models": own}).with_checkpoints().shown("cr_figure_3")[0] == ["late"]
+    assert parse.parse({"results": str(results), "models": own}).with_checkpoints().shown("cr_figure_3")[0] == ["late"]
 
 
 OVERLAYS = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -356,4 +354,4 @@ OVER_ANOTHER = {"gemma-real-companions": "gemma-real", "gemma-real-interventions
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
 def test_every_config_that_comes_with_the_project_is_one(path):
     below = [path.with_stem(OVER_ANOTHER[path.stem])] if path.stem in OVER_ANOTHER else []
-    config.load(REPOSITORY / "config.yaml", *below, path)
+    parse.load(REPOSITORY / "config.yaml", *below, path)

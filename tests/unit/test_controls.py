@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import controls, prefixes
 from icl_lens.errors import InputError
-from icl_lens.models import last_logits, shared_batches
-from icl_lens.positions import tokenize
-from icl_lens.prompts import write_prompt
-from icl_lens.tasks import TASKS
+from icl_lens.models import prefixes
+from icl_lens.models.batching import shared_batches
+from icl_lens.models.logits import last_logits
+from icl_lens.prompts.positions import tokenize
+from icl_lens.prompts.protocol import write_prompt
+from icl_lens.studies.anchors import controls
+from icl_lens.tasks.task import TASKS
 
 from ..prompts_table import prompts_table, shared_table
 

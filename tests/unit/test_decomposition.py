@@ -6,10 +6,19 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from icl_lens.decomposition import CONSTANT, EMBEDDING, HEAD, MLP, Decomposer, _reconstructed, decompose, parts
-from icl_lens.demonstration_places import places
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
+from icl_lens.prompts.demonstration_places import places
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.component_reweighting.decomposition import (
+    CONSTANT,
+    EMBEDDING,
+    HEAD,
+    MLP,
+    Decomposer,
+    _reconstructed,
+    decompose,
+    parts,
+)
 
 from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table, shared_table

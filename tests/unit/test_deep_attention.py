@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.statistics import attention_scores
-from icl_lens.studies import deep_attention
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import tokenize
+from icl_lens.statistics.attention_auc import attention_scores
+from icl_lens.studies.anchors.deep_attention import compute as deep_attention
 
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES, tiny

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.deep_attention_summary import summarise
-from icl_lens.statistics import OVER_TASKS, Bootstrap, auc
+from icl_lens.statistics.attention_auc import auc
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.anchors.deep_attention.summary import summarise
 
 
 @pytest.fixture

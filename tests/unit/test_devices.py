@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import compression
-from icl_lens.models import sharing
-from icl_lens.positions import tokenize
-from icl_lens.reweighting_plan import Settings
-from icl_lens.statistics import attention_scores
-from icl_lens.studies import deep_attention, isolation, reweighting, saliency
+from icl_lens.models.batching import sharing
+from icl_lens.prompts.positions import tokenize
+from icl_lens.statistics.attention_auc import attention_scores
+from icl_lens.studies.anchors import compressed_demonstrations, isolated_runs
+from icl_lens.studies.anchors.deep_attention import compute as deep_attention
+from icl_lens.studies.anchors.reweighting import compute as reweighting
+from icl_lens.studies.anchors.reweighting.study import Settings
+from icl_lens.studies.anchors.saliency import compute as saliency
 
 from ..families import tiny
 from ..prompts_table import prompts_table, shared_table
@@ -75,7 +77,7 @@ def test_isolation_agrees(model, plain, tokenizer, blocking):
     found = {}
     with torch.inference_mode():
         for group in sharing(model, prompts):
-            for batch, logits in isolation.runs(model, prompts, group, anchors, (0, 2), blocking, 1000):
+            for batch, logits in isolated_runs.runs(model, prompts, group, anchors, (0, 2), blocking, 1000):
                 found |= dict(zip(batch.index, logits.cpu(), strict=True))
     of = [isolated_logits(plain, p.ids.tolist(), p.anchors.tolist(), (0, 2), blocking)[0] for p in prompts]
     require_near(np.stack([found[i] for i in range(len(prompts))]), np.stack(of))
@@ -83,12 +85,14 @@ def test_isolation_agrees(model, plain, tokenizer, blocking):
 
 def test_compression_agrees(model, plain, tokenizer):
     prompt = tokenize(prompts_table("agnews", count=1), tokenizer)[0]
-    kept = compression.kept_positions(prompt)
+    kept = compressed_demonstrations.kept_positions(prompt)
     with torch.inference_mode():
-        compressed = compression.compress(model, prompt, kept)
-        batch = next(compression.batches(model, [prompt], 1000, compressed))
-        found = compression.query_logits(model, batch, compressed)[0].cpu()
-    require_near(found, compressed_logits(plain, prompt.ids.tolist(), compression.query_start(prompt), kept.tolist()))
+        compressed = compressed_demonstrations.compress(model, prompt, kept)
+        batch = next(compressed_demonstrations.batches(model, [prompt], 1000, compressed))
+        found = compressed_demonstrations.query_logits(model, batch, compressed)[0].cpu()
+    require_near(
+        found, compressed_logits(plain, prompt.ids.tolist(), compressed_demonstrations.query_start(prompt), kept.tolist())
+    )
 
 
 def test_reweighting_agrees(model, plain, tokenizer):

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import attention
-from icl_lens.diagnosis_plan import Settings, counts, main_layer
-from icl_lens.diagnosis_summary import compare
+from icl_lens.attention.keys_and_values import queries_and_keys
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.studies import diagnosis, icl
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors.diagnosis import compute as diagnosis
+from icl_lens.studies.anchors.diagnosis.study import Settings, counts, main_layer
+from icl_lens.studies.anchors.diagnosis.summary import compare
+from icl_lens.studies.anchors.icl import compute as icl
 
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES, tiny
@@ -81,10 +82,10 @@ def test_vectors_hang_on_no_turn_of_their_own_layer_and_the_model_stays_as_it_wa
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     with torch.inference_mode():
         before = network(**inputs).logits
-        query, key = attention.queries_and_keys(network, inputs, 0)
+        query, key = queries_and_keys(network, inputs, 0)
         # Layer 0 of a family without learned positions: the same token has the same vectors wherever it stands.
         swapped = {**inputs, "input_ids": ids.flip(1)}
-        again, key_again = attention.queries_and_keys(network, swapped, 0)
+        again, key_again = queries_and_keys(network, swapped, 0)
         assert torch.equal(network(**inputs).logits, before)
     if family not in ("gpt2", "opt", "gpt_bigcode"):
         torch.testing.assert_close(again, query.flip(2))

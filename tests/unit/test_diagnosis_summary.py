@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, figures
-from icl_lens.diagnosis_summary import average, compare, correlations, lowest, why_none
 from icl_lens.errors import InputError
-from icl_lens.statistics import spearman
+from icl_lens.report import figures
+from icl_lens.statistics.ranks import spearman
+from icl_lens.studies.anchors.diagnosis.summary import average, compare, correlations, lowest, why_none
+from tests import artifacts
 
 from ..conftest import REPOSITORY
 from ..reference.diagnosis import real as plain_real
@@ -160,12 +161,12 @@ def test_figure_14_shows_the_correlations_of_a_model_that_makes_mistakes(tmp_pat
         "corpus": {"source": "builtin"},
     }
     for kind, rows in tables.items():
-        about = artifacts.describe(kind, "icl_lens.diagnosis_summary", {}, {"sweep": sweep}, [42, 43], **facts)
+        about = artifacts.describe(kind, "icl_lens.studies.anchors.diagnosis.summary", {}, {"sweep": sweep}, [42, 43], **facts)
         artifacts.write(tmp_path / f"{kind}.parquet", rows, about)
     saved = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, plotted, stem: saved.append((figure, plotted)))
     given = {"item": "figure_14", "out": "", "studies": [tmp_path]}
-    for cell in json.loads((REPOSITORY / "notebooks/figure_14.ipynb").read_text())["cells"]:
+    for cell in json.loads((REPOSITORY / "notebooks/anchors/figure_14.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
             exec("".join(cell["source"]), given)  # in this process: a kernel takes seconds to start
     figure, plotted = saved[0]

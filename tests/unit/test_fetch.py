@@ -18,10 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icl_lens import artifacts, download, fetch, fetched, gguf_conversion, models, provenance
-from icl_lens.checkpoints import checkpoint_files
-from icl_lens.cli import main
+from icl_lens.artifacts import hashes
+from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
+from icl_lens.hub import download, fetch, fetched, gguf_conversion
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.models import loading
+from tests import artifacts
 
 from ..hub_server import Fault, Hub
 from ..prompts_table import prompts_table
@@ -104,7 +107,7 @@ def test_one_gguf_file_is_fetched_and_held_to_the_hash_that_the_hub_lists(hub, i
     assert (record.commit, list(record.files)) == (commit, ["q/b.gguf"])
     assert {name for name in names(here) if not name.startswith(".")} == {"q/b.gguf", "fetched.json"}
     # The conversion compares the file with that record; one that is intact is met by its own fault, having no header.
-    assert gguf_conversion._origin(here / "q/b.gguf", here)["sha256"] == provenance.file_hash(here / "q/b.gguf")
+    assert gguf_conversion._origin(here / "q/b.gguf", here)["sha256"] == hashes.file_hash(here / "q/b.gguf")
     with pytest.raises(InputError, match="holds no"):
         gguf_conversion._origin(here / "q/a.gguf", here)
 
@@ -134,10 +137,10 @@ def test_a_model_is_fetched_without_its_code_and_loads(hub, repository, fetch_mo
     assert (record["hub"], record["revision"], record["commit"]) == (NAME, "main", commit)
     for name, facts in record["files"].items():
         assert (here / name).read_bytes() == (repository / name).read_bytes()
-        assert facts == {"sha256": provenance.file_hash(repository / name), "size": (repository / name).stat().st_size}
+        assert facts == {"sha256": hashes.file_hash(repository / name), "size": (repository / name).stat().st_size}
     assert "model.safetensors" in told
     assert "HTTP Request" not in told, "addresses may be signed"
-    loaded = models.load(here, device="cpu")
+    loaded = loading.load(here, device="cpu")
     assert (loaded.name, loaded.facts["hub"], loaded.facts["commit"]) == ("Tiny-GPT2", NAME, commit)
 
 
@@ -182,7 +185,7 @@ def test_a_branch_that_moved_is_fetched_anew_and_what_it_dropped_is_gone(hub, re
     assert fetched.read(here).commit == commit
     assert {path.name for path in here.glob("*.safetensors")} == set(halves)
     assert not any("tokenizer.json" in request for request in hub.requests), "it is the same in both commits"
-    loaded = models.load(here, device="cpu").network.state_dict()
+    loaded = loading.load(here, device="cpu").network.state_dict()
     assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
 
 
@@ -193,7 +196,7 @@ def test_a_killed_fetch_goes_on_where_it_was(hub, repository, fetch_model, envir
     command = [sys.executable, "-m", "icl_lens", "fetch-model", "--hub", NAME, "--out", str(out)]
     with subprocess.Popen(command, env=environment | {"HF_HUB_DOWNLOAD_TIMEOUT": "20"}, stderr=subprocess.DEVNULL) as process:
         assert hub.halfway.wait(10)
-        partial = tmp_path / "here/.partial" / provenance.file_hash(repository / "model.safetensors")
+        partial = tmp_path / "here/.partial" / hashes.file_hash(repository / "model.safetensors")
         limit = time.monotonic() + 5
         # What is in the process's buffer dies with it; all but one buffer is on disk.
         while not (partial.is_file() and partial.stat().st_size > whole // 2 - (1 << 18)) and time.monotonic() < limit:
@@ -319,7 +322,8 @@ def test_a_full_disk_is_told_before_the_first_byte(hub, repository, environment,
     code = (
         "import shutil, sys; from collections import namedtuple\n"
         "shutil.disk_usage = lambda path: namedtuple('usage', 'free')(free=50_000_000)\n"
-        f"from icl_lens.cli import main; sys.exit(main(['fetch-model', '--hub', {NAME!r}, '--out', 'here/fetched.json']))"
+        "from icl_lens.cli.commands import main\n"
+        f"sys.exit(main(['fetch-model', '--hub', {NAME!r}, '--out', 'here/fetched.json']))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
@@ -395,7 +399,7 @@ def test_pytorch_files_are_fetched_where_there_is_no_other_and_read_as_tensors_o
     assert fetch_model()[0] == 0
     here = tmp_path / "here"
     with caplog.at_level(logging.INFO):
-        loaded = models.load(here, device="cpu")
+        loaded = loading.load(here, device="cpu")
     assert len([record for record in caplog.records if "tensors only (weights_only)" in record.getMessage()]) == 1
     state = loaded.network.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in weights.items())
@@ -423,8 +427,8 @@ def test_a_pickle_that_holds_code_is_refused_and_its_code_does_not_run(checkpoin
         torch.save(weights, folder / "pytorch_model.bin")
     else:
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Evil(str(tmp_path / "it ran"))}, protocol=2))
-    with pytest.raises(InputError, match=r"pytorch_model\.bin holds more than tensors, or is damaged") as caught:
-        models.load(folder, device="cpu")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is not loaded: it contains more than tensors") as caught:
+        loading.load(folder, device="cpu")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "it ran").exists()
     pickle.loads(pickle.dumps(Evil(str(tmp_path / "it ran"))))
@@ -439,10 +443,10 @@ def test_a_pytorch_file_cut_short_or_of_other_things_is_told(checkpoint, tmp_pat
     content = (folder / "pytorch_model.bin").read_bytes()
     (folder / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"cannot be loaded|is damaged"):
-        models.load(folder, device="cpu")
+        loading.load(folder, device="cpu")
     torch.save(weights | {"epoch": 3}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="holds something else than tensors by name"):
-        models.load(folder, device="cpu")
+    with pytest.raises(InputError, match="does not contain tensors by name"):
+        loading.load(folder, device="cpu")
 
 
 def test_a_fetched_file_that_is_no_longer_what_it_was_is_told_and_fetched_again(hub, repository, fetch_model, tmp_path):
@@ -452,14 +456,14 @@ def test_a_fetched_file_that_is_no_longer_what_it_was_is_told_and_fetched_again(
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-8])
     with pytest.raises(InputError) as caught:
-        models.load(here, device="cpu")
+        loading.load(here, device="cpu")
     assert str(caught.value) == (
         f"{weights} has {len(whole) - 8} bytes where fetched.json says {len(whole)}; delete {here}/fetched.json, and the "
         "command that fetched it fetches this file again"
     )
     weights.unlink()
     with pytest.raises(InputError, match=r"model\.safetensors is not there; delete"):
-        models.load(here, device="cpu")
+        loading.load(here, device="cpu")
     (here / "fetched.json").unlink()
     hub.forget()
     assert fetch_model()[0] == 0
@@ -467,7 +471,7 @@ def test_a_fetched_file_that_is_no_longer_what_it_was_is_told_and_fetched_again(
     assert set(hub.sent) == {"model.safetensors"}
     (here / "fetched.json").write_text('{"hub": 3}')
     with pytest.raises(InputError, match=r"fetched\.json is damaged; delete it"):
-        models.load(here, device="cpu")
+        loading.load(here, device="cpu")
 
 
 def test_a_study_takes_a_models_name_on_the_hub_and_fetches_it_once(hub, repository, icl_lens, tmp_path):
@@ -498,7 +502,7 @@ def test_a_models_name_that_is_neither_a_folder_nor_on_the_hub_is_one_sentence(i
 
 def test_every_command_but_those_that_fetch_is_offline(tmp_path):
     code = (
-        "import sys; from icl_lens.cli import main; main(['audit', 'none'])\n"
+        "import sys; from icl_lens.cli.commands import main; main(['audit', 'none'])\n"
         "assert 'huggingface_hub' not in sys.modules; from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "0"}
@@ -513,11 +517,11 @@ def test_what_the_hubs_own_library_cached_is_a_folder_like_any_other(checkpoint,
     snapshot.mkdir(parents=True)
     blobs.mkdir()
     for path in checkpoint.iterdir():
-        digest = provenance.file_hash(path)
+        digest = hashes.file_hash(path)
         shutil.copy(path, blobs / digest)
         (snapshot / path.name).symlink_to(Path("../../blobs") / digest)
-    loaded = models.load(snapshot, device="cpu")
-    assert loaded.facts["files"] == models.load(checkpoint, device="cpu").facts["files"]
+    loaded = loading.load(snapshot, device="cpu")
+    assert loaded.facts["files"] == loading.load(checkpoint, device="cpu").facts["files"]
     assert "commit" not in loaded.facts
 
 
@@ -566,7 +570,7 @@ def test_a_renamed_repository_is_found(hub, repository, fetch_model, tmp_path):
 
 
 def test_names_of_folders_wait_for_neither_torch_nor_the_hub():
-    code = "import sys, icl_lens.fetch; print({'torch', 'huggingface_hub', 'pandas'} & set(sys.modules))"
+    code = "import sys, icl_lens.hub.fetch; print({'torch', 'huggingface_hub', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

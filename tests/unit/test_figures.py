@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from icl_lens import figures
+from icl_lens.report import figures
 
 
 def about(name="gpt2", source="files", untrained=False, left_out=0, unknown=0.0):

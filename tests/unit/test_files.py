@@ -1,8 +1,9 @@
 import pytest
 
-from icl_lens import artifacts, provenance
+from icl_lens.artifacts import hashes
 from icl_lens.corpora import files, tables
 from icl_lens.errors import InputError
+from tests import artifacts
 
 GOOD = {
     "sst2": (
@@ -105,7 +106,7 @@ def test_the_table_records_both_files(tmp_path):
         "test": {"texts": 1, "published": 872},
     }
     inputs = about["inputs"]
-    assert inputs == {f"{split}: data.tsv": provenance.file_hash(tmp_path / split / "data.tsv") for split in ("train", "test")}
+    assert inputs == {f"{split}: data.tsv": hashes.file_hash(tmp_path / split / "data.tsv") for split in ("train", "test")}
 
 
 def test_bytes_of_another_encoding_are_told_with_their_line(tmp_path):

@@ -2,11 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import artifacts, studies
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.studies import flow, saliency
-from icl_lens.studies.flow import Settings
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.flow import compute as flow
+from icl_lens.studies.anchors.flow.study import Settings
+from icl_lens.studies.anchors.saliency import compute as saliency
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..families import FAMILIES
 from ..prompts_table import prompts_table
@@ -144,11 +147,11 @@ def test_progress_ends_at_the_number_of_prompts(language_model, tokenizer):
 
 
 def test_an_artifact_says_its_settings_and_fits_its_schema(checkpoint, tmp_path):
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts" / "sst2.parquet", prompts_table(count=4), metadata)
     out = tmp_path / "studies" / "flow.parquet"
     settings = Settings(seeds=1, prompts=2)
-    studies.run("flow", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
+    run(registry.study("flow"), checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
     rows, found = artifacts.read(out, "flow")
     assert sorted(set(rows["prompt_id"])) == [100, 102]
     assert {k: found["settings"][k] for k in Settings.model_fields} == settings.model_dump()

@@ -5,14 +5,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from icl_lens import compression, models, prompts
 from icl_lens.corpora import files
-from icl_lens.models import sharing
-from icl_lens.positions import tokenize
-from icl_lens.reweighting_plan import Settings
-from icl_lens.statistics import attention_scores
-from icl_lens.studies import deep_attention, icl, isolation, reweighting, saliency
-from icl_lens.tasks import TASKS
+from icl_lens.models import loading
+from icl_lens.models.batching import sharing
+from icl_lens.prompts import protocol
+from icl_lens.prompts.positions import tokenize
+from icl_lens.statistics.attention_auc import attention_scores
+from icl_lens.studies.anchors import compressed_demonstrations, isolated_runs
+from icl_lens.studies.anchors.deep_attention import compute as deep_attention
+from icl_lens.studies.anchors.icl import compute as icl
+from icl_lens.studies.anchors.reweighting import compute as reweighting
+from icl_lens.studies.anchors.reweighting.study import Settings
+from icl_lens.studies.anchors.saliency import compute as saliency
+from icl_lens.tasks.task import TASKS
 
 from ..conftest import REPOSITORY
 from ..reference import reweighting as plain_reweighting
@@ -44,7 +49,7 @@ def folder():
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return models.load(folder, device="cpu")
+    return loading.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def read(model, shared_data):
     found = {}
     for task, names in FILES.items():
         corpus = files.read(task, *(shared_data / name for name in names))
-        found[task] = tokenize(prompts.build(TASKS[task], corpus, "shared-1shot", [42], 2), model.tokenizer)
+        found[task] = tokenize(protocol.build(TASKS[task], corpus, "shared-1shot", [42], 2), model.tokenizer)
     return found
 
 
@@ -104,7 +109,7 @@ def test_isolation(model, plain, read, task, layers):
     with torch.inference_mode():
         for group in sharing(model, read[task]):
             cut = [p.anchors for p in read[task]]
-            for batch, logits in isolation.runs(model, read[task], group, cut, layers, "before_softmax", 1000):
+            for batch, logits in isolated_runs.runs(model, read[task], group, cut, layers, "before_softmax", 1000):
                 found |= dict(zip(batch.index, logits, strict=True))
     of = [isolated_logits(plain, p.ids.tolist(), p.anchors.tolist(), layers, "before_softmax")[0] for p in read[task]]
     require_near(np.stack([found[i] for i in range(len(of))]), np.stack(of))
@@ -113,12 +118,14 @@ def test_isolation(model, plain, read, task, layers):
 @pytest.mark.parametrize("task", FILES)
 def test_compression(model, plain, read, task):
     prompt = read[task][0]
-    kept = compression.kept_positions(prompt)
+    kept = compressed_demonstrations.kept_positions(prompt)
     with torch.inference_mode():
-        compressed = compression.compress(model, prompt, kept)
-        batch = next(compression.batches(model, [prompt], 1000, compressed))
-        found = compression.query_logits(model, batch, compressed)[0]
-    require_near(found, compressed_logits(plain, prompt.ids.tolist(), compression.query_start(prompt), kept.tolist()))
+        compressed = compressed_demonstrations.compress(model, prompt, kept)
+        batch = next(compressed_demonstrations.batches(model, [prompt], 1000, compressed))
+        found = compressed_demonstrations.query_logits(model, batch, compressed)[0]
+    require_near(
+        found, compressed_logits(plain, prompt.ids.tolist(), compressed_demonstrations.query_start(prompt), kept.tolist())
+    )
 
 
 def test_reweighting(model, plain, read):

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icl_lens import converted, fetch, fetched, figures, gguf_conversion, gguf_files, models
-from icl_lens.checkpoints import checkpoint_files
-from icl_lens.cli import main
+from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
+from icl_lens.hub import converted, fetch, fetched, gguf_conversion, gguf_files
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.models import loading
+from icl_lens.report import figures
 
 from ..conftest import llama_like
 from ..families import tiny
@@ -213,7 +215,7 @@ def test_a_converted_file_is_the_model_and_its_tokenizer(tiny_gguf, network, mad
         if name in weights or name != "lm_head.weight":
             assert weights[name].dtype == torch.float32
             assert (weights[name] - tensor).abs().max() <= tensor.abs().max() / 127, name
-    loaded = models.load(made)
+    loaded = loading.load(made)
     assert loaded.name == "tiny-q8"
     assert loaded.facts["gguf"] == {"file": "tiny-q8.gguf", "sha256": record.sha256, "quantisation": "Q8_0"}
     assert figures.weights(loaded.facts) == "Q8_0 weights, dequantised"
@@ -282,9 +284,9 @@ def test_a_conversion_that_is_killed_leaves_no_model_and_the_same_command_starts
     monkeypatch.undo()
     assert not out.exists()
     with pytest.raises(InputError):
-        models.load(out.parent)
+        loading.load(out.parent)
     gguf_conversion.convert(tiny_gguf, out)
-    assert models.load(out.parent).facts["gguf"]["file"] == tiny_gguf.name
+    assert loading.load(out.parent).facts["gguf"]["file"] == tiny_gguf.name
     assert not (out.parent / ".partial").exists()
 
 
@@ -303,7 +305,7 @@ def test_what_cannot_be_converted_is_one_sentence(tiny_gguf, tmp_path, made):
         gguf_conversion.convert(tiny_gguf, out)
     (made / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"model\.safetensors is not there; delete .*converted\.json"):
-        models.load(made)
+        loading.load(made)
 
 
 def test_the_types_are_those_of_the_package():

@@ -4,9 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit, cli, config, hidden_markov
+from icl_lens.artifacts import audit
+from icl_lens.cli import commands
+from icl_lens.config import parse
 from icl_lens.errors import InputError
-from icl_lens.hidden_markov import (
+from icl_lens.studies import registry
+from icl_lens.studies.kernel_regression.hidden_markov import compute as hidden_markov
+from icl_lens.studies.kernel_regression.hidden_markov.compute import (
     compute,
     draw_model,
     draw_sequences,
@@ -16,10 +20,11 @@ from icl_lens.hidden_markov import (
     log_next,
     posterior,
     regression,
-    write,
 )
-from icl_lens.hidden_markov_plan import Settings
-from icl_lens.hidden_markov_summary import PAPER, summarise
+from icl_lens.studies.kernel_regression.hidden_markov.study import STUDY, Settings
+from icl_lens.studies.kernel_regression.hidden_markov.summary import PAPER, summarise
+from icl_lens.studies.run_synthetic import run_synthetic
+from tests import artifacts
 
 from ..reference import hidden_markov as reference
 
@@ -71,7 +76,7 @@ def test_the_forward_algorithm_agrees_with_the_sum_over_all_paths(tiny):
         found = forward(model, sequences[:, :length])
         for row, tokens in enumerate(sequences[:, :length].tolist()):
             for task in range(TINY.tasks):
-                plain = reference.sequence_probability(*matrices, task * TINY.block, tokens)
+                plain = reference.sequence_probability(*matrices, task * (TINY.states // TINY.tasks), tokens)
                 assert np.exp(found.log_evidence[row, task]) == pytest.approx(plain, rel=1e-10, abs=1e-15)
     longer = log_next(model, forward(model, sequences[:, :3]), sequences[:, 3])
     assert np.allclose(longer, forward(model, sequences).log_evidence, rtol=1e-10)
@@ -158,7 +163,7 @@ def test_rows_come_seed_by_seed_trial_by_trial_with_the_limit_last(small):
 
 def test_the_same_seeds_give_the_same_bytes_and_others_do_not(tmp_path):
     for name in "ab":
-        write(TINY, tmp_path / f"synthetic/{name}.parquet")
+        run_synthetic(STUDY, tmp_path / f"synthetic/{name}.parquet", TINY)
     assert (tmp_path / "synthetic/a.parquet").read_bytes() == (tmp_path / "synthetic/b.parquet").read_bytes()
     # A model is drawn from its own seed: those beside it change nothing.
     both = compute(TINY.model_copy(update={"seeds": [0, 9]}))
@@ -183,34 +188,48 @@ def test_the_same_seeds_give_the_same_bytes_and_others_do_not(tmp_path):
 )
 def test_settings_that_cannot_be_used_are_refused_in_one_sentence(changed, said, tmp_path, capsys):
     out = tmp_path / "synthetic/hidden_markov.parquet"
-    assert cli.main(["hidden-markov", "--settings", f"{{{changed}}}", "--out", str(out)]) == 1
+    assert commands.main(["hidden-markov", "--settings", f"{{{changed}}}", "--out", str(out)]) == 1
     assert said in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_weights_that_cancel_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(hidden_markov, "compute", lambda settings: pd.DataFrame({"distance": [1e9]}))
+    monkeypatch.setattr(hidden_markov, "_of_model", lambda settings, seed: pd.DataFrame({"distance": [1e9]}))
     with pytest.raises(InputError, match=r"kernel values of both signs cancel.*clip to true"):
-        write(TINY, tmp_path / "x.parquet")
+        run_synthetic(STUDY, tmp_path / "x.parquet", TINY)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_a_log_says_how_many_seeds_are_done(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with caplog.at_level("INFO"):
+        run_synthetic(STUDY, tmp_path / "synthetic/x.parquet", TINY)
+    assert caplog.messages[0].startswith("hidden_markov: 1 of 1 seeds, ")
+    assert caplog.messages[-1].endswith("x.parquet: 9 rows")
+
+
+def test_a_study_that_reads_prompts_is_not_run_without_them(tmp_path):
+    with pytest.raises(ValueError, match="the study rewritten reads prompts"):
+        run_synthetic(registry.study("rewritten"), tmp_path / "x.parquet")
 
 
 def test_the_command_writes_what_its_settings_say(tmp_path):
     out = tmp_path / "synthetic/hidden_markov.parquet"
     given = TINY.model_dump_json()
-    assert cli.main(["hidden-markov", "--settings", given, "--out", str(out)]) == 0
-    assert config.parse_settings("hidden_markov", given) == TINY
+    assert commands.main(["hidden-markov", "--settings", given, "--out", str(out)]) == 0
+    assert parse.parse_settings("hidden_markov", given) == TINY
     assert artifacts.read(out, "hidden_markov")[0]["distance"].tolist() == compute(TINY)["distance"].tolist()
 
 
 def test_the_audit_knows_the_table_and_finds_what_is_wrong_with_it(tmp_path):
     out = tmp_path / "synthetic/hidden_markov.parquet"
-    write(TINY, out)
-    assert audit.audit(tmp_path) == (1, [])
+    run_synthetic(STUDY, out, TINY)
+    assert audit.audit(tmp_path, [STUDY.schema]) == (1, [])
     table, about = artifacts.read(out, "hidden_markov")
     artifacts.write(out, pd.concat([table, table.head(2)]), about)
-    assert "2 rows stand twice (same task, seed, trial, n, limit)" in audit.audit(tmp_path)[1][0].sentence
+    assert "2 rows stand twice (same seed, trial, task, n, limit)" in audit.audit(tmp_path, [STUDY.schema])[1][0].sentence
     (tmp_path / "synthetic/notes.txt").write_text("")
-    assert any("no rule makes such a file" in fault.sentence for fault in audit.audit(tmp_path)[1])
+    assert any("no rule makes such a file" in fault.sentence for fault in audit.audit(tmp_path, [STUDY.schema])[1])
 
 
 def test_the_summary_has_the_means_their_intervals_and_the_papers_values(small):

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from icl_lens import artifacts
-from icl_lens.cli import main
+from icl_lens.cli.commands import main
 from icl_lens.corpora import hub
 from icl_lens.corpora.published import COUNTS
 from icl_lens.errors import InputError
-from icl_lens.fetched import RECORD, Fetched
-from icl_lens.own_tasks import OwnTask
-from icl_lens.tasks import TASKS
+from icl_lens.hub.fetched import RECORD, Fetched
+from icl_lens.tasks.own import OwnTask
+from icl_lens.tasks.task import TASKS
+from tests import artifacts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # The order in which the made files number TREC's classes is not the paper's.

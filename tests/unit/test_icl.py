@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens.positions import tokenize
-from icl_lens.studies import icl
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors.icl import compute as icl
 
 from ..families import FAMILIES
 from ..prompts_table import prompts_table

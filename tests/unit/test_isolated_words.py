@@ -1,11 +1,14 @@
 import pytest
 import torch
 
-from icl_lens import artifacts, studies
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.studies import icl, isolated_words
-from icl_lens.studies.isolated_words import Settings
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.icl import compute as icl
+from icl_lens.studies.anchors.isolated_words import compute as isolated_words
+from icl_lens.studies.anchors.isolated_words.study import Settings
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..families import FAMILIES
 from ..prompts_table import prompts_table, shared_table
@@ -76,11 +79,18 @@ def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
 
 
 def test_an_artifact_says_its_settings_and_fits_its_schema(checkpoint, tmp_path):
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts" / "sst2.parquet", prompts_table(count=4), metadata)
     out = tmp_path / "studies" / "isolated_words.parquet"
     settings = Settings(words=3, layers=1)
-    studies.run("isolated_words", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
+    run(
+        registry.study("isolated_words"),
+        checkpoint,
+        tmp_path / "prompts" / "sst2.parquet",
+        out,
+        settings=settings,
+        device="cpu",
+    )
     rows, found = artifacts.read(out, "isolated_words")
     assert rows["top_tokens"].map(len).tolist() == [3] * 6
     assert {k: found["settings"][k] for k in ("words", "layers", "blocking")} == settings.model_dump()

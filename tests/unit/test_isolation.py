@@ -1,13 +1,17 @@
 import pytest
 import torch
 
-from icl_lens import artifacts, isolation_plan, prefixes, studies
-from icl_lens.conditions import isolated, random_positions
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.studies import isolation
-from icl_lens.studies.isolation import Settings
+from icl_lens.models import prefixes
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies import registry
+from icl_lens.studies.anchors import isolated_runs, isolating
+from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolating import Settings
+from icl_lens.studies.anchors.isolation import compute as isolation
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..conftest import sentencepiece_like, word_level
 from ..families import FAMILIES, tiny
@@ -20,7 +24,7 @@ TOLERANCE = 1e-4
 
 def every_target(**more):
     """Settings that isolate everything that can be."""
-    return Settings(targets=list(isolation_plan.TARGETS), **more)
+    return Settings(targets=list(isolating.TARGETS), **more)
 
 
 def positions_of(model, prompt, row, settings):
@@ -104,7 +108,7 @@ def test_logits_are_the_references(language_model, tokenizer, family, blocking, 
     model = language_model(family)
     prompts = tokenize(shared_table("emoc", count=4), tokenizer)
     seen = {}
-    original = isolation.runs
+    original = isolated_runs.runs
 
     def remember(*args, **kwargs):
         for batch, logits in original(*args, **kwargs):
@@ -112,7 +116,7 @@ def test_logits_are_the_references(language_model, tokenizer, family, blocking, 
                 seen.setdefault(place, []).append(row)
             yield batch, logits
 
-    monkeypatch.setattr(isolation, "runs", remember)
+    monkeypatch.setattr(isolated_runs, "runs", remember)
     settings = every_target(layers=[2], draws=1, blocking=blocking)
     rows = isolation.compute(model, prompts, 2000, settings=settings)
     for place, prompt in enumerate(prompts):
@@ -130,12 +134,12 @@ def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monk
     settings = every_target(draws=2, layers=[1, 3])
     shared = isolation.compute(model, prompts, 2000, settings=settings)
     assert shared.equals(isolation.compute(model, prompts, 1, settings=settings))
-    monkeypatch.setattr(isolation, "STATE_BYTES", 1)  # one prompt's states at a time
+    monkeypatch.setattr(isolated_runs, "STATE_BYTES", 1)  # one prompt's states at a time
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
     model.__dict__["resumes"] = False
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
     del model.__dict__["resumes"]
-    monkeypatch.setattr(isolation, "sharing", lambda model, prompts: prefixes.groups(prompts, least=len(prompts) + 1))
+    monkeypatch.setattr(isolated_runs, "sharing", lambda model, prompts: prefixes.groups(prompts, least=len(prompts) + 1))
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
 
 
@@ -172,13 +176,13 @@ def test_in_all_layers_the_first_are_the_last_and_something_changes(language_mod
     [(1, [1], 1), (3, [1], 1), (6, [1, 2, 3], 2), (13, [1, 2, 3, 4, 5, 6], 3), (14, [1, 3, 5, 7], 5), (48, [1, 3, 5, 7], 5)],
 )
 def test_the_numbers_of_layers_follow_the_depth(depth, expected, main):
-    assert isolation_plan.layer_counts(depth) == expected
-    assert isolation_plan.main_layers(depth) == main
+    assert isolating.layer_counts(depth) == expected
+    assert isolating.main_layers(depth) == main
     assert main in expected
 
 
 def test_conditions_are_paired_by_their_draw_and_in_a_fixed_order():
-    found = isolation_plan.conditions(Settings(targets=["random", "label"], draws=2, layers=[2, 1]), 6)
+    found = isolating.conditions(Settings(targets=["random", "label"], draws=2, layers=[2, 1]), 6)
     assert [tuple(c) for c in found[:4]] == [("label", 0, s, k) for s in ("first", "last") for k in (1, 2)]
     assert [tuple(c) for c in found[4:]] == [("random", d, s, k) for d in (0, 1) for s in ("first", "last") for k in (1, 2)]
 
@@ -217,11 +221,11 @@ def test_half_precision_runs(language_model, tokenizer):
 
 def test_an_artifact_says_its_settings(checkpoint, tmp_path):
     table = prompts_table(count=4)
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts" / "sst2.parquet", table, metadata)
     out = tmp_path / "studies" / "isolation.parquet"
     settings = Settings(draws=2, targets=["random"])
-    studies.run("isolation", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
+    run(registry.study("isolation"), checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings, device="cpu")
     rows, found = artifacts.read(out, "isolation")
     assert set(rows["draw"]) == {0, 1}
     assert {k: found["settings"][k] for k in ("draws", "targets", "blocking", "random_scope")} == {
@@ -231,4 +235,4 @@ def test_an_artifact_says_its_settings(checkpoint, tmp_path):
         "random_scope": "prompt",
     }
     with pytest.raises(ValueError, match="no settings of the study icl"):
-        studies.run("icl", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings)
+        run(registry.study("icl"), checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings)

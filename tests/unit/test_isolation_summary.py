@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from icl_lens.errors import InputError
-from icl_lens.isolation_summary import DIFFERENCE, METRICS, summarise
-from icl_lens.statistics import OVER_TASKS, Bootstrap
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.anchors.isolation.summary import DIFFERENCE, METRICS, summarise
 
 
 @pytest.fixture

@@ -7,15 +7,23 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from icl_lens import artifacts, audit, plan, studies, text_kernels
-from icl_lens.config import load, parse, parse_settings
-from icl_lens.demonstration_places import places
+from icl_lens.artifacts import audit
+from icl_lens.artifacts.tensors import read as read_tensors
+from icl_lens.config import plan
+from icl_lens.config.parse import load, parse, parse_settings
 from icl_lens.errors import InputError
-from icl_lens.items import ITEMS
-from icl_lens.kernel_regression_plan import PARTS, POOLINGS, STUDIES, TF_IDF, Settings, held_out
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.studies import icl, kernel_regression, kernel_regression_controls
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.demonstration_places import places
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors.icl import compute as icl
+from icl_lens.studies.kernel_regression.kernel_regression import compute as kernel_regression
+from icl_lens.studies.kernel_regression.kernel_regression import text_kernels
+from icl_lens.studies.kernel_regression.kernel_regression.study import STUDY as KERNEL_REGRESSION
+from icl_lens.studies.kernel_regression.kernel_regression_controls import compute as kernel_regression_controls
+from icl_lens.studies.kernel_regression.kernel_regression_controls.study import STUDY as KERNEL_REGRESSION_CONTROLS
+from icl_lens.studies.kernel_regression.settings import PARTS, POOLINGS, TF_IDF, Settings, held_out
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..conftest import REPOSITORY, llama_like, sentencepiece_like
 from ..families import FAMILIES, tiny
@@ -173,18 +181,18 @@ def test_prompts_may_differ_in_their_number_of_demonstrations(language_model, to
 
 
 def test_an_artifact_fits_its_schema_and_says_what_lies_beside_it(checkpoint, tmp_path):
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts.parquet", prompts_table(), metadata)
     out = tmp_path / "kernel_regression.parquet"
     settings = Settings(bins=5, held_out=0.5)
-    studies.run("kernel_regression", checkpoint, tmp_path / "prompts.parquet", out, settings=settings, device="cpu")
+    run(KERNEL_REGRESSION, checkpoint, tmp_path / "prompts.parquet", out, settings=settings, device="cpu")
     rows, about = artifacts.read(out, "kernel_regression")
-    tensors, _ = artifacts.read_tensors(out.with_suffix(".safetensors"))
+    tensors, _ = read_tensors(out.with_suffix(".safetensors"))
     assert tensors["prompt_id"].tolist() == list(rows["prompt_id"].unique())
     assert {key: about["settings"][key] for key in settings.model_dump()} == settings.model_dump(mode="json")
     assert len(about["beside"]) == 1
-    assert list(audit._rows("kernel_regression", rows, about)) == []
-    assert list(audit._rows("kernel_regression", pd.concat([rows, rows[:1]]), about))
+    assert list(audit._rows(KERNEL_REGRESSION.schema, rows, about)) == []
+    assert list(audit._rows(KERNEL_REGRESSION.schema, pd.concat([rows, rows[:1]]), about))
 
 
 # What is held out.
@@ -273,20 +281,24 @@ def test_an_encoder_needs_a_name_of_its_own_and_a_padding_token(encoder, tokeniz
         text_kernels.encoder_cosines([("a", ["b"])], folder)
 
 
-def test_a_named_encoder_s_cosines_stand_beside_the_table(encoder, language_model, tokenizer):
+def test_a_named_encoder_s_cosines_stand_beside_the_table_which_says_what_its_files_are(encoder, checkpoint, tmp_path):
     folder, _ = encoder
-    settings = Settings(encoders={"mine": str(folder)})
-    prompts = tokenize(prompts_table(count=2), tokenizer)
-    _, tensors = kernel_regression.compute(language_model("gpt2"), prompts, 2000, settings=settings)
+    settings = Settings(encoders={"mine": str(folder)}, bins=5)
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42])
+    artifacts.write(tmp_path / "prompts.parquet", prompts_table(count=2), metadata)
+    out = tmp_path / "kernel_regression.parquet"
+    run(KERNEL_REGRESSION, checkpoint, tmp_path / "prompts.parquet", out, settings=settings, device="cpu")
+    tensors, about = read_tensors(out.with_suffix(".safetensors"))
     assert tensors["cosine: mine"].shape == (2, 2)
-    assert len(kernel_regression.facts(language_model("gpt2"), settings)["encoders"]["mine"]) == 64
+    assert about["encoders"] == artifacts.read(out, "kernel_regression")[1]["encoders"]
+    assert len(about["encoders"]["mine"]) == 64
 
 
 # Controls.
 
 
 def controlled(table, settings):
-    return {name: rows.to_dict("records") for name, rows in kernel_regression_controls.prepare(table, settings).items()}
+    return {name: rows.to_dict("records") for name, rows in kernel_regression_controls.controlled(table, settings).items()}
 
 
 def texts_of(row):
@@ -331,12 +343,12 @@ def test_demonstrations_of_one_label_have_nothing_to_permute():
     table = prompts_table(count=2)
     table["demo_labels"] = [[0, 0]] * 2
     with pytest.raises(InputError, match="its demonstrations all have one label, so no text can get another one"):
-        kernel_regression_controls.prepare(table, Settings(held_out=0.9))
+        kernel_regression_controls.controlled(table, Settings(held_out=0.9))
 
 
 def test_every_control_is_the_study_on_its_prompts(checkpoint, tmp_path, language_model, tokenizer):
     settings = Settings(held_out=0.5, orders=1)
-    tables = kernel_regression_controls.prepare(prompts_table(count=6), settings)
+    tables = kernel_regression_controls.controlled(prompts_table(count=6), settings)
     prompts = {name: tokenize(rows, tokenizer) for name, rows in tables.items()}
     model = language_model("gpt2")
     rows = kernel_regression_controls.compute(model, **prompts, batch_tokens=2000, settings=settings)
@@ -347,10 +359,10 @@ def test_every_control_is_the_study_on_its_prompts(checkpoint, tmp_path, languag
         assert part["prompt_id"].tolist() == alone["prompt_id"].tolist()
         assert np.array_equal(np.stack(part["max"]), np.stack(alone["max"]))
         assert np.array_equal(np.stack(part["demo_labels"]), np.stack(alone["demo_labels"]))
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts.parquet", prompts_table(), metadata)
     out = tmp_path / "kernel_regression_controls.parquet"
-    studies.run("kernel_regression_controls", checkpoint, tmp_path / "prompts.parquet", out, settings=settings, device="cpu")
+    run(KERNEL_REGRESSION_CONTROLS, checkpoint, tmp_path / "prompts.parquet", out, settings=settings, device="cpu")
     assert set(artifacts.read(out, "kernel_regression_controls")[0]["control"]) == set(rows["control"])
 
 
@@ -359,7 +371,10 @@ def test_every_control_is_the_study_on_its_prompts(checkpoint, tmp_path, languag
 
 def test_both_studies_have_their_settings_under_one_key():
     own = parse({"studies": {"kernel_regression": {"orders": 2}}}).studies.kernel_regression
-    assert [parse_settings(study, "{orders: 2}") for study in STUDIES] == [own, own]
+    assert [parse_settings(study, "{orders: 2}") for study in (KERNEL_REGRESSION.name, KERNEL_REGRESSION_CONTROLS.name)] == [
+        own,
+        own,
+    ]
 
 
 def test_the_plan_knows_the_table_with_tensors_beside_it_and_counts_the_controls_prompts():
@@ -386,12 +401,14 @@ def test_the_paper_s_own_run_shows_its_tasks_and_its_models():
 
 
 def test_a_task_that_stands_in_for_the_paper_s_is_named():
-    (note,) = ITEMS["kr_figure_6"].stand_in_note(["trec", "trec"])
+    (note,) = KERNEL_REGRESSION.item("kr_figure_6").stand_in_note(["trec", "trec"])
     assert note == "The paper shows rotten_tomatoes here, which is not configured; trec stands in for it."
-    assert ITEMS["kr_figure_6"].stand_in_note(["rotten_tomatoes"]) == ITEMS["kr_figure_2"].stand_in_note(["trec"]) == []
+    assert KERNEL_REGRESSION.item("kr_figure_6").stand_in_note(["rotten_tomatoes"]) == []
+    assert KERNEL_REGRESSION.item("kr_figure_2").stand_in_note(["trec"]) == []
 
 
 def numbered():
     """The numbered figures of the group, with their numbers."""
-    names = [name for name, item in ITEMS.items() if item.notebook in ("kr_figure_2", "kr_figure_3")]
+    drawn_by = ("kernel_regression/kr_figure_2", "kernel_regression/kr_figure_3")
+    names = [item.name for item in KERNEL_REGRESSION.items if item.notebook in drawn_by]
     return [(name, int(name.rpartition("_")[2])) for name in names]

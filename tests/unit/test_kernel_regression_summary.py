@@ -2,14 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import kernel_regression_controls_summary as controls
-from icl_lens import kernel_regression_heads as heads
-from icl_lens import kernel_regression_map as maps
-from icl_lens import kernel_regression_summary as summary
 from icl_lens.errors import InputError
-from icl_lens.kernel_regression_plan import PARTS, Settings, held_out
-from icl_lens.statistics import OVER_TASKS, Bootstrap
-from icl_lens.statistics import agreement as auc_agreement
+from icl_lens.statistics import weighted_votes
+from icl_lens.statistics.attention_auc import agreement as auc_agreement
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.kernel_regression import heads, reconstruction
+from icl_lens.studies.kernel_regression.kernel_regression import attention_map as maps
+from icl_lens.studies.kernel_regression.kernel_regression_controls import summary as controls
+from icl_lens.studies.kernel_regression.settings import PARTS, Settings, held_out
 
 from ..reference import kernel_regression as reference
 
@@ -62,26 +62,26 @@ def test_attention_to_one_demonstration_alone_returns_its_label():
     for place, label in enumerate(labels[0]):
         weights = np.zeros((1, 1, 4))
         weights[0, 0, place] = 0.3
-        shares = summary.votes(weights, labels, 3)
+        shares = weighted_votes.votes(weights, labels, 3)
         assert shares[0, 0].tolist() == [float(c == label) for c in range(3)]
-        assert summary.agreement(shares, np.array([label])) == 1
+        assert weighted_votes.agreement(shares, np.array([label])) == 1
 
 
 def test_votes_agree_with_the_plain_reference():
     rows = rows_of(prompts=8, classes=3)
-    found = summary.attention(rows)
-    shares = summary.votes(found.weights["max"], found.labels, 3)
+    found = reconstruction.attention(rows)
+    shares = weighted_votes.votes(found.weights["max"], found.labels, 3)
     for row in rows.itertuples():
         plain = reference.reconstruction(list(row.max), list(row.demo_labels), 3)
         assert shares[row.prompt_id, row.layer * 2 + row.head] == pytest.approx(plain)
 
 
 def test_a_tie_counts_by_the_chance_of_a_fair_draw():
-    blind = summary.votes(np.zeros((1, 1, 3)), np.array([[0, 1, 2]]), 3)
-    assert summary.agreement(blind, np.array([2])) == pytest.approx(1 / 3)
-    tied = summary.votes(np.array([[[1.0, 1.0, 0.0]]]), np.array([[0, 1, 2]]), 3)
-    assert summary.agreement(tied, np.array([1])) == 0.5
-    assert summary.agreement(tied, np.array([2])) == 0
+    blind = weighted_votes.votes(np.zeros((1, 1, 3)), np.array([[0, 1, 2]]), 3)
+    assert weighted_votes.agreement(blind, np.array([2])) == pytest.approx(1 / 3)
+    tied = weighted_votes.votes(np.array([[[1.0, 1.0, 0.0]]]), np.array([[0, 1, 2]]), 3)
+    assert weighted_votes.agreement(tied, np.array([1])) == 0.5
+    assert weighted_votes.agreement(tied, np.array([2])) == 0
 
 
 def test_a_demonstration_that_is_not_there_counts_for_no_class():
@@ -89,20 +89,20 @@ def test_a_demonstration_that_is_not_there_counts_for_no_class():
     one = rows["prompt_id"] == 0
     for name in ("max", "mean", "label", "demo_labels"):
         rows.loc[one, name] = rows.loc[one, name].map(lambda cell: cell[:3])
-    found = summary.attention(rows)
+    found = reconstruction.attention(rows)
     assert found.labels[0, 3] == -1
-    assert summary.votes(found.weights["max"], found.labels, 2)[0].sum(-1) == pytest.approx(1)
+    assert weighted_votes.votes(found.weights["max"], found.labels, 2)[0].sum(-1) == pytest.approx(1)
     generator = np.random.default_rng(0)
-    assert all(summary.shuffled(found.labels, generator)[0, 3] == -1 for _ in range(20))
+    assert all(reconstruction.shuffled(found.labels, generator)[0, 3] == -1 for _ in range(20))
 
 
 def test_pearson_s_correlation_is_numpy_s():
     rows = rows_of(prompts=30)
-    found = summary.attention(rows)
-    shares = summary.votes(found.weights["max"], found.labels, 2)
+    found = reconstruction.attention(rows)
+    shares = weighted_votes.votes(found.weights["max"], found.labels, 2)
     plain = [np.corrcoef(shares[:, h, 1], found.prediction)[0, 1] for h in range(4)]
-    assert summary.pearson(shares, found.prediction) == pytest.approx(plain)
-    assert (summary.pearson(shares, np.zeros(30, dtype=int)) == -1).all()
+    assert reconstruction.pearson(shares, found.prediction) == pytest.approx(plain)
+    assert (reconstruction.pearson(shares, np.zeros(30, dtype=int)) == -1).all()
 
 
 def test_the_head_is_chosen_without_the_held_out_prompts_and_scored_on_them_alone():
@@ -117,40 +117,44 @@ def test_the_head_is_chosen_without_the_held_out_prompts_and_scored_on_them_alon
     for name in ("max", "mean", "label"):
         swapped.loc[inside & other, name] = rows.loc[inside & best, name].to_numpy()
         swapped.loc[inside & best, name] = rows.loc[inside & best, name].map(lambda a: a.max() - a)
-    table = summary.summarise(swapped, tensors_of(rows), FEW, PLAN)
-    one = table[(table["quantity"] == summary.RECONSTRUCTION) & (table["against"] == "model") & (table["how"] == "max")]
+    table = reconstruction.summarise(swapped, tensors_of(rows), FEW, PLAN)
+    one = table[(table["quantity"] == reconstruction.RECONSTRUCTION) & (table["against"] == "model") & (table["how"] == "max")]
     assert one[["layer", "head", "value", "prompts", "chosen_on"]].values.tolist() == [[2, 1, 0.0, 18, 42]]
-    sample = table[(table["quantity"] == summary.IN_SAMPLE) & (table["against"] == "model")]
+    sample = table[(table["quantity"] == reconstruction.IN_SAMPLE) & (table["against"] == "model")]
     assert sample["value"].item() >= 0.7
     assert sample["prompts"].item() == 60
 
 
 def test_what_is_scored_changes_nothing_of_the_choice():
     rows = rows_of()
-    chosen = summary.summarise(rows, tensors_of(rows), FEW, PLAN)
+    chosen = reconstruction.summarise(rows, tensors_of(rows), FEW, PLAN)
     rows["gold"] = rows["prediction"] = rows["prediction"].where(
         ~rows["prompt_id"].isin(np.flatnonzero(held_out([42 + i % 2 for i in range(60)], range(60), FEW))), 0
     )
-    changed = summary.summarise(rows, tensors_of(rows), FEW, PLAN)
+    changed = reconstruction.summarise(rows, tensors_of(rows), FEW, PLAN)
     assert changed["head"].dropna().tolist()[:6] == chosen["head"].dropna().tolist()[:6]
     assert changed.loc[changed["tau"].notna(), "tau"].tolist() == chosen.loc[chosen["tau"].notna(), "tau"].tolist()
 
 
 def test_a_head_that_follows_the_answer_is_told_from_the_null_and_one_that_does_not_is_not():
     settings = Settings(permutations=100)
-    good = summary.summarise(rows_of(prompts=100), tensors_of(rows_of(prompts=100)), settings, PLAN)
-    one = good[(good["quantity"] == summary.RECONSTRUCTION) & (good["against"] == "model") & (good["how"] == "max")].iloc[0]
+    good = reconstruction.summarise(rows_of(prompts=100), tensors_of(rows_of(prompts=100)), settings, PLAN)
+    one = good[
+        (good["quantity"] == reconstruction.RECONSTRUCTION) & (good["against"] == "model") & (good["how"] == "max")
+    ].iloc[0]
     assert one["value"] == 1
     assert 0.5 < one["null_95"] < 0.9
     assert one["p_value"] == pytest.approx(1 / 101)
     assert one["same_head"]
     blind = rows_of(prompts=100, good=(9, 9))
-    bad = summary.summarise(blind, tensors_of(blind), settings, PLAN)
-    for quantity in (summary.RECONSTRUCTION, summary.IN_SAMPLE):
+    bad = reconstruction.summarise(blind, tensors_of(blind), settings, PLAN)
+    for quantity in (reconstruction.RECONSTRUCTION, reconstruction.IN_SAMPLE):
         one = bad[(bad["quantity"] == quantity) & (bad["against"] == "model") & (bad["how"] == "max")].iloc[0]
         assert one["p_value"] > 0.02
     # The best of all heads in sample has a higher chance level than a head scored where it was not chosen has on average.
-    null = summary.null(summary.attention(blind), held_out([42 + i % 2 for i in range(100)], range(100), settings), settings)
+    null = reconstruction.null(
+        reconstruction.attention(blind), held_out([42 + i % 2 for i in range(100)], range(100), settings), settings
+    )
     assert null.in_sample["model"].mean() > null.held_out["model"].mean()
     assert null.held_out["model"].mean() == pytest.approx(0.5, abs=0.05)
 
@@ -159,51 +163,53 @@ def test_a_kernel_on_texts_agrees_with_the_plain_reference():
     generator = np.random.default_rng(3)
     cosines, labels, target = generator.random((40, 4)), np.tile([0, 1, 1, 0], (40, 1)), generator.integers(0, 2, 40)
     chosen = np.arange(40) < 25
-    found = summary.kernels(cosines, labels, target, chosen, 2)
+    found = reconstruction.kernels(cosines, labels, target, chosen, 2)
 
     def right(tau):
         shares = [reference.kernel_regression(row, [0, 1, 1, 0], 2, tau) for row in cosines]
         return np.array([float(np.argmax(share) == y) for share, y in zip(shares, target, strict=True)])
 
     agreed, tau = found["exp"]
-    assert tau in summary.TEMPERATURES
+    assert tau in reconstruction.TEMPERATURES
     assert agreed.tolist() == right(tau).tolist()
-    assert right(tau)[chosen].mean() == max(right(each)[chosen].mean() for each in summary.TEMPERATURES)
+    assert right(tau)[chosen].mean() == max(right(each)[chosen].mean() for each in reconstruction.TEMPERATURES)
     assert found["relu"][1] is None
-    nothing = summary.kernels(np.full((4, 4), -0.5), labels[:4], target[:4], chosen[:4], 2)["relu"][0]
+    nothing = reconstruction.kernels(np.full((4, 4), -0.5), labels[:4], target[:4], chosen[:4], 2)["relu"][0]
     assert nothing.tolist() == [0.5] * 4
 
 
 def test_an_encoder_that_was_not_run_has_no_number_and_says_why():
     rows = rows_of(prompts=20)
-    table = summary.summarise(rows, tensors_of(rows), FEW, PLAN)
+    table = reconstruction.summarise(rows, tensors_of(rows), FEW, PLAN)
     absent = table[table["note"] != ""]
     assert absent["how"].tolist() == ["all-MiniLM-L6-v2", "bert-base-nli-mean-tokens", ""]
     assert absent["value"].isna().all()
     assert absent["note"].str.startswith("not run: no ").all()
     cosines = np.random.default_rng(2).random((20, 4))
-    run = summary.summarise(rows, tensors_of(rows, **{"cosine: all-MiniLM-L6-v2": cosines}), FEW, PLAN)
+    run = reconstruction.summarise(rows, tensors_of(rows, **{"cosine: all-MiniLM-L6-v2": cosines}), FEW, PLAN)
     assert run.loc[run["note"] != "", "how"].tolist() == ["bert-base-nli-mean-tokens"]
-    assert run.loc[run["quantity"] == summary.MINUS_ENCODER, "how"].str.startswith("all-MiniLM-L6-v2 ").all()
+    assert run.loc[run["quantity"] == reconstruction.MINUS_ENCODER, "how"].str.startswith("all-MiniLM-L6-v2 ").all()
 
 
 def test_differences_are_paired():
     rows = rows_of(prompts=40, answer=lambda number, gold: gold if number % 4 else 1 - gold)
-    table = summary.summarise(rows, tensors_of(rows), FEW, PLAN).set_index(["quantity", "against", "how"])["value"]
-    reconstructed = table[summary.RECONSTRUCTION, "truth", "max"]
-    assert table[summary.MINUS_ICL, "truth", "max"] == pytest.approx(reconstructed - table[summary.ICL, "truth", ""])
-    kernel = table[summary.KERNEL, "truth", "TF-IDF exp"]
-    assert table[summary.MINUS_KERNEL, "truth", "TF-IDF exp"] == pytest.approx(reconstructed - kernel)
+    table = reconstruction.summarise(rows, tensors_of(rows), FEW, PLAN).set_index(["quantity", "against", "how"])["value"]
+    reconstructed = table[reconstruction.RECONSTRUCTION, "truth", "max"]
+    assert table[reconstruction.MINUS_ICL, "truth", "max"] == pytest.approx(
+        reconstructed - table[reconstruction.ICL, "truth", ""]
+    )
+    kernel = table[reconstruction.KERNEL, "truth", "TF-IDF exp"]
+    assert table[reconstruction.MINUS_KERNEL, "truth", "TF-IDF exp"] == pytest.approx(reconstructed - kernel)
 
 
 def test_rows_of_two_tasks_or_without_a_head_are_refused():
     rows = rows_of(prompts=4)
     with pytest.raises(InputError, match="one of each prompt, layer and head"):
-        summary.attention(pd.concat([rows, rows.assign(task="trec")]))
+        reconstruction.attention(pd.concat([rows, rows.assign(task="trec")]))
     with pytest.raises(InputError, match="one of each prompt, layer and head"):
-        summary.attention(rows.drop(index=3))
+        reconstruction.attention(rows.drop(index=3))
     with pytest.raises(InputError, match="are of other prompts; make both anew"):
-        summary.summarise(rows, {"prompt_id": np.arange(5)}, FEW, PLAN)
+        reconstruction.summarise(rows, {"prompt_id": np.arange(5)}, FEW, PLAN)
 
 
 # Heads.
@@ -212,8 +218,8 @@ def test_rows_of_two_tasks_or_without_a_head_are_refused():
 def test_every_head_s_agreement_is_counted_and_the_best_s_depth_is_told():
     rows = rows_of(prompts=30, layers=3, good=(1, 1))
     table = heads.by_head(rows, FEW, PLAN)
-    found = summary.attention(rows)
-    shares = summary.votes(found.weights["max"], found.labels, 2)
+    found = reconstruction.attention(rows)
+    shares = weighted_votes.votes(found.weights["max"], found.labels, 2)
     plain = [np.mean(shares[:, h].argmax(-1) == found.prediction) for h in range(6)]
     of_model = table[table["metric"] == "vs model"]
     assert of_model["value"].tolist() == pytest.approx(plain)

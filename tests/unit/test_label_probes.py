@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens.attention import queries_and_keys, record_keys_and_values
+from icl_lens.attention.keys_and_values import queries_and_keys, record_keys_and_values
 from icl_lens.errors import InputError
-from icl_lens.label_probes_plan import PROBES, Settings
-from icl_lens.label_probes_summary import summarise
-from icl_lens.models import batches
-from icl_lens.positions import tokenize
-from icl_lens.statistics import Bootstrap
-from icl_lens.studies import label_probes
+from icl_lens.models.batching import batches
+from icl_lens.prompts.positions import tokenize
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.studies.inputs import Given
+from icl_lens.studies.kernel_regression.label_probes import compute as label_probes
+from icl_lens.studies.kernel_regression.label_probes.study import PROBES, Settings
+from icl_lens.studies.kernel_regression.label_probes.summary import summarise
 
 from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table
@@ -160,10 +161,12 @@ def test_the_majority_is_that_of_what_is_fitted_on():
     assert label_probes.commonest(tokens, 3).tolist() == [7, 7, 5, 5, -1, 3]  # of equally common ones the smaller id
 
 
-def test_the_first_prompts_of_each_seed_are_read():
+def test_the_first_prompts_of_each_seed_are_read(language_model, tokenizer):
     table = prompts_table(count=9)
-    chosen = label_probes.prepare(table, Settings(queries=2))["prompts"]
-    assert chosen["prompt_id"].tolist() == [100, 101, 102, 103]
+    read = Given(language_model("gpt2"), table, {}, Settings(queries=2), "auto", False, lambda rows: tokenize(rows, tokenizer))
+    found = label_probes.prepare(read)
+    assert [prompt.prompt_id for prompt in found.prompts] == [100, 101, 102, 103]
+    assert (found.left_out, dict(found.more)) == (0, {})
 
 
 def test_what_cannot_be_probed_is_refused_in_one_sentence(language_model, tokenizer):

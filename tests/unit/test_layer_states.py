@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from icl_lens import layer_states
+from icl_lens.network import layer_states
 
 from ..families import FAMILIES, tiny
 

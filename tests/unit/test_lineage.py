@@ -1,6 +1,6 @@
 from xml.etree import ElementTree
 
-from icl_lens.lineage import Node, columns, edges, in_words, svg
+from icl_lens.report.lineage import Node, columns, edges, in_words, svg
 
 CHAINS = {
     "figure_3": [

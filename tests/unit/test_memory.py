@@ -8,11 +8,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from icl_lens import activations, attention, generation, memory, models
-from icl_lens.config import EMBEDDED_MODEL
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.studies import icl, isolation, saliency
+from icl_lens.attention.flow import flows
+from icl_lens.config.keys import EMBEDDED_MODEL
+from icl_lens.models import batching, generation, logits, observed
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.network import activations, memory
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors import isolating
+from icl_lens.studies.anchors.icl import compute as icl
+from icl_lens.studies.anchors.isolation import compute as isolation
+from icl_lens.studies.anchors.saliency import compute as saliency
 
 from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table
@@ -50,7 +55,7 @@ def wide_model(wide, tokenizer):
 @pytest.mark.parametrize("study", [icl, isolation, saliency])
 def test_no_tensor_outgrows_the_limit_whatever_the_budget_and_no_result_changes(study, wide_model, tokenizer, monkeypatch):
     prompts = tokenize(prompts_table("sst2", count=8), tokenizer)
-    settings = {"settings": isolation.Settings(targets=["label"], layers=[1])} if study is isolation else {}
+    settings = {"settings": isolating.Settings(targets=["label"], layers=[1])} if study is isolation else {}
     whole = study.compute(wide_model, prompts, NO_BUDGET, **settings)
     monkeypatch.setattr(memory, "LIMIT", 2**22)
     assert 4 * 3 * len(prompts) * VOCABULARY > memory.LIMIT, "all prompts at once would take more"
@@ -62,13 +67,13 @@ def test_no_tensor_outgrows_the_limit_whatever_the_budget_and_no_result_changes(
 
 
 def test_prompts_that_end_at_different_places_have_one_row_of_logits_each(wide_model, tokenizer, monkeypatch):
-    monkeypatch.setattr(models, "_LOGITS", 2**20)
+    monkeypatch.setattr(logits, "_LOGITS", 2**20)
     prompts = tokenize(prompts_table("agnews", count=12), tokenizer)
-    batch = next(models.batches(wide_model, prompts, NO_BUDGET))
+    batch = next(batching.batches(wide_model, prompts, NO_BUDGET))
     assert len(set(batch.last.tolist())) > 4
     head = wide_model.network.get_output_embeddings()
     with torch.inference_mode(), Largest(wide_model.network) as largest:
-        found = models.last_logits(wide_model, batch)
+        found = logits.last_logits(wide_model, batch)
     assert largest.elements <= len(prompts) * VOCABULARY
     assert wide_model.network.get_output_embeddings() is head
     for row, place in enumerate(batch.index):
@@ -80,7 +85,7 @@ def test_greedy_answers_make_one_row_of_logits_for_each_prompt(wide_model, token
     prompts = tokenize(prompts_table("agnews", count=12), tokenizer)
     expected = generation.greedy_answers(wide_model, prompts, 2, 1)
     monkeypatch.setattr(memory, "LIMIT", 2**24)
-    monkeypatch.setattr(models, "_LOGITS", 2**20)
+    monkeypatch.setattr(logits, "_LOGITS", 2**20)
     with Largest(wide_model.network) as largest:
         assert generation.greedy_answers(wide_model, prompts, 2, NO_BUDGET) == expected
     assert 4 * largest.elements <= memory.LIMIT
@@ -88,9 +93,9 @@ def test_greedy_answers_make_one_row_of_logits_for_each_prompt(wide_model, token
 
 def test_the_loss_of_a_large_vocabulary_is_that_of_the_first_tokens(wide_model, tokenizer, monkeypatch):
     prompts = tokenize(prompts_table("sst2", count=4), tokenizer)
-    monkeypatch.setattr(models, "OBSERVED", 6 * VOCABULARY)
+    monkeypatch.setattr(observed, "OBSERVED", 6 * VOCABULARY)
     with Largest(wide_model.network) as largest:
-        found = models.observe(wide_model, prompts)["next_token_loss"]
+        found = observed.observe(wide_model, prompts)["next_token_loss"]
     assert largest.elements <= 7 * VOCABULARY
     ids = torch.from_numpy(prompts[0].ids)
     log_probs = wide_model.network(ids[None]).logits[0].log_softmax(-1)
@@ -112,7 +117,7 @@ def test_what_a_backward_pass_holds_is_within_what_is_counted(family):
 
     ids = torch.arange(1, 101).view(2, 50)
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, attention.flows(network, lambda *_: None):
+    with hooks, flows(network, lambda *_: None):
         network(input_ids=ids, use_cache=False, logits_to_keep=1).logits.sum()
     held = sum(size for _, size in saved.values())
     sizes = memory.sizes(network)

@@ -13,11 +13,17 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from icl_lens import artifacts, models, paired_prompts, probes, provenance, studies
-from icl_lens.cli import FURTHER_PROMPTS, STUDIES, main
-from icl_lens.config import parse_settings
-from icl_lens.prompts import build
-from icl_lens.tasks import TASKS
+from icl_lens.artifacts import code, tensors
+from icl_lens.cli.commands import main
+from icl_lens.config.parse import parse_settings
+from icl_lens.models import loading
+from icl_lens.prompts.protocol import build
+from icl_lens.statistics import probes
+from icl_lens.studies import registry
+from icl_lens.studies.representation_change import paired_prompts
+from icl_lens.studies.run import run
+from icl_lens.tasks.task import TASKS
+from tests import artifacts
 
 from ..conftest import TEXTS
 from ..families import tiny
@@ -33,7 +39,7 @@ class Case:
 
     prompts: str = "fresh-1shot"
     settings: dict = field(default_factory=dict)
-    others: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     varies: tuple[str, ...] = ()
 
 
@@ -49,7 +55,7 @@ CASES = {
     "deep_attention": Case(SHARED),
     "flow": Case(),
     "tokens": Case(),
-    "diagnosis": Case("ordered-1shot", others=("pooled-1shot",)),
+    "diagnosis": Case("ordered-1shot", further=("pooled-1shot",)),
     "isolated_words": Case(),
     "isolation_controls": Case(settings={"queries": 1, "targets": ["label"], "blocking": "after_softmax"}),
     "attention_controls": Case(settings={"queries": 2}),
@@ -65,7 +71,7 @@ CASES = {
 
 
 def test_every_study_has_a_case():
-    assert set(CASES) == set(STUDIES)
+    assert set(CASES) == {study.name for study in registry.studies().values() if study.reads}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,7 @@ def written(folder):
                 paired_prompts.write("lines", settings, path)
             else:
                 table = build(TASKS["sst2"], pd.DataFrame(rows), name, [42], 3, auxiliary=1)
-                artifacts.write(path, table, artifacts.describe("prompts", "icl_lens.prompts", {}, {}, [42]))
+                artifacts.write(path, table, artifacts.describe("prompts", "icl_lens.prompts.protocol", {}, {}, [42]))
         return path
 
     return write
@@ -106,7 +112,7 @@ def written(folder):
 @pytest.fixture
 def on_device(monkeypatch):
     """The pretended device is there, and every model is put on it."""
-    monkeypatch.setattr(models, "pick_device", lambda device: DEVICE)
+    monkeypatch.setattr(loading, "pick_device", lambda device: DEVICE)
     with pretended():
         yield
 
@@ -131,22 +137,23 @@ def flat(column: pd.Series) -> np.ndarray:
 def test_a_study_runs_on_a_device_and_finds_what_it_finds_on_the_cpu(study, folder, written, monkeypatch, request):
     case = CASES[study]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(provenance, "code_hash", lambda module: "")  # half a second a study
+    monkeypatch.setattr(code, "code_hash", lambda *modules: "")  # half a second a study
     monkeypatch.setattr(probes, "MOST_STEPS", 20)  # the fit is the CPU's work
     settings = parse_settings(study, json.dumps(case.settings)) if case.settings else None
-    others = {key: written(name, None) for key, name in zip(FURTHER_PROMPTS.get(study, {}), case.others, strict=True)}
-    given = {"settings": settings, "others": others, "batch_tokens": 400}
+    options = [further.option for further in registry.study(study).further]
+    further = {option: written(name, None) for option, name in zip(options, case.further, strict=True)}
+    given = {"settings": settings, "further": further, "batch_tokens": 400}
     prompts = written(case.prompts, settings)
-    studies.run(study, "model", prompts, folder / "cpu.parquet", device="cpu", **given)
+    run(registry.study(study), "model", prompts, folder / "cpu.parquet", device="cpu", **given)
     request.getfixturevalue("on_device")
-    studies.run(study, "model", prompts, folder / "device.parquet", **given)
+    run(registry.study(study), "model", prompts, folder / "device.parquet", **given)
 
     (expected, _), (found, about) = (artifacts.read(folder / f"{name}.parquet", study) for name in ("cpu", "device"))
     assert about["device"] == DEVICE.type
     assert len(found) == len(expected)
     assert [name for name in expected if name not in case.varies and not same(flat(found[name]), flat(expected[name]))] == []
     if "beside" in about:
-        expected, found = (artifacts.read_tensors(folder / f"{name}.safetensors")[0] for name in ("cpu", "device"))
+        expected, found = (tensors.read(folder / f"{name}.safetensors")[0] for name in ("cpu", "device"))
         assert [name for name in expected if not same(found[name], expected[name])] == []
 
 

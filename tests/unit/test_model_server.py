@@ -13,12 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens import artifacts, model_server, preloaded, provenance, studies
-from icl_lens.checkpoints import checkpoint_files
+from icl_lens.artifacts import code, hashes
+from icl_lens.cli import model_server, preloaded
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.studies import registry
+from icl_lens.studies.run import run as run_study
+from tests import artifacts
 
 from ..prompts_table import prompts_table
 
-ORGANISM = Path(provenance.PACKAGE) / "organism" / "checkpoint"
+ORGANISM = Path(code.PACKAGE) / "organism" / "checkpoint"
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
 
@@ -48,24 +52,32 @@ if __name__ == "__main__":
     assert (x @ x).exp().isinf().all()
 """
 
+# A module that commands run: whether the package was read before.
+READ = """
+import sys
+if __name__ == "__main__":
+    print("icl_lens.artifacts.code" in sys.modules)
+"""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A folder with a copy of the package, a model, prompts and the socket of a server that uses these."""
     folder = tmp_path_factory.mktemp("r")
     copy = folder / "icl_lens"
-    shutil.copytree(provenance.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "checkpoint"))
+    shutil.copytree(code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "checkpoint"))
     (folder / "product.py").write_text(PRODUCT)
+    (folder / "read.py").write_text(READ)
     (folder / "log").write_text("")
-    with open(copy / "models.py", "a") as file:
+    with open(copy / "models" / "loading.py", "a") as file:
         file.write(COUNTED.format(log=str(folder / "log")))
-    script = copy / "preloaded.py"
+    script = copy / "cli" / "preloaded.py"
     text = script.read_text()
     loaded = [f'    "{name}",\n' for name in preloaded.LIBRARIES if name.startswith(("pandas", "torch", "transformers"))]
     start, end = text.index("LIBRARIES = ("), text.index("# What a process says")
     script.write_text(text[:start] + f"LIBRARIES = (\n{''.join(loaded)})\n" + text[end:])
     shutil.copytree(ORGANISM, folder / "model")
-    about = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    about = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(folder / "prompts" / "sst2.parquet", prompts_table(count=4), about)
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"}
     process = subprocess.Popen(
@@ -81,8 +93,13 @@ def run(tmp_path_factory):
 
 def icl(run: Path, model: str = "model") -> subprocess.CompletedProcess:
     """Run the study in a process of the server's, with one thread."""
-    command = [sys.executable, "-SP", preloaded.__file__, run / "socket", "icl_lens", "icl", "--model", model]
-    command += ["--prompts", "prompts/sst2.parquet", "--out", "out/icl.parquet", "--device", "cpu"]
+    options = ("--prompts", "prompts/sst2.parquet", "--out", "out/icl.parquet", "--device", "cpu")
+    return asked(run, "icl_lens", "icl", "--model", model, *options)
+
+
+def asked(run: Path, *command: str) -> subprocess.CompletedProcess:
+    """Run a module in a process of the server's, with one thread."""
+    command = [sys.executable, "-SP", preloaded.__file__, run / "socket", *command]
     environment = {**os.environ, "PYTHONPATH": str(run), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
     return subprocess.run(command, cwd=run, capture_output=True, text=True, timeout=300, env=environment)
 
@@ -94,6 +111,8 @@ def loaded(run: Path) -> int:
 
 @linux
 def test_jobs_share_one_loaded_model_and_answer_as_if_each_had_loaded_it(run):
+    done = asked(run, "read")
+    assert done.stdout == "True\n", done.stderr
     before = loaded(run)
     for _ in range(2):
         done = icl(run)
@@ -103,10 +122,11 @@ def test_jobs_share_one_loaded_model_and_answer_as_if_each_had_loaded_it(run):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        studies.run("icl", run / "model", run / "prompts" / "sst2.parquet", run / "own" / "icl.parquet", device="cpu")
+        own_out = run / "own" / "icl.parquet"
+        run_study(registry.study("icl"), run / "model", run / "prompts" / "sst2.parquet", own_out, device="cpu")
     finally:
         torch.set_num_threads(threads)
-    own, own_about = artifacts.read(run / "own" / "icl.parquet", "icl")
+    own, own_about = artifacts.read(own_out, "icl")
     pd.testing.assert_frame_equal(found, own, check_exact=True)
     assert about["model"] == own_about["model"]
     assert about["threads"] == 1
@@ -142,9 +162,9 @@ def test_changed_weights_and_an_edit_of_the_package_are_seen_by_the_next_job(run
     weights.write_bytes(changed)
     assert icl(run).returncode == 0
     _, about_changed = artifacts.read(run / "out" / "icl.parquet", "icl")
-    assert about_changed["model"]["files"] == provenance.files_hash(checkpoint_files(run / "model")) != about["model"]["files"]
+    assert about_changed["model"]["files"] == hashes.files_hash(checkpoint_files(run / "model")) != about["model"]["files"]
     assert loaded(run) == before + 1
-    with open(run / "icl_lens" / "cli.py", "a") as file:
+    with open(run / "icl_lens" / "cli" / "commands.py", "a") as file:
         file.write(EDITED)
     done = icl(run)
     assert done.returncode == 0
@@ -161,6 +181,16 @@ def test_a_model_that_cannot_be_loaded_gives_the_jobs_own_sentence(run):
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("icl-lens icl: model folder broken: the tokenizer cannot be loaded")
         assert "Traceback" not in done.stderr
+
+
+@linux
+def test_what_was_read_of_the_package_is_forgotten_once_a_file_changes(run):
+    before = loaded(run)
+    with open(run / "icl_lens" / "artifacts" / "code.py", "a") as file:
+        file.write("\n# edited\n")
+    assert asked(run, "read").stdout == "False\n"
+    assert icl(run).returncode == 0
+    assert loaded(run) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -195,19 +225,19 @@ def test_a_memory_limit_of_the_control_group_counts():
 
 
 def test_a_file_is_hashed_once_per_run_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setenv(provenance.HASHES, str(tmp_path / "hashes"))
+    monkeypatch.setenv(hashes.HASHES, str(tmp_path / "hashes"))
     (tmp_path / "hashes").mkdir()
     path = tmp_path / "weights"
     path.write_text("a")
     now = time.time()
-    monkeypatch.setattr(provenance.time, "time", lambda: now)
-    first = provenance.files_hash([path])
+    monkeypatch.setattr(hashes.time, "time", lambda: now)
+    first = hashes.files_hash([path])
     assert not list((tmp_path / "hashes").iterdir()), "a file that may change within a step of the clock is not remembered"
-    monkeypatch.setattr(provenance.time, "time", lambda: now + 10)
-    assert provenance.files_hash([path]) == first
+    monkeypatch.setattr(hashes.time, "time", lambda: now + 10)
+    assert hashes.files_hash([path]) == first
     assert len(list((tmp_path / "hashes").iterdir())) == 1
     with monkeypatch.context() as patched:
-        patched.setattr(provenance, "file_hash", lambda path: pytest.fail("hashed again"))
-        assert provenance.files_hash([path]) == first
+        patched.setattr(hashes, "file_hash", lambda path: pytest.fail("hashed again"))
+        assert hashes.files_hash([path]) == first
     path.write_text("b")
-    assert provenance.files_hash([path]) != first
+    assert hashes.files_hash([path]) != first

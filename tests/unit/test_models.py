@@ -18,10 +18,14 @@ from transformers import (
 )
 from transformers.activations import NewGELUActivation
 
-from icl_lens import models, vocabulary
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.studies import icl, saliency
+from icl_lens.models import batching, loading
+from icl_lens.models.logits import class_logits, last_logits
+from icl_lens.models.observed import observe
+from icl_lens.network import vocabulary
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors.icl import compute as icl
+from icl_lens.studies.anchors.saliency import compute as saliency
 
 from ..families import CONTEXT, FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table, shared_table
@@ -34,14 +38,14 @@ def broken(checkpoint, tmp_path):
 
 
 def test_a_folder_loads_frozen_and_says_what_it_is(checkpoint):
-    model = models.load(checkpoint, name="own", device="cpu")
+    model = loading.load(checkpoint, name="own", device="cpu")
     assert model.facts["family"] == "gpt2"
     assert model.facts["layers"] == 3
     assert model.name == "own"
     assert not model.network.training
     assert not any(p.requires_grad for p in model.network.parameters())
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
-    assert {p.dtype for p in models.load(checkpoint, device="cpu", dtype="bfloat16").network.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in loading.load(checkpoint, device="cpu", dtype="bfloat16").network.parameters()} == {torch.bfloat16}
 
 
 def saved(folder, network, tokenizer):
@@ -53,7 +57,7 @@ def saved(folder, network, tokenizer):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loads_from_its_folder(tmp_path, tokenizer, family):
     network = tiny(family, len(tokenizer) + 8)  # a family's tokenizer class may add special tokens
-    model = models.load(saved(tmp_path / family, network, tokenizer))
+    model = loading.load(saved(tmp_path / family, network, tokenizer))
     assert (model.layers, model.facts["layers"], model.facts["heads"]) == (3, 3, 4)
     assert model.context == CONTEXT
     ids = torch.arange(40)[None]
@@ -64,7 +68,7 @@ def test_every_family_loads_from_its_folder(tmp_path, tokenizer, family):
 @pytest.mark.parametrize("family", UNSUPPORTED)
 def test_a_family_that_is_not_supported_answers_prompts_but_is_not_studied_further(tmp_path, tokenizer, family):
     network, reason = unsupported(family, len(tokenizer))
-    model = models.load(saved(tmp_path / family, network, tokenizer))
+    model = loading.load(saved(tmp_path / family, network, tokenizer))
     prompts = tokenize(prompts_table("sst2", count=3), tokenizer)
     prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its beginning with another
     rows = icl.compute(model, prompts, 300)
@@ -89,7 +93,7 @@ def test_positions_that_change_with_the_length_bound_the_context(language_model)
 
 def fault(folder, **options):
     with pytest.raises(InputError) as caught:
-        models.load(folder, **options)
+        loading.load(folder, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -122,9 +126,9 @@ def test_damaged_parts_are_told(broken):
     (broken / "tokenizer.json").write_text("{")
     assert "the tokenizer cannot be loaded" in fault(broken)
     (broken / "config.json").write_text("{")
-    assert "config.json is not a model's" in fault(broken)
+    assert "config.json is not a model config" in fault(broken)
     (broken / "config.json").write_text('{"model_type": "no_such_family"}')
-    assert "config.json is not a model's" in fault(broken)
+    assert "config.json is not a model config" in fault(broken)
 
 
 def test_weights_that_are_not_in_the_file_are_told_not_made_up(broken):
@@ -133,12 +137,12 @@ def test_weights_that_are_not_in_the_file_are_told_not_made_up(broken):
     weights = load_file(broken / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    assert "the checkpoint lacks 1 weights, transformer.h.1.mlp.c_fc.weight among them" in fault(broken)
+    assert "the checkpoint lacks 1 weights, for example transformer.h.1.mlp.c_fc.weight" in fault(broken)
 
 
 def test_another_models_tokenizer_is_told(broken):
     config = json.loads((broken / "config.json").read_text())
-    model = models.load(broken).network
+    model = loading.load(broken).network
     model.resize_token_embeddings(50)
     model.save_pretrained(broken)
     assert config["vocab_size"] > 50
@@ -177,38 +181,38 @@ def test_a_folder_with_code_of_its_own_is_not_run(broken):
     config = json.loads((broken / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
     (broken / "config.json").write_text(json.dumps(config))
-    assert "config.json is not a model's" in fault(broken)
+    assert "config.json is not a model config" in fault(broken)
 
 
 def test_weights_of_another_size_are_told(broken):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"n_positions": 64}))
-    assert "1 weights are not of the size that config.json says, transformer.wpe.weight among them" in fault(broken)
+    assert "the size of 1 weights differs from config.json, for example transformer.wpe.weight" in fault(broken)
 
 
 def test_weights_without_a_place_are_told(broken, caplog):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"n_layer": 2}))
     with caplog.at_level(logging.WARNING):
-        assert models.load(broken).layers == 2
-    assert "config.json has no place for 11 weights, transformer.h.2" in caplog.text
+        assert loading.load(broken).layers == 2
+    assert "11 weights are not used because config.json does not include them, for example transformer.h.2" in caplog.text
 
 
 def test_weights_that_are_not_numbers_are_told(broken):
-    network = models.load(broken).network
+    network = loading.load(broken).network
     network.transformer.wpe.weight.fill_(float("nan"))
     network.save_pretrained(broken)
-    assert "its logits are not finite numbers in float32" in fault(broken)
+    assert "its logits are not finite in float32" in fault(broken)
 
 
 def test_the_name_of_the_folder_one_stands_in_is_its_own(checkpoint, monkeypatch):
     monkeypatch.chdir(checkpoint)
-    assert models.load(".").name == "tiny"
+    assert loading.load(".").name == "tiny"
 
 
 def test_a_device_that_is_not_there_is_told(checkpoint):
     absent = next(name for name in ("cuda", "mps") if not getattr(torch, name).is_available())
-    assert f"device '{absent}' is not there; this machine has" in fault(checkpoint, device=absent)
+    assert f"device '{absent}' is not available (available: " in fault(checkpoint, device=absent)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -219,8 +223,8 @@ def test_neither_padding_nor_batch_size_changes_an_answer(language_model, tokeni
     for budget in (1, 300, 10**6):
         rows = torch.full((len(prompts), len(tokenizer)), torch.nan)
         with torch.inference_mode():
-            for batch in models.batches(model, prompts, budget):
-                rows[batch.index] = models.last_logits(model, batch)
+            for batch in batching.batches(model, prompts, budget):
+                rows[batch.index] = last_logits(model, batch)
         answers[budget] = rows
     plain = torch.stack([model.network(torch.from_numpy(p.ids)[None]).logits[0, -1] for p in prompts])
     for rows in answers.values():
@@ -230,7 +234,7 @@ def test_neither_padding_nor_batch_size_changes_an_answer(language_model, tokeni
 def test_batches_keep_to_the_budget_and_hold_each_prompt_once(language_model, tokenizer):
     prompts = tokenize(prompts_table("agnews", count=30), tokenizer)
     model = language_model("gpt2")
-    cut = list(models.batches(model, prompts, 600))
+    cut = list(batching.batches(model, prompts, 600))
     assert sorted(i for batch in cut for i in batch.index) == list(range(30))
     assert all(batch.ids.numel() <= 600 for batch in cut)
     assert len(cut) < 30
@@ -243,7 +247,7 @@ def test_batches_keep_to_the_budget_and_hold_each_prompt_once(language_model, to
 
 def test_tasks_of_different_numbers_of_classes_do_not_share_a_batch(language_model, tokenizer):
     prompts = [*tokenize(prompts_table("sst2"), tokenizer), *tokenize(prompts_table("agnews"), tokenizer)]
-    cut = list(models.batches(language_model("gpt2"), prompts, 10**6))
+    cut = list(batching.batches(language_model("gpt2"), prompts, 10**6))
     assert sorted(i for batch in cut for i in batch.index) == list(range(12))
     assert all(len({len(prompts[i].label_ids) for i in batch.index}) == 1 for batch in cut)
 
@@ -256,31 +260,31 @@ def test_a_prompt_longer_than_the_context_is_left_out_and_said(language_model, t
     table.at[1, "label_spans"] = [[s + moved, e + moved] for s, e in table.at[1, "label_spans"]]
     prompts = tokenize(table, tokenizer)
     with caplog.at_level(logging.WARNING):
-        fits = models.fitting(model, prompts)
+        fits = batching.fitting(model, prompts)
     assert [p.prompt_id for p in fits] == [100, 102, 103]
-    assert f"1 of 4 prompts are longer than the context of gpt2 ({CONTEXT} tokens) and are left out" in caplog.text
+    assert f"1 of 4 prompts are longer than the context of gpt2 ({CONTEXT} tokens) and are excluded" in caplog.text
     exact = len(prompts[0].ids)
     model.network.config.n_positions = exact
-    assert models.fitting(model, prompts[:1]) == prompts[:1], "a prompt as long as the context fits"
+    assert batching.fitting(model, prompts[:1]) == prompts[:1], "a prompt as long as the context fits"
     model.network.config.n_positions = CONTEXT
     with pytest.raises(InputError, match="no prompt fits its context of 512 tokens"):
-        models.fitting(model, [prompts[1]])
+        batching.fitting(model, [prompts[1]])
 
 
 def test_a_random_model_is_seen_to_be_untrained(checkpoint, tokenizer):
     prompts = tokenize(prompts_table(), tokenizer)
-    model = models.load(checkpoint)
-    assert models.observe(model, prompts)["untrained"] is True
+    model = loading.load(checkpoint)
+    assert observe(model, prompts)["untrained"] is True
     # A model that has learned these texts (here: fitted to them for some steps) is not.
     network = model.network.requires_grad_(True)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    batch = next(models.batches(model, prompts, 10**6))
+    batch = next(batching.batches(model, prompts, 10**6))
     labels = batch.ids.masked_fill(batch.mask == 0, -100)
     for _ in range(40):
         optimizer.zero_grad()
         network(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss.backward()
         optimizer.step()
-    assert models.observe(model, prompts)["untrained"] is False
+    assert observe(model, prompts)["untrained"] is False
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -289,9 +293,9 @@ def test_label_words_alone_have_the_logits_that_they_have_among_all(language_mod
     head = model.network.get_output_embeddings()
     prompts = tokenize(prompts_table("trec"), tokenizer)
     with torch.inference_mode():
-        for batch in models.batches(model, prompts, 1000):
-            found = models.class_logits(model, batch)
-            expected = models.last_logits(model, batch).gather(1, batch.label_ids)
+        for batch in batching.batches(model, prompts, 1000):
+            found = class_logits(model, batch)
+            expected = last_logits(model, batch).gather(1, batch.label_ids)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
             assert found.shape == batch.label_ids.shape
     assert model.network.get_output_embeddings() is head
@@ -304,11 +308,11 @@ def test_a_vocabulary_matrix_of_another_kind_stays_whole(language_model, tokeniz
 
     model = language_model("llama")
     prompts = tokenize(prompts_table(), tokenizer)
-    batch = next(models.batches(model, prompts, 1000))
+    batch = next(batching.batches(model, prompts, 1000))
     with torch.inference_mode():
-        expected = 2 * models.class_logits(model, batch)
+        expected = 2 * class_logits(model, batch)
         model.network.lm_head.__class__ = Doubled
-        torch.testing.assert_close(models.class_logits(model, batch), expected)
+        torch.testing.assert_close(class_logits(model, batch), expected)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "codegen"])
@@ -316,7 +320,7 @@ def test_a_written_out_activation_becomes_one_operation(tmp_path, tokenizer, fam
     network = tiny(family, len(tokenizer))
     network.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    loaded = models.load(tmp_path, device="cpu").network
+    loaded = loading.load(tmp_path, device="cpu").network
     kinds = [{type(module) for module in each.modules()} for each in (network, loaded)]
     assert NewGELUActivation in kinds[0]
     assert NewGELUActivation not in kinds[1]
@@ -331,12 +335,12 @@ def test_logits_of_one_row_in_the_last_layer_are_those_of_all_rows(language_mode
     assert model.ends_in_last_rows
     prompts = tokenize(shared_table("sst2", count=12), tokenizer)
     with torch.inference_mode():
-        kept = list(models.shared_batches(model, prompts, 1000)) + list(models.batches(model, prompts, 1000))
+        kept = list(batching.shared_batches(model, prompts, 1000)) + list(batching.batches(model, prompts, 1000))
         assert {bool(batch.prefix) for batch in kept if batch.ids.shape[1] > 1} == {False, True}
-        found = [models.last_logits(model, batch) for batch in kept]
+        found = [last_logits(model, batch) for batch in kept]
         model.__dict__["ends_in_last_rows"] = None
         for batch, logits in zip(kept, found, strict=True):
-            torch.testing.assert_close(logits, models.last_logits(model, batch), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(logits, last_logits(model, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_the_last_layer_runs_one_row_through_its_feed_forward_part(language_model, tokenizer):
@@ -345,9 +349,9 @@ def test_the_last_layer_runs_one_row_through_its_feed_forward_part(language_mode
     widths = []
     for layer in model.network.model.layers:
         layer.mlp.register_forward_hook(lambda module, given, out: widths.append(out.shape[1]))
-    batch = next(models.batches(model, tokenize(prompts_table("trec"), tokenizer), 1000))
+    batch = next(batching.batches(model, tokenize(prompts_table("trec"), tokenizer), 1000))
     with torch.inference_mode():
-        models.last_logits(model, batch)
+        last_logits(model, batch)
     assert widths == [batch.ids.shape[1]] * (model.layers - 1) + [1]
 
 
@@ -360,7 +364,7 @@ def test_the_loss_of_prompts_that_share_is_that_of_each_alone(language_model, to
         logits = model.network(input_ids=ids[None], use_cache=False).logits[0, :-1]
         losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
     expected = torch.cat(losses).mean().item()
-    assert models.observe(model, prompts, 5)["next_token_loss"] == pytest.approx(expected, rel=1e-6)
+    assert observe(model, prompts, 5)["next_token_loss"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("family", "last"), [("gpt2", True), ("llama", True), ("gemma3_text", True), ("gemma2", False)])

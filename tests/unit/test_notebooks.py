@@ -1,18 +1,20 @@
 import copy
 import json
+import re
 
 import pytest
 
-from icl_lens import notebooks
+from icl_lens.artifacts import notebooks
 from icl_lens.errors import InputError
-from icl_lens.items import ITEMS
+from icl_lens.studies import registry
 
 from ..conftest import REPOSITORY
 
-NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*/*.ipynb"))
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*/*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXAMPLES], ids=lambda path: path.stem)
 def test_a_committed_notebook_holds_no_outputs_and_one_cell_of_parameters(path):
     notebook = json.loads(path.read_text())
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -21,14 +23,17 @@ def test_a_committed_notebook_holds_no_outputs_and_one_cell_of_parameters(path):
     assert notebook["metadata"]["language_info"]["name"] == "python"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXAMPLES], ids=lambda path: path.stem)
 def test_a_notebook_calls_no_model(path):
-    source = "".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
-    assert not any(word in source for word in ("import torch", "transformers", "icl_lens.models", "icl_lens.studies"))
+    cells = json.loads(path.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    forbidden = ("import torch", "transformers", "icl_lens.models", "icl_lens.studies.run", "import compute")
+    assert not any(word in source for word in forbidden)
+    assert not re.search(r"icl_lens\.studies\.\S*compute", source)
 
 
 def test_every_item_has_its_notebook_and_every_notebook_an_item():
-    assert {path.stem for path in NOTEBOOKS} == {item.notebook for item in ITEMS.values()}
+    assert {f"{path.parent.name}/{path.stem}" for path in NOTEBOOKS} == {item.notebook for item in registry.items().values()}
 
 
 def executed(seconds, cell):

@@ -2,10 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, one_prompt, studies
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.studies.flow import Settings
+from icl_lens.prompts.positions import tokenize
+from icl_lens.report import one_prompt
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.flow.study import Settings
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..prompts_table import prompts_table
 from ..reference.saliency import information_flow
@@ -16,11 +19,11 @@ def folder(checkpoint, tmp_path_factory):
     """What the studies say of two prompts; the flow is kept whole."""
     root = tmp_path_factory.mktemp("results")
     task = {"name": "emoc", "title": "EmoC", "label_words": [" Others", " Happy", " Sad", " Angry"]}
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43], task=task)
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43], task=task)
     artifacts.write(root / "prompts" / "emoc.parquet", prompts_table("emoc", count=3), metadata)
     for study, settings in (("flow", Settings(seeds=1, prompts=2, least=0)), ("tokens", None), ("icl", None)):
         out = root / "studies" / f"{study}.parquet"
-        studies.run(study, checkpoint, root / "prompts" / "emoc.parquet", out, settings=settings, device="cpu")
+        run(registry.study(study), checkpoint, root / "prompts" / "emoc.parquet", out, settings=settings, device="cpu")
     return root / "studies"
 
 
@@ -41,9 +44,9 @@ def test_the_first_prompt_is_read_unless_another_is_asked_for(folder):
 
 
 def test_sums_are_those_of_the_equations_and_add_up_to_one(folder, checkpoint, tokenizer):
-    from icl_lens import models
+    from icl_lens.models import loading
 
-    network = models.load(checkpoint, device="cpu").network
+    network = loading.load(checkpoint, device="cpu").network
     prompt = tokenize(prompts_table("emoc", count=3), tokenizer)[2]
     flow = information_flow(network, prompt.ids.tolist(), prompt.label_ids.tolist(), prompt.gold)
     one = one_prompt.read(folder, 102)

@@ -7,18 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icl_lens.config import Config
+from icl_lens.config.keys import Config
 from icl_lens.corpora.builtin import generate, indicative_words
 from icl_lens.organism import CHECKPOINT, card
+from icl_lens.organism.code import code_hashes
 from icl_lens.organism.episodes import EpisodeSampler, Templates, assemble, episode_length, prompt_lengths
 from icl_lens.organism.evaluation import Evaluation, Prompts, bag_of_words_credit
 from icl_lens.organism.material import PLAIN_TEXT, Material, content_hash
-from icl_lens.organism.recipe import CODE, Difficulty, Recipe
+from icl_lens.organism.recipe import Difficulty, Recipe
 from icl_lens.organism.tokenizer import build_tokenizer
 from icl_lens.organism.topics import Topic, TopicBank, corpus_topics, pad
 from icl_lens.organism.vocabulary import LABEL_WORDS, TASK_LABEL_WORDS, made_up_templates, made_up_topics, task_templates
-from icl_lens.provenance import code_hash
-from icl_lens.tasks import TASKS
+from icl_lens.tasks.task import TASKS
 
 ODD_TEXTS = (
     "",
@@ -301,7 +301,7 @@ class TestCheckpoint:
         training = shipped_card["training"]
         assert Recipe.model_validate(training["recipe"]) == Config().organism
         assert training["corpora"] == {task: content_hash(table) for task, table in corpora.items()}
-        assert training["code"] == {module: code_hash(module) for module in CODE}
+        assert training["code"] == code_hashes()
         assert training["steps"] == Config().organism.total_steps
 
     def test_its_card_for_people_says_what_its_card_for_machines_does(self, shipped_card):

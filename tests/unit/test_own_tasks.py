@@ -7,13 +7,15 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from icl_lens import config, prompts
+from icl_lens.artifacts.hashes import STAGES
+from icl_lens.config import parse
+from icl_lens.config.keys import EMBEDDED_MODEL
 from icl_lens.corpora import columns
 from icl_lens.corpora.columns import Columns
 from icl_lens.errors import InputError
-from icl_lens.own_tasks import OwnTask
-from icl_lens.provenance import STAGES
-from icl_lens.tasks import TASKS, Task
+from icl_lens.prompts import protocol
+from icl_lens.tasks.own import OwnTask
+from icl_lens.tasks.task import TASKS, Task
 
 from ..conftest import REPOSITORY
 
@@ -24,7 +26,7 @@ TREC = {"NUM": " F", "LOC": " E", "HUM": " D", "DESC": " C", "ENTY": " B", "ABBR
 
 
 def parsed(keys, name="mine"):
-    return config.parse({"tasks": [name], "own_tasks": {name: keys}})
+    return parse.parse({"tasks": [name], "own_tasks": {name: keys}})
 
 
 def refused(keys, name="mine"):
@@ -71,24 +73,24 @@ def test_a_task_like_another_may_have_its_own_template_and_title():
 
 
 def test_items_show_a_task_of_ones_own_beside_the_papers():
-    settings = config.parse({"tasks": ["mine", "sst2"], "own_tasks": {"mine": GOOD}})
+    settings = parse.parse({"tasks": ["mine", "sst2"], "own_tasks": {"mine": GOOD}})
     assert settings.shown("figure_3")[1] == ["sst2", "mine"]
     assert set(settings.shown("table_4")[1]) == {"sst2", "mine"}
     chosen = {"figure_3": {"tasks": ["mine"]}}
-    assert config.parse({"tasks": ["mine", "sst2"], "own_tasks": {"mine": GOOD}, "items": chosen}).shown("figure_3")[1] == [
+    assert parse.parse({"tasks": ["mine", "sst2"], "own_tasks": {"mine": GOOD}, "items": chosen}).shown("figure_3")[1] == [
         "mine"
     ]
 
 
 def test_a_task_that_is_defined_but_not_named_is_not_shown():
-    settings = config.parse({"tasks": ["sst2"], "own_tasks": {"mine": GOOD}})
+    settings = parse.parse({"tasks": ["sst2"], "own_tasks": {"mine": GOOD}})
     assert all("mine" not in settings.shown(item)[1] for item in ("figure_3", "figure_9", "table_4"))
 
 
 @pytest.mark.parametrize("template", ["{text}:{label}", "A { brace: {text}\n}Verdict:{label}", "Text {text}\n\nVerdict{label}"])
 def test_a_template_may_be_anything_that_a_prompt_can_be_written_from(template):
     task = parsed({**GOOD, "template": template}).task("mine")
-    prompt = prompts.write_prompt(task, ["one {text}", "two"], [0, 1], "three")
+    prompt = protocol.write_prompt(task, ["one {text}", "two"], [0, 1], "three")
     assert prompt["text"].count("{text}") == 1, "a text that holds a brace is left as it is"
     for (start, end), word in zip(prompt["label_spans"], task.label_words, strict=True):
         assert prompt["text"][start:end] == word
@@ -190,16 +192,16 @@ def test_a_definition_says_the_same_as_the_config():
     odd = {**GOOD, "template": 'It\'s "é☃": {text}\n\t$V:{label}'}
     for keys in (GOOD, {"like": "trec", "label_words": TREC}, odd):
         own = OwnTask.model_validate(keys)
-        task, again = config.parse_task("mine", own.model_dump_json(exclude_unset=True))
+        task, again = parse.parse_task("mine", own.model_dump_json(exclude_unset=True))
         assert (task, again) == (parsed(keys).task("mine"), own)
 
 
 def test_a_task_without_a_definition_must_be_the_papers():
-    assert config.parse_task("sst2", None) == (TASKS["sst2"], None)
+    assert parse.parse_task("sst2", None) == (TASKS["sst2"], None)
     with pytest.raises(InputError, match="'mine' is unknown"):
-        config.parse_task("mine", None)
+        parse.parse_task("mine", None)
     with pytest.raises(InputError, match="--definition is not YAML"):
-        config.parse_task("mine", "{a: [")
+        parse.parse_task("mine", "{a: [")
 
 
 EXAMPLE = REPOSITORY / "config/own-task.yaml"
@@ -212,7 +214,7 @@ def test_the_example_in_the_readme_is_the_config_that_is_shipped():
 
 
 def test_the_example_has_texts_of_both_teams_and_none_twice():
-    settings = config.load(EXAMPLE)
+    settings = parse.load(EXAMPLE)
     (name,) = settings.tasks
     own, task = settings.own_tasks[name], settings.task(name)
     files = {"train": [REPOSITORY / own.train], "test": [REPOSITORY / own.test]}
@@ -228,7 +230,7 @@ def test_the_example_has_texts_of_both_teams_and_none_twice():
 
 
 def test_the_examples_label_words_are_single_tokens_of_the_embedded_model():
-    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / config.EMBEDDED_MODEL)
-    for word in config.load(EXAMPLE).task("tickets").label_words:
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / EMBEDDED_MODEL)
+    for word in parse.load(EXAMPLE).task("tickets").label_words:
         (token,) = tokenizer(word, add_special_tokens=False)["input_ids"]
         assert token != tokenizer.unk_token_id

@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from icl_lens import artifacts, config, lines, paired_prompts, reading
+from icl_lens.config import parse
 from icl_lens.errors import InputError
-from icl_lens.representation_plan import Lines, Reading, Settings
+from icl_lens.studies.representation_change import lines, paired_prompts, reading
+from icl_lens.studies.representation_change.settings import Lines, Reading, Settings
+from tests import artifacts
 
 LIST = re.compile(r"\((\d\.\d\d),(\d+\.\d)\)")
 
@@ -192,4 +194,4 @@ def test_prompts_are_written_as_an_artifact_of_their_kind(tmp_path):
 )
 def test_settings_that_cannot_be_are_refused_with_a_sentence(keys, said):
     with pytest.raises(InputError, match=said):
-        config.parse({"studies": {"representation_change": keys}})
+        parse.parse({"studies": {"representation_change": keys}})

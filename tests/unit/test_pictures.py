@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from icl_lens import figures, pictures
+from icl_lens.report import figures, pictures
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
 
-from icl_lens import config, plan
+from icl_lens.config import parse, plan
 from icl_lens.errors import InputError
 
 from ..conftest import REPOSITORY
@@ -15,20 +15,20 @@ output_file\tdate\trule\tlog-file(s)\tstatus\tplan
 r/figures/figure_3.pdf\t-\tfigure\t-\tmissing\tupdate pending
 r/figures/figure_3.csv\t-\tfigure\t-\tmissing\tupdate pending
 r/notebooks/figure_3.ipynb\t-\tfigure\t-\tmissing\tupdate pending
-r/studies/gpt2-xl/sst2/fresh-1shot/saliency.parquet\t-\tstudy\t-\tmissing\tupdate pending
-r/studies/gpt2-xl/sst2/shared-2shot/icl.parquet\t-\tstudy\t-\tmissing\tupdate pending
+r/studies/gpt2-xl/sst2/fresh-1shot/saliency.parquet\t-\tsaliency\t-\tmissing\tupdate pending
+r/studies/gpt2-xl/sst2/shared-2shot/icl.parquet\t-\ticl\t-\tmissing\tupdate pending
 r/corpora/sst2.parquet\t-\tcorpora\t-\tok\tno update
 """
 
 
 @pytest.fixture
 def paper():
-    return config.load(REPOSITORY / "config.yaml", REPOSITORY / "config/paper.yaml")
+    return parse.load(REPOSITORY / "config.yaml", REPOSITORY / "config/paper.yaml")
 
 
 def test_jobs_are_counted_once_and_those_that_are_done_not_at_all():
     counts, studies = plan.jobs(io.StringIO(SUMMARY))
-    assert counts == {"figure": 1, "study": 2}
+    assert counts == {"figure": 1, "saliency": 1, "icl": 1}
     assert [path.name for path in studies] == ["saliency.parquet", "icl.parquet"]
 
 
@@ -70,23 +70,23 @@ def test_the_sizes_are_those_of_the_architectures(hub, shape):
 
 
 def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
-    from icl_lens import models
+    from icl_lens.models import loading
 
-    own = config.parse({"models": [{"name": "own", "path": str(checkpoint)}]})
-    parameters = sum(p.numel() for p in models.load(checkpoint).network.parameters())
+    own = parse.parse({"models": [{"name": "own", "path": str(checkpoint)}]})
+    parameters = sum(p.numel() for p in loading.load(checkpoint).network.parameters())
     # What is tied in the model stands in its file once.
     assert plan.size(own, own.models[0]) == (parameters, 3, 0)
 
 
 def test_a_model_of_unknown_size_is_told():
-    own = config.parse({"models": [{"name": "own", "hub": "someone/something"}]})
+    own = parse.parse({"models": [{"name": "own", "hub": "someone/something"}]})
     with pytest.raises(InputError, match="model own: its size is not known before it is fetched"):
         plan.size(own, own.models[0])
 
 
 def test_the_report_names_jobs_hours_and_disk(paper):
     lines = list(plan.report(paper, io.StringIO(SUMMARY)))
-    assert lines[0] == "3 jobs: 1 figure, 2 study"
+    assert lines[0] == "3 jobs: 1 figure, 1 icl, 1 saliency"
     assert any(line.startswith("| gpt2-xl | saliency | 1 | 4360 | ") for line in lines)
     assert any(line.startswith("disk: 6.2 GB to fetch into downloads (6.2 GB of it models)") for line in lines)
 
@@ -94,5 +94,5 @@ def test_the_report_names_jobs_hours_and_disk(paper):
 def test_configs_are_laid_over_each_other_as_snakemake_does_it(tmp_path):
     (tmp_path / "below.yaml").write_text("data: {source: builtin, seed: 3}\nseeds: [1, 2]\n")
     (tmp_path / "above.yaml").write_text("data: {seed: 4}\nseeds: [7]\n")
-    both = config.load(tmp_path / "below.yaml", tmp_path / "above.yaml")
+    both = parse.load(tmp_path / "below.yaml", tmp_path / "above.yaml")
     assert (both.data.source, both.data.seed, both.seeds) == ("builtin", 4, [7])

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
+from icl_lens.prompts.positions import tokenize
 
 from ..conftest import byte_level, llama_like, sentencepiece_like, word_level
 from ..prompts_table import prompts_table

@@ -5,20 +5,24 @@ import logging
 import pytest
 import torch
 
-from icl_lens import attention, compression, models, precision, prefixes
-from icl_lens.decomposition import Decomposer
+from icl_lens.attention.flow import ends_in_rows
+from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
+from icl_lens.models import loading, prefixes
+from icl_lens.network import precision
+from icl_lens.studies.anchors import compressed_demonstrations
+from icl_lens.studies.component_reweighting.decomposition import Decomposer
 
 from ..reduced_products import emulated
 
 CPU = torch.device("cpu")
 
 CHECKS = {
-    "is the family supported?": lambda model: attention.require_supported(model.network),
-    "is the model causal?": lambda model: models._require_causal("folder", model.network),
+    "is the family supported?": lambda model: require_supported(model.network),
+    "is the model causal?": lambda model: loading._require_causal("folder", model.network),
     "can it share a beginning?": lambda model: prefixes.is_shareable(model.network),
-    "can its last layer do with some rows?": lambda model: attention.ends_in_rows(model.network),
-    "can its demonstrations be compressed?": compression.require_compressible,
+    "can its last layer do with some rows?": lambda model: ends_in_rows(model.network),
+    "can its demonstrations be compressed?": compressed_demonstrations.require_compressible,
     "can it be decomposed?": lambda model: Decomposer(model.network),
 }
 

@@ -6,13 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import texts_alone
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel
-from icl_lens.positions import tokenize
-from icl_lens.similarity_summary import agree_by_chance, correlate, largest_by_chance, pair, summarise
-from icl_lens.statistics import Bootstrap
-from icl_lens.studies import prediction_similarity
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import tokenize
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.studies.kernel_regression import texts_alone
+from icl_lens.studies.kernel_regression.prediction_similarity import compute as prediction_similarity
+from icl_lens.studies.kernel_regression.prediction_similarity.summary import (
+    agree_by_chance,
+    correlate,
+    largest_by_chance,
+    pair,
+    summarise,
+)
 
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES, tiny

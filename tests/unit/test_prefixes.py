@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import attention, memory, models, prefixes
-from icl_lens.positions import TokenizedPrompt, tokenize
-from icl_lens.studies import icl
+from icl_lens.attention.block import block
+from icl_lens.attention.record import record, record_rows
+from icl_lens.attention.scale import scale
+from icl_lens.models import batching, prefixes
+from icl_lens.models.logits import last_logits
+from icl_lens.network import memory
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
+from icl_lens.studies.anchors.icl import compute as icl
 
+from ..differentiation import differentiate
 from ..families import FAMILIES
 from ..prompts_table import prompts_table, shared_table
 
@@ -43,8 +49,8 @@ def plain_logits(model, prompts):
 def shared_logits(model, prompts, budget):
     rows = torch.full((len(prompts), len(model.tokenizer)), torch.nan)
     with torch.inference_mode():
-        for batch in models.shared_batches(model, prompts, budget):
-            rows[batch.index] = models.last_logits(model, batch)
+        for batch in batching.shared_batches(model, prompts, budget):
+            rows[batch.index] = last_logits(model, batch)
     return rows
 
 
@@ -125,7 +131,7 @@ def test_batches_of_tails_keep_to_the_budget(language_model, tokenizer):
     prompts = tokenize(prompts_table("agnews", count=1), tokenizer) * 20
     (group,) = prefixes.groups(prompts)
     prefix = prefixes.read(model.network, group.ids)
-    cut = list(models.batches(model, prompts, 100, group.index, prefix))
+    cut = list(batching.batches(model, prompts, 100, group.index, prefix))
     assert sorted(i for batch in cut for i in batch.index) == list(range(20))
     size = int(100 // (1 + memory.TOKEN_SHARE * len(group.ids)))
     assert size > 1
@@ -142,8 +148,8 @@ def test_a_prefix_serves_any_number_of_batches(language_model, tokenizer):
     group = prefixes.groups(prompts)[0]
     prefix = prefixes.read(model.network, group.ids)
     before = [keys.clone() for keys in prefix.keys]
-    batch = next(models.batches(model, prompts, 10**6, group.index, prefix))
-    first, second = (models.last_logits(model, batch) for _ in range(2))
+    batch = next(batching.batches(model, prompts, 10**6, group.index, prefix))
+    first, second = (last_logits(model, batch) for _ in range(2))
     assert torch.equal(first, second)
     assert all(torch.equal(a, b) for a, b in zip(before, prefix.keys, strict=True))
 
@@ -151,7 +157,7 @@ def test_a_prefix_serves_any_number_of_batches(language_model, tokenizer):
 def halves(model, prompts):
     """One group's batch whole and as tails, with the group's beginning."""
     group = prefixes.groups(prompts)[0]
-    return group, next(models.batches(model, prompts, 10**6, group.index))
+    return group, next(batching.batches(model, prompts, 10**6, group.index))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -167,17 +173,17 @@ def test_edges_are_blocked_in_the_prefix_and_after_it(language_model, tokenizer,
         edges[row, last, start - 5 : start + 1] = True
     blocked = {0: edges, 2: edges}
     with torch.inference_mode():
-        with attention.block(model.network, blocked):
-            plain = models.last_logits(model, whole)
-        with attention.block(model.network, {layer: e[:1, :start, :start] for layer, e in blocked.items()}):
+        with block(model.network, blocked):
+            plain = last_logits(model, whole)
+        with block(model.network, {layer: e[:1, :start, :start] for layer, e in blocked.items()}):
             prefix = prefixes.read(model.network, group.ids)
-        tails = next(models.batches(model, prompts, 10**6, group.index, prefix))
+        tails = next(batching.batches(model, prompts, 10**6, group.index, prefix))
         assert tails.index == whole.index
-        with attention.block(model.network, {layer: e[:, start:] for layer, e in blocked.items()}):
-            shared = models.last_logits(model, tails)
-            with attention.record(model.network):
-                written_out = models.last_logits(model, tails)
-        unblocked = models.last_logits(model, whole)
+        with block(model.network, {layer: e[:, start:] for layer, e in blocked.items()}):
+            shared = last_logits(model, tails)
+            with record(model.network):
+                written_out = last_logits(model, tails)
+        unblocked = last_logits(model, whole)
     assert (shared - plain).abs().max() <= TOLERANCE * plain.abs().max()
     assert (written_out - plain).abs().max() <= TOLERANCE * plain.abs().max()
     assert (unblocked - plain).abs().max() > 0.01 * plain.abs().max()
@@ -194,12 +200,12 @@ def test_an_edge_is_blocked_where_the_fused_kernel_was_handed_no_mask(language_m
     edges = torch.zeros(2, 20 + length, 20 + length, dtype=torch.bool)
     edges[:, -1, -7:-3] = True  # within every window
     with torch.inference_mode():
-        with attention.block(model.network, {1: edges}):
-            plain = models.last_logits(model, whole)
-        tails = next(models.batches(model, prompts, 10**6, group.index, prefixes.read(model.network, group.ids)))
-        with attention.block(model.network, {1: edges[:, 20:]}):
-            shared = models.last_logits(model, tails)
-        unblocked = models.last_logits(model, tails)
+        with block(model.network, {1: edges}):
+            plain = last_logits(model, whole)
+        tails = next(batching.batches(model, prompts, 10**6, group.index, prefixes.read(model.network, group.ids)))
+        with block(model.network, {1: edges[:, 20:]}):
+            shared = last_logits(model, tails)
+        unblocked = last_logits(model, tails)
     assert (shared - plain).abs().max() <= TOLERANCE * plain.abs().max()
     assert (unblocked - plain).abs().max() > 0.01 * plain.abs().max()
 
@@ -214,15 +220,15 @@ def test_weights_are_recorded_scaled_and_differentiated_after_a_prefix(language_
     gradients = {"whole": {}, "tails": {}}
     recorded = {}
     for kind in ("whole", "tails"):
-        with attention.scale(model.network, {1: factors[:start]}):
+        with scale(model.network, {1: factors[:start]}):
             prefix = prefixes.read(model.network, group.ids) if kind == "tails" else None
-        batch = next(models.batches(model, prompts, 10**6, group.index, prefix))
+        batch = next(batching.batches(model, prompts, 10**6, group.index, prefix))
         with (
-            attention.scale(model.network, {1: factors}),
-            attention.record(model.network) as recorded[kind],
-            attention.differentiate(model.network, lambda layer, a, g, kind=kind: gradients[kind].update({layer: g.clone()})),
+            scale(model.network, {1: factors}),
+            record(model.network) as recorded[kind],
+            differentiate(model.network, lambda layer, a, g, kind=kind: gradients[kind].update({layer: g.clone()})),
         ):
-            models.last_logits(model, batch).log_softmax(-1)[:, 3].sum().backward()
+            last_logits(model, batch).log_softmax(-1)[:, 3].sum().backward()
     last = whole.last - start
     for layer in range(3):
         for found in (recorded, gradients):
@@ -240,12 +246,12 @@ def test_rows_are_recorded_after_a_prefix(language_model, tokenizer, family, of_
     group = prefixes.groups(prompts)[0]
     index = group.index[of_the_tails]
     with torch.inference_mode():
-        whole = next(models.batches(model, prompts, 10**6, index))
-        with attention.record(model.network) as full:
-            models.last_logits(model, whole)
-        tails = next(models.batches(model, prompts, 10**6, index, prefixes.read(model.network, group.ids)))
-        with attention.record_rows(model.network, tails.last) as rows:
-            models.last_logits(model, tails)
+        whole = next(batching.batches(model, prompts, 10**6, index))
+        with record(model.network) as full:
+            last_logits(model, whole)
+        tails = next(batching.batches(model, prompts, 10**6, index, prefixes.read(model.network, group.ids)))
+        with record_rows(model.network, tails.last) as rows:
+            last_logits(model, tails)
     for layer in range(3):
         expected = full[layer][range(len(index)), :, whole.last]
         torch.testing.assert_close(rows[layer], expected, atol=1e-5, rtol=1e-4)
@@ -256,6 +262,6 @@ def test_a_family_that_cannot_share_reads_every_prompt_whole(language_model, tok
     forget = prefixes._Beginning.update
     monkeypatch.setattr(prefixes._Beginning, "update", lambda self, k, v, *a, **o: forget(self, k, v * 1.01))
     with caplog.at_level(logging.INFO):
-        assert [len(g.ids) for g in models.sharing(model, shared_prompts(tokenizer))] == [0]
+        assert [len(g.ids) for g in batching.sharing(model, shared_prompts(tokenizer))] == [0]
         assert not model.shares_prefixes
-    assert caplog.text.count("model llama cannot read a shared beginning once: every prompt is read whole") == 1
+    assert caplog.text.count("model llama cannot share a prefix: each prompt is read whole") == 1

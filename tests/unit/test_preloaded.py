@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icl_lens import preloaded
+from icl_lens.cli import preloaded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
 

@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, prompts
 from icl_lens.errors import InputError
-from icl_lens.tasks import TASKS
+from icl_lens.prompts import protocol
+from icl_lens.tasks.task import TASKS
+from tests import artifacts
 
 
 def corpus(classes=3, train=60, test=20):
@@ -44,14 +45,14 @@ def test_fresh_demonstrations_are_those_of_the_released_code(seed, shots):
             ids.extend(np.random.choice(pool, shots))
         expected.append(list(data["train"].select(ids).shuffle(seed=seed)["index"]))
 
-    built = prompts.build(TASKS["agnews"], table, f"fresh-{shots}shot", [seed], 15)
+    built = protocol.build(TASKS["agnews"], table, f"fresh-{shots}shot", [seed], 15)
     assert built["query_index"].tolist() == list(test_sample["index"])
     assert built["demo_indices"].tolist() == expected
     assert all(sorted(row) == sorted(list(range(4)) * shots) for row in built["demo_labels"])
 
 
 def test_fresh_prompts_of_a_seed_have_one_order_of_classes():
-    built = prompts.build(TASKS["agnews"], corpus(classes=4), "fresh-2shot", [42, 43], 15)
+    built = protocol.build(TASKS["agnews"], corpus(classes=4), "fresh-2shot", [42, 43], 15)
     orders = built.groupby("seed")["demo_labels"].agg(lambda rows: len({tuple(row) for row in rows}))
     assert orders.tolist() == [1, 1]
 
@@ -66,10 +67,10 @@ def test_a_pool_is_the_released_sampler_s_64_shots_class_by_class(seed):
     by_class = [[index for index in indices if train[index]["label"] == c][:64] for c in range(4)]
     expected = [[pool[k] for pool in by_class] for k in range(64)]
 
-    pooled = prompts.build(TASKS["agnews"], table, "pooled-1shot", [seed], 70)
+    pooled = protocol.build(TASKS["agnews"], table, "pooled-1shot", [seed], 70)
     assert pooled["demo_indices"].tolist() == [*expected, *expected[:6]]
     assert {tuple(row) for row in pooled["demo_labels"]} == {(0, 1, 2, 3)}
-    ordered = prompts.build(TASKS["agnews"], table, "ordered-1shot", [seed], 70)
+    ordered = protocol.build(TASKS["agnews"], table, "ordered-1shot", [seed], 70)
     assert ordered["demo_indices"].tolist() == [expected[0]] * 70
     assert ordered["query_index"].tolist() == pooled["query_index"].tolist()
 
@@ -77,11 +78,13 @@ def test_a_pool_is_the_released_sampler_s_64_shots_class_by_class(seed):
 def test_a_class_with_few_texts_makes_the_pool_smaller_which_the_metadata_says(tmp_path):
     table = corpus(classes=4)
     rarest = int(table[table["split"] == "train"]["label"].value_counts().min())
-    about = artifacts.describe("corpora", "icl_lens.prompts", inputs={}, settings={}, seeds=[], corpus={"source": "builtin"})
+    about = artifacts.describe(
+        "corpora", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[], corpus={"source": "builtin"}
+    )
     artifacts.write(tmp_path / "corpus.parquet", table, about)
     built = {}
     for name in ("pooled-1shot", "ordered-1shot", "shared-1shot"):
-        prompts.write(TASKS["agnews"], tmp_path / "corpus.parquet", name, [42], 20, tmp_path / f"{name}.parquet")
+        protocol.write(TASKS["agnews"], tmp_path / "corpus.parquet", name, [42], 20, tmp_path / f"{name}.parquet")
         built[name], about = artifacts.read(tmp_path / f"{name}.parquet", "prompts")
         assert about["settings"].get("pool") == (None if name == "shared-1shot" else rarest)
     sets = [tuple(row) for row in built["pooled-1shot"]["demo_indices"]]
@@ -93,7 +96,7 @@ def test_a_class_with_few_texts_makes_the_pool_smaller_which_the_metadata_says(t
 @pytest.mark.parametrize("name", ["pooled-2shot", "ordered-2shot"])
 def test_a_pool_has_one_demonstration_per_class(name):
     with pytest.raises(InputError, match="is no prompt set"):
-        prompts.Protocol.of(name)
+        protocol.Protocol.of(name)
 
 
 @pytest.mark.parametrize("seed", [42, 46])
@@ -114,18 +117,18 @@ def test_shared_demonstrations_are_those_of_the_released_code(seed, shots):
             counts[label] += 1
             expected.append(index)
 
-    built = prompts.build(TASKS["agnews"], table, f"shared-{shots}shot", [seed], 10)
+    built = protocol.build(TASKS["agnews"], table, f"shared-{shots}shot", [seed], 10)
     assert built["demo_indices"].tolist() == [expected] * 10
 
 
 def test_fewer_queries_are_the_first_of_the_same():
-    few, many = (prompts.build(TASKS["agnews"], corpus(4), "fresh-1shot", [42], n) for n in (5, 1000))
+    few, many = (protocol.build(TASKS["agnews"], corpus(4), "fresh-1shot", [42], n) for n in (5, 1000))
     pd.testing.assert_frame_equal(few, many.iloc[:5])
     assert len(many) == 20
 
 
 def test_prompt_ids_are_unique_over_seeds():
-    built = prompts.build(TASKS["agnews"], corpus(4), "fresh-1shot", [42, 43, 44], 7)
+    built = protocol.build(TASKS["agnews"], corpus(4), "fresh-1shot", [42, 43, 44], 7)
     assert built["prompt_id"].tolist() == list(range(21))
     assert built.groupby("seed").size().tolist() == [7, 7, 7]
 
@@ -133,7 +136,7 @@ def test_prompt_ids_are_unique_over_seeds():
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_prompt_is_the_papers_and_every_span_is_what_it_says(task):
     texts, labels, query = ["one {text} ", "two {label}\\", "three"], [1, 0, 1], "the query: {0} "
-    prompt = prompts.write_prompt(task, texts, labels, query)
+    prompt = protocol.write_prompt(task, texts, labels, query)
     lines = [task.template.replace("{label}", "@").replace("{text}", "%") for _ in range(4)]
     filled = [
         line.replace("@", task.label_words[label]).replace("%", text)
@@ -153,7 +156,7 @@ def test_a_prompt_is_the_papers_and_every_span_is_what_it_says(task):
 
 
 def test_the_papers_example():
-    prompt = prompts.write_prompt(TASKS["sst2"], ["fine ", "dull "], [1, 0], "so so ")
+    prompt = protocol.write_prompt(TASKS["sst2"], ["fine ", "dull "], [1, 0], "so so ")
     assert prompt["text"] == (
         "Review: fine \nSentiment: Positive\nReview: dull \nSentiment: Negative\nReview: so so \nSentiment:"
     )
@@ -162,22 +165,22 @@ def test_the_papers_example():
 @pytest.mark.parametrize("name", ["fresh", "fresh-0shot", "fresh-1shots", "new-1shot", ""])
 def test_a_set_that_names_no_protocol_is_told(name):
     with pytest.raises(InputError, match="is no prompt set; a set is named like fresh-1shot"):
-        prompts.build(TASKS["agnews"], corpus(4), name, [42], 5)
+        protocol.build(TASKS["agnews"], corpus(4), name, [42], 5)
 
 
 def test_too_few_training_texts_are_told():
     with pytest.raises(InputError, match=r"task agnews: 30 demonstrations per class .* has [0-9]+ texts of class 0 \(World\)"):
-        prompts.build(TASKS["agnews"], corpus(4), "fresh-30shot", [42], 5)
+        protocol.build(TASKS["agnews"], corpus(4), "fresh-30shot", [42], 5)
     with pytest.raises(InputError, match=r"has 0 texts of class 3 \(Technology\)"):
-        prompts.build(TASKS["agnews"], corpus(3), "shared-1shot", [42], 5)
+        protocol.build(TASKS["agnews"], corpus(3), "shared-1shot", [42], 5)
 
 
 def test_an_empty_split_and_a_strange_label_are_told():
     table = corpus(4)
     with pytest.raises(InputError, match="the corpus has no test texts"):
-        prompts.build(TASKS["agnews"], table[table["split"] == "train"], "fresh-1shot", [42], 5)
+        protocol.build(TASKS["agnews"], table[table["split"] == "train"], "fresh-1shot", [42], 5)
     with pytest.raises(InputError, match="a label outside 0 to 1"):
-        prompts.build(TASKS["sst2"], table, "fresh-1shot", [42], 5)
+        protocol.build(TASKS["sst2"], table, "fresh-1shot", [42], 5)
 
 
 @pytest.mark.parametrize("seed", [42, 46])
@@ -195,8 +198,8 @@ def test_auxiliary_queries_are_the_second_set_of_the_released_code(seed):
             second.append(index)
         counts[label] += 1
 
-    built = prompts.build(TASKS["agnews"], table, "shared-1shot-auxiliary", [seed], 10)
-    one, five = (prompts.build(TASKS["agnews"], table, f"shared-{k}shot", [seed], 10) for k in (1, 5))
+    built = protocol.build(TASKS["agnews"], table, "shared-1shot-auxiliary", [seed], 10)
+    one, five = (protocol.build(TASKS["agnews"], table, f"shared-{k}shot", [seed], 10) for k in (1, 5))
     assert built["query_index"].tolist() == second
     assert built["gold"].tolist() == [train[index]["label"] for index in second]
     assert [row["text"][slice(*row["query_span"])] for row in built.to_dict("records")] == train.select(second)["text"]
@@ -205,7 +208,7 @@ def test_auxiliary_queries_are_the_second_set_of_the_released_code(seed):
 
 
 def test_sets_with_more_shots_have_the_same_queries_under_the_same_ids():
-    one, five = (prompts.build(TASKS["agnews"], corpus(4, 120), f"shared-{k}shot", [42, 43], 7) for k in (1, 5))
+    one, five = (protocol.build(TASKS["agnews"], corpus(4, 120), f"shared-{k}shot", [42, 43], 7) for k in (1, 5))
     columns = ["prompt_id", "seed", "query_index", "gold"]
     pd.testing.assert_frame_equal(one[columns], five[columns])
 
@@ -213,16 +216,18 @@ def test_sets_with_more_shots_have_the_same_queries_under_the_same_ids():
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_fewer_shots_of_a_shared_set_are_the_set_with_fewer_shots(task):
     table = corpus(len(task.label_words), train=200)
-    many = prompts.build(task, table, "shared-5shot", [42, 43], 6)
+    many = protocol.build(task, table, "shared-5shot", [42, 43], 6)
     for shots in (1, 3, 5):
-        fewer = prompts.with_fewer_shots(many, shots).drop(columns="set")
-        pd.testing.assert_frame_equal(fewer, prompts.build(task, table, f"shared-{shots}shot", [42, 43], 6).drop(columns="set"))
+        fewer = protocol.with_fewer_shots(many, shots).drop(columns="set")
+        pd.testing.assert_frame_equal(
+            fewer, protocol.build(task, table, f"shared-{shots}shot", [42, 43], 6).drop(columns="set")
+        )
 
 
 def test_too_few_training_texts_for_an_auxiliary_set_are_told():
     with pytest.raises(
         InputError, match=r"1 demonstrations and 30 further examples per class are asked for, but .* has [0-9]+ "
     ):
-        prompts.build(TASKS["agnews"], corpus(4), "shared-1shot-auxiliary", [42], 5, auxiliary=30)
+        protocol.build(TASKS["agnews"], corpus(4), "shared-1shot-auxiliary", [42], 5, auxiliary=30)
     with pytest.raises(InputError, match="is no prompt set"):
-        prompts.build(TASKS["agnews"], corpus(4), "fresh-1shot-auxiliary", [42], 5)
+        protocol.build(TASKS["agnews"], corpus(4), "fresh-1shot-auxiliary", [42], 5)

@@ -9,13 +9,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from icl_lens import artifacts, provenance, publish, reweighting_summary, saliency_summary
-from icl_lens.claims import load
-from icl_lens.cli import main
+from icl_lens.artifacts import hashes
+from icl_lens.artifacts.notebooks import write_record
+from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
-from icl_lens.items import PAPERS
-from icl_lens.notebooks import write_record
-from icl_lens.reweighting_plan import METHODS
+from icl_lens.report import publish
+from icl_lens.report.claims import load
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.reweighting import summary as reweighting_summary
+from icl_lens.studies.anchors.reweighting.study import METHODS
+from icl_lens.studies.anchors.saliency import summary as saliency_summary
+from tests import artifacts
 
 from ..conftest import REPOSITORY
 
@@ -28,8 +32,8 @@ CORPUS = {"source": "files", "subsets": {"train": {"texts": 2, "published": 67_3
 
 
 def write_table(results, name, kind, rows, inputs=(), **more):
-    hashes = {path: provenance.file_hash(results / path) for path in inputs}
-    about = artifacts.describe(kind, "icl_lens.artifacts", hashes, {}, SEEDS, **({"corpus": CORPUS} | more))
+    read = {path: hashes.file_hash(results / path) for path in inputs}
+    about = artifacts.describe(kind, "icl_lens.artifacts.parquet", read, {}, SEEDS, **({"corpus": CORPUS} | more))
     artifacts.write(results / name, pd.DataFrame(rows), about)
 
 
@@ -173,10 +177,10 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     record = json.loads((docs / "gemma/inputs.json").read_text())
     assert {"corpora/sst2.parquet", "figures/figure_3.csv"} <= set(record["inputs"]["real"])
     for name, digest in record["inputs"]["real"].items():
-        assert provenance.file_hash(results / name) == digest
+        assert hashes.file_hash(results / name) == digest
     assert set(record["outputs"]) == set(files) - {"gemma/inputs.json"}
     for name, digest in record["outputs"].items():
-        assert provenance.file_hash(docs / name) == digest
+        assert hashes.file_hash(docs / name) == digest
     assert str(results.parent) not in page + json.dumps(record)
 
 
@@ -278,7 +282,7 @@ def test_the_committed_page_is_what_the_run_at_hand_gives():
     missing = [run.name for run in runs if not run.is_dir()]
     if missing:
         pytest.skip(f"not in results: {', '.join(missing)}; config/gemma-real.yaml says how to make them")
-    files = [REPOSITORY / f"resources/claims/{paper}.yaml" for paper in PAPERS]
+    files = [REPOSITORY / f"resources/claims/{paper}.yaml" for paper in registry.papers()]
     try:
         assert publish.check(runs, REPOSITORY / "docs", "gemma", files, PAGE) == []
     except InputError as error:

@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import config, generation, lines, models, provenance, reading
-from icl_lens.config import EMBEDDED_MODEL, READER_MODEL
+from icl_lens.config import parse
+from icl_lens.config.keys import EMBEDDED_MODEL, READER_MODEL
 from icl_lens.errors import InputError
+from icl_lens.models import generation, loading
 from icl_lens.organism.recipe import Architecture
-from icl_lens.paired_answers import number
-from icl_lens.positions import encode
+from icl_lens.prompts.positions import encode
 from icl_lens.reader_organism import CHECKPOINT, card, training
+from icl_lens.reader_organism.code import code_hashes
 from icl_lens.reader_organism.material import Material, build_vocabulary
 from icl_lens.reader_organism.recipe import Recipe
-from icl_lens.representation_plan import Lines, Reading
+from icl_lens.studies.representation_change import lines, reading
+from icl_lens.studies.representation_change.paired_answers import number
+from icl_lens.studies.representation_change.settings import Lines, Reading
 
 TINY = Recipe(
     steps=3,
@@ -108,14 +111,14 @@ def test_a_card_says_what_was_measured(tmp_path, monkeypatch):
     said = json.loads((tmp_path / "model" / "card.json").read_text())
     assert {row["step"] for row in said["evaluation"]} == {0, 3}
     assert "reading, 1 distractors" in (tmp_path / "model" / "README.md").read_text()
-    assert models.load(tmp_path / "model").layers == 2
+    assert loading.load(tmp_path / "model").layers == 2
     with pytest.raises(InputError, match="lacks the checkpoint of step 3"):
         card.write(tmp_path / "model", tmp_path / "facts.json", tmp_path / "other")
 
 
 def test_a_recipe_that_cannot_be_is_refused():
     with pytest.raises(InputError, match="did you mean 'steps'"):
-        config.parse_reader_recipe("{step: 3}")
+        parse.parse_reader_recipe("{step: 3}")
 
 
 def test_the_shipped_models_are_small_and_the_reader_is_what_its_recipe_says():
@@ -123,15 +126,13 @@ def test_the_shipped_models_are_small_and_the_reader_is_what_its_recipe_says():
     assert sum(file.stat().st_size for file in files) < 8e6
     said = json.loads((CHECKPOINT / "card.json").read_text())
     assert said["training"]["recipe"] == json.loads(Recipe().model_dump_json())
-    code = said["training"]["code"]
-    assert code.pop(training.__name__) == provenance.file_hash(training.__file__)
-    assert code == {module: provenance.code_hash(module) for module in training.CODE}
+    assert said["training"]["code"] == code_hashes()
     assert (CHECKPOINT / "README.md").read_text() == card.render(said)
 
 
 @torch.inference_mode()
 def test_examples_lower_the_shipped_readers_error_on_both_tasks():
-    model = models.load(CHECKPOINT, device="cpu")
+    model = loading.load(CHECKPOINT, device="cpu")
 
     def answered(table):
         return table.assign(answer=generation.greedy_answers(model, encode(table, model.tokenizer), 6, 4096))

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from icl_lens import claims, readings
-from icl_lens.readings import FAILS, HOLDS, OPEN, UNTESTED, WEAKENED
+from icl_lens.report import claims, readings
+from icl_lens.report.readings import FAILS, HOLDS, OPEN, UNTESTED, WEAKENED
 
 SURE, UNSURE, AGAINST, LESS = (0.9, 0.8, 1.0), (0.6, 0.4, 0.8), (0.2, 0.1, 0.3), (0.3, 0.2, 0.4)
 

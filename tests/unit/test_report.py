@@ -6,8 +6,12 @@ import re
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit, provenance, report, walk
+from icl_lens.artifacts import audit, hashes
 from icl_lens.errors import InputError
+from icl_lens.report import page as report
+from icl_lens.report import walk
+from icl_lens.studies import registry
+from tests import artifacts
 
 from ..browser import complaints, opened
 from ..conftest import REPOSITORY
@@ -27,8 +31,12 @@ CLAIMS = {
 
 
 def write_table(results, name, kind, rows, inputs=(), **more):
-    hashes = {path: provenance.file_hash(results / path) for path in inputs}
-    artifacts.write(results / name, pd.DataFrame(rows), artifacts.describe(kind, "icl_lens.artifacts", hashes, {}, [7], **more))
+    read = {path: hashes.file_hash(results / path) for path in inputs}
+    artifacts.write(
+        results / name,
+        pd.DataFrame(rows),
+        artifacts.describe(kind, "icl_lens.artifacts.parquet", read, {}, [7], **more),
+    )
 
 
 @pytest.fixture
@@ -62,8 +70,8 @@ def results(tmp_path):
         shown = pd.DataFrame([{"model": "m", "task": EVIL, "value": 0.912345678, "low": 0.8, "high": 1.0, "prompts": 3}])
         shown.to_csv(results / f"{item}.csv", index=False)
         made = {f"{item}.{ending}": "0" * 64 for ending in endings}
-        hashes = {path: provenance.file_hash(results / path) for path in inputs}
-        (results / f"{item}.json").write_text(json.dumps({"inputs": hashes, "outputs": made}))
+        read = {path: hashes.file_hash(results / path) for path in inputs}
+        (results / f"{item}.json").write_text(json.dumps({"inputs": read, "outputs": made}))
     (tmp_path / "claims.yaml").write_text(json.dumps(CLAIMS))  # JSON is YAML
     return results
 
@@ -80,7 +88,7 @@ def test_the_page_says_what_held_and_from_what(results):
     assert found == {"same pattern": "holds", "another pattern": "fails", "not testable here": "absent"}
     assert "0.912 [0.800, 1.000]" in html
     assert 'href="../corpora/sst2.parquet"' in html
-    assert provenance.file_hash(results / "corpora/sst2.parquet")[:12] in html
+    assert hashes.file_hash(results / "corpora/sst2.parquet")[:12] in html
     assert "3 prompts a task over seeds 7; float32 on cpu" in html
     assert "A note on figure_4." in html
 
@@ -283,8 +291,8 @@ def test_claims_are_shown_paper_by_paper(results):
 def test_the_pages_record_says_what_it_was_made_from(results):
     out = make(results)
     record = json.loads(out.with_suffix(".json").read_text())
-    assert record["outputs"] == {"report/index.html": provenance.file_hash(out)}
-    assert record["inputs"]["figures/figure_4.json"] == provenance.file_hash(results / "figures/figure_4.json")
+    assert record["outputs"] == {"report/index.html": hashes.file_hash(out)}
+    assert record["inputs"]["figures/figure_4.json"] == hashes.file_hash(results / "figures/figure_4.json")
 
 
 FAILED = f"ValueError: {EVIL}"
@@ -315,14 +323,14 @@ def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
     (results / "report/index.json").write_text("{}")
     out = incomplete(results)
     assert sorted(path.name for path in out.parent.iterdir()) == ["incomplete.json", "index.html"]
-    told = [fault for fault in audit.audit(results)[1] if "report" in fault.sentence]
+    told = [fault for fault in audit.audit(results, registry.schemas())[1] if "report" in fault.sentence]
     assert [fault.sentence for fault in told] == [
         f"{out.with_name('incomplete.json')}: the report is incomplete, figure_14, figure_4 missing from it"
     ]
     assert set(told[0].remove) == {out, out.with_name("incomplete.json")}
     make(results)
     assert sorted(path.name for path in out.parent.iterdir()) == ["index.html", "index.json"]
-    assert not [fault for fault in audit.audit(results)[1] if "report" in fault.sentence]
+    assert not [fault for fault in audit.audit(results, registry.schemas())[1] if "report" in fault.sentence]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,18 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens import artifacts, generation, hypotheses, lines, models, reading, studies
+from icl_lens.artifacts import tensors as tensors_module
 from icl_lens.errors import InputError
-from icl_lens.models import LanguageModel
-from icl_lens.positions import encode, tokens_of
-from icl_lens.representation_plan import SETS, Lines, Reading, Settings
-from icl_lens.studies import representation_change
+from icl_lens.models import batching, generation
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import encode, tokens_of
+from icl_lens.studies import registry
+from icl_lens.studies.inputs import Given
+from icl_lens.studies.representation_change import hypotheses, lines, reading
+from icl_lens.studies.representation_change.representation_change import compute as representation_change
+from icl_lens.studies.representation_change.settings import SETS, Lines, Reading, Settings
+from icl_lens.studies.run import run as run_study
+from tests import artifacts
 
 from ..conftest import byte_level, llama_like, sentencepiece_like
 from ..families import FAMILIES, tiny
@@ -42,6 +48,10 @@ def run(model, table, budget=2000, settings=SMALL):
     prompts = encode(table, model.tokenizer)
     rows, tensors = representation_change.compute(model, prompts, budget, settings=settings, table=table)
     return prompts, rows, tensors
+
+
+def given(model, table, as_chat=False):
+    return Given(model, table, {}, SMALL, "auto", as_chat, None)
 
 
 def close(found, plain):
@@ -95,7 +105,7 @@ def test_other_families_agree_on_one_prompt(language_model, listed, family):
     queries = [query_of(p, each) for p, each in zip(prompts, table.itertuples(), strict=True)]
     every = [sets, [np.array(queries[1])] * 3]
     with torch.inference_mode():
-        batch = next(models.batches(model, prompts, 2000))
+        batch = next(batching.batches(model, prompts, 2000))
         logits, cache, states, attended = representation_change._forward(model, batch, every)
         place = batch.index.index(0)
         pooled = representation_change.pool(states, batch, queries)
@@ -172,10 +182,20 @@ def test_a_query_that_does_not_fit_in_one_condition_is_left_out_of_all(tokenizer
     longest = max(lengths.values())
     context = longest - 1
     model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=context), tokenizer, "float32", {})
-    kept = representation_change.keep(model, table, models.fitting(model, prompts), as_chat=False)
+    found = representation_change.prepare(given(model, table))
+    kept = found.more["table"]
     lost = {q for (q, _), length in lengths.items() if length == longest}
-    assert set(kept["table"]["query_id"]) == set(table["query_id"]) - lost
-    assert len(kept["prompts"]) == len(kept["table"])
+    assert set(kept["query_id"]) == set(table["query_id"]) - lost
+    assert [p.prompt_id for p in found.prompts] == kept["prompt_id"].tolist()
+    assert found.left_out == len(table) - len(kept) > 0
+
+
+def test_no_query_that_fits_in_every_condition_is_told(tokenizer):
+    table = lines.build(SMALL.lines, 42)
+    shortest = min(len(p.ids) for p in encode(table, tokenizer))
+    model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=shortest), tokenizer, "float32", {})
+    with pytest.raises(InputError, match="model gpt2: no query fits its context in every condition; ask for fewer examples"):
+        representation_change.prepare(given(model, table))
 
 
 def test_a_chat_keeps_every_span_and_opens_the_answer(told):
@@ -191,8 +211,10 @@ def test_a_chat_keeps_every_span_and_opens_the_answer(told):
             spans = [getattr(row, f"{name}_spans") for row in (before, after)]
             assert [before.text[a:b] for a, b in spans[0]] == [after.text[a:b] for a, b in spans[1]]
         assert after.text[slice(*after.query_span)].startswith(before.text[before.query_span[0] :][:20])
-    prompts = representation_change.read_prompts(told, tokenizer, "auto", as_chat=True)
-    assert [p.text for p in prompts] == wrapped["text"].tolist()
+    model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=2048), tokenizer, "float32", {})
+    found = representation_change.prepare(given(model, told, as_chat=True))
+    assert [p.text for p in found.prompts] == wrapped["text"].tolist()
+    pd.testing.assert_frame_equal(found.more["table"], wrapped)
 
 
 def test_a_span_that_does_not_reach_the_end_is_refused(language_model, listed):
@@ -208,13 +230,15 @@ def test_a_condition_without_a_query_is_refused(language_model, listed):
 
 def test_the_study_writes_a_table_and_tensors(checkpoint, tmp_path, listed):
     prompts = tmp_path / "results" / "prompts" / "lines" / "paired.parquet"
-    about = artifacts.describe("paired_prompts", "icl_lens.paired_prompts", {}, {}, [42], corpus={"source": "generated"})
+    about = artifacts.describe(
+        "paired_prompts", "icl_lens.studies.representation_change.paired_prompts", {}, {}, [42], corpus={"source": "generated"}
+    )
     artifacts.write(prompts, listed, about)
     out = tmp_path / "results" / "studies" / "tiny" / "lines" / "paired" / "representation_change.parquet"
-    studies.run("representation_change", checkpoint, prompts, out, device="cpu", settings=SMALL)
+    run_study(registry.study("representation_change"), checkpoint, prompts, out, device="cpu", settings=SMALL)
     rows, metadata = artifacts.read(out, "representation_change")
     assert len(rows) == len(listed)
     assert metadata["observed"]["prompts"] == len(listed)
-    tensors, _ = artifacts.read_tensors(out.with_suffix(".safetensors"))
+    tensors, _ = tensors_module.read(out.with_suffix(".safetensors"))
     assert tensors["d0.cosine"].shape == (3, 4, 3, 28)
     assert not pd.read_parquet(out)["answer"].isna().any()

@@ -2,25 +2,25 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from icl_lens import config, plan
+from icl_lens.config import parse, plan
 from icl_lens.errors import InputError
-from icl_lens.items import ITEMS
+from icl_lens.studies import registry
 
-GROUP = [name for name, item in ITEMS.items() if item.group == "representation_change"]
+GROUP = [name for name, item in registry.items().items() if item.group == "representation_change"]
 
 
 def test_the_group_shows_the_second_model_on_its_own_tasks():
-    default = config.Config()
+    default = parse.parse({})
     assert len(GROUP) == 7
     for item in GROUP:
         assert default.shown(item) == (["reader"], ["lines", "reading"])
-    assert all("reader" not in default.shown(item)[0] for item in ITEMS if item not in GROUP)
-    assert all(not {"lines", "reading"} & set(default.shown(item)[1]) for item in ITEMS if item not in GROUP)
+    assert all("reader" not in default.shown(item)[0] for item in registry.items() if item not in GROUP)
+    assert all(not {"lines", "reading"} & set(default.shown(item)[1]) for item in registry.items() if item not in GROUP)
 
 
 def test_any_model_can_be_named_for_it():
     hub = {"name": "llama", "hub": "meta-llama/Llama-2-70b-hf", "dtype": "float16"}
-    chosen = config.parse({"representation_models": [hub], "items": {"rc_rsa": {"tasks": ["reading"]}}})
+    chosen = parse.parse({"representation_models": [hub], "items": {"rc_rsa": {"tasks": ["reading"]}}})
     assert chosen.shown("rc_behaviour") == (["llama"], ["lines", "reading"])
     assert chosen.shown("rc_rsa") == (["llama"], ["reading"])
     assert chosen.shown("figure_5")[0] == ["organism"]
@@ -30,10 +30,10 @@ def test_any_model_can_be_named_for_it():
 
 def test_a_model_may_stand_in_both_lists_but_not_another_of_its_name():
     mine = {"name": "mine", "path": "a"}
-    both = config.parse({"models": [mine], "representation_models": [mine]})
+    both = parse.parse({"models": [mine], "representation_models": [mine]})
     assert len(both.every_model) == 1
     with pytest.raises(InputError, match="representation_models: mine is another model under models"):
-        config.parse({"models": [mine], "representation_models": [{"name": "mine", "path": "b"}]})
+        parse.parse({"models": [mine], "representation_models": [{"name": "mine", "path": "b"}]})
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_a_model_may_stand_in_both_lists_but_not_another_of_its_name():
 )
 def test_what_it_cannot_show_is_refused_with_a_sentence(keys, said):
     with pytest.raises(InputError, match=said):
-        config.parse(keys)
+        parse.parse(keys)
 
 
 def test_a_plan_counts_its_prompts_and_its_tokens(monkeypatch):
     monkeypatch.setattr(plan, "size", lambda *_: plan.Size(7_000_000_000, 32, 0))
-    default = config.Config()
+    default = parse.parse({})
     found = {
         task: plan.estimate(default, PurePosixPath(f"results/studies/reader/{task}/paired/representation_change.parquet"))
         for task in ("lines", "reading")
@@ -61,16 +61,16 @@ def test_a_plan_counts_its_prompts_and_its_tokens(monkeypatch):
     assert found["reading"].prompts == 60 * 3 * 5
     assert found["lines"].hours > 7e9 * 4 / plan.READ_RATE / 3600
     summary = ["output_file\trule\tplan"] + [
-        f"studies/reader/lines/paired/representation_change.{ending}\trepresentation_study\tupdate pending"
+        f"studies/reader/lines/paired/representation_change.{ending}\trepresentation_change_study\tupdate pending"
         for ending in ("parquet", "safetensors")
     ]
     counts, paths = plan.jobs(summary)
-    assert counts == {"representation_study": 1}
+    assert counts == {"representation_change_study": 1}
     assert [path.suffix for path in paths] == [".parquet"]
 
 
 def test_the_overlay_for_the_studys_models_is_a_config():
-    overlay = config.load(Path(__file__).parents[2] / "config" / "representation-change.yaml")
+    overlay = parse.load(Path(__file__).parents[2] / "config" / "representation-change.yaml")
     assert [model.name for model in overlay.representation_models] == ["llama-2-70b", "vicuna-13b"]
     assert overlay.representation_models[1].chat
     assert overlay.studies.representation_change.lines.queries_per_line == 16

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import paired_answers, reading
-from icl_lens import representation_summary as summary
-from icl_lens.hypotheses import matrices
-from icl_lens.representation_plan import Reading
-from icl_lens.similarity import condensed
-from icl_lens.statistics import Bootstrap
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.statistics.similarity import condensed
+from icl_lens.studies.representation_change import paired_answers, reading
+from icl_lens.studies.representation_change.hypotheses import matrices
+from icl_lens.studies.representation_change.representation_change import summary
+from icl_lens.studies.representation_change.settings import Reading
 
 from ..reference import representation_change as reference
 

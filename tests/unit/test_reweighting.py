@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import artifacts, audit, models, prefixes, studies
+from icl_lens.artifacts import audit
+from icl_lens.artifacts import tensors as tensors_module
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.reweighting_plan import METHODS, Settings
-from icl_lens.studies import reweighting
+from icl_lens.models import batching, prefixes
+from icl_lens.models.logits import last_logits
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.reweighting import compute as reweighting
+from icl_lens.studies.anchors.reweighting.study import METHODS, Settings
+from icl_lens.studies.inputs import Given
+from icl_lens.studies.run import run as run_study
+from tests import artifacts
 
 from ..families import FAMILIES
 from ..prompts_table import shared_table
@@ -224,19 +231,20 @@ def test_training_that_leaves_the_numbers_range_is_told(language_model, tokenize
         run(model, tokenizer, Settings(epochs=2, learning_rate=1e30))
 
 
-def gathered(model, tokenizer, settings=SETTINGS, **changed):
+def prepared(model, tokenizer, settings=SETTINGS, **changed):
     table, auxiliary = tables()
-    given = {"table": table, "train": auxiliary, "baseline": few(table)} | changed
-    others = {key: given[key] for key in ("train", "baseline")}
-    return reweighting.gather(model, given["table"], others, lambda rows: tokenize(rows, tokenizer), settings)
+    read = {"table": table, "train": auxiliary, "baseline": few(table)} | changed
+    further = {key: read[key] for key in ("train", "baseline")}
+    given = Given(model, read["table"], further, settings, "auto", False, lambda rows: tokenize(rows, tokenizer))
+    return reweighting.prepare(given).more
 
 
 def test_the_baseline_has_as_many_demonstrations_as_the_context_holds(language_model, tokenizer):
     model = language_model("gpt2")
-    assert gathered(model, tokenizer)["shots"] == 2
+    assert prepared(model, tokenizer)["shots"] == 2
     longest = max(len(p.ids) for p in inputs(tokenizer)[2])
-    assert gathered(language_model("gpt2", context=longest), tokenizer)["shots"] == 2
-    found = gathered(language_model("gpt2", context=longest - 1), tokenizer)
+    assert prepared(language_model("gpt2", context=longest), tokenizer)["shots"] == 2
+    found = prepared(language_model("gpt2", context=longest - 1), tokenizer)
     assert found["shots"] == 1
     assert [p.ids.tolist() for p in found["few_shot"]] == [p.ids.tolist() for p in inputs(tokenizer)[0]]
 
@@ -245,17 +253,17 @@ def test_tables_that_do_not_go_together_are_told(language_model, tokenizer):
     model = language_model("gpt2")
     table, auxiliary = tables()
     with pytest.raises(InputError, match="the auxiliary prompts have none of seed 42"):
-        gathered(model, tokenizer, train=auxiliary.assign(seed=43))
+        prepared(model, tokenizer, train=auxiliary.assign(seed=43))
     strange = auxiliary.assign(demo_indices=[[9, 8, 7, 6]] * len(auxiliary))
     with pytest.raises(InputError, match="seed 42: the auxiliary prompts have other demonstrations"):
-        gathered(model, tokenizer, train=strange)
+        prepared(model, tokenizer, train=strange)
     with pytest.raises(InputError, match="the few-shot prompts have other queries"):
-        gathered(model, tokenizer, baseline=few(table).assign(query_index=0))
+        prepared(model, tokenizer, baseline=few(table).assign(query_index=0))
     with pytest.raises(InputError, match="the few-shot prompts have other queries"):
-        gathered(model, tokenizer, baseline=few(table)[1:])
+        prepared(model, tokenizer, baseline=few(table)[1:])
     fresh = table.assign(demo_indices=[[n, 1, 2, 3] for n in range(len(table))])
     with pytest.raises(InputError, match=r"seed 42: the prompts have [0-9]+ sets of demonstrations"):
-        gathered(model, tokenizer, table=fresh)
+        prepared(model, tokenizer, table=fresh)
 
 
 def test_a_prompt_without_demonstrations_and_a_seed_without_training_texts_are_refused(language_model, tokenizer):
@@ -276,9 +284,7 @@ def test_a_continued_beginning_is_the_beginning_read_at_once(language_model, tok
         whole = prefixes.read(model.network, ids[:40])
         parts = prefixes.read(model.network, ids[25:40], prefixes.read(model.network, ids[:25]))
         assert prefixes.read(model.network, ids[:0], whole) is whole
-        logits = [
-            models.last_logits(model, next(models.batches(model, auxiliary, 1, [0], prefix))) for prefix in (whole, parts)
-        ]
+        logits = [last_logits(model, next(batching.batches(model, auxiliary, 1, [0], prefix))) for prefix in (whole, parts)]
     assert parts.length == 40
     assert parts.keys[0].shape[-2] == 15
     assert close(logits[1].numpy(), logits[0].numpy())
@@ -307,29 +313,30 @@ def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path,
     paths = {}
     for name, rows in {"shared-1shot": table, "shared-1shot-auxiliary": auxiliary, "shared-2shot": few(table)}.items():
         paths[name] = tmp_path / f"prompts/agnews/{name}.parquet"
-        artifacts.write(paths[name], rows, artifacts.describe("prompts", "icl_lens.prompts", {}, {}, [42]))
+        artifacts.write(paths[name], rows, artifacts.describe("prompts", "icl_lens.prompts.protocol", {}, {}, [42]))
     out = tmp_path / "studies/tiny/agnews/shared-1shot/reweighting.parquet"
-    others = {"train": paths["shared-1shot-auxiliary"], "baseline": paths["shared-2shot"]}
-    studies.run("reweighting", checkpoint, paths["shared-1shot"], out, settings=SETTINGS, others=others, device="cpu")
+    further = {"train": paths["shared-1shot-auxiliary"], "baseline": paths["shared-2shot"]}
+    study = registry.study("reweighting")
+    run_study(study, checkpoint, paths["shared-1shot"], out, settings=SETTINGS, further=further, device="cpu")
     rows, metadata = artifacts.read(out, "reweighting")
-    tensors, header = artifacts.read_tensors(out.with_suffix(".safetensors"))
+    tensors, header = tensors_module.read(out.with_suffix(".safetensors"))
     assert set(rows["method"]) == set(METHODS)
     assert tensors["beta_42"].shape == (3, 4, 4)
     assert tensors["losses_42"].shape == (2,)
     assert header["settings"] == metadata["settings"]
     assert len(metadata["inputs"]) == 3
-    assert audit.audit(tmp_path)[1] == []
+    assert audit.audit(tmp_path, registry.schemas())[1] == []
     beside = out.with_suffix(".safetensors")
     beside.write_bytes(beside.read_bytes()[:-1] + b"\0")
-    (fault,) = audit.audit(tmp_path)[1]
+    (fault,) = audit.audit(tmp_path, registry.schemas())[1]
     assert "reweighting.safetensors is not what it was" in fault.sentence
-    assert audit.repair(tmp_path) == [out, beside]
+    assert audit.repair(tmp_path, registry.schemas()) == [out, beside]
 
 
 def test_damaged_tensors_are_told(tmp_path):
     path = tmp_path / "x.safetensors"
     with pytest.raises(InputError, match="does not exist"):
-        artifacts.read_tensors(path)
+        tensors_module.read(path)
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="is not a whole safetensors file"):
-        artifacts.read_tensors(path)
+        tensors_module.read(path)

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.classification import balanced_accuracy, macro_f1
-from icl_lens.reweighting_plan import METHODS
-from icl_lens.reweighting_summary import DIFFERENCE, shares, summarise
-from icl_lens.statistics import OVER_TASKS
+from icl_lens.statistics.classification import balanced_accuracy, macro_f1
+from icl_lens.statistics.resampling import OVER_TASKS
+from icl_lens.studies.anchors.reweighting.study import METHODS
+from icl_lens.studies.anchors.reweighting.summary import DIFFERENCE, shares, summarise
 
 
 def table(task, classes, golds, predictions, shots=(1, 5, 1)):

@@ -7,13 +7,21 @@ import pytest
 from icl_lens.corpora import builtin
 from icl_lens.corpora.builtin.film_reviews import LEXICONS
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.rare_words import RARE_WORDS
-from icl_lens.rewriting import _CLAUSES, complex_syntax, rare_words, rewrite, share_replaced, typos
-from icl_lens.rewriting_plan import REWRITINGS, Settings
-from icl_lens.rewriting_summary import PAPER, summarise
-from icl_lens.statistics import Bootstrap
-from icl_lens.studies import icl, rewritten
+from icl_lens.prompts.positions import tokenize
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.studies.anchors.icl import compute as icl
+from icl_lens.studies.kernel_regression.rewritten import compute as rewritten
+from icl_lens.studies.kernel_regression.rewritten.rare_words import RARE_WORDS
+from icl_lens.studies.kernel_regression.rewritten.rewriting import (
+    _CLAUSES,
+    complex_syntax,
+    rare_words,
+    rewrite,
+    share_replaced,
+    typos,
+)
+from icl_lens.studies.kernel_regression.rewritten.study import REWRITINGS, Settings
+from icl_lens.studies.kernel_regression.rewritten.summary import PAPER, summarise
 
 from ..prompts_table import prompts_table
 
@@ -91,14 +99,14 @@ def test_a_query_is_rewritten_by_its_own_text_and_the_seed_alone():
 
 
 def test_the_first_prompts_of_each_seed_are_run():
-    tables = rewritten.prepare(prompts_table(count=9), Settings(queries=2))
+    tables = rewritten.rewritings(prompts_table(count=9), Settings(queries=2))
     assert all(rows["prompt_id"].tolist() == [100, 101, 102, 103] for rows in tables.values())
 
 
 def test_answers_are_those_to_the_rewritten_prompts(language_model, tokenizer):
     model, table = language_model("gpt2"), prompts_table("sst2", count=5)
     settings = Settings()
-    tables = rewritten.prepare(table, settings)
+    tables = rewritten.rewritings(table, settings)
     assert list(tables) == ["prompts", "rare_words", "complex_syntax", "typos"]
     prompts = {name: tokenize(rows, tokenizer) for name, rows in tables.items()}
     done = []

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens import information_flow, models
 from icl_lens.errors import InputError
-from icl_lens.positions import tokenize
-from icl_lens.studies import saliency
+from icl_lens.models import batching
+from icl_lens.models.logits import class_logits
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies.anchors import information_flow
+from icl_lens.studies.anchors.saliency import compute as saliency
 
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES
@@ -91,7 +93,7 @@ def confident(model, tokenizer, loss):
     """A prompt whose gold label is the model's answer, with this loss: a bias is made as large as that needs."""
     prompts = tokenize(prompts_table(count=1), tokenizer)
     with torch.inference_mode():
-        logits = models.class_logits(model, next(iter(models.batches(model, prompts, 2000))))[0]
+        logits = class_logits(model, next(iter(batching.batches(model, prompts, 2000))))[0]
     wanted = -np.log(np.expm1(loss)) - (logits[0] - logits[1]).item()
     model.network.lm_head.bias[prompts[0].label_ids[0]] += wanted
     return [dataclasses.replace(prompts[0], gold=0)]

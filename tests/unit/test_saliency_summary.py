@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from icl_lens.errors import InputError
-from icl_lens.saliency_summary import METRICS, summarise
-from icl_lens.statistics import Bootstrap, shares
+from icl_lens.statistics.resampling import Bootstrap, shares
+from icl_lens.studies.anchors.saliency.summary import METRICS, summarise
 
 
 @pytest.fixture
@@ -48,5 +48,5 @@ def test_the_order_of_rows_changes_nothing(rows):
 
 def test_a_prompt_that_stands_twice_is_refused(rows):
     wide = rows[rows["layer"] == 0]
-    with pytest.raises(InputError, match="one row a prompt"):
+    with pytest.raises(InputError, match="one row per prompt"):
         shares(pd.concat([wide, wide]), [METRICS], Bootstrap(resamples=2))

@@ -6,23 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import (
-    artifacts,
-    claims,
-    compression_summary,
-    isolation_summary,
-    publish,
-    reweighting_summary,
-    saliency_summary,
-    seed_spread,
-)
-from icl_lens.compression_plan import OWN, POSITIONS
-from icl_lens.deep_attention_summary import summarise as attention_curves
-from icl_lens.items import PAPERS
-from icl_lens.latency_plan import METHODS as TIMED
-from icl_lens.reweighting_plan import METHODS as WEIGHTED
-from icl_lens.seed_spread import OneSeed
-from icl_lens.statistics import Bootstrap
+from icl_lens.report import claims, publish, seed_spread
+from icl_lens.report.seed_spread import OneSeed
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.compression import summary as compression_summary
+from icl_lens.studies.anchors.compression.study import OWN, POSITIONS
+from icl_lens.studies.anchors.deep_attention.summary import summarise as attention_curves
+from icl_lens.studies.anchors.isolation import summary as isolation_summary
+from icl_lens.studies.anchors.latency.study import METHODS as TIMED
+from icl_lens.studies.anchors.latency.summary import accelerations
+from icl_lens.studies.anchors.reweighting import summary as reweighting_summary
+from icl_lens.studies.anchors.reweighting.study import METHODS as WEIGHTED
+from icl_lens.studies.anchors.saliency import summary as saliency_summary
+from tests import artifacts
 
 from ..conftest import REPOSITORY
 
@@ -94,7 +91,7 @@ SUMMARIES = {
     "figure_5": ("deep_attention", lambda rows, icl: attention_curves(rows, icl, FEW)[0], "value"),
     "table_1": ("reweighting", lambda rows, _: reweighting_summary.summarise(rows, TASKS, FEW), "accuracy"),
     "table_2": ("compression", lambda rows, _: compression_summary.summarise(rows, FEW), "word_loyalty"),
-    "table_3": ("latency", lambda rows, _: compression_summary.accelerations(rows), "ratio"),
+    "table_3": ("latency", lambda rows, _: accelerations(rows), "ratio"),
 }
 
 
@@ -105,7 +102,7 @@ def written(results, kind):
     for task in TASKS:
         for name, made, kept in ((kind, study(kind, task, draw), rows), ("icl", answers(task, draw), icl)):
             path = f"studies/m/{task}/{SET}/{name}.parquet"
-            about = artifacts.describe(name, "icl_lens.artifacts", {}, {}, list(SEEDS), model={"name": "m"})
+            about = artifacts.describe(name, "icl_lens.artifacts.parquet", {}, {}, list(SEEDS), model={"name": "m"})
             artifacts.write(results / path, pd.DataFrame(made), about)
             kept.append(artifacts.read(results / path, name)[0])
             paths.append(path)
@@ -131,7 +128,9 @@ def test_the_item_shows_the_mean_of_the_seeds(tmp_path, item):
 
 
 def test_published_claims_read_columns_that_each_seed_has_values_of():
-    every = [claim for paper in PAPERS for claim in claims.load(REPOSITORY / f"resources/claims/{paper}.yaml").claims]
+    every = [
+        claim for paper in registry.papers() for claim in claims.load(REPOSITORY / f"resources/claims/{paper}.yaml").claims
+    ]
     items = {*publish.PUBLISHED, *(name for others in publish._CLAIMS_OF.values() for name in others)}
     read = {(claim.item, claim.rule.column) for claim in every if claim.item in items and seed_spread.columns(claim.item)}
     assert len(read) > 9

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from icl_lens import hypotheses, lines, probes, reading, significance, similarity
-from icl_lens.representation_plan import Lines, Reading
+from icl_lens.statistics import probes, significance, similarity
+from icl_lens.studies.representation_change import hypotheses, lines, reading
+from icl_lens.studies.representation_change.settings import Lines, Reading
 
 from ..reference import representation_change as reference
 

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import statistics
 from icl_lens.errors import InputError
-from icl_lens.statistics import Bootstrap
+from icl_lens.statistics import attention_auc, resampling
+from icl_lens.statistics.resampling import Bootstrap
 
 from ..coverage import coverage_of_means, table
 from ..reference.deep_attention import auc_by_counting, one_versus_one
@@ -21,20 +21,20 @@ def scores_of(generator, classes, layers=4, prompts=40, ties=True):
 def test_the_auc_is_the_share_of_pairs_in_order(ties):
     scores, predicted = scores_of(np.random.default_rng(0), 2, ties=ties)
     expected = [auc_by_counting(row, predicted == 1) for row in scores[..., 1]]
-    np.testing.assert_allclose(statistics.auc(scores[..., 1], predicted == 1), expected, rtol=1e-12)
+    np.testing.assert_allclose(attention_auc.auc(scores[..., 1], predicted == 1), expected, rtol=1e-12)
 
 
 def test_an_auc_without_both_kinds_is_missing():
-    assert np.isnan(statistics.auc(np.ones((3, 4)), np.ones(4, dtype=bool))).all()
-    assert np.isnan(statistics.auc(np.ones((3, 4)), np.zeros(4, dtype=bool))).all()
-    assert statistics.auc(np.ones(4), np.array([True, False, True, False])) == 0.5
+    assert np.isnan(attention_auc.auc(np.ones((3, 4)), np.ones(4, dtype=bool))).all()
+    assert np.isnan(attention_auc.auc(np.ones((3, 4)), np.zeros(4, dtype=bool))).all()
+    assert attention_auc.auc(np.ones(4), np.array([True, False, True, False])) == 0.5
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 6])
 @pytest.mark.parametrize("two_classes", ["normalised", "raw"])
 def test_agreement_is_the_pairwise_average(classes, two_classes):
     scores, predicted = scores_of(np.random.default_rng(classes), classes)
-    found = statistics.agreement(scores, predicted, two_classes)
+    found = attention_auc.agreement(scores, predicted, two_classes)
     expected = [one_versus_one(row.tolist(), predicted.tolist(), two_classes == "raw") for row in scores]
     np.testing.assert_allclose(found.auc, expected, rtol=1e-12)
     assert found.kept == tuple(range(classes))
@@ -46,30 +46,30 @@ def test_agreement_is_what_scikit_learn_computes(classes):
     scores, predicted = scores_of(np.random.default_rng(classes), classes)
     shares = scores / scores.sum(-1, keepdims=True)
     expected = [metrics.roc_auc_score(predicted, row, multi_class="ovo") for row in shares]
-    np.testing.assert_allclose(statistics.agreement(scores, predicted).auc, expected, rtol=1e-12)
+    np.testing.assert_allclose(attention_auc.agreement(scores, predicted).auc, expected, rtol=1e-12)
 
 
 def test_with_two_classes_the_two_ways_differ_and_normalised_is_symmetric():
     scores, predicted = scores_of(np.random.default_rng(5), 2, ties=False)
     scores *= np.random.default_rng(6).random((4, 40, 1))  # overall attention says nothing of the class
-    normalised, raw = (statistics.agreement(scores, predicted, way).auc for way in ("normalised", "raw"))
+    normalised, raw = (attention_auc.agreement(scores, predicted, way).auc for way in ("normalised", "raw"))
     assert not np.allclose(normalised, raw)
-    np.testing.assert_allclose(statistics.agreement(scores[..., ::-1], 1 - predicted).auc, normalised, rtol=1e-12)
+    np.testing.assert_allclose(attention_auc.agreement(scores[..., ::-1], 1 - predicted).auc, normalised, rtol=1e-12)
 
 
 def test_classes_never_predicted_are_dropped_before_rows_are_normalised():
     scores, predicted = scores_of(np.random.default_rng(7), 6)
     predicted = np.array([0, 2, 5])[predicted % 3]
-    found = statistics.agreement(scores, predicted)
+    found = attention_auc.agreement(scores, predicted)
     assert (found.kept, found.dropped) == ((0, 2, 5), (1, 3, 4))
     np.testing.assert_allclose(found.auc, [one_versus_one(row.tolist(), predicted.tolist()) for row in scores], rtol=1e-12)
     scores[..., [1, 3, 4]] = 1e6
-    np.testing.assert_allclose(statistics.agreement(scores, predicted).auc, found.auc)
+    np.testing.assert_allclose(attention_auc.agreement(scores, predicted).auc, found.auc)
 
 
 def test_one_predicted_class_has_no_curve():
     scores, _ = scores_of(np.random.default_rng(8), 4)
-    found = statistics.agreement(scores, np.full(40, 2))
+    found = attention_auc.agreement(scores, np.full(40, 2))
     assert np.isnan(found.auc).all()
     assert found.auc.shape == (4,)
     assert (found.kept, found.dropped) == ((2,), (0, 1, 3))
@@ -77,15 +77,15 @@ def test_one_predicted_class_has_no_curve():
 
 def test_rows_without_any_attention_prefer_no_class():
     scores, predicted = np.zeros((1, 4, 2)), np.array([0, 1, 0, 1])
-    assert statistics.agreement(scores, predicted).auc.tolist() == [0.5]
+    assert attention_auc.agreement(scores, predicted).auc.tolist() == [0.5]
 
 
 def test_the_cumulative_share_ends_at_one_and_is_missing_without_a_signal():
     curve = np.array([0.5, 0.6, 0.7, 0.8])
-    np.testing.assert_allclose(statistics.cumulative_share(curve), [0, 1 / 6, 3 / 6, 1])
-    assert np.isnan(statistics.cumulative_share(np.full(4, 0.5))).all()
-    assert np.isnan(statistics.cumulative_share(np.array([0.7, 0.3]))).all()
-    assert np.isnan(statistics.cumulative_share(np.array([[0.5, np.nan], [0.5, 0.6]]))).any(1).tolist() == [True, False]
+    np.testing.assert_allclose(attention_auc.cumulative_share(curve), [0, 1 / 6, 3 / 6, 1])
+    assert np.isnan(attention_auc.cumulative_share(np.full(4, 0.5))).all()
+    assert np.isnan(attention_auc.cumulative_share(np.array([0.7, 0.3]))).all()
+    assert np.isnan(attention_auc.cumulative_share(np.array([[0.5, np.nan], [0.5, 0.6]]))).any(1).tolist() == [True, False]
 
 
 def test_attention_scores_follow_the_columns_and_not_the_order_of_rows():
@@ -98,23 +98,23 @@ def test_attention_scores_follow_the_columns_and_not_the_order_of_rows():
             for c in range(2)
         ]
     ).sample(frac=1, random_state=0)
-    np.testing.assert_array_equal(statistics.attention_scores(rows, [14, 10, 12]), values[:, [4, 0, 2]])
-    with pytest.raises(InputError, match="lacks a prompt"):
-        statistics.attention_scores(rows, [10, 99])
-    with pytest.raises(InputError, match="twice"):
-        statistics.attention_scores(pd.concat([rows, rows]), [10])
+    np.testing.assert_array_equal(attention_auc.attention_scores(rows, [14, 10, 12]), values[:, [4, 0, 2]])
+    with pytest.raises(InputError, match="lacks a requested prompt"):
+        attention_auc.attention_scores(rows, [10, 99])
+    with pytest.raises(InputError, match="duplicate rows"):
+        attention_auc.attention_scores(pd.concat([rows, rows]), [10])
 
 
 def test_the_mean_is_over_prompts_then_seeds_then_tasks():
     rows = pd.concat([table(np.array([[1.0, 1.0], [0.0, 0.0]])), table(np.array([[0.5, 0.25, 0.0]])).assign(task="other")])
-    found = statistics.mean(rows, ["x"], Bootstrap(resamples=10))
+    found = resampling.mean(rows, ["x"], Bootstrap(resamples=10))
     assert found.value == pytest.approx(np.mean([0.5, 0.25]))
     assert found.prompts == 7
 
 
 def test_several_rows_of_a_prompt_count_as_one():
     rows = pd.concat([table([[0.0, 1.0]]), table([[1.0, 1.0]]).head(1)])
-    found = statistics.mean(rows, ["x"], Bootstrap(resamples=10))
+    found = resampling.mean(rows, ["x"], Bootstrap(resamples=10))
     assert (found.value, found.prompts) == (pytest.approx(0.75), 2)
 
 
@@ -122,25 +122,25 @@ def test_several_rows_of_a_prompt_count_as_one():
 def test_intervals_repeat_and_follow_the_plan(seeds_too):
     rows = table(np.random.default_rng(0).random((3, 20)))
     plan = Bootstrap(seeds_too=seeds_too)
-    first = statistics.mean(rows, ["x"], plan)
-    again = statistics.mean(rows.sample(frac=1, random_state=1), ["x"], plan)
+    first = resampling.mean(rows, ["x"], plan)
+    again = resampling.mean(rows.sample(frac=1, random_state=1), ["x"], plan)
     assert (first.low, first.high) == (again.low, again.high)
     assert first.low < first.value < first.high
-    other = statistics.mean(rows, ["x"], Bootstrap(seed=1, seeds_too=seeds_too))
+    other = resampling.mean(rows, ["x"], Bootstrap(seed=1, seeds_too=seeds_too))
     assert first.low != other.low
     assert first.low == pytest.approx(other.low, abs=0.02)
 
 
 def test_degenerate_inputs_have_degenerate_intervals_or_are_refused():
-    found = statistics.mean(table(np.full((2, 5), 0.4)), ["x"])
+    found = resampling.mean(table(np.full((2, 5), 0.4)), ["x"])
     assert found.low == pytest.approx(0.4)
     assert found.high == pytest.approx(0.4)
-    single = statistics.mean(table([[0.3]]), ["x"])
+    single = resampling.mean(table([[0.3]]), ["x"])
     assert (single.low, single.value, single.high) == (pytest.approx(0.3),) * 3
     with pytest.raises(InputError, match="no rows to average: x"):
-        statistics.mean(table([[0.3]]).head(0), ["x"])
+        resampling.mean(table([[0.3]]).head(0), ["x"])
     with pytest.raises(InputError, match="empty cells among x"):
-        statistics.mean(table([[0.3, np.nan]]), ["x"])
+        resampling.mean(table([[0.3, np.nan]]), ["x"])
 
 
 def binomial_margin(runs, share=0.95):
@@ -165,7 +165,7 @@ def test_a_difference_on_the_same_prompts_is_paired():
     shared = table(base)
     better = table(base + 0.1 + 0.01 * generator.normal(size=base.shape))
     plan = Bootstrap(resamples=500)
-    first, second = (statistics.mean(rows, ["x"], plan) for rows in (shared, better))
+    first, second = (resampling.mean(rows, ["x"], plan) for rows in (shared, better))
     difference = second - first
     assert difference.value == pytest.approx(0.1, abs=0.005)
     assert difference.high - difference.low < 0.01 < (first.high - first.low) / 5
@@ -191,18 +191,18 @@ def deep_rows(generator, seeds=(42, 43), prompts=60, classes=3, layers=2, signal
 
 def test_the_curve_is_the_mean_of_the_seeds_curves_with_an_interval_around_it():
     scores, predictions = deep_rows(np.random.default_rng(0))
-    found, report = statistics.auc_curve(scores, predictions)
+    found, report = attention_auc.auc_curve(scores, predictions)
     curves = []
     for _, part in predictions.groupby("seed"):
-        matrix = statistics.attention_scores(scores[scores["seed"] == part["seed"].iloc[0]], part["prompt_id"])
-        curves.append(statistics.agreement(matrix, part["prediction"]).auc)
+        matrix = attention_auc.attention_scores(scores[scores["seed"] == part["seed"].iloc[0]], part["prompt_id"])
+        curves.append(attention_auc.agreement(matrix, part["prediction"]).auc)
     np.testing.assert_allclose(found.value, np.mean(curves, axis=0))
     assert found.value[1] > 0.6 > found.value[0]
     assert (found.low < found.value).all()
     assert (found.value < found.high).all()
-    assert found.missing.tolist() == [0, 0]
+    assert not np.isnan(found.resampled).any()
     assert report["prompts"].tolist() == [60, 60]
-    share = found.apply(statistics.cumulative_share)
+    share = found.apply(attention_auc.cumulative_share)
     assert share.value[-1] == share.low[-1] == share.high[-1] == 1.0
 
 
@@ -210,8 +210,8 @@ def test_resampled_curves_are_those_of_the_resampled_prompts():
     scores, predictions = deep_rows(np.random.default_rng(3), seeds=(42,), prompts=25)
     scores["attention"] = scores["attention"].round(1)  # ties
     plan = Bootstrap(resamples=6)
-    found, _ = statistics.auc_curve(scores, predictions, plan)
-    matrix = statistics.attention_scores(scores, predictions["prompt_id"])
+    found, _ = attention_auc.auc_curve(scores, predictions, plan)
+    matrix = attention_auc.attention_scores(scores, predictions["prompt_id"])
     predicted = predictions["prediction"].to_numpy()
     for weights, curve in zip(plan.prompt_weights("a", 42, 25).astype(int), found.resampled, strict=True):
         drawn = np.repeat(np.arange(25), weights)
@@ -221,9 +221,9 @@ def test_resampled_curves_are_those_of_the_resampled_prompts():
 
 def test_a_seed_that_predicts_one_class_is_left_out_and_said_to_be():
     scores, predictions = deep_rows(np.random.default_rng(0), tasks=("a", "b"))
-    found, _ = statistics.auc_curve(scores[scores["seed"] == 42], predictions[predictions["seed"] == 42])
+    found, _ = attention_auc.auc_curve(scores[scores["seed"] == 42], predictions[predictions["seed"] == 42])
     predictions.loc[predictions["seed"] == 43, "prediction"] = 1
-    with_missing, report = statistics.auc_curve(scores, predictions)
+    with_missing, report = attention_auc.auc_curve(scores, predictions)
     np.testing.assert_allclose(with_missing.value, found.value)
     assert report.set_index(["task", "seed"])["missing"].to_dict() == {
         ("a", 42): False,
@@ -233,11 +233,11 @@ def test_a_seed_that_predicts_one_class_is_left_out_and_said_to_be():
     }
     assert report["dropped"].tolist() == [0, 2, 0, 2]
     predictions["prediction"] = 1
-    nothing, _ = statistics.auc_curve(scores, predictions)
+    nothing, _ = attention_auc.auc_curve(scores, predictions)
     assert np.isnan(nothing.value).all()
     assert np.isnan(nothing.low).all()
-    assert nothing.missing.tolist() == [1, 1]
-    assert np.isnan(nothing.apply(statistics.cumulative_share).value).all()
+    assert np.isnan(nothing.resampled).all()
+    assert np.isnan(nothing.apply(attention_auc.cumulative_share).value).all()
 
 
 def test_an_interval_of_a_curve_holds_the_true_auc_as_often_as_it_says():
@@ -249,25 +249,25 @@ def test_an_interval_of_a_curve_holds_the_true_auc_as_often_as_it_says():
         ids = pd.DataFrame({"task": "a", "seed": 42, "prompt_id": np.arange(100)})
         scores = pd.concat([ids.assign(layer=0, **{"class": c, "attention": v}) for c, v in ((0, 1.0), (1, second))])
         plan = Bootstrap(resamples=400)
-        found, _ = statistics.auc_curve(scores, ids.assign(prediction=predicted), plan, "raw")
+        found, _ = attention_auc.auc_curve(scores, ids.assign(prediction=predicted), plan, "raw")
         hits += bool(found.low[0] <= 2 / 3 <= found.high[0])
     assert 0.95 - binomial_margin(runs) - 0.01 <= hits / runs <= 0.95 + binomial_margin(runs)
 
 
 def test_a_prompt_without_scores_or_twice_is_refused():
     scores, predictions = deep_rows(np.random.default_rng(0))
-    with pytest.raises(InputError, match="lacks a prompt"):
-        statistics.auc_curve(scores[scores["prompt_id"] != 42003], predictions)
-    with pytest.raises(InputError, match="hold no prompt of task a"):
-        statistics.auc_curve(scores.assign(task="b"), predictions)
-    with pytest.raises(InputError, match="twice in the icl rows"):
-        statistics.auc_curve(scores, pd.concat([predictions, predictions]))
+    with pytest.raises(InputError, match="lacks a requested prompt"):
+        attention_auc.auc_curve(scores[scores["prompt_id"] != 42003], predictions)
+    with pytest.raises(InputError, match="have no prompt of task a"):
+        attention_auc.auc_curve(scores.assign(task="b"), predictions)
+    with pytest.raises(InputError, match="duplicate prompts in the icl rows"):
+        attention_auc.auc_curve(scores, pd.concat([predictions, predictions]))
 
 
 @pytest.mark.filterwarnings("error")
 def test_shares_of_a_sum_of_nothing_are_not_known():
     rows = pd.DataFrame({"task": "sst2", "seed": 1, "prompt_id": [0, 1], "a": 0.0, "b": 0.0, "c": [1.0, 2.0], "d": [3.0, 2.0]})
-    found = statistics.shares(rows, [["a", "b"], ["c", "d"]])
+    found = resampling.shares(rows, [["a", "b"], ["c", "d"]])
     assert np.isnan(found.value[0]).all()
     assert found.value[1] == pytest.approx([3 / 8, 5 / 8])
     assert np.isnan(found.low[0]).all()

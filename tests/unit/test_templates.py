@@ -1,10 +1,12 @@
 import pandas as pd
 import pytest
 
-from icl_lens import prompts, templates
-from icl_lens.components_plan import Settings, Wording, per_class
 from icl_lens.errors import InputError
-from icl_lens.tasks import TASKS
+from icl_lens.prompts import protocol
+from icl_lens.prompts.sets import per_class
+from icl_lens.studies.component_reweighting import templates
+from icl_lens.studies.component_reweighting.settings import Settings, Wording
+from icl_lens.tasks.task import TASKS
 
 from ..prompts_table import prompts_table
 
@@ -72,7 +74,7 @@ def test_classes_take_turns():
 
 @pytest.mark.parametrize(("classes", "shots"), [(2, 2 + 12), (3, 1 + 8), (4, 1 + 6), (6, 1 + 4)])
 def test_a_labelled_set_holds_four_demonstrations_and_24_texts_of_all_classes(classes, shots):
-    assert prompts.Protocol.of("labelled-24").shots_of(classes) == shots
+    assert protocol.Protocol.of("labelled-24").shots_of(classes) == shots
     assert per_class(4, classes) * classes in (3, 4, 6)
 
 
@@ -83,7 +85,7 @@ def test_a_labelled_set_begins_with_the_demonstrations_of_fewer_shots():
         for n in range(size)
     ]
     corpus = pd.DataFrame(texts)
-    more, few = (prompts.build(TASKS["agnews"], corpus, name, [42], 3) for name in ("labelled-24", "shared-1shot"))
+    more, few = (protocol.build(TASKS["agnews"], corpus, name, [42], 3) for name in ("labelled-24", "shared-1shot"))
     assert more["query_index"].tolist() == few["query_index"].tolist()
     row = more.iloc[0]
     first = templates.first_of_each(row["demo_labels"], 1)

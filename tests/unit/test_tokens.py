@@ -1,8 +1,10 @@
 import pytest
 
-from icl_lens import artifacts, studies
-from icl_lens.positions import tokenize
-from icl_lens.studies import tokens
+from icl_lens.prompts.positions import tokenize
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.tokens import compute as tokens
+from icl_lens.studies.run import run
+from tests import artifacts
 
 from ..conftest import byte_level, llama_like, sentencepiece_like, word_level
 from ..prompts_table import prompts_table
@@ -51,9 +53,9 @@ def test_a_token_that_stands_for_no_characters_is_the_tokenizers_own_word(langua
 
 
 def test_an_artifact_fits_its_schema(checkpoint, tmp_path):
-    metadata = artifacts.describe("prompts", "icl_lens.prompts", inputs={}, settings={}, seeds=[42, 43])
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(tmp_path / "prompts" / "sst2.parquet", prompts_table(count=2), metadata)
     out = tmp_path / "studies" / "tokens.parquet"
-    studies.run("tokens", checkpoint, tmp_path / "prompts" / "sst2.parquet", out, device="cpu")
+    run(registry.study("tokens"), checkpoint, tmp_path / "prompts" / "sst2.parquet", out, device="cpu")
     rows, _ = artifacts.read(out, "tokens")
     assert (rows["class"] >= 0).sum() == 4

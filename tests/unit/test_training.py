@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icl_lens import artifacts, cli, config
+from icl_lens.cli import commands
+from icl_lens.config import parse
 from icl_lens.corpora import tables
 from icl_lens.errors import InputError
 from icl_lens.organism import card, evaluation, training
@@ -19,6 +20,7 @@ from icl_lens.organism.episodes import prompt_lengths
 from icl_lens.organism.material import Material
 from icl_lens.organism.optimisation import Trainer, learning_rate, losses
 from icl_lens.organism.recipe import Recipe
+from tests import artifacts
 
 TINY = {
     "steps": 60,
@@ -118,7 +120,7 @@ class TestRecipe:
     )
     def test_what_cannot_be_is_one_sentence(self, keys, sentence):
         with pytest.raises(InputError, match=sentence):
-            config.parse({"organism": keys})
+            parse.parse({"organism": keys})
 
     def test_the_learning_rate_rises_stays_and_falls_to_nothing(self):
         recipe = Recipe(steps=100, warm_up=10, cool_down=0.4, learning_rate=1.0)
@@ -338,7 +340,7 @@ class TestRun:
     def test_the_command_says_a_fault_in_one_sentence(self, tmp_path, corpora, capsys):
         places = [f"--{name}={tmp_path / name}" for name in ("work", "checkpoints", "facts", "out")]
         arguments = ["training", "--corpora", *map(str, corpora), *places, "--device", "cpu"]
-        assert cli.main([*arguments, "--recipe", "{stepps: 3}"]) == 1
+        assert commands.main([*arguments, "--recipe", "{stepps: 3}"]) == 1
         assert capsys.readouterr().err == (
             "icl-lens training: config: unknown key 'organism.stepps' (= 3); did you mean 'steps'? (known: "
             f"{', '.join(Recipe.model_fields)})\n"

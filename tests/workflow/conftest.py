@@ -16,8 +16,8 @@ from ..conftest import REPOSITORY
 COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "resources", "envs")
 
 
-# The models are tiny, so a study takes as long as its imports: two of them side by side, each with one thread.
-TWO_AT_ONCE = ("--set-threads", "study=1", "--resources", "gpu=2")
+# The models are tiny, so a study takes as long as its imports: two of them side by side.
+TWO_AT_ONCE = ("--resources", "gpu=2")
 
 
 # A configuration that makes every item in as little time as they can be made in.
@@ -69,6 +69,18 @@ class Clone:
             output, _ = process.communicate(timeout=900)
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
+    def icl_lens(self, *arguments: str, told: str = "") -> subprocess.CompletedProcess:
+        """Run a command of the copy's own package; ``told`` is its standard input."""
+        return subprocess.run(
+            [sys.executable, "-m", "icl_lens", *map(str, arguments)],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
+            input=told,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start Snakemake in the copy, in a process group of its own."""
         return subprocess.Popen(
@@ -95,10 +107,16 @@ def clone(tmp_path_factory) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def tiny(clone, checkpoint) -> tuple[Clone, Path]:
-    """A clone, and a tiny configuration in it."""
+def with_model(clone, checkpoint) -> Clone:
+    """A clone with the tiny model of the tiny configuration."""
     shutil.copytree(checkpoint, clone.folder / "my models" / "tiny")
-    return clone, clone.config("tiny", **TINY)
+    return clone
+
+
+@pytest.fixture(scope="session")
+def tiny(with_model) -> tuple[Clone, Path]:
+    """A clone, and a tiny configuration in it."""
+    return with_model, with_model.config("tiny", **TINY)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,14 @@ import warnings
 
 import pytest
 
-from icl_lens import artifacts, audit, cli, config, models, report
-from icl_lens.items import ITEMS
-from icl_lens.tasks import TASKS
+from icl_lens.artifacts import audit
+from icl_lens.cli import commands
+from icl_lens.config import parse
+from icl_lens.models import loading
+from icl_lens.report import page as report
+from icl_lens.studies import registry
+from icl_lens.tasks.task import TASKS
+from tests import artifacts
 
 from ..fallible import NEARLY_CONSTANT, ORGANISM, READER, noisy, one_head
 from ..one_process import Run
@@ -22,9 +27,9 @@ FEW = ("figure_6", "figure_14", "table_1", "cr_figure_2")
 
 def items_of(mapping):
     """What `all` makes of a config, and the tables that compare formats and show a training, where it has models for them."""
-    parsed = config.parse(mapping)
+    parsed = parse.parse(mapping)
     extra = ("table_precision", "cr_figure_3")
-    return [name for name, item in ITEMS.items() if all(parsed.shown(name)) and (item.in_all or name in extra)]
+    return [name for name, item in registry.items().items() if all(parsed.shown(name)) and (item.in_all or name in extra)]
 
 
 def draw(run, item):
@@ -38,7 +43,7 @@ def draw(run, item):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run.item(item)
-    folder = run.results / f"{ITEMS[item].kind}s"
+    folder = run.results / f"{registry.items()[item].kind}s"
     for path in folder.glob(f"{item}.*"):
         if path.suffix in (".svg", ".md", ".tex"):
             said = re.findall(r"[^<>\n]{0,80}\b(?:nan|inf)\b[^<>\n]{0,80}", path.read_text())
@@ -96,13 +101,13 @@ def test_the_tools_take_a_model_that_errs(fallible, tmp_path, capsys, monkeypatc
     common = ("--model", str(fallible), "--task", "trec", "--device", "cpu")
     cache, weights = str(tmp_path / "a.cache"), str(tmp_path / "a.weights")
     settings = json.dumps({"epochs": 20, "sweep": [0.0]})
-    monkeypatch.setattr(models, "load", functools.cache(models.load))  # one model four times
-    assert cli.main(["compress", *common, "--demos", str(labelled), "--out", cache]) == 0
+    monkeypatch.setattr(loading, "load", functools.cache(loading.load))  # one model four times
+    assert commands.main(["compress", *common, "--demos", str(labelled), "--out", cache]) == 0
     made = ["--train", str(labelled), "--demonstrations", "6", "--settings", settings, "--out", weights]
-    assert cli.main(["reweight-components", *common, *made]) == 0
+    assert commands.main(["reweight-components", *common, *made]) == 0
     capsys.readouterr()
     for option, value in (("--cache", cache), ("--components", weights)):
-        assert cli.main(["classify", "--model", str(fallible), option, value, str(queries), "--device", "cpu"]) == 0
+        assert commands.main(["classify", "--model", str(fallible), option, value, str(queries), "--device", "cpu"]) == 0
         answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert len(answers) == 2
         assert "NaN" not in json.dumps(answers)
@@ -147,4 +152,4 @@ def test_every_item_is_made_of_an_odd_case(case, fallible, reader, tmp_path):
     assert {*report.OUTCOMES} >= set(re.findall(r'<tr data-outcome="([^"]+)"', html))
     assert not re.findall(r">[^<]*\bnan\b[^<]*<", html.partition("<script")[0])
     assert 'id="walk-data"' in html
-    assert [fault.sentence for fault in audit.audit(run.results)[1]] == []
+    assert [fault.sentence for fault in audit.audit(run.results, registry.schemas())[1]] == []

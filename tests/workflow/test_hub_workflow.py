@@ -7,10 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from icl_lens import artifacts, audit
+from icl_lens.artifacts import audit
 from icl_lens.corpora.hub import DATASETS, PARQUET
-from icl_lens.fetched import RECORD
-from icl_lens.tasks import TASKS
+from icl_lens.hub.fetched import RECORD
+from icl_lens.studies import registry
+from icl_lens.tasks.task import TASKS
+from tests import artifacts
 
 from ..hub_server import Hub
 from .test_workflow import jobs, made
@@ -123,7 +125,7 @@ def test_every_data_set_and_the_model_are_fetched_and_used(fetched, hub):
     assert set(icl["model"]) == {"tiny"}
     record = json.loads((clone.folder / f"down loads/models/Own--Tiny/main/{RECORD}").read_text())
     assert record["commit"] == hub.repositories["models", "Own/Tiny"].branches["main"]
-    assert not audit.audit(clone.folder / "from hub")[1]
+    assert not audit.audit(clone.folder / "from hub", registry.schemas())[1]
 
 
 def test_two_models_of_one_repository_are_fetched_once_and_studied_apart(clone):
@@ -131,7 +133,7 @@ def test_two_models_of_one_repository_are_fetched_once_and_studied_apart(clone):
     overlay = clone.config("two", results="two", downloads=str(clone.folder / "elsewhere"), models=models, tasks=["sst2"])
     studies = [f"two/studies/{model}/sst2/fresh-1shot/icl.parquet" for model in "ab"]
     planned = jobs(clone.snakemake(*studies, "-n", "--configfile", overlay.name))
-    assert planned == {"corpora": 1, "prompts": 1, "fetch_model": 1, "study": 2, "total": 5}
+    assert planned == {"corpora": 1, "prompts": 1, "fetch_model": 1, "icl": 2, "total": 5}
 
 
 def test_once_fetched_nothing_more_is_asked_of_the_hub(fetched, hub, online):

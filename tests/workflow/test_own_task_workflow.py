@@ -7,12 +7,14 @@ import shutil
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit, config
-from icl_lens.items import ITEMS
-from icl_lens.statistics import OVER_TASKS
+from icl_lens.artifacts import audit
+from icl_lens.config import parse
+from icl_lens.statistics.resampling import OVER_TASKS
+from icl_lens.studies import registry
+from tests import artifacts
 
 from ..conftest import REPOSITORY
-from .test_workflow import RULES, jobs, refused
+from .test_workflow import jobs, refused
 
 SMALL = ("queries=2", "seeds=[42]", "studies={label_probes: {folds: 2}}")
 # Studies of single prompts, or of a part of them, keep as few as one.
@@ -22,17 +24,20 @@ EXAMPLE = ("--configfile", "config/own-task.yaml")
 SOME = ("figure_3", "figure_4", "figure_6", "table_1", "table_4", "kr_figure_2", "kr_table_2", "cr_figure_1")
 
 
-def shown(names=ITEMS):
+EVERY = tuple(registry.items())
+
+
+def shown(names=EVERY):
     """The items of those names that `all` makes of studies of the task."""
-    settings = config.load(REPOSITORY / "config/own-task.yaml")
-    items = [ITEMS[name] for name in names]
+    settings = parse.load(REPOSITORY / "config/own-task.yaml")
+    items = [registry.items()[name] for name in names]
     return [item for item in items if item.in_all and item.studies and not item.own_tasks and all(settings.shown(item.name))]
 
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
 def example(clone, request):
     """Items made from config/own-task.yaml: the clone, the results folder, their names, and the command's arguments."""
-    names = SOME if request.param == "some" else tuple(ITEMS)
+    names = SOME if request.param == "some" else tuple(registry.items())
     arguments = ("--cores", "2", *(names if request.param == "some" else ()), *EXAMPLE, "--config", *SMALL)
     done = clone.snakemake(*arguments)
     assert done.returncode == 0, done.stdout
@@ -46,14 +51,14 @@ def test_every_study_of_every_item_works_on_it(example):
     _, results, names, _ = example
     items = shown(names)
     assert {item.group for item in items} == {"anchors", "kernel_regression", "component_reweighting"}
-    settings = config.load(REPOSITORY / "config/own-task.yaml")
+    settings = parse.load(REPOSITORY / "config/own-task.yaml")
     for item in items:
         assert settings.shown(item.name)[1] == ["tickets"]
         for study in item.studies:
             table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
             assert table["prompt_id"].nunique() in ((1, 2) if study in FEW else (2,)), study
             assert about["corpus"] == {"source": "files"}
-    assert not audit.audit(results)[1]
+    assert not audit.audit(results, registry.schemas())[1]
 
 
 def test_every_figure_bears_its_title(example):
@@ -107,16 +112,14 @@ def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(e
     finally:
         path.write_text(whole)
     assert planned["corpora"] == 1
-    studied = sum(planned.get(rule, 0) for rule in {"study", *RULES.values()})
+    studied = sum(planned.get(rule, 0) for rule in {registry.rule(study) for study in registry.studies().values()})
     assert studied == len(list((results / "studies/organism/tickets").rglob("*.parquet")))
     assert planned["table"] == tables(names)  # no text stands in table 4, none in kr_table_3
 
 
 def test_another_wording_is_told_apart_in_prompts_and_tables(example):
     clone, _, names, arguments = example
-    own = json.loads(
-        config.load(clone.folder / "config/own-task.yaml").own_tasks["tickets"].model_dump_json(exclude_unset=True)
-    )
+    own = json.loads(parse.load(clone.folder / "config/own-task.yaml").own_tasks["tickets"].model_dump_json(exclude_unset=True))
     own["template"] = "Message: {text}\nTeam:{label}"
     planned = jobs(clone.snakemake("-n", *arguments, "own_tasks=" + json.dumps({"tickets": own})))
     assert planned["prompts"] >= 2

@@ -12,28 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens import artifacts, audit, claims, config, plan, provenance
-from icl_lens.items import ITEMS
-from icl_lens.saliency_summary import METRICS
-from icl_lens.statistics import agreement, attention_scores
+from icl_lens.artifacts import audit, code, parquet
+from icl_lens.config import parse, plan
+from icl_lens.report import claims
+from icl_lens.statistics.attention_auc import agreement, attention_scores
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.saliency.summary import METRICS
+from tests import artifacts
 
 from ..browser import complaints, opened
 from ..conftest import REPOSITORY
 from .conftest import TINY, Clone
 
 # What `all` makes of the tiny configuration.
-SHOWN = [item for item in ITEMS.values() if item.in_all and all(config.parse(TINY).shown(item.name))]
+SHOWN = [item for item in registry.items().values() if item.in_all and all(parse.parse(TINY).shown(item.name))]
 FIGURES = [item.name for item in SHOWN if item.kind == "figure"]
 TABLES = [item.name for item in SHOWN if item.kind == "table"]
-
-# The rules of what one rule for all would not make, by the name of the artifact.
-RULES = {
-    **{name: name for name in ("diagnosis", "reweighting", "components")},
-    "kernel_regression": "kernel_regression_study",
-    "representation_change": "representation_study",
-    "paired": "representation_prompts",
-    "hidden_markov": "hidden_markov",
-}
 
 
 def made(folder):
@@ -205,52 +199,56 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run, tmp_path):
     assert after == {name: before[name] for name in after}
 
 
-def downstream(clone, changed, code=None):
+def downstream(clone, changed, edited=None):
     """Rule -> number of jobs that must run again, by what the artifacts themselves say they were made from and by.
 
     Args:
         changed: Names of files below results/ whose content is another, or a test of such names.
-        code: A source file that was edited, relative to the clone.
+        edited: A source file whose code was edited, relative to the clone.
     """
     results = clone.folder / "results"
     stale = changed if callable(changed) else changed.__contains__
     again, counts = set(), {}
 
     def add(rule, name, inputs, sources):
-        if stale(name) or any(path in again or stale(path) for path in inputs) or code in sources:
+        if stale(name) or any(path in again or stale(path) for path in inputs) or edited in sources:
             again.add(name)
             counts[rule] = counts.get(rule, 0) + 1
 
-    def sources(module):
-        return {f"src/icl_lens/{file.relative_to(provenance.PACKAGE).as_posix()}" for file in provenance.source_files(module)}
+    def sources(modules):
+        files = [code.module_file(module) for module in modules]
+        return {f"src/icl_lens/{file.relative_to(code.PACKAGE).as_posix()}" for file in files}
 
     for stage in ("corpora", "synthetic", "prompts", "studies"):
         for path in sorted((results / stage).rglob("*.parquet")):
-            name, about = path.relative_to(results).as_posix(), artifacts.about(path)
-            rule = RULES.get(path.stem, "study" if stage == "studies" else stage)
-            add(rule, name, about["inputs"], sources(about["module"]))
+            name, about = path.relative_to(results).as_posix(), parquet.about(path)
+            rule = "representation_prompts" if path.stem == "paired" else stage
+            if stage in ("synthetic", "studies"):
+                rule = registry.rule(registry.study(path.stem))
+            add(rule, name, about["inputs"], sources(code.modules_of(*about["modules"])))
             for beside in about.get("beside", {}):
                 again |= {beside} if name in again else set()
     for record in sorted([*results.glob("figures/*.json"), *results.glob("tables/*.json")]):
-        notebook = f"notebooks/{ITEMS[record.stem].notebook}.ipynb"
-        files = provenance.notebook_sources(REPOSITORY / notebook)
-        used = {f"src/icl_lens/{file.relative_to(provenance.PACKAGE).as_posix()}" for file in files} | {notebook}
-        add(ITEMS[record.stem].kind, f"{record.parent.name}/{record.name}", json.loads(record.read_text())["inputs"], used)
-    add("report", "report/index.html", [*again], sources("icl_lens.report"))
+        item = registry.items()[record.stem]
+        notebook = f"notebooks/{item.notebook}.ipynb"
+        used = sources(code.notebook_modules(REPOSITORY / notebook)) | {notebook}
+        add(item.kind, f"{record.parent.name}/{record.name}", json.loads(record.read_text())["inputs"], used)
+    add("report", "report/index.html", [*again], sources(code.modules_of("icl_lens.report.page")))
     return counts
 
 
 @pytest.mark.parametrize(
     "edited",
     [
-        "src/icl_lens/studies/saliency.py",
-        "src/icl_lens/studies/deep_attention.py",
-        "src/icl_lens/isolation_plan.py",
-        "src/icl_lens/prompts.py",
-        "src/icl_lens/studies/reweighting.py",
-        "src/icl_lens/claims.py",
-        "notebooks/table_4.ipynb",
-        "src/icl_lens/cli.py",
+        "src/icl_lens/studies/anchors/saliency/compute.py",
+        "src/icl_lens/studies/anchors/deep_attention/compute.py",
+        "src/icl_lens/studies/anchors/isolating.py",
+        "src/icl_lens/prompts/protocol.py",
+        "src/icl_lens/studies/anchors/reweighting/compute.py",
+        "src/icl_lens/artifacts/parquet.py",
+        "src/icl_lens/report/claims.py",
+        "notebooks/anchors/table_4.ipynb",
+        "src/icl_lens/cli/commands.py",
         "src/icl_lens/corpora/files.py",
         "my models/tiny/tokenizer_config.json",
     ],
@@ -261,13 +259,32 @@ def test_an_edit_reruns_what_it_can_change_and_no_more(tiny_run, edited):
     expected = downstream(clone, (lambda name: name.startswith("studies/tiny/")) if is_model else (), edited)
     path = clone.folder / edited
     whole = path.read_text()
-    path.write_text(whole.replace("{", "{ ", 1) if is_model else whole + "\n")
+    if path.suffix == ".json":
+        path.write_text(whole.replace("{", "{ ", 1))
+    else:
+        path.write_text(whole + ("\nEDITED = True\n" if path.suffix == ".py" else "\n"))
     try:
         planned = jobs(clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name))
     finally:
         path.write_text(whole)
     planned = {rule: count for rule, count in planned.items() if rule not in ("all", "default", "total")}
     assert planned == expected
+
+
+@pytest.mark.parametrize(
+    "edited", ["artifacts/parquet.py", "models/language_model.py", "studies/anchors/saliency/compute.py", "studies/study.py"]
+)
+def test_an_edit_of_words_reruns_nothing(tiny_run, edited):
+    clone, overlay = tiny_run
+    path = clone.folder / "src/icl_lens" / edited
+    whole = path.read_text()
+    assert whole.startswith('"""')
+    path.write_text('"""Other words. ' + whole[3:] + "\n# A comment.\n")
+    try:
+        done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name)
+    finally:
+        path.write_text(whole)
+    assert "Nothing to be done" in done.stdout
 
 
 def test_edits_taken_back_rerun_nothing(tiny_run):
@@ -278,15 +295,14 @@ def test_edits_taken_back_rerun_nothing(tiny_run):
 
 def test_what_an_edit_can_change_is_told_apart(tiny_run):
     clone, _ = tiny_run
-    assert downstream(clone, (), "src/icl_lens/cli.py") == {}
-    assert downstream(clone, (), "notebooks/table_4.ipynb") == {"table": 1, "report": 1}
-    saliency = downstream(clone, (), "src/icl_lens/studies/saliency.py")
-    assert saliency == {"study": 4, "figure": 3, "report": 1}  # 2 tasks, 1 and 2 shots; figures 3, 7 and 9
-    everything = downstream(clone, (), "src/icl_lens/prompts.py")
-    studies = list((clone.folder / "results/studies").rglob("*.parquet"))
-    assert everything["study"] == sum(path.stem not in RULES for path in studies)
-    assert (everything["diagnosis"], everything["reweighting"], everything["components"]) == (1, 2, 2)
-    assert everything["figure"] >= sum(not ITEMS[name].own_tasks for name in FIGURES)
+    assert downstream(clone, (), "src/icl_lens/cli/commands.py") == {}
+    assert downstream(clone, (), "notebooks/anchors/table_4.ipynb") == {"table": 1, "report": 1}
+    saliency = downstream(clone, (), "src/icl_lens/studies/anchors/saliency/compute.py")
+    assert saliency == {"saliency": 4, "figure": 3, "report": 1}  # 2 tasks, 1 and 2 shots; figures 3, 7 and 9
+    everything = downstream(clone, (), "src/icl_lens/prompts/protocol.py")
+    for study in ("icl", "isolation", "diagnosis", "reweighting", "components"):
+        assert everything[study] == len(list((clone.folder / "results/studies").rglob(f"{study}.parquet"))) > 0
+    assert everything["figure"] >= sum(not registry.items()[name].own_tasks for name in FIGURES)
 
 
 def test_a_changed_setting_reruns_what_it_decides(tiny_run):
@@ -294,7 +310,7 @@ def test_a_changed_setting_reruns_what_it_decides(tiny_run):
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "queries=4")
     planned = jobs(done)
     expected = downstream(clone, lambda name: name.startswith("prompts/") and not name.endswith("/paired.parquet"))
-    assert {rule: planned[rule] for rule in ("study", "figure")} == {rule: expected[rule] for rule in ("study", "figure")}
+    assert {rule: planned[rule] for rule in ("icl", "figure")} == {rule: expected[rule] for rule in ("icl", "figure")}
     assert "corpora" not in planned
 
 
@@ -302,14 +318,14 @@ def test_a_changed_setting_of_one_study_reruns_that_study_alone(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "studies={isolation: {draws: 2}}")
     planned = jobs(done)
-    assert (planned["study"], planned["figure"]) == (5, 4)  # figures 4, 8, 10 and 12
+    assert (planned["isolation"], planned["figure"]) == (5, 4)  # figures 4, 8, 10 and 12
     assert "prompts" not in planned
 
 
 def test_one_figure_is_a_target_of_its_own(tiny_run):
     clone, overlay = tiny_run
     planned = jobs(clone.snakemake("figure_7", "-n", "--cores", "1", "--configfile", overlay.name, "--config", "results=other"))
-    assert planned == {"corpora": 1, "prompts": 1, "study": 2, "figure": 1, "figure_7": 1, "total": 6}
+    assert planned == {"corpora": 1, "prompts": 1, "saliency": 1, "icl": 1, "figure": 1, "figure_7": 1, "total": 6}
 
 
 @pytest.mark.parametrize(
@@ -325,11 +341,11 @@ def test_what_audit_finds_it_repairs_and_the_same_command_makes_anew(tiny_run, d
     before = made(results)
     whole = (results / damaged).read_bytes()
     (results / damaged).write_bytes(whole[:-50])
-    assert audit.audit(results)[1]
-    deleted = {path.relative_to(results).as_posix() for path in audit.repair(results)}
+    assert audit.audit(results, registry.schemas())[1]
+    deleted = {path.relative_to(results).as_posix() for path in audit.repair(results, registry.schemas())}
     assert {damaged, *also} <= deleted
     assert "corpora/trec.parquet" not in deleted
-    assert not audit.audit(results)[1]
+    assert not audit.audit(results, registry.schemas())[1]
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout
     assert made(results) == before
@@ -353,13 +369,13 @@ def test_a_failed_figure_tells_its_reason_in_few_lines(tiny_run):
 
 def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     clone, overlay = tiny_run
-    results, notebook = clone.folder / "results", clone.folder / "notebooks/table_4.ipynb"
+    results, notebook = clone.folder / "results", clone.folder / "notebooks/anchors/table_4.ipynb"
     command = ("--cores", "2", "--configfile", overlay.name)
     assert clone.snakemake(*command).returncode == 0  # earlier tests remade inputs of the report without it
     whole, executed = notebook.read_text(), (results / "notebooks/table_4.ipynb").read_text()
     before = (results / "report/index.html").read_bytes()
     try:
-        notebook.write_text(whole.replace("print(ITEMS[item].title)", "raise ValueError('broken on purpose')"))
+        notebook.write_text(whole.replace("print(GROUP.item(item).title)", "raise ValueError('broken on purpose')"))
         done = clone.snakemake(*command)
     finally:
         notebook.write_text(whole)
@@ -370,13 +386,13 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     assert "<code>table_4</code>: ValueError: broken on purpose" in html
     assert html.count("<article ") == len(SHOWN) - 1
     assert 'id="walk-data"' in html
-    faults = audit.audit(results)[1]
+    faults = audit.audit(results, registry.schemas())[1]
     assert [fault.sentence.rpartition(": ")[2] for fault in faults] == ["the report is incomplete, table_4 missing from it"]
     # The same command makes what is missing and the whole page, and a second time nothing.
     assert clone.snakemake(*command).returncode == 0
     assert (results / "notebooks/table_4.ipynb").read_text() == executed
     assert (results / "report/index.html").read_bytes() == before
-    assert not audit.audit(results)[1]
+    assert not audit.audit(results, registry.schemas())[1]
     assert "Nothing to be done" in clone.snakemake(*command).stdout
 
 
@@ -453,7 +469,7 @@ def test_the_papers_run_is_planned_with_the_jobs_that_snakemake_would_run(clone)
     rows = [line for line in summary.splitlines() if "\t" in line]
     counts, studies = plan.jobs(rows)
     assert counts == {rule: count for rule, count in dry.items() if rule not in ("default", "all", "total")}
-    paper = config.load(clone.folder / "config.yaml", clone.folder / overlay)
+    paper = parse.load(clone.folder / "config.yaml", clone.folder / overlay)
     assert all(plan.estimate(paper, path).hours > 0 for path in studies)
     assert not list((clone.folder / "downloads").rglob("*gpt2-xl*")), "a plan fetches nothing"
 

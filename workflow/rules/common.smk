@@ -17,39 +17,25 @@ from pathlib import Path
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
-from icl_lens import config as icl_lens_config
-from icl_lens import (
-    accelerators,
-    cli,
-    converted,
-    fetch,
-    gguf_conversion,
-    gguf_files,
-    preloaded,
-)
-from icl_lens.checkpoints import checkpoint_files
+from icl_lens.artifacts.code import code_hash, notebook_hash
+from icl_lens.artifacts.hashes import HASHES as HASHES_VARIABLE
+from icl_lens.cli import commands, preloaded
+from icl_lens.config.parse import parse as parse_config
 from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, of_own_task
 from icl_lens.errors import InputError
-from icl_lens.fetched import RECORD
-from icl_lens.items import ITEMS, WALKED
-from icl_lens.organism.recipe import CODE
-from icl_lens.own_tasks import VARIANTS
-from icl_lens.provenance import HASHES as HASHES_VARIABLE
-from icl_lens.provenance import (
-    code_hash,
-    notebook_sources,
-    source_files,
-    sources_hash,
-)
+from icl_lens.hub import converted, fetch, gguf_conversion, gguf_files
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.hub.fetched import RECORD
+from icl_lens.network import accelerators
+from icl_lens.organism.code import training_code
+from icl_lens.prompts.schema import PROMPTS
+from icl_lens.studies import plugins, registry
+from icl_lens.tasks.own import VARIANTS
 
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-GROUPS = sorted(
-    {item.group for item in ITEMS.values()} - {"organism"}
-)  # organism.smk has that one's rule
-STUDIES = sorted({study for item in ITEMS.values() for study in item.studies})
 
 
 def checked(function, *arguments):
@@ -89,7 +75,13 @@ def forget_stale_locks():
 
 
 LOCK = forget_stale_locks()
-CONFIG = checked(icl_lens_config.parse, config).with_checkpoints()
+CONFIG = checked(parse_config, config).with_checkpoints()
+ITEMS = checked(registry.items)
+# organism.smk has that one's rule.
+GROUPS = [group for group in registry.groups() if group != "organism"]
+WALKED = [study.name for study in registry.studies().values() if study.walked]
+RUN = "icl_lens.studies.run"
+RUN_SYNTHETIC = "icl_lens.studies.run_synthetic"
 
 
 def dataset_of(task):
@@ -163,29 +155,18 @@ def corpus_options(task):
 
 
 @cache
-def code_of(module):
-    """The hash of the sources that a module runs: as a rule's parameter, it reruns what an edit can change.
+def code_of(*modules):
+    """The hash of what some modules run: as a rule's parameter, it reruns what an edit can change.
 
     (As inputs they would be dozens of files a job, and Snakemake looks at the inputs of all ready jobs whenever it starts one.)
     """
-    return code_hash(module)
+    return code_hash(*modules)
 
 
 @cache
 def code_of_notebook(notebook):
     """The hash of the package's sources that a notebook runs."""
-    return sources_hash(notebook_sources(notebook))
-
-
-def training_code():
-    """The hash of the sources whose edit asks for a new training: those that decide the weights, and the training's own."""
-    own = source_files("icl_lens.organism.training")
-    return sources_hash(
-        sorted(
-            {file for module in CODE for file in source_files(module)}
-            | {file for file in own if file.name == "training.py"}
-        )
-    )
+    return notebook_hash(notebook)
 
 
 def is_trained_here(path):
@@ -223,9 +204,8 @@ def is_small(name):
 
 
 def model_job_threads(wildcards):
-    """One thread for a small model: several such jobs side by side are faster. A job that times runs alone, so it has all."""
-    alone = getattr(wildcards, "study", None) == "latency"
-    return 1 if is_small(wildcards.model) and not alone else workflow.cores
+    """One thread for a small model: several such jobs side by side are faster."""
+    return 1 if is_small(wildcards.model) else workflow.cores
 
 
 def model_job_gpus(wildcards):
@@ -343,6 +323,82 @@ def settings_option(study, task):
     return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
 
 
+def study_code(study):
+    """The hash of what a study runs."""
+    return code_of(study.module, RUN if study.reads else RUN_SYNTHETIC)
+
+
+def study_contract(study):
+    """What a study's declaration decides of its table, which is not in the hash of its code."""
+    columns = [f"{name}: {kind}" for name, kind in study.schema.columns.items()]
+    return [
+        study.schema.version,
+        columns,
+        study.inputs,
+        study.reads.kind,
+        study.tensors,
+    ]
+
+
+def prompts_constraints(study):
+    """What the wildcards of a study can be that reads no prompts of a corpus: the sets and tasks of its figures."""
+    if study.reads is PROMPTS:
+        return {}
+    items = study.items
+    return {
+        "set": "|".join(sorted({re.escape(item.set) for item in items})),
+        "task": "|".join(
+            sorted({re.escape(task) for item in items for task in item.tasks})
+        ),
+    }
+
+
+def study_settings(study):
+    """A study's settings, the same for every task; None where it has none."""
+    return getattr(CONFIG.studies, study.settings.name) if study.settings else None
+
+
+def further_prompts(study):
+    """The further prompts tables that a study reads, by the names of their options."""
+    return {
+        each.option: f"<results>/prompts/{{task}}/{each.set_name(study_settings(study))}.parquet"
+        for each in study.further
+    }
+
+
+def further_options(study):
+    """The options of a study's command that name its further prompts tables, as a function of a job's wildcards and inputs."""
+
+    def options(wildcards, input):
+        return shlex.join(
+            part
+            for each in study.further
+            for part in (
+                f"--{each.option.replace('_', '-')}",
+                str(input[each.option]),
+            )
+        )
+
+    return options
+
+
+def further_checkpoint_files(study):
+    """The files of the further checkpoints that a study runs."""
+    if study.checkpoints is None:
+        return []
+    folders = study.checkpoints(study_settings(study)).values()
+    return [file for folder in folders for file in encoder_files(folder)]
+
+
+def tensors_beside(study):
+    """The file of tensors that a study writes beside its table, if it does."""
+    if not study.tensors:
+        return {}
+    return {
+        "tensors": f"<results>/studies/{{model}}/{{task}}/{{set}}/{study.name}.safetensors"
+    }
+
+
 def require_convertible(model):
     """A GGUF file here can be used, and what converts it is installed, before anything runs."""
     if model.hub is None:
@@ -435,7 +491,10 @@ def reported_items():
     return [
         item
         for item in shown_items()
-        if ITEMS[item].in_all and ITEMS[item].group in CONFIG.groups
+        if ITEMS[item].in_all
+        and (
+            ITEMS[item].group in CONFIG.groups or registry.is_plugin(ITEMS[item].group)
+        )
     ]
 
 
@@ -570,7 +629,15 @@ def item_files(item):
 
 
 def item_notebook(item):
-    """The notebook that draws an item."""
+    """The notebook that draws an item; that of a study outside the package lies in its folder."""
+    group = ITEMS[item].group
+    if registry.is_plugin(group):
+        path = plugins.FOLDERS[group] / f"{ITEMS[item].notebook}.ipynb"
+        if not path.is_file():
+            raise InputError(
+                f"plugins: {group}: {item} is drawn by {path.name}, which is not in {path.parent}"
+            )
+        return path
     return NOTEBOOKS / f"{ITEMS[item].notebook}.ipynb"
 
 
@@ -593,6 +660,19 @@ def item_parameters(item):
     return json.dumps({"item": item, "out": out, **shown})
 
 
+def require_notebooks():
+    """The notebook of every item is there."""
+    for item in ITEMS:
+        item_notebook(item)
+
+
+def item_description(item):
+    """What a picture says of an item beside its title."""
+    shown = ITEMS[item]
+    return [shown.paper_models, shown.tasks, shown.stand_ins]
+
+
+checked(require_notebooks)
 checked(require_inputs)
 checked(require_items)
 checked(require_trainable)

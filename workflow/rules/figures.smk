@@ -28,6 +28,7 @@ rule figure:
         code=lambda wildcards: code_of_notebook(item_notebook(wildcards.item)),
         parameters=lambda wildcards: item_parameters(wildcards.item),
         title=lambda wildcards: ITEMS[wildcards.item].title,
+        described=lambda wildcards: item_description(wildcards.item),
     message:
         "Drawing {wildcards.item}"
     # The notebook as executed lies beside its log; a failed one stays there to be looked at.

@@ -12,7 +12,7 @@ rule prompts:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
-        code=code_of("icl_lens.prompts"),
+        code=code_of("icl_lens.prompts.protocol"),
         definition=lambda wildcards: definition_option(wildcards.task),
         seeds=CONFIG.seeds,
         queries=CONFIG.queries,

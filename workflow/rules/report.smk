@@ -24,9 +24,10 @@ rule report:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
-        code=code_of("icl_lens.report"),
+        code=code_of("icl_lens.report.page"),
         results=lambda wildcards, output: Path(output.page).parents[1],
         shown=reported_items(),
+        headings=[registry.groups()[group].heading for group in registry.groups()],
         walks=walked_folders(),
         page=REPOSITORY / "resources/report",
     message:

@@ -12,7 +12,7 @@ rule representation_prompts:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
-        code=code_of("icl_lens.paired_prompts"),
+        code=code_of("icl_lens.studies.representation_change.paired_prompts"),
         settings=lambda wildcards: settings_option(
             "representation_change", wildcards.task
         ),
@@ -20,41 +20,6 @@ rule representation_prompts:
         "Prompts of {wildcards.task}, with and without examples"
     shell:
         "icl-lens representation-prompts --task {wildcards.task} {params.settings} --out {output:q} 2> {log:q}"
-
-
-rule representation_study:
-    input:
-        prompts="<results>/prompts/{task}/paired.parquet",
-        model=lambda wildcards: model_files(wildcards.model),
-    output:
-        table="<results>/studies/{model}/{task}/paired/representation_change.parquet",
-        tensors="<results>/studies/{model}/{task}/paired/representation_change.safetensors",
-    log:
-        "<logs>/studies/{model}/{task}/paired/representation_change.log",
-    benchmark:
-        "<benchmarks>/studies/{model}/{task}/paired/representation_change.jsonl"
-    wildcard_constraints:
-        task="lines|reading",
-    conda:
-        "../../envs/icl-lens.yaml"
-    threads: model_job_threads
-    resources:
-        gpu=model_job_gpus,
-    params:
-        code=code_of("icl_lens.studies.representation_change"),
-        path=lambda wildcards: model_folder(wildcards.model),
-        model=lambda wildcards: model_options(wildcards.model),
-        device=CONFIG.device,
-        batch_tokens=CONFIG.batch_tokens,
-        settings=lambda wildcards: settings_option(
-            "representation_change", wildcards.task
-        ),
-    message:
-        "representation change of {wildcards.model} on {wildcards.task}"
-    shell:
-        "icl-lens representation-change --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
-        "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} {params.settings} "
-        "--out {output.table:q} 2> {log:q}"
 
 
 # The second model, trained from scratch: only `reader_organism` asks for it, `all` never trains.

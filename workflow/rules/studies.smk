@@ -1,32 +1,72 @@
-# One study of one model on one prompts file: a job loads one model once and does all seeds.
+# One study of one model on one prompts file: a job loads one model once and does all seeds. Each study has a rule of its own name,
+# because studies differ in the prompts that they read and in what they write.
+#
+# What differs between studies goes through `input`, `output` and `params` with the study as a default argument: a loop's variable
+# has its last value when a rule's functions are called.
 
+for study in registry.studies().values():
+    if study.reads is None:
 
-rule study:
-    input:
-        prompts="<results>/prompts/{task}/{set}.parquet",
-        model=lambda wildcards: model_files(wildcards.model),
-    output:
-        "<results>/studies/{model}/{task}/{set}/{study}.parquet",
-    log:
-        "<logs>/studies/{model}/{task}/{set}/{study}.log",
-    benchmark:
-        "<benchmarks>/studies/{model}/{task}/{set}/{study}.jsonl"
-    conda:
-        "../../envs/icl-lens.yaml"
-    threads: model_job_threads
-    resources:
-        gpu=model_job_gpus,
-    params:
-        code=lambda wildcards: code_of(f"icl_lens.studies.{wildcards.study}"),
-        path=lambda wildcards: model_folder(wildcards.model),
-        model=lambda wildcards: model_options(wildcards.model),
-        device=CONFIG.device,
-        batch_tokens=CONFIG.batch_tokens,
-        command=lambda wildcards: wildcards.study.replace("_", "-"),
-        settings=lambda wildcards: settings_option(wildcards.study, wildcards.task),
-    message:
-        "{wildcards.study} of {wildcards.model} on {wildcards.task}, {wildcards.set}"
-    shell:
-        "icl-lens {params.command} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
-        "--device {params.device} {params.model} --batch-tokens {params.batch_tokens} {params.settings} "
-        "--out {output:q} 2> {log:q}"
+        rule:
+            name:
+                registry.rule(study)
+            output:
+                table=f"<results>/synthetic/{study.name}.parquet",
+            log:
+                f"<logs>/synthetic/{study.name}.log",
+            benchmark:
+                f"<benchmarks>/synthetic/{study.name}.jsonl"
+            conda:
+                "../../envs/icl-lens.yaml"
+            threads: 1
+            params:
+                code=study_code(study),
+                command=study.command,
+                settings=settings_option(study.name, ""),
+            message:
+                f"{study.name}: {study.help}"
+            shell:
+                "icl-lens {params.command} {params.settings} --out {output.table:q} 2> {log:q}"
+
+    else:
+
+        rule:
+            name:
+                registry.rule(study)
+            input:
+                **further_prompts(study),
+                prompts="<results>/prompts/{task}/{set}.parquet",
+                model=lambda wildcards: model_files(wildcards.model),
+                checkpoints=further_checkpoint_files(study),
+            output:
+                **tensors_beside(study),
+                table=f"<results>/studies/{{model}}/{{task}}/{{set}}/{study.name}.parquet",
+            log:
+                f"<logs>/studies/{{model}}/{{task}}/{{set}}/{study.name}.log",
+            benchmark:
+                f"<benchmarks>/studies/{{model}}/{{task}}/{{set}}/{study.name}.jsonl"
+            wildcard_constraints:
+                **prompts_constraints(study),
+            conda:
+                "../../envs/icl-lens.yaml"
+            threads: workflow.cores if study.alone else model_job_threads
+            resources:
+                gpu=model_job_gpus,
+            params:
+                code=study_code(study),
+                contract=study_contract(study),
+                path=lambda wildcards: model_folder(wildcards.model),
+                model=lambda wildcards: model_options(wildcards.model),
+                device=CONFIG.device,
+                batch_tokens=CONFIG.batch_tokens,
+                command=study.command,
+                further=further_options(study),
+                settings=lambda wildcards, study=study: settings_option(
+                    study.name, wildcards.task
+                ),
+            message:
+                f"{study.name} of {{wildcards.model}} on {{wildcards.task}}, {{wildcards.set}}"
+            shell:
+                "icl-lens {params.command} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
+                "{params.further} --device {params.device} {params.model} --batch-tokens {params.batch_tokens} "
+                "{params.settings} --out {output.table:q} 2> {log:q}"

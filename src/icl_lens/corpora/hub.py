@@ -13,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lens import fetched
+from icl_lens.artifacts.hashes import file_hash
 from icl_lens.corpora import columns
 from icl_lens.corpora.columns import Columns
 from icl_lens.corpora.published import COUNTS
 from icl_lens.errors import InputError
-from icl_lens.own_tasks import OwnTask
-from icl_lens.provenance import file_hash
-from icl_lens.tasks import TASKS, Task
+from icl_lens.hub import fetched
+from icl_lens.tasks.own import OwnTask
+from icl_lens.tasks.task import TASKS, Task
 
 # The branch on which the hub keeps a Parquet copy of every data set.
 PARQUET = "refs/convert/parquet"
@@ -99,7 +99,7 @@ def read(task: Task, dataset: HubDataset, folder: Path) -> tuple[pd.DataFrame, d
     Args:
         task: Its classes are the labels' names.
         dataset: Its columns and its names for the two splits.
-        folder: What :mod:`icl_lens.fetch` filled.
+        folder: What :mod:`icl_lens.hub.fetch` filled.
 
     Raises:
         InputError: Nothing was fetched there, a file is not what was fetched, the classes are not the task's, or a split of one

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lens import artifacts, provenance
+from icl_lens.artifacts import hashes, parquet, provenance
 from icl_lens.corpora import builtin, columns, files, hub
 from icl_lens.corpora.columns import Columns
 from icl_lens.corpora.hub import HubDataset
 from icl_lens.corpora.published import COUNTS
-from icl_lens.fetched import RECORD
-from icl_lens.tasks import Task
+from icl_lens.corpora.schema import CORPORA
+from icl_lens.hub.fetched import RECORD
+from icl_lens.tasks.task import Task
 
 
 def write_builtin(task: str, seed: int, out: Path) -> None:
@@ -64,8 +65,8 @@ def _write(
     seeds: list[int] | None = None,
 ) -> None:
     # The files lie outside results/: their names and content tell them, not the place where a machine keeps them.
-    hashes = {f"{split}: {path.name}": provenance.file_hash(path) for split, path in (inputs or {}).items()}
-    metadata = artifacts.describe(
-        "corpora", module.__name__, inputs=hashes, settings=settings, seeds=seeds or [], corpus=corpus
+    found = {f"{split}: {path.name}": hashes.file_hash(path) for split, path in (inputs or {}).items()}
+    metadata = provenance.describe(
+        CORPORA, [module.__name__], inputs=found, settings=settings, seeds=seeds or [], corpus=corpus
     )
-    artifacts.write(out, table, metadata)
+    parquet.write(out, table, CORPORA, metadata)

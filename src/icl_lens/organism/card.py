@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lens import artifacts, provenance
-from icl_lens.checkpoints import checkpoint_files
+from icl_lens.artifacts import hashes, parquet
 from icl_lens.errors import InputError
+from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.organism.evaluation import Measure, steps_of
+from icl_lens.organism.schema import EVALUATION
 from icl_lens.organism.training import read_facts, require_folder
-from icl_lens.tasks import TASKS
+from icl_lens.tasks.task import TASKS
 
 CARD = "card.json"
 README = "README.md"
@@ -34,10 +35,10 @@ def write(checkpoints: Path, facts: Path, evaluation: Path, out: Path) -> None:
     """
     require_folder("--folder", out, lambda entry: (out / CARD).is_file() and entry.is_file())
     training = read_facts(facts)
-    table, about = artifacts.read(evaluation, "evaluation")
+    table, about = parquet.read(evaluation, EVALUATION)
     folder = steps_of(checkpoints, training["steps"])[training["steps"]]
     files = checkpoint_files(folder)
-    if about.get("checkpoints", {}).get(folder.name) != provenance.files_hash(files):
+    if about.get("checkpoints", {}).get(folder.name) != hashes.files_hash(files):
         raise InputError(f"{evaluation} measured other weights than those in {folder}; delete it and run again")
     last = table[table["step"] == training["steps"]].drop(columns="step")
     card = {"training": training, "evaluation": last.to_dict("records")}

@@ -19,15 +19,17 @@ import torch.nn.functional as F  # noqa: N812 - the name used throughout the fie
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from icl_lens import artifacts, models, provenance
-from icl_lens.checkpoints import checkpoint_files
+from icl_lens.artifacts import hashes, parquet, provenance
 from icl_lens.errors import InputError
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.models import loading
 from icl_lens.organism.episodes import EpisodeSampler, Templates, assemble, prompt_lengths
 from icl_lens.organism.material import MADE_UP, PLAIN_TEXT, Material, content_hash
 from icl_lens.organism.recipe import Difficulty, Recipe
+from icl_lens.organism.schema import EVALUATION
 from icl_lens.organism.topics import PAD, Topic, TopicBank, training_texts
 from icl_lens.organism.training import checkpoint_step, read_corpora, read_facts
-from icl_lens.tasks import TASKS
+from icl_lens.tasks.task import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -432,24 +434,24 @@ def run(
     rows = []
     folders = steps_of(checkpoints, training["steps"])
     for step, folder in folders.items():
-        loaded = models.load(folder, device="cpu")
+        loaded = loading.load(folder, device="cpu")
         if loaded.tokenizer.backend_tokenizer.to_str() != material.tokenizer.backend_tokenizer.to_str():
             raise InputError(f"{folder} has another tokenizer than {facts} tells of; are they of two trainings?")
         model, last = loaded.network, step == max(folders)
         logger.info("checkpoint after %d steps", step)
         evaluation = Evaluation(model, material, tables, prompts=prompts if last else curve_prompts)
         rows += [{"step": step, **asdict(row)} for row in (evaluation.table() if last else evaluation.brief())]
-    metadata = artifacts.describe(
-        "evaluation",
-        __name__,
+    metadata = provenance.describe(
+        EVALUATION,
+        [__name__],
         # The facts hold seconds, too; the checkpoints' hashes say what was measured.
-        inputs={provenance.artifact_name(path, out): provenance.file_hash(path) for path in corpora},
+        inputs={hashes.artifact_name(path, out): hashes.file_hash(path) for path in corpora},
         settings={"prompts": prompts, "curve_prompts": curve_prompts},
         seeds=[SEED],
-        checkpoints={folder.name: provenance.files_hash(checkpoint_files(folder)) for folder in folders.values()},
+        checkpoints={folder.name: hashes.files_hash(checkpoint_files(folder)) for folder in folders.values()},
         threads=torch.get_num_threads(),
     )
-    artifacts.write(out, pd.DataFrame(rows), metadata)
+    parquet.write(out, pd.DataFrame(rows), EVALUATION, metadata)
 
 
 def steps_of(checkpoints: Path, last: int) -> dict[int, Path]:

@@ -18,7 +18,7 @@ from icl_lens.organism.recipe import Recipe
 from icl_lens.organism.tokenizer import build_tokenizer
 from icl_lens.organism.topics import Topic, TopicBank, corpus_topics, pre_tokens, training_texts
 from icl_lens.organism.vocabulary import LABEL_WORDS, made_up_templates, made_up_topics, task_templates
-from icl_lens.tasks import TASKS
+from icl_lens.tasks.task import TASKS
 
 log = logging.getLogger(__name__)
 

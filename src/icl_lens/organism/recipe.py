@@ -14,9 +14,6 @@ from pydantic import Field, model_validator
 
 from icl_lens.section import Section, Seed
 
-CODE = ("icl_lens.organism.material", "icl_lens.organism.optimisation")
-"""The modules whose source, with all they import from the package, decides the weights."""
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Range = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]

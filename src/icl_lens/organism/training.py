@@ -23,14 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from icl_lens import artifacts, provenance
-from icl_lens.artifacts import make_readable, whole_file
+from icl_lens.artifacts import hashes, parquet, provenance
+from icl_lens.artifacts.files import make_readable, whole_file
+from icl_lens.corpora.schema import CORPORA
 from icl_lens.errors import InputError
-from icl_lens.models import pick_device
+from icl_lens.models.loading import pick_device
+from icl_lens.organism.code import code_hashes
 from icl_lens.organism.material import Material, content_hash
 from icl_lens.organism.optimisation import Trainer
-from icl_lens.organism.recipe import CODE, Recipe
-from icl_lens.tasks import TASKS
+from icl_lens.organism.recipe import Recipe
+from icl_lens.organism.schema import TRAINING
+from icl_lens.tasks.task import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ def read_corpora(paths: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
     for path in map(Path, paths):
         if path.stem not in TASKS:
             raise InputError(f"corpora table {path} is named after no task; its name must be one of {', '.join(TASKS)}")
-        table, origin = artifacts.read(path, "corpora")
+        table, origin = parquet.read(path, CORPORA)
         table.attrs["corpus"] = origin.get("corpus", {"source": "elsewhere"})
         tables[path.stem] = table
     return tables
@@ -168,7 +171,6 @@ def run(
     """
     require_folder("--work", work, lambda entry: entry.name in (STATE, CHECKPOINTS))
     require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))
-    code = {module: provenance.code_hash(module) for module in CODE}
     place = pick_device(device)
     tables = read_corpora(corpora)
     material = Material.build(recipe, tables)
@@ -177,7 +179,7 @@ def run(
         "recipe": recipe.model_dump(exclude_none=True, exclude={"evaluation"}),
         "corpora": {task: content_hash(texts) for task, texts in tables.items()},
         "device": place.type,
-        "code": code,
+        "code": code_hashes(),
         "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -194,10 +196,10 @@ def run(
     _train(trainer, material, log, work, fingerprint)
 
     rows = pd.DataFrame(log.rows).astype({"step": "int64"})
-    metadata = artifacts.describe(
-        "training",
-        __name__,
-        inputs={provenance.artifact_name(path, table): provenance.file_hash(path) for path in corpora},
+    metadata = provenance.describe(
+        TRAINING,
+        [__name__],
+        inputs={hashes.artifact_name(path, table): hashes.file_hash(path) for path in corpora},
         settings=identity["recipe"],
         seeds=[recipe.seed],
         device=place.type,
@@ -205,7 +207,7 @@ def run(
         tasks=list(tables),
         corpus=next(iter(tables.values())).attrs["corpus"],
     )
-    artifacts.write(table, rows, metadata)
+    parquet.write(table, rows, TRAINING, metadata)
     with whole_file(facts) as temporary:
         temporary.write_text(
             json.dumps({**identity, **_cost(recipe, trainer, log)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

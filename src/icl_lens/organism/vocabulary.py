@@ -6,7 +6,7 @@ import random
 import re
 from typing import NamedTuple
 
-from icl_lens.tasks import TASKS
+from icl_lens.tasks.task import TASKS
 
 _POOL = """
     Apple Anchor Arrow Autumn Badge Bamboo Banner Barrel Basil Beacon Bishop Blanket Blossom Border Bottle Branch

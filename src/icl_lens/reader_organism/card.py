@@ -10,14 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lens import generation, lines, models, reading
-from icl_lens import representation_summary as summary
 from icl_lens.errors import InputError
+from icl_lens.models import generation, loading
 from icl_lens.organism.training import checkpoint_step, require_folder
-from icl_lens.paired_answers import judged
-from icl_lens.positions import encode
-from icl_lens.representation_plan import Lines, Reading
-from icl_lens.statistics import Bootstrap
+from icl_lens.prompts.positions import encode
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.studies.representation_change import lines, reading
+from icl_lens.studies.representation_change.paired_answers import judged
+from icl_lens.studies.representation_change.representation_change import summary
+from icl_lens.studies.representation_change.settings import Lines, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ def measure(folder: Path, last: bool) -> pd.DataFrame:
 
     Returns:
         One row a task, number of distractors, number of examples and contrast, as of
-        :func:`icl_lens.representation_summary.contrasts`.
+        :func:`icl_lens.studies.representation_change.representation_change.summary.contrasts`.
     """
-    model = models.load(folder, device="cpu")
+    model = loading.load(folder, device="cpu")
     found = []
     for task, build, settings in (
         (lines.TASK, lines.build, Lines()),

@@ -1,7 +1,8 @@
 """The prompts that the second model is trained on: lists and stories whose last words follow one of several rules.
 
 One prompt has one rule for all its examples and its last list or story. A line of the test grid
-(:class:`icl_lens.representation_plan.Lines` by default) is never drawn, and no name of the reading grid ever does an activity
+(:class:`icl_lens.studies.representation_change.settings.Lines` by default) is never drawn, and no name of the reading grid ever
+does an activity
 of the grid: both are seen with others only.
 """
 
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from icl_lens import lines, reading
 from icl_lens.organism.tokenizer import build_tokenizer
 from icl_lens.reader_organism.recipe import Recipe
-from icl_lens.representation_plan import Lines
+from icl_lens.studies.representation_change import lines, reading
+from icl_lens.studies.representation_change.settings import Lines
 
 FURTHER_NAMES = tuple("Robert Susan George Karen Frank Linda Albert Monica Philip Teresa Roger Vera".split())
 FURTHER_ACTIVITIES = (

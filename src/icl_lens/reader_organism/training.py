@@ -18,18 +18,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name used throughout the field
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from icl_lens import provenance
-from icl_lens.artifacts import whole_file
+from icl_lens.artifacts import provenance
+from icl_lens.artifacts.files import whole_file
 from icl_lens.errors import InputError
 from icl_lens.organism.architecture import build_model
 from icl_lens.organism.training import checkpoint_name, require_folder, save
+from icl_lens.reader_organism.code import code_hashes
 from icl_lens.reader_organism.material import Batch, Material, build_vocabulary
 from icl_lens.reader_organism.recipe import Recipe
 
 logger = logging.getLogger(__name__)
-
-CODE = ("icl_lens.reader_organism.material", "icl_lens.organism.architecture")
-"""The modules whose source, with all they import from the package, decides the weights, beside this one."""
 
 EVERY = 50
 """Steps that one row of the curve is the mean of."""
@@ -75,7 +73,7 @@ def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
     versions = provenance.library_versions()
     identity = {
         "recipe": recipe.model_dump(),
-        "code": {**{module: provenance.code_hash(module) for module in CODE}, __name__: provenance.file_hash(__file__)},
+        "code": code_hashes(),
         "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
     }
     require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))

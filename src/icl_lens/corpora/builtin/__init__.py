@@ -21,7 +21,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from ...tasks import TASKS
+from ...tasks.task import TASKS
 from ..published import COUNTS
 from . import dialogues, film_reviews, headlines, questions
 from .grammar import Grammar, Writer
@@ -88,7 +88,7 @@ def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
     that tell its class, and no content word twice. Two texts may be equal, and a text may be one of :func:`generate`'s.
 
     Args:
-        task: The name of a task in :data:`icl_lens.tasks.TASKS`.
+        task: The name of a task in :data:`icl_lens.tasks.task.TASKS`.
         label: The class index.
         rng: Where the draws come from; it is advanced.
 
@@ -113,7 +113,7 @@ def generate(task: str, seed: int) -> pd.DataFrame:
     of their content words with any training text and use no word that the training split does not have.
 
     Args:
-        task: The name of a task in :data:`icl_lens.tasks.TASKS`.
+        task: The name of a task in :data:`icl_lens.tasks.task.TASKS`.
         seed: Any non-negative integer; the same task and seed give the same table on any machine.
 
     Returns:

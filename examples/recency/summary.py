@@ -1,0 +1,63 @@
+"""The shares of attention that figures show: by task, layer and place, with intervals.
+
+The share of place i in layer l is a_{l,i} / sum_j a_{l,j}, of the means over a seed's prompts; then the mean over seeds.
+:mod:`icl_lens.statistics.resampling` computes the intervals.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.statistics import resampling
+from icl_lens.statistics.resampling import Bootstrap
+
+
+def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
+    """The share of each place, of each model, prompt set and task.
+
+    Args:
+        rows: recency tables, of one or more models, tasks and sets.
+        plan: How to resample.
+
+    Raises:
+        InputError: The prompts of a table differ in their number of demonstrations.
+
+    Returns:
+        One row per model, set, task, layer (from 0) and place (from 1): share, low and high (the ends of its interval; all
+        three empty where the layer attends to no demonstration), uniform (the share with equal attention to all tokens of all
+        demonstrations), prompts and seeds.
+    """
+    found = [_of_table(part, plan) for _, part in rows.groupby(["model", "set", "task"], sort=False)]
+    return pd.concat(found, ignore_index=True)
+
+
+def _of_table(rows: pd.DataFrame, plan: Bootstrap | None) -> pd.DataFrame:
+    first = rows.iloc[0]
+    if rows.groupby("prompt_id")["place"].max().nunique() > 1:
+        raise InputError(
+            f"the prompts of {first['model']} on {first['task']}, {first['set']}, differ in their number of demonstrations; "
+            "recency compares places of equally many"
+        )
+    wide = rows.pivot(index=["task", "seed", "prompt_id"], columns=["layer", "place"], values=["attention", "tokens"])
+    layers, places = (sorted(rows[name].unique()) for name in ("layer", "place"))
+    wide.columns = [" ".join(map(str, column)) for column in wide.columns]
+    groups = [[f"attention {layer} {place}" for place in places] for layer in layers]
+    groups.append([f"tokens {layers[0]} {place}" for place in places])
+    estimate = resampling.shares(wide.reset_index(), groups, plan)  # (L + 1, D)
+    key = first[["model", "set", "task"]].to_dict()
+    return pd.DataFrame(
+        {
+            **key,
+            "layer": layer,
+            "place": place,
+            "share": estimate.value[row, column],
+            "low": estimate.low[row, column],
+            "high": estimate.high[row, column],
+            "uniform": estimate.value[-1, column],
+            "prompts": estimate.prompts,
+            "seeds": rows["seed"].nunique(),
+        }
+        for row, layer in enumerate(layers)
+        for column, place in enumerate(places)
+    )

@@ -1,0 +1,113 @@
+"""Tidy tables with a contract: one schema a kind, whole files only, and provenance in the file itself.
+
+Every step writes one Parquet file, one row per observation. Provenance (:mod:`icl_lens.artifacts.provenance`) and what was
+observed while computing (prompts left out, whether the model is trained) travel in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from icl_lens.artifacts.files import whole_file
+from icl_lens.artifacts.schema import Schema
+from icl_lens.errors import InputError
+
+METADATA_KEY = b"icl_lens"
+
+
+def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[str, Any]) -> None:
+    """Write a table: checked against the schema, whole or not at all.
+
+    Raises:
+        ValueError: The table lacks a column, has another, or has an empty cell (a defect of the caller).
+    """
+    names = list(schema.columns)
+    if sorted(table.columns) != sorted(names):
+        raise ValueError(f"columns {list(table.columns)} are not those of schema {schema.kind}, {list(schema.columns)}")
+    arrow = pa.Table.from_pandas(table[names], schema=schema.arrow, preserve_index=False)
+    empty = _empty_columns(arrow)
+    if empty:
+        raise ValueError(f"empty cells in column {', '.join(empty)}")
+    packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
+    arrow = arrow.replace_schema_metadata({METADATA_KEY: packed})
+    with whole_file(path) as temporary:
+        # Checksums of pages: a flipped byte is an error on reading, where Parquet's default reads it as data.
+        pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a table and its metadata (empty for a file made elsewhere).
+
+    Raises:
+        InputError: The file is absent, cut short, damaged, or not of this kind.
+    """
+    path, kind, version = Path(path), schema.kind, schema.version
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; it should be a {kind} table (Parquet)")
+    try:
+        arrow = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path} is not a whole Parquet file (cut short or damaged?): `icl-lens audit --repair` clears it away, "
+            "the same command then makes it anew; copy it again if it came from elsewhere"
+        ) from error
+    packed = (arrow.schema.metadata or {}).get(METADATA_KEY)
+    try:
+        metadata = json.loads(packed) if packed else {}
+    except ValueError as error:
+        raise InputError(f"{path} holds damaged metadata: `icl-lens audit --repair` clears it away") from error
+    if metadata and metadata.get("schema") != kind:
+        raise InputError(f"{path} is a {metadata.get('schema')} table where a {kind} table is wanted")
+    if metadata and metadata.get("version") != version:
+        raise InputError(
+            f"{path} follows version {metadata.get('version')} of the {kind} schema, this icl-lens reads version "
+            f"{version}: `icl-lens audit --repair` clears it away"
+        )
+    missing = [name for name in schema.columns if name not in arrow.column_names]
+    if missing:
+        raise InputError(f"{path} is not a {kind} table: it has no column {', '.join(missing)}")
+    try:
+        arrow = arrow.select(list(schema.columns)).cast(schema.arrow)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path} is not a {kind} table: {str(error).splitlines()[0]}") from error
+    if arrow.num_rows == 0:
+        raise InputError(f"{path} has no rows; a {kind} table needs at least one")
+    empty = _empty_columns(arrow)
+    if empty:
+        raise InputError(f"{path} has empty cells in column {', '.join(empty)}")
+    return arrow.to_pandas(), metadata
+
+
+def about(path: Path | str) -> dict[str, Any]:
+    """The metadata of a table, without reading its rows; empty for a file made elsewhere.
+
+    Raises:
+        InputError: The file is absent or damaged.
+    """
+    try:
+        packed = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+        return json.loads(packed) if packed else {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path} is absent or damaged: `icl-lens audit --repair` clears it away") from error
+
+
+def _empty_columns(table: pa.Table) -> list[str]:
+    """The columns with an empty cell, or an empty value inside a list."""
+    found = []
+    for name in table.column_names:
+        values = table[name]
+        while True:
+            if values.null_count:
+                found.append(name)
+                break
+            if not pa.types.is_list(values.type):
+                break
+            values = pc.list_flatten(values)
+    return found

@@ -1,0 +1,150 @@
+"""Files of tensors that are used outside a results folder: safetensors with a header that says what they hold.
+
+The header is JSON under a key of the file's metadata. It holds a hash of the tensors, because safetensors has no checksum and
+would read a flipped byte as a number. A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from icl_lens.artifacts.files import whole_file
+from icl_lens.errors import InputError
+
+Header = TypeVar("Header", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Header]):
+    """A kind of such files.
+
+    Attributes:
+        key: The key of the header in the file's metadata.
+        version: Of the format. It rises when a header or a tensor changes its meaning.
+        header: The header's class, with the fields ``format`` (the version) and ``content`` (the hash) among others.
+        framework: What its tensors are: ``pt``, torch tensors; ``numpy``, arrays.
+        absent: What a sentence says of a file that does not exist, after its path.
+        foreign: What a sentence says of a file of another kind.
+        named: What a sentence calls the format.
+    """
+
+    key: str
+    version: int
+    header: type[Header]
+    framework: Literal["pt", "numpy"]
+    absent: str
+    foreign: str
+    named: str
+
+    def write(self, path: Path | str, tensors: Mapping[str, Any], **about: object) -> Header:
+        """Write a file.
+
+        Args:
+            path: The file.
+            tensors: Name -> tensor, contiguous and on the CPU.
+            about: The header but for ``format`` and ``content``.
+        """
+        if self.framework == "pt":
+            from safetensors.torch import save_file
+        else:
+            from safetensors.numpy import save_file
+        header = self.header(format=self.version, content=_content_hash(tensors), **about)
+        with whole_file(path) as temporary:
+            save_file(dict(tensors), temporary, metadata={self.key: header.model_dump_json()})
+        return header
+
+    def read_header(self, path: Path | str) -> Header:
+        """Read the header alone.
+
+        Raises:
+            InputError: The file is absent, of another kind, damaged, or of another version of the format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; {self.absent}")
+        packed = self._metadata(path).get(self.key)
+        if packed is None:
+            raise InputError(f"{path} {self.foreign}: it is a safetensors file of something else")
+        try:
+            found = json.loads(packed)
+            version = found.get("format") if isinstance(found, dict) else None
+            if isinstance(version, int) and version != self.version:
+                raise InputError(
+                    f"{path} follows version {version} of {self.named}, this icl-lens reads version {self.version}: make it "
+                    "anew"
+                )
+            return self.header.model_validate_json(packed)
+        except (ValidationError, ValueError) as error:
+            raise InputError(f"{path} is damaged: its header cannot be read; make it anew") from error
+
+    def read_tensors(self, path: Path | str, header: Header, names: Iterable[str]) -> dict[str, Any]:
+        """Read the tensors, and compare them with the hash in the header.
+
+        Args:
+            path: The file.
+            header: Its header.
+            names: Those of all its tensors.
+
+        Raises:
+            InputError: A tensor is missing or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework=self.framework) as file:
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise damaged(path) from error
+        if _content_hash(tensors) != header.content:
+            raise damaged(path)
+        return tensors
+
+    def _metadata(self, path: Path) -> dict[str, str]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework=self.framework) as file:
+                return file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            # The key near the beginning tells a damaged file of this kind from a file of another kind.
+            with path.open("rb") as stream:
+                begun = self.key.encode() in stream.read(64)
+            if begun:
+                raise damaged(path) from error
+            raise InputError(f"{path} {self.foreign}: it is no safetensors file") from error
+
+
+def damaged(path: Path | str) -> InputError:
+    """The error for a file whose tensors are not those that were written."""
+    return InputError(f"{path} is damaged, or was cut short: make it anew, or copy it again")
+
+
+def contradictory(path: Path | str) -> InputError:
+    """The error for a file whose header has values that exclude each other."""
+    return InputError(f"{path} is damaged: its header contradicts itself; make it anew")
+
+
+def _content_hash(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Any) -> bytes:
+    if isinstance(tensor, np.ndarray):
+        return np.ascontiguousarray(tensor).tobytes()
+    import torch
+
+    return tensor.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16

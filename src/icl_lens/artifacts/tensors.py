@@ -1,0 +1,45 @@
+"""Named tensors beside a table, as safetensors, with the table's metadata in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl_lens.artifacts.files import whole_file
+from icl_lens.errors import InputError
+
+
+def write(path: Path | str, tensors: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """Write named tensors as safetensors, with the metadata in the header, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    with whole_file(path) as temporary:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, {"icl_lens": packed})
+
+
+def read(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read named tensors and their metadata.
+
+    Raises:
+        InputError: The file is absent, cut short or not one that :func:`write` wrote.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; it should hold tensors (safetensors)")
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            metadata = json.loads(stored.metadata()["icl_lens"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file of icl-lens: `icl-lens audit --repair` clears it away, the same command "
+            "then makes it anew"
+        ) from error
+    return tensors, metadata

@@ -1,0 +1,53 @@
+"""Block edges of the attention, before the softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from icl_lens.attention.kernels import ROWS
+from icl_lens.network.layers import attention_modules
+
+
+@contextmanager
+def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[None]:
+    """Block edges before the softmax, in all heads: the row's other weights grow to sum to 1.
+
+    Args:
+        network: Any supported model, with any attention kernel.
+        edges: Layer -> True where query position q must not see key position k, shape (B, Q, K). A position must see at least
+            one position, such as its own. After a shared prefix the queries are the last Q of the K positions.
+    """
+
+    def hook(layer_edges: Tensor) -> Callable:
+        def mask_edges(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            mask = kwargs.get("attention_mask")
+            blocked = layer_edges[:, None]  # (B, 1, Q, K)
+            rows = getattr(module, ROWS, None)
+            if rows is not None:
+                places = torch.arange(len(rows), device=rows.device)  # (B,)
+                blocked = blocked.expand(len(rows), -1, -1, -1)[places, :, rows, None]  # (B, 1, 1, K)
+            elif mask is None:
+                # Without a mask the fused kernel is causal by itself; with a mask it is not.
+                queries, keys = blocked.shape[-2:]
+                mask = torch.ones(queries, keys, dtype=torch.bool, device=blocked.device).tril(keys - queries)  # (Q, K)
+            # transformers gives the fused kernel a boolean mask (True: seen), and eager attention one that is added.
+            unseen = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            mask = mask.masked_fill(blocked, unseen)  # (B, 1, Q, K)
+            return args, {**kwargs, "attention_mask": mask}
+
+        return mask_edges
+
+    modules = attention_modules(network)
+    handles = [
+        modules[layer].register_forward_pre_hook(hook(layer_edges), with_kwargs=True) for layer, layer_edges in edges.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

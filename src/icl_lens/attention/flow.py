@@ -1,0 +1,128 @@
+"""The information flow of attention, |sum over heads of A * dL/dA| (*Label Words are Anchors*, section 2.1, eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from icl_lens.attention import flow_kernel
+from icl_lens.attention.kernels import Edit, OwnAttention, Reached, edited
+from icl_lens.attention.last_layer import LastMemory, computed_at
+from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.precision import at_least_float32, exact_products
+
+# (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) where it is wanted) -> None
+FlowSink = Callable[[int, Tensor, Tensor | None], None]
+# (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
+_Sink = Callable[[int, Tensor, Tensor], None]
+
+
+@contextmanager
+def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, rows: Tensor | None = None) -> Iterator[None]:
+    """Pass each layer's information flow |sum over heads of A * dL/dA| to ``sink``, last layer first, in a backward pass.
+
+    Inside, run the model and call ``backward()`` on a loss. No matrix is kept: :mod:`icl_lens.attention.flow_kernel` recomputes
+    a few rows at a time. Inside or around ``scale`` and ``record``, which write the weights out, the flow is taken from them.
+
+    Args:
+        network: Any supported model; parameters may be frozen.
+        sink: Called with a layer, its flow, shape (B, Q, K), and the mean over heads of its weights (same shape) or None.
+        with_weights: Whether that mean is computed.
+        rows: Where the loss depends on one position of each prompt only, these positions, shape (B,): the last layer then
+            computes nothing for the others, whose outputs are zeros. Prompts are whole, without a prefix, and
+            :func:`ends_in_rows` must hold.
+    """
+    edit = _Flows(sink, with_weights)
+    with edited(network, edit), torch.enable_grad():
+        if rows is None:
+            yield
+        else:
+            with computed_at(network, rows, edit):
+                yield
+
+
+class _Flows(OwnAttention, LastMemory):
+    """Reports a layer's information flow; as an edit, it changes nothing."""
+
+    spreads = masked = True
+
+    def __init__(self, sink: FlowSink, with_weights: bool) -> None:
+        self.sink, self.with_weights = sink, with_weights
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        return _Tap.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, self._from_matrices)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+    ) -> Tensor:
+        """The heads' outputs, shape (B, H, Q, d)."""
+        if self.stops:
+            raise Reached(query, key, value)
+        tell = partial(self.sink, layer)
+        if self.last:
+            key, value, rows = self.last
+            tell = partial(self._among_all, layer, rows)
+        mask = None if mask is None else mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
+        return flow_kernel.attend(query, key, value, mask, scale, softcap, tell, self.with_weights)
+
+    def needs_matrices(self, edits: Sequence[Edit]) -> bool:
+        return len(edits) > 1
+
+    def _among_all(self, layer: int, rows: Tensor, *of_rows: Tensor | None) -> None:
+        """Pass to the sink what one row per prompt has, shape (B, 1, K), with zeros in place of the others."""
+
+        def whole(row: Tensor) -> Tensor:
+            length = row.shape[-1]
+            return row.new_zeros(len(row), length, length).scatter_(1, rows[:, None, None].expand_as(row), row)  # (B, K, K)
+
+        self.sink(layer, *(None if row is None else whole(row) for row in of_rows))
+
+    def _from_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
+        wide = at_least_float32(weights)  # (B, H, Q, K)
+        flow = (wide * at_least_float32(gradient)).sum(1).abs_()  # (B, Q, K)
+        self.sink(layer, flow, wide.mean(1) if self.with_weights else None)
+
+
+class _Tap(torch.autograd.Function):
+    """Identity that passes its gradient to a callback."""
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, root: Tensor, layer: int, sink: _Sink) -> Tensor:
+        # `root` requires a gradient, so the graph begins here even if nothing before it does (layer 0).
+        ctx.save_for_backward(weights)
+        ctx.layer, ctx.sink = layer, sink
+        return weights.view_as(weights)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        (weights,) = ctx.saved_tensors
+        ctx.sink(ctx.layer, weights, gradient)
+        return gradient if ctx.needs_input_grad[0] else None, None, None, None
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def ends_in_rows(network: PreTrainedModel) -> bool:
+    """Whether a family's last layer can compute one row per prompt (:func:`flows`): on a short input, no logit changes."""
+    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    rows = torch.tensor([5, 7], device=network.device)
+    places = torch.arange(2, device=network.device)
+
+    def logits() -> Tensor:
+        with vocabulary.only(network, ids.flatten()):
+            return network(input_ids=ids, use_cache=False).logits[places, rows].float()  # (2, 16)
+
+    plain = logits()
+    try:
+        with flows(network, lambda *_: None, rows=rows):
+            alone = logits()
+    except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
+        return False
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
+    return bool((plain - alone).abs().max() <= tolerance * plain.abs().max())

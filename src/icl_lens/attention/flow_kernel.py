@@ -1,0 +1,181 @@
+"""Attention that reports its information flow in the backward pass, without keeping a matrix.
+
+    I = | sum_h  A_h * dL/dA_h |                     (*Label Words are Anchors*, section 2.1, eq. 1, one layer)
+
+The forward pass is fused attention, which keeps queries, keys and values. The backward pass recomputes the weights A and their
+gradient, a few rows at a time: with G the gradient of the heads' outputs,
+
+    dL/dA = G V'    A = softmax(scale Q K' + mask)    I = | sum_h A * dL/dA |
+    dL/dS = A * (dL/dA - sum over keys of A * dL/dA)  dL/dQ = scale dL/dS K    dL/dK = scale dL/dS' Q    dL/dV = A' G
+
+and eq. 1 needs only A * dL/dA, which the backward pass of attention computes anyway. So memory grows with the activations, not
+with heads x length^2; the cost is a second product Q K'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from icl_lens.network.precision import at_least_float32
+
+# Elements of a matrix of weights that are computed at a time: few enough for a CPU's cache, enough to use a whole GPU.
+_ELEMENTS = {"cpu": 2**19}
+_ELEMENTS_ELSEWHERE = 2**26
+# Into how many parts a prompt's rows are cut at least: of two, the first sees half the keys.
+_STEPS = 2
+
+
+def attend(
+    query: Tensor,  # (B, H, Q, d)
+    key: Tensor,  # (B, H_kv, K, d)
+    value: Tensor,  # (B, H_kv, K, e)
+    mask: Tensor | None,  # (B or 1, 1, Q, K), added to the scores
+    scale: float,
+    softcap: float | None,
+    sink: Callable[[Tensor, Tensor | None], None],
+    with_weights: bool,
+) -> Tensor:
+    """The heads' outputs, shape (B, H, Q, e); in the backward pass ``sink`` is called with the flow.
+
+    Args:
+        query: The last Q of the K positions. The model is causal: a query sees no key after its own position.
+        key: Fewer heads than queries where these share keys.
+        value: As key.
+        mask: What a query sees.
+        scale: Of the scores.
+        softcap: Scores s become softcap * tanh(s / softcap), before the mask.
+        sink: Takes I, shape (B, Q, K), and the mean over heads of A, of the same shape, or None; float32 at least.
+        with_weights: Whether that mean is computed.
+    """
+    # The root requires a gradient, so the graph begins here even if nothing before it does (layer 0).
+    root = torch.ones((), device=query.device, requires_grad=True)
+    return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights) -> Tensor:
+        ctx.how = scale, softcap, sink, with_weights
+        groups = query.shape[1] // key.shape[1]
+        # No fused kernel caps scores or supports values of another size; and on a CPU it is slower.
+        fused = softcap is None and key.shape[-1] == value.shape[-1] and query.device.type not in _ELEMENTS
+        if not fused:  # families split heads by a view, which every product below would copy
+            query, key, value = (x.contiguous() for x in (query, key, value))
+        ctx.save_for_backward(query, key, value, mask)
+        keys, values = _each_head(key, groups), _each_head(value, groups)  # (B, H, K, d), (B, H, K, e)
+        if fused:
+            return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+        batch, heads, queries, _ = query.shape
+        output = query.new_empty(batch, queries, heads, values.shape[-1]).transpose(1, 2)  # (B, H, Q, e)
+        scaled, wide_keys = at_least_float32(query) * scale, at_least_float32(keys)  # (B, H, Q, d), (B, H, K, d)
+        for part in _parts(query, keys):
+            weights, _ = _weights(scaled[part.rows], wide_keys[part.seen], part.of(mask), softcap)  # (B', H, R, K')
+            output[part.rows] = weights.to(values.dtype) @ values[part.seen]
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        query, key, value, mask = ctx.saved_tensors
+        scale, softcap, sink, with_weights = ctx.how
+        batch, heads, queries, _ = query.shape
+        groups = heads // key.shape[1]
+        scaled, gradient = at_least_float32(query) * scale, at_least_float32(gradient.contiguous())  # (B, H, Q, d or e)
+        keys, values = (at_least_float32(_each_head(x, groups)) for x in (key, value))  # (B, H, K, d), (B, H, K, e)
+        wanted = ctx.needs_input_grad[:3]
+        d_query, d_key, d_value = (
+            torch.zeros_like(x) if one else None for x, one in zip((scaled, keys, values), wanted, strict=True)
+        )
+        flow = scaled.new_zeros(batch, queries, key.shape[-2])  # (B, Q, K)
+        mean = torch.zeros_like(flow) if with_weights else None
+        for part in _parts(query, keys):
+            rows, seen, edges = part.rows, part.seen, part.edges
+            asked, back = scaled[rows], gradient[rows]  # (B', H, R, d), (B', H, R, e)
+            weights, slope = _weights(asked, keys[seen], part.of(mask), softcap)  # (B', H, R, K')
+            product = (back @ values[seen].transpose(-1, -2)).mul_(weights)  # (B', H, R, K'): A * dL/dA
+            flow[edges] = product.sum(1).abs_()
+            if mean is not None:
+                mean[edges] = weights.mean(1)
+            if d_value is not None:
+                d_value[seen] += weights.transpose(-1, -2) @ back
+            if d_query is None and d_key is None:
+                continue
+            scores = product.addcmul_(weights, product.sum(-1, keepdim=True), value=-1)  # (B', H, R, K'): dL/dS
+            if slope is not None:
+                scores *= slope
+            if d_query is not None:
+                d_query[rows] = scores @ keys[seen]
+            if d_key is not None:
+                d_key[seen] += scores.transpose(-1, -2) @ asked
+        sink(flow, mean)
+        if d_query is not None:
+            d_query *= scale
+        d_key, d_value = (None if x is None else _shared(x, groups) for x in (d_key, d_value))
+        found = (None if x is None else x.to(query.dtype) for x in (d_query, d_key, d_value))
+        return *found, None, None, None, None, None, None
+
+
+class _Part(NamedTuple):
+    """Some rows of some prompts' matrices, and the keys that they may see.
+
+    Attributes:
+        rows: Of what has an entry a query, shape (B, H, Q, ...).
+        seen: Of what has an entry a key, shape (B, H, K, ...).
+        edges: Of what has an entry a query and key, shape (B, Q, K).
+    """
+
+    rows: tuple[slice, ...]
+    seen: tuple[slice, ...]
+    edges: tuple[slice, ...]
+
+    def of(self, mask: Tensor | None) -> Tensor | None:
+        """The part of a mask, shape (B' or 1, 1, R, K')."""
+        if mask is None:
+            return None
+        prompts, rows, seen = self.edges
+        return mask[prompts if len(mask) > 1 else slice(None), :, rows, seen]
+
+
+def _parts(query: Tensor, keys: Tensor) -> Iterator[_Part]:
+    """The matrices in parts: as many whole prompts as fit, else rows of one prompt, first to last."""
+    (batch, heads, queries, _), width = query.shape, keys.shape[-2]
+    elements = _ELEMENTS.get(query.device.type, _ELEMENTS_ELSEWHERE)
+    rows = max(1, min(-(-queries // _STEPS), elements // (heads * width)))
+    prompts = max(1, elements // (heads * rows * width))
+    every, before = slice(None), width - queries
+    for first in range(0, batch, prompts):
+        for row in range(0, queries, rows):
+            some, until = slice(first, first + prompts), min(row + rows, queries)
+            here, seen = slice(row, until), slice(before + until)
+            yield _Part((some, every, here), (some, every, seen), (some, here, seen))
+
+
+def _weights(
+    scaled: Tensor,  # (B, H, R, d): queries times scale
+    keys: Tensor,  # (B, H, K', d)
+    mask: Tensor | None,  # (B or 1, 1, R, K')
+    softcap: float | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention weights of some rows, and the derivative of a capped score by its score, shape (B, H, R, K') each."""
+    scores = scaled @ keys.transpose(-1, -2)  # (B, H, R, K')
+    slope = None
+    if softcap is not None:
+        capped = torch.tanh(scores / softcap)  # (B, H, R, K')
+        slope = 1 - capped**2
+        scores = softcap * capped
+    if mask is not None:
+        scores += mask
+    return scores.softmax(-1), slope
+
+
+def _each_head(tensor: Tensor, groups: int) -> Tensor:
+    """Keys or values of every query head, shape (B, H, K, d), from those of H / groups heads."""
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
+
+
+def _shared(gradient: Tensor, groups: int) -> Tensor:
+    """The reverse of :func:`_each_head` for gradients: summed over the heads that share."""
+    return gradient if groups == 1 else gradient.unflatten(1, (-1, groups)).sum(2)

@@ -1,0 +1,123 @@
+"""Read the queries, keys and values of attention layers, before or after a rotary embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from icl_lens.attention.kernels import Reached, Reader, edited
+from icl_lens.network.layers import attention_modules
+
+
+def queries_and_keys(network: PreTrainedModel, inputs: Mapping[str, object], layer: int) -> tuple[Tensor, Tensor]:
+    """The queries and keys of one layer before its rotary embedding: the forward pass stops there.
+
+    They are what the layer's attention would multiply if every token were at position 0: projected (in GPT-2 by ``c_attn``),
+    normalised where a family does so (Qwen 3), not rotated. To get them, this layer is given a rotation by 0; the layers before
+    it run unchanged. A factor that a family applies to its queries before its attention (OPT) is included.
+
+    Args:
+        network: Any supported model.
+        inputs: The arguments of a forward pass over whole prompts, without a prefix.
+        layer: Counted from 0.
+
+    Returns:
+        Queries, shape (B, H, T, d), and keys, shape (B, H_kv, T, d).
+    """
+    handle = attention_modules(network)[layer].register_forward_pre_hook(_unturned, with_kwargs=True)
+    try:
+        with edited(network, _Stop(layer)):
+            network(**inputs)
+    except Reached as reached:
+        return reached.query, reached.key
+    finally:
+        handle.remove()
+    raise AssertionError(f"layer {layer} was not reached")  # require_supported refuses such a model
+
+
+def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """An attention module's arguments with the rotary embedding of position 0, which rotates nothing."""
+    kwargs = dict(kwargs)
+    if kwargs.get("position_embeddings") is not None:
+        cosine, sine = kwargs["position_embeddings"]  # (B or 1, T, d) each
+        kwargs["position_embeddings"] = torch.ones_like(cosine), torch.zeros_like(sine)
+    if kwargs.get("position_ids") is not None:  # GPT-J and CodeGen look up their rotations by position
+        kwargs["position_ids"] = torch.zeros_like(kwargs["position_ids"])  # (B or 1, T)
+    return args, kwargs
+
+
+class _Stop(Reader):
+    """Ends the forward pass at a layer's attention."""
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
+        if module.layer_idx == self.layer:
+            raise Reached(query, key, value)
+
+
+class Memory(NamedTuple):
+    """What a layer's attention reads.
+
+    Attributes:
+        key: As it is multiplied, after a rotary embedding, shape (B, H_kv, K, d).
+        value: Shape (B, H_kv, K, d).
+        unturned_key: The key before a rotary embedding, as :func:`queries_and_keys` returns it; None if not requested.
+    """
+
+    key: Tensor
+    value: Tensor
+    unturned_key: Tensor | None = None
+
+
+@contextmanager
+def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> Iterator[dict[int, Memory]]:
+    """Record what each layer's attention reads in the forward pass inside: layer -> :class:`Memory`.
+
+    Args:
+        network: Any supported model.
+        unturned: Record keys before the rotary embedding, too. Each layer's projections then run twice, and prompts must be
+            whole, without a prefix.
+    """
+    reader = _KeysAndValues()
+    handles = []
+
+    def read_before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        reader.stops = True
+        args, kwargs = _unturned(module, args, kwargs)
+        try:
+            module.forward(*args, **kwargs)
+        except Reached as reached:
+            reader.unturned[module.layer_idx] = reached.key.detach()
+        finally:
+            reader.stops = False  # from here on the layer runs unchanged
+
+    try:
+        with edited(network, reader):
+            if unturned:
+                handles += [m.register_forward_pre_hook(read_before, with_kwargs=True) for m in attention_modules(network)]
+            yield reader.memory
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _KeysAndValues(Reader):
+    """Takes each layer's keys and values."""
+
+    def __init__(self) -> None:
+        self.stops = False  # whether the layer ends as soon as its key is known
+        self.unturned: dict[int, Tensor] = {}
+        self.memory: dict[int, Memory] = {}
+
+    def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
+        if self.stops:
+            raise Reached(query, key, value)
+        layer = module.layer_idx
+        self.memory[layer] = Memory(key.detach(), value.detach(), self.unturned.get(layer))

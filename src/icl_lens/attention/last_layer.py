@@ -1,0 +1,207 @@
+"""Compute only one position per prompt in the last layer, for a loss or logits that need no other.
+
+The layer runs twice: over all positions until its attention has their keys and values, and over one position per prompt to its
+end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+
+from icl_lens.attention.block import block
+from icl_lens.attention.kernels import EDITS, ROWS, Edit, Reached
+from icl_lens.attention.record import Rows
+from icl_lens.errors import InputError
+from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.layers import attention_modules, layer_of
+from icl_lens.network.precision import exact_products
+
+
+class LastMemory:
+    """What a last layer that runs twice keeps between its runs.
+
+    Attributes:
+        spreads: Whether the layer's output keeps all positions, with zeros where it computes none.
+        masked: Whether the layer's attention is always given a mask.
+        stops: Whether the layer ends as soon as its keys and values are known.
+        last: In the second run, the keys and values, shape (B, H_kv, K, d) each, and each prompt's position, shape (B,).
+    """
+
+    spreads: bool
+    masked: bool
+    stops = False
+    last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def needs_matrices(self, edits: Sequence[Edit]) -> bool:
+        """Whether an open edit needs all rows of the attention weights."""
+        raise NotImplementedError
+
+
+@contextmanager
+def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, spreads: bool = False) -> Iterator[None]:
+    """While open, the last layer computes one position of each prompt, and the model returns only this position.
+
+    Logits then have shape (B, 1, V). Where an open context needs the attention matrices of all rows, the last layer computes
+    them all, and the model still returns one position. Edges that :func:`icl_lens.attention.block.block` blocks are
+    blocked here, too.
+
+    Args:
+        network: A model that can do so (:func:`ends_in_last_rows`).
+        rows: Each prompt's position among the queries of the forward pass, shape (B,); there are at least two queries.
+        cache: The forward pass's ``past_key_values``; it has an entry for each layer.
+        spreads: Whether the model returns all positions instead; the others are then meaningless.
+    """
+    with computed_at(network, rows, _CachedMemory(cache.layers[-1], spreads)):
+        yield
+
+
+class _CachedMemory(LastMemory):
+    """The last layer's entry in a cache, for a layer that runs twice."""
+
+    masked = False
+
+    def __init__(self, entry: CacheLayerMixin, spreads: bool) -> None:
+        self.spreads = spreads
+        update = entry.update
+
+        def once(key: Tensor, value: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+            if self.last:
+                return self.last[:2]
+            key, value = update(key, value, *args, **kwargs)  # (B, H_kv, K, d) each
+            if self.stops:
+                raise Reached(None, key, value)
+            return key, value
+
+        entry.update = once
+
+    def needs_matrices(self, edits: Sequence[Edit]) -> bool:
+        return any(not isinstance(edit, Rows) for edit in edits)
+
+
+@contextmanager
+def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastMemory) -> Iterator[None]:
+    """While open, the last layer computes one position of each prompt.
+
+    Its output is that of the rows, shape (B, 1, D), or has zeros in place of the other positions where ``memory.spreads``.
+
+    Args:
+        network: A model whose last layer can do so.
+        rows: Each prompt's position among the queries, shape (B,).
+        memory: Keeps the last layer's keys and values.
+    """
+    attention = attention_modules(network)[-1]
+    layer = layer_of(network, attention)
+    whole = layer.forward
+
+    def at_rows(state: Tensor, *args: object, **kwargs: object) -> object:  # (B, T, D)
+        length, places = state.shape[1], torch.arange(len(rows), device=rows.device)  # (B,)
+        if memory.needs_matrices(getattr(attention, EDITS, ())):
+            found = whole(state, *args, **kwargs)
+            if memory.spreads:
+                return found
+            every = found[0] if isinstance(found, tuple) else found  # (B, T, D)
+            row = every[places, rows][:, None]  # (B, 1, D)
+            return (row, *found[1:]) if isinstance(found, tuple) else row
+
+        def picked(given: object) -> object:
+            """A layer's argument beside the state, for the rows only: a mask, positions, their cosines and sines."""
+            if isinstance(given, tuple | list):
+                return type(given)(picked(one) for one in given)
+            if not isinstance(given, Tensor) or given.ndim < 2:
+                return given
+            if given.ndim == 4 and given.shape[-2] == length:  # (B or 1, 1, T, K)
+                return given.expand(len(rows), -1, -1, -1)[places, :, rows, None]  # (B, 1, 1, K)
+            if given.ndim < 4 and given.shape[1] == length:  # (B or 1, T) or (B or 1, T, d)
+                return given.expand(len(rows), *given.shape[1:])[places, rows][:, None]  # (B, 1) or (B, 1, d)
+            return given
+
+        memory.stops = True
+        try:
+            whole(state, *args, **kwargs)
+        except Reached as reached:
+            memory.last = reached.key, reached.value, rows
+        finally:
+            memory.stops = False
+        setattr(attention, ROWS, rows)
+        handle = attention.register_forward_pre_hook(causal, with_kwargs=True, prepend=True)
+        try:
+            found = whole(state[places, rows][:, None], *map(picked, args), **{n: picked(x) for n, x in kwargs.items()})
+        finally:
+            handle.remove()
+            delattr(attention, ROWS)
+            memory.last = None
+        row = found[0] if isinstance(found, tuple) else found  # (B, 1, D)
+        if memory.spreads:
+            row = torch.zeros_like(state).index_put((places, rows), row[:, 0])  # (B, T, D)
+        return (row, *found[1:]) if isinstance(found, tuple) else row
+
+    def causal(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """The mask of the rows where the fused kernel is causal by itself; of a single query it would hide nothing."""
+        if memory.masked or memory.last is None or kwargs.get("attention_mask") is not None:
+            return None
+        keys = torch.arange(memory.last[0].shape[-2], device=rows.device)  # (K,)
+        return args, {**kwargs, "attention_mask": (keys <= rows[:, None])[:, None, None]}  # (B, 1, 1, K)
+
+    own = vars(layer).get("forward")  # a library that places layers on devices may have set one
+    layer.forward = at_rows
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.forward  # the class's own method again
+        else:
+            layer.forward = own
+
+
+LastRows = Literal["alone", "in_place"]
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
+    """How a family's last layer can compute one row per prompt (:func:`last_layer_at`): on a short input, no logit changes.
+
+    Returns:
+        ``alone`` where the model can return only these rows, ``in_place`` where its output must keep its length, and None where
+        the last layer needs all rows.
+    """
+    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    rows = torch.tensor([5, 7], device=network.device)
+    places = torch.arange(2, device=network.device)
+    try:
+        layers = len(attention_modules(network))
+    except InputError:  # it answers prompts, but no study opens its attention
+        return None
+    edges = torch.zeros(2, 8, 8, dtype=torch.bool, device=network.device)  # (2, Q, K)
+    edges[:, 3, :3] = edges[:, 5, 2] = True
+
+    def logits(blocked: bool, way: LastRows | None) -> Tensor:
+        cache = DynamicCache()
+        cache.layers = [DynamicLayer() for _ in range(layers)]
+        with ExitStack() as stack:
+            stack.enter_context(vocabulary.only(network, ids.flatten()))
+            if blocked:
+                stack.enter_context(block(network, dict.fromkeys(range(layers), edges)))
+            if way:
+                stack.enter_context(last_layer_at(network, rows, cache, way == "in_place"))
+            found = network(input_ids=ids, past_key_values=cache, use_cache=True).logits.float()  # (2, 1 or T, 16)
+        return found[:, 0] if way == "alone" else found[places, rows]  # (2, 16)
+
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
+    plain = [logits(blocked, None) for blocked in (False, True)]
+    for way in get_args(LastRows):
+        try:
+            found = [logits(blocked, way) for blocked in (False, True)]
+        except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
+            continue
+        if all((a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(plain, found, strict=True)):
+            return way
+    return None

@@ -1,0 +1,97 @@
+"""Record attention weights: whole matrices, or one row per prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from icl_lens.attention.kernels import Reader, edited
+from icl_lens.network.precision import at_least_float32
+
+
+@contextmanager
+def record(network: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
+    """Record the attention weights of the forward pass inside: layer -> (B, H, Q, K), as edited by outer contexts."""
+    weights_of: dict[int, Tensor] = {}
+
+    def keep(layer: int, weights: Tensor) -> Tensor:
+        weights_of[layer] = weights.detach()
+        return weights
+
+    with edited(network, keep):
+        yield weights_of
+
+
+@contextmanager
+def record_rows(network: PreTrainedModel, rows: Tensor) -> Iterator[dict[int, Tensor]]:
+    """Record one row of the attention weights per prompt: layer -> (B, H, K), as edited by outer contexts.
+
+    It equals ``record(network)[layer][b, :, rows[b]]``, but makes no matrix: the fused kernel computes the output, and
+    separately only the requested queries are multiplied by the keys. Where the weights are written out anyway, the row is taken
+    from them: inside or around ``scale`` and ``record``, and in families that have no fused kernel here (GPT-J, which does not
+    use the attention interface, and Gemma 2, whose scores are soft-capped).
+
+    Args:
+        network: Any supported model.
+        rows: Position of each prompt's row, counted from the beginning of the whole prompt, shape (B,).
+    """
+    reader = Rows(rows)
+    with edited(network, reader):
+        yield reader.weights_of
+
+
+class Rows(Reader):
+    """Takes one row per prompt of each layer's attention weights."""
+
+    from_weights = True
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows  # (B,)
+        self.prompts = torch.arange(len(rows), device=rows.device)  # (B,)
+        self.weights_of: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        queries, keys = weights.shape[-2:]
+        self.keep(layer, weights[self.prompts, :, self._places(queries, keys)])
+        return weights
+
+    def read(
+        self, module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None = None, **arguments: object
+    ) -> None:
+        """Keep a module's rows, computed from what its attention function is given."""
+        self.keep(module.layer_idx, self.written_out(query, key, attention_mask, **arguments).to(key.dtype))
+
+    def keep(self, layer: int, row_weights: Tensor) -> None:
+        """Keep a layer's rows, shape (B, H, K)."""
+        self.weights_of[layer] = row_weights.detach()
+
+    def written_out(
+        self,
+        query: Tensor,  # (B, H, Q, d)
+        key: Tensor,  # (B, H_kv, K, d)
+        attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more)
+        scaling: float | None = None,
+        **_: object,
+    ) -> Tensor:
+        """The rows as :func:`icl_lens.attention.kernels.attend` would compute them, shape (B, H, K), in float32 at least."""
+        (batch, heads, queries, width), keys = query.shape, key.shape[-2]
+        places = self._places(queries, keys)  # (B,)
+        # The heads that share a key are grouped, so that no key is repeated.
+        asked = query[self.prompts, :, places].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
+        scale = width**-0.5 if scaling is None else scaling
+        scores = at_least_float32(asked) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H_kv, H / H_kv, K)
+        scores = scores.view(batch, heads, keys)  # (B, H, K)
+        if attention_mask is None:  # the fused kernel is causal by itself
+            mask = torch.arange(keys, device=key.device) <= self.rows[:, None, None]  # (B, 1, K)
+        else:
+            mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[self.prompts, :, places]  # (B, 1, K)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1)  # (B, H, K)
+
+    def _places(self, queries: int, keys: int) -> Tensor:
+        """Where the rows are among the queries, which are the last of the positions or these rows alone, shape (B,)."""
+        return torch.zeros_like(self.rows) if queries == 1 else self.rows - (keys - queries)

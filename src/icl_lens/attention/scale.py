@@ -1,0 +1,68 @@
+"""Multiply attention weights after the softmax, without renormalising."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from icl_lens.attention.kernels import edited
+
+
+@contextmanager
+def scale(network: PreTrainedModel, factors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Multiply attention weights after the softmax, without renormalising (anchor re-weighting, section 3.1, eq. 9).
+
+    Args:
+        network: Any supported model.
+        factors: Layer -> factors that broadcast to (B, H, Q, K); gradients flow to them.
+    """
+
+    def multiply(layer: int, weights: Tensor) -> Tensor:
+        return weights * factors[layer].to(weights.dtype) if layer in factors else weights
+
+    with edited(network, multiply):
+        yield
+
+
+@contextmanager
+def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, Tensor], None]]:
+    """Multiply one row's attention to some keys after the softmax, without renormalising; gradients flow to the factors.
+
+    It is :func:`scale` for factors that are 1 elsewhere, without matrices of them: anchor re-weighting scales the last row
+    (section 3.1, eq. 9 and 12). One open context serves many forward passes: its value is a function that sets what the next
+    passes scale,
+
+        (rows, keys, factors)
+
+    the position of each prompt's row, shape (B,), the distinct positions that it attends to, shape (B, D), both counted from
+    the beginning of the whole prompt; and the factors of all layers, shape (L, B, H, D). Before it is called nothing is scaled.
+    """
+    edit = _ScaledRows()
+    with edited(network, edit):
+        yield edit.take
+
+
+class _ScaledRows:
+    """Scales entries of one row per prompt, as an edit."""
+
+    def __init__(self) -> None:
+        self.factors: Tensor | None = None
+
+    def take(self, rows: Tensor, keys: Tensor, factors: Tensor) -> None:
+        self.rows, self.keys, self.factors = rows, keys, factors  # (B,), (B, D), (L, B, H, D)
+
+    def __call__(self, layer: int, weights: Tensor) -> Tensor:
+        if self.factors is None:
+            return weights
+        batch, heads, queries, width = weights.shape
+        place = (
+            torch.arange(batch, device=weights.device)[:, None, None],
+            torch.arange(heads, device=weights.device)[:, None],
+            (self.rows - (width - queries))[:, None, None],  # the queries are the last of the positions
+            self.keys[:, None],
+        )
+        return weights.index_put(place, weights[place] * self.factors[layer].to(weights.dtype))  # (B, H, Q, K)

@@ -1,0 +1,62 @@
+"""Check that a model's attention can be read and edited."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from icl_lens.attention.block import block
+from icl_lens.attention.kernels import edited
+from icl_lens.attention.record import record
+from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.layers import attention_modules, not_supported
+from icl_lens.network.precision import exact_products
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def require_supported(network: PreTrainedModel) -> None:
+    """Refuse a family whose attention is more than :func:`icl_lens.attention.kernels.attend`, bypasses it, or takes no mask.
+
+    A study that opens a context of this package calls this first. The check knows no families: it runs a short input through
+    the model itself and compares the logits (some of them, for speed).
+
+    Raises:
+        InputError: The model's family is not supported, with the reason.
+    """
+    ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
+    everything = torch.ones_like(ids)  # (1, 8)
+
+    def logits() -> Tensor:
+        with vocabulary.only(network, ids[0]):
+            return network(input_ids=ids, attention_mask=everything, use_cache=False).logits.float()  # (1, 8, 8)
+
+    seen: list[int] = []
+
+    def count(layer: int, weights: Tensor) -> Tensor:
+        seen.append(layer)
+        return weights
+
+    layers = len(attention_modules(network))
+    plain = logits()
+    with edited(network, count):
+        written_out = logits()
+    if not seen:
+        raise not_supported(
+            network,
+            "its attention does not pass through transformers' attention interface, so its weights can be neither read nor "
+            "edited",
+        )
+    # Half precision rounds the two differently; a missing term is as large as the logits themselves.
+    tolerance = (1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1) * plain.std()
+    if seen != list(range(layers)) or (plain - written_out).abs().max() > tolerance:
+        raise not_supported(network, "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)")
+
+    edges = torch.zeros(1, 8, 8, dtype=torch.bool, device=network.device)  # (1, Q, K)
+    edges[0, 5, :5] = True
+    with block(network, dict.fromkeys(range(layers), edges)), record(network) as weights:
+        logits()
+    if any(matrix[0, :, 5, :5].any() for matrix in weights.values()):
+        raise not_supported(network, "its attention modules take no attention_mask, so no edge can be blocked")

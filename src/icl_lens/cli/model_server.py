@@ -1,0 +1,294 @@
+"""Processes that hold a loaded model, one per model and number format; jobs on a CPU are forks of them.
+
+A job of a language model spends seconds on its imports, its tokenizer, the hash of its files and the checks of the model
+before it computes anything. The first job of a model in a run therefore starts a process that does this once
+(:func:`hand_over`). That process serves the job and all later ones: each is a fork, which shares the memory of the weights
+and copies only what it changes. It ends with the run, or after :data:`IDLE_SECONDS` without a job.
+
+A model is held only if the job runs on the CPU and the model fits into :data:`MEMORY_SHARE` of the memory beside the models
+that are held already. Every other job loads its model itself. So does a job whose model cannot be loaded, so that the error
+is the job's own. A model whose files have changed, and any model once a file of this package or of a plugin has changed, is
+loaded anew.
+
+The process loads with one thread: a fork of a process in which torch has used several can wait forever for the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from icl_lens.artifacts import code, hashes
+from icl_lens.cli import preloaded
+from icl_lens.errors import InputError
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.network import accelerators
+
+MEMORY_SHARE = 0.25
+"""Largest share of the memory for all held models together."""
+
+IDLE_SECONDS = 300
+"""A process that holds a model ends after this time without a new job."""
+
+POLL_SECONDS = 5
+
+# A loaded tokenizer needs about this many bytes per byte of its files (Gemma 3: 0.4 GB for 33 MB).
+TOKENIZER_BYTES = 13
+
+# Bytes per weight; a checkpoint is loaded in the format that the job asks for, whatever its own is.
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def hand_over(server: str, request: dict[str, Any], connection: socket.socket, lifeline: int) -> bool:
+    """Give a command to the process that holds its model, which is started if there is none yet.
+
+    This process has the command's folder, environment and standard streams.
+
+    Args:
+        server: The folder of the run's server, see :func:`icl_lens.cli.preloaded.start`.
+        request: The command, as its client sent it.
+        connection: To the client, which waits there for the exit status.
+        lifeline: A descriptor that becomes readable when the run ends.
+
+    Returns:
+        Whether it was given away. If not, this process is to run the command itself.
+    """
+    wanted = _wanted(request["arguments"])
+    if wanted is None:
+        return False
+    folder, dtype = wanted
+    try:
+        files = checkpoint_files(folder)
+        stamp = _stamp(files)
+        size = memory(files, dtype)
+    except (InputError, OSError, ValueError):  # the job itself says what is wrong with the model
+        return False
+    key = hashlib.sha256(f"{folder.resolve()}\0{dtype}".encode()).hexdigest()[:12]
+    path = os.path.join(server, f"{key}-{stamp[:12]}")
+    listener = None
+    link = socket.socket(socket.AF_UNIX)
+    with _models(server) as models:
+        known = models.get(key)
+        if known and known["stamp"] != stamp:
+            # The process that holds the old files serves whoever waits there already, and ends.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(known["path"])
+            del models[key]
+            known = None
+        if known and known["failed"]:
+            return False
+        try:
+            if not known:
+                if size + sum(model["bytes"] for model in models.values()) > MEMORY_SHARE * machine_memory():
+                    return False
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(path)
+                listener.listen(128)
+                models[key] = {"stamp": stamp, "path": path, "bytes": size, "failed": False}
+            link.connect(path)
+        except OSError:  # it was killed, or the path is too long for a socket
+            if listener:
+                listener.close()
+            models[key] = {"stamp": stamp, "path": path, "bytes": 0, "failed": True}
+            return False
+    if listener:
+        if os.fork() == 0:
+            link.close()
+            connection.close()
+            _hold(server, key, path, listener, lifeline, folder, dtype)
+        listener.close()
+    with link:
+        try:
+            if link.recv(1) != preloaded.READY:
+                return False
+            preloaded.send(link, request, [connection.fileno(), 0, 1, 2])
+        except ConnectionError:
+            return False
+    return True
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine, or of the control group that this process is in if that may use less."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            found.append(int(Path(limit).read_text()))
+    return min(found)
+
+
+def memory(files: list[Path], dtype: str) -> int:
+    """Estimate of the bytes that a loaded model takes, with its tokenizer.
+
+    Args:
+        files: Those of its checkpoint.
+        dtype: The number format that it is loaded in.
+
+    Raises:
+        ValueError: A file of weights is damaged.
+    """
+    total = 0
+    for path in files:
+        if path.suffix == ".safetensors":
+            total += _weights(path) * ITEM_BYTES[dtype]
+        elif path.suffix == ".bin":  # at least two bytes per weight
+            total += path.stat().st_size // 2 * ITEM_BYTES[dtype]
+        else:
+            total += path.stat().st_size * TOKENIZER_BYTES
+    return total
+
+
+def _weights(path: Path) -> int:
+    """How many weights a safetensors file holds, by its header."""
+    import math
+
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError(f"{path} is cut short")
+        header = json.loads(stream.read(length))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _wanted(arguments: list[str]) -> tuple[Path, str] | None:
+    """The model folder and the number format that a command loads on the CPU; None if it does no such thing."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--model")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32", choices=ITEM_BYTES)
+    try:
+        options, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # the command says it
+        return None
+    if options.model is None or accelerators.expected(options.device) or not os.path.isdir(options.model):
+        return None
+    return Path(options.model), options.dtype
+
+
+def _stamp(files: list[Path]) -> str:
+    """Changes with the files of a checkpoint, and with those of this package and of plugins, whose code loads and uses it.
+
+    Raises:
+        InputError: A plugin that the environment names cannot be used.
+    """
+    from icl_lens.studies import plugins
+
+    folders = sorted(plugins.FOLDERS.values())
+    own = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    stamps = (hashes.file_stamps([*files, *own]), preloaded.package_stamps(), [str(folder) for folder in folders])
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _models(server: str) -> Iterator[dict[str, dict[str, Any]]]:
+    """What the run knows of each held model, to read and change; no two processes at a time."""
+    with open(os.path.join(server, "models.json"), "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        models = json.loads(file.read() or "{}")
+        before = json.dumps(models)
+        yield models
+        after = json.dumps(models)
+        if after != before:
+            file.truncate(0)
+            file.write(after)
+
+
+def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: int, folder: Path, dtype: str) -> None:
+    """Load a model and serve its jobs until the run ends; returns in no process but a job's, by SystemExit."""
+    import gc
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with open(os.path.join(server, "loading"), "w") as turn:  # one model at a time
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            _load(folder, dtype)
+    except Exception:  # the job that waits finds the same error and says it
+        with contextlib.suppress(OSError), _models(server) as models:
+            if models.get(key, {}).get("path") == path:
+                models[key] |= {"bytes": 0, "failed": True}
+        os._exit(1)
+    gc.collect()
+    gc.freeze()
+    used = time.monotonic()
+    while True:
+        ready, _, _ = select.select([listener, lifeline], [], [], POLL_SECONDS)
+        if lifeline in ready:
+            os._exit(0)
+        if ready:
+            link = preloaded.forked(listener)
+            if link:
+                os.close(lifeline)
+                _run(link, threads)
+            used = time.monotonic()
+        elif not os.path.exists(path):  # other files have taken their place, or the run has ended
+            os._exit(0)
+        elif time.monotonic() - used > IDLE_SECONDS:
+            with contextlib.suppress(OSError), _models(server) as models:
+                if not select.select([listener], [], [], 0)[0]:
+                    if models.get(key, {}).get("path") == path:
+                        del models[key]
+                    os.unlink(path)
+
+
+def _load(folder: Path, dtype: str) -> None:
+    """Import what jobs need of this package, and load the model.
+
+    Raises:
+        RuntimeError: There are threads afterwards, so that a fork is not safe.
+    """
+    import importlib
+    import pkgutil
+
+    import transformers
+
+    from icl_lens import cli
+    from icl_lens.models import loading
+    from icl_lens.studies import registry, run
+
+    transformers.utils.logging.disable_progress_bar()  # it has a thread
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # and so has the reading of several weights at a time
+    commands = [module.name for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}.")]
+    computed = [study.module for study in registry.studies().values() if not registry.is_plugin(study.name)]
+    for module in (*commands, run.__name__, *computed):
+        importlib.import_module(module)
+    with contextlib.suppress(InputError):  # a file that no job needs may be at fault
+        code.read_all()
+    loading.preload(folder, dtype)
+    if threading.active_count() > 1:
+        raise RuntimeError("a fork has no threads but the one that forks")
+
+
+def _run(link: socket.socket, threads: int) -> None:
+    """Be the job that another process hands over."""
+    import torch
+
+    link.sendall(preloaded.READY)
+    try:
+        request, (connection, *streams) = preloaded.receive(link, 4)
+    except (ConnectionError, ValueError):  # it was killed meanwhile
+        os._exit(1)
+    link.close()
+    preloaded.enter(request, streams)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
+    sys.exit(preloaded.run(socket.socket(fileno=connection), request))

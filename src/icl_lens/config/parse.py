@@ -1,0 +1,156 @@
+"""From what a user wrote to a config; every fault is one sentence that names the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from icl_lens.config.keys import Config, config_type, section_of, suggest
+from icl_lens.errors import InputError
+from icl_lens.organism.recipe import Recipe
+from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
+from icl_lens.section import Section
+from icl_lens.studies import registry
+from icl_lens.tasks.own import OwnTask
+from icl_lens.tasks.task import Task
+
+
+def parse(mapping: Mapping[str, Any]) -> Config:
+    """A config from the mapping that YAML gives.
+
+    Raises:
+        InputError: One sentence per fault: the key, its value, what was expected, the nearest valid key.
+    """
+    named = mapping.get("plugins")
+    if isinstance(named, list) and all(isinstance(folder, str) for folder in named):
+        try:
+            registry.add_plugins(named)
+        except InputError as error:
+            raise InputError(f"config: {error}") from None
+    try:
+        return config_type().model_validate(dict(mapping))
+    except ValidationError as error:
+        raise InputError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The keys under ``organism``, as YAML.
+
+    Raises:
+        InputError: As :func:`parse`.
+    """
+    return parse({"organism": _yaml_option("--recipe", text)}).organism
+
+
+def parse_reader_recipe(text: str) -> ReaderRecipe:
+    """The keys under ``reader_organism``, as YAML.
+
+    Raises:
+        InputError: As :func:`parse`.
+    """
+    return parse({"reader_organism": _yaml_option("--recipe", text)}).reader_organism
+
+
+def parse_settings(study: str, text: str) -> Section:
+    """A study's settings: its keys under ``studies``, as YAML.
+
+    Raises:
+        InputError: As :func:`parse`.
+    """
+    keys = registry.study(study).settings
+    if keys is None:
+        raise InputError(f"study {study} has no settings; leave --settings out")
+    key = keys.name
+    return getattr(parse({"studies": {key: _yaml_option("--settings", text)}}).studies, key)
+
+
+def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:
+    """The task of that name, and for one of the user's own its keys under ``own_tasks``, given as YAML.
+
+    Raises:
+        InputError: As :func:`parse`, or the name is unknown.
+    """
+    config = parse({"tasks": [name], "own_tasks": {name: _yaml_option("--definition", definition)} if definition else {}})
+    return config.task(name), config.own_tasks.get(name)
+
+
+def _yaml_option(option: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{option} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def load(*paths: Path | str) -> Config:
+    """The config in one YAML file, or in several, each laid over those before it as Snakemake does it.
+
+    Raises:
+        InputError: A file is absent or is not YAML, or :func:`parse` refuses what they say.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = _overlaid(merged, _mapping(path))
+    return parse(merged)
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; anything else is replaced."""
+    both = {
+        key: _overlaid(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+    }
+    return {**below, **above, **both}
+
+
+def _mapping(path: Path | str) -> Mapping[str, Any]:
+    try:
+        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"{path} is not a config: it should hold `key: value` lines")
+    return mapping
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    """One pydantic fault as a sentence for the person who wrote the config."""
+    location = detail["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    value = detail.get("input")
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"config: unknown key {key!r} (= {value!r}); {suggest(str(location[-1]), _keys_at(location[:-1]))}"
+        case "missing":
+            return f"config: {key!r} is missing"
+        case "value_error":
+            fault = str(detail["ctx"]["error"])
+            # A fault of one section does not always say which: the sections of a mapping or list have the same words.
+            return f"config: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"config: {key}: {fault}"
+        case "model_type" | "dict_type":
+            return f"config: {key!r} is {value!r}; it must be a mapping of keys to values"
+        case "string_pattern_mismatch":
+            return f"config: {key!r} is {value!r}; a name is made of letters, digits, dots, underscores and hyphens"
+        case "list_type":
+            return f"config: {key!r} is {value!r}; it must be a list, such as [{value!r}]"
+        case "literal_error":
+            return f"config: {key!r} is {value!r}; it must be {detail['ctx']['expected']}"
+        case _:
+            message = detail["msg"][:1].lower() + detail["msg"][1:]
+            return f"config: {key!r} is {value!r}: {message.replace('input should', 'it should')}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The valid keys of the section at a place in the config."""
+    section: type[BaseModel] = config_type()
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)

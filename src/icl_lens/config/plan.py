@@ -1,0 +1,218 @@
+"""What a run will take, before it is started: jobs, GPU hours and disk, from Snakemake's own list of what it would make.
+
+    snakemake --summary --configfile my.yaml | icl-lens plan --config config.yaml my.yaml
+
+Which jobs there are is Snakemake's word. What they take is an estimate, and the printed table says from what: a forward pass
+costs 2 floating-point operations per parameter and token (the attention matrices, small at these lengths, are left out), and
+a study says itself how many forward passes over how many tokens it is (:mod:`icl_lens.studies.cost`). Nothing here was timed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from icl_lens.config.keys import Config, Model
+from icl_lens.corpora.builtin import class_counts
+from icl_lens.corpora.published import COUNTS
+from icl_lens.errors import InputError
+from icl_lens.hub import gguf_files
+from icl_lens.prompts.protocol import Protocol
+from icl_lens.prompts.schema import PROMPTS
+from icl_lens.studies import registry
+from icl_lens.studies.cost import Job
+from icl_lens.studies.study import Study
+
+
+class Size(NamedTuple):
+    """How large a model is.
+
+    Attributes:
+        parameters: How many it has.
+        layers: How many it has.
+        download: Bytes that fetching it would take; 0 when it is here.
+    """
+
+    parameters: int
+    layers: int
+    download: int
+
+
+# Models of the hub whose size is needed before they are fetched. A parameter takes 4 bytes in GPT2-XL's and GPT-J's files, 2 in
+# LLaMA's, Llama 2's and 3's.
+SIZES: dict[str, Size] = {
+    "openai-community/gpt2-xl": Size(1_557_611_200, 48, 4 * 1_557_611_200),
+    "EleutherAI/gpt-j-6b": Size(6_050_882_784, 28, 4 * 6_050_882_784),
+    "huggyllama/llama-30b": Size(32_528_943_616, 60, 2 * 32_528_943_616),
+    "meta-llama/Llama-2-7b-hf": Size(6_738_415_616, 32, 2 * 6_738_415_616),
+    "meta-llama/Meta-Llama-3-8B": Size(8_030_261_248, 32, 2 * 8_030_261_248),
+}
+
+# Mean tokens of a prompt with one demonstration per class and of its query (with the template) in the paper's data sets, by
+# GPT-2's tokenizer; other tokenizers differ by some percent.
+TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
+
+# Assumed for any other task: tokens of one text with its template.
+OTHER_TEXT = 60
+
+# Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
+TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
+
+# Assumed: bytes a second at which weights are read from disk; bytes that an artifact takes for each prompt (numbers of 48
+# layers or conditions, uncompressed); bytes of the four data sets as Parquet, generously.
+READ_RATE = 1e9
+PROMPT_BYTES = 4000
+DATA_BYTES = 50e6
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """One job of a study: which, and what it is estimated to take.
+
+    Attributes:
+        model: The model's name.
+        study: The study's name.
+        prompts: How many prompts it runs.
+        hours: GPU hours, loading included.
+    """
+
+    model: str
+    study: str
+    prompts: int
+    hours: float
+
+
+def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
+    """The jobs of a ``snakemake --summary``: how many of each rule are to be run, and the artifacts of the studies among them.
+
+    Raises:
+        InputError: It is no such summary.
+    """
+    rows = csv.DictReader(summary, delimiter="\t")
+    if rows.fieldnames is None or not {"output_file", "rule", "plan"} <= set(rows.fieldnames):
+        raise InputError("standard input is no summary of Snakemake's; pipe `snakemake --summary --configfile ...` into this")
+    rules = {registry.rule(study) for study in registry.studies().values() if study.reads}
+    seen: dict[tuple[str, str], PurePosixPath] = {}
+    for row in rows:
+        if row["plan"].startswith("no update"):
+            continue
+        path = PurePosixPath(row["output_file"])
+        # The files of a figure, a table or the report are one job; so is everything else that has a folder and name of its own.
+        name = path.stem if row["rule"] in ("figure", "table", "report") else str(path)
+        if row["rule"] in rules:  # a table, and with some studies tensors beside it
+            path = path.with_suffix(".parquet")
+            name = str(path)
+        seen.setdefault((row["rule"], name), path)
+    counts = Counter(rule for rule, _ in seen)
+    return counts, [path for (rule, _), path in seen.items() if rule in rules]
+
+
+def estimate(config: Config, path: PurePosixPath) -> StudyJob:
+    """What one job of a study is estimated to take, by the path of its artifact."""
+    model_name, task, set_name = path.parts[-4:-1]
+    study, model = registry.study(path.stem), config.model(model_name)
+    parameters, layers, _ = size(config, model)
+    work = study.cost(_job(config, study, task, set_name, layers))
+    dtype = model.dtype or config.dtype
+    width = 4 if dtype == "float32" else 2
+    seconds = 2 * parameters * work.tokens / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
+    return StudyJob(model_name, study.name, work.prompts, seconds / 3600)
+
+
+def _job(config: Config, study: Study, task: str, set_name: str, layers: int) -> Job:
+    """What a study's cost depends on. Prompts that are no corpus's (``paired``) have sizes that their study knows itself."""
+    settings = config.settings(study.name, task)
+    if study.reads is not PROMPTS:
+        return Job(settings, task, layers, len(config.seeds), config.queries, OTHER_TEXT, 0, True)
+    protocol = Protocol.of(set_name)
+    classes = len(config.task(task).label_words)
+    full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
+    return Job(
+        settings,
+        task,
+        layers,
+        seeds=len(config.seeds),
+        queries=min(config.queries, _test_size(config, task)),
+        query=query,
+        demonstrations=protocol.shots_of(classes) * (full - query),
+        fresh=protocol.fresh,
+    )
+
+
+def size(config: Config, model: Model) -> Size:
+    """How large a model is, from its files or, before it is fetched, from :data:`SIZES`.
+
+    Raises:
+        InputError: It is not here, and its size is not known.
+    """
+    folder = Path(model.folder(config.downloads))
+    if weights := sorted(folder.glob("*.safetensors")):
+        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return Size(sum(_parameters(file) for file in weights), shape.get("num_hidden_layers") or shape["n_layer"], 0)
+    if model.gguf is not None and model.hub is None:
+        header = gguf_files.check(model.gguf)
+        if header.layers is not None:
+            return Size(header.parameters, header.layers, 0)
+    if model.gguf is None and model.hub in SIZES:
+        here = any(folder.glob("*.bin"))
+        return SIZES[model.hub]._replace(download=0) if here else SIZES[model.hub]
+    raise InputError(f"model {model.name}: its size is not known before it is fetched; fetch it, or leave it out of the plan")
+
+
+def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
+    """The lines of the plan."""
+    counts, paths = jobs(summary)
+    yield f"{sum(counts.values())} jobs: {', '.join(f'{count} {rule}' for rule, count in sorted(counts.items())) or 'none'}"
+    studies = [estimate(config, path) for path in paths]
+    yield ""
+    yield "| model | study | jobs | prompts | GPU hours |"
+    yield "|---|---|---|---|---|"
+    for key in dict.fromkeys((study.model, study.study) for study in studies):
+        same = [study for study in studies if (study.model, study.study) == key]
+        hours = sum(study.hours for study in same)
+        yield f"| {key[0]} | {key[1]} | {len(same)} | {sum(study.prompts for study in same)} | {hours:.2f} |"
+    yield f"| all | | {len(studies)} | | {sum(study.hours for study in studies):.2f} |"
+    yield ""
+    models = [config.model(name) for name in dict.fromkeys(study.model for study in studies)]
+    fetched = sum(size(config, model).download for model in models)
+    largest = max(
+        (size(config, m).parameters * (4 if (m.dtype or config.dtype) == "float32" else 2) for m in models), default=0
+    )
+    results = sum(study.prompts for study in studies) * PROMPT_BYTES
+    data = DATA_BYTES if counts["fetch_dataset"] else 0
+    yield (
+        f"disk: {(fetched + data) / 1e9:.1f} GB to fetch into {config.downloads} ({fetched / 1e9:.1f} GB of it models), "
+        f"{results / 1e9:.1f} GB of results in {config.results}, at most"
+    )
+    yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
+    rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
+    every = registry.studies().items()
+    passes = ", ".join(f"{name} {study.cost.passes:g}" for name, study in every if study.reads and study.cost.passes)
+    yield (
+        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition (of "
+        "compression over the queries)"
+    )
+    yield f"assumed: {rates}; weights read at {READ_RATE / 1e9:g} GB/s once a job"
+    yield f"tokens: means of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any other text"
+
+
+def _test_size(config: Config, task: str) -> int:
+    """Texts that a task can be tested on; for a task of the user's own as many as are asked for."""
+    name = config.texts_of(task)
+    if name not in COUNTS:
+        return config.queries
+    return sum((class_counts(name) if config.data.source == "builtin" else COUNTS[name])["test"])
+
+
+def _parameters(file: Path) -> int:
+    from math import prod
+
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as tensors:
+        return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - not a mapping

@@ -1,0 +1,1 @@
+"""Models and data sets from a hub, GGUF files, and the records that say where files came from."""

@@ -1,0 +1,302 @@
+"""Converting a GGUF file, once, into a checkpoint's folder (safetensors and tokenizer files) that studies read like any other.
+
+transformers dequantises the weights and rebuilds the tokenizer from the file's vocabulary; what it makes is written here. The
+files are made in a folder ``.partial`` and moved to their places, config.json last: a folder without config.json is no
+checkpoint, so a conversion that is killed leaves nothing that counts, and the same command starts it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl_lens.artifacts import hashes
+from icl_lens.artifacts.files import whole_file
+from icl_lens.errors import InputError
+from icl_lens.hub import converted, fetched, gguf_files
+from icl_lens.hub.checkpoints import DESCRIPTIONS
+from icl_lens.hub.converted import KEPT, RECORD, Converted
+from icl_lens.progress import amount, progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+logger = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+LOCK = ".lock"
+
+# What transformers converts GGUF files with; optional, see `gemma` in pyproject.toml.
+PACKAGES = ("gguf", "accelerate")
+INSTALL = ".venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate"
+
+# The libraries whose version can change what is made.
+LIBRARIES = ("accelerate", "gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+
+# Bytes that must stay free beside the weights and a copy of the file; a tokenizer takes some of them.
+MARGIN = 100_000_000
+
+
+def require_packages() -> None:
+    """Refuse where the optional packages are not installed.
+
+    Raises:
+        InputError: One is not; with the command that installs them.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise InputError(f"converting a GGUF file needs {' and '.join(missing)}, which {are} not installed: run `{INSTALL}`")
+
+
+def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = None) -> None:
+    """Convert a GGUF file into the folder of ``out``: float32 weights, configuration and tokenizer, and write ``out``.
+
+    A file that was converted before, and whose results are intact, is not converted again. At most twice the bytes of its
+    float32 weights are in memory.
+
+    Args:
+        file: The file.
+        out: ``converted.json`` in the folder to fill; written last.
+        fetched_to: The folder that the file was fetched to; its record says what the file must be.
+
+    Raises:
+        InputError: The file cannot be used (:func:`icl_lens.hub.gguf_files.check`) or is not what was fetched; transformers
+            cannot convert it; an optional package is not installed; or the folder cannot be written.
+    """
+    file, out = Path(file), Path(out)
+    if out.name != RECORD:
+        raise InputError(f"--out {out} must be named {RECORD}, in the folder that the files go to")
+    header = gguf_files.check(file)
+    origin = _origin(file, fetched_to)
+    source = {"gguf": file.name, "size": file.stat().st_size, "sha256": _sha256(file)}
+    if origin and origin.pop("sha256") != source["sha256"]:
+        raise InputError(
+            f"{file} is not what was fetched (its SHA-256 is {source['sha256']}): delete it and "
+            f"{Path(fetched_to or '') / fetched.RECORD}, and rerun the command to fetch it again"
+        )
+    from huggingface_hub.utils import WeakFileLock
+
+    folder = out.parent
+    with _disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(folder / LOCK):
+            record = _kept(folder, source)
+            if record is None:
+                require_packages()
+                _require_own(folder)
+                _require_space(folder, header, source["size"])
+                out.unlink(missing_ok=True)  # the files are about to become another file's
+                files = _convert(file, header, folder)
+                versions = {name: metadata.version(name) for name in LIBRARIES}
+                record = Converted(
+                    **source, **origin, **{"architecture": header.architecture, "quantisation": header.quantisation},
+                    libraries=versions, files=files,
+                )  # fmt: skip
+                _move(folder, record)
+            else:
+                logger.info("%s was converted before; its files in %s are intact", file.name, folder)
+            with whole_file(out) as temporary:
+                temporary.write_text(record.text(), encoding="utf-8")
+    logger.info("%s (%s) is converted in %s", file.name, record.quantisation, folder)
+
+
+def _origin(file: Path, fetched_to: Path | str | None) -> dict[str, Any]:
+    """Of a fetched file: hub, revision, commit, and the SHA-256 that it must have."""
+    if fetched_to is None:
+        return {}
+    record = fetched.read(fetched_to)
+    name = file.relative_to(fetched_to).as_posix() if file.is_relative_to(fetched_to) else file.name
+    if record is None or name not in record.files:
+        raise InputError(
+            f"{fetched_to} holds no {name} that was fetched from the hub; `icl-lens fetch-model --gguf` fetches it"
+        )
+    return {"hub": record.hub, "revision": record.revision, "commit": record.commit, "sha256": record.files[name]["sha256"]}
+
+
+def _sha256(file: Path) -> str:
+    """SHA-256 of a file, with its progress."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream, progress(file.stat().st_size, f"reading {file.name}", unit="byte") as advance:
+        for chunk in iter(lambda: stream.read(1 << 22), b""):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _kept(folder: Path, source: dict[str, Any]) -> Converted | None:
+    """The record of the same file's conversion, where all that it made is intact."""
+    try:
+        record = converted.read(folder)
+    except InputError:  # damaged: it is made again
+        return None
+    if record is None or any(getattr(record, key) != value for key, value in source.items()):
+        return None
+    intact = all(hashes.file_hash(folder / name) == file["sha256"] for name, file in record.files.items())
+    return record if intact else None
+
+
+def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, dict[str, Any]]:
+    """Fill the folder's ``.partial``; each file's size and SHA-256."""
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    # The file is alone in a folder, so that no other file (another tokenizer, for example) is read.
+    read, lean, made = partial / "read", partial / "lean", partial / "made"
+    for place in (read, lean, made):
+        place.mkdir(parents=True)
+    (read / file.name).symlink_to(file.resolve())
+    gguf_files.write_without_vocabulary(file, header, lean / file.name)
+    what = f"{file.name}: {header.architecture}, {header.quantisation}, {header.parameters:,} weights"
+    logger.info("%s; float32 weights take %s", what, amount(4 * header.parameters))
+    with _step("1 of 4, the configuration", file, header):
+        config = _config(read, lean, file, header)
+    # The weights first: what the vocabulary leaves in memory would come on top of them.
+    with _step("2 of 4, the weights", file, header):
+        _write_weights(lean, file, config, made)
+    gc.collect()
+    with _step("3 of 4, the tokenizer (a large vocabulary takes a minute)", file, header):
+        _write_tokenizer(read, file.name, made)
+    with _step("4 of 4, the hashes of the files made", file, header):
+        paths = sorted(path for path in made.rglob("*") if path.is_file())
+        for path in paths:  # safetensors files come readable by their owner alone
+            path.chmod((made / "config.json").stat().st_mode)
+        return {
+            path.relative_to(made).as_posix(): {"size": path.stat().st_size, "sha256": hashes.file_hash(path)} for path in paths
+        }
+
+
+@contextmanager
+def _step(name: str, file: Path, header: gguf_files.Header) -> Iterator[None]:
+    """Log a step and its time; what transformers raises in it is a sentence."""
+    logger.info("step %s", name)
+    start = time.monotonic()
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # transformers, gguf and tokenizers raise what they like
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a fault of the disk; transformers' own OSErrors have no number
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"GGUF file {file}: transformers {metadata.version('transformers')} cannot convert it (architecture "
+            f"{header.architecture!r}; {first}); take safetensors weights of the model, or another GGUF file of it"
+        ) from error
+    logger.info("step %s: %.0f s", name.partition(",")[0], time.monotonic() - start)
+
+
+def _config(read: Path, lean: Path, file: Path, header: gguf_files.Header) -> PreTrainedConfig:
+    """The model's configuration, from the copy without the vocabulary; where transformers needs that, from the whole file."""
+    import transformers
+
+    def of(folder: Path) -> PreTrainedConfig:
+        return transformers.AutoConfig.from_pretrained(
+            folder, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+        )
+
+    try:
+        config = of(lean)
+    except Exception:  # some architectures' readers look for the vocabulary; any other fault is met again
+        config = of(read)
+    else:
+        # As transformers does: the size that the file states, if it reads that of this architecture, or the vocabulary's.
+        if config.vocab_size != header.vocab_size:
+            config.vocab_size = header.entries
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise InputError(f"GGUF file {file}: {header.architecture!r} is not a decoder-only language model")
+    return config
+
+
+def _write_tokenizer(read: Path, name: str, made: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(read, gguf_file=name, local_files_only=True, trust_remote_code=False)
+    tokenizer.save_pretrained(made)
+
+
+def _write_weights(read: Path, file: Path, config: PreTrainedConfig, made: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    network, report = AutoModelForCausalLM.from_pretrained(
+        read,
+        gguf_file=file.name,
+        config=config,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"GGUF file {file} lacks {len(missing)} weights of its architecture, {missing[0]} among them")
+    # The weights are plain numbers now; as a quantised model they could not be saved.
+    network.hf_quantizer = None
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    network.save_pretrained(made)
+
+
+def _move(folder: Path, record: Converted) -> None:
+    """Move what was made to its places; config.json, without which no folder is a checkpoint, goes first and comes last."""
+    made = folder / PARTIAL / "made"
+    (folder / "config.json").unlink(missing_ok=True)
+    for name in _former(folder) - {"config.json"}:
+        (folder / name).unlink(missing_ok=True)
+    # The record comes first: it names what a conversion that is killed leaves here.
+    (made / KEPT).write_text(record.text(), encoding="utf-8")
+    for name in (KEPT, *sorted(record.files.keys() - {"config.json"}), "config.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).replace(folder / name)
+    shutil.rmtree(folder / PARTIAL)
+
+
+def _former(folder: Path) -> set[str]:
+    """The files that an earlier conversion made here."""
+    try:
+        names = json.loads((folder / KEPT).read_text(encoding="utf-8"))["files"].keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+    return {name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute()}
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder with another model's files: they would be mixed with those made, or be overwritten."""
+    found = {path.name for name in (*DESCRIPTIONS, "*.safetensors", "*.bin") for path in folder.glob(name)}
+    strange = sorted(found - _former(folder))
+    if strange:
+        raise InputError(f"{folder} also holds {strange[0]}, which no conversion made: move it away, or name an empty folder")
+
+
+def _require_space(folder: Path, header: gguf_files.Header, size: int) -> None:
+    needed, free = 4 * header.parameters + size + MARGIN, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"converting takes {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free: free some, or name "
+            "another folder for downloads"
+        )
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """A fault of the disk is a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            what = f"the disk is full at {folder}: free some, and rerun the command"
+        else:
+            what = f"{folder} cannot be written ({error.strerror or error})"
+        raise InputError(f"converting a GGUF file: {what}") from error

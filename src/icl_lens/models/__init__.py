@@ -1,0 +1,1 @@
+"""Language models: loading, batches, logits, shared prefixes, generation."""

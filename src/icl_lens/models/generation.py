@@ -1,0 +1,126 @@
+"""Greedy continuations of prompts, and the log-likelihood of given answers.
+
+A prompt is read once, with a cache of its keys and values. Greedy decoding adds one token per step to the cache; candidates are
+read one after another, and the cache is cropped after each. Prompts are padded on the right, so the tokens of an answer follow
+the padding, which the mask hides and positions do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from icl_lens.errors import InputError
+from icl_lens.models.batching import Batch, batches
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import last_output
+from icl_lens.network.precision import at_least_float32
+from icl_lens.prompts.positions import TokenizedPrompt
+
+
+def candidate_ids(
+    prompts: Sequence[TokenizedPrompt], candidates: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
+) -> list[list[np.ndarray]]:
+    """Token ids of each prompt's candidates as they are read after it.
+
+    Raises:
+        InputError: A candidate changes the tokens of the prompt, or adds no token.
+    """
+    texts = [p.text + candidate for p, each in zip(prompts, candidates, strict=True) for candidate in each]
+    longer = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    found = []
+    for prompt, each in zip(prompts, candidates, strict=True):
+        # A prepended beginning-of-sequence token is not part of the text.
+        begun = prompt.ids[0] == tokenizer.bos_token_id and not prompt.text.startswith(tokenizer.bos_token)
+        own = prompt.ids[int(begun) :]
+        read = []
+        for candidate in each:
+            ids = np.array(next(longer), dtype=np.int64)
+            if len(ids) <= len(own) or (ids[: len(own)] != own).any():
+                raise InputError(
+                    f"prompt {prompt.prompt_id}: the answer {candidate!r} changes how the tokenizer reads the prompt before it"
+                )
+            read.append(ids[len(own) :])
+        found.append(read)
+    return found
+
+
+class Answering:
+    """Continues a batch of prompts that was read with a cache.
+
+    Args:
+        model: The model.
+        batch: The prompts, read whole.
+        cache: Their keys and values; it grows only while a method runs.
+        logits: At each prompt's last token, shape (B, V).
+    """
+
+    def __init__(self, model: LanguageModel, batch: Batch, cache: DynamicCache, logits: Tensor) -> None:
+        self.model, self.cache, self.first = model, cache, logits
+        self.mask, self.next = batch.mask, batch.last + 1  # (B, K), (B,)
+
+    def log_likelihood(self, candidates: Sequence[np.ndarray]) -> Tensor:
+        """The log-probability of one candidate per prompt, summed over its tokens, shape (B,).
+
+        Args:
+            candidates: Token ids of each prompt's candidate, at least one.
+        """
+        longest = max(map(len, candidates))
+        ids = torch.zeros(len(candidates), longest, dtype=torch.int64)  # (B, N)
+        there = torch.zeros(len(candidates), longest, dtype=torch.int64)  # (B, N)
+        for row, tokens in enumerate(candidates):
+            ids[row, : len(tokens)] = torch.from_numpy(tokens)
+            there[row, : len(tokens)] = 1
+        ids, there = ids.to(self.next.device), there.to(self.next.device)
+        logits = self.first[:, None]  # (B, 1, V)
+        if longest > 1:
+            mask = torch.cat([self.mask, there[:, :-1]], 1)  # (B, K + N - 1)
+            later = self._read(ids[:, :-1], mask, self.next)  # (B, N - 1, V)
+            logits = torch.cat([logits, later], 1)  # (B, N, V)
+            self._forget(longest - 1)
+        each = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0]  # (B, N)
+        return (each * there).sum(1)
+
+    def greedy(self, tokens: int) -> Tensor:
+        """Greedy decoding: the likeliest next token, then the likeliest after it, and so on, shape (B, tokens)."""
+        chosen = [self.first.argmax(-1)]  # (B,) each
+        mask = self.mask
+        for step in range(tokens - 1):
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)  # (B, K + step + 1)
+            chosen.append(self._read(chosen[-1][:, None], mask, self.next + step)[:, -1].argmax(-1))
+        self._forget(tokens - 1)
+        return torch.stack(chosen, 1)
+
+    def _read(self, ids: Tensor, mask: Tensor, start: Tensor) -> Tensor:
+        """Logits after some further tokens, shape (B, N, V); the cache keeps their keys and values."""
+        positions = start[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, N)
+        found = self.model.network(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+        )
+        return at_least_float32(found.logits)
+
+    def _forget(self, tokens: int) -> None:
+        if tokens:
+            self.cache.crop(-tokens)
+
+
+def written(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of an answer, up to an end-of-sequence token."""
+    ends = np.flatnonzero(ids == tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else []
+    return tokenizer.decode(ids[: ends[0]] if len(ends) else ids, skip_special_tokens=True)
+
+
+@torch.inference_mode()
+def greedy_answers(model: LanguageModel, prompts: Sequence[TokenizedPrompt], tokens: int, batch_tokens: int) -> list[str]:
+    """The text that a model writes after each prompt, greedily, see :meth:`Answering.greedy`."""
+    found = [""] * len(prompts)
+    for batch in batches(model, prompts, batch_tokens, kept="states"):
+        cache = DynamicCache()
+        first, _ = last_output(model, batch, use_cache=True, past_key_values=cache)  # (B, V)
+        for i, ids in zip(batch.index, Answering(model, batch, cache, first).greedy(tokens).cpu().numpy(), strict=True):
+            found[i] = written(ids, model.tokenizer)
+    return found

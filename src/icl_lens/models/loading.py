@@ -1,0 +1,294 @@
+"""Load a decoder-only checkpoint from a folder, and fail early on anything unsupported."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from icl_lens.artifacts import hashes
+from icl_lens.attention import flow, last_layer, supported
+from icl_lens.errors import InputError
+from icl_lens.hub import converted, fetched
+from icl_lens.hub.checkpoints import checkpoint_files, weight_files
+from icl_lens.models import prefixes
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.network import activations, layer_states, model_cache, vocabulary
+from icl_lens.network.precision import exact_products
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint, loaded and checked: configuration, network, tokenizer, and the hash of its files."""
+
+    config: PreTrainedConfig
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    hash: str
+
+
+# By resolved folder and number format: see :func:`preload`.
+_PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
+_TAKEN: set[tuple[Path, str]] = set()
+
+
+def load(folder: Path | str, name: str | None = None, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+    """Load a decoder-only checkpoint and its tokenizer from a folder.
+
+    Args:
+        folder: Holds config.json, *.safetensors (or, where there is none, pytorch_model*.bin) and a fast tokenizer's files.
+        name: The model's name in artifacts; by default the folder's name, for a fetched model its name on the Hub, for a
+            converted one the name of the GGUF file.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        InputError: The folder, its weights or its tokenizer is missing or corrupted, the size of a fetched or converted file
+            has changed, the device is not available, or the model is not a decoder-only language model.
+    """
+    folder = Path(folder)
+    place = pick_device(device)
+    origin = fetched.read(folder)
+    source = converted.read(folder)
+    files = checkpoint_files(folder)
+    held = _preloaded(folder, files, dtype) if place.type == "cpu" else None
+    checkpoint = held or _read(folder, files, place, dtype)
+    config, network = checkpoint.config, checkpoint.network
+    shape = config.get_text_config()
+    facts = {
+        "name": name or _own_name(folder, origin, source),
+        "family": config.model_type,
+        "layers": shape.num_hidden_layers,
+        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "files": checkpoint.hash,
+        **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
+        **(source.facts() if source else {}),
+    }
+    return LanguageModel(name=facts["name"], network=network, tokenizer=checkpoint.tokenizer, dtype=dtype, facts=facts)
+
+
+def preload(folder: Path | str, dtype: str = "float32") -> None:
+    """Load a checkpoint on the CPU for forks of this process: the first :func:`load` of it in each fork reuses it.
+
+    Results of checks of the network are kept with it. This process must have used one thread only (torch.set_num_threads(1)).
+
+    Args:
+        folder: See :func:`load`.
+        dtype: See :func:`load`.
+
+    Raises:
+        InputError: See :func:`load`; or a file changed while it was read.
+    """
+    folder = Path(folder)
+    files = checkpoint_files(folder)
+    time.sleep(min(2.0, hashes.seconds_until_settled(hashes.file_stamps(files))))
+    stamps = hashes.file_stamps(files)
+    with _messages() as messages:
+        checkpoint = _read(folder, files, torch.device("cpu"), dtype)
+    model_cache.remember(checkpoint.network)
+    for check in (
+        prefixes.is_shareable,
+        flow.ends_in_rows,
+        last_layer.ends_in_last_rows,
+        supported.require_supported,
+        layer_states.can_resume,
+        vocabulary.is_last,
+    ):
+        # An error is not kept: a study that needs the check runs it again.
+        with contextlib.suppress(Exception), torch.no_grad():
+            check(checkpoint.network)
+    if hashes.seconds_until_settled(stamps) or hashes.file_stamps(files) != stamps:
+        raise InputError(f"model folder {folder}: files changed while being read; try again")
+    _PRELOADED[folder.resolve(), dtype] = (stamps, checkpoint, messages)
+
+
+def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | None:
+    """The checkpoint that :func:`preload` loaded, at most once; None if there is none or a file has changed since."""
+    key = (folder.resolve(), dtype)
+    if key not in _PRELOADED or key in _TAKEN:
+        return None
+    stamps, checkpoint, messages = _PRELOADED[key]
+    if stamps != hashes.file_stamps(files):
+        return None
+    _TAKEN.add(key)  # the entry stays: freeing a large model takes longer than ending the process
+    for message in messages:
+        logger.handle(message)
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[list[logging.LogRecord]]:
+    """While open, keep the log records of this module, for each process that reuses the checkpoint to log them."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    level, logger.level = logger.level, logging.INFO
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+        logger.level = level
+
+
+def _read(folder: Path, files: list[Path], place: torch.device, dtype: str) -> _Checkpoint:
+    """Read and check what :func:`load` needs of a folder."""
+    config = _load_config(folder)
+    tokenizer = _load_tokenizer(folder)
+    network = _load_network(folder, config, getattr(torch, dtype)).to(place)
+    if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+        raise InputError(
+            f"model folder {folder}: the tokenizer has {len(tokenizer)} entries, but the model only "
+            f"{network.get_input_embeddings().num_embeddings} embeddings; is it another model's tokenizer?"
+        )
+    _require_causal(folder, network)
+    return _Checkpoint(config, network, tokenizer, hashes.files_hash(files))
+
+
+def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:
+    if origin:
+        return origin.hub.rpartition("/")[2]
+    return Path(source.gguf).stem if source else folder.resolve().name
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of that name; ``auto`` is cuda where it is available, otherwise cpu.
+
+    ``auto`` never selects mps: no study has been run on it, and PyTorch's attention on it has returned wrong results without an
+    error (pytorch/pytorch issues 174861, 176767 and 195910, pull request 184180).
+
+    Raises:
+        InputError: It is not available.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available.get(device, False):
+        names = ", ".join(name for name, present in available.items() if present)
+        raise InputError(f"device {device!r} is not available (available: {names})")
+    return torch.device(device)
+
+
+def _load_config(folder: Path) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types
+        raise InputError(f"model folder {folder}: config.json is not a model config ({_first_line(error)})") from error
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
+    shape = config.get_text_config()
+    if not hasattr(shape, "num_hidden_layers"):
+        raise InputError(f"model folder {folder}: config.json ({config.model_type!r}) does not give the number of layers")
+    return config
+
+
+def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    pickled = [path for path in weight_files(folder) if path.suffix == ".bin"]
+    if pickled:
+        what = "model folder %s: no safetensors; the weights are read from PyTorch files, tensors only (weights_only)"
+        logger.info(what, folder)
+        for path in pickled:
+            _require_tensors(path)
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=not pickled,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers, safetensors and model families raise many types
+        raise InputError(f"model folder {folder}: the weights cannot be loaded ({_first_line(error)})") from error
+    # transformers would fill missing weights and weights of another size with random numbers, and continue.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"model folder {folder}: the checkpoint lacks {len(missing)} weights, for example {missing[0]}")
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    if mismatched:
+        raise InputError(
+            f"model folder {folder}: the size of {len(mismatched)} weights differs from config.json, "
+            f"for example {mismatched[0]}"
+        )
+    unused = sorted(report["unexpected_keys"])
+    if unused:
+        what = "model folder %s: %d weights are not used because config.json does not include them, for example %s"
+        logger.warning(what, folder, len(unused), unused[0])
+    activations.fuse(network)
+    return network.eval().requires_grad_(False)
+
+
+def _require_tensors(path: Path) -> None:
+    """Refuse a pickled file of weights that contains anything but tensors: unpickling it could run code.
+
+    No code runs here: torch's restricted unpickler accepts only tensors, plain values and their containers. With the device
+    "meta" it reads no weights.
+    """
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is not loaded: it contains more than tensors (it could run code) or is corrupted; use safetensors weights"
+        ) from error
+    except Exception as error:  # a truncated file raises many types
+        raise InputError(f"model folder {path.parent}: the weights cannot be loaded ({_first_line(error)})") from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path} does not contain tensors by name; use safetensors weights")
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise InputError(f"model folder {folder}: its tokenizer gives no offsets; a fast tokenizer is needed (tokenizer.json)")
+    return tokenizer
+
+
+@exact_products()
+@torch.inference_mode()
+def _require_causal(folder: Path, network: PreTrainedModel) -> None:
+    """Refuse a model in which a token changes predictions at earlier positions (an encoder with a language-model head).
+
+    A causal model computes the same numbers twice; the tolerance is for non-deterministic kernels.
+    """
+    ids = torch.arange(1, 7, device=network.device)[None]  # (1, 6)
+    other = ids.clone()
+    other[0, -1] += 1
+    first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, other))  # (5, V) each
+    if not first.isfinite().all():
+        raise InputError(
+            f"model folder {folder}: its logits are not finite in {str(network.dtype).removeprefix('torch.')}; "
+            "use a dtype with a larger range, or check the weights"
+        )
+    if (first - second).abs().max() > 1e-3 * first.float().std():
+        raise InputError(
+            f"model folder {folder}: {type(network).__name__} attends to later tokens, so it is an encoder; "
+            "a decoder-only language model is needed"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

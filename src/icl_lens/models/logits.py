@@ -1,0 +1,64 @@
+"""Next-token logits of a batch: of the whole vocabulary, or of the label words only."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from icl_lens.attention.last_layer import last_layer_at
+from icl_lens.models import prefixes
+from icl_lens.models.batching import Batch
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.network import vocabulary
+from icl_lens.network.precision import at_least_float32
+
+# At most so many logits are made in one product at positions where only some prompts end; beyond, each prompt has its own.
+_LOGITS = 2**25
+
+
+def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
+
+    The vocabulary matrix and, where the family allows it, the last layer's queries and feed-forward part are applied to these
+    rows only.
+    """
+    rows = batch.last - batch.start  # (B,)
+    if batch.ids.shape[1] == 1:
+        return at_least_float32(model.network(**batch.inputs()).logits[:, 0])  # (B, V)
+    way = None if torch.is_grad_enabled() else model.ends_in_last_rows
+    if not way:
+        return last_output(model, batch)[0]
+    inputs = batch.inputs()
+    cache = inputs.get("past_key_values") or prefixes.passing(model.network)
+    given = {"past_key_values": cache, "use_cache": True}
+    if way == "alone":
+        with last_layer_at(model.network, rows, cache):
+            return at_least_float32(model.network(**{**inputs, **given}).logits[:, 0])  # (B, V)
+    with last_layer_at(model.network, rows, cache, spreads=True):
+        return last_output(model, batch, **given)[0]
+
+
+def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[torch.Tensor, Any]:
+    """What :func:`last_logits` returns, and the model's output (without usable logits).
+
+    Args:
+        model: The model.
+        batch: The prompts.
+        arguments: Further arguments of the forward pass; they override those of the batch.
+    """
+    kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
+    wide = len(place) * len(kept) * vocabulary.size(model.network) > _LOGITS
+    rows = vocabulary.rows(model.network, place) if wide else nullcontext()
+    with rows:
+        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=kept)
+    logits = output.logits[:, 0] if wide else output.logits[torch.arange(len(place), device=place.device), place]  # (B, V)
+    return at_least_float32(logits), output
+
+
+def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """The last position's logits of the label words, shape (B, C); only these rows of the vocabulary matrix are used."""
+    tokens, column = torch.unique(batch.label_ids, return_inverse=True)  # (M,), (B, C)
+    with vocabulary.only(model.network, tokens) as alone:
+        return last_logits(model, batch).gather(1, column if alone else batch.label_ids)

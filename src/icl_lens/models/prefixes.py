@@ -1,0 +1,299 @@
+"""Shared prefixes: the common beginning of several prompts is read once.
+
+In a causal model the keys and values of a beginning do not depend on what follows. So the model reads the beginning once, and
+then only the prompts' tails, whose queries attend to the cached keys and values and to their own:
+
+    for group in sharing(model, prompts):
+        prefix = prefixes.read(model.network, group.ids)
+        for batch in batches(model, prompts, budget, group.index, prefix):
+            logits = last_logits(model, batch)
+
+An intervention that is open while a beginning is read (blocked edges, scaled weights) affects its keys and values: open the
+same intervention for the tails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from icl_lens.network import memory, model_cache, vocabulary
+from icl_lens.network.precision import exact_products
+from icl_lens.prompts.positions import TokenizedPrompt
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that share their beginning.
+
+    Attributes:
+        index: Their indices in the list of prompts, ascending.
+        ids: Token ids of the beginning, shape (P,); P is 0 for the group of all prompts without a shared beginning.
+    """
+
+    index: list[int]
+    ids: np.ndarray
+
+
+def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
+    """Group the prompts by their beginnings.
+
+    Prompts share a beginning if their tokens, anchors and classes are equal up to the last demonstration's label word. A group
+    shares the longest common beginning of its prompts, at most all but the last token of the shortest.
+
+    Args:
+        prompts: Any prompts.
+        least: Fewest prompts of a group.
+
+    Returns:
+        Each prompt in one group; groups in the order of their first prompts. The prompts without a shared beginning are in the
+        last group, whose beginning is empty.
+    """
+    candidates: dict[tuple[bytes, ...], list[int]] = {}
+    unshared = []
+    for place, prompt in enumerate(prompts):
+        if len(prompt.anchors):
+            key = (prompt.ids[: prompt.anchors[-1] + 1].tobytes(), prompt.anchors.tobytes(), prompt.demo_labels.tobytes())
+            candidates.setdefault(key, []).append(place)
+        else:
+            unshared.append(place)
+    found = []
+    for index in candidates.values():
+        if len(index) >= least:
+            found.append(Group(index, _common_beginning([prompts[i].ids for i in index])))
+        else:
+            unshared += index
+    if unshared:
+        found.append(Group(sorted(unshared), np.empty(0, dtype=np.int64)))
+    return found
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The keys and values of a beginning.
+
+    Attributes:
+        keys: Keys in each layer, shape (1, H_kv, P, d); of several beginnings in a batch (B, H_kv, P, d).
+        values: Values in each layer, of the same shape.
+        length: Number of tokens P.
+        before: The beginning that it continues, if any: its own keys and values are then only those of the tokens after it.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    length: int
+    before: Prefix | None = None
+
+    def cache(self, rows: int, growing: bool = False) -> DynamicCache:
+        """The ``past_key_values`` of a forward pass over the tails of ``rows`` prompts; views, nothing is copied.
+
+        (A beginning that continues another is concatenated with it here.) Unless ``growing``, a forward pass does not change
+        it, so a layer's concatenated keys and values are freed when the layer is done. It has no config: a layer with a sliding
+        window keeps all keys too, and its mask hides those outside.
+        """
+        cache = DynamicCache()
+        for keys, values in self._whole():
+            layer = _Growing() if growing else _Beginning()
+            layer.begin(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))  # (B, H_kv, P, d)
+            cache.layers.append(layer)
+        return cache
+
+    def _whole(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of all P tokens, layer by layer, shape (1, H_kv, P, d) each."""
+        if self.before is None:
+            yield from zip(self.keys, self.values, strict=True)
+            return
+        for (first, one), second, two in zip(self.before._whole(), self.keys, self.values, strict=True):
+            yield torch.cat([first, second], dim=-2), torch.cat([one, two], dim=-2)
+
+
+def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None) -> Prefix | None:
+    """Read a beginning in one forward pass, with the attention contexts that are open, without the vocabulary matrix.
+
+    The pass ends as soon as the last layer has its keys and values. For layers that an open
+    :func:`icl_lens.network.layer_states.resume` skips they are zeros, which use no memory.
+
+    A prefix read inside ``torch.inference_mode`` can be used in that mode only; gradients flow through it if they are
+    enabled and something in an open context requires them.
+
+    Args:
+        network: A model for which :func:`is_shareable` holds.
+        ids: Token ids, shape (P,); with ``before`` those that follow it.
+        before: A beginning that was already read and that this one continues; it is stored once for all that continue it.
+
+    Returns:
+        None for an empty beginning; ``before`` if nothing follows it.
+    """
+    return read_each(network, [ids], before)[0]
+
+
+def read_each(
+    network: PreTrainedModel, continuations: Sequence[np.ndarray], before: Prefix | None = None, budget: int | None = None
+) -> list[Prefix | None]:
+    """:func:`read` for a batch of beginnings, which may all continue the same one.
+
+    Args:
+        network: A model for which :func:`is_shareable` holds.
+        continuations: Token ids of each of the N beginnings.
+        before: The beginning that they all continue.
+        budget: Tokens per forward pass (:meth:`icl_lens.network.memory.Sizes.rows`); all at once by default.
+
+    Returns:
+        In the order given; ``before`` for one that adds nothing to it.
+    """
+    found: list[Prefix | None] = [before] * len(continuations)  # for those that are empty
+    start = before.length if before else 0
+    order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
+    sizes = None if budget is None else memory.sizes(network)
+    while order:
+        longest = len(continuations[order[0]])
+        size = len(order) if sizes is None else sizes.rows(budget, longest, start, "states")
+        some, order = order[:size], order[size:]
+        # Padded on the right, where a causal model does not attend.
+        padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
+        tokens = torch.from_numpy(padded).to(network.device)
+        cache = before.cache(len(some), growing=True) if before else _empty(network)
+        _end_with(cache.layers[-1])
+        with suppress(_Filled):
+            network(
+                input_ids=tokens,
+                position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
+            )
+        for row, i in enumerate(some):
+            end = start + len(continuations[i])
+            keys, values = (tuple(_own(x, row, start, end) for x in xs) for xs in zip(*_memories(cache), strict=True))
+            found[i] = Prefix(keys, values, end, before)
+    return found
+
+
+class _Filled(Exception):  # noqa: N818 - not an error: it ends a forward pass once the last keys and values are stored
+    pass
+
+
+def _empty(network: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers = [DynamicLayer() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    return cache
+
+
+def _end_with(layer: DynamicLayer) -> None:
+    """End a forward pass when it has filled this layer of its cache."""
+    update = layer.update
+
+    def fill(*args: object, **kwargs: object) -> None:
+        update(*args, **kwargs)
+        raise _Filled
+
+    layer.update = fill
+
+
+def _memories(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    of_last = cache.layers[-1]
+    for layer in cache.layers:
+        if layer.is_initialized:
+            yield layer.keys, layer.values
+        else:  # skipped
+            yield tuple(x.new_zeros(1).expand(x.shape) for x in (of_last.keys, of_last.values))
+
+
+def passing(network: PreTrainedModel) -> DynamicCache:
+    """A cache for a forward pass without a prefix that keeps nothing."""
+    cache = DynamicCache()
+    cache.layers = [_Passing() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    return cache
+
+
+def _own(memory: Tensor, row: int, start: int, end: int) -> Tensor:
+    """One row from a position on, shape (1, H_kv, P, d); copied, so that the rest can be freed."""
+    whole = len(memory) == 1 and not start and end == memory.shape[-2]
+    return memory if whole else memory[row : row + 1, :, start:end].clone()
+
+
+def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
+    """Several beginnings as a batch of B rows, padded on the left to the longest, so that each ends where its tail begins.
+
+    (A sliding window counts indices, not positions.) The padding is zeros; an attention mask must hide it.
+    """
+    longest = max(prefix.length for prefix in beginnings)
+    padded = [
+        [[nn.functional.pad(x, (0, 0, longest - prefix.length, 0)) for x in layer] for layer in prefix._whole()]
+        for prefix in beginnings
+    ]
+    layers = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*padded, strict=True)]
+    return Prefix(tuple(keys for keys, _ in layers), tuple(values for _, values in layers), longest)  # (B, H_kv, P, d) each
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def is_shareable(network: PreTrainedModel) -> bool:
+    """Whether a model can share a prefix: on a short input, no logit of a tail changes.
+
+    A family whose state is not keys and values (a state-space model) cannot.
+    """
+    beginning, length = 16, 24
+    ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
+    ids %= network.get_input_embeddings().num_embeddings
+    ids[1, :beginning] = ids[0, :beginning]
+    mask = torch.ones_like(ids)  # (2, T)
+    mask[1, -3:] = 0
+    positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
+    with vocabulary.only(network, ids.flatten()):  # 2 T tokens' logits, for speed
+        plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, 2 T)
+    try:
+        prefix = read(network, ids[0, :beginning].cpu().numpy())
+        with vocabulary.only(network, ids.flatten()):
+            shared = network(
+                input_ids=ids[:, beginning:],
+                attention_mask=mask,
+                position_ids=positions[:, beginning:],
+                past_key_values=prefix.cache(2),
+                use_cache=True,
+            ).logits  # (2, T - P, 2 T)
+    except Exception:  # whatever a family raises that does not support such a cache
+        return False
+    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, 2 T)
+    # Half precision rounds the two differently; a wrong position or a missing key changes them far more.
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
+    return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
+
+
+class _Growing(DynamicLayer):
+    """One layer's keys and values of a beginning; what is read after it is appended."""
+
+    def begin(self, keys: Tensor, values: Tensor) -> None:
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+
+class _Beginning(_Growing):
+    """One layer's keys and values of a beginning; each tail's are concatenated with them, and they never change."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
+
+
+class _Passing(DynamicLayer):
+    """One layer of a cache that keeps nothing."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
+def _common_beginning(sequences: Iterable[np.ndarray]) -> np.ndarray:
+    """The longest common beginning that leaves at least one token of each sequence."""
+    sequences = list(sequences)
+    shortest = min(len(ids) for ids in sequences) - 1
+    first = sequences[0][:shortest]
+    length = min(int(np.append(first != ids[:shortest], True).argmax()) for ids in sequences)
+    return first[:length]

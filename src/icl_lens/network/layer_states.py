@@ -1,0 +1,115 @@
+"""The inputs of layers: record them in one forward pass, and begin another pass at a layer with them.
+
+A run that changes only layers i, i + 1, ... has the same states before them as the plain run and need not recompute them:
+
+    with record(network, [i]) as states:        # layer -> State, of shape (B, T, D)
+        network(**batch.inputs())
+    with resume(network, states[i]):            # the layers before i are skipped
+        logits = network(**batch.inputs()).logits
+
+Embeddings, masks and rotary embeddings are still computed; only the computation inside the layers is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.layers import attention_modules, decoder_layers
+from icl_lens.network.precision import exact_products
+
+
+@dataclass(frozen=True)
+class State:
+    """The input of a layer.
+
+    Attributes:
+        layer: Counted from 0.
+        values: Shape (B, T, D).
+        wrapped: Whether the family's layers return a tuple whose first entry is the state.
+    """
+
+    layer: int
+    values: Tensor
+    wrapped: bool
+
+
+@contextmanager
+def record(network: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[int, State]]:
+    """Record the inputs of some layers (from 1 on) in the forward pass inside: layer -> :class:`State`."""
+    states: dict[int, State] = {}
+
+    def keep(layer: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+            wrapped = isinstance(output, tuple)
+            states[layer] = State(layer, output[0] if wrapped else output, wrapped)
+
+        return hook
+
+    every = decoder_layers(network) if layers else []
+    handles = [every[layer - 1].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
+    """Begin the forward passes inside at a layer with a recorded input; the layers before it compute nothing.
+
+    Args:
+        network: A model for which :func:`can_resume` holds.
+        state: Recorded for the same batch shape as the tokens that the passes inside are given.
+    """
+
+    def skip(*_: object, **__: object) -> Tensor | tuple:
+        return (state.values,) if state.wrapped else state.values
+
+    skipped = decoder_layers(network)[: state.layer]
+    own = [vars(layer).get("forward") for layer in skipped]
+    for layer in skipped:
+        layer.forward = skip
+    try:
+        yield
+    finally:
+        for layer, forward in zip(skipped, own, strict=True):
+            if forward is None:
+                del layer.forward  # the class's own method again
+            else:
+                layer.forward = forward
+
+
+@exact_products()
+@torch.no_grad()
+@model_cache.cached_check
+def can_resume(network: PreTrainedModel) -> bool:
+    """Whether a family's forward pass can begin at a layer: on a short input, no logit changes."""
+    layer = len(attention_modules(network)) - 1
+    if layer < 1:
+        return False
+    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    other = ids.flip(0)  # (2, T): a layer that is not skipped would change the logits
+
+    def logits(tokens: Tensor, state: State | None = None) -> Tensor:
+        with ExitStack() as stack:
+            stack.enter_context(vocabulary.only(network, ids.flatten()))
+            if state is not None:
+                stack.enter_context(resume(network, state))
+            return network(input_ids=tokens, use_cache=False).logits.float()  # (2, T, 16)
+
+    try:
+        with record(network, [layer]) as states:
+            plain = logits(ids)
+        found = logits(other, states[layer])
+    except Exception:  # whatever a family raises whose layers return something else
+        return False
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
+    return bool((plain - found).abs().max() <= tolerance * plain.abs().max())

@@ -1,0 +1,48 @@
+"""The layers of a network, and their attention modules."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from icl_lens.errors import InputError
+
+
+def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
+    """A model's self-attention modules, first layer first.
+
+    Raises:
+        InputError: There is not one per layer, so this family is not supported.
+    """
+    attentions = [m for m in network.modules() if type(m).__name__.endswith("Attention")]
+    if not attentions:
+        raise not_supported(network, "it has no attention layers")
+    # Other attentions that a model may have, of its image encoder say, have no layer index.
+    found = [m for m in attentions if hasattr(m, "layer_idx")]
+    if not found:
+        raise not_supported(network, "its attention modules have no layer index (layer_idx)")
+    layers = network.config.get_text_config().num_hidden_layers
+    if [m.layer_idx for m in found] != list(range(layers)):
+        raise not_supported(network, f"it has {len(found)} attention modules for {layers} layers; one per layer is needed")
+    return found
+
+
+def decoder_layers(network: PreTrainedModel) -> list[nn.Module]:
+    """The entries of a model's list of layers, first layer first; each holds one of :func:`attention_modules`."""
+    return [layer_of(network, attention) for attention in attention_modules(network)]
+
+
+def layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
+    """The entry in a model's list of layers that holds an attention module."""
+    name = next(name for name, module in network.named_modules() if module is attention)
+    while name:
+        outer = name.rpartition(".")[0]
+        if isinstance(network.get_submodule(outer), nn.ModuleList):
+            return network.get_submodule(name)
+        name = outer
+    raise AssertionError(f"{type(attention).__name__} is in no list of layers")
+
+
+def not_supported(network: PreTrainedModel, reason: str) -> InputError:
+    """The error for a model family that cannot be studied."""
+    return InputError(f"model family {network.config.model_type!r} is not supported: {reason}")

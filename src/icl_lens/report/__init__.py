@@ -1,0 +1,1 @@
+"""The report and the published page: claims, figures, tables, walks and lineage."""

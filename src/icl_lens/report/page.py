@@ -1,0 +1,346 @@
+"""The report: one HTML page that says which claims held, shows every figure and table, and leads back to what they are made of.
+
+The page needs no network and no other file to be read (pictures are inside it); its links lead to the files beside it. Every
+text that is put into it is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from icl_lens.artifacts import code, files, notebooks, parquet, provenance
+from icl_lens.errors import InputError
+from icl_lens.report import claims, figures, lineage, pictures, walk
+from icl_lens.report.claims import Paper, Verdict
+from icl_lens.studies import registry
+
+# In this order in the page's counts.
+OUTCOMES = ("reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here")
+
+# The record of a page on which something is missing, beside it; a complete page has index.json.
+INCOMPLETE = "incomplete.json"
+
+# What colours a terminal's text.
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*m")
+
+# Texts that a paper's numbers can be compared on.
+_ORIGINAL = ("files", "hub")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A file on the way from the corpus to an item.
+
+    Attributes:
+        name: Its path below the results folder.
+        hash: SHA-256 of its content, as what was made from it has recorded it.
+        level: How many steps lie between it and the item.
+    """
+
+    name: str
+    hash: str
+    level: int
+
+
+@dataclass
+class Shown:
+    """A figure or table as the page shows it.
+
+    Attributes:
+        name: Its name as a target.
+        kind: figure or table.
+        heading: What the page puts it under.
+        caption: What it shows.
+        run: What was run for it, one sentence; empty for what no model was run for.
+        artifacts: The tables it was drawn from, below the results folder.
+        chain: All that it was made from.
+        links: href and text of its files.
+        csv: What it plots or says.
+        picture: A figure's SVG as a data URI.
+        table: A table's head, rows and notes.
+        alt: A figure's finding, in words.
+        about: Metadata of its tables.
+    """
+
+    name: str
+    kind: str
+    heading: str
+    caption: str
+    run: str
+    artifacts: list[str]
+    chain: list[Step]
+    links: list[dict[str, str]]
+    csv: pd.DataFrame
+    picture: str = ""
+    table: dict[str, Any] = field(default_factory=dict)
+    alt: str = ""
+    about: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Its name in its own paper: ``kr_figure_2`` is Figure 2 there."""
+        return re.sub(r"^(kr|cr|rc)_", "", self.name).replace("_", " ").capitalize()
+
+    @property
+    def notebook(self) -> str:
+        """Link to the notebook that drew it."""
+        return f"../notebooks/{self.name}.ipynb"
+
+
+def write(
+    results: Path,
+    items: Sequence[str],
+    claims_files: Sequence[Path],
+    page: Path,
+    out: Path,
+    walks: Sequence[Path] = (),
+    missing: Mapping[str, str] | None = None,
+) -> None:
+    """Write the report of a results folder.
+
+    A page on which something is missing says so at its top. Its record is :data:`INCOMPLETE`, not ``index.json``: so Snakemake
+    writes the page again in the next run, and ``icl-lens audit`` reports it.
+
+    Args:
+        results: The results folder.
+        items: The figures and tables to show; they must lie there.
+        claims_files: One a paper.
+        page: The folder with the page's template, style and script.
+        out: The page.
+        walks: Folders of studies whose prompts can be walked, see :mod:`icl_lens.report.walk`.
+        missing: The figures and tables that a failed run did not make, each with the reason, a sentence (:func:`failure`).
+
+    Raises:
+        InputError: A file of an item is missing or damaged, or a claims file cannot be used.
+    """
+    missing = {name: missing[name] for name in sorted(missing or {}, key=_place)}
+    papers = [claims.load(path) for path in claims_files]
+    shown = {name: _shown(results, name) for name in sorted(items, key=_place)}
+    ids = Counter(claim.id for paper in papers for claim in paper.claims)
+    if twice := next((name for name, count in ids.items() if count > 1), None):
+        raise InputError(f"the claim {twice} stands in two claims files; give one of them another id")
+    of_paper = {paper.name: list(verdicts_of(paper, shown, missing)) for paper in papers}
+    verdicts = [verdict for found in of_paper.values() for verdict in found]
+    for name, item in shown.items():
+        item.alt = _alt(item, [v for v in verdicts if v.claim.item == name])
+    about = [metadata for item in shown.values() for metadata in item.about]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(page), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    pairs = lineage.edges({name: [(step.level, step.name) for step in item.chain] for name, item in shown.items()})
+    first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
+    if walks:
+        walking = {
+            "walks": _packed(walk.read(walks)),
+            "charts": walk.charts(),
+            "edges": walk.EDGES,
+            "library": Markup(walk.library()),
+            "walk_script": Markup((page / "walk.js").read_text(encoding="utf-8")),
+        }
+    else:
+        walking = {"walks": ""}
+    html = environment.get_template("index.html.jinja").render(
+        style=Markup((page / "report.css").read_text(encoding="utf-8")),
+        script=Markup((page / "report.js").read_text(encoding="utf-8")),
+        papers=papers,
+        missing=missing,
+        whole=len(shown) + len(missing),
+        models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
+        weights=figures.weights,
+        notes=figures.notes([m for m in about if "model" in m]),
+        outcomes=[outcome for outcome in OUTCOMES if any(v.outcome == outcome for v in verdicts)],
+        counts={name: _counts(found) for name, found in of_paper.items()},
+        verdicts=[
+            {
+                **{name: getattr(v, name) for name in ("claim", "model", "outcome", "ours", "prompts", "reason")},
+                "paper": name,
+                "rule": claims.rule_in_words(v.claim),
+                "item": shown.get(v.claim.item),
+                "first": first[v.claim.id] is v,
+            }
+            for name, found in of_paper.items()
+            for v in found
+        ],
+        items=[(heading, list(group)) for heading, group in groupby(shown.values(), lambda item: item.heading)],
+        graph=pictures.data_uri(lineage.svg(pairs, list(shown))),
+        graph_in_words=lineage.in_words(pairs, list(shown)),
+        libraries=about[0]["libraries"] if about else {},
+        **walking,
+    )
+    complete, incomplete = out.with_suffix(".json"), out.with_name(INCOMPLETE)
+    (complete if missing else incomplete).unlink(missing_ok=True)
+    with files.whole_file(out) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    read = [results / f"{item.kind}s" / f"{name}.json" for name, item in shown.items()]
+    walked = [study.name for study in registry.studies().values() if study.walked]
+    read += [folder / f"{kind}.parquet" for folder in walks for kind in walked]
+    notebooks.write_record(
+        incomplete if missing else complete,
+        inputs=read,
+        outputs=[out],
+        code=code.code_hash("icl_lens.report.page"),
+        libraries=provenance.library_versions(),
+        **({"missing": missing} if missing else {}),
+    )
+
+
+def failure(log: Path) -> str:
+    """The sentence of a failed job: the last line of its log, without the command's or the error's name.
+
+    Args:
+        log: The job's log. What failed without a word, such as a process that was killed, has an empty one or none.
+    """
+    try:
+        lines = _TERMINAL.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return re.sub(r"^(icl-lens [a-z-]+|InputError): ", "", last) or "it failed without a message"
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
+
+
+def verdicts_of(paper: Paper, shown: dict[str, Shown], missing: Mapping[str, str] | None = None) -> Iterator[Verdict]:
+    """A paper's claims, judged by what is shown: one verdict per claim and model."""
+    for claim in paper.claims:
+        item = shown.get(claim.item)
+        wanted = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
+        own = [] if item is None else _own(item.about, wanted)
+        yield from claims.judge(claim, None if item is None else item.csv, own, (missing or {}).get(claim.item, ""))
+
+
+def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
+    """The names of the models that come from the hub under a wanted name and were run on original texts alone."""
+    of_model: dict[str, list[bool]] = {}
+    for metadata in about:
+        if "model" in metadata:
+            model = metadata["model"]
+            original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in wanted
+            original = original and "gguf" not in model  # quantised weights are not the paper's
+            of_model.setdefault(metadata["model"]["name"], []).append(original)
+    return [name for name, original in of_model.items() if all(original)]
+
+
+def _shown(results: Path, name: str) -> Shown:
+    item = registry.items()[name]
+    folder = results / f"{item.kind}s"
+    try:
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        inputs, outputs = dict(record["inputs"]), dict(record["outputs"])
+        csv = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}/{name} is missing or damaged; `snakemake {name} --cores all` makes it") from error
+    # (What a study trained lies beside its table, which says all of both.)
+    about = [parquet.about(results / path) for path in inputs if path.endswith(".parquet")]
+    made = Shown(
+        name=name,
+        kind=item.kind,
+        heading=registry.groups()[item.group].heading,
+        caption=_plain(item.title) + ".",
+        run=_run(about),
+        artifacts=list(inputs),
+        chain=list(_chain(results, inputs)),
+        links=[
+            *(
+                {"href": f"../{path}", "text": "notebook" if path.endswith(".ipynb") else path.rpartition(".")[2].upper()}
+                for path in outputs
+            ),
+        ],
+        csv=csv,
+        about=about,
+    )
+    if item.kind == "figure":
+        made.picture = pictures.data_uri((folder / f"{name}.svg").read_text(encoding="utf-8"))
+    else:
+        text = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+        made.table = {"head": list(text.columns), "rows": [[_short(c) for c in row] for row in text.to_numpy()], "notes": []}
+        made.table["notes"] = _notes((folder / f"{name}.md").read_text(encoding="utf-8"))
+    return made
+
+
+def _place(name: str) -> tuple[int, str, int, str]:
+    """Group by group; figures before tables, by their numbers, those without one last."""
+    item = registry.items()[name]
+    order, kind = list(registry.groups()).index(item.group), item.kind
+    rest = name.rpartition("_")[2]
+    return (order, kind, int(rest), "") if rest.isdecimal() else (order, kind, 1000, name)
+
+
+def _notes(markdown: str) -> list[str]:
+    """The paragraphs below a Markdown table, as plain text."""
+    paragraphs = (" ".join(part.split()) for part in markdown.split("\n\n"))
+    return [re.sub(r"\\([^A-Za-z0-9\s])", r"\1", part) for part in paragraphs if part and not part.startswith("|")]
+
+
+def _short(cell: str) -> str:
+    """A number as a reader wants it; the CSV beside it has all digits."""
+    return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
+
+
+def _plain(text: str) -> str:
+    """A title without its mathematics marks."""
+    return re.sub(r"\$(\w)_\{(\w+)\}\$", r"\1_\2", text)
+
+
+def _run(about: list[dict[str, Any]]) -> str:
+    """What was run, one sentence."""
+    studies = [metadata for metadata in about if "model" in metadata]
+    if not studies:
+        return ""
+
+    def several(values) -> str:
+        return ", ".join(dict.fromkeys(map(str, values)))
+
+    tasks = several(figures.task_title(m, "prompts of another's") for m in studies)
+    prompts = sorted({m["observed"]["prompts"] for m in studies})
+    texts = several(m["corpus"]["source"] for m in studies).replace("builtin", "built-in look-alikes")
+    seeds = several(seed for m in studies for seed in m["seeds"])
+    return (
+        f"Run: {several(map(_named, studies))} on {tasks} (texts: {texts}), "
+        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; "
+        f"{several(map(figures.number_format, studies))} on "
+        f"{several(m['device'] for m in studies)}."
+    )
+
+
+def _named(metadata: dict[str, Any]) -> str:
+    """A model's name, with what must be said of its weights."""
+    said = figures.weights(metadata["model"])
+    return metadata["model"]["name"] + (f" ({said})" if said else "")
+
+
+def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:
+    """What an artifact was made from, and what that was made from, down to the corpus; nothing twice below one parent."""
+    for name, digest in inputs.items():
+        yield Step(name, digest, level)
+        path = results / name
+        if path.suffix == ".parquet" and path.is_file():
+            yield from _chain(results, parquet.about(path)["inputs"], level + 1)
+
+
+def _packed(data: Any) -> str:
+    """JSON, compressed, as text that a page can hold; the same data give the same text."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _alt(item: Shown, verdicts: list[Verdict]) -> str:
+    """What a figure shows, and what it says of the claims."""
+    found = [f"{v.model}: {v.outcome} ({v.claim.statement.rstrip('.')})." for v in verdicts if v.model]
+    return " ".join([item.caption, *found])

@@ -1,0 +1,828 @@
+"""The page, the scorecard and the pictures that a repository keeps of a run: what its claims came to on one model.
+
+Everything is read from results folders that pass :mod:`icl_lens.artifacts.audit`; the same folders give the same bytes. No text
+of a data set is written, and :func:`_require_no_quotes` looks for them in what is about to be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from icl_lens.artifacts import audit, hashes, parquet
+from icl_lens.artifacts.files import make_readable
+from icl_lens.errors import InputError
+from icl_lens.report import claims, figures, readings, seed_spread
+from icl_lens.report import page as report
+from icl_lens.report.readings import Reading
+from icl_lens.studies import registry
+from icl_lens.studies.anchors.icl.study import STUDY as ICL
+
+TEMPLATE = "page.md.jinja"
+"""The page, in its folder."""
+
+# What a page shows, in its order. (Figure 1 and Table 5 quote texts.)
+PUBLISHED = (
+    *("figure_3", "figure_4", "figure_5", "figure_7", "figure_8", "figure_9", "table_1", "table_2", "table_3"),
+    *("kr_figure_3", "kr_table_2", "cr_figure_1", "cr_table_3", "rc_rsa", "rc_attention_ratio"),
+)
+
+# Items whose claims are judged on a table of the same rows that the page does not show.
+_CLAIMS_OF = {"cr_figure_1": ("cr_table_1",)}
+
+# Shorter texts of a data set may be a word of this page.
+_SHORTEST_QUOTE = 20
+
+_EXTRA = {"commonest_class": "majority baseline", "commonest": "majority baseline", "null_95": "null, 95 % quantile"}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Which numbers of an item's CSV the page gives.
+
+    Attributes:
+        keys: The columns that tell rows apart.
+        values: Column -> the columns of its interval's ends; empty where the item has no interval over prompts.
+        rows: Column -> the values of the rows meant.
+        extra: Further columns.
+        note: What a reader must know of them.
+    """
+
+    keys: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, tuple] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    note: str = ""
+
+
+_ENDS = ("low", "high")
+_OVER = {"task": (seed_spread.resampling.OVER_TASKS,)}
+_CONTRASTS = ("none", "control", "examples", "examples - none", "examples - control")
+_LOYALTIES = {"metric": ("label_loyalty", "word_loyalty_5")}
+_LAST = {"of": ("mean of layers",), "which": ("none", "most"), "contrast": _CONTRASTS}
+
+# Notebook of an item -> its numbers. The components of cr_figure_1 are counted, see :func:`_counted`.
+_NUMBERS = {
+    "figure_3": Numbers(
+        ("task", "metric", "layer"),
+        {"share": _ENDS},
+        {"metric": ("s_wp", "s_pq", "s_ww")},
+        note="Layers count from 0.",
+    ),
+    "figure_4": Numbers(("task", "metric", "target", "side", "layers"), {"value": _ENDS}, _LOYALTIES),
+    "figure_8": Numbers(
+        ("metric", "target", "side", "layers"), {"value": _ENDS}, {**_OVER, **_LOYALTIES}, note="Means of tasks."
+    ),
+    "figure_5": Numbers(
+        ("metric", "layer"),
+        {"value": _ENDS},
+        {**_OVER, "two_classes": ("normalised",)},
+        note="Means of tasks; layers count from 1.",
+    ),
+    "table_1": Numbers(
+        ("task", "method", "shots"), {"accuracy": _ENDS}, extra=("balanced_accuracy", "macro_f1", "commonest_class")
+    ),
+    "table_2": Numbers(
+        ("method", "positions"),
+        {name: (f"{name}_low", f"{name}_high") for name in ("label_loyalty", "word_loyalty", "accuracy")},
+        _OVER,
+        note="Means of tasks. positions: which positions the query has behind the kept keys and values.",
+    ),
+    "table_3": Numbers(
+        ("task",),
+        {"ratio": (), "shared": ()},
+        {"together": (False,)},
+        note="ratio: seconds of the whole prompt / seconds of the query after compressed demonstrations; shared: / after all "
+        "keys and values. Times differ from run to run.",
+    ),
+    "kr_figure_3": Numbers(
+        ("task", "metric", "layer", "head"),
+        {"value": _ENDS},
+        {"metric": ("best head vs model", "best head vs truth", "depth of the best heads")},
+        extra=("commonest", "null_95"),
+        note="Layers and heads count from 1; the best head is chosen on the prompts that it is scored on.",
+    ),
+    "kr_table_2": Numbers(("task", "quantity", "against", "how"), {"value": _ENDS}, extra=("commonest", "null_95")),
+    "cr_table_3": Numbers(("task", "method", "labels"), {"value": _ENDS}),
+    "rc_rsa": Numbers(
+        ("task", "distractors", "hypothesis", "contrast"),
+        {"value": _ENDS},
+        {**_LAST, "pooling": ("mean",)},
+        note="Means of layers, the most examples.",
+    ),
+    "rc_attention_ratio": Numbers(
+        ("task", "distractors", "contrast"),
+        {"value": _ENDS},
+        {**_LAST, "kind": ("mean",), "below": ("irrelevant",)},
+        note="log A, means of layers, the most examples.",
+    ),
+}
+
+
+@dataclass
+class Item:
+    """A figure or table of a results folder.
+
+    Attributes:
+        name: Its name as a target.
+        results: The results folder that contains it.
+        csv: What it plots or says.
+        about: Metadata of the tables that it was drawn from.
+        files: What was read for it, below the results folder.
+        tables: The tables that it was drawn from, below the results folder.
+        by_seed: The CSV with each seed's own values.
+    """
+
+    name: str
+    results: Path
+    csv: pd.DataFrame
+    about: list[dict[str, Any]]
+    files: list[str]
+    tables: list[str]
+    by_seed: dict[int, pd.DataFrame]
+
+    @property
+    def stem(self) -> str:
+        """The common path of its files below the results folder."""
+        return f"{registry.items()[self.name].kind}s/{self.name}"
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Title of each task."""
+        tasks = [metadata["task"] for metadata in self.about if metadata.get("task")]
+        return {task["name"]: task["title"] for task in tasks}
+
+
+def write(results: Sequence[Path], docs: Path, name: str | None, claims_files: Sequence[Path], page: Path) -> list[str]:
+    """Write a run's page, scorecard and pictures into a folder: all of them, or none.
+
+    Args:
+        results: Results folders; an item is taken from the first that has it.
+        docs: Where NAME.md, NAME-scorecard.csv and the folder NAME go.
+        name: NAME; by default the model's.
+        claims_files: One per paper.
+        page: The folder with the page's template.
+
+    Returns:
+        The files, relative to ``docs``.
+
+    Raises:
+        InputError: A results folder does not pass the audit or shows nothing to publish; several models are shown and no name
+            is given; a file to write would quote a text of a data set; or the folder NAME holds something else.
+    """
+    if docs.exists() and not docs.is_dir():
+        raise InputError(f"{docs} is a file; name the folder to write into")
+    docs.mkdir(parents=True, exist_ok=True)
+    with _made(results, name, claims_files, page, docs) as (made, name):
+        _require_own(docs / name)
+        # A folder that is complete takes the place of the old one in one step each; only renaming can be interrupted.
+        if (docs / name).exists():
+            (docs / name).rename(made / ".old")
+        (made / name).rename(docs / name)
+        for file in (f"{name}-scorecard.csv", f"{name}.md"):
+            (made / file).replace(docs / file)
+        return [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]
+
+
+def check(results: Sequence[Path], docs: Path, name: str | None, claims_files: Sequence[Path], page: Path) -> list[str]:
+    """How the files in ``docs`` differ from what :func:`write` would write now, one sentence each; nothing is changed."""
+    with tempfile.TemporaryDirectory() as scratch, _made(results, name, claims_files, page, Path(scratch)) as (made, name):
+        wanted = {file: made / file for file in _files(made, made)}
+        found = {file: docs / file for file in [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]}
+        return [
+            *(f"{docs / file} is missing" for file in wanted if not found.get(file, docs / file).is_file()),
+            *(
+                f"{docs / file} differs from what {' and '.join(map(str, results))} give{'s' * (len(results) == 1)} now"
+                for file, path in wanted.items()
+                if file in found and found[file].is_file() and found[file].read_bytes() != path.read_bytes()
+            ),
+            *(f"{docs / file} is no longer written" for file in found if file not in wanted and (docs / file).is_file()),
+        ]
+
+
+def _files(folder: Path, root: Path) -> list[str]:
+    """The files in a folder, relative to another, sorted."""
+    return sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _require_own(folder: Path) -> None:
+    """A folder that is replaced holds only what this command wrote."""
+    if not folder.exists():
+        return
+    try:
+        own = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))["outputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        own = {}
+    unexpected = [name for name in _files(folder, folder.parent) if name not in own and name != f"{folder.name}/inputs.json"]
+    if unexpected or not folder.is_dir():
+        raise InputError(
+            f"{folder} holds what `icl-lens publish` did not write ({unexpected[0] if unexpected else folder.name}); move it, "
+            "or choose another --name"
+        )
+
+
+@contextmanager
+def _made(
+    results: Sequence[Path], name: str | None, claims_files: Sequence[Path], page: Path, near: Path
+) -> Iterator[tuple[Path, str]]:
+    """All files in a temporary folder inside ``near``, and the name."""
+    for folder in results:
+        _require_sound(folder)
+    trees = [folder.resolve() for folder in results]
+    duplicate = next((tree.name for tree in trees if [other.name for other in trees].count(tree.name) > 1), None)
+    if duplicate:
+        raise InputError(f"two results folders are named {duplicate}; rename one, or give it once")
+    papers = [claims.load(path) for path in claims_files]
+    wanted = {claim.item for paper in papers for claim in paper.claims} | set(PUBLISHED)
+    items = {each: found for each in registry.items() if each in wanted and (found := _item(trees, each)) is not None}
+    shown = [each for each in PUBLISHED if each in items]
+    if not shown:
+        raise InputError(f"{', '.join(map(str, results))}: none of the items to publish is there ({', '.join(PUBLISHED)})")
+    models = _models(items[each] for each in shown)
+    if name is None and len(models) > 1:
+        raise InputError(f"several models are shown ({', '.join(models)}): give --name")
+    name = name or next(iter(models))
+    if not re.fullmatch(r"[\w.-]*\w", name):
+        raise InputError(f"--name {name} cannot be a file name; use letters, digits, dots and hyphens")
+    found = {paper.name: _readings(paper, items) for paper in papers}
+    made = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=near))
+    try:
+        (made / name).mkdir()
+        numbers = {each: _numbers(items[each], papers) for each in shown}
+        for each in shown:
+            numbers[each].to_csv(made / name / f"{each}.csv", index=False, lineterminator="\n")
+            if registry.items()[each].kind == "figure":
+                shutil.copyfile(items[each].results / f"{items[each].stem}.png", made / name / f"{each}.png")
+        _scorecard(papers, found).to_csv(made / f"{name}-scorecard.csv", index=False, lineterminator="\n")
+        text = _page(page, name, papers, items, shown, found, numbers, models)
+        (made / f"{name}.md").write_text(text, encoding="utf-8")
+        _require_no_quotes(trees, [path for path in made.rglob("*") if path.suffix in (".csv", ".md")])
+        _record(made, name, items, claims_files)
+        for path in made.rglob("*"):
+            if path.is_file():
+                make_readable(path)
+        yield made, name
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _require_sound(results: Path) -> None:
+    _, faults = audit.audit(results, registry.schemas())
+    if faults:
+        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+        raise InputError(
+            f"{results} does not pass `icl-lens audit`, so nothing is published: {faults[0].sentence}{more}; "
+            "`icl-lens audit --repair` deletes what is at fault, and the snakemake command makes it again"
+        )
+
+
+def _item(trees: Sequence[Path], name: str) -> Item | None:
+    """An item from the first results folder that has it; None where none has.
+
+    Raises:
+        InputError: Its record or its CSV cannot be read.
+    """
+    stem = f"{registry.items()[name].kind}s/{name}"
+    results = next((tree for tree in trees if (tree / f"{stem}.json").is_file()), None)
+    if results is None:
+        return None
+    try:
+        record = json.loads((results / f"{stem}.json").read_text(encoding="utf-8"))
+        tables = [path for path in record["inputs"] if path.endswith(".parquet")]
+        csv = pd.read_csv(results / f"{stem}.csv", keep_default_na=False, na_values=[""])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{results / stem} is missing or damaged; `snakemake {name} --cores all` makes it") from error
+    about = [parquet.about(results / path) for path in tables]
+    files = [f"{stem}.json", *record["inputs"], *(path for path in record["outputs"] if path.endswith((".csv", ".png", ".md")))]
+    chain = {path: None for metadata in about for path in _chain(results, metadata)}
+    return Item(name, results, csv, about, [*files, *chain], tables, seed_spread.by_seed(results, name, csv, tables))
+
+
+def _chain(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
+    """What a table was made from, down to the corpus, within the results folder."""
+    for path in metadata.get("inputs", {}):
+        if (results / path).is_file() and path.endswith(".parquet"):
+            yield path
+            yield from _chain(results, parquet.about(results / path))
+
+
+def _models(items: Iterator[Item]) -> dict[str, dict[str, Any]]:
+    """Metadata of each model that is shown, by its name."""
+    return {m["model"]["name"]: m for item in items for m in item.about if "model" in m}
+
+
+def _readings(paper: claims.Paper, items: Mapping[str, Item]) -> list[Reading]:
+    made = []
+    for verdict in report.verdicts_of(paper, dict(items)):
+        item = items.get(verdict.claim.item)
+        of_seeds = item.by_seed if item and verdict.claim.rule.column in seed_spread.columns(item.name) else {}
+        reading = readings.read(verdict, item.csv if item else None, of_seeds)
+        task, comma, rest = reading.cell.partition(", ")
+        made.append(replace(reading, cell=f"{item.titles.get(task, task)}{comma}{rest}" if item else ""))
+    return made
+
+
+def _scorecard(papers: Sequence[claims.Paper], found: Mapping[str, list[Reading]]) -> pd.DataFrame:
+    """A row per claim and model."""
+    references = {paper.name: paper.reference for paper in papers}
+    return pd.DataFrame(
+        {
+            "claim": r.claim.id,
+            "paper": name,
+            "reference": references[name],
+            "where": r.claim.where,
+            "item": r.claim.item,
+            "statement": r.claim.statement,
+            "rule": claims.rule_in_words(r.claim),
+            "paper_value": r.claim.value,
+            "paper_model": r.claim.model,
+            "model": r.model,
+            "ours": _measured(r),
+            "value": r.value if r.measured else None,
+            "low": r.low if r.measured else None,
+            "high": r.high if r.measured else None,
+            "cell": r.cell,
+            "cells": r.cells,
+            "lowest_cell": r.lowest if r.measured else None,
+            "highest_cell": r.highest if r.measured else None,
+            "seed_lowest": r.seed_lowest,
+            "seed_highest": r.seed_highest,
+            "seed_sd": r.seed_sd,
+            "seeds": r.seeds,
+            "seeds_obeying": r.seeds_obeying if r.seeds else None,
+            "prompts": r.prompts,
+            "verdict": r.reading,
+            "reason": r.reason,
+            "report_verdict": r.outcome,
+        }
+        for name, of_paper in found.items()
+        for r in of_paper
+    ).astype({"seeds_obeying": "Int64"})
+
+
+def _measured(reading: Reading) -> str:
+    """What was measured, in words; empty where nothing was."""
+    if not reading.measured:
+        return ""
+    one = _interval(reading.value, reading.low, reading.high)
+    if reading.cells < 2:
+        return one
+    return f"{_number(reading.lowest)} to {_number(reading.highest)} in {reading.cells} cells ({reading.cell}: {one})"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")  # + 0.0: no negative zero
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    if pd.isna(low) or low == high == value:
+        return _number(value)
+    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
+
+
+def _spread(lowest: float, highest: float, sd: float) -> str:
+    return "" if pd.isna(sd) else f"{_number(lowest)} to {_number(highest)} (sd {_number(sd)})"
+
+
+def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
+    """The numbers of an item that the page gives, one a row.
+
+    Returns:
+        The columns that tell rows apart (model, ..., measure), value, low, high, seed_lowest, seed_highest, seed_sd, seeds,
+        further columns of the CSV, prompts, and a column ``paper: MODEL`` for each of the paper's models whose numbers its
+        claims give.
+    """
+    if registry.items()[item.name].drawn_by == "cr_figure_1":
+        return _counted(item)
+    spec = _NUMBERS[registry.items()[item.name].drawn_by]
+    rows = item.csv
+    for column, wanted in spec.rows.items():
+        rows = rows[rows[column].isin(wanted)]
+    theirs = _paper_values(item, papers)
+    models = list(dict.fromkeys(model for found in theirs.values() for model in found))
+    made = []
+    for index, row in rows.iterrows():
+        keys = {name: row[name] for name in ("model", *spec.keys) if name in rows}
+        if "task" in keys:
+            keys["task"] = item.titles.get(keys["task"], keys["task"])
+        for column, ends in spec.values.items():
+            lowest, highest, sd, seeds = seed_spread.spread([one.loc[index, column] for one in item.by_seed.values()])
+            made.append(
+                {
+                    **keys,
+                    **({"measure": column} if len(spec.values) > 1 else {}),
+                    "value": row[column],
+                    "low": row[ends[0]] if ends else np.nan,
+                    "high": row[ends[1]] if ends else np.nan,
+                    "seed_lowest": lowest,
+                    "seed_highest": highest,
+                    "seed_sd": sd,
+                    "seeds": seeds,
+                    **{_EXTRA.get(name, name): row[name] for name in spec.extra if name in rows},
+                    **({"prompts": row["prompts"]} if "prompts" in rows else {}),
+                    **{f"paper: {_short(model)}": theirs.get((index, column), {}).get(model) for model in models},
+                }
+            )
+    table = pd.DataFrame(made)
+    # Whole numbers that pandas reads as floats because other cells of their column are empty.
+    numbers = [name for name in (*spec.keys, "prompts") if name in table and pd.api.types.is_numeric_dtype(table[name])]
+    return table.astype({name: "Int64" for name in numbers if (table[name].dropna() % 1 == 0).all()})
+
+
+def _paper_values(item: Item, papers: Sequence[claims.Paper]) -> dict[tuple[Any, str], dict[str, float]]:
+    """The numbers that the paper gives for rows of an item: (row, column) -> the paper's model -> number."""
+    found: dict[tuple[Any, str], dict[str, float]] = {}
+    for claim in (claim for paper in papers for claim in paper.claims):
+        if claim.item == item.name and claim.rule.within is not None and claim.rule.take != "mean":
+            for _, own in item.csv.groupby("model", sort=False):
+                for index in claims.cells(claim, own).index:
+                    found.setdefault((index, claim.rule.column), {})[claim.model] = claim.value
+    return found
+
+
+def _short(model: str) -> str:
+    """A hub model's name without its owner."""
+    return model.rpartition("/")[2]
+
+
+def _counted(item: Item) -> pd.DataFrame:
+    """How many of the components of cr_figure_1 are of which type: the mean over seeds of a task, and its spread."""
+    keys = ["model", "task", "kind", "type"]
+    counts = item.csv.groupby([*keys, "seed"], sort=False).size().unstack("seed", fill_value=0)
+    sizes = item.csv.groupby(["model", "task", "kind", "seed"], sort=False).size().groupby(["model", "task", "kind"]).first()
+    prompts = item.csv.groupby(["model", "task"])["prompts"].first()
+    made = []
+    for key, row in counts.iterrows():
+        lowest, highest, sd, seeds = seed_spread.spread(row.tolist())
+        made.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "task": item.titles.get(key[1], key[1]),
+                "value": float(row.mean()),
+                "low": np.nan,
+                "high": np.nan,
+                "seed_lowest": lowest,
+                "seed_highest": highest,
+                "seed_sd": sd,
+                "seeds": seeds,
+                "of": int(sizes[key[:3]]),
+                "prompts": int(prompts[key[:2]]) * max(1, row.size),
+            }
+        )
+    return pd.DataFrame(made)
+
+
+def _page(
+    folder: Path,
+    name: str,
+    papers: Sequence[claims.Paper],
+    items: Mapping[str, Item],
+    shown: Sequence[str],
+    found: Mapping[str, list[Reading]],
+    numbers: Mapping[str, pd.DataFrame],
+    models: Mapping[str, dict[str, Any]],
+) -> str:
+    """The page as Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["md"] = figures.escape_markdown
+    about = [metadata for each in shown for metadata in items[each].about]
+    every = [reading for of_paper in found.values() for reading in of_paper]
+    sections = []
+    for each in shown:
+        item = items[each]
+        own = [r for r in every if r.claim.item in (each, *_CLAIMS_OF.get(each, ())) and r.model]
+        testable = [r for r in own if r.reading != readings.UNTESTED]
+        sections.append(
+            {
+                "item": each,
+                "heading": _heading(each),
+                "kind": registry.items()[each].kind,
+                "title": registry.items()[each].title,
+                "plain": report._plain(registry.items()[each].title),
+                "paper": registry.groups()[registry.items()[each].group].heading,
+                "run": _run(item),
+                "paragraph": _paragraph(testable),
+                "claims": _table(_claims_table(testable)),
+                "numbers": _table(_readable(numbers[each])),
+                "note": _numbers_note(item),
+                "tables_notes": _table_notes(item),
+                "paper_models": registry.items()[each].paper_models,
+            }
+        )
+    missing = [_heading(each) for each in PUBLISHED if each not in items]
+    return environment.get_template(TEMPLATE).render(
+        name=name,
+        models=list(models),
+        facts={model: _facts(metadata) for model, metadata in models.items()},
+        data=_table(_data(items, shown)),
+        prompts=_table(_prompt_sets(items, shown)),
+        accuracies=_table(_accuracy_table(items, shown)),
+        libraries=_libraries(about),
+        notes=figures.notes([metadata for metadata in about if "model" in metadata]),
+        counts=_table(_counts(found)),
+        readings=readings.READINGS[:-1],
+        sections=sections,
+        missing=missing,
+    )
+
+
+def _heading(item: str) -> str:
+    """``kr_table_2`` -> "Kernel regression, Table 2"."""
+    prefix, _, rest = item.partition("_")
+    paper = {"kr": "Kernel regression", "cr": "Component re-weighting", "rc": "Representation change"}.get(prefix)
+    words = (rest if paper else item).replace("_", " ")
+    return f"{paper}, {words.replace('rsa', 'RSA')}" if paper else words.capitalize()
+
+
+def _run(item: Item) -> str:
+    """What was run for an item, one sentence."""
+    studies = [metadata for metadata in item.about if "model" in metadata]
+
+    def several(values) -> str:
+        return ", ".join(dict.fromkeys(map(str, values)))
+
+    def model(metadata: dict[str, Any]) -> str:
+        facts = [figures.weights(metadata["model"]), figures.number_format(metadata)]
+        return f"{metadata['model']['name']} ({', '.join(filter(None, facts))})"
+
+    prompts = sorted({metadata["observed"]["prompts"] for metadata in studies})
+    seeds = {seed for metadata in studies for seed in metadata["seeds"]}
+    return (
+        f"Model: {several(map(model, studies))}; data: {several(item.titles.values())}; "
+        f"{' or '.join(map(str, prompts))} prompts per task, seed{'s' * (len(seeds) > 1)} {_seeds(seeds)}."
+    )
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    """Seeds in words, consecutive ones as a range."""
+    ordered = sorted(set(seeds))
+    if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
+
+
+def _paragraph(own: Sequence[Reading]) -> str:
+    """What holds, what holds in weakened form, what does not, and what cannot be told, as one paragraph of Markdown."""
+    if not own:
+        return "No claim is judged on this item; the numbers below are the result."
+    parts = []
+    for reading in readings.READINGS[:-1]:
+        of = [r for r in own if r.reading == reading]
+        if not of:
+            continue
+        lead = reading[0].upper() + reading[1:]
+        if reading == readings.OPEN:
+            counts = sorted({r.prompts for r in of if r.prompts})
+            lead += f" from {' or '.join(map(str, counts))} prompts" if counts else ""
+        parts.append(f"**{lead}.** " + " ".join(_sentence(r, len({one.model for one in own}) > 1) for r in of))
+    return " ".join(parts)
+
+
+def _sentence(reading: Reading, several: bool) -> str:
+    """A claim's statement and what was measured."""
+    said = f"*{figures.escape_markdown(reading.claim.statement.rstrip('.'))}*"
+    said += f" ({figures.escape_markdown(reading.model)})" if several else ""
+    facts = [figures.escape_markdown(_measured(reading))] if reading.measured else []
+    facts += [reading.reason] if reading.cells > 1 else []
+    if reading.seeds > 1:
+        spread = f" ({_number(reading.seed_lowest)} to {_number(reading.seed_highest)})"
+        facts.append(f"the values of {reading.seeds_obeying} of {reading.seeds} seeds obey the rule{spread}")
+    return f"{said}: {'; '.join(facts)}." if facts else f"{said}."
+
+
+def _claims_table(own: Sequence[Reading]) -> pd.DataFrame:
+    """The claims of an item as the page shows them."""
+    several = len({r.model for r in own}) > 1
+    return pd.DataFrame(
+        {
+            "claim": r.claim.id,
+            **({"model": r.model} if several else {}),
+            "where": r.claim.where,
+            "paper": "in words" if r.claim.value is None else str(r.claim.value),
+            "ours [interval]": _measured(r),
+            "over seeds": _spread(r.seed_lowest, r.seed_highest, r.seed_sd),
+            "prompts": r.prompts or "",
+            "verdict": r.reading,
+        }
+        for r in own
+    )
+
+
+def _readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of an item as the page shows them: interval and spread in one cell each, without empty columns."""
+    ours = numbers.apply(lambda row: _interval(row["value"], row["low"], row["high"]), axis=1)
+    seeds = numbers.apply(lambda row: _spread(row["seed_lowest"], row["seed_highest"], row["seed_sd"]), axis=1)
+    place = list(numbers.columns).index("value")
+    head, tail = list(numbers.columns[:place]), list(numbers.columns[place + 7 :])
+    table = numbers[head].assign(**{"value [interval]": ours, "over seeds": seeds}).join(numbers[tail])
+    for column in tail:
+        if pd.api.types.is_float_dtype(table[column]) or column.startswith("paper: "):
+            table[column] = table[column].map(lambda value: "" if value is None or pd.isna(value) else f"{value:.4g}")
+    table = table.astype(object).where(table.notna(), "")
+    empty = [column for column in table if (table[column] == "").all()]
+    return table.drop(columns=[*empty, *(["model"] if numbers["model"].nunique() == 1 else [])])
+
+
+def _numbers_note(item: Item) -> str:
+    """What a reader must know of the numbers' intervals, spread and columns."""
+    spec = _NUMBERS.get(registry.items()[item.name].drawn_by)
+    said = [spec.note] if spec and spec.note else []
+    if spec is None:
+        said.append("The number of components of each type per seed, of so many.")
+    if registry.items()[item.name].drawn_by == "table_3":
+        said.append("The claims' brackets are the lowest and the highest seed, not intervals over prompts.")
+    if item.by_seed or spec is None:
+        shared = not registry.items()[item.name].set.startswith("fresh")
+        said.append(
+            "A seed is one demonstration set."
+            if shared
+            else "Each query has its own demonstrations; a seed decides their draw, their order and the queries."
+        )
+    else:
+        said.append("No spread over seeds: the study has one seed.")
+    return " ".join(said)
+
+
+def _table_notes(item: Item) -> list[str]:
+    """The paragraphs below an item's Markdown table; a figure has its notes in the picture."""
+    if registry.items()[item.name].kind == "figure":
+        return []
+    text = (item.results / f"{item.stem}.md").read_text(encoding="utf-8")
+    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip() and not part.startswith("|")]
+
+
+def _facts(metadata: dict[str, Any]) -> str:
+    """What a run recorded of its model."""
+
+    def flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in facts.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{before}{key} ")
+            else:
+                yield f"{before}{key}", value
+
+    facts = {**dict(flat(metadata["model"])), "computed in": figures.number_format(metadata), "on": metadata["device"]}
+    name = facts.pop("name")
+    said = {key.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
+    return _table(pd.DataFrame({"model": said.keys(), name: said.values()}))
+
+
+def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
+    """What texts were used: a row per task with its files, its numbers of texts and, of a subset, how many are published."""
+    corpora = {
+        (item.results, path): title
+        for item in (items[each] for each in shown)
+        for path in item.files
+        if path.startswith("corpora/")
+        for title in [item.titles.get(Path(path).stem, Path(path).stem)]
+    }
+    rows = {}
+    for (results, path), title in corpora.items():
+        metadata = parquet.about(results / path)
+        counts = pd.read_parquet(results / path, columns=["split"])["split"].value_counts()
+        subsets = metadata["corpus"].get("subsets", {})
+        texts = [
+            f"{split} {counts[split]:,}" + (f" of {subsets[split]['published']:,}" if split in subsets else "")
+            for split in sorted(counts.index, reverse=True)
+        ]
+        rows[title] = {
+            "task": title,
+            "texts": {"builtin": "built-in look-alikes"}.get(metadata["corpus"]["source"], metadata["corpus"]["source"]),
+            "files": ", ".join(f"{file.partition(': ')[2]} ({digest[:12]})" for file, digest in metadata["inputs"].items()),
+            "number": ", ".join(texts),
+        }
+    table = pd.DataFrame(rows.values())
+    return table if table.empty or table["files"].any() else table.drop(columns="files")
+
+
+def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
+    """A row per prompt set: what it is drawn for, its seeds and how many queries each has at most."""
+    rows: dict[tuple, dict[str, Any]] = {}
+    for each in shown:
+        item = items[each]
+        for path in dict.fromkeys(file for file in item.files if file.startswith("prompts/")):
+            metadata = parquet.about(item.results / path)
+            task, name = Path(path).parts[1], Path(path).stem
+            queries = metadata.get("settings", {}).get("queries")
+            key = (name, _seeds(metadata["seeds"]), queries if isinstance(queries, int) else "")
+            row = rows.setdefault(key, {"tasks": {}, "items": {}})
+            row["tasks"][item.titles.get(task, task)] = row["items"][_heading(each)] = None
+    return pd.DataFrame(
+        {
+            "prompt set": name,
+            "tasks": ", ".join(row["tasks"]),
+            "seeds": seeds,
+            "queries per seed, at most": queries,
+            "read by": "; ".join(row["items"]),
+        }
+        for (name, seeds, queries), row in rows.items()
+    )
+
+
+def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
+    """How often the model is right, task by task, beside the majority baseline."""
+    tables: dict[Path, dict[str, None]] = {}
+    for item in (items[each] for each in shown):
+        answers = dict.fromkeys(path for path in item.tables if path.endswith("/icl.parquet"))
+        if answers:
+            tables.setdefault(item.results, {}).update(answers)
+    if not tables:
+        return pd.DataFrame()
+    titles = {name: title for each in shown for name, title in items[each].titles.items()}
+    # Results folders may have a prompt set in common, at different sizes.
+    found = pd.concat(
+        [
+            seed_spread.accuracies(pd.concat([parquet.read(results / path, ICL.schema)[0] for path in paths]))
+            for results, paths in tables.items()
+        ],
+        ignore_index=True,
+    )
+    return pd.DataFrame(
+        {
+            **({"model": row.model} if found["model"].nunique() > 1 else {}),
+            "task": titles.get(row.task, row.task),
+            "prompt set": row.set,
+            "accuracy [interval]": _interval(row.accuracy, row.low, row.high),
+            "over seeds": _spread(row.seed_lowest, row.seed_highest, row.seed_sd),
+            "majority baseline": _number(row.majority_baseline),
+            "prompts": row.prompts,
+        }
+        for row in found.itertuples()
+    )
+
+
+def _libraries(about: Sequence[dict[str, Any]]) -> str:
+    """Library versions, one sentence's worth."""
+    found: dict[str, dict[str, None]] = {}
+    for metadata in about:
+        for name, version in metadata["libraries"].items():
+            found.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in sorted(found.items()))
+
+
+def _counts(found: Mapping[str, list[Reading]]) -> pd.DataFrame:
+    """How many claims of each paper came to what; what cannot be tested is left out."""
+    rows = []
+    for paper, of_paper in found.items():
+        row = {"paper": paper, **{name: sum(r.reading == name for r in of_paper) for name in readings.READINGS[:-1]}}
+        rows.append({**row, "claims": sum(row[name] for name in readings.READINGS[:-1])})
+    table = pd.DataFrame(rows)
+    total = {"paper": "all", **table.drop(columns="paper").sum().to_dict()}
+    return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+
+
+def _table(table: pd.DataFrame) -> str:
+    """Markdown of a table; empty for an empty one."""
+    if table.empty:
+        return ""
+    head = [figures.escape_markdown(str(name)) for name in table]
+    body = [[figures.escape_markdown(str(cell)) for cell in row] for row in table.itertuples(index=False)]
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
+def _require_no_quotes(trees: Sequence[Path], files: Sequence[Path]) -> None:
+    """No text of a data set stands in a file that is to be published.
+
+    Raises:
+        InputError: One does.
+    """
+    contents = {path: path.read_text(encoding="utf-8") for path in files}
+    everything = "\n".join(contents.values())
+    for corpus in (path for tree in trees for path in sorted((tree / "corpora").glob("*.parquet"))):
+        for text in pd.read_parquet(corpus, columns=["text"])["text"]:
+            wanted = text.strip()
+            if len(wanted) >= _SHORTEST_QUOTE and (wanted in everything or figures.escape_markdown(wanted) in everything):
+                file = next((path.name for path, content in contents.items() if wanted in content), "the page")
+                raise InputError(f"{file} would quote a text of {corpus.name}, so nothing is published")
+
+
+def _record(made: Path, name: str, items: Mapping[str, Item], claims_files: Sequence[Path]) -> None:
+    """Hashes of what was read and of what was written."""
+    read: dict[str, dict[str, str]] = {}
+    for item in items.values():
+        of_tree = read.setdefault(item.results.name, {})
+        for path in item.files:
+            of_tree[path] = of_tree.get(path) or hashes.file_hash(item.results / path)
+    facts = {
+        "inputs": read,
+        "claims": {path.name: hashes.file_hash(path) for path in claims_files},
+        "outputs": {path: hashes.file_hash(made / path) for path in _files(made, made)},
+    }
+    text = json.dumps(facts, indent=1, ensure_ascii=False, sort_keys=True)
+    (made / name / "inputs.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,297 @@
+"""How far the numbers of a figure or table differ between seeds, beside the interval over prompts.
+
+An interval of :mod:`icl_lens.statistics.resampling` says what other test texts would have given with the same seeds. In prompt
+sets named ``shared-...`` or ``labelled-...`` a seed is one demonstration set; in ``fresh-...`` each query has its own ones, and
+a seed decides how these are drawn and ordered, and which queries are asked. Here the item's own summary is made once per
+seed, with everything that it chooses (a head, a temperature) as in the whole, so the item shows the mean of these values. They
+also differ by chance, because one seed has few prompts.
+
+Items whose studies have one seed only (representation change) and measures that compare seeds have no such spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.artifacts import parquet, tensors
+from icl_lens.statistics import resampling
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.studies import registry
+
+Table = tuple[pd.DataFrame, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class OneSeed(Bootstrap):
+    """A plan with one resample: the prompts of one seed as they are, and none of the others.
+
+    Attributes:
+        place: Which of a task's seeds, ascending, from 0.
+    """
+
+    resamples: int = 1
+    place: int = 0
+
+    def prompt_weights(self, task: str, seed: int, prompts: int) -> np.ndarray:
+        """Each prompt once, shape (1, n)."""
+        return np.ones((1, prompts))
+
+    def seed_weights(self, task: str, seeds: int) -> np.ndarray:
+        """Once the seed at ``place``, shape (1, S)."""
+        return (np.arange(seeds) == self.place).astype(float)[None]
+
+
+def columns(item: str) -> tuple[str, ...]:
+    """The columns of an item's CSV that have values of each seed's own in :func:`by_seed`."""
+    source = _SOURCES.get(registry.items()[item].drawn_by)
+    return source.values if source else ()
+
+
+def by_seed(results: Path, item: str, shown: pd.DataFrame, inputs: Iterable[str]) -> dict[int, pd.DataFrame]:
+    """The rows of an item's CSV with each seed's own values.
+
+    Args:
+        results: The results folder.
+        item: The figure or table.
+        shown: Its CSV.
+        inputs: The tables that it was drawn from, below the results folder.
+
+    Returns:
+        By seed, the CSV with that seed's values in place of the values (NaN where it has none); intervals and all other columns
+        are still the item's. Empty where the item has no spread over seeds, or its tasks do not share their seeds.
+
+    Raises:
+        InputError: A table is missing or damaged.
+    """
+    source = _SOURCES.get(registry.items()[item].drawn_by)
+    if source is None:
+        return {}
+    folders = list(dict.fromkeys(str(Path(name).parent) for name in inputs if Path(name).stem == source.study))
+    parts = [_Part(results / folder, source.study) for folder in folders]
+    seeds = {tuple(sorted(part.rows["seed"].unique())) for part in parts}
+    if len(seeds) != 1 or len(next(iter(seeds))) < 2:
+        return {}
+    found = {}
+    for place, seed in enumerate(next(iter(seeds))):
+        own = source.of_seed(parts, OneSeed(place=place), int(seed))
+        if source.titles:
+            own["task"] = own["task"].replace({part.task: part.title for part in parts})
+        keys = [name for name in _KEYS if name in own and name in shown]
+        values = _comparable(own[keys]).join(own[list(source.values)])
+        merged = _comparable(shown[keys]).merge(values, on=keys, how="left", validate="many_to_one")
+        found[int(seed)] = shown.assign(**{name: merged[name].to_numpy() for name in source.values})
+    return found
+
+
+def _comparable(keys: pd.DataFrame) -> pd.DataFrame:
+    """Key columns of a summary and of the same summary read from a CSV in one type: numbers as floats, empty texts as ""."""
+    numbers = {name: keys[name].astype(float) for name in keys.select_dtypes("number")}
+    texts = {name: keys[name].fillna("").astype(str) for name in keys if name not in numbers}
+    return keys.assign(**numbers, **texts)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float, int]:
+    """Lowest, highest, sample standard deviation and number of the values that are known; NaN for fewer than two."""
+    known = np.asarray([value for value in values if not np.isnan(value)], dtype=float)
+    if len(known) < 2:
+        return np.nan, np.nan, np.nan, len(known)
+    return float(known.min()), float(known.max()), float(known.std(ddof=1)), len(known)
+
+
+def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
+    """How often a model is right on each prompt set, with interval and spread, beside the majority baseline.
+
+    Args:
+        answers: icl tables of one or more models, tasks and sets.
+
+    Returns:
+        One row per model, task and set: accuracy, low, high, seed_lowest, seed_highest, seed_sd, seeds, majority_baseline (the
+        share of the most frequent gold class), prompts.
+    """
+    found = []
+    for key, part in answers.groupby(["model", "task", "set"], sort=False):
+        right = part.assign(accuracy=part["gold"] == part["prediction"])
+        estimate = resampling.mean(right, ["accuracy"])
+        of_seeds = right.groupby("seed")["accuracy"].mean()
+        lowest, highest, sd, seeds = spread(of_seeds.tolist())
+        found.append(
+            {
+                **dict(zip(("model", "task", "set"), key, strict=True)),
+                "accuracy": float(estimate.value[0]),
+                "low": float(estimate.low[0]),
+                "high": float(estimate.high[0]),
+                "seed_lowest": lowest,
+                "seed_highest": highest,
+                "seed_sd": sd,
+                "seeds": seeds,
+                "majority_baseline": float(part["gold"].value_counts(normalize=True).max()),
+                "prompts": estimate.prompts,
+            }
+        )
+    return pd.DataFrame(found)
+
+
+class _Part:
+    """A study's table of one model, task and set, and its tensors."""
+
+    def __init__(self, folder: Path, study: str) -> None:
+        self.folder, self.study = folder, study
+        self.rows, self.metadata = parquet.read(folder / f"{study}.parquet", registry.study(study).schema)
+        self.task = self.rows["task"].iloc[0]
+        self.title = (self.metadata.get("task") or {}).get("title", self.task)
+
+    def beside(self) -> dict[str, np.ndarray]:
+        """The study's tensors."""
+        return tensors.read(self.folder / f"{self.study}.safetensors")[0]
+
+    def other(self, study: str) -> pd.DataFrame:
+        """Another study's rows of the same prompts."""
+        return parquet.read(self.folder / f"{study}.parquet", registry.study(study).schema)[0]
+
+
+def _together(parts: Sequence[_Part]) -> pd.DataFrame:
+    return pd.concat([part.rows for part in parts], ignore_index=True)
+
+
+def _lows(table: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
+    """A summary made with :class:`OneSeed`: each interval's lower end is the seed's value."""
+    return table.assign(**{value: table[low] for value, low in values.items()})
+
+
+def _saliency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.anchors.saliency import summary as saliency_summary
+
+    return _lows(saliency_summary.summarise(_together(parts), plan), {"share": "low"})
+
+
+def _isolation(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.anchors.isolation import summary as isolation_summary
+
+    return _lows(isolation_summary.summarise(_together(parts), plan), {"value": "low"})
+
+
+def _deep_attention(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.anchors.deep_attention import summary as deep_attention_summary
+
+    answers = pd.concat([part.other("icl") for part in parts], ignore_index=True)
+    return _lows(deep_attention_summary.summarise(_together(parts), answers, plan)[0], {"value": "low"})
+
+
+def _reweighting(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.anchors.reweighting import summary as reweighting_summary
+
+    classes = {part.task: len(part.rows["class_log_probs"].iloc[0]) for part in parts}
+    return _lows(reweighting_summary.summarise(_together(parts), classes, plan), {"accuracy": "low"})
+
+
+def _compression(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.anchors.compression import summary as compression_summary
+
+    values = {name: f"{name}_low" for name in compression_summary.METRICS.values()}
+    return _lows(compression_summary.summarise(_together(parts), plan), values)
+
+
+def _latency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.anchors.latency.summary import accelerations
+
+    rows = _together(parts)
+    return accelerations(rows[rows["seed"] == seed])
+
+
+def _reconstruction(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.kernel_regression import reconstruction as summary
+
+    made = [summary.summarise(part.rows, part.beside(), _settings(part), plan) for part in parts]
+    return _lows(pd.concat(made, ignore_index=True), {"value": "low"})
+
+
+def _heads(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.kernel_regression import heads
+
+    made = [heads.by_head(part.rows, _settings(part), plan) for part in parts]
+    return _lows(pd.concat(made, ignore_index=True), {"value": "low"})
+
+
+def _settings(part: _Part) -> Any:
+    """The study's settings with one permutation: the null is not asked for here."""
+    from icl_lens.studies.kernel_regression.settings import Settings
+
+    known = {key: part.metadata["settings"][key] for key in Settings.model_fields}
+    return Settings(**{**known, "permutations": 1})
+
+
+def _rewritten(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.kernel_regression.rewritten import summary as rewriting_summary
+
+    return _lows(rewriting_summary.summarise(_together(parts), plan), {"value": "low"})
+
+
+def _methods(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.component_reweighting.components import summary as components_summary
+
+    rows = _together(parts)
+    beside = {(part.metadata["model"]["name"], part.task): part.beside() for part in parts}
+    return components_summary.methods(rows[rows["seed"] == seed], beside)
+
+
+def _best_and_worst(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
+    from icl_lens.studies.component_reweighting.components import summary as components_summary
+
+    return components_summary.best_and_worst([_answers(part, seed) for part in parts])
+
+
+def _answers(part: _Part, seed: int) -> Any:
+    """What components answer to the prompts of one seed."""
+    from icl_lens.studies.component_reweighting.components.summary import Answers
+
+    every = Answers.of(part.metadata["model"]["name"], part.task, part.beside())
+    own = every.seed == seed  # (N,)
+    by_template = ("predictions", "full", "attention", "reconstruction")
+    cut = {name: {template: each[own] for template, each in getattr(every, name).items()} for name in by_template}
+    return replace(every, **cut, **{name: getattr(every, name)[own] for name in ("gold", "seed", "prompt_id")})
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How the values of one seed are made.
+
+    Attributes:
+        study: The table that the seeds are read from.
+        of_seed: (tables, plan, seed) -> the item's rows.
+        values: The columns with values.
+        titles: Whether the item names tasks by their titles.
+    """
+
+    study: str
+    of_seed: Callable[[Sequence[_Part], OneSeed, int], pd.DataFrame]
+    values: tuple[str, ...] = ("value",)
+    titles: bool = False
+
+
+# Notebook of the item -> how its values of one seed are made.
+_SOURCES = {
+    "figure_3": _Source("saliency", _saliency, ("share",)),
+    "figure_4": _Source("isolation", _isolation),
+    "figure_8": _Source("isolation", _isolation),
+    "figure_5": _Source("deep_attention", _deep_attention),
+    "table_1": _Source("reweighting", _reweighting, ("accuracy",), titles=True),
+    "table_2": _Source("compression", _compression, ("label_loyalty", "word_loyalty", "accuracy")),
+    "table_3": _Source("latency", _latency, ("ratio", "shared")),
+    "kr_table_1": _Source("rewritten", _rewritten),
+    "kr_table_2": _Source("kernel_regression", _reconstruction),
+    "kr_figure_3": _Source("kernel_regression", _heads),
+    "cr_table_1": _Source("components", _best_and_worst, ("value", "heads"), titles=True),
+    "cr_table_3": _Source("components", _methods, titles=True),
+}
+
+# Columns that together tell one row of an item from every other, where it has them.
+_KEYS = (
+    *("model", "task", "set", "metric", "layer", "head", "target", "side", "layers", "two_classes", "method", "positions"),
+    *("together", "quantity", "against", "how", "rewriting", "measure"),
+)

@@ -1,0 +1,188 @@
+"""Walking one prompt: what the report's reader chooses a task, prompt and layer of, and the charts that show it.
+
+The data are a few dozen prompts of each task (those whose flow is kept, see :mod:`icl_lens.studies.anchors.flow.compute`), read
+from the artifacts of one prompt set; the charts are Vega-Lite, and the page fills them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair
+import numpy as np
+import pandas as pd
+import vl_convert
+
+from icl_lens.artifacts import parquet
+from icl_lens.report import figures, one_prompt
+from icl_lens.studies.anchors.flow.study import STUDY as FLOW
+from icl_lens.studies.anchors.icl.study import STUDY as ICL
+from icl_lens.studies.anchors.isolation.study import STUDY as ISOLATION
+from icl_lens.studies.anchors.saliency.summary import METRICS
+from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
+
+# How many lines of a layer are drawn, the strongest; and how many digits a share of the layer's largest keeps.
+EDGES = 40
+_DIGITS = 3
+
+KINDS = {"wp": "into a label word", "pq": "from a label word to the last position", "ww": "between other words"}
+
+
+def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """What can be walked, as JSON: one entry a folder of studies.
+
+    Raises:
+        InputError: A table cannot be read.
+    """
+    return [_task(folder) for folder in folders]
+
+
+def _task(folder: Path) -> dict[str, Any]:
+    (flow, about), (tokens, _), (answers, _), (isolation, _) = (
+        parquet.read(folder / f"{study.name}.parquet", study.schema) for study in (FLOW, TOKENS, ICL, ISOLATION)
+    )
+    words = (about.get("task") or {}).get("label_words") or []
+    task = flow["task"].iloc[0]
+    by_prompt = [dict(list(table.groupby("prompt_id"))) for table in (flow, tokens, answers, isolation)]
+    classes = len(answers["class_log_probs"].iloc[0])
+    labels = [words[c].strip() if words else str(c) for c in range(classes)]
+    return {
+        "model": about["model"]["name"],
+        "task": figures.task_title(about, task),
+        "labels": labels,
+        "layers": int(about["model"]["layers"]),
+        "prompts": [_prompt(*(tables[number] for tables in by_prompt), about, labels) for number in by_prompt[0]],
+    }
+
+
+def _prompt(
+    flow: pd.DataFrame, tokens: pd.DataFrame, answer: pd.DataFrame, isolation: pd.DataFrame, about: dict, labels: list[str]
+) -> dict[str, Any]:
+    one = one_prompt.OnePrompt(
+        tokens=tokens.sort_values("position", ignore_index=True),
+        edges=flow,
+        answer=answer.iloc[0],
+        about=about,
+        label_words=dict(enumerate(labels)),
+    )
+    layers = range(one.layers)
+    means = flow.groupby("layer")[list(METRICS)].first()
+    shares = means.div(means.sum(axis=1).where(lambda total: total > 0), axis=0).fillna(0)
+    mean_jaccard = isolation.groupby(["target", "side", "layers"], sort=False).agg(
+        agrees=("label_agrees", "mean"),
+        words=("word_jaccard_5", "mean"),
+        draws=("draw", "nunique"),
+        prediction=("prediction", "first"),
+    )
+    return {
+        "id": int(flow["prompt_id"].iloc[0]),
+        "seed": int(flow["seed"].iloc[0]),
+        "gold": int(one.answer["gold"]),
+        "prediction": int(one.answer["prediction"]),
+        "probabilities": np.exp(one.answer["class_log_probs"]).round(_DIGITS).tolist(),
+        "words": one.words,
+        "anchors": one.anchors,
+        "last": one.last,
+        "flow": {
+            measure: [_strongest(one.in_layer(layer), measure) for layer in layers] for measure in ("saliency", "attention")
+        },
+        "shares": shares.loc[list(layers)].round(_DIGITS).to_numpy().tolist(),
+        "isolation": [
+            {
+                "target": target,
+                "side": side,
+                "layers": int(k),
+                "label": labels[int(row.prediction)] if row.draws == 1 else "",
+                "agrees": round(float(row.agrees), _DIGITS),
+                "words": round(float(row.words), _DIGITS),
+                "draws": int(row.draws),
+            }
+            for (target, side, k), row in mean_jaccard.iterrows()
+        ],
+    }
+
+
+def _strongest(edges: pd.DataFrame, measure: str) -> list[list[Any]]:
+    """The strongest edges of a layer, weakest first: query, key, share of the layer's largest, kind."""
+    edges = edges[edges[measure] > 0].nlargest(EDGES, measure, keep="first")[::-1]
+    share = (edges[measure] / edges[measure].max()).round(_DIGITS)
+    return [
+        list(row) for row in zip(edges["query"].tolist(), edges["key"].tolist(), share.tolist(), edges["kind"], strict=True)
+    ]
+
+
+def charts() -> dict[str, Any]:
+    """The charts, as Vega-Lite specifications whose data the page fills in (``edges``, ``words``; ``shares``; ``classes``)."""
+    position = {"scale": altair.Scale(reverse=True, nice=False, zero=False), "axis": None}
+    side = altair.Scale(domain=[0, 1])
+    kinds = altair.Scale(domain=list(KINDS.values()), range=[figures.COLOURS[f"s_{kind}"] for kind in KINDS])
+    lines = (
+        altair.Chart(altair.NamedData("edges"))
+        .mark_rule(strokeCap="round")
+        .encode(
+            x=altair.X("from:Q", scale=side, axis=None),
+            x2="to:Q",
+            y=altair.Y("key:Q", **position),
+            y2="query:Q",
+            strokeWidth=altair.StrokeWidth("share:Q", scale=altair.Scale(domain=[0, 1], range=[0.3, 4]), legend=None),
+            opacity=altair.Opacity("share:Q", scale=altair.Scale(domain=[0, 1], range=[0.12, 1]), legend=None),
+            color=altair.Color("kind:N", scale=kinds, legend=None),
+            tooltip=["read:N", "by:N", "share:Q"],
+        )
+    )
+    text = altair.Chart(altair.NamedData("words")).encode(y=altair.Y("position:Q", **position), text="word:N")
+    look = {"fontSize": 11, "font": "ui-monospace, monospace", "limit": 95}
+    bold = altair.condition("datum.anchor", altair.value(figures.COLOURS["s_wp"]), altair.value("currentColor"))
+    left = text.mark_text(align="right", dx=-6, **look).encode(x=altair.datum(0, type="quantitative"), color=bold)
+    right = text.mark_text(align="left", dx=6, **look).encode(x=altair.datum(1, type="quantitative"), color=bold)
+    colours = altair.Scale(domain=[_named(m) for m in METRICS], range=[figures.COLOURS[metric] for metric in METRICS])
+    curves = (
+        altair.Chart(altair.NamedData("shares"))
+        .mark_line(point=True)
+        .encode(
+            x=altair.X("layer:Q", axis=altair.Axis(tickMinStep=1, format="d")),
+            y=altair.Y("share:Q", scale=altair.Scale(domain=[0, 1])),
+            color=altair.Color("metric:N", scale=colours, legend=altair.Legend(title=None, orient="top")),
+            tooltip=["metric:N", "layer:Q", "share:Q"],
+        )
+    )
+    mark = altair.Chart(altair.NamedData("chosen")).mark_rule(strokeDash=[4, 3], color="gray").encode(x="layer:Q")
+    bars = (
+        altair.Chart(altair.NamedData("classes"))
+        .mark_bar()
+        .encode(
+            x=altair.X("probability:Q", scale=altair.Scale(domain=[0, 1])),
+            y=altair.Y("label:N", sort=None, title=None),
+            color=altair.Color(
+                "role:N",
+                scale=altair.Scale(domain=["right", "wrong"], range=[figures.COLOURS["s_wp"], figures.COLOURS["s_ww"]]),
+                legend=None,
+            ),
+            tooltip=["label:N", "probability:Q"],
+        )
+    )
+    plain = altair.Config(
+        background="transparent",
+        view=altair.ViewConfig(stroke=None),
+        axis=altair.AxisConfig(
+            labelColor="#5a6068", titleColor="#5a6068", domainColor="gray", tickColor="gray", gridOpacity=0.2
+        ),
+        legend=altair.LegendConfig(labelColor="#5a6068"),
+    )
+    wide = {"width": "container", "config": plain}
+    return {
+        "flow": altair.layer(lines, left, right).properties(**wide).to_dict(),
+        "shares": altair.layer(curves, mark).properties(**wide, height=180).to_dict(),
+        "classes": bars.properties(**wide, height=100).to_dict(),
+    }
+
+
+def _named(metric: str) -> str:
+    return metric.replace("s_", "S_")
+
+
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which makes ``vegaEmbed`` known to the page."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

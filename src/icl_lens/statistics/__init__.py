@@ -1,0 +1,1 @@
+"""Statistics of tables: confidence intervals, ranks, AUC, tests, similarity, probes, accuracy."""

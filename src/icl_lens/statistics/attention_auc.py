@@ -1,0 +1,199 @@
+"""How well attention to label words predicts the model's answer (*Label Words are Anchors*, section 2.3, appendix E).
+
+AUCROC_l measures how well the attention of the last position to each class's label words in layer l predicts the model's own
+answer; R_l (eq. 5) is the share of it that layers up to l contribute,
+
+    R_l = sum_{i <= l} (AUCROC_i - 0.5) / sum_{i <= N} (AUCROC_i - 0.5)
+
+Intervals are those of :mod:`icl_lens.statistics.resampling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.statistics.ranks import midranks
+from icl_lens.statistics.resampling import Bootstrap, Estimate, average, mean_of_known
+
+TwoClasses = Literal["normalised", "raw"]
+
+# Below this sum of AUCROC_i - 0.5 (of N layers, times N) R_l would be a quotient of rounding errors.
+_NO_SIGNAL = 1e-9
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: the probability that a positive scores above a negative, with ties counting one half.
+
+    Args:
+        scores: Shape (..., N).
+        positive: Which are positive, shape (N,).
+
+    Returns:
+        Shape (...); NaN without a positive or without a negative.
+    """
+    scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    ahead, behind = int(positive.sum()), int((~positive).sum())
+    if not ahead or not behind:
+        return np.full(scores.shape[:-1], np.nan)
+    # Mann and Whitney's U from the sum of the positives' ranks.
+    return (midranks(scores)[..., positive].sum(-1) - ahead * (ahead + 1) / 2) / (ahead * behind)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well attention predicts the answer, layer by layer.
+
+    Attributes:
+        auc: AUCROC_l, shape (L,); NaN in all layers where fewer than two classes are predicted.
+        kept: The predicted classes, ascending.
+        dropped: The classes that are never predicted: they have no positives, so they are excluded (as in the released code).
+    """
+
+    auc: np.ndarray
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+
+def agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasses = "normalised") -> Agreement:
+    """AUCROC_l: the one-versus-one macro average of the AUC over pairs of predicted classes (Hand and Till, 2001).
+
+    Each row of scores is divided by its sum over the predicted classes. For a pair (a, b), on the prompts predicted a or b,
+    the AUC of score a for a and that of score b for b are averaged; pairs have equal weight. That is scikit-learn's
+    ``roc_auc_score(multi_class="ovo", average="macro")`` on these rows.
+
+    Args:
+        scores: Attention to each class's label words, shape (L, N, C).
+        predicted: The model's own predicted class of each prompt, shape (N,).
+        two_classes: How two predicted classes are scored: ``normalised`` as above, or ``raw``, the attention to the
+            second of them alone, as the released code does.
+    """
+    return _agreement(scores, predicted, two_classes, lambda s, positive, _: auc(s, positive))
+
+
+def _agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasses, measure: Callable) -> Agreement:
+    """:func:`agreement` with any ``measure(scores (L, n), positive (n,), members (n,) of the N prompts)`` of the AUC."""
+    scores, predicted = np.asarray(scores, dtype=float), np.asarray(predicted)
+    kept = np.unique(predicted)
+    dropped = np.setdiff1d(np.arange(scores.shape[-1]), kept)
+    classes = tuple(kept.tolist()), tuple(dropped.tolist())
+    everyone = np.arange(len(predicted))
+    if len(kept) < 2:
+        return Agreement(measure(scores[..., 0], everyone < 0, everyone), *classes)  # no positives: NaN
+    chosen = scores[..., kept]  # (L, N, K)
+    if len(kept) == 2 and two_classes == "raw":
+        return Agreement(measure(chosen[..., 1], predicted == kept[1], everyone), *classes)
+    total = chosen.sum(-1, keepdims=True)  # (L, N, 1)
+    # Without any attention to label words, no class is preferred.
+    shares = np.divide(chosen, total, out=np.full_like(chosen, 1 / len(kept)), where=total > 0)  # (L, N, K)
+    pairs = []
+    for a, b in combinations(range(len(kept)), 2):
+        members = np.flatnonzero((predicted == kept[a]) | (predicted == kept[b]))  # (n,)
+        for one in (a, b):
+            pairs.append(measure(shares[:, members, one], predicted[members] == kept[one], members))
+    return Agreement(mean_of_known(pairs), *classes)
+
+
+def cumulative_share(curve: np.ndarray) -> np.ndarray:
+    """R_l: the share of the summed AUCROC - 0.5 that layers up to l contribute (eq. 5).
+
+    Args:
+        curve: AUCROC_l of each layer, shape (..., L).
+
+    Returns:
+        Shape (..., L); NaN where the sum is zero (up to rounding) or NaN.
+    """
+    excess = np.asarray(curve, dtype=float) - 0.5
+    total = excess.sum(-1, keepdims=True)
+    known = np.abs(total) > _NO_SIGNAL * excess.shape[-1]
+    return np.divide(excess.cumsum(-1), total, out=np.full_like(excess, np.nan), where=known)
+
+
+def attention_scores(rows: pd.DataFrame, prompt_ids: Sequence[int]) -> np.ndarray:
+    """A deep_attention table's rows as an array, shape (L, N, C), the prompts in the given order.
+
+    Layers and classes are read from the columns, never from the order of rows (bug 16 of the released notebook).
+
+    Raises:
+        InputError: A prompt, layer or class is missing, or has several rows.
+    """
+    if rows.duplicated(["prompt_id", "layer", "class"]).any():
+        raise InputError("duplicate rows in the deep_attention table; select one model, task and set")
+    wide = rows.pivot(index="prompt_id", columns=["layer", "class"], values="attention")
+    layers, classes = (sorted(rows[name].unique()) for name in ("layer", "class"))
+    wide = wide.reindex(index=prompt_ids, columns=pd.MultiIndex.from_product([layers, classes]))  # (N, L * C)
+    if wide.isna().to_numpy().any():
+        raise InputError("the deep_attention table lacks a requested prompt, layer or class")
+    return wide.to_numpy().reshape(len(prompt_ids), len(layers), len(classes)).transpose(1, 0, 2)
+
+
+def auc_curve(
+    scores: pd.DataFrame, predictions: pd.DataFrame, plan: Bootstrap | None = None, two_classes: TwoClasses = "normalised"
+) -> tuple[Estimate, pd.DataFrame]:
+    """AUCROC_l of one model and prompt set, over all its tasks and seeds, and a report of what is missing.
+
+    Args:
+        scores: deep_attention rows of one model and set.
+        predictions: icl rows of the same: task, seed, prompt_id, prediction.
+        plan: How to resample.
+        two_classes: See :func:`agreement`.
+
+    Returns:
+        Values of shape (L,), the mean over seeds, then tasks; a seed with fewer than two predicted classes is excluded
+        from its task's mean, and a task without other seeds from the mean over tasks. And one row per task and seed: task,
+        seed, prompts, kept, dropped (numbers of classes), missing (whether it is excluded).
+
+    Raises:
+        InputError: A prompt has no scores.
+    """
+    plan = plan or Bootstrap()
+    units = predictions.set_index(["task", "seed", "prompt_id"])[["prediction"]].sort_index()
+    if units.index.has_duplicates:
+        raise InputError("duplicate prompts in the icl rows; select one model and prompt set")
+    by_task = dict(list(scores.groupby("task")))
+    report = []
+
+    def of_seed(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        task, seed = part.index[0][:2]
+        if task not in by_task:
+            raise InputError(f"the deep_attention rows have no prompt of task {task}")
+        ids = part.index.get_level_values("prompt_id").tolist()
+        of_part = by_task[task][by_task[task]["prompt_id"].isin(ids)]
+        matrix = attention_scores(of_part, ids)  # (L, n, C)
+        predicted = part["prediction"].to_numpy()
+        plain = agreement(matrix, predicted, two_classes)
+        lost = len(plain.kept) < 2
+        counts = {"prompts": len(ids), "kept": len(plain.kept), "dropped": len(plain.dropped)}
+        report.append({"task": task, "seed": seed, **counts, "missing": lost})
+        return plain.auc, _agreement(matrix, predicted, two_classes, _ResampledAuc(weights)).auc
+
+    estimate = average(units, of_seed, plan)
+    return estimate, pd.DataFrame(report)
+
+
+class _ResampledAuc:
+    """The AUC on all resamples, by one matrix product.
+
+    With w the weights and D_ij = 1, 1/2 or 0 where positive i scores above, equal to or below negative j, the AUC is
+    w_+' D w_- / (sum w_+ sum w_-); NaN for a resample without a positive or without a negative.
+    """
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights = weights  # (R, N)
+
+    def __call__(self, scores: np.ndarray, positive: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """Scores of shape (L, n) of the prompts ``members`` (n,), of which some are positive (n,); returns (R, L)."""
+        weights = self.weights[:, members]
+        ahead, behind = weights[:, positive], weights[:, ~positive]  # (R, n+), (R, n-)
+        pairs = ahead.sum(1) * behind.sum(1)  # (R,)
+        wins = np.empty((len(weights), len(scores)))  # (R, L)
+        for layer, row in enumerate(scores):
+            doubled = 1 + np.sign(row[positive][:, None] - row[~positive])  # (n+, n-): 2 D
+            wins[:, layer] = np.einsum("rn,rn->r", ahead @ doubled, behind) / 2
+        return np.divide(wins, pairs[:, None], out=np.full_like(wins, np.nan), where=pairs[:, None] > 0)

@@ -1,0 +1,1 @@
+"""*Label Words are Anchors* (Wang et al., EMNLP 2023)."""

@@ -1,0 +1,1 @@
+"""Deep attention with controls."""

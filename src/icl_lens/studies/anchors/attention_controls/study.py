@@ -1,0 +1,30 @@
+"""Deep attention with controls: the declaration of the study."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.studies.anchors.control_settings import CONTROLS, KEYS
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "attention_controls",
+    {
+        "control": TEXT,
+        "gold": INTEGER,
+        "prediction": INTEGER,
+        "layer": INTEGER,
+        "class": INTEGER,
+        "attention": FLOAT,
+    },
+    keys=("control", "layer", "class"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="deep attention and answers again with shuffled labels and on an untrained copy of the model",
+    schema=SCHEMA,
+    cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries),  # attention and answers of each control
+    settings=KEYS,
+    inputs="prepare",
+)

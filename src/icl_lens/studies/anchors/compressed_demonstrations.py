@@ -1,0 +1,305 @@
+"""Compression: demonstrations as the keys and values of a few of their positions, in front of which only queries are read.
+
+*Label Words are Anchors*, section 3.2 (Hidden_anchor). A model reads the demonstrations once, P tokens; of these K positions
+are kept, with their keys and values in all layers, and every query is read behind the K positions alone:
+
+    kept = kept_positions(prompt)                           # "formatting + label", shape (K,)
+    compressed = compress(model, prompt, kept)
+    for batch in batches(model, prompts, budget, compressed):
+        logits = query_logits(model, batch, compressed)     # (B, V)
+
+Kept are the template before the first text ("Review:"), and of each demonstration all that is not text: "\\nSentiment:", the
+whole label word, the newline after it and the next "Review:", up to and including the newline before the query (released code,
+``context_solver.py``); a beginning-of-sequence token, where there is one, and whatever a chat writes before the prompt are
+formatting, too.
+
+A kept key stays what it was, its position included. The query's own positions continue where the demonstrations end, P, P + 1,
+... (``compress_top.py``, and ``compress.py`` for GPT-J), or restart at 0 (``compress.py`` for GPT2-XL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from icl_lens.attention.block import block
+from icl_lens.errors import InputError
+from icl_lens.models import batching, prefixes
+from icl_lens.models.batching import Batch
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import last_logits
+from icl_lens.models.prefixes import Prefix
+from icl_lens.network.precision import exact_products
+from icl_lens.prompts.positions import TokenizedPrompt
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Demonstrations of which some positions are kept.
+
+    Attributes:
+        prefix: Their keys and values in each layer; its length is K.
+        kept: Which positions they are, ascending, shape (K,).
+        ids: Token ids of all that was read, shape (P,): what a prompt begins with that can be read behind this.
+    """
+
+    prefix: Prefix
+    kept: np.ndarray
+    ids: np.ndarray
+
+
+def query_start(prompt: TokenizedPrompt) -> int:
+    """P: the position of the query's first token, behind the newline that ends the last demonstration.
+
+    Raises:
+        InputError: The prompt has no demonstration.
+    """
+    if not len(prompt.anchors):
+        raise InputError(f"prompt {prompt.prompt_id} has no demonstration; there is nothing to compress")
+    end = int(prompt.label_spans[-1, 1])
+    end += prompt.text[end : end + 1] == "\n"
+    # A token that reaches over this character is the query's. What stands for no character (a beginning-of-sequence token)
+    # ends at 0.
+    return int(np.argmax(prompt.spans[:, 1] > end))
+
+
+def text_positions(prompt: TokenizedPrompt) -> list[np.ndarray]:
+    """The positions of each demonstration's text, D arrays; with the blanks before it, which the template writes.
+
+    A token that reaches over the text's end into the template is the template's.
+
+    Raises:
+        InputError: The prompt has no demonstration, or its table does not say where their texts are.
+    """
+    length = query_start(prompt)
+    if len(prompt.text_spans) != len(prompt.anchors):
+        raise InputError(
+            f"prompt {prompt.prompt_id}: {len(prompt.text_spans)} text_spans, but {len(prompt.anchors)} demonstrations"
+        )
+    start, end = prompt.spans[:length].T  # (P,) each
+    found = []
+    for first, last in prompt.text_spans.tolist():
+        first = len(prompt.text[:first].rstrip(" "))
+        found.append(np.flatnonzero((start < last) & (end > first) & (end <= last)))
+    return found
+
+
+def kept_positions(prompt: TokenizedPrompt) -> np.ndarray:
+    """The positions of Hidden_anchor, all of the demonstrations but their texts, ascending, shape (K,).
+
+    Raises:
+        InputError: As :func:`text_positions`.
+    """
+    return np.setdiff1d(np.arange(query_start(prompt)), np.concatenate(text_positions(prompt)))
+
+
+def group_by_demonstrations(prompts: Sequence[TokenizedPrompt]) -> list[list[int]]:
+    """Groups of prompts, as their places, that have the same seed and the same demonstrations, token for token.
+
+    Raises:
+        InputError: A prompt has no demonstration.
+    """
+    found: dict[tuple, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        ids = prompt.ids[: query_start(prompt)]
+        places = (ids, kept_positions(prompt), prompt.anchors)
+        found.setdefault((prompt.seed, *(array.tobytes() for array in places)), []).append(place)
+    return list(found.values())
+
+
+def compress(model: LanguageModel, prompt: TokenizedPrompt, kept: np.ndarray) -> Compressed:
+    """Read a prompt's demonstrations, and keep the keys and values of some positions in all layers.
+
+    Args:
+        model: Any model that :func:`require_compressible` lets pass.
+        prompt: Its query is not read.
+        kept: Positions before the query, ascending, shape (K,); at least one.
+
+    Raises:
+        InputError: The prompt has no demonstration, or its demonstrations are longer than the model's context.
+    """
+    return keep(read(model, prompt), prompt.ids[: query_start(prompt)], kept)
+
+
+def read(model: LanguageModel, prompt: TokenizedPrompt) -> Prefix:
+    """Read a prompt's demonstrations whole, P positions; :func:`keep` compresses them, as often as one likes.
+
+    Raises:
+        InputError: As :func:`compress`.
+    """
+    length = query_start(prompt)
+    if model.context is not None and length > model.context:
+        raise InputError(
+            f"model {model.name}: the demonstrations of prompt {prompt.prompt_id} are {length} tokens, more than its context "
+            f"of {model.context}; use fewer or shorter ones"
+        )
+    return prefixes.read(model.network, prompt.ids[:length])
+
+
+def keep(whole: Prefix, ids: np.ndarray, kept: np.ndarray) -> Compressed:
+    """Keep some positions of what was read.
+
+    Args:
+        whole: As :func:`read` returns it.
+        ids: Token ids of what was read, shape (P,).
+        kept: Positions, ascending, shape (K,); at least one.
+    """
+    index = torch.from_numpy(np.asarray(kept)).to(whole.keys[0].device)  # (K,)
+    return Compressed(
+        prefix=Prefix(
+            keys=tuple(layer.index_select(-2, index) for layer in whole.keys),  # (1, H_kv, K, d) each
+            values=tuple(layer.index_select(-2, index) for layer in whole.values),  # (1, H_kv, K, d) each
+            length=len(kept),
+        ),
+        kept=np.asarray(kept),
+        ids=np.asarray(ids),
+    )
+
+
+def batches(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    budget: int,
+    compressed: Compressed,
+    restarted: bool = False,
+    index: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Batches of queries behind compressed demonstrations.
+
+    Their rows are K kept positions and a query, and :attr:`~icl_lens.models.batching.Batch.last` counts in these; only
+    :attr:`~icl_lens.models.batching.Batch.positions` are those that the model is told, P, P + 1, ... or 0, 1, ...
+
+    Args:
+        model: Its device is the batches'.
+        prompts: Any prompts.
+        budget: See :func:`icl_lens.models.batching.batches`.
+        compressed: The demonstrations of all prompts taken.
+        restarted: Whether the queries' positions restart at 0; otherwise they continue behind the demonstrations.
+        index: Places of the prompts to take; all by default.
+
+    Raises:
+        InputError: A prompt begins otherwise, its query does not fit into what the demonstrations leave of the context, or
+            positions cannot restart in this model.
+    """
+    length = len(compressed.ids)
+    if restarted and windows(model):
+        raise InputError(
+            f"model {model.name} has layers that see a sliding window of positions, so the positions of its queries cannot "
+            "restart at 0 behind demonstrations; say `continued`"
+        )
+    first = 0 if restarted else length
+    taken = list(range(len(prompts))) if index is None else list(index)
+    short = []
+    for place in taken:
+        prompt = prompts[place]
+        if len(prompt.ids) <= length or (prompt.ids[:length] != compressed.ids).any():
+            raise InputError(f"prompt {prompt.prompt_id} does not begin with the demonstrations that were compressed")
+        query = prompt.ids[length:]
+        if model.context is not None and first + len(query) > model.context:
+            raise InputError(
+                f"prompt {prompt.prompt_id}: its query is {len(query)} tokens, but the context of {model.name} "
+                f"({model.context} tokens) has room for {model.context - first}; shorten it, or use fewer demonstrations"
+            )
+        short.append(replace(prompt, ids=np.concatenate([compressed.ids[compressed.kept], query])))
+    for batch in batching.batches(model, short, budget, prefix=compressed.prefix):
+        yield replace(
+            batch,
+            index=[taken[i] for i in batch.index],
+            positions=batch.positions + (first - compressed.prefix.length),  # (B, Q)
+        )
+
+
+def query_logits(model: LanguageModel, batch: Batch, compressed: Compressed) -> torch.Tensor:
+    """Next-token logits at each query's last position, shape (B, V)."""
+    with within_windows(model, batch, compressed):
+        return last_logits(model, batch)
+
+
+def within_windows(model: LanguageModel, batch: Batch, compressed: Compressed) -> AbstractContextManager:
+    """The context in which a layer with a sliding window sees the kept positions that are inside it, and no others.
+
+    Such a layer counts the keys behind which a query stands. Behind K of P positions it would count too few, and so see too far
+    back: what is outside by the true positions is blocked.
+    """
+    seen = windows(model)
+    if not seen:
+        return nullcontext()
+    device = batch.ids.device
+    keys = torch.from_numpy(compressed.kept).to(device)  # (K,)
+    distance = batch.positions[:, :, None] - keys  # (B, Q, K)
+    own = torch.zeros(*batch.positions.shape, batch.positions.shape[1], dtype=torch.bool, device=device)  # (B, Q, Q)
+    edges = {size: torch.cat([distance >= size, own], dim=-1) for size in set(seen.values())}  # (B, Q, K + Q) each
+    return block(model.network, {layer: edges[size] for layer, size in seen.items()})
+
+
+def windows(model: LanguageModel) -> dict[int, int]:
+    """The layers that see a sliding window, each with the number of positions that it sees, its own included.
+
+    Raises:
+        InputError: A layer limits what it sees in another way.
+    """
+    shape = model.network.config.get_text_config()
+    size = getattr(shape, "sliding_window", None)
+    kinds = getattr(shape, "layer_types", None) or ["sliding_attention" if size else "full_attention"] * model.layers
+    other = sorted(set(kinds) - {"sliding_attention", "full_attention"})
+    if other:
+        raise InputError(
+            f"model {model.name}: demonstrations cannot be compressed in its layers of the kind {other[0]}, whose keys are not "
+            "told apart by position alone"
+        )
+    return {layer: size for layer, kind in enumerate(kinds) if kind == "sliding_attention" and size}
+
+
+@exact_products()
+@torch.no_grad()
+def require_compressible(model: LanguageModel) -> None:
+    """Refuse a model for which kept keys and values do not stand for their positions; tried on a short input.
+
+    A query behind K kept positions must see what it sees behind all P of them when the others are hidden by the mask, and
+    it must matter which positions the queries are told.
+
+    Raises:
+        InputError: It does not, or the model keeps no keys and values.
+    """
+    network = model.network
+    length, tail = 16, 8
+    kept = np.array([0, 3, 4, 9, 14, 15])
+    ids = torch.arange(1, 1 + length + tail, device=network.device) % network.get_input_embeddings().num_embeddings  # (T,)
+    start, rest = ids[:length].cpu().numpy(), ids[None, length:]  # (P,), (1, Q)
+    positions = torch.arange(length, length + tail, device=network.device)[None]  # (1, Q)
+    seen = torch.ones(1, length + tail, dtype=torch.int64, device=network.device)  # (1, P + Q)
+    seen[0, np.setdiff1d(np.arange(length), kept)] = 0
+    short = torch.ones(1, len(kept) + tail, dtype=torch.int64, device=network.device)  # (1, K + Q)
+    last = torch.full((1,), len(kept) + tail - 1, device=network.device)  # (1,)
+    try:
+        whole = prefixes.read(network, start)
+        hidden = network(
+            input_ids=rest, attention_mask=seen, position_ids=positions, past_key_values=whole.cache(1), use_cache=True
+        ).logits  # (1, Q, V)
+        compressed = keep(whole, start, kept)
+        batch = Batch([0], rest, short, positions, last, last[:, None], last, compressed.prefix)
+        with within_windows(model, batch, compressed):
+            behind = network(**batch.inputs()).logits  # (1, Q, V)
+            further = network(**replace(batch, positions=positions + length).inputs()).logits  # (1, Q, V)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a family raises that knows no such cache
+        raise _not_compressible(model) from error
+    # Half precision rounds the two differently; a wrong position or a forgotten key is far larger.
+    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
+    same = (hidden - behind).abs().max() <= tolerance * hidden.abs().max()
+    # A family that counts positions by itself, from what its mask shows (ALiBi), does so behind hidden keys, too.
+    if not same or torch.equal(behind, further):
+        raise _not_compressible(model)
+
+
+def _not_compressible(model: LanguageModel) -> InputError:
+    family = model.network.config.model_type
+    return InputError(
+        f"model {model.name}: the family {family} cannot be studied with compressed demonstrations, for a few of its keys and "
+        "values do not stand for the positions they were made at"
+    )

@@ -1,0 +1,1 @@
+"""The study compression: predictions with compressed demonstrations (Table 2)."""

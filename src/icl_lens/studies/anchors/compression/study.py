@@ -1,0 +1,93 @@
+"""Compression of the demonstrations (*Label Words are Anchors*, section 3.2, Table 2): methods, settings, and the study."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+from pydantic import Field
+
+from icl_lens.artifacts.schema import FLAG, FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.section import Section
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Keys, Study
+
+Method = Literal["full", "text_anchor", "hidden_random", "hidden_anchor"]
+Positions = Literal["continued", "restarted"]
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+
+OWN = "own"
+"""In place of positions for the uncompressed run, with which every method is compared, and for Text_anchor."""
+
+WORDS = 5
+"""Word loyalty compares the sets of so many likeliest tokens."""
+
+
+class Settings(Section):
+    """How demonstrations are compressed."""
+
+    positions: list[Positions] = Field(
+        default=["continued"],
+        min_length=1,
+        description="Where a query's positions go on behind kept keys and values: where the demonstrations end (continued), or "
+        "at 0 (restarted, as the released compress.py does for GPT2-XL). Table 2 shows all that are named.",
+    )
+    draws: int = Field(
+        default=5, ge=1, description="Draws of Hidden_random, of which Hidden_random-top is the best; 20 in the paper."
+    )
+    accumulate: bool = Field(
+        default=False,
+        description="Whether a draw keeps the random tokens of all draws before it, too, as the released compress_top.py does.",
+    )
+
+
+class Condition(NamedTuple):
+    """One way to compress."""
+
+    method: Method
+    draw: int
+    positions: str
+
+
+def conditions(settings: Settings) -> list[Condition]:
+    """Every condition, in the order of the rows."""
+    found = [Condition("text_anchor", 0, OWN)]
+    for positions in POSITIONS:
+        if positions in settings.positions:
+            found += [Condition("hidden_random", draw, positions) for draw in range(settings.draws)]
+            found.append(Condition("hidden_anchor", 0, positions))
+    return found
+
+
+SCHEMA = study_schema(
+    "compression",
+    {
+        "method": TEXT,
+        "draw": INTEGER,
+        "positions": TEXT,
+        "prediction": INTEGER,
+        "correct": FLAG,
+        "label_agrees": FLAG,
+        "word_jaccard_5": FLOAT,
+    },
+    keys=("method", "draw", "positions"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="prediction with compressed demonstrations (a subset of keys and values)",
+    schema=SCHEMA,
+    # One pass over the whole prompts, one for Text_anchor; of the queries one for each further condition.
+    cost=Cost(passes=2, behind=lambda settings: len(conditions(settings)) - 1),
+    settings=Keys("compression", Settings, "Keeping a few keys and values of the demonstrations, or their text (Table 2)."),
+    items=(
+        Item(
+            name="table_2",
+            title="How often the answer survives when the demonstrations are compressed, and how often it is right",
+            notebook="anchors/table_2",
+            set="shared-1shot",
+            studies=("compression", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+    ),
+)

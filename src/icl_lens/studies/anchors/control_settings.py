@@ -1,0 +1,56 @@
+"""The settings that both studies with controls share, so that they are about the same prompts and the same untrained copy.
+
+The studies are :mod:`icl_lens.studies.anchors.isolation_controls` and :mod:`icl_lens.studies.anchors.attention_controls`. The
+module needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from icl_lens.section import Section, Seed
+from icl_lens.studies.anchors import isolating
+from icl_lens.studies.anchors.isolating import TARGETS, Scope, Target
+from icl_lens.studies.study import Keys
+
+Control = Literal["none", "shuffled", "untrained"]
+CONTROLS: dict[Control, str] = {
+    "none": "as it is",
+    "shuffled": "labels shuffled",
+    "untrained": "untrained copy",
+}
+
+
+class Settings(Section):
+    """Which prompts are run, what is isolated in them, and the seed of the controls."""
+
+    seed: Seed = Field(default=0, description="Of the untrained copy's weights and of the new order of the labels.")
+    queries: int = Field(
+        default=20, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."
+    )
+    targets: list[Target] = Field(
+        default=list(TARGETS),
+        min_length=1,
+        description="As in `studies.isolation`. All four: a template without a newline, or without a token before its label "
+        "word, needs a shorter list.",
+    )
+    blocking: Literal["before_softmax", "after_softmax"] = Field(
+        default="before_softmax", description="As in `studies.isolation`."
+    )
+    random_scope: Scope = Field(default="prompt", description="As in `studies.isolation`.")
+    draws: int = Field(default=1, ge=1, description="As in `studies.isolation`.")
+
+
+KEYS = Keys(
+    "controls",
+    Settings,
+    "Isolation and deep attention again with shuffled labels and on an untrained copy of the model.",
+)
+
+
+def isolation(settings: Settings, depth: int) -> isolating.Settings:
+    """What is isolated in a model of ``depth`` layers: Figure 4's number of layers alone."""
+    shared = settings.model_dump(include={"targets", "blocking", "random_scope", "draws"})
+    return isolating.Settings(layers=[isolating.main_layers(depth)], **shared)

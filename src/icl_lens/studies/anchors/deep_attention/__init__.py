@@ -1,0 +1,1 @@
+"""Attention of the last position to label words."""

@@ -1,0 +1,1 @@
+"""The study diagnosis: class confusion predicted from the keys of the label words (Figures 6 and 14)."""

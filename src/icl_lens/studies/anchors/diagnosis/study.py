@@ -1,0 +1,101 @@
+"""Error diagnosis (*Label Words are Anchors*, section 3.3 and appendix J, Figures 6 and 14): settings and the study."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from icl_lens.artifacts.schema import FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.section import Section
+from icl_lens.studies.cost import Cost, Job, Work
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Further, Keys, Study
+
+
+class Settings(Section):
+    """Where queries and keys are read, and what is kept of them."""
+
+    layer: int | None = Field(
+        default=None,
+        ge=0,
+        description="The layer whose queries and keys are read, counted from 0. Empty: two thirds of the depth, which is the "
+        "released notebook's 32 in a model of 48 layers.",
+    )
+    directions: int = Field(
+        default=10, ge=1, description="How many principal directions of the queries Figure 6 keeps: M, 10 in the paper."
+    )
+    sweep: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[5, 10, 20, 50, 100, 200],
+        min_length=1,
+        description="The M of Figure 14. More than there are directions (queries of a seed less one, or the width) means all.",
+    )
+
+
+def main_layer(depth: int) -> int:
+    """The layer of a model of ``depth`` layers: 32 of GPT2-XL's 48."""
+    return 2 * depth // 3
+
+
+def counts(settings: Settings) -> list[int]:
+    """All M, ascending: Figure 6's and Figure 14's."""
+    return sorted({settings.directions, *settings.sweep})
+
+
+SCHEMA = study_schema(
+    "diagnosis",
+    {
+        "keys": TEXT,
+        "sets": INTEGER,
+        "layer": INTEGER,
+        "components": INTEGER,
+        "components_there": INTEGER,
+        "class_i": INTEGER,
+        "class_j": INTEGER,
+        "predicted_confusion": FLOAT,
+    },
+    keys=("keys", "layer", "components", "class_i", "class_j"),
+)
+
+
+def _work(job: Job) -> Work:
+    """Each query once, under demonstrations of its own, and no layer beyond the studied one."""
+    prompts = job.seeds * job.queries
+    return Work(prompts, prompts * (job.query + job.demonstrations) * (main_layer(job.layers) / job.layers))
+
+
+STUDY = Study(
+    package=__package__,
+    help="class confusion predicted from the keys of the label words",
+    schema=SCHEMA,
+    cost=Cost(passes=1, work=_work),
+    settings=Keys("diagnosis", Settings, "Telling from the keys of label words which classes a model confuses."),
+    further=(
+        Further(
+            "pooled",
+            "a prompts table of the same queries under demonstrations that change (pooled-1shot)",
+            "pooled-1shot",
+        ),
+    ),
+    inputs="prepare",
+    items=(
+        Item(
+            name="figure_6",
+            title="Which classes are confused: predicted from the keys of their label words, and real",
+            notebook="anchors/figure_6",
+            set="ordered-1shot",
+            studies=("diagnosis", "icl"),
+            tasks=("trec",),
+            paper_models="GPT2-XL",
+        ),
+        Item(
+            name="figure_14",
+            title="Confusion predicted from more and fewer principal directions of the queries",
+            notebook="anchors/figure_14",
+            set="ordered-1shot",
+            studies=("diagnosis", "icl"),
+            tasks=("trec",),
+            paper_models="GPT2-XL",
+        ),
+    ),
+)

@@ -1,0 +1,178 @@
+"""What figures show of the error diagnosis: predicted and real confusion pair by pair, and how far their ranks agree.
+
+Predicted confusion is the study's (:mod:`icl_lens.studies.anchors.diagnosis.compute`). Real confusion is the paper's (*Label
+Words are Anchors*, section 3.3): of the texts whose gold class is a or b, the AUC with which p_a / (p_a + p_b) tells those of
+a. It is the same for (a, b) and (b, a); 1 is never confused, one half is chance. A pair of which a class has no text has none,
+and stays empty.
+
+The paper compares the two by eye. Here each demonstration set (a seed) gives Spearman's rank correlation over its pairs; the
+estimate is the mean over sets, its interval a bootstrap over sets. A set in which the model confuses no pair, so that all are
+alike, has none. Beside it stands how rarely names of classes dealt out at
+random would have agreed as well: pairs that share a class are not independent, so the classes are relabelled and not the pairs.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations
+from math import factorial
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.statistics.attention_auc import auc
+from icl_lens.statistics.ranks import spearman
+from icl_lens.statistics.resampling import Bootstrap, mean
+
+_KEY = ["model", "set", "task"]
+
+# Relabellings are all looked at up to so many, and drawn above.
+_RELABELLINGS = 5040
+
+
+def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Predicted beside real confusion.
+
+    Args:
+        predicted: diagnosis tables, of one or more models and tasks.
+        answers: icl tables of the same prompts.
+
+    Raises:
+        InputError: A seed that is predicted has no answers.
+
+    Returns:
+        The rows of ``predicted`` without prompt_id, their predicted_confusion named predicted, and: real (empty where a class
+        has no text), items_i and items_j (texts of the two classes).
+    """
+    found = pd.concat(
+        [_real(part).assign(**dict(zip([*_KEY, "seed"], key, strict=True))) for key, part in answers.groupby([*_KEY, "seed"])]
+    )
+    both = predicted.rename(columns={"predicted_confusion": "predicted"}).drop(columns="prompt_id")
+    both = both.merge(found, on=[*_KEY, "seed", "class_i", "class_j"], how="left", validate="many_to_one")
+    if both["items_i"].isna().any():
+        lost = both[both["items_i"].isna()].iloc[0]
+        raise InputError(f"the icl table has no answers of {lost['model']} on {lost['task']} for seed {lost['seed']}")
+    return both.astype({"items_i": int, "items_j": int})
+
+
+def _real(answers: pd.DataFrame) -> pd.DataFrame:
+    """Real confusion of every pair, from the answers of one seed."""
+    log_probs = np.stack(answers["class_log_probs"].to_numpy())  # (N, C)
+    gold = answers["gold"].to_numpy()  # (N,)
+    rows = []
+    for a, b in combinations(range(log_probs.shape[1]), 2):
+        of_pair = (gold == a) | (gold == b)
+        # p_a / (p_a + p_b) rises with log p_a - log p_b, which does not round to 1.
+        value = auc(log_probs[of_pair, a] - log_probs[of_pair, b], gold[of_pair] == a)
+        rows.append(
+            {
+                "class_i": a,
+                "class_j": b,
+                "real": float(value),
+                "items_i": int((gold == a).sum()),
+                "items_j": int((gold == b).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How far predicted and real confusion agree in rank.
+
+    Args:
+        compared: As :func:`compare` returns it.
+        plan: How to resample; demonstration sets are always resampled.
+
+    Returns:
+        One row a model, set, task, source of the keys and M: value (mean over seeds of Spearman's correlation; empty where it
+        exists for none: fewer than two pairs), low and high (empty with fewer than two seeds), seeds (over which it exists),
+        pairs (fewest of a seed), relabelled (share of relabellings that agree as well or better, this one among them). And one
+        row a seed: the same key, seed, pairs, correlation.
+    """
+    plan = plan or Bootstrap()
+    plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)
+    summary, each = [], []
+    for key, part in compared.groupby([*_KEY, "keys", "components"], sort=False):
+        named = dict(zip([*_KEY, "keys", "components"], key, strict=True))
+        matrices = {seed: (_square(of_seed, "predicted"), _square(of_seed, "real")) for seed, of_seed in part.groupby("seed")}
+        rows = [{**named, "seed": seed, **_of_seed(*both)} for seed, both in matrices.items()]
+        each += rows
+        known = pd.DataFrame(rows).dropna(subset="correlation")
+        estimate = mean(known.assign(prompt_id=0), ["correlation"], plan) if len(known) else None
+        certain = estimate is not None and len(known) > 1
+        summary.append(
+            {
+                **named,
+                "value": float(estimate.value[0]) if estimate else np.nan,
+                "low": float(estimate.low[0]) if certain else np.nan,
+                "high": float(estimate.high[0]) if certain else np.nan,
+                "seeds": len(known),
+                "pairs": min(row["pairs"] for row in rows),
+                "relabelled": _relabelled([matrices[seed] for seed in known["seed"]], plan.seed) if estimate else np.nan,
+            }
+        )
+    return pd.DataFrame(summary), pd.DataFrame(each)
+
+
+def average(compared: pd.DataFrame, column: str) -> np.ndarray:
+    """The mean over seeds of one column, as a matrix with the paper's diagonal of 1, shape (C, C).
+
+    A cell that is empty for some seeds is the mean of the others, for all seeds NaN.
+
+    Args:
+        compared: As :func:`compare` returns it, of one model, set, task, source of the keys and M.
+        column: predicted or real.
+    """
+    return _square(compared.groupby(["class_i", "class_j"], as_index=False)[column].mean(), column)
+
+
+def lowest(matrix: np.ndarray) -> tuple[int, int] | None:
+    """The pair of classes that is most confused: that of the lowest known cell above the diagonal.
+
+    None where no cell is known, or all of several are alike, such as those of a model that confuses nothing.
+    """
+    above = np.where(np.triu(np.ones_like(matrix, dtype=bool), 1), matrix, np.nan)
+    known = above[~np.isnan(above)]
+    if not len(known) or (len(known) > 1 and np.ptp(known) == 0):
+        return None
+    return tuple(int(place) for place in np.unravel_index(np.nanargmin(above), above.shape))
+
+
+def why_none(row: pd.Series) -> str:
+    """Why a row of :func:`correlations` has no value, half a sentence."""
+    if row["pairs"] < 2:
+        return f"no rank correlation, for it takes two pairs of classes, and {row['pairs']} can be measured"
+    return "no rank correlation, for in every demonstration set the real confusion of all pairs is the same"
+
+
+def _square(rows: pd.DataFrame, column: str) -> np.ndarray:
+    classes = int(rows["class_j"].max()) + 1
+    matrix = np.eye(classes)
+    a, b = rows["class_i"].to_numpy(), rows["class_j"].to_numpy()
+    matrix[a, b] = matrix[b, a] = rows[column].to_numpy()
+    return matrix
+
+
+def _of_seed(predicted: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    a, b = _known_pairs(real)
+    return {"pairs": len(a), "correlation": float(spearman(predicted[a, b], real[a, b])) if len(a) > 1 else np.nan}
+
+
+def _known_pairs(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.nonzero(np.triu(~np.isnan(real), 1))
+
+
+def _relabelled(matrices: list[tuple[np.ndarray, np.ndarray]], seed: int) -> float:
+    """The share of relabellings of the predicted classes whose mean correlation is as high as that of none, or higher."""
+    classes = len(matrices[0][0])
+    if factorial(classes) <= _RELABELLINGS:
+        orders = np.array(list(permutations(range(classes))))  # (P, C), the first of them the identity
+    else:
+        generator = np.random.default_rng(seed)
+        orders = np.stack([np.arange(classes), *(generator.permutation(classes) for _ in range(_RELABELLINGS - 1))])
+    values = []
+    for predicted, real in matrices:
+        a, b = _known_pairs(real)
+        values.append(spearman(predicted[orders[:, a], orders[:, b]], real[a, b]))  # (P,)
+    agreed = np.mean(values, axis=0)
+    return float((agreed >= agreed[0] - 1e-12).mean())

@@ -1,0 +1,1 @@
+"""The information flow of a few prompts along every edge."""

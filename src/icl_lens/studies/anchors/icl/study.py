@@ -1,0 +1,26 @@
+"""What the model answers to each prompt: the declaration of the study."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLOATS, INTEGER, INTEGERS, study_schema
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "icl",
+    {
+        "gold": INTEGER,
+        "prediction": INTEGER,
+        "class_log_probs": FLOATS,
+        "top_tokens": INTEGERS,
+    },
+    every_prompt=True,
+)
+
+STUDY = Study(
+    package=__package__,
+    help="what the model answers to each prompt",
+    schema=SCHEMA,
+    cost=Cost(passes=1),
+    walked=True,
+)

@@ -1,0 +1,1 @@
+"""The likeliest next tokens with label words isolated."""

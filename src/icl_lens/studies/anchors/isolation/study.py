@@ -1,0 +1,71 @@
+"""Isolation of label words: the declaration of the study. Its settings are in :mod:`icl_lens.studies.anchors.isolating`."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLAG, FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.studies.anchors.isolating import Settings, conditions
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Keys, Study
+
+SCHEMA = study_schema(
+    "isolation",
+    {
+        "target": TEXT,
+        "side": TEXT,
+        "layers": INTEGER,
+        "draw": INTEGER,
+        "prediction": INTEGER,
+        "label_agrees": FLAG,
+        "word_jaccard_5": FLOAT,
+        "word_jaccard_10": FLOAT,
+    },
+    keys=("target", "side", "layers", "draw"),
+    every_prompt=True,
+)
+
+STUDY = Study(
+    package=__package__,
+    help="whether each answer survives when label words, or others in their place, see nothing before them",
+    schema=SCHEMA,
+    cost=Cost(passes=1, more=lambda job: len(conditions(job.settings, job.layers))),
+    settings=Keys("isolation", Settings, "Cutting label words, or others in their place, off from the text before them."),
+    walked=True,
+    items=(
+        Item(
+            name="figure_4",
+            title="How often the answer survives when label words, or as many random other tokens, are isolated "
+            "in the first or last layers, one demonstration per class",
+            notebook="anchors/figure_4",
+            set="shared-1shot",
+            studies=("isolation", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_8",
+            title="What survives by the number of isolated layers, one demonstration per class",
+            notebook="anchors/figure_8",
+            set="shared-1shot",
+            studies=("isolation", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_10",
+            title="What survives by the number of isolated layers, two demonstrations per class",
+            notebook="anchors/figure_8",
+            set="shared-2shot",
+            studies=("isolation", "icl"),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="figure_12",
+            title="How often the answer survives isolation under labels that mean nothing (A and B), eight "
+            "demonstrations per class",
+            notebook="anchors/figure_4",
+            set="shared-8shot",
+            studies=("isolation", "icl"),
+            tasks=("sst2_ab",),
+            paper_models="LLaMA-33B",
+        ),
+    ),
+)

@@ -1,0 +1,101 @@
+"""What figures show of isolation: loyalties by condition, with intervals, per task and over tasks.
+
+Loyalty (*Label Words are Anchors*, section 2.2) is how often the predicted label stays the same (label loyalty), and the mean
+Jaccard overlap of the likeliest tokens (word loyalty, of 5 as in the paper and of 10 as in the released notebook). Means are
+over a seed's prompts, then seeds, then tasks; intervals are those of :mod:`icl_lens.statistics.resampling`. Of the random
+control each prompt counts by its mean over the draws; how far the draws lie apart stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap, mean
+from icl_lens.studies.anchors.isolating import WORDS
+
+# What is averaged, and the name of its mean.
+METRICS = {"label_agrees": "label_loyalty", **{f"word_jaccard_{size}": f"word_loyalty_{size}" for size in WORDS}}
+
+# The paired difference of the paper's two conditions, on the same prompts.
+DIFFERENCE = "label - random"
+
+_UNIT = ["task", "seed", "prompt_id"]
+_CONDITION = ["target", "side", "layers"]
+
+
+def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
+    """Every loyalty of every condition, for each model and prompt set.
+
+    Args:
+        rows: Isolation tables, of one or more models, tasks and sets.
+        plan: How to resample.
+
+    Raises:
+        InputError: Some prompts lack a condition that others have.
+
+    Returns:
+        One row a model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), target (and :data:`DIFFERENCE`),
+        side, layers (k) and metric: value, low and high (the interval's ends), lowest_draw and highest_draw (of a mean over one
+        draw alone; the value itself where there is one draw), draws, prompts, seeds.
+    """
+    found = []
+    for (model, name), of_set in rows.groupby(["model", "set"], sort=False):
+        for task, part in [(OVER_TASKS, of_set), *of_set.groupby("task", sort=False)]:
+            key = {"model": model, "set": name, "task": task}
+            table = pd.DataFrame({**key, **row} for row in _summarise(part, plan or Bootstrap()))
+            found.append(table.assign(seeds=part["seed"].nunique()))
+    return pd.concat(found, ignore_index=True)
+
+
+def _summarise(rows: pd.DataFrame, plan: Bootstrap) -> list[dict]:
+    rows = rows.astype({name: float for name in METRICS})
+    conditions = rows[_CONDITION].drop_duplicates()
+    columns = [(metric, *condition) for condition in conditions.itertuples(index=False, name=None) for metric in METRICS]
+    estimate = mean(_wide(rows, columns), [_name(column) for column in columns], plan)
+    control = [column for column in columns if column[1] == "random"]
+    names = [_name(column) for column in control]
+    draws = [
+        dict(zip(control, mean(_wide(drawn, control), names, Bootstrap(resamples=1)).value, strict=True))
+        for _, drawn in rows[rows["target"] == "random"].groupby("draw")
+    ]
+    place = {column: number for number, column in enumerate(columns)}
+    shown = []
+    for column, number in place.items():
+        metric, target, side, layers = column
+        one = estimate.apply(lambda values, n=number: values[..., n])
+        of_draws = [draw[column] for draw in draws] if target == "random" else [one.value]
+        shown.append((target, side, layers, METRICS[metric], one, of_draws))
+        other = place.get((metric, "random", side, layers))
+        if target == "label" and other is not None:
+            paired = estimate.apply(lambda values, n=number, o=other: values[..., n] - values[..., o])
+            of_draws = [one.value - draw[metric, "random", side, layers] for draw in draws]
+            shown.append((DIFFERENCE, side, layers, METRICS[metric], paired, of_draws))
+    return [
+        {
+            **dict(zip([*_CONDITION, "metric"], row[:4], strict=True)),
+            "value": float(row[4].value),
+            "low": float(row[4].low),
+            "high": float(row[4].high),
+            "lowest_draw": float(min(row[5])),
+            "highest_draw": float(max(row[5])),
+            "draws": len(row[5]),
+            "prompts": row[4].prompts,
+        }
+        for row in shown
+    ]
+
+
+def _wide(rows: pd.DataFrame, columns: Sequence[tuple]) -> pd.DataFrame:
+    """One row a prompt, averaged over draws, with the columns (metric, target, side, layers) under their names."""
+    wide = rows.pivot_table(index=_UNIT, columns=_CONDITION, values=list(METRICS), aggfunc="mean", observed=True)
+    wide = wide[list(columns)]
+    wide.columns = [_name(column) for column in columns]
+    return wide.reset_index()
+
+
+def _name(column: tuple) -> str:
+    """A column's name in a message."""
+    metric, target, side, layers = column
+    return f"{METRICS[metric]} of {target} in the {side} {layers}"

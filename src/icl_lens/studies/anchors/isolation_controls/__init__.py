@@ -1,0 +1,1 @@
+"""Isolation with controls."""

@@ -1,0 +1,51 @@
+"""Isolation with controls: the declaration of the study."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLAG, FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.studies.anchors.control_settings import CONTROLS, KEYS, isolation
+from icl_lens.studies.anchors.isolating import conditions
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "isolation_controls",
+    {
+        "control": TEXT,
+        "target": TEXT,
+        "side": TEXT,
+        "layers": INTEGER,
+        "draw": INTEGER,
+        "prediction": INTEGER,
+        "label_agrees": FLAG,
+        "word_jaccard_5": FLOAT,
+        "word_jaccard_10": FLOAT,
+    },
+    keys=("control", "target", "side", "layers", "draw"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="isolation again with shuffled labels and on an untrained copy of the model",
+    schema=SCHEMA,
+    cost=Cost(
+        passes=len(CONTROLS),  # the plain run of each control, and in `more` the run of each condition
+        more=lambda job: len(CONTROLS) * len(conditions(isolation(job.settings, job.layers), job.layers)),
+        queries=lambda settings: settings.queries,
+    ),
+    settings=KEYS,
+    inputs="prepare",
+    items=(
+        Item(
+            name="figure_controls",
+            title="Both tests of the paper on the model as it is, with the demonstrations' labels shuffled, and on an "
+            "untrained copy, one demonstration per class",
+            notebook="anchors/figure_controls",
+            set="shared-1shot",
+            studies=("isolation_controls", "attention_controls"),
+            # The fewest classes and the most: the paper has no such figure, and every task costs two jobs.
+            tasks=("sst2", "trec"),
+        ),
+    ),
+)

@@ -1,0 +1,69 @@
+"""How much the last position attends to each class's label words.
+
+The equation is in :mod:`icl_lens.studies.anchors.deep_attention.compute`; several studies use it.
+
+Only the last row of each layer's attention is computed explicitly; the rest runs on the fused kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icl_lens.attention.record import record_rows
+from icl_lens.attention.supported import require_supported
+from icl_lens.errors import InputError
+from icl_lens.models.batching import shared_batches
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import class_logits
+from icl_lens.network.precision import at_least_float32
+from icl_lens.prompts.positions import TokenizedPrompt
+
+
+@torch.inference_mode()
+def class_attention(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object],
+) -> pd.DataFrame:
+    """The score of every prompt, layer and class.
+
+    Args:
+        model: Any supported model.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told after each batch how many prompts it held.
+
+    Raises:
+        InputError: A prompt has no demonstration, or the model's family is not supported.
+
+    Returns:
+        One row per prompt, layer and class, in that order: prompt_id, layer (from 0), class (index), attention (a sum over
+        heads and demonstrations, so at most the number of heads; 0 for a class without a demonstration).
+    """
+    bare = next((p for p in prompts if not len(p.anchors)), None)
+    if bare:
+        raise InputError(f"prompt {bare.prompt_id} has no demonstration; deep attention needs label words to attend to")
+    require_supported(model.network)
+    layers = model.layers
+    scores: list[np.ndarray] = [np.zeros((layers, len(p.label_ids))) for p in prompts]  # (L, C) each
+    for batch in shared_batches(model, prompts, batch_tokens):
+        with record_rows(model.network, batch.last) as rows:
+            class_logits(model, batch)  # of the answers nothing is needed, so of the vocabulary little
+        weights = torch.stack([at_least_float32(rows[layer]).sum(1) for layer in range(layers)]).cpu().numpy()  # (L, B, K)
+        for row, place in enumerate(batch.index):
+            prompt = prompts[place]
+            np.add.at(scores[place].T, prompt.demo_labels, weights[:, row, prompt.anchors].T)
+        progress(len(batch.index))
+    return pd.DataFrame(
+        {
+            "prompt_id": np.repeat([p.prompt_id for p in prompts], [s.size for s in scores]),
+            "layer": np.concatenate([np.repeat(np.arange(layers), s.shape[1]) for s in scores]),
+            "class": np.concatenate([np.tile(np.arange(s.shape[1]), layers) for s in scores]),
+            "attention": np.concatenate([s.ravel() for s in scores]),
+        }
+    )

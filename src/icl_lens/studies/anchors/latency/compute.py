@@ -1,0 +1,150 @@
+"""Latency: how long a query takes behind compressed demonstrations, against the whole prompt read at once.
+
+*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). Three methods to get to the same position's logits:
+
+    full            the whole prompt in one forward pass (the paper's baseline)
+    hidden_anchor   the query behind the K kept positions of its demonstrations
+    shared          the query behind all P of them, kept whole: exact, and also read once
+
+Only the forward pass is timed, up to the logits at the last position, with the model's own attention kernel: the inputs are on
+the device before, nothing is decoded, and the device has finished before the clock starts and before it stops. What is read
+once for all queries (the demonstrations) is not counted, as in the paper. Each pass is run once before it is timed, and the
+methods alternate. The paper compares one prompt at a time; the prompts of a seed together, in batches, show the throughput.
+
+Times differ from machine to machine and from run to run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icl_lens.models import batching
+from icl_lens.models.batching import Batch
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import last_logits
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.anchors import compressed_demonstrations
+from icl_lens.studies.anchors.compressed_demonstrations import Compressed
+from icl_lens.studies.anchors.latency.study import METHODS, Method, Settings
+
+
+@torch.inference_mode()
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+    settings: Settings | None = None,
+) -> pd.DataFrame:
+    """Seconds of every repeat, and the lengths that they hang on.
+
+    Args:
+        model: Any model whose keys and values can be kept.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told after each set of demonstrations how many prompts it has, those that are not timed too.
+        settings: See :class:`Settings`.
+
+    Raises:
+        InputError: A prompt has no demonstration, or the model's family cannot do it.
+
+    Returns:
+        One row a timed pass, method and repeat: prompt_id (of a batch its first), method, prompts (timed together; 1 for the
+        paper's comparison), repeat, seconds, prompt_tokens (of the whole prompt; their mean), cache_tokens (whose keys and
+        values are kept: none, K or P), query_tokens (their mean, template included), demo_words and query_words (whitespace
+        words of the raw texts, L_demo and L_x in Table 6).
+    """
+    settings = settings or Settings()
+    groups = compressed_demonstrations.group_by_demonstrations(prompts)
+    compressed_demonstrations.require_compressible(model)
+    rows: list[dict] = []
+    timed: dict[int, int] = {}
+    for index in groups:
+        first = prompts[index[0]]
+        room = settings.prompts - timed.get(first.seed, 0)
+        chosen = index[: max(0, room)]
+        timed[first.seed] = timed.get(first.seed, 0) + len(chosen)
+        if chosen:
+            ids = first.ids[: compressed_demonstrations.query_start(first)]
+            whole = compressed_demonstrations.read(model, first)
+            anchored = compressed_demonstrations.kept_positions(first)
+            behind: dict[Method, Compressed | None] = {
+                "full": None,
+                "hidden_anchor": compressed_demonstrations.keep(whole, ids, anchored),
+                "shared": compressed_demonstrations.keep(whole, ids, np.arange(len(ids))),
+            }
+            for together in [*([place] for place in chosen), *([chosen] if len(chosen) > 1 else [])]:
+                of_pass = {
+                    "prompt_id": first.prompt_id if len(together) > 1 else prompts[together[0]].prompt_id,
+                    "prompts": len(together),
+                    "prompt_tokens": np.mean([len(prompts[i].ids) for i in together]),
+                    "query_tokens": np.mean([len(prompts[i].ids) - len(ids) for i in together]),
+                    "demo_words": sum(_words(first, span) for span in first.text_spans),
+                    "query_words": np.mean([_words(prompts[i], prompts[i].query_span) for i in together]),
+                }
+                passes = {method: _pass(model, prompts, batch_tokens, together, behind[method]) for method in METHODS}
+                seconds = _time(model, passes, settings.repeats)
+                cached = {"full": 0, "hidden_anchor": len(anchored), "shared": len(ids)}
+                for method in METHODS:
+                    rows += [
+                        {**of_pass, "method": method, "cache_tokens": cached[method], "repeat": repeat, "seconds": value}
+                        for repeat, value in enumerate(seconds[method])
+                    ]
+        progress(len(index))
+    return pd.DataFrame(rows)
+
+
+def _pass(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    index: list[int],
+    behind: Compressed | None,
+) -> Callable[[], None]:
+    """A forward pass over some prompts whose batches lie ready on the device."""
+    if behind is None:
+        ready = list(batching.batches(model, prompts, batch_tokens, index))
+    else:
+        ready = list(compressed_demonstrations.batches(model, prompts, batch_tokens, behind, index=index))
+
+    def logits(batch: Batch) -> torch.Tensor:
+        return last_logits(model, batch) if behind is None else compressed_demonstrations.query_logits(model, batch, behind)
+
+    def run() -> None:
+        for batch in ready:
+            logits(batch)
+
+    return run
+
+
+def _time(model: LanguageModel, passes: dict[Method, Callable[[], None]], repeats: int) -> dict[Method, list[float]]:
+    """Seconds of each method's repeats; the first run of each does not count."""
+    seconds: dict[Method, list[float]] = {method: [] for method in passes}
+    for repeat in range(-1, repeats):
+        for method, run in passes.items():
+            _finish(model)
+            start = time.perf_counter()
+            run()
+            _finish(model)
+            if repeat >= 0:
+                seconds[method].append(time.perf_counter() - start)
+    return seconds
+
+
+def _finish(model: LanguageModel) -> None:
+    """Wait until the device has done all that it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    elif model.device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _words(prompt: TokenizedPrompt, span: np.ndarray) -> int:
+    """How many whitespace words some characters of a prompt are."""
+    start, end = span
+    return len(prompt.text[start:end].split())

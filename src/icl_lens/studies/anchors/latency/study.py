@@ -1,0 +1,68 @@
+"""Latency (*Label Words are Anchors*, section 3.2 and appendix I, Tables 3 and 6): methods, settings, and the study."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from icl_lens.artifacts.schema import FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.section import Section
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Keys, Study
+
+Method = Literal["full", "hidden_anchor", "shared"]
+"""The whole prompt is read (the paper's comparison); the query behind the kept positions; the query behind all of them."""
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+class Settings(Section):
+    """How much is timed."""
+
+    prompts: int = Field(default=5, ge=1, description="Prompts of each seed that are timed, the first ones.")
+    repeats: int = Field(default=5, ge=1, description="Times that each is timed, after one that does not count.")
+
+
+SCHEMA = study_schema(
+    "latency",
+    {
+        "method": TEXT,
+        "prompts": INTEGER,
+        "repeat": INTEGER,
+        "seconds": FLOAT,
+        "prompt_tokens": FLOAT,
+        "cache_tokens": INTEGER,
+        "query_tokens": FLOAT,
+        "demo_words": INTEGER,
+        "query_words": FLOAT,
+    },
+    keys=("method", "prompts", "repeat"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="latency of a query with full and with compressed demonstrations",
+    schema=SCHEMA,
+    cost=Cost(passes=0),  # a few prompts: loading the model is the cost
+    settings=Keys("latency", Settings, "Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."),
+    alone=True,
+    items=(
+        Item(
+            name="table_3",
+            title="How many times faster a query is behind compressed demonstrations",
+            notebook="anchors/table_3",
+            set="shared-1shot",
+            studies=("latency",),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+        Item(
+            name="table_6",
+            title="How many times faster a query is behind compressed demonstrations, and how long both are",
+            notebook="anchors/table_3",
+            set="shared-1shot",
+            studies=("latency",),
+            paper_models="GPT2-XL and GPT-J",
+        ),
+    ),
+)

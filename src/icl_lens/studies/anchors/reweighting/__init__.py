@@ -1,0 +1,1 @@
+"""The study reweighting: trained factors on the attention to label words (Table 1)."""

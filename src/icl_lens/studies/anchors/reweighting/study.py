@@ -1,0 +1,92 @@
+"""Anchor re-weighting (*Label Words are Anchors*, section 3.1 and appendix H, Table 1): methods, settings, and the study."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from icl_lens.artifacts.schema import FLAG, FLOATS, INTEGER, TEXT, study_schema
+from icl_lens.prompts.sets import AUXILIARY
+from icl_lens.section import Section, Seed
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Further, Keys, Study
+
+VANILLA, FEW_SHOT, REWEIGHTED = METHODS = ("vanilla", "few_shot", "reweighted")
+"""The rows of Table 1: the demonstrations as they are, more of them, and the demonstrations re-weighted."""
+
+
+class Settings(Section):
+    """How beta is trained, and the baselines."""
+
+    learning_rate: float = Field(default=0.01, gt=0, description="Adam's (the paper's; the released code's default is 0.1).")
+    epochs: int = Field(default=10, ge=1, description="How often every training example is seen, one at a time.")
+    auxiliary: int = Field(
+        default=AUXILIARY,
+        ge=1,
+        description="Training examples per class: those that the draw of the demonstrations meets next.",
+    )
+    seed: Seed = Field(default=0, description="Of the order of the training examples, drawn anew in each epoch.")
+    shots: int = Field(
+        default=1 + AUXILIARY,
+        ge=2,
+        description="Demonstrations per class of the baseline without training, at most: where prompts are longer than the "
+        "model's context, the largest number whose prompts all fit.",
+    )
+
+
+SCHEMA = study_schema(
+    "reweighting",
+    {
+        "method": TEXT,
+        "shots": INTEGER,
+        "gold": INTEGER,
+        "prediction": INTEGER,
+        "correct": FLAG,
+        "class_log_probs": FLOATS,
+    },
+    keys=("method", "shots"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="answers with trained factors on the attention to label words, without, and with more demonstrations",
+    schema=SCHEMA,
+    # Each prompt as it is, re-weighted, and with more demonstrations; the training, single tokens, is left out.
+    cost=Cost(passes=3),
+    settings=Keys(
+        "reweighting", Settings, "Factors on the attention to label words, trained, and what they are compared with."
+    ),
+    further=(
+        Further(
+            "train",
+            "a prompts table whose queries are training texts, with the same demonstrations (shared-1shot-auxiliary)",
+            "shared-1shot-auxiliary",
+        ),
+        Further(
+            "baseline",
+            "a prompts table of the same queries with more demonstrations (shared-5shot)",
+            lambda settings: f"shared-{settings.shots}shot",
+        ),
+    ),
+    inputs="prepare",
+    tensors=True,
+    items=(
+        Item(
+            name="table_1",
+            title="Accuracy with the demonstrations as they are, with more of them, and with the attention to their label "
+            "words re-weighted",
+            notebook="anchors/table_1",
+            set="shared-1shot",
+            studies=("reweighting",),
+            paper_models="GPT2-XL",
+        ),
+        Item(
+            name="figure_reweighting",
+            title="What re-weighting learns, and which classes are answered before and after it",
+            notebook="anchors/figure_reweighting",
+            set="shared-1shot",
+            studies=("reweighting",),
+            tensors=("reweighting",),
+        ),
+    ),
+)

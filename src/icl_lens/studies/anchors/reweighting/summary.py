@@ -1,0 +1,105 @@
+"""Table 1: how often each method is right, with intervals, and scores that do not reward the commonest class."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from icl_lens.statistics import resampling
+from icl_lens.statistics.classification import balanced_accuracy, macro_f1
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.anchors.reweighting.study import METHODS, REWEIGHTED, VANILLA
+
+DIFFERENCE = "reweighted - vanilla"
+"""Stands where a method's name would for the paired difference of their accuracies."""
+
+
+def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """The accuracy of each model, task and method, and of the mean over tasks, with intervals.
+
+    Args:
+        rows: reweighting tables of one or more models and tasks.
+        classes: How many classes each task has.
+        plan: How to resample.
+
+    Returns:
+        One row a model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and method (then :data:`DIFFERENCE`):
+        model, task, method, shots (a range over tasks, empty for the difference), accuracy, low, high, balanced_accuracy,
+        macro_f1 (means over a seed's classes that are there, seeds, then tasks; of the difference, their differences),
+        commonest_class (the accuracy of always that one), absent (seeds and classes without a test text, of how many), prompts
+        and seeds.
+    """
+    found = []
+    for model, of_model in rows.groupby("model", sort=False):
+        tasks = list(dict.fromkeys(of_model["task"]))
+        scores = {}
+        for task in [*tasks, OVER_TASKS]:
+            names = tasks if task == OVER_TASKS else [task]
+            part = of_model[of_model["task"].isin(names)]
+            estimates = {}
+            for method in METHODS:
+                of_method = part[part["method"] == method]
+                right = of_method.assign(accuracy=of_method["gold"] == of_method["prediction"])
+                estimates[method] = resampling.mean(right, ["accuracy"], plan)
+                if task != OVER_TASKS:
+                    scores[task, method] = _scores(of_method)
+            estimates[DIFFERENCE] = estimates[REWEIGHTED] - estimates[VANILLA]
+            gold = part[part["method"] == VANILLA].groupby(["task", "seed"])["gold"].nunique().reset_index()
+            wanted = gold["task"].map(classes)
+            labels = part[part["method"] == VANILLA].groupby("task")["gold"]
+            commonest = float(labels.agg(lambda values: values.value_counts(normalize=True).max()).mean())
+            for method, estimate in estimates.items():
+                balanced, f1 = _over(scores, names, method)
+                shots = sorted(part.loc[part["method"] == method, "shots"].unique())
+                found.append(
+                    {
+                        "model": model,
+                        "task": task,
+                        "method": method,
+                        "shots": " to ".join(str(k) for k in ([shots[0], shots[-1]] if len(shots) > 1 else shots)),
+                        "accuracy": float(estimate.value[0]),
+                        "low": float(estimate.low[0]),
+                        "high": float(estimate.high[0]),
+                        "balanced_accuracy": balanced,
+                        "macro_f1": f1,
+                        "commonest_class": commonest,
+                        "absent": f"{int((wanted - gold['gold']).sum())} of {int(wanted.sum())}",
+                        "prompts": estimate.prompts,
+                        "seeds": part["seed"].nunique(),
+                    }
+                )
+    return pd.DataFrame(found)
+
+
+def shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """How often each class is the answer of each method and the gold label.
+
+    Args:
+        rows: reweighting tables of one or more models and tasks.
+
+    Returns:
+        One row a model, task, method (``gold`` first) and class: model, task, method, class, share (mean over seeds).
+    """
+    found = []
+    for (model, task), part in rows.groupby(["model", "task"], sort=False):
+        size = len(part["class_log_probs"].iloc[0])
+        for method in ("gold", *METHODS):
+            of_method = part[part["method"] == (VANILLA if method == "gold" else method)]
+            named = of_method.groupby("seed")["gold" if method == "gold" else "prediction"]
+            for c in range(size):
+                share = float(named.agg(lambda values, c=c: (values == c).mean()).mean())
+                found.append({"model": model, "task": task, "method": method, "class": c, "share": share})
+    return pd.DataFrame(found)
+
+
+def _scores(rows: pd.DataFrame) -> tuple[float, float]:
+    """Balanced accuracy and macro F1 of one task and method, the mean over seeds."""
+    by_seed = [(part["gold"].to_numpy(), part["prediction"].to_numpy()) for _, part in rows.groupby("seed")]
+    return tuple(sum(score(*answers) for answers in by_seed) / len(by_seed) for score in (balanced_accuracy, macro_f1))
+
+
+def _over(scores: dict, tasks: list[str], method: str) -> tuple[float, float]:
+    """The mean of both scores over tasks; of the difference, the difference of the means."""
+    if method == DIFFERENCE:
+        after, before = _over(scores, tasks, REWEIGHTED), _over(scores, tasks, VANILLA)
+        return after[0] - before[0], after[1] - before[1]
+    return tuple(sum(scores[task, method][k] for task in tasks) / len(tasks) for k in (0, 1))

@@ -1,0 +1,1 @@
+"""Information flow by saliency in each layer."""

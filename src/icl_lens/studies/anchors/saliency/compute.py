@@ -1,0 +1,73 @@
+"""Information flow by saliency: S_wp, S_pq and S_ww in each layer (*Label Words are Anchors*, section 2.1, eq. 1-4).
+
+    I_l = | sum_h  A_{h,l} * dL/dA_{h,l} |                                                    (eq. 1)
+
+L is the cross-entropy of the query's gold label over the label words, A_{h,l} the attention matrix of head h in layer l and
+* the elementwise product; the diagonal of I_l is set to 0. With p_k the position of the k-th demonstration's label word, q
+the last position, and positions counted from 0,
+
+    S_wp = mean of I_l(p_k, j) over k and j < p_k          information flowing from the text to label words   (eq. 2)
+    S_pq = mean of I_l(q, p_k) over k                      from label words to the position that predicts     (eq. 3)
+    S_ww = mean of I_l(i, j) over all other j < i          amid all other words                               (eq. 4)
+
+The table holds these raw means for each prompt and layer; shares and averages are the figures' business.
+How I_l is measured: :mod:`icl_lens.studies.anchors.information_flow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from icl_lens.attention.supported import require_supported
+from icl_lens.models.batching import batches
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.anchors import information_flow
+from icl_lens.studies.anchors.information_flow import METRICS, EdgeMeans
+
+
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> pd.DataFrame:
+    """The three means of every prompt and layer.
+
+    Args:
+        model: Any supported model.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told after each batch how many prompts it held.
+
+    Raises:
+        InputError: A prompt has no demonstration, the model's family is not supported, or its number format is too narrow.
+
+    Returns:
+        One row a prompt and layer, in that order: prompt_id, layer (from 0), s_wp, s_pq, s_ww.
+    """
+    layers = model.layers
+    information_flow.require_demonstrations(prompts)
+    require_supported(model.network)
+    means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
+    for batch in batches(model, prompts, batch_tokens, kept="graph"):
+        edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
+
+        def sink(layer: int, flow: Tensor, mean: None, rows=batch.index, edges=edges) -> None:
+            means[:, rows, layer] = edges.of(flow).numpy()
+
+        multiple = information_flow.measure(model, batch, sink)  # (B,)
+        means[:, batch.index] /= multiple[:, None]
+        progress(len(batch.index))
+    information_flow.require_finite(model, prompts, np.isfinite(means).all((0, 2)))
+    return pd.DataFrame(
+        {
+            "prompt_id": np.repeat([p.prompt_id for p in prompts], layers),
+            "layer": np.tile(np.arange(layers), len(prompts)),
+            **{metric: values.ravel() for metric, values in zip(METRICS, means, strict=True)},
+        }
+    )

@@ -1,0 +1,52 @@
+"""Information flow by saliency in each layer: the declaration of the study."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLOAT, INTEGER, study_schema
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "saliency",
+    {
+        "layer": INTEGER,
+        "s_wp": FLOAT,
+        "s_pq": FLOAT,
+        "s_ww": FLOAT,
+    },
+    keys=("layer",),
+    every_prompt=True,
+)
+
+STUDY = Study(
+    package=__package__,
+    help="S_wp, S_pq and S_ww of each prompt and layer",
+    schema=SCHEMA,
+    cost=Cost(passes=3),  # it runs backward to every activation and writes all attention matrices out
+    items=(
+        Item(
+            name="figure_3",
+            title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, one demonstration per class",
+            notebook="anchors/figure_3",
+            set="fresh-1shot",
+            studies=("saliency", "icl"),
+            tasks=("sst2", "agnews"),
+        ),
+        Item(
+            name="figure_7",
+            title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, one demonstration per class",
+            notebook="anchors/figure_3",
+            set="fresh-1shot",
+            studies=("saliency", "icl"),
+            tasks=("trec", "emoc"),
+        ),
+        Item(
+            name="figure_9",
+            title="Relative sizes of $S_{wp}$, $S_{pq}$ and $S_{ww}$ in each layer, two demonstrations per class",
+            notebook="anchors/figure_3",
+            set="fresh-2shot",
+            studies=("saliency", "icl"),
+        ),
+    ),
+)

@@ -1,0 +1,28 @@
+"""The tokens of each prompt: the declaration of the study."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLAG, INTEGER, TEXT, study_schema
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "tokens",
+    {
+        "position": INTEGER,
+        "token": TEXT,
+        "start": INTEGER,
+        "end": INTEGER,
+        "class": INTEGER,
+        "last": FLAG,
+    },
+    keys=("position", "class"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="the tokens of each prompt, where they stand, and which are label words",
+    schema=SCHEMA,
+    cost=Cost(passes=0),  # it runs no model
+    walked=True,
+)

@@ -1,0 +1,1 @@
+"""*When Parts Are Greater Than Sums* (Chang, Thomason and Jia, EMNLP 2024)."""

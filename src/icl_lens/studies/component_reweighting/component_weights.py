@@ -1,0 +1,158 @@
+"""Re-weighted components, and the calibration that they are compared with: gradient descent on a few labelled texts.
+
+*When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), section 5, by the rules of the released code. With g_j the logits
+of part j over the label words,
+
+    z = sum_j clip(w_j, 0, 1) g_j,        loss = CE(z, y) + l1 sum_j |w_j|
+
+(the absolute values are of the weights before they are clipped), w_j = 1 at first, plain gradient descent on all texts at once.
+Training ends where, after the step of an epoch that is a multiple of ``check`` (the first included), every text is answered
+right, or when CE has failed ``patience`` times in all, never counted anew, to be below the lowest so far. The last weights are
+taken. There is no text to validate on.
+
+**Calib+** trains a factor per class on the probabilities p = softmax(logits), and the released code hands p w to the
+cross-entropy *as logits*, which applies a softmax to probabilities; that is kept (``calib+``). Beside it stands what is meant,
+log p + b with a term b per class (``calib_log``).
+
+Many runs are trained side by side; each is what it is alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icl_lens.studies.component_reweighting.settings import Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What R runs learnt.
+
+    Attributes:
+        weights: Of parts or of classes, as they are used (a part's are clipped), shape (R, M).
+        epochs: Steps each run took, shape (R,).
+        loss: CE before the last step, nats, shape (R,).
+    """
+
+    weights: Tensor
+    epochs: Tensor
+    loss: Tensor
+
+
+def reweight(
+    parts: Tensor,
+    gold: Tensor,
+    counted: Tensor,
+    settings: Settings,
+    l1: Tensor | None = None,
+    stops: Tensor | None = None,
+    rest: Tensor | None = None,
+) -> Trained:
+    """Train the weights of M parts.
+
+    Args:
+        parts: g, float32, shape (R, n, M, C).
+        gold: Class indices, shape (R, n).
+        counted: Which of the n texts a run has, shape (R, n), booleans.
+        settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
+        l1: Of each run, shape (R,); by default the settings'.
+        stops: Whether each run may end early, shape (R,); by default all.
+        rest: Logits that are added with weight 1, shape (R, n, C).
+    """
+    runs, texts, count, classes = parts.shape
+    flat = parts.permute(0, 1, 3, 2).reshape(runs, texts * classes, count).contiguous()  # (R, n C, M)
+    l1 = torch.full((runs,), settings.l1) if l1 is None else l1
+    added = torch.zeros(runs, texts, classes) if rest is None else rest
+
+    def forward(w: Tensor, alive: Tensor) -> Tensor:
+        return torch.bmm(flat[alive], w.clamp(0, 1)[:, :, None]).view(-1, texts, classes) + added[alive]  # (A, n, C)
+
+    def backward(w: Tensor, alive: Tensor, slope: Tensor) -> Tensor:
+        inner = torch.bmm(slope.view(-1, 1, texts * classes), flat[alive])[:, 0]  # (A, M)
+        return inner * ((w >= 0) & (w <= 1)) + l1[alive, None] * w.sign()
+
+    start = torch.ones(runs, count)
+    trained = _descend(start, forward, backward, gold, counted, settings, settings.epochs, stops)
+    return Trained(trained.weights.clamp(0, 1), trained.epochs, trained.loss)
+
+
+def calibrate(logits: Tensor, gold: Tensor, counted: Tensor, settings: Settings, proper: bool = False) -> Trained:
+    """Train a factor per class (Calib+ as released), or with ``proper`` a term per class on log-probabilities.
+
+    Args:
+        logits: Of the whole model over the label words, float32, shape (R, n, C).
+        gold: Class indices, shape (R, n).
+        counted: Which of the n texts a run has, shape (R, n), booleans.
+        settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
+        proper: Whether terms on log-probabilities are trained.
+    """
+    given = logits.log_softmax(-1) if proper else logits.softmax(-1)  # (R, n, C)
+
+    def forward(w: Tensor, alive: Tensor) -> Tensor:
+        return given[alive] + w[:, None] if proper else given[alive] * w[:, None]
+
+    def backward(w: Tensor, alive: Tensor, slope: Tensor) -> Tensor:
+        return slope.sum(1) if proper else (slope * given[alive]).sum(1)  # (A, C)
+
+    runs, _, classes = logits.shape
+    start = torch.zeros(runs, classes) if proper else torch.ones(runs, classes)
+    return _descend(start, forward, backward, gold, counted, settings, settings.calibration_epochs)
+
+
+def calibrated(logits: Tensor, weights: Tensor, proper: bool = False) -> Tensor:
+    """Scores of every class after calibration, shape (N, C); weights of shape (C,)."""
+    return logits.log_softmax(-1) + weights if proper else logits.softmax(-1) * weights
+
+
+def _descend(
+    start: Tensor,
+    forward: Callable[[Tensor, Tensor], Tensor],
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor],
+    gold: Tensor,
+    counted: Tensor,
+    settings: Settings,
+    epochs: int,
+    stops: Tensor | None = None,
+) -> Trained:
+    """Gradient descent on the mean cross-entropy of each run's own texts, with the released rules to stop.
+
+    Args:
+        start: First weights, shape (R, M).
+        forward: (weights (A, M), which runs (A,)) -> logits (A, n, C).
+        backward: (weights, which runs, gradient of the cross-entropy with respect to the logits) -> gradient (A, M).
+        gold: Shape (R, n).
+        counted: Shape (R, n).
+        settings: Learning rate and rules.
+        epochs: Steps at most.
+        stops: Whether the rules hold for each run, shape (R,).
+    """
+    runs = len(start)
+    weights, taken, losses = start.clone(), torch.zeros(runs, dtype=torch.int64), torch.zeros(runs)
+    stops = torch.ones(runs, dtype=torch.bool) if stops is None else stops
+    best, failed = torch.full((runs,), torch.inf), torch.zeros(runs, dtype=torch.int64)
+    share = counted / counted.sum(1, keepdim=True)  # (R, n)
+    alive = torch.arange(runs)
+    hot = torch.nn.functional.one_hot(gold, forward(weights, alive).shape[-1]).float()  # (R, n, C)
+    for epoch in range(epochs):
+        w, aim, part = weights[alive], hot[alive], share[alive]
+        log_probs = forward(w, alive).log_softmax(-1)  # (A, n, C)
+        loss = -((log_probs * aim).sum(-1) * part).sum(-1)  # (A,)
+        slope = (log_probs.exp() - aim) * part[:, :, None]  # (A, n, C)
+        w = w - settings.learning_rate * backward(w, alive, slope)
+        weights[alive] = w
+        taken[alive] += 1
+        losses[alive] = loss
+        failed[alive] += loss >= best[alive]
+        best[alive] = torch.minimum(best[alive], loss)
+        ended = failed[alive] >= settings.patience  # (A,)
+        if epoch % settings.check == 0:
+            right = forward(w, alive).argmax(-1) == gold[alive]  # (A, n)
+            ended |= (right | ~counted[alive]).all(-1)
+        alive = alive[~(ended & stops[alive])]
+        if not len(alive):
+            break
+    return Trained(weights, taken, losses)

@@ -1,0 +1,1 @@
+"""Components: what each head and each MLP answers by itself, and weighted sums of them."""

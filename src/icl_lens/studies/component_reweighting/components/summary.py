@@ -1,0 +1,591 @@
+"""What the pictures of components show: accuracies, kinds, transfer, methods, agreement with attention, training.
+
+*When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), sections 3 to 5. A **run** is one prompt in the paper's sense: a
+template and a demonstration set (a seed). As there, an accuracy is the mean over runs, and its spread the population standard
+deviation over them; the intervals beside are 95 % bootstrap intervals over test texts (:mod:`icl_lens.statistics.resampling`).
+
+**Kinds**, with M heads and MLPs, C classes and chance the larger of 1/C and the commonest class's share (the paper describes
+them in prose; these thresholds are ours):
+
+    biased   one label is the answer to 99 % of the texts or more
+    good     right as often as the whole model or oftener, and oftener than chance (one-sided binomial p < .01 / M)
+    bad      right less often than 1/C - .1, and less often than 1/C (likewise)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb, lgamma, log
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.statistics import ranks, resampling
+from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.studies.component_reweighting.settings import CALIBRATED, CONTRAST, FEW_SHOT, OWN, PLAIN, REWEIGHTED, STRICT
+
+GOOD, BAD, BIASED, OTHER = COMPONENT_KINDS = ("good", "bad", "label-biased", "other")
+
+# Of the paper's tests and overlaps.
+_LEVEL, _BIASED, _BELOW, TOP = 0.01, 0.99, 0.1, 5
+
+FULL, BEST, WORST = MEASURES = ("full", "best", "worst")
+"""The whole model, and the component that answers most and fewest test texts right: chosen on the test texts (an oracle)."""
+
+APART = 0.1
+"""Accuracies of the whole model that differ by more are far apart (ours)."""
+
+PAIRS = ("demonstrations", "contrast", "templates")
+"""Two runs that differ in the demonstrations alone, in next to nothing of the template, in the template."""
+
+OF_HEADS = ("attention", "reconstruction", "accuracy")
+"""What a head pays to label words; how often its attention to demonstrations adds up to the model's answer, as in kernel
+regression (a tie counts by the chance of a fair draw); how often what it writes is right."""
+
+CORRELATIONS = ("attention ~ accuracy", "reconstruction ~ accuracy", "reconstruction ~ attention")
+"""Which two of :data:`OF_HEADS` are correlated over heads."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the components of one model say on one task.
+
+    Attributes:
+        model: Its name.
+        task: Its name.
+        classes: C.
+        components: One row a head or MLP, M of them: kind (``head``, ``mlp``), layer, head.
+        templates: T names, the contrast last.
+        predictions: Template -> class indices, shape (N, M).
+        full: Template -> the whole model's, shape (N,).
+        gold: Shape (N,).
+        seed: Shape (N,).
+        prompt_id: Shape (N,).
+        attention: Template -> what each head pays to label words, shape (N, M), NaN for an MLP.
+        reconstruction: Template -> whether each head's attention to demonstrations adds up to the model's answer, shape (N, M),
+            NaN for an MLP.
+    """
+
+    model: str
+    task: str
+    classes: int
+    components: pd.DataFrame
+    templates: tuple[str, ...]
+    predictions: Mapping[str, np.ndarray]
+    full: Mapping[str, np.ndarray]
+    gold: np.ndarray
+    seed: np.ndarray
+    prompt_id: np.ndarray
+    attention: Mapping[str, np.ndarray]
+    reconstruction: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, model: str, task: str, tensors: Mapping[str, np.ndarray]) -> Answers:
+        """From what the study ``components`` wrote beside its table."""
+        movable = np.flatnonzero((tensors["head"] >= 0) | ((tensors["layer"] >= 0) & (tensors["head"] < 0)))
+        layer, head = tensors["layer"][movable], tensors["head"][movable]
+        components = pd.DataFrame({"kind": np.where(head >= 0, "head", "mlp"), "layer": layer, "head": head})
+        names = sorted(name.removeprefix("parts_") for name in tensors if name.startswith("parts_"))
+        templates = (*(name for name in names if name != CONTRAST), CONTRAST)
+
+        def of_heads(what: str) -> dict[str, np.ndarray]:
+            its = {name: tensors[f"{what}_{name}"] for name in templates}  # (N, L, H) each
+            return {name: np.where(head >= 0, read[:, layer, np.maximum(head, 0)], np.nan) for name, read in its.items()}
+
+        return cls(
+            model,
+            task,
+            tensors[f"parts_{OWN}"].shape[-1],
+            components,
+            templates,
+            {name: tensors[f"parts_{name}"][:, movable].argmax(-1) for name in templates},
+            {name: tensors[f"logits_{name}"].argmax(-1) for name in templates},
+            tensors["gold"],
+            tensors["seed"],
+            tensors["prompt_id"],
+            of_heads("attention"),
+            of_heads("reconstruction"),
+        )
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The templates that accuracies are means over: all but the contrast."""
+        return self.templates[:-1]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Ascending."""
+        return sorted(set(self.seed.tolist()))
+
+    def right(self, template: str) -> np.ndarray:
+        """Which component answers which prompt right, shape (N, M)."""
+        return self.predictions[template] == self.gold[:, None]
+
+    def accuracy(self, template: str, seed: int) -> np.ndarray:
+        """Of every component in one run, shape (M,)."""
+        return self.right(template)[self.seed == seed].mean(0)
+
+    def full_accuracy(self, template: str) -> float:
+        """Of the whole model, over all prompts."""
+        return float((self.full[template] == self.gold).mean())
+
+
+def binomial_above(count: int, texts: int, chance: float) -> float:
+    """The probability of ``count`` right answers or more, of so many, each right by chance."""
+    if count <= 0:
+        return 1.0
+    inside = [
+        lgamma(texts + 1) - lgamma(k + 1) - lgamma(texts - k + 1) + k * log(chance) + (texts - k) * log(1 - chance)
+        for k in range(count, texts + 1)
+    ]
+    return float(min(1.0, np.exp(inside).sum()))
+
+
+def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) -> np.ndarray:
+    """The kind of each component in one run, see the module's beginning.
+
+    Args:
+        predictions: Class indices, shape (n, M).
+        gold: Shape (n,).
+        full: The whole model's accuracy.
+        classes: C.
+
+    Returns:
+        Of :data:`COMPONENT_KINDS`, shape (M,).
+    """
+    texts, count = predictions.shape
+    right = (predictions == gold[:, None]).sum(0)  # (M,)
+    commonest = np.max([(predictions == c).mean(0) for c in range(classes)], axis=0)  # (M,)
+    chance = max(1 / classes, float(np.bincount(gold).max() / texts))
+    found = []
+    for number, share in zip(right.tolist(), commonest, strict=True):
+        if share >= _BIASED:
+            found.append(BIASED)
+        elif number / texts >= full and chance < 1 and binomial_above(number, texts, chance) < _LEVEL / count:
+            found.append(GOOD)
+        elif number / texts < 1 / classes - _BELOW and binomial_above(texts - number, texts, 1 - 1 / classes) < _LEVEL / count:
+            found.append(BAD)
+        else:
+            found.append(OTHER)
+    return np.array(found)
+
+
+def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
+    """A row a component and seed under one template: how often it is right, and how often it answers one label.
+
+    Returns:
+        model, task, template, seed, kind, layer, head, share (of answers that are the label), accuracy, low, high (of the
+        accuracy, over test texts), full (the whole model's accuracy), type (of :data:`COMPONENT_KINDS`), prompts.
+    """
+    rows = []
+    for seed in answers.seeds:
+        own = answers.seed == seed
+        predictions = answers.predictions[template][own]
+        full = float((answers.full[template][own] == answers.gold[own]).mean())
+        weights = Bootstrap().prompt_weights(answers.task, seed, int(own.sum()))  # (R, n)
+        right = answers.right(template)[own].astype(float)  # (n, M)
+        low, high = np.quantile(weights @ right / own.sum(), [0.025, 0.975], axis=0)
+        rows.append(
+            answers.components.assign(
+                model=answers.model,
+                task=answers.task,
+                template=template,
+                seed=seed,
+                share=(predictions == label).mean(0),
+                accuracy=right.mean(0),
+                low=low,
+                high=high,
+                full=full,
+                type=kinds(predictions, answers.gold[own], full, answers.classes),
+                prompts=int(own.sum()),
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """The whole model, and the best and the worst component of each run; how many components are of which kind.
+
+    Returns:
+        One row a model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and measure (:data:`MEASURES`, ``best -
+        full``, ``chance_best``: what the best of as many components without any skill is expected to reach, and the number of
+        components a run that are ``good``, ``bad``, ``label-biased``): model, task, measure, value, low, high (NaN where
+        there is no interval), sd (population, over runs), heads (of ``best``: the share of runs in which it is a head),
+        prompts.
+    """
+    rows = []
+    for model in dict.fromkeys(each.model for each in every):
+        own = [each for each in every if each.model == model]
+        right, counts, sds = [], {}, {}
+        for each in own:
+            chosen, of_runs, heads = [], {measure: [] for measure in MEASURES}, []
+            kinds_found = {kind: [] for kind in (GOOD, BAD, BIASED)}
+            expected = []
+            for template in each.asked:
+                correct = each.right(template)
+                for seed in each.seeds:
+                    mine = each.seed == seed
+                    accuracy = correct[mine].mean(0)
+                    best, worst = int(accuracy.argmax()), int(accuracy.argmin())
+                    full = (each.full[template] == each.gold)[mine]
+                    chosen.append(
+                        pd.DataFrame(
+                            {
+                                "task": each.task,
+                                "seed": seed,
+                                "prompt_id": each.prompt_id[mine],
+                                FULL: full,
+                                BEST: correct[mine, best],
+                                WORST: correct[mine, worst],
+                            }
+                        )
+                    )
+                    heads.append(each.components["kind"].iloc[best] == "head")
+                    for measure in MEASURES:
+                        of_runs[measure].append(chosen[-1][measure].mean())
+                    its = kinds(each.predictions[template][mine], each.gold[mine], float(full.mean()), each.classes)
+                    for kind, found in kinds_found.items():
+                        found.append((its == kind).sum())
+                    expected.append(best_by_chance(int(mine.sum()), 1 / each.classes, len(accuracy)))
+            right.append(pd.concat(chosen))
+            counts[each.task] = {**{kind: float(np.mean(found)) for kind, found in kinds_found.items()}}
+            counts[each.task]["chance_best"] = float(np.mean(expected))
+            sds[each.task] = {measure: float(np.std(found)) for measure, found in of_runs.items()} | {"heads": np.mean(heads)}
+        table = pd.concat(right)
+        names = [each.task for each in own]
+        for task in [*names, OVER_TASKS]:
+            its = names if task == OVER_TASKS else [task]
+            estimate = resampling.mean(table[table["task"].isin(its)], list(MEASURES), plan)
+            common = {"model": model, "task": task, "prompts": estimate.prompts}
+            for place, measure in enumerate(MEASURES):
+                rows.append(
+                    {
+                        **common,
+                        "measure": measure,
+                        "value": float(estimate.value[place]),
+                        "low": float(estimate.low[place]),
+                        "high": float(estimate.high[place]),
+                        "sd": float(np.mean([sds[name][measure] for name in its])),
+                        "heads": float(np.mean([sds[name]["heads"] for name in its])) if measure == BEST else np.nan,
+                    }
+                )
+            gain = estimate.apply(lambda values: values[..., 1] - values[..., 0])
+            low, high = float(np.quantile(gain.resampled, 0.025)), float(np.quantile(gain.resampled, 0.975))
+            rows.append({**common, "measure": "best - full", "value": float(gain.value), "low": low, "high": high})
+            for measure in ("chance_best", GOOD, BAD, BIASED):
+                rows.append({**common, "measure": measure, "value": float(np.mean([counts[name][measure] for name in its]))})
+    return pd.DataFrame(rows)
+
+
+def best_by_chance(texts: int, chance: float, count: int) -> float:
+    """The expected accuracy of the best of ``count`` components that are right by chance, independently."""
+    above = np.array([binomial_above(k, texts, chance) for k in range(1, texts + 1)])  # P(X >= k)
+    return float((1 - (1 - above) ** count).sum() / texts)
+
+
+# What is measured of pairs of runs; a run is a template and a seed.
+_MEASURES = ("r", "r_apart", "iou", "full")
+Run = tuple[str, int]
+
+
+def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """How alike component accuracies are in two runs, over all pairs of each sort.
+
+    Returns:
+        One row a model, task (then the mean of tasks), sort of pair (:data:`PAIRS`) and measure: model, task, pair, measure
+        (``r``, Pearson's; ``r_apart``, the same of the pairs in which the whole model's accuracies are more than
+        :data:`APART` apart, NaN where none is; ``iou``, of the :data:`TOP` best components; ``full``, how far apart the whole
+        model's accuracies are), value, low, high (over test texts), null (without any agreement), pairs, prompts.
+    """
+    plan = plan or Bootstrap()
+    rows = []
+    for model in dict.fromkeys(each.model for each in every):
+        estimates: dict[tuple[str, str], list[tuple[float, np.ndarray]]] = {}
+        nulls: list[float] = []
+        sizes: dict[str, int] = {}
+        prompts = 0
+        for each in (one for one in every if one.model == model):
+            accuracy, whole = _of_runs(each, plan)
+            nulls.append(_iou_by_chance(len(each.components)))
+            prompts += len(each.gold)
+            for pair in PAIRS:
+                found = _pairs(each, pair)
+                sizes[pair] = sizes.get(pair, 0) + len(found)
+                measured = (
+                    _alike(accuracy, whole, found) if found else dict.fromkeys(_MEASURES, np.full(1 + plan.resamples, np.nan))
+                )
+                own = {measure: (float(values[0]), values[1:]) for measure, values in measured.items()}
+                for measure, estimate in own.items():
+                    estimates.setdefault((pair, measure), []).append(estimate)
+                    rows.append(_row(model, each.task, pair, measure, estimate, nulls[-1], len(found), len(each.gold)))
+        for (pair, measure), found in estimates.items():
+            over = float(_mean([np.array(value) for value, _ in found])), _mean([drawn for _, drawn in found])
+            rows.append(_row(model, OVER_TASKS, pair, measure, over, float(np.mean(nulls)), sizes[pair], prompts))
+    return pd.DataFrame(rows)
+
+
+def _alike(
+    accuracy: Mapping[Run, np.ndarray], whole: Mapping[Run, np.ndarray], pairs: Sequence[tuple[Run, Run]]
+) -> dict[str, np.ndarray]:
+    """The means over pairs of runs of every measure of :func:`transfer`, as they are and on each resample, shape (1 + R,)."""
+    both = [(accuracy[a], accuracy[b]) for a, b in pairs]
+    correlations = [_pearson(a, b) for a, b in both]
+    apart = [abs(whole[a][0] - whole[b][0]) > APART for a, b in pairs]
+    return {
+        "r": _mean(correlations),
+        "r_apart": _mean([np.where(far, r, np.nan) for far, r in zip(apart, correlations, strict=True)]),
+        "iou": _mean([_iou(a, b) for a, b in both]),
+        "full": _mean([np.abs(whole[a] - whole[b]) for a, b in pairs]),
+    }
+
+
+def _row(
+    model: str, task: str, pair: str, measure: str, found: tuple[float, np.ndarray], iou: float, pairs: int, prompts: int
+) -> dict:
+    value, drawn = found
+    low, high = _centred(value, drawn)
+    if measure in ("iou", "full"):
+        low = max(low, 0.0)  # an overlap, a distance
+    null = {"iou": iou, "full": np.nan}.get(measure, 0.0)
+    ends = {"value": value, "low": float(low), "high": float(high), "null": null}
+    return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
+
+
+def _centred(value: float, drawn: np.ndarray) -> tuple[float, float]:
+    """A 95 % bootstrap interval of an agreement, moved by as much as the resamples' mean differs from the value.
+
+    Accuracies of resampled texts scatter more than accuracies do, so a correlation of them is lower; the shift takes that away.
+    """
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        return np.nan, np.nan
+    ends = np.quantile(known, [0.025, 0.975]) + value - known.mean()
+    return max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
+
+
+def _of_runs(answers: Answers, plan: Bootstrap) -> tuple[dict, dict]:
+    """(template, seed) -> accuracies as they are and on each resample, shape (1 + R, M); and the whole model's, (1 + R,)."""
+    components, whole = {}, {}
+    for seed in answers.seeds:
+        own = answers.seed == seed
+        drawn = plan.prompt_weights(answers.task, seed, int(own.sum()))  # (R, n)
+        weights = np.concatenate([np.ones((1, drawn.shape[1])), drawn]) / drawn.shape[1]  # (1 + R, n)
+        for template in answers.templates:
+            components[template, seed] = weights @ answers.right(template)[own]  # (1 + R, M)
+            whole[template, seed] = weights @ (answers.full[template] == answers.gold)[own]  # (1 + R,)
+    return components, whole
+
+
+def _pairs(answers: Answers, pair: str) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    if pair == "demonstrations":
+        return [((t, a), (t, b)) for t in answers.asked for a, b in combinations(answers.seeds, 2)]
+    if pair == "contrast":
+        return [((OWN, seed), (CONTRAST, seed)) for seed in answers.seeds]
+    return [((a, seed), (b, seed)) for seed in answers.seeds for a, b in combinations(answers.asked, 2)]
+
+
+def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Along the last axis; NaN where either is constant."""
+    a, b = (x - x.mean(-1, keepdims=True) for x in (first, second))
+    spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 1e-12)
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of the :data:`TOP` best along the last axis; of equals the first."""
+    a, b = (np.argsort(-x, axis=-1, kind="stable")[..., :TOP] for x in (first, second))
+    shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
+    return shared / (a.shape[-1] + b.shape[-1] - shared)
+
+
+def _iou_by_chance(count: int) -> float:
+    """The expected :func:`_iou` of two draws from ``count`` components."""
+    top = min(TOP, count)
+    ways = [comb(top, k) * comb(count - top, top - k) for k in range(top + 1)]
+    return sum(way * k / (2 * top - k) for k, way in enumerate(ways)) / comb(count, top)
+
+
+def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over those that are known; NaN where none is."""
+    stacked = np.stack(values)
+    known = ~np.isnan(stacked)
+    count = known.sum(0)
+    return np.divide(np.where(known, stacked, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """The accuracy of every method, and the differences that the paper speaks of.
+
+    Args:
+        rows: components tables of one or more models and tasks.
+        tensors: What lies beside each, by model and task.
+
+    Returns:
+        One row a model, task (then the mean of tasks) and method (then differences, named ``a - b``): model, task, method,
+        labels (how many it takes, a range over tasks; empty for a difference), value, low, high, sd (population, over runs,
+        the mean of tasks), epochs and zeros (of a way to re-weight: steps it took, share of weights at 0), prompts.
+    """
+    asked = rows[rows["template"] != CONTRAST].assign(right=lambda table: table["gold"] == table["prediction"])
+    found = []
+    for model, of_model in asked.groupby("model", sort=False):
+        tasks = list(dict.fromkeys(of_model["task"]))
+        names = list(dict.fromkeys(of_model["method"]))
+        units = of_model.pivot_table(
+            index=["task", "seed", "prompt_id", "template"], columns="method", values="right", aggfunc="first", sort=False
+        )[names].astype(float)
+        budgets = sorted({int(name.rpartition("-")[2]) for name in names if name.startswith(f"{FEW_SHOT}-")})
+        differences = []
+        for budget in budgets:
+            differences.append((f"{REWEIGHTED}-{budget}", f"{FEW_SHOT}-{budget}"))
+            differences.append((f"{REWEIGHTED}-{budget}", f"{CALIBRATED}-{budget}"))
+        differences.append((f"{STRICT}-{budgets[-1]}", f"{FEW_SHOT}-{budgets[-1]}"))
+        differences.append((f"{REWEIGHTED}-{budgets[-1]}", PLAIN))
+        differences = [pair for pair in differences if set(pair) <= set(names)]
+        wide = units.reset_index()
+        for task in [*tasks, OVER_TASKS]:
+            its = tasks if task == OVER_TASKS else [task]
+            part = wide[wide["task"].isin(its)]
+            estimate = resampling.mean(part, names)
+            sd = part.groupby(["task", "seed", "template"])[names].mean().groupby("task").std(ddof=0).mean()
+            common = {"model": model, "task": task, "prompts": estimate.prompts}
+            for place, name in enumerate(names):
+                labels = sorted(of_model.loc[of_model["task"].isin(its) & (of_model["method"] == name), "labels"].unique())
+                steps = [tensors[model, each].get(f"epochs_{name}") for each in its]
+                weights = [tensors[model, each].get(f"weights_{name}") for each in its]
+                trained = steps[0] is not None
+                found.append(
+                    {
+                        **common,
+                        "method": name,
+                        "labels": " to ".join(map(str, sorted({labels[0], labels[-1]}))),
+                        "value": float(estimate.value[place]),
+                        "low": float(estimate.low[place]),
+                        "high": float(estimate.high[place]),
+                        "sd": float(sd[name]),
+                        "epochs": float(np.mean([np.mean(each) for each in steps])) if trained else np.nan,
+                        "zeros": float(np.mean([np.mean(each == 0) for each in weights])) if trained else np.nan,
+                    }
+                )
+            for first, second in differences:
+                a, b = names.index(first), names.index(second)
+                gain = estimate.apply(lambda values, a=a, b=b: values[..., a] - values[..., b])
+                low, high = np.quantile(gain.resampled, [0.025, 0.975])
+                ends = {"value": float(gain.value), "low": float(low), "high": float(high)}
+                found.append({**common, "method": f"{first} - {second}", "labels": "", **ends})
+    return pd.DataFrame(found)
+
+
+def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Whether heads that attend to label words, that reconstruct the model's answer, and that answer right are the same.
+
+    Returns:
+        One row a model, task and head: model, task, layer, head and :data:`OF_HEADS`, means over runs. And one row a model,
+        task (then the mean of tasks) and pair (:data:`CORRELATIONS`): model, task, pair, value (Spearman's correlation of the
+        two over heads), low, high (over test texts), null_low and null_high (the middle 95 % of it with the heads of one
+        shuffled), heads, prompts.
+    """
+    plan = plan or Bootstrap()
+    dots, rows = [], []
+    for model in dict.fromkeys(each.model for each in every):
+        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {pair: [] for pair in CORRELATIONS}
+        prompts = 0
+        for each in (one for one in every if one.model == model):
+            heads = each.components["kind"].to_numpy() == "head"
+            means = _of_heads(each, heads, plan)
+            generator = np.random.default_rng(plan.seed)
+            orders = np.argsort(generator.random((plan.resamples, int(heads.sum()))), axis=-1)
+            for pair, own in found.items():
+                one, other = (means[name] for name in pair.split(" ~ "))
+                own.append((ranks.spearman(one, other), ranks.spearman(one[0][orders], other[0])))  # (1 + R,), (R,)
+                rows.append(_correlation(model, each.task, pair, *own[-1], int(heads.sum()), len(each.gold)))
+            prompts += len(each.gold)
+            of_heads = {name: values[0] for name, values in means.items()}
+            places = each.components.loc[heads, ["layer", "head"]].reset_index(drop=True)
+            dots.append(places.assign(model=model, task=each.task, **of_heads))
+        for pair, own in found.items():
+            correlation, null = (_mean(list(values)) for values in zip(*own, strict=True))
+            rows.append(_correlation(model, OVER_TASKS, pair, correlation, null, int(heads.sum()), prompts))
+    return pd.concat(dots, ignore_index=True), pd.DataFrame(rows)
+
+
+def _of_heads(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> dict[str, np.ndarray]:
+    """Each of :data:`OF_HEADS`, the mean over runs, shape (1 + R, heads): as it is, then resampled."""
+    sums = {name: np.zeros((1 + plan.resamples, int(heads.sum()))) for name in OF_HEADS}
+    for seed in answers.seeds:
+        own = answers.seed == seed
+        weights = plan.prompt_weights(answers.task, seed, int(own.sum()))
+        weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]  # (1 + R, n)
+        for template in answers.asked:
+            read = (answers.attention[template], answers.reconstruction[template], answers.right(template))
+            for name, values in zip(OF_HEADS, read, strict=True):
+                sums[name] += weights @ values[own][:, heads]
+    return {name: total / (len(answers.seeds) * len(answers.asked)) for name, total in sums.items()}
+
+
+def _correlation(model: str, task: str, pair: str, found: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
+    def ends(values: np.ndarray) -> np.ndarray:
+        known = values[~np.isnan(values)]
+        return np.quantile(known, [0.025, 0.975]) if len(known) else np.full(2, np.nan)
+
+    (low, high), (null_low, null_high) = _centred(float(found[0]), found[1:]), ends(null)
+    row = {"model": model, "task": task, "pair": pair, "value": float(found[0]), "low": float(low), "high": float(high)}
+    return {**row, "null_low": float(null_low), "null_high": float(null_high), "heads": heads, "prompts": prompts}
+
+
+def under_two(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.DataFrame:
+    """Every component, and the whole model, under two templates.
+
+    Returns:
+        model, task, kind (``head``, ``mlp``, ``full`` for the whole model), layer, head, and the accuracies ``first`` and
+        ``second``, means over seeds; prompts.
+    """
+    means = []
+    for template in (first, second):
+        runs = [answers.accuracy(template, seed) for seed in answers.seeds]
+        whole = [(answers.full[template] == answers.gold)[answers.seed == seed].mean() for seed in answers.seeds]
+        means.append([*np.mean(runs, axis=0), np.mean(whole)])
+    table = pd.concat([answers.components, pd.DataFrame([{"kind": FULL, "layer": -1, "head": -1}])], ignore_index=True)
+    table = table.assign(first=means[0], second=means[1])
+    return table.assign(model=answers.model, task=answers.task, prompts=len(answers.gold))
+
+
+def by_layer(answers: Answers, template: str = OWN) -> np.ndarray:
+    """Accuracies as a map, shape (L, H + 1): a row a layer, its heads and then its MLP; means over seeds."""
+    accuracy = np.mean([answers.accuracy(template, seed) for seed in answers.seeds], axis=0)  # (M,)
+    return accuracy.reshape(int(answers.components["layer"].max()) + 1, -1)
+
+
+def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """The whole model and the best component of each run at several steps of a training.
+
+    Args:
+        every: Of models that are one model at several steps: their names but for a number at the end are alike.
+        steps: Model -> its step.
+        plan: How to resample.
+
+    Returns:
+        Rows of :func:`best_and_worst` with a step, the training's name in ``model``; and of each task (and their mean) and of
+        ``full`` and ``best`` the measure ``sd MEASURE``: the standard deviation over the checkpoints after the first third of
+        the steps, with step -1 (NaN where there are fewer than two).
+    """
+    table = best_and_worst(every, plan)
+    table["step"] = table["model"].map(steps)
+    table["model"] = table["model"].map(_training)
+    table = table.sort_values("step", kind="stable")
+    rows = []
+    for (model, task, measure), part in table[table["measure"].isin([FULL, BEST])].groupby(
+        ["model", "task", "measure"], sort=False
+    ):
+        late = part[part["step"] > part["step"].max() / 3]
+        sd = float(np.std(late["value"])) if len(late) > 1 else np.nan
+        rows.append({"model": model, "task": task, "measure": f"sd {measure}", "value": sd, "step": -1})
+    found = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+    return found.assign(prompts=found["prompts"].fillna(0).astype(int))
+
+
+def _training(model: str) -> str:
+    """A model's name without what tells its step: ``organism`` of ``organism-step-000010``."""
+    return re.sub(r"[-_.]*(step|checkpoint)?[-_.]*[0-9]+$", "", model) or model

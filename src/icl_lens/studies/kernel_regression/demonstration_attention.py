@@ -1,0 +1,107 @@
+"""Attention of the last position to each demonstration, prompt by prompt and head by head.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2: of a head, a_i is the *largest* weight in the
+last position's row over all tokens of demonstration i. Two controls beside it: the mean over the same tokens, and the sum over
+the label word's tokens alone.
+
+**Spans** are those of :mod:`icl_lens.prompts.demonstration_places`. Position 0 counts in none (``drop_first``, our choice).
+
+One forward pass per prompt on the fused kernel; only the last row of each layer's attention is written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icl_lens.attention.record import record_rows
+from icl_lens.attention.supported import require_supported
+from icl_lens.models.batching import shared_batches
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import class_logits
+from icl_lens.network.precision import at_least_float32
+from icl_lens.prompts.demonstration_places import Places, places, pooled, require_demonstrations
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.kernel_regression.settings import PARTS, Settings
+
+
+@torch.inference_mode()
+def attention_rows(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object],
+    settings: Settings,
+    watch: Callable[[int, np.ndarray, Places], object] | None = None,
+) -> pd.DataFrame:
+    """Attention to every demonstration, and what the model answers.
+
+    Args:
+        model: Any supported model.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told after each batch how many prompts it held.
+        settings: See :class:`~icl_lens.studies.kernel_regression.settings.Settings`.
+        watch: Called for each prompt with its place among the prompts, its rows of shape (L, H, T), and where its
+            demonstrations are.
+
+    Raises:
+        InputError: A prompt has no demonstration, or the model's family is not supported.
+
+    Returns:
+        One row a prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class
+        indices; the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and ``label`` (D
+        floats each, see :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...`` for each of
+        :data:`icl_lens.studies.kernel_regression.settings.PARTS`: the shares of the row, which sum to 1.
+    """
+    require_demonstrations(prompts)
+    require_supported(model.network)
+    layers = model.layers
+    found: list[dict[str, Any]] = [{} for _ in prompts]
+    for batch in shared_batches(model, prompts, batch_tokens):
+        with record_rows(model.network, batch.last) as recorded:
+            predicted = class_logits(model, batch).argmax(-1).cpu().numpy()  # (B,)
+        rows = torch.stack([at_least_float32(recorded[layer]) for layer in range(layers)]).cpu().numpy()  # (L, B, H, K)
+        for row, place in enumerate(batch.index):
+            prompt = prompts[place]
+            weights = rows[:, row, :, : len(prompt.ids)]  # (L, H, T)
+            where = places(prompt, settings.drop_first)
+            found[place] = {"prediction": int(predicted[row]), **pooled(weights, where), **_parts(weights, where)}
+            if watch:
+                watch(place, weights, where)
+        progress(len(batch.index))
+    return pd.concat([_table(prompt, values) for prompt, values in zip(prompts, found, strict=True)], ignore_index=True)
+
+
+def _parts(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
+    """How each row divides into parts, shape (L, H) each."""
+    part = np.full(weights.shape[-1], PARTS.index("rest"))  # (T,)
+    for start, label, stop in zip(where.starts, where.labels, where.stops, strict=True):
+        part[start:label] = PARTS.index("texts")
+        part[label:stop] = PARTS.index("labels")
+    part[where.query : where.end] = PARTS.index("query")
+    part[where.end :] = PARTS.index("end")
+    part[0] = PARTS.index("first")
+    return {f"on_{name}": weights[..., part == number].sum(-1) for number, name in enumerate(PARTS)}
+
+
+def _table(prompt: TokenizedPrompt, values: dict[str, Any]) -> pd.DataFrame:
+    """One prompt's rows."""
+    layers, heads = values["max"].shape[:2]
+    count = layers * heads
+    return pd.DataFrame(
+        {
+            "prompt_id": prompt.prompt_id,
+            "layer": np.repeat(np.arange(layers), heads),
+            "head": np.tile(np.arange(heads), layers),
+            "gold": prompt.gold,
+            "prediction": values["prediction"],
+            "demo_labels": [prompt.demo_labels] * count,
+            **{name: list(values[name].reshape(count, -1)) for name in ("max", "mean", "label")},
+            **{f"on_{name}": values[f"on_{name}"].reshape(count).astype(float) for name in PARTS},
+        }
+    )

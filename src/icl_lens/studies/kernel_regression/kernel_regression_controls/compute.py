@@ -1,0 +1,131 @@
+"""Kernel regression with what its reviewers asked for: inputs permuted, labels flipped, and the same demonstrations reordered.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025). A sum over demonstrations (eq. 6) has no order, so kernel
+regression predicts that neither answer nor reconstruction changes with the order of the demonstrations; a language model's
+answer may. The controls, each on the same held-out prompts (:data:`icl_lens.studies.kernel_regression.settings.CONTROLS`):
+
+- the demonstrations' texts change places among themselves while the labels keep theirs, so that text and label no longer belong
+  together (always so that some text gets another label);
+- each class's label word is replaced by that of the next class, the last one's by the first's;
+- whole demonstrations, text and label, stand in other orders.
+
+Each control's rows are those of :mod:`icl_lens.studies.kernel_regression.demonstration_attention`; prompts are rewritten by
+:func:`icl_lens.prompts.demonstrations.replace_demonstrations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.progress import Runs
+from icl_lens.prompts.demonstrations import demonstration_texts, replace_demonstrations
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.inputs import Given, Inputs, of_tables
+from icl_lens.studies.kernel_regression.demonstration_attention import attention_rows
+from icl_lens.studies.kernel_regression.settings import INPUTS_PERMUTED, LABELS_FLIPPED, ORDER, PLAIN, Settings, first_held_out
+
+
+def prepare(given: Given) -> Inputs:
+    """The prompts of :func:`controlled` that fit in every control.
+
+    Raises:
+        InputError: As :func:`controlled`, or none fits.
+    """
+    return of_tables(given, controlled(given.table, given.settings))
+
+
+def controlled(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+    """The prompts tables of all controls: the first held-out prompts of each seed, as they are and changed.
+
+    Raises:
+        InputError: A prompt's demonstrations leave nothing to permute.
+    """
+    first = table[first_held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
+    changes = {
+        INPUTS_PERMUTED: lambda row: _inputs_permuted(row, settings),
+        LABELS_FLIPPED: _labels_flipped,
+        **{f"{ORDER}_{draw}": lambda row, draw=draw: _reordered(row, settings, draw) for draw in range(settings.orders)},
+    }
+    rows = first.to_dict("records")
+    return {
+        "prompts": first,
+        **{name: pd.DataFrame([{**row, **change(row)} for row in rows]) for name, change in changes.items()},
+    }
+
+
+def _inputs_permuted(row: dict, settings: Settings) -> dict:
+    labels = [int(label) for label in row["demo_labels"]]
+    if len(set(labels)) < 2:
+        raise InputError(f"prompt {row['prompt_id']}: its demonstrations all have one label, so no text can get another one")
+    generator = _generator(row, settings, 0)
+    order = list(range(len(labels)))
+    while [labels[i] for i in order] == labels:
+        order = generator.permutation(len(labels)).tolist()
+    texts = demonstration_texts(row)
+    return {
+        **replace_demonstrations(row, [texts[i] for i in order], labels),
+        "demo_indices": [int(row["demo_indices"][i]) for i in order],
+    }
+
+
+def _labels_flipped(row: dict) -> dict:
+    labels = [(int(label) + 1) % len(row["label_words"]) for label in row["demo_labels"]]
+    return {**replace_demonstrations(row, demonstration_texts(row), labels), "demo_labels": labels}
+
+
+def _reordered(row: dict, settings: Settings, draw: int) -> dict:
+    labels, texts = [int(label) for label in row["demo_labels"]], demonstration_texts(row)
+    if len(labels) < 2:
+        raise InputError(f"prompt {row['prompt_id']} has one demonstration, which stands in no other order")
+    generator = _generator(row, settings, 1 + draw)
+    order = list(range(len(labels)))
+    while order == sorted(order):
+        order = generator.permutation(len(labels)).tolist()
+    return {
+        **replace_demonstrations(row, [texts[i] for i in order], [labels[i] for i in order]),
+        "demo_labels": [labels[i] for i in order],
+        "demo_indices": [int(row["demo_indices"][i]) for i in order],
+    }
+
+
+def _generator(row: dict, settings: Settings, part: int) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, int(row["seed"]), int(row["prompt_id"]), part])
+
+
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+    settings: Settings | None = None,
+    **changed: Sequence[TokenizedPrompt],
+) -> pd.DataFrame:
+    """Attention to every demonstration, and answers, for every control.
+
+    Args:
+        model: Any supported model.
+        prompts: As they are; they fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told how many more prompts are done, all controls counted.
+        settings: See :class:`Settings`.
+        changed: The same prompts by control, as :func:`controlled` names them.
+
+    Raises:
+        InputError: As :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`.
+
+    Returns:
+        Its rows (without the row's parts) for each control in turn, with ``control`` and ``draw`` (which order, 0 elsewhere).
+    """
+    settings = settings or Settings()
+    report = Runs(progress, 1 + len(changed))
+    found = []
+    for name, its in {PLAIN: prompts, **changed}.items():
+        control, _, draw = name.rpartition("_") if name.startswith(f"{ORDER}_") else (name, "", 0)
+        rows = attention_rows(model, its, batch_tokens, report, settings)
+        found.append(rows.drop(columns=[c for c in rows if c.startswith("on_")]).assign(control=control, draw=int(draw)))
+    return pd.concat(found, ignore_index=True)

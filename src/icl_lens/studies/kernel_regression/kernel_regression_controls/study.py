@@ -1,0 +1,50 @@
+"""The study kernel_regression_controls: kernel regression on prompts with inputs permuted, labels flipped, or reordered.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025); the paper lacks these controls.
+"""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import INTEGER, INTEGERS, SINGLES, TEXT, study_schema
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.kernel_regression.keys import KEYS
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "kernel_regression_controls",
+    {
+        "control": TEXT,
+        "draw": INTEGER,
+        "layer": INTEGER,
+        "head": INTEGER,
+        "gold": INTEGER,
+        "prediction": INTEGER,
+        "demo_labels": INTEGERS,
+        "max": SINGLES,
+        "mean": SINGLES,
+        "label": SINGLES,
+    },
+    keys=("control", "draw", "layer", "head"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="the same with inputs permuted, labels flipped, and demonstrations reordered",
+    schema=SCHEMA,
+    # The prompts as they are, permuted and flipped, and each further order.
+    cost=Cost(passes=0, more=lambda job: 3 + job.settings.orders, queries=lambda settings: settings.control_queries),
+    settings=KEYS,
+    inputs="prepare",
+    items=(
+        Item(
+            name="kr_figure_controls",
+            title="Kernel regression with inputs permuted, with labels flipped, and with the demonstrations in other orders",
+            notebook="kernel_regression/kr_figure_controls",
+            set="fresh-4shot",
+            studies=("kernel_regression", "kernel_regression_controls"),
+            # The fewest classes and the most: the paper has no such figure, and every task costs a job.
+            tasks=("sst2", "trec"),
+        ),
+    ),
+)

@@ -1,0 +1,130 @@
+"""What the controls of kernel regression show: answers and reconstructions beside those on the prompts as they are.
+
+The controls are those of :mod:`icl_lens.studies.kernel_regression.kernel_regression_controls.compute`. The head is the one that
+:mod:`icl_lens.studies.kernel_regression.reconstruction` chooses, on prompts that are not held out; all here is about held-out
+prompts. A sum over demonstrations has no order, so were a head's weights kernels of (x_test, x_i), no reconstruction would
+change with the order; and flipping the labels would move every reconstruction to the next class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.statistics import resampling
+from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.statistics.weighted_votes import agreement, votes
+from icl_lens.studies.kernel_regression.reconstruction import Attention, attention, choose, shuffled
+from icl_lens.studies.kernel_regression.settings import CONTROLS, LABELS_FLIPPED, ORDER, PLAIN, Settings, held_out
+
+METRICS = {
+    "accuracy": "answer is right",
+    "agreement": "reconstruction is the answer",
+    "answer_changed": "answer changed",
+    "reconstruction_changed": "reconstruction changed",
+}
+ANY = "any_order"
+"""Stands where a control's name would for a change in any of the orders."""
+
+
+def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, plan: Bootstrap | None = None) -> pd.DataFrame:
+    """Every control's shares, for one model and task.
+
+    Args:
+        rows: kernel_regression rows.
+        controls: kernel_regression_controls rows of the same model, set and task.
+        settings: Both studies'.
+        plan: How to resample.
+
+    Raises:
+        InputError: The controls are of prompts that are not held out, or rows are missing.
+
+    Returns:
+        One row a ``control`` and ``metric`` (:data:`METRICS`; of the orders the mean over them, and of :data:`ANY` how often
+        one at least changes it): model, set, task, these, layer and head (from 1), value, low, high, null_95 (of
+        ``agreement``: what this head gives with labels shuffled within prompts), prompts and seeds. With flipped labels
+        ``accuracy`` counts the class that the right text's demonstrations then have, and the changes are from the flipped
+        answer and reconstruction.
+    """
+    main = attention(rows)
+    scored = held_out(main.seeds, main.ids, settings)
+    shares = votes(main.weights["max"], main.labels, main.classes)
+    head = choose(shares[~scored], main.prediction[~scored])
+    parts = {
+        key: attention(part.drop(columns=["control", "draw"]))
+        for key, part in controls.groupby(["control", "draw"], sort=False)
+    }
+    if (PLAIN, 0) not in parts or {control for control, _ in parts} != set(CONTROLS):
+        raise InputError("the kernel_regression_controls table lacks a control; make it anew")
+    plain = parts[PLAIN, 0]
+    if not np.isin(plain.ids, main.ids[scored]).all():
+        raise InputError("the controls ran prompts on which heads were chosen; make both tables anew with the same settings")
+    before = _reconstructed(plain, head, main.classes)
+    found = []
+    for (control, draw), part in parts.items():
+        step = int(control == LABELS_FLIPPED)
+        shares = votes(part.weights["max"][:, [head]], part.labels, main.classes)
+        after = _reconstructed(part, head, main.classes)
+        found.append(
+            pd.DataFrame(
+                {
+                    "control": control,
+                    "draw": draw,
+                    "task": part.key["task"],
+                    "seed": part.seeds,
+                    "prompt_id": part.ids,
+                    "accuracy": part.prediction == (part.gold + step) % main.classes,
+                    "agreement": agreement(shares, part.prediction)[:, 0],
+                    "answer_changed": part.prediction != (plain.prediction + step) % main.classes,
+                    "reconstruction_changed": after != (before + step) % main.classes,
+                }
+            ).astype({name: float for name in METRICS})
+        )
+    units = pd.concat(found, ignore_index=True)
+    orders = units[units["control"] == ORDER].groupby(["task", "seed", "prompt_id"], as_index=False)
+    changes = ["answer_changed", "reconstruction_changed"]
+    layer, place = main.heads[head]
+    shown = []
+    for control in (*CONTROLS, ANY):
+        names = changes if control == ANY else list(METRICS)
+        part = orders[changes].max() if control == ANY else units[units["control"] == control]
+        estimate = resampling.mean(part, names, plan)
+        for number, name in enumerate(names):
+            drawn = np.nan
+            if name == "agreement":
+                drawn = _null(main.classes, [its for (c, _), its in parts.items() if c == control], head, settings)
+            shown.append(
+                {
+                    **main.key,
+                    "control": control,
+                    "metric": name,
+                    "layer": layer + 1,
+                    "head": place + 1,
+                    "value": float(estimate.value[number]),
+                    "low": float(estimate.low[number]),
+                    "high": float(estimate.high[number]),
+                    "null_95": drawn,
+                    "prompts": estimate.prompts,
+                    "seeds": len(np.unique(plain.seeds)),
+                }
+            )
+    return pd.DataFrame(shown)
+
+
+def _reconstructed(part: Attention, head: int, classes: int) -> np.ndarray:
+    """What a head reconstructs, shape (N,)."""
+    return votes(part.weights["max"][:, [head]], part.labels, classes)[:, 0].argmax(-1)
+
+
+def _null(classes: int, parts: list[Attention], head: int, settings: Settings) -> float:
+    """The 95 % quantile of a head's agreement, the mean over parts, with labels shuffled within each prompt."""
+    generator = np.random.default_rng([settings.seed, 2])
+    drawn = []
+    for _ in range(settings.permutations):
+        values = []
+        for part in parts:
+            shares = votes(part.weights["max"][:, [head]], shuffled(part.labels, generator), classes)
+            values.append(agreement(shares, part.prediction).mean())
+        drawn.append(np.mean(values))
+    return float(np.quantile(drawn, 0.95))

@@ -1,0 +1,196 @@
+"""What keys and values around label words say: linear probes, head by head and position by position.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. If attention is the kernel regression
+of eq. 6, a demonstration's key should hold its text as the kernel sees it and its value the label. For each head and each
+position l_i + p near the label word of demonstration i (p = 0 is its first token) a ridge regression onto one-hot targets
+(penalty .01), which answers with the largest, tells
+
+    argmax_o P(o | x_i), the next token that the text x_i alone announces, from the key
+    y_i, the label, from the value
+
+(:mod:`icl_lens.studies.kernel_regression.texts_alone` computes P(o | x_i)).
+The paper does not say whether keys are those before or after the rotary embedding, nor what is fitted on what. Here both keys
+are read: before it (``key``: where a token stands does not matter) and after it (``turned_key``). Features and targets are
+taken less their means over what is fitted, in float64, and the penalty stands beside sums. The **folds** divide the prompts,
+and what is fitted leaves out every demonstration whose text is also tested. Heads that share a key and value are one: a head
+here is a key-value head, numbered as the model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from icl_lens.attention.keys_and_values import record_keys_and_values
+from icl_lens.attention.supported import require_supported
+from icl_lens.errors import InputError
+from icl_lens.models.batching import batches
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.network.precision import at_least_float32
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.inputs import Given, Inputs, of_tables
+from icl_lens.studies.kernel_regression.label_probes.study import PROBES, Feature, Settings
+from icl_lens.studies.kernel_regression.texts_alone import likeliest, texts_of
+
+
+def prepare(given: Given) -> Inputs:
+    """The prompts that are read: the first of each seed, of which those that fit.
+
+    Raises:
+        InputError: None fits.
+    """
+    return of_tables(given, {"prompts": given.table.groupby("seed", sort=False).head(given.settings.queries)})
+
+
+@torch.inference_mode()
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+    settings: Settings | None = None,
+) -> pd.DataFrame:
+    """How often every probe is right.
+
+    Args:
+        model: Any supported model.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told after each batch how many prompts it held.
+        settings: See :class:`~icl_lens.studies.kernel_regression.label_probes.study.Settings`.
+
+    Raises:
+        InputError: A prompt has no demonstration, there are fewer prompts than folds, a fold leaves nothing to fit on or to
+            test, or the model's family is not supported.
+
+    Returns:
+        One row a feature and target (:data:`~icl_lens.studies.kernel_regression.label_probes.study.PROBES`), offset, layer,
+        head (both from 0) and fold: prompt_id (of the fold's first prompt), fitted (demonstrations), classes (told apart),
+        accuracy, majority (of always the commonest class of those fitted on), and of the fold's prompts that are asked
+        something ``members`` (prompt_id), ``asked`` and ``right`` (demonstrations).
+    """
+    settings = settings or Settings()
+    bare = next((p for p in prompts if not len(p.anchors)), None)
+    if bare:
+        raise InputError(f"prompt {bare.prompt_id} has no demonstration; probes need label words to read beside")
+    if len(prompts) < settings.folds:
+        raise InputError(f"{len(prompts)} prompts cannot be divided into {settings.folds} folds (studies.label_probes.folds)")
+    require_supported(model.network)
+    alone = texts_of(model, prompts)
+    owner = np.repeat(np.arange(len(prompts)), [len(p.anchors) for p in prompts])  # (n,) a demonstration's prompt
+    text = np.concatenate(alone.demos)  # (n,)
+    targets = {
+        "token": commonest(likeliest(model, alone.texts, batch_tokens)[text], settings.tokens),
+        "label": np.concatenate([p.demo_labels for p in prompts]),
+    }
+    read, there = features(model, prompts, batch_tokens, settings.offsets, progress)
+    folds = np.random.default_rng(settings.seed).permutation(len(prompts)) % settings.folds  # (N,)
+    rows = []
+    for feature, target in PROBES:
+        for place, offset in enumerate(settings.offsets):
+            usable = there[place] & (targets[target] >= 0)  # (n,)
+            for fold in range(settings.folds):
+                tested = usable & (folds[owner] == fold)
+                fitted = usable & (folds[owner] != fold) & ~np.isin(text, text[tested])
+                if not tested.any() or not fitted.any():
+                    raise InputError(
+                        f"fold {fold} has {tested.sum()} demonstrations to test at offset {offset} and leaves {fitted.sum()} "
+                        "with other texts to fit on; take more prompts (studies.label_probes.queries) or other offsets"
+                    )
+                classes, coded = np.unique(targets[target][fitted], return_inverse=True)
+                asked = owner[tested]
+                members, first, count = np.unique(asked, return_index=True, return_counts=True)  # demonstrations lie in order
+                shared = {
+                    "prompt_id": prompts[members[0]].prompt_id,
+                    "feature": feature,
+                    "target": target,
+                    "offset": offset,
+                    "fold": fold,
+                    "fitted": int(fitted.sum()),
+                    "classes": len(classes),
+                    "majority": float((targets[target][tested] == classes[np.bincount(coded).argmax()]).mean()),
+                    "members": [prompts[member].prompt_id for member in members],
+                    "asked": count.tolist(),
+                }
+                for layer, by_head in enumerate(read[feature]):
+                    x = by_head[:, place].double()  # (H_kv, n, d)
+                    answers = classes[ridge(x[:, fitted], coded, x[:, tested], settings.ridge)]  # (H_kv, m)
+                    right = answers == targets[target][tested]
+                    counted = np.add.reduceat(right.astype(np.int64), first, axis=1)  # (H_kv, members)
+                    for head, (hits, by_member) in enumerate(zip(right, counted, strict=True)):
+                        values = {"accuracy": float(hits.mean()), "right": by_member.tolist()}
+                        rows.append({**shared, "layer": layer, "head": head, **values})
+    return pd.DataFrame(rows)
+
+
+def commonest(tokens: np.ndarray, count: int) -> np.ndarray:
+    """Tokens, -1 for all but the ``count`` commonest; of equally common ones those with the smaller id."""
+    values, how_often = np.unique(tokens, return_counts=True)
+    kept = values[np.argsort(-how_often, kind="stable")[:count]]
+    return np.where(np.isin(tokens, kept), tokens, -1)
+
+
+def features(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    offsets: Sequence[int],
+    progress: Callable[[int], object] = lambda done: None,
+) -> tuple[dict[Feature, list[Tensor]], np.ndarray]:
+    """Keys and values near the label words.
+
+    Args:
+        model, prompts, batch_tokens, progress: As :func:`compute`.
+        offsets: O of them.
+
+    Returns:
+        By feature and layer, shape (H_kv, O, n, d) with the demonstrations of all prompts in a row, on the CPU in float32 at
+        least; and which positions there are, shape (O, n). (Where there is none, zeros stand.)
+    """
+    starts = np.concatenate([[0], np.cumsum([len(p.anchors) for p in prompts])])  # (N + 1,)
+    there = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
+    read: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
+    for batch in batches(model, prompts, batch_tokens, kept="states"):
+        with record_keys_and_values(model.network, unturned=True) as memory:
+            # Without the vocabulary matrix.
+            model.network(**batch.inputs(), logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))
+        for layer in range(model.layers):
+            of_layer = {"key": memory[layer].unturned_key, "turned_key": memory[layer].key, "value": memory[layer].value}
+            for name, vectors in of_layer.items():  # (B, H_kv, T, d)
+                if len(read[name]) == layer:
+                    shape = (vectors.shape[1], *there.shape, vectors.shape[3])
+                    read[name].append(torch.zeros(shape, dtype=at_least_float32(vectors[:0]).dtype))
+                for row, place in enumerate(batch.index):
+                    positions = prompts[place].anchors + np.array(offsets)[:, None]  # (O, D)
+                    inside = (positions >= 0) & (positions <= prompts[place].last)
+                    of_prompt = slice(starts[place], starts[place + 1])
+                    there[:, of_prompt] = inside
+                    found = at_least_float32(vectors[row][:, np.where(inside, positions, 0)]).cpu()  # (H_kv, O, D, d)
+                    read[name][layer][:, :, of_prompt] = found * torch.from_numpy(inside)[..., None]
+        progress(len(batch.index))
+    return read, there
+
+
+def ridge(fitted: Tensor, classes: np.ndarray, tested: Tensor, penalty: float) -> np.ndarray:
+    """The class that a ridge regression onto one-hot targets answers with, for several heads at once.
+
+    Args:
+        fitted: What is fitted on, shape (H, n, d).
+        classes: Its classes, from 0, shape (n,).
+        tested: Shape (H, m, d).
+        penalty: Of the sum of squared weights, beside the sum of squared errors; the intercept has none.
+
+    Returns:
+        Shape (H, m).
+    """
+    targets = torch.nn.functional.one_hot(torch.from_numpy(classes)).to(fitted)  # (n, C)
+    mean = fitted.mean(1, keepdim=True)  # (H, 1, d)
+    x, y = fitted - mean, targets - targets.mean(0)  # (H, n, d), (n, C)
+    gram = x.transpose(1, 2) @ x  # (H, d, d)
+    gram.diagonal(dim1=1, dim2=2).add_(penalty)
+    weights = torch.linalg.solve(gram, x.transpose(1, 2) @ y)  # (H, d, C)
+    return ((tested - mean) @ weights + targets.mean(0)).argmax(-1).numpy()

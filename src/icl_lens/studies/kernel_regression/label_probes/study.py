@@ -1,0 +1,111 @@
+"""The study label_probes: what linear probes tell from keys and values around label words.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from icl_lens.artifacts.schema import FLOAT, INTEGER, INTEGERS, TEXT, study_schema
+from icl_lens.section import Section, Seed
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Keys, Study
+
+Feature = Literal["key", "turned_key", "value"]
+Target = Literal["token", "label"]
+
+
+class Probe(NamedTuple):
+    """What is told from what."""
+
+    feature: Feature
+    target: Target
+
+
+PROBES: dict[Probe, str] = {
+    Probe("key", "token"): "keys tell the next token that the text announces",
+    Probe("turned_key", "token"): "the same, keys after the rotary embedding",
+    Probe("value", "label"): "values tell the label",
+}
+"""The paper's two probes, and its first again on keys as attention multiplies them; what each says, for a picture."""
+
+
+class Settings(Section):
+    """Where probes read, and how they are fitted and tested."""
+
+    queries: int = Field(
+        default=30,
+        ge=1,
+        description="The first so many prompts of each seed are read, or all where there are fewer. The features of their "
+        "demonstrations are held at once: 4 bytes x 3 x offsets x demonstrations x key and value heads of all layers x width.",
+    )
+    offsets: list[int] = Field(
+        default=[-1, 0, 1, 2, 3],
+        min_length=1,
+        description="Positions that are read, counted from the first token of a demonstration's label word (the paper's).",
+    )
+    ridge: float = Field(
+        default=0.01, gt=0, description="The penalty of the ridge regression, beside sums over demonstrations (the paper's)."
+    )
+    folds: int = Field(default=5, ge=2, description="Parts into which the prompts are divided, each tested once (ours).")
+    tokens: int = Field(
+        default=5,
+        ge=2,
+        description="Only texts that announce one of the so many commonest tokens are told apart (ours).",
+    )
+    seed: Seed = Field(default=0, description="Of the division into folds.")
+
+
+SCHEMA = study_schema(
+    "label_probes",
+    {
+        "feature": TEXT,
+        "target": TEXT,
+        "offset": INTEGER,
+        "layer": INTEGER,
+        "head": INTEGER,
+        "fold": INTEGER,
+        "fitted": INTEGER,
+        "classes": INTEGER,
+        "accuracy": FLOAT,
+        "majority": FLOAT,
+        "members": INTEGERS,
+        "asked": INTEGERS,
+        "right": INTEGERS,
+    },
+    keys=("feature", "target", "offset", "layer", "head", "fold", "classes"),
+)
+
+STUDY = Study(
+    package=__package__,
+    help="what linear probes tell from keys and values around label words, head by head",
+    schema=SCHEMA,
+    cost=Cost(passes=3, queries=lambda settings: settings.queries),
+    settings=Keys("label_probes", Settings, "Linear probes of the keys and values around label words."),
+    inputs="prepare",
+    items=tuple(
+        # Figure 5 and its repeats; the built-in texts have none of the paper's further tasks.
+        Item(
+            name=f"kr_figure_{number}",
+            title="What linear probes tell from the keys and values around label words, by layer and position",
+            notebook="kernel_regression/kr_figure_5",
+            set="fresh-4shot",
+            studies=("label_probes", "icl"),
+            tasks=(task,),
+            stand_ins=stand_ins,
+            paper_models="GPT-J",
+        )
+        for number, task, stand_ins in (
+            (5, "sst2", ()),
+            (8, "rotten_tomatoes", ("trec",)),
+            (11, "hate", ("agnews",)),
+            (14, "irony", ("emoc",)),
+            (17, "offensive", ("sst2_ab",)),
+            (20, "mnli", ("agnews_abcd",)),
+        )
+    ),
+)

@@ -1,0 +1,1 @@
+"""The study prediction_similarity."""

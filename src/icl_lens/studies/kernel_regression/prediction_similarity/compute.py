@@ -1,0 +1,70 @@
+"""Prediction similarity: how alike the next tokens are that a query's text and each demonstration's text announce.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. With P(. | x) the distribution of the
+next token over the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.texts_alone`),
+
+    s(x_1, x_2) = P(. | x_1)' P(. | x_2)
+
+the chance that both are followed by the same token. It stands for the kernel of eq. 6, and attention to a demonstration
+should rise with it (:mod:`icl_lens.studies.kernel_regression.prediction_similarity.summary`). No attention is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+
+from icl_lens.errors import InputError
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.kernel_regression.texts_alone import distributions, portions, texts_of
+
+
+@torch.inference_mode()
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> pd.DataFrame:
+    """The similarity of every prompt's query with each of its demonstrations.
+
+    Args:
+        model: Any model.
+        prompts: They fit the model's context.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told how many more prompts are done.
+
+    Raises:
+        InputError: A prompt has no demonstration, or a text no token of its own.
+
+    Returns:
+        One row a prompt, in their order: prompt_id, similarity (D floats, from 0 to 1), query_token and demo_tokens (the
+        likeliest next token of the query's and of each demonstration's text, ids).
+    """
+    bare = next((p for p in prompts if not len(p.text_spans)), None)
+    if bare:
+        raise InputError(f"prompt {bare.prompt_id} has no demonstration; prediction similarity needs texts to compare with")
+    rows = []
+    for places in portions(model, prompts):
+        part = [prompts[place] for place in places]
+        alone = texts_of(model, part)
+        chances = torch.empty(0)
+        for index, batch in distributions(model, alone.texts, batch_tokens):
+            if not len(chances):
+                chances = torch.empty(len(alone.texts), batch.shape[1], dtype=batch.dtype, device=batch.device)  # (n, V)
+            chances[index] = batch
+        tokens = chances.argmax(-1).cpu().numpy()  # (n,)
+        for prompt, query, demos in zip(part, alone.query, alone.demos, strict=True):
+            rows.append(
+                {
+                    "prompt_id": prompt.prompt_id,
+                    "similarity": (chances[demos] @ chances[query]).cpu().double().tolist(),  # (D, V) @ (V,)
+                    "query_token": int(tokens[query]),
+                    "demo_tokens": tokens[demos].tolist(),
+                }
+            )
+        progress(len(part))
+    return pd.DataFrame(rows)

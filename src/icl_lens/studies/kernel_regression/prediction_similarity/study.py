@@ -1,0 +1,36 @@
+"""The study prediction_similarity: how alike the next tokens are that a query's text and each demonstration's text announce.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9 and Figure 4.
+"""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLOATS, INTEGER, INTEGERS, study_schema
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Study
+
+SCHEMA = study_schema(
+    "prediction_similarity",
+    {"similarity": FLOATS, "query_token": INTEGER, "demo_tokens": INTEGERS},
+    every_prompt=True,
+)
+
+STUDY = Study(
+    package=__package__,
+    help="how alike the next tokens are that the query's and each demonstration's text announce alone",
+    schema=SCHEMA,
+    cost=Cost(passes=1),
+    items=(
+        Item(
+            name="kr_figure_4",
+            title="How attention to a demonstration goes with the similarity of the predictions that its text and the query's "
+            "announce alone, head by head",
+            notebook="kernel_regression/kr_figure_4",
+            set="fresh-4shot",
+            studies=("kernel_regression", "prediction_similarity"),
+            tasks=("sst2",),
+            paper_models="GPT-J",
+        ),
+    ),
+)

@@ -1,0 +1,269 @@
+"""What a figure shows of prediction similarity: head by head, how attention to a demonstration goes with it.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 4: Pearson's correlation, over pairs
+of a query and a demonstration, between s (eq. 9, :mod:`icl_lens.studies.kernel_regression.prediction_similarity.compute`) and
+a, the attention of the last position to that demonstration
+(:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`). The paper does not say over which pairs. Here it is over
+all pairs of all prompts together (``pooled``), and besides the mean of each prompt's own correlation over its demonstrations
+(``per_prompt``): pooling also sees that prompts differ in the level of both.
+
+The paper says that the map resembles that of the heads that reconstruct the prediction, by eye. Here Spearman's correlation
+over heads measures it, beside how often heads dealt out at random would agree as well. And beside the correlations stands
+what the largest of all heads would be with the similarities permuted among a prompt's demonstrations.
+
+Intervals are 95 % bootstrap intervals over prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.statistics.ranks import spearman
+from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.weighted_votes import agreement, votes
+
+WAYS = {"pooled": "all pairs together", "per_prompt": "mean of each prompt's own"}
+_KEY = ["model", "set", "task"]
+
+# Orders of the heads, and of the similarities within prompts, that are drawn for the two nulls.
+_PERMUTATIONS = 1000
+_SHUFFLES = 200
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Both quantities of one model, set and task, prompt by prompt; what a prompt with fewer demonstrations lacks is NaN.
+
+    Attributes:
+        similarity: Shape (N, D).
+        attention: Shape (N, L, H, D).
+        agrees: Whether what a head reconstructs is what the model answers, shape (N, L, H).
+        seeds: Shape (N,), ascending.
+    """
+
+    similarity: np.ndarray
+    attention: np.ndarray
+    agrees: np.ndarray
+    seeds: np.ndarray
+
+
+def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max") -> Pairs:
+    """Rows of both tables, of one model, set and task, side by side.
+
+    Args:
+        similarity: A prediction_similarity table.
+        attention: A kernel_regression table: one row a prompt, layer and head with ``column`` and demo_labels (a value a
+            demonstration), prediction.
+        column: The list of attentions to take.
+
+    Raises:
+        InputError: The tables are of different prompts or demonstrations, or rows are missing or stand twice.
+    """
+    similarity = similarity.sort_values(["seed", "prompt_id"], kind="stable")
+    ids = similarity["prompt_id"].tolist()
+    if similarity["prompt_id"].duplicated().any() or attention.duplicated(["prompt_id", "layer", "head"]).any():
+        raise InputError("a prompt stands twice; give one model, task and set")
+    if set(attention["prompt_id"]) != set(ids):
+        raise InputError("the prediction_similarity and the kernel_regression table are of different prompts")
+    layers, heads = (attention[name].nunique() for name in ("layer", "head"))
+    if len(attention) != len(ids) * layers * heads:
+        raise InputError("the kernel_regression table lacks a layer or head of some prompt")
+    place = {prompt_id: number for number, prompt_id in enumerate(ids)}
+    attention = attention.assign(place=attention["prompt_id"].map(place)).sort_values(["place", "layer", "head"])
+    counts = similarity["similarity"].map(len).to_numpy()  # (N,)
+    if (attention[column].map(len).to_numpy() != np.repeat(counts, layers * heads)).any():
+        raise InputError("the two tables differ in the demonstrations of a prompt")
+    width = counts.max()
+
+    def padded(lists: pd.Series, fill: float) -> np.ndarray:
+        return np.stack([np.pad(np.asarray(v, dtype=float), (0, width - len(v)), constant_values=fill) for v in lists])
+
+    weights = padded(attention[column], np.nan)  # (N * L * H, D)
+    per_prompt = attention.iloc[:: layers * heads]
+    labels, answers = padded(per_prompt["demo_labels"], -1), per_prompt["prediction"].to_numpy()  # (N, D), (N,)
+    by_head = np.nan_to_num(weights).reshape(len(ids), layers * heads, width)  # (N, L * H, D)
+    agrees = agreement(votes(by_head, labels, int(max(labels.max(), answers.max())) + 1), answers)  # (N, L * H)
+    return Pairs(
+        padded(similarity["similarity"], np.nan),
+        weights.reshape(len(ids), layers, heads, width),
+        agrees.reshape(len(ids), layers, heads),
+        similarity["seed"].to_numpy(),
+    )
+
+
+def correlate(pairs: Pairs, task: str, plan: Bootstrap | None = None) -> dict[str, Estimate]:
+    """Correlations of similarity and attention, and the share of agreement.
+
+    Args:
+        pairs: N prompts.
+        task: Their task, for the resamples.
+        plan: How to resample.
+
+    Returns:
+        ``pooled`` and ``per_prompt`` (see :data:`WAYS`), ``agreement``, each of shape (L, H); NaN where a correlation does not
+        exist (one side is constant). And ``resemblance: WAY``, Spearman's correlation over heads of either with agreement,
+        shape (); heads without a correlation are left out of it.
+    """
+    plan = plan or Bootstrap()
+    weights = _weights(pairs.seeds, task, plan)  # (R, N)
+    shape, count = pairs.attention.shape[1:3], len(pairs.seeds)
+    own = _moments(pairs.similarity, pairs.attention)  # (N, L * H, 6)
+    flat = own.reshape(count, -1)
+    pooled = _pearson(own.sum(0)), _pearson((weights @ flat).reshape(len(weights), -1, 6))
+    each = _pearson(own)  # (N, L * H)
+    agrees = pairs.agrees.reshape(count, -1).astype(float)
+    found = {
+        "pooled": pooled,
+        "per_prompt": (_mean_of_known(each), _mean_of_known(each, weights)),
+        "agreement": (agrees.mean(0), weights @ agrees / weights.sum(1, keepdims=True)),
+    }
+    estimates = {
+        name: Estimate(value.reshape(shape), drawn.reshape(-1, *shape), count, plan.level)
+        for name, (value, drawn) in found.items()
+    }
+    for way in WAYS:
+        value, drawn = (_over_heads(found[way][part], found["agreement"][part]) for part in (0, 1))
+        estimates[f"resemblance: {way}"] = Estimate(value, drawn, count, plan.level)
+    return estimates
+
+
+def _over_heads(correlation: np.ndarray, agreement: np.ndarray) -> np.ndarray:
+    """Spearman's correlation along the last axis, over the heads that have a correlation in every row."""
+    known = ~np.isnan(correlation).reshape(-1, correlation.shape[-1]).any(0)
+    if known.sum() < 2:
+        return np.full(correlation.shape[:-1], np.nan)
+    return spearman(correlation[..., known], agreement[..., known])
+
+
+def largest_by_chance(pairs: Pairs, plan: Bootstrap | None = None) -> dict[str, float]:
+    """By way, what the largest correlation of all heads stays below in 95 % of permutations of s among a prompt's pairs."""
+    plan = plan or Bootstrap()
+    generator = np.random.default_rng(plan.seed)
+    known, similarity, attention = _centred(pairs.similarity, pairs.attention)  # (N, D), (N, D), (N, M, D)
+    moments = _moments(pairs.similarity, pairs.attention)  # (N, M, 6)
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(_SHUFFLES):
+        # Unknown places sort last, so that only the known ones change places.
+        order = np.where(known, generator.random(known.shape), 2.0).argsort(1)
+        shuffled = np.take_along_axis(similarity, order, 1)  # (N, D)
+        moments[..., 5] = (attention @ shuffled[..., None])[..., 0]  # only the product of both changes
+        for way, values in (("pooled", _pearson(moments.sum(0))), ("per_prompt", _mean_of_known(_pearson(moments)))):
+            found[way].append(values[~np.isnan(values)].max(initial=-1))
+    return {way: float(np.quantile(values, plan.level)) for way, values in found.items()}
+
+
+def agree_by_chance(correlation: np.ndarray, agreement: np.ndarray, plan: Bootstrap | None = None) -> float:
+    """The share of orders of the heads, dealt out at random (this one among them), whose resemblance is as high or higher.
+
+    Args:
+        correlation: Shape (L, H).
+        agreement: Shape (L, H).
+        plan: Its seed is used.
+    """
+    plan = plan or Bootstrap()
+    generator = np.random.default_rng(plan.seed)
+    known = ~np.isnan(correlation.ravel())
+    one, other = correlation.ravel()[known], agreement.ravel()[known]
+    if len(one) < 2:
+        return float("nan")
+    dealt = np.stack([other, *(generator.permutation(other) for _ in range(_PERMUTATIONS - 1))])
+    values = spearman(one, dealt)
+    return float((values >= values[0] - 1e-12).mean()) if not np.isnan(values[0]) else float("nan")
+
+
+def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
+    """Everything the figure shows, tidy.
+
+    Args:
+        similarity: prediction_similarity tables, of one or more models and tasks.
+        attention: kernel_regression tables of the same.
+        plan: How to resample.
+
+    Raises:
+        InputError: As :func:`pair`.
+
+    Returns:
+        One row a model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value
+        less by_chance), prompts. Metrics: ``pooled``, ``per_prompt``, ``agreement`` (by_chance and beyond empty);
+        ``largest: WAY``, the head with the largest correlation again, by_chance what :func:`largest_by_chance` finds of all
+        heads; and, layer and head being 0, ``resemblance: WAY``, by_chance :func:`agree_by_chance` (a share of orders, so
+        beyond is empty).
+    """
+    rows = []
+    by_key = dict(list(attention.groupby(_KEY)))
+    for key, part in similarity.groupby(_KEY, sort=False):
+        if key not in by_key:
+            raise InputError(f"there is no kernel_regression table of {key[0]} on {key[2]}, {key[1]}")
+        pairs = pair(part, by_key[key])
+        found = correlate(pairs, key[2], plan)
+        named, prompts = dict(zip(_KEY, key, strict=True)), len(pairs.seeds)
+        largest = largest_by_chance(pairs, plan)
+        for metric, estimate in found.items():
+            of_metric = [_row(metric, estimate, place) for place in np.ndindex(estimate.value.shape)]
+            way = metric.removeprefix("resemblance: ")
+            if way != metric:
+                of_metric[0]["by_chance"] = agree_by_chance(found[way].value, found["agreement"].value, plan)
+            known = [row for row in of_metric if not np.isnan(row["value"])]
+            if metric in WAYS and known:
+                most = max(known, key=lambda row: row["value"])
+                chance = {"by_chance": largest[metric], "beyond": most["value"] - largest[metric]}
+                of_metric.append({**most, "metric": f"largest: {metric}", **chance})
+            rows += [{**named, **row, "prompts": prompts} for row in of_metric]
+    return pd.DataFrame(rows)
+
+
+def _row(metric: str, estimate: Estimate, place: tuple[int, ...]) -> dict:
+    """One head's row, or that of all heads together, whose place is empty."""
+    layer, head = (place[0] + 1, place[1] + 1) if place else (0, 0)
+    ends = {name: float(getattr(estimate, name)[place]) for name in ("value", "low", "high")}
+    return {"metric": metric, "layer": layer, "head": head, **ends, "by_chance": np.nan, "beyond": np.nan}
+
+
+def _weights(seeds: np.ndarray, task: str, plan: Bootstrap) -> np.ndarray:
+    """How often each prompt is drawn, seed by seed, shape (R, N)."""
+    return np.concatenate(
+        [plan.prompt_weights(task, int(seed), int((seeds == seed).sum())) for seed in np.unique(seeds)], axis=1
+    )
+
+
+def _moments(similarity: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """Of each prompt and head: how many pairs, and the sums of s, a, s^2, a^2 and s a over them; shape (N, L * H, 6)."""
+    known, s, a = _centred(similarity, attention)
+    known, s = known[:, None], s[:, None]  # (N, 1, D)
+    parts = [np.broadcast_to(known, a.shape), np.broadcast_to(s, a.shape), a, np.broadcast_to(s * s, a.shape), a * a, s * a]
+    return np.stack([part.sum(-1) for part in parts], -1)
+
+
+def _mean_of_known(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted means over prompts of what is not NaN: values (N, M), weights (R, N) or all alike; shape (R, M) or (M,)."""
+    known = ~np.isnan(values)
+    weights = np.ones(len(values)) if weights is None else weights
+    total = weights @ known
+    return np.divide(weights @ np.where(known, values, 0), total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def _centred(similarity: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which pairs there are (N, D), and both sides less their means over all pairs, (N, D) and (N, L * H, D); 0 for no pair.
+
+    So sums of squares are not differences of large numbers.
+    """
+    count, width = similarity.shape
+    attention = attention.reshape(count, -1, width)  # (N, M, D)
+    known = ~np.isnan(similarity)  # (N, D)
+    s = np.where(known, similarity - np.nanmean(similarity), 0)  # (N, D)
+    a = np.where(known[:, None], attention - np.nanmean(attention, axis=(0, 2))[:, None], 0)  # (N, M, D)
+    return known, s, a
+
+
+def _pearson(moments: np.ndarray) -> np.ndarray:
+    """Pearson's correlation from :func:`_moments`, shape (...); NaN where a side is constant."""
+    n, s, a, ss, aa, sa = np.moveaxis(moments, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread_s, spread_a, shared = ss - s * s / n, aa - a * a / n, sa - s * a / n
+        # What is left of a constant is rounding.
+        there = (spread_s > 1e-12 * ss) & (spread_a > 1e-12 * aa)
+        return np.where(there, shared / np.sqrt(spread_s * spread_a), np.nan)

@@ -1,0 +1,379 @@
+"""What the kernel regression study's rows say: what heads reconstruct, on prompts on which they were not chosen.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), sections 5.2 and 5.5. With a_i a head's attention to
+demonstration i (:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`),
+
+    y~ = argmax_c  sum_i a_i 1[y_i = c] / sum_i a_i
+
+is compared with the model's answer and with the truth. Where several classes have the largest sum, an answer counts by its
+chance under a fair draw among them, so that a head that sees nothing scores as a guess does.
+
+**Held out.** The best of all heads is too good on the prompts that chose it. The head is chosen on the prompts that are not
+held out, by its agreement with the model's answers (our reading of the paper's "correlation"; ties go to the larger Pearson
+correlation between a class's share of the sum and its being the answer, which for two classes is the paper's likely statistic
+and for more the mean over classes), and scored on the others. The best head in sample is reported as that.
+
+**The null.** The demonstrations' labels are shuffled within each prompt and everything is done again: a head is chosen, and
+scored on the held-out prompts. So chance is what choosing among as many heads gives. For the best head in sample it is the
+largest agreement of any head.
+
+**Text kernels** (eq. 6 with K = exp(cos / tau) or K = max(cos, 0), both our choice): tau is tuned on the same prompts as the
+head.
+
+Intervals are those of :mod:`icl_lens.statistics.resampling`, with the chosen head and tau as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.statistics import resampling
+from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.weighted_votes import agreement, votes
+from icl_lens.studies.kernel_regression.settings import ENCODERS, POOLINGS, TF_IDF, Settings, held_out
+
+# Temperatures of the exponential kernel, from nearly the nearest demonstration alone to nearly all alike.
+TEMPERATURES = np.logspace(-2, 1, 13)
+
+AGAINST = ("model", "truth")
+"""What a reconstruction is compared with: the model's own answer, or the right one."""
+
+# What the table's column `quantity` says. Differences are paired; all but the last are about held-out prompts.
+ICL = "ICL accuracy"
+RECONSTRUCTION = "reconstruction"
+MINUS_COMMONEST = "reconstruction - commonest answer"
+MINUS_ICL = "reconstruction - ICL accuracy"
+KERNEL = "text kernel"
+MINUS_KERNEL = "reconstruction - text kernel"
+MINUS_ENCODER = "reconstruction - best encoder"
+IN_SAMPLE = "best head in sample"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One model's attention to the demonstrations of one task's prompts.
+
+    Attributes:
+        key: model, set and task.
+        layers: How many the model has.
+        heads: Layer and head, from 0, of each of H heads.
+        ids: prompt_id, shape (N,), ascending.
+        seeds: The run's seed of each prompt, shape (N,).
+        gold: The right class, shape (N,).
+        prediction: The model's answer, shape (N,).
+        labels: Class of each demonstration, shape (N, D); -1 where a prompt has fewer.
+        weights: By pooling, a_i of each head, shape (N, H, D); 0 where a prompt has fewer.
+        classes: How many there are, C.
+    """
+
+    key: dict[str, str]
+    layers: int
+    heads: list[tuple[int, int]]
+    ids: np.ndarray
+    seeds: np.ndarray
+    gold: np.ndarray
+    prediction: np.ndarray
+    labels: np.ndarray
+    weights: dict[str, np.ndarray]
+    classes: int
+
+    @property
+    def targets(self) -> dict[str, np.ndarray]:
+        """By :data:`AGAINST`, the class that a reconstruction should be, shape (N,)."""
+        return {"model": self.prediction, "truth": self.gold}
+
+
+def attention(rows: pd.DataFrame) -> Attention:
+    """Arrays from the rows of one model, set and task.
+
+    Raises:
+        InputError: They are of several, or a prompt lacks a head that another has.
+    """
+    keys = rows[["model", "set", "task"]].drop_duplicates()
+    rows = rows.sort_values(["prompt_id", "layer", "head"])
+    heads = list(rows[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"]).itertuples(index=False, name=None))
+    prompts = rows.drop_duplicates("prompt_id")
+    if len(keys) != 1 or len(rows) != len(heads) * len(prompts) or rows.duplicated(["prompt_id", "layer", "head"]).any():
+        raise InputError("the kernel_regression rows are not one of each prompt, layer and head of one model, set and task")
+    most = max(map(len, prompts["demo_labels"]))
+
+    def padded(cells: pd.Series, fill: float) -> np.ndarray:
+        full = [np.pad(cell, (0, most - len(cell)), constant_values=fill) for cell in cells]
+        return np.stack(full)
+
+    labels = padded(prompts["demo_labels"], -1).astype(int)
+    gold, prediction = prompts["gold"].to_numpy(), prompts["prediction"].to_numpy()
+    return Attention(
+        key=keys.iloc[0].to_dict(),
+        layers=int(rows["layer"].max()) + 1,
+        heads=heads,
+        ids=prompts["prompt_id"].to_numpy(),
+        seeds=prompts["seed"].to_numpy(),
+        gold=gold,
+        prediction=prediction,
+        labels=labels,
+        weights={name: padded(rows[name], 0).astype(float).reshape(len(prompts), len(heads), most) for name in POOLINGS},
+        classes=int(max(labels.max(), gold.max(), prediction.max())) + 1,
+    )
+
+
+def pearson(shares: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The correlation between a class's share and its being the target, the mean over classes; for two classes both are alike.
+
+    Args:
+        shares: Shape (N, H, C).
+        target: Shape (N,).
+
+    Returns:
+        Shape (H,); over the classes for which both vary, -1 (the worst) where there are none.
+    """
+    wanted = (target[:, None] == np.arange(shares.shape[-1])).astype(float)[:, None]  # (N, 1, C)
+    one, other = shares - shares.mean(0), wanted - wanted.mean(0)
+    spread = np.sqrt((one**2).sum(0) * (other**2).sum(0))  # (H, C)
+    known = spread > 1e-12 * len(target)
+    each = np.divide((one * other).sum(0), spread, out=np.zeros_like(spread), where=known)
+    return np.divide(each.sum(-1), known.sum(-1), out=np.full(len(spread), -1.0), where=known.any(-1))
+
+
+def choose(shares: np.ndarray, target: np.ndarray) -> int:
+    """The head that agrees best; of several the one with the largest Pearson correlation, then the first."""
+    agreed = agreement(shares, target).mean(0)  # (H,)
+    best = np.flatnonzero(agreed == agreed.max())
+    return int(best[np.argmax(pearson(shares, target)[best])])
+
+
+def shuffled(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Each row's labels in a new order, shape (N, D); what is absent (-1, at a row's end) stays there."""
+    drawn = generator.random(labels.shape)  # (N, D)
+    drawn[labels < 0] = 2
+    return np.take_along_axis(labels, np.argsort(drawn, 1), 1)
+
+
+@dataclass(frozen=True)
+class Null:
+    """What agreement shuffled labels give, B times; all arrays of shape (B,).
+
+    Attributes:
+        held_out: By :data:`AGAINST`, that of a head chosen and scored as the real one is.
+        in_sample: By :data:`AGAINST`, the largest of any head on all prompts.
+    """
+
+    held_out: dict[str, np.ndarray]
+    in_sample: dict[str, np.ndarray]
+
+
+def null(found: Attention, scored: np.ndarray, settings: Settings) -> Null:
+    """Everything again with the demonstrations' labels shuffled within each prompt.
+
+    Args:
+        found: Its largest weights (``max``) are used.
+        scored: Which prompts are held out, shape (N,).
+        settings: How many permutations, and their seed.
+    """
+    generator = np.random.default_rng([settings.seed, 1])
+    weights, targets = found.weights["max"], found.targets
+    held: dict[str, list[float]] = {name: [] for name in AGAINST}
+    largest: dict[str, list[float]] = {name: [] for name in AGAINST}
+    for _ in range(settings.permutations):
+        shares = votes(weights, shuffled(found.labels, generator), found.classes)  # (N, H, C)
+        agreed = {name: agreement(shares, target) for name, target in targets.items()}
+        # Ties are too rare to be worth a correlation in every permutation.
+        head = int(np.argmax(agreed["model"][~scored].mean(0)))
+        for name in AGAINST:
+            held[name].append(float(agreed[name][scored, head].mean()))
+            largest[name].append(float(agreed[name].mean(0).max()))
+    return Null({k: np.array(v) for k, v in held.items()}, {k: np.array(v) for k, v in largest.items()})
+
+
+def p_value(observed: float, drawn: np.ndarray) -> float:
+    """The share of draws that are no smaller, the observed one counted among them."""
+    return float((1 + (drawn >= observed - 1e-12).sum()) / (1 + len(drawn)))
+
+
+def kernels(cosines: np.ndarray, labels: np.ndarray, target: np.ndarray, chosen: np.ndarray, classes: int) -> dict[str, tuple]:
+    """Kernel regression (eq. 6) on cosines between texts.
+
+    Args:
+        cosines: Shape (N, D), NaN where a prompt has fewer demonstrations.
+        labels: Shape (N, D).
+        target: Shape (N,).
+        chosen: The prompts that tau is tuned on, shape (N,).
+        classes: How many there are.
+
+    Returns:
+        By kernel, ``exp`` and ``relu``: how often it agrees, shape (N,), and tau (None of ``relu``).
+    """
+    known = np.nan_to_num(cosines, nan=-np.inf)[:, None]  # (N, 1, D)
+    largest = known.max(-1, keepdims=True)
+    # The largest exponent is taken out of all: it cancels in the quotient.
+    exps = [np.exp((known - largest) / tau) for tau in TEMPERATURES]
+    agreed = [agreement(votes(kernel, labels, classes), target)[:, 0] for kernel in exps]
+    best = int(np.argmax([each[chosen].mean() for each in agreed]))
+    relu = agreement(votes(np.maximum(known, 0), labels, classes), target)[:, 0]
+    return {"exp": (agreed[best], float(TEMPERATURES[best])), "relu": (relu, None)}
+
+
+def summarise(
+    rows: pd.DataFrame, tensors: Mapping[str, np.ndarray], settings: Settings, plan: Bootstrap | None = None
+) -> pd.DataFrame:
+    """Table 2 for one model and task.
+
+    Args:
+        rows: The kernel_regression rows.
+        tensors: Those beside them.
+        settings: The study's.
+        plan: How to resample.
+
+    Raises:
+        InputError: As :func:`attention`; or the tensors are of other prompts.
+
+    Returns:
+        One row a ``quantity``, ``against`` (:data:`AGAINST`) and ``how`` (a pooling, or a text kernel): model, set, task,
+        these, layer and head (from 1, where one is chosen), value, low, high, commonest (the share of the commonest answer,
+        model's or right one, on the same prompts), null_95 and p_value (of :func:`null`), same_head (whether Pearson's
+        correlation alone chooses the same), tau, prompts (scored), chosen_on (prompts), seeds and note (why there is no
+        value).
+    """
+    found = attention(rows)
+    if not np.array_equal(np.sort(tensors["prompt_id"]), found.ids):
+        raise InputError("the tensors beside the kernel_regression table are of other prompts; make both anew")
+    order = np.argsort(tensors["prompt_id"])
+    scored = held_out(found.seeds, found.ids, settings)  # (N,)
+    chosen = ~scored
+    chance = null(found, scored, settings)
+    everything, heads = {}, {}
+    for pooling in POOLINGS:
+        shares = votes(found.weights[pooling], found.labels, found.classes)
+        heads[pooling] = choose(shares[chosen], found.prediction[chosen])
+        for name, target in found.targets.items():
+            everything[pooling, name] = agreement(shares, target)  # (N, H)
+        if pooling == "max":
+            by_pearson = int(np.argmax(pearson(shares[chosen], found.prediction[chosen])))
+            in_sample = choose(shares, found.prediction)
+    columns = {(ICL, "truth", ""): (found.prediction == found.gold).astype(float)}
+    commonest = {}
+    for name, target in found.targets.items():
+        top = np.bincount(target[scored]).argmax()
+        columns["commonest", name] = (target == top).astype(float)
+        commonest[name] = float((target[scored] == top).mean())
+        for pooling in POOLINGS:
+            columns[RECONSTRUCTION, name, pooling] = everything[pooling, name][:, heads[pooling]]
+    taus = {}
+    encoders = [name.removeprefix("cosine: ") for name in tensors if name.startswith("cosine: ")]
+    for encoder in encoders:
+        for name, target in found.targets.items():
+            cosines = tensors[f"cosine: {encoder}"][order]
+            for kernel, (agreed, tau) in kernels(cosines, found.labels, target, chosen, found.classes).items():
+                columns[KERNEL, name, f"{encoder} {kernel}"] = agreed
+                taus[name, f"{encoder} {kernel}"] = tau
+    estimates = _means(found, columns, scored, plan)
+    table = _Table(found, scored, commonest)
+    table.add(ICL, "truth", "", estimates[ICL, "truth", ""])
+    for name in AGAINST:
+        for pooling in POOLINGS:
+            one = estimates[RECONSTRUCTION, name, pooling]
+            more = {"head": heads[pooling]}
+            if pooling == "max":
+                drawn = chance.held_out[name]
+                p = p_value(float(one.value), drawn)
+                more |= {"null_95": float(np.quantile(drawn, 0.95)), "p_value": p, "same_head": by_pearson == heads[pooling]}
+            table.add(RECONSTRUCTION, name, pooling, one, **more)
+        table.add(MINUS_COMMONEST, name, "max", estimates[RECONSTRUCTION, name, "max"] - estimates["commonest", name])
+    table.add(MINUS_ICL, "truth", "max", estimates[RECONSTRUCTION, "truth", "max"] - estimates[ICL, "truth", ""])
+    for (name, how), tau in taus.items():
+        table.add(KERNEL, name, how, estimates[KERNEL, name, how], tau=tau)
+    for how in [how for name, how in taus if name == "truth"]:
+        difference = estimates[RECONSTRUCTION, "truth", "max"] - estimates[KERNEL, "truth", how]
+        table.add(MINUS_KERNEL, "truth", how, difference)
+    for encoder in ENCODERS:
+        if encoder not in encoders:
+            table.absent(KERNEL, "truth", encoder, f"not run: no folder of {encoder} is named under {_SETTING}")
+    sentence = [how for name, how in taus if name == "truth" and not how.startswith(f"{TF_IDF} ")]
+    if sentence:
+        best = max(sentence, key=lambda how: float(estimates[KERNEL, "truth", how].value))
+        difference = estimates[RECONSTRUCTION, "truth", "max"] - estimates[KERNEL, "truth", best]
+        table.add(MINUS_ENCODER, "truth", best, difference)
+    else:
+        table.absent(MINUS_ENCODER, "truth", "", f"not run: no sentence encoder is named under {_SETTING}")
+    everyone = np.ones_like(scored)
+    best = {(IN_SAMPLE, name): everything["max", name][:, in_sample] for name in AGAINST}
+    for (_, name), one in _means(found, best, everyone, plan).items():
+        drawn = chance.in_sample[name]
+        p = p_value(float(one.value), drawn)
+        more = {"head": in_sample, "null_95": float(np.quantile(drawn, 0.95)), "p_value": p, "of": everyone}
+        table.add(IN_SAMPLE, name, "max", one, **more)
+    return table.frame()
+
+
+_SETTING = "studies.kernel_regression.encoders"
+
+
+class _Table:
+    """Collects the rows of :func:`summarise`."""
+
+    def __init__(self, found: Attention, scored: np.ndarray, commonest: Mapping[str, float]) -> None:
+        self.found, self.scored, self.commonest = found, scored, commonest
+        self.rows: list[dict] = []
+
+    def add(
+        self,
+        quantity: str,
+        against: str,
+        how: str,
+        estimate: Estimate,
+        head: int | None = None,
+        of: np.ndarray | None = None,
+        **more: object,
+    ) -> None:
+        layer, place = self.found.heads[head] if head is not None else (None, None)
+        target = self.found.targets[against]
+        prompts = self.scored if of is None else of
+        commonest = self.commonest[against] if of is None else float(np.bincount(target).max() / len(target))
+        self.rows.append(
+            {
+                **self.found.key,
+                "quantity": quantity,
+                "against": against,
+                "how": how,
+                "layer": None if layer is None else layer + 1,
+                "head": None if place is None else place + 1,
+                "value": float(estimate.value),
+                "low": float(estimate.low),
+                "high": float(estimate.high),
+                "commonest": commonest,
+                "null_95": None,
+                "p_value": None,
+                "same_head": None,
+                "tau": None,
+                "prompts": int(prompts.sum()),
+                "chosen_on": int((~self.scored).sum() if of is None else of.sum()),
+                "seeds": len(np.unique(self.found.seeds)),
+                "note": "",
+                **more,
+            }
+        )
+
+    def absent(self, quantity: str, against: str, how: str, note: str) -> None:
+        self.rows.append({**self.found.key, "quantity": quantity, "against": against, "how": how, "note": note})
+
+    def frame(self) -> pd.DataFrame:
+        whole = {"layer": "Int64", "head": "Int64", "prompts": "Int64", "chosen_on": "Int64", "seeds": "Int64"}
+        return pd.DataFrame(self.rows).astype({**whole, "same_head": "boolean"})
+
+
+def _means(
+    found: Attention, columns: Mapping[tuple, np.ndarray], of: np.ndarray, plan: Bootstrap | None
+) -> dict[tuple, Estimate]:
+    """The mean of each column over some prompts, as scalars."""
+    units = pd.DataFrame(
+        {"task": found.key["task"], "seed": found.seeds, "prompt_id": found.ids}
+        | {str(number): column for number, column in enumerate(columns.values())}
+    )[of]
+    names = [str(number) for number in range(len(columns))]
+    together = resampling.mean(units, names, plan)
+    return {key: together.apply(lambda values, n=n: values[..., n]) for n, key in enumerate(columns)}

@@ -1,0 +1,71 @@
+"""In-context learning on test texts that are rewritten: rare words, more complex syntax, typos.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. The rules are those of
+:mod:`icl_lens.studies.kernel_regression.rewritten.rewriting`, the answers those of :mod:`icl_lens.models.answers`;
+every rewriting is of the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from icl_lens.models.answers import predict
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.progress import Runs
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.inputs import Given, Inputs, of_tables
+from icl_lens.studies.kernel_regression.rewritten.rewriting import rewrite, share_replaced
+from icl_lens.studies.kernel_regression.rewritten.study import REWRITINGS, Settings
+
+
+def prepare(given: Given) -> Inputs:
+    """The first prompts of each seed that fit in every rewriting.
+
+    Raises:
+        InputError: None fits, or more clauses are asked for than there are.
+    """
+    return of_tables(given, rewritings(given.table, given.settings))
+
+
+def rewritings(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+    """The first prompts of each seed, as they are and in each rewriting."""
+    first = table.groupby("seed", sort=False).head(settings.queries)
+    return {"prompts": first, **{how: rewrite(first, how, settings) for how in REWRITINGS[1:]}}
+
+
+def compute(
+    model: LanguageModel,
+    prompts: Sequence[TokenizedPrompt],
+    rare_words: Sequence[TokenizedPrompt],
+    complex_syntax: Sequence[TokenizedPrompt],
+    typos: Sequence[TokenizedPrompt],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda done: None,
+    settings: Settings | None = None,
+) -> pd.DataFrame:
+    """Answers to every prompt in every rewriting.
+
+    Args:
+        model: Any supported model.
+        prompts: As they are; they fit the model's context.
+        rare_words, complex_syntax, typos: The same prompts, rewritten.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        progress: Told how many more prompts are done, all rewritings counted.
+        settings: How they were rewritten; nothing more is done with them.
+
+    Returns:
+        One row a rewriting and prompt, in that order: prompt_id, rewriting, gold and prediction (class indices),
+        class_log_probs (C floats), query_tokens (of the query's text), replaced (the share of the original text's words that
+        have a rare synonym).
+    """
+    runs = dict(zip(REWRITINGS, (prompts, rare_words, complex_syntax, typos), strict=True))
+    report = Runs(progress, len(runs))
+    replaced = [share_replaced(p.text[slice(*p.query_span)]) for p in prompts]
+    tables = []
+    for how, its in runs.items():
+        rows = predict(model, its, batch_tokens, report)
+        tokens = [int(((p.spans[:, 1] > p.query_span[0]) & (p.spans[:, 1] <= p.query_span[1])).sum()) for p in its]
+        tables.append(rows.assign(rewriting=how, query_tokens=tokens, replaced=replaced))
+    return pd.concat(tables, ignore_index=True)

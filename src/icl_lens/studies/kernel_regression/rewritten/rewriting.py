@@ -1,0 +1,145 @@
+"""Test texts rewritten by rules: rare words, more complex syntax, typos. The meaning stays, the words are others.
+
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1: texts unlike those of pre-training
+should be answered worse. The paper has GPT-3.5 rewrite them; that cannot be repeated, so here rules do, which anyone can read:
+
+    rare_words      each word that has a rare synonym in a list is replaced by it
+    complex_syntax  clauses that say nothing of the opinion are put around the text
+    typos           each letter is, with some chance, swapped with the next, dropped, doubled or mistyped
+
+The list is :data:`icl_lens.studies.kernel_regression.rewritten.rare_words.RARE_WORDS`.
+Only the query's text is rewritten; the demonstrations stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.errors import InputError
+from icl_lens.studies.kernel_regression.rewritten.rare_words import RARE_WORDS
+from icl_lens.studies.kernel_regression.rewritten.study import REWRITINGS, Rewriting, Settings
+
+# Neighbours on a keyboard.
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_NEIGHBOURS = {letter: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS for i, letter in enumerate(row)}
+
+# {} stands for the text; none says what is thought of anything.
+_CLAUSES = (
+    "as has been remarked by some of those who were present , {}",
+    "it should be noted , whatever else may be said about it , that {}",
+    "{} , which is what was reported by the person who wrote this down",
+    "that which follows is , insofar as it concerns the matter at hand , as follows : {}",
+    "although there are others to whom it may never have occurred to say so , {}",
+    "{} , or so it was put by someone whose name is not known",
+    "of all that could be stated in this regard , what is stated here is that {}",
+    "were one to be asked about it , the answer that one would give is that {}",
+)
+
+
+def rare_words(text: str) -> str:
+    """Each listed word replaced by its rare synonym; a capital at its beginning stays one."""
+
+    def replaced(match: re.Match) -> str:
+        word = match[0]
+        rare = RARE_WORDS.get(word.lower())
+        if rare is None:
+            return word
+        if word.isupper() and len(word) > 1:
+            return rare.upper()
+        return rare[:1].upper() + rare[1:] if word[:1].isupper() else rare
+
+    return re.sub(r"[A-Za-z]+", replaced, text)
+
+
+def share_replaced(text: str) -> float:
+    """The share of a text's words that :func:`rare_words` replaces; 0 for a text without words."""
+    words = re.findall(r"[A-Za-z]+", text)
+    return sum(word.lower() in RARE_WORDS for word in words) / len(words) if words else 0.0
+
+
+def complex_syntax(text: str, clauses: int, generator: np.random.Generator) -> str:
+    """The text inside several clauses; a full stop at its end is put at the end of the whole.
+
+    Raises:
+        InputError: There are not so many clauses.
+    """
+    if clauses > len(_CLAUSES):
+        raise InputError(f"{clauses} clauses are asked for (studies.rewritten.clauses), but there are {len(_CLAUSES)}")
+    match = re.fullmatch(r"(.*?)(\s*[.!?]?\s*)", text, flags=re.DOTALL)
+    inner, end = match[1], match[2]
+    for number in generator.permutation(len(_CLAUSES))[:clauses]:
+        inner = _CLAUSES[number].replace("{}", inner)
+    return inner + end
+
+
+def typos(text: str, chance: float, generator: np.random.Generator) -> str:
+    """Each ASCII letter swapped with the next letter, dropped, doubled or replaced by a neighbour on the keyboard, by chance.
+
+    At least one letter is left.
+    """
+    letters = list(text)
+    written: list[str] = []
+    place = 0
+    while place < len(letters):
+        letter = letters[place]
+        is_letter = letter.isascii() and letter.isalpha()
+        if is_letter and generator.random() < chance:
+            following = letters[place + 1] if place + 1 < len(letters) else ""
+            way = generator.integers(4)
+            if way == 0 and following.isascii() and following.isalpha():
+                written += [following, letter]
+                place += 1
+            elif way == 1:
+                pass
+            elif way == 2:
+                written += [letter, letter]
+            else:
+                near = _NEIGHBOURS[letter.lower()]
+                typed = near[generator.integers(len(near))]
+                written.append(typed.upper() if letter.isupper() else typed)
+        else:
+            written.append(letter)
+        place += 1
+    return "".join(written) if "".join(written).strip() else text
+
+
+def rewrite(prompts: pd.DataFrame, how: Rewriting, settings: Settings) -> pd.DataFrame:
+    """A prompts table with the text of every query rewritten, and the spans behind it moved.
+
+    Args:
+        prompts: A prompts table.
+        how: One of :data:`~icl_lens.studies.kernel_regression.rewritten.study.REWRITINGS`.
+        settings: A query's rewriting depends on them and on its own text alone, not on what else is in the table.
+
+    Raises:
+        InputError: More clauses are asked for than there are.
+    """
+    ways: dict[Rewriting, Callable[[str, np.random.Generator], str]] = {
+        "original": lambda text, generator: text,
+        "rare_words": lambda text, generator: rare_words(text),
+        "complex_syntax": lambda text, generator: complex_syntax(text, settings.clauses, generator),
+        "typos": lambda text, generator: typos(text, settings.typos, generator),
+    }
+
+    def rewritten(row: dict) -> dict:
+        start, end = (int(edge) for edge in row["query_span"])
+        old = row["text"][start:end]
+        generator = np.random.default_rng([settings.seed, REWRITINGS.index(how), *old.encode()])
+        new = ways[how](old, generator)
+        longer = len(new) - len(old)
+
+        def moved(span) -> list[int]:
+            return [int(edge) + (longer if int(span[0]) >= end else 0) for edge in span]
+
+        return {
+            **row,
+            "text": row["text"][:start] + new + row["text"][end:],
+            "query_span": [start, end + longer],
+            **{name: [moved(span) for span in row[name]] for name in ("label_spans", "text_spans", "prefix_spans")},
+        }
+
+    return pd.DataFrame([rewritten(row) for row in prompts.to_dict("records")], columns=prompts.columns)

@@ -1,0 +1,21 @@
+"""The group of what the training of the small model wrote: it shows no study."""
+
+from __future__ import annotations
+
+from icl_lens.studies.group import Group
+from icl_lens.studies.item import Item
+
+GROUP = Group(
+    package=__package__,
+    paper=False,
+    order=4,
+    items=(
+        Item(
+            name="organism_learning_curve",
+            title="How a model comes to learn in context: losses and accuracy by training step",
+            notebook="organism/organism_learning_curve",
+            reads=("training/training.parquet", "training/evaluation.parquet"),
+            in_all=False,
+        ),
+    ),
+)

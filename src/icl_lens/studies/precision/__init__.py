@@ -1,0 +1,1 @@
+"""How far number formats and fast products move results."""

@@ -1,0 +1,197 @@
+"""Which studies, figures, groups and kinds of tables there are, found by folder.
+
+No study imports this, so that no study's code hash contains another study.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from icl_lens.artifacts.schema import Schema
+from icl_lens.corpora.schema import CORPORA
+from icl_lens.errors import InputError
+from icl_lens.organism.schema import EVALUATION, TRAINING
+from icl_lens.prompts.schema import PROMPTS
+from icl_lens.studies import plugins
+from icl_lens.studies.group import Group
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Keys, Study
+
+_FOLDER = Path(__file__).resolve().parent
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+@cache
+def _own_packages() -> dict[str, str]:
+    """Name -> package of each study in this package, told from its files alone."""
+    folders = sorted(path.parent for path in _FOLDER.glob("*/*/study.py") if path.parent.parent.name != "plugins")
+    return {folder.name: f"{_PACKAGE}.{folder.parent.name}.{folder.name}" for folder in folders}
+
+
+def packages() -> dict[str, str]:
+    """Name -> package of each study, those outside the package last.
+
+    Raises:
+        InputError: A plugin has the name of a study or group of icl-lens.
+    """
+    own = _own_packages()
+    for name, folder in plugins.FOLDERS.items():
+        if name in own or name in _own_groups():
+            taken = "study" if name in own else "group of figures"
+            raise InputError(f"plugins: {folder}: icl-lens has a {taken} named {name} itself; rename the folder")
+    return {**own, **{name: f"{plugins.__name__}.{name}" for name in plugins.FOLDERS}}
+
+
+def _known() -> tuple[tuple[str, Path], ...]:
+    """What a cached answer depends on: the plugins that this process knows."""
+    return tuple(plugins.FOLDERS.items())
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a study lies outside the package."""
+    return name in plugins.FOLDERS
+
+
+def rule(study: Study) -> str:
+    """The name of a study's rule in the workflow: the study's own, where no group of figures has that name."""
+    return f"{study.name}_study" if study.name in groups() else study.name
+
+
+def study(name: str) -> Study:
+    """The study of that name; no other one is loaded.
+
+    Raises:
+        InputError: There is none, or its ``study.py`` breaks the contract.
+    """
+    if name not in packages():
+        raise InputError(f"there is no study {name}; known: {', '.join(packages())}")
+    try:
+        module = import_module(f"{packages()[name]}.study")
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_plugin(name):
+            raise
+        raise InputError(f"study {name}: {_place(error, plugins.FOLDERS[name])}: {type(error).__name__}: {error}") from error
+    found = getattr(module, "STUDY", None)
+    if not isinstance(found, Study):
+        raise InputError(f"study {name}: {module.__file__} defines no STUDY = Study(...)")
+    if found.package != packages()[name]:
+        raise InputError(f"study {name}: package is {found.package!r}; it must be __package__")
+    return found
+
+
+def _place(error: Exception, folder: Path) -> str:
+    """Where in a folder's code an error was raised: the file, and the line of the last call there."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
+    file, line = (lines[-1].filename, lines[-1].lineno) if lines else (folder / "study.py", None)
+    return f"{file}, line {line}" if line else str(file)
+
+
+def studies() -> dict[str, Study]:
+    """Every study by its name: paper by paper in the order of their groups, then those outside the package."""
+    return _studies(_known())
+
+
+@cache
+def _studies(known: tuple[tuple[str, Path], ...]) -> dict[str, Study]:
+    found = {name: study(name) for name in packages()}
+    order = list(groups())
+    return dict(sorted(found.items(), key=lambda pair: (order.index(pair[1].group), is_plugin(pair[0]))))
+
+
+@cache
+def _own_groups() -> dict[str, Group]:
+    found = [import_module(f"{_PACKAGE}.{path.parent.name}.group").GROUP for path in sorted(_FOLDER.glob("*/group.py"))]
+    return {group.name: group for group in sorted(found, key=lambda group: group.order)}
+
+
+def groups() -> dict[str, Group]:
+    """Every group of figures by its name, in order; a plugin is a group of its own."""
+    return _groups(_known())
+
+
+@cache
+def _groups(known: tuple[tuple[str, Path], ...]) -> dict[str, Group]:
+    own = _own_groups()
+    last = max(group.order for group in own.values())
+    return {**own, **{name: Group(f"{plugins.__name__}.{name}", False, last + 1) for name in plugins.FOLDERS}}
+
+
+def papers() -> list[str]:
+    """The groups that are papers."""
+    return [name for name, group in groups().items() if group.paper]
+
+
+def items() -> dict[str, Item]:
+    """Every figure and table by its name: group by group, by number.
+
+    Raises:
+        InputError: Two have the same name, or one reads a study that does not exist.
+    """
+    return _items(_known())
+
+
+@cache
+def _items(known: tuple[tuple[str, Path], ...]) -> dict[str, Item]:
+    found: dict[str, Item] = {}
+    every = [*(item for group in groups().values() for item in group.items)]
+    every += [item for each in studies().values() for item in each.items]
+    order = list(groups())
+    for item in sorted(every, key=lambda item: (order.index(item.group), _natural(item.name))):
+        if item.name in found:
+            raise InputError(
+                f"plugins: {item.group}: items: icl-lens has a figure or table named {item.name} already; rename it"
+            )
+        for name in item.studies:
+            if name not in packages():
+                raise InputError(f"{item.group}: items: {item.name} reads a study {name}, which does not exist")
+        found[item.name] = item
+    return found
+
+
+def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A key that sorts ``figure_2`` before ``figure_10``."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("_"))
+
+
+def settings() -> dict[str, Keys]:
+    """The keys of the config under ``studies``, by their names; studies that share them have the same."""
+    return _settings(_known())
+
+
+@cache
+def _settings(known: tuple[tuple[str, Path], ...]) -> dict[str, Keys]:
+    found: dict[str, Keys] = {}
+    for each in studies().values():
+        if each.settings is not None:
+            other = found.setdefault(each.settings.name, each.settings)
+            if other != each.settings:
+                raise InputError(f"study {each.name}: settings: {each.settings.name} are another study's; choose another name")
+    return found
+
+
+def schemas() -> list[Schema]:
+    """Every kind of table that a results folder can hold."""
+    every = [CORPORA, PROMPTS, TRAINING, EVALUATION]
+    for each in studies().values():
+        every += [each.schema, *([each.reads] if each.reads else [])]
+    return list({schema.kind: schema for schema in every}.values())
+
+
+def add_plugins(folders: Iterable[Path | str]) -> None:
+    """Make the studies in some folders known, see :func:`icl_lens.studies.plugins.add`, and check that they keep the contract.
+
+    Raises:
+        InputError: As :func:`icl_lens.studies.plugins.add`, :func:`packages`, :func:`study`, :func:`items`, :func:`settings`.
+    """
+    folders = list(folders)
+    if not folders:
+        return
+    plugins.add(folders)
+    items()
+    settings()

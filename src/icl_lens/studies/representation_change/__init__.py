@@ -1,0 +1,1 @@
+"""Representation change with examples in context (Yousefi et al., 2024)."""

@@ -1,0 +1,99 @@
+"""Representation change: the declaration of the study.
+
+Its settings are in :mod:`icl_lens.studies.representation_change.settings`: the modules that write its prompts need them, too.
+"""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLOATS, INTEGER, TEXT, study_schema
+from icl_lens.studies.cost import Cost, Job, Work
+from icl_lens.studies.item import Item
+from icl_lens.studies.representation_change.schema import PAIRED_PROMPTS, QUERY
+from icl_lens.studies.representation_change.settings import Settings
+from icl_lens.studies.study import Keys, Study
+
+SCHEMA = study_schema(
+    "representation_change",
+    {
+        **QUERY,
+        "answer": TEXT,
+        "candidate_log_probs": FLOATS,
+        "relevant": FLOATS,
+        "irrelevant": FLOATS,
+        "context": FLOATS,
+        "relevant_tokens": INTEGER,
+        "irrelevant_tokens": INTEGER,
+        "context_tokens": INTEGER,
+    },
+    keys=("control", "position"),
+    every_prompt=True,
+)
+
+# Assumed tokens: of a list of points, of a story without distractors, of each sentence more, of an answer.
+LIST_TOKENS, STORY_TOKENS, SENTENCE_TOKENS, ANSWER_TOKENS = 70, 18, 6, 4
+
+
+def _work(job: Job) -> Work:
+    """Each prompt is read once, and after it each of its candidates and its answer."""
+    own = getattr(job.settings, job.task)
+    if job.task == "lines":
+        cells = [(len(own.slopes) * len(own.intercepts) * own.queries_per_line, LIST_TOKENS, 3 * ANSWER_TOKENS)]
+    else:
+        cells = [(own.queries, STORY_TOKENS + SENTENCE_TOKENS * d, 10 * ANSWER_TOKENS) for d in own.distractors]
+    conditions = own.conditions()
+    tokens = sum(
+        queries * sum((examples + 1) * length + candidates + job.settings.new_tokens for examples, _ in conditions)
+        for queries, length, candidates in cells
+    )
+    return Work(len(conditions) * sum(queries for queries, _, _ in cells), tokens)
+
+
+STUDY = Study(
+    package=__package__,
+    help="how answers, representations and attention change with examples, on paired prompts",
+    schema=SCHEMA,
+    cost=Cost(passes=1, work=_work),
+    settings=Keys(
+        "representation_change",
+        Settings,
+        "The prompts with and without examples, and what is computed of answers, representations and attention.",
+    ),
+    reads=PAIRED_PROMPTS,
+    inputs="prepare",
+    tensors=True,
+    items=tuple(
+        Item(
+            name=name,
+            title=title,
+            notebook=f"representation_change/{name}",
+            set="paired",
+            studies=("representation_change",),
+            tensors=("representation_change",) if tensors else (),
+            tasks=("lines", "reading"),
+            own_tasks=True,
+            # The controls are ours: the paper has none.
+            paper_models="" if name == "rc_controls" else "Llama-2-70B and Vicuna-13B",
+        )
+        for name, title, tensors in (
+            ("rc_behaviour", "How far answers are off with more and more examples, and with as many that tell nothing", False),
+            (
+                "rc_hypotheses",
+                "What the prompts have in common, and how alike they are to the model with and without examples",
+                True,
+            ),
+            (
+                "rc_rsa",
+                "How well the similarity of representations agrees with what the prompts have in common, layer by layer",
+                True,
+            ),
+            ("rc_probes", "What can be read off the representations by a linear probe, layer by layer", True),
+            (
+                "rc_attention_ratio",
+                "How much more the last token attends to what matters than to what does not, layer by layer",
+                False,
+            ),
+            ("rc_correlations", "Whether answers improve where representations and attention change, query by query", True),
+            ("rc_controls", "Whether examples change more than as many examples that tell nothing", True),
+        )
+    ),
+)

@@ -1,0 +1,458 @@
+"""What figures show of representation change: answers, alignments, probes and attention by condition, and how they go together.
+
+Every number is of one model, task and number of distractors. Conditions are paired by their queries, and so are resamples: a
+query has one weight in all of them, so the interval of a difference is that of paired differences. With w_i the weight of query
+i an alignment is resampled as the correlation of the ranks of the whole sample with weights w_i w_j on pair (i, j); a query
+drawn twice never makes a pair with itself.
+
+A row says in ``contrast`` what it is: a condition (``none``, ``examples``, ``control``) or a difference of two of them. Layers
+count from 0, the embeddings; what attention does in the first layer stands at 1. Means of layers are of layers 1 to L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.statistics import similarity
+from icl_lens.statistics.ranks import spearman
+from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.significance import benjamini_hochberg, paired_t, spearman_test, wilcoxon
+from icl_lens.studies.representation_change import hypotheses
+from icl_lens.studies.representation_change.paired_answers import judged
+from icl_lens.studies.representation_change.settings import POOLINGS, SETS, condition_name, probed
+
+CONTRASTS = ("none", "examples", "control", "examples - none", "control - none", "examples - control")
+
+# The share of layers in which a correlation must be found for claim C4 of the study's checklist.
+_LEVEL = 0.05
+# Numbers of one matrix of resampled pairs.
+_ENTRIES = 20_000_000
+
+Condition = tuple[int, bool]
+
+
+def cells(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:
+    """The rows of each model, task and number of distractors, with what names them."""
+    keys = ["model", "task", "distractors"]
+    return [(dict(zip(keys, key, strict=True)), part) for key, part in rows.groupby(keys, sort=False)]
+
+
+def conditions(rows: pd.DataFrame) -> dict[Condition, pd.DataFrame]:
+    """The rows of each condition, by (examples, control), the queries in order."""
+    grouped = rows.groupby(["examples", "control"], sort=True)
+    return {(int(k), bool(control)): part.sort_values("query_id") for (k, control), part in grouped}
+
+
+def means(values: np.ndarray, rows: pd.DataFrame, plan: Bootstrap) -> Estimate:
+    """The mean over queries, those without a value left out.
+
+    Args:
+        values: Shape (P, ...).
+        rows: The queries' rows, in the same order.
+        plan: How to resample.
+    """
+    values = np.asarray(values, dtype=float)
+    flat = values.reshape(len(values), -1)  # (P, X)
+    weights = _weights(rows, plan)  # (R, P)
+    known = ~np.isnan(flat)
+    filled = np.where(known, flat, 0.0)
+
+    def mean(weight: np.ndarray) -> np.ndarray:
+        total = weight @ known
+        return np.divide(weight @ filled, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+    value, resampled = mean(np.ones((1, len(flat))))[0], mean(weights)
+    shape = values.shape[1:]
+    return Estimate(value.reshape(shape), resampled.reshape(-1, *shape), len(flat), plan.level)
+
+
+def _weights(rows: pd.DataFrame, plan: Bootstrap) -> np.ndarray:
+    """How often each query is drawn, shape (R, P): the same in all conditions."""
+    return plan.prompt_weights(f"{rows['task'].iloc[0]} {rows['distractors'].iloc[0]}", int(rows["seed"].iloc[0]), len(rows))
+
+
+def contrasts(of: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]]) -> pd.DataFrame:
+    """Conditions and their paired differences as rows.
+
+    Args:
+        of: An estimate of each condition, of one shape.
+        axes: Name and labels of each axis of that shape.
+
+    Returns:
+        One row a number of examples, contrast and cell: examples, contrast, the axes, value, low, high, prompts.
+    """
+    found = []
+    for (examples, control), estimate in of.items():
+        if not examples:
+            shown = {"none": estimate}
+        elif control:
+            shown = {"control": estimate, "control - none": estimate - of[0, False]}
+        else:
+            shown = {
+                "examples": estimate,
+                "examples - none": estimate - of[0, False],
+                "examples - control": estimate - of[examples, True],
+            }
+        for contrast, each in shown.items():
+            table = pd.DataFrame(product(*(labels for _, labels in axes)), columns=[name for name, _ in axes])
+            found.append(
+                table.assign(
+                    examples=examples,
+                    contrast=contrast,
+                    value=np.ravel(each.value),
+                    low=np.ravel(each.low),
+                    high=np.ravel(each.high),
+                    prompts=each.prompts,
+                )
+            )
+    return pd.concat(found, ignore_index=True)
+
+
+def marked(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with ``which``: ``none``, ``most`` (the most examples of its model, task and number of distractors) or ``fewer``."""
+    most = table.groupby(["model", "task", "distractors"])["examples"].transform("max")
+    return table.assign(which=np.where(table["examples"] == 0, "none", np.where(table["examples"] == most, "most", "fewer")))
+
+
+def over_layers(of: dict[Condition, Estimate]) -> dict[Condition, Estimate]:
+    """Means over the second to last entries of the first axis: the layers without the embeddings."""
+    return {key: estimate.apply(lambda v: v[..., 1:].mean(-1)) for key, estimate in of.items()}
+
+
+def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
+    """How far off answers are.
+
+    Args:
+        rows: representation_change tables.
+        plan: How to resample.
+
+    Returns:
+        One row a cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and contrast,
+        with value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
+    """
+    plan, found = plan or Bootstrap(), []
+    for names, part in cells(rows):
+        of = {key: judged(each) for key, each in conditions(part).items()}
+        for measure in ("error", "relative_error", "likelihood_error", "log_prob", "unparsed"):
+            values = {key: _measure(each, measure) for key, each in of.items()}
+            table = contrasts({key: means(value, of[key], plan) for key, value in values.items()}, ())
+            tests = [_tests(values, row.examples, row.contrast) for row in table.itertuples()]
+            found.append(table.assign(**names, measure=measure, **{k: [t[k] for t in tests] for k in tests[0]}))
+    return pd.concat(found, ignore_index=True)
+
+
+def _measure(rows: pd.DataFrame, measure: str) -> np.ndarray:
+    """A measure of answers, shape (P,)."""
+    return (~rows["parsed"] if measure == "unparsed" else rows[measure]).to_numpy(dtype=float)
+
+
+def _tests(values: dict[Condition, np.ndarray], examples: int, contrast: str) -> dict[str, float]:
+    """The paired tests of a difference; NaN for a condition by itself."""
+    if " - " not in contrast:
+        return {"t": np.nan, "p_t": np.nan, "p_wilcoxon": np.nan}
+    which = {"none": (0, False), "examples": (examples, False), "control": (examples, True)}
+    one, other = (values[which[side]] for side in contrast.split(" - "))
+    differences = (one - other)[~np.isnan(one - other)]
+    t, p = paired_t(differences)
+    return {"t": t, "p_t": p, "p_wilcoxon": wilcoxon(differences)}
+
+
+def log_ratios(rows: pd.DataFrame, kind: str = "mean", below: str = "irrelevant") -> np.ndarray:
+    """log A_l of each prompt and layer, shape (P, L); NaN where a set is empty or is not attended to at all.
+
+    Args:
+        rows: Of one condition.
+        kind: mean, per token as A is defined; or sum, of all tokens of a set.
+        below: The set t that the relevant tokens are compared with.
+    """
+    sides = []
+    for name in ("relevant", below):
+        means_ = np.stack([np.asarray(each, dtype=float) for each in rows[name]])  # (P, L)
+        count = rows[f"{name}_tokens"].to_numpy(dtype=float)[:, None]  # (P, 1)
+        sides.append(np.where(count > 0, means_ * (count if kind == "sum" else 1.0), np.nan))
+    known = (sides[0] > 0) & (sides[1] > 0)
+    ratio = np.divide(sides[0], sides[1], out=np.full_like(sides[0], np.nan), where=known)
+    return np.log(ratio, out=np.full_like(ratio, np.nan), where=known)
+
+
+def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
+    """The attention ratio layer by layer.
+
+    Returns:
+        One row a cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and
+        contrast: value (mean of log A), low, high, prompts; ``of`` says ``layer`` or ``mean of layers``. A cell without
+        distractors has no irrelevant tokens, and no rows of them.
+    """
+    plan, found = plan or Bootstrap(), []
+    for names, part in cells(rows):
+        of = conditions(part)
+        for below in ("irrelevant", "context"):
+            shown = {key: each for key, each in of.items() if (each[f"{below}_tokens"] > 0).any()}
+            for kind in ("mean", "sum"):
+                estimates = {key: means(log_ratios(each, kind, below), each, plan) for key, each in shown.items()}
+                if not estimates or (below == "context" and (0, False) in estimates):
+                    continue
+                layers = range(1, 1 + len(next(iter(estimates.values())).value))
+                if below == "context":  # without examples there is no context, and so no change
+                    table = pd.concat([_condition(*key, e, layers) for key, e in estimates.items()])
+                else:
+                    mean = {key: e.apply(lambda v: v.mean(-1)) for key, e in estimates.items()}
+                    table = _with_means(contrasts(estimates, [("layer", layers)]), contrasts(mean, ()))
+                found.append(table.assign(**names, kind=kind, below=below))
+    return pd.concat(found, ignore_index=True)
+
+
+def _condition(examples: int, control: bool, estimate: Estimate, layers: Sequence[int]) -> pd.DataFrame:
+    """Rows of one condition by itself, layer by layer."""
+    found = {"layer": layers, "value": estimate.value, "low": estimate.low, "high": estimate.high}
+    name = "control" if control else "examples"
+    return pd.DataFrame(found).assign(prompts=estimate.prompts, examples=examples, contrast=name, of="layer")
+
+
+def _with_means(by_layer: pd.DataFrame, mean: pd.DataFrame) -> pd.DataFrame:
+    """Rows of layers above rows of their means, told apart by ``of``."""
+    return pd.concat([by_layer.assign(of="layer"), mean.assign(of="mean of layers")], ignore_index=True)
+
+
+def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """Alignment with every hypothesis, layer by layer.
+
+    Args:
+        rows: The representation_change table of one model and task.
+        tensors: Those beside it.
+        plan: How to resample.
+
+    Returns:
+        One row a number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low and
+        high (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg),
+        null_high, prompts; ``of`` says ``layer`` or ``mean of layers``. Of a difference pearson, partial and cka are
+        differences too.
+    """
+    plan, found = plan or Bootstrap(), []
+    for names, part in cells(rows):
+        of = conditions(part)
+        own = {name: tensors[f"d{names['distractors']}.{name}"].astype(float) for name in _COMPARED}
+        labels = hypotheses.names(names["task"], names["distractors"])
+        layers = range(own["spearman"].shape[1])
+        first = next(iter(of.values()))
+        matrices = hypotheses.matrices(first)
+        weights = _weights(first, plan)
+        exact = dict(zip(of, _resampled(own["cosine"][:, :, 0], list(matrices.values()), weights), strict=True))
+        for place, pooling in enumerate(POOLINGS):
+            plain = {key: own["spearman"][number, :, place] for number, key in enumerate(of)}  # (L + 1, H) each
+            estimates = {
+                key: Estimate(value, exact[key] if not place else value[None], len(first), plan.level)
+                for key, value in plain.items()
+            }
+            axes = [("layer", layers), ("hypothesis", labels)]
+            table = contrasts(estimates, axes)
+            for name in ("pearson", "partial", "cka"):
+                fixed = {key: Estimate(own[name][n, :, place], own[name][n, :, place][None], 0) for n, key in enumerate(of)}
+                table[name] = contrasts(fixed, axes)["value"]
+            for name in ("mantel_p", "null_high"):
+                of_condition = {condition_name(*key): own[name][n, :, place] for n, key in enumerate(of)}
+                table[name] = _of_conditions(table, of_condition, labels)
+            single = table["mantel_p"].notna()
+            keys = ["examples", "contrast", "hypothesis"]
+            table.loc[single, "mantel_q"] = (
+                table[single].groupby(keys)["mantel_p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
+            )
+            swapped = {key: e.apply(lambda v: np.swapaxes(v, -1, -2)) for key, e in estimates.items()}
+            mean = contrasts(over_layers(swapped), [("hypothesis", labels)])
+            table = _with_means(table, mean)
+            if place:
+                table[["low", "high"]] = np.nan
+            found.append(table.assign(**names, pooling=pooling))
+    return pd.concat(found, ignore_index=True)
+
+
+_COMPARED = ("cosine", "spearman", "pearson", "partial", "cka", "mantel_p", "null_high")
+
+
+def _of_conditions(table: pd.DataFrame, values: dict[str, np.ndarray], labels: Sequence[str]) -> list[float]:
+    """A value of each row that is a condition by itself; NaN for a difference."""
+    place = {name: number for number, name in enumerate(labels)}
+    return [
+        np.nan
+        if " - " in row.contrast
+        else values[condition_name(row.examples, row.contrast == "control")][row.layer, place[row.hypothesis]]
+        for row in table.itertuples()
+    ]
+
+
+def _resampled(cosine: np.ndarray, matrices: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Alignments on resamples of the queries.
+
+    Args:
+        cosine: Shape (C, L + 1, M).
+        matrices: H hypotheses, shape (P, P) each.
+        weights: Of the queries, shape (R, P).
+
+    Returns:
+        Shape (C, R, L + 1, H).
+    """
+    shape = cosine.shape[:2]
+    ranks = similarity.unit_ranks(cosine.reshape(-1, cosine.shape[-1]))  # (S, M); NaN where constant
+    hypotheses_ = np.stack([similarity.unit_ranks(similarity.condensed(matrix)) for matrix in matrices])  # (H, M)
+    rows, columns = np.triu_indices(weights.shape[1], 1)
+    found, chunk = [], max(1, _ENTRIES // len(rows))
+    for start in range(0, len(weights), chunk):
+        pairs = weights[start : start + chunk, rows] * weights[start : start + chunk, columns]  # (r, M)
+        pairs /= pairs.sum(1, keepdims=True)
+        mean, own = pairs @ ranks.T, pairs @ hypotheses_.T  # (r, S), (r, H)
+        spread = np.sqrt(np.maximum(pairs @ (ranks**2).T - mean**2, 0))
+        wide = np.sqrt(np.maximum(pairs @ (hypotheses_**2).T - own**2, 0))
+        shared = np.stack([pairs @ (ranks * h).T for h in hypotheses_], -1) - mean[..., None] * own[:, None]  # (r, S, H)
+        norms = spread[..., None] * wide[:, None]
+        found.append(np.divide(shared, norms, out=np.full_like(shared, np.nan), where=norms > 0))
+    drawn = np.concatenate(found)  # (R, S, H)
+    return drawn.reshape(len(drawn), *shape, -1).swapaxes(0, 1)
+
+
+def probe_accuracies(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstrap | None = None) -> pd.DataFrame:
+    """How often probes are right, layer by layer.
+
+    Returns:
+        One row a number of distractors, component, layer, number of examples and contrast: value, low, high, prompts, commonest
+        (always the commonest class); ``of`` as in :func:`alignments`.
+    """
+    plan, found = plan or Bootstrap(), []
+    for names, part in cells(rows):
+        of = conditions(part)
+        labels = probed(names["task"], names["distractors"])
+        right = tensors[f"d{names['distractors']}.probe"].astype(float)  # (C, L + 1, T, P)
+        chance = dict(zip(labels, tensors[f"d{names['distractors']}.probe_commonest"].astype(float), strict=True))
+        estimates = {
+            key: means(np.moveaxis(right[n], -1, 0), each, plan) for n, (key, each) in enumerate(of.items())
+        }  # (L + 1, T) each
+        table = contrasts(estimates, [("layer", range(right.shape[1])), ("component", labels)])
+        swapped = {key: e.apply(lambda v: np.swapaxes(v, -1, -2)) for key, e in estimates.items()}
+        table = _with_means(table, contrasts(over_layers(swapped), [("component", labels)]))
+        found.append(table.assign(**names, commonest=table["component"].map(chance)))
+    return pd.concat(found, ignore_index=True)
+
+
+def own_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
+    """How well each query's similarities to the others agree with a hypothesis: Spearman's correlation of its row.
+
+    Args:
+        cosine: Condensed, shape (..., M).
+        hypothesis: Shape (P, P).
+
+    Returns:
+        Shape (..., P); NaN for a query that has all in common with every other, or nothing.
+    """
+    matrix = similarity.square(cosine)  # (..., P, P)
+    size = matrix.shape[-1]
+    others = ~np.eye(size, dtype=bool)
+    of_each = matrix[..., others].reshape(*matrix.shape[:-2], size, size - 1)  # (..., P, P - 1)
+    return spearman(of_each, hypothesis[others].reshape(size, size - 1))
+
+
+def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutations: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Whether the queries whose answers improve are those whose alignment or attention ratio rises, layer by layer.
+
+    For the most examples, against none and against their control, of every query: by how much its error falls, or the
+    log-probability of its right answer rises; and by how much its own alignment with the task's hypothesis
+    (:func:`own_alignment`) and its log A rise.
+
+    Args:
+        rows: The representation_change table of one model and task.
+        tensors: Those beside it.
+        permutations: Of the queries, for p (two-sided).
+        seed: Of the permutations.
+
+    Returns:
+        One row a number of distractors, contrast (examples - none, examples - control), improvement (error, log_prob), change
+        (alignment, attention) and layer: value (Spearman's correlation), p, q (Benjamini and Hochberg over layers), prompts;
+        ``of`` is ``layer``. And one that is ``share of layers``: in how many of 1 to L the correlation is positive with q below
+        0.05. Empty where all queries improve alike.
+    """
+    found = []
+    for names, part in cells(rows):
+        of = conditions(part)
+        most = max(k for k, _ in of)
+        cosine = tensors[f"d{names['distractors']}.cosine"][:, :, 0].astype(float)  # (C, L + 1, M)
+        matrix = next(iter(hypotheses.matrices(next(iter(of.values()))).values()))
+        place = {key: number for number, key in enumerate(of)}
+        answers = {key: judged(of[key]) for key in ((0, False), (most, False), (most, True))}
+        own = {key: own_alignment(cosine[place[key]], matrix) for key in answers}  # (L + 1, P) each
+        ratio = {key: log_ratios(of[key]).T for key in answers}  # (L, P) each
+        for contrast, base in (("examples - none", (0, False)), ("examples - control", (most, True))):
+            after, before = answers[most, False], answers[base]
+            better = {
+                "error": (before["error"].to_numpy() - after["error"].to_numpy()).astype(float),
+                "log_prob": after["log_prob"].to_numpy() - before["log_prob"].to_numpy(),
+            }
+            changes = {
+                "alignment": (own[most, False] - own[base], 0),
+                "attention": (ratio[most, False] - ratio[base], 1),
+            }
+            for improvement, gain in better.items():
+                for change, (values, start) in changes.items():
+                    tests = [_correlated(gain, layer, permutations, seed) for layer in values]
+                    p = np.array([test[1] for test in tests])
+                    by_layer = pd.DataFrame(
+                        {
+                            "layer": np.arange(start, start + len(tests)),
+                            "value": [test[0] for test in tests],
+                            "p": p,
+                            "q": benjamini_hochberg(p),
+                            "prompts": [test[2] for test in tests],
+                            "of": "layer",
+                        }
+                    )
+                    counted = by_layer[by_layer["layer"] > 0]
+                    found_in = ((counted["value"] > 0) & (counted["q"] < _LEVEL)).mean()
+                    share = {"of": "share of layers", "prompts": by_layer["prompts"].max()}
+                    share["value"] = found_in if counted["value"].notna().any() else np.nan
+                    table = pd.concat([by_layer, pd.DataFrame([share])], ignore_index=True)
+                    found.append(
+                        table.assign(**names, examples=most, contrast=contrast, improvement=improvement, change=change)
+                    )
+    return pd.concat(found, ignore_index=True)
+
+
+def _correlated(first: np.ndarray, second: np.ndarray, permutations: int, seed: int) -> tuple[float, float, int]:
+    """Spearman's correlation of what is known of both, its p, and of how many queries."""
+    known = ~(np.isnan(first) | np.isnan(second))
+    if known.sum() < 4:
+        return np.nan, np.nan, int(known.sum())
+    return (*spearman_test(first[known], second[known], permutations, seed), int(known.sum()))
+
+
+def across_conditions(behaviour_: pd.DataFrame, alignments_: pd.DataFrame, ratios_: pd.DataFrame) -> pd.DataFrame:
+    """Of each condition with examples the change of error, of alignment and of log A, means over queries and layers.
+
+    Args:
+        behaviour_: As :func:`behaviour` returns it.
+        alignments_: As :func:`alignments` returns it.
+        ratios_: As :func:`ratios` returns it.
+
+    Returns:
+        One row a cell, number of examples and contrast (examples - none, control - none): error, alignment, attention.
+    """
+    keys = ["model", "task", "distractors", "examples", "contrast"]
+    wanted = ("examples - none", "control - none")
+    own = {task: names[0] for task, names in hypotheses.TASKS.items()}
+    error = behaviour_[(behaviour_["measure"] == "error") & behaviour_["contrast"].isin(wanted)]
+    aligned = alignments_[
+        (alignments_["of"] == "mean of layers")
+        & (alignments_["pooling"] == POOLINGS[0])
+        & (alignments_["hypothesis"] == alignments_["task"].map(own))
+        & alignments_["contrast"].isin(wanted)
+    ]
+    attended = ratios_[
+        (ratios_["of"] == "mean of layers")
+        & (ratios_["kind"] == "mean")
+        & (ratios_["below"] == SETS[1])
+        & ratios_["contrast"].isin(wanted)
+    ]
+    found = error[[*keys, "value"]].rename(columns={"value": "error"})
+    for name, table in (("alignment", aligned), ("attention", attended)):
+        found = found.merge(table[[*keys, "value"]].rename(columns={"value": name}), on=keys, how="left")
+    return found

@@ -1,0 +1,42 @@
+"""The schema of tables of paired prompts: one query in several conditions, with and without examples."""
+
+from __future__ import annotations
+
+from icl_lens.artifacts.schema import FLAG, FLOAT, INTEGER, SPAN, SPANS, TEXT, TEXTS, Columns, Schema
+
+QUERY: Columns = {
+    "query_id": INTEGER,
+    "examples": INTEGER,
+    "control": FLAG,
+    "distractors": INTEGER,
+    "truth": TEXT,
+    "candidates": TEXTS,
+    "truth_candidate": INTEGER,
+    "components": TEXTS,
+    "competing": TEXTS,
+    "position": INTEGER,
+    "place": FLOAT,
+}
+"""What a prompt asks and in which condition; the study's table has these columns, too."""
+
+PAIRED_PROMPTS = Schema(
+    "paired_prompts",
+    1,
+    {
+        "task": TEXT,
+        "set": TEXT,
+        "seed": INTEGER,
+        "prompt_id": INTEGER,
+        **QUERY,
+        "text": TEXT,
+        "group": TEXT,
+        "query_span": SPAN,
+        "relevant_spans": SPANS,
+        "irrelevant_spans": SPANS,
+        "context_spans": SPANS,
+        "ending_span": SPAN,
+    },
+    keys=("task", "set", "seed", "prompt_id", "control", "position"),
+    stage="prompts",
+)
+"""One row per prompt; spans are [start, end) in characters of its text."""

@@ -1,0 +1,110 @@
+"""What the study of representation change runs and computes; its settings, free of torch.
+
+Yousefi et al. (arXiv 2310.00313) published neither code nor these numbers, so each default is our choice; the config can name
+others. :mod:`icl_lens.studies.representation_change.lines` and :mod:`icl_lens.studies.representation_change.reading` write the
+prompts, :mod:`icl_lens.studies.representation_change.representation_change.compute` runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from icl_lens.section import Section, Seed
+
+SET = "paired"
+"""The prompt set of both tasks, in paths."""
+
+POOLINGS = ("mean", "max", "last")
+"""How the vectors of a query's tokens become one; the first is the one that claims speak of."""
+
+SETS = ("relevant", "irrelevant", "context")
+"""The sets of tokens whose attention is read: what an answer needs, what it does not, and the answers of the examples."""
+
+COMPONENTS = {"lines": ("slope", "intercept"), "reading": ("name", "activity")}
+"""What each task's prompts are composed of, in the order of the column ``components``; its tasks are these."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+def _conditions(examples: Sequence[int]) -> list[tuple[int, bool]]:
+    """Numbers of examples, each but 0 also with the control of its length: (examples, control)."""
+    return [(k, control) for k in sorted(examples) for control in ((False, True) if k else (False,))]
+
+
+def condition_name(examples: int, control: bool) -> str:
+    """A condition in a word or two: "none", "2", "2, control"."""
+    return f"{examples}, control" if control else str(examples) if examples else "none"
+
+
+def probed(task: str, distractors: int) -> tuple[str, ...]:
+    """What probes look for: the components, and where the informative sentence stands if there is another."""
+    return (*COMPONENTS[task], "position") if distractors else COMPONENTS[task]
+
+
+class Lines(Section):
+    """The regression prompts."""
+
+    slopes: list[float] = Field(default=[5.0, 10.0, 15.0, 20.0], min_length=2, description="Slopes of the grid of lines.")
+    intercepts: list[float] = Field(default=[0.0, 5.0, 10.0, 20.0], min_length=2, description="Intercepts of the grid.")
+    queries_per_line: int = Field(default=4, ge=1, description="Queries of each line. The recollected study has 16.")
+    points: list[Annotated[int, Field(ge=2, le=8)]] = Field(
+        default=[3], min_length=1, description="Points that a list shows before the last; queries take them in turn."
+    )
+    examples: list[Count] = Field(
+        default=[0, 1, 2, 4, 8], min_length=2, description="How many complete lists stand before the query; 0 among them."
+    )
+
+    @model_validator(mode="after")
+    def _there_are_enough_lines(self) -> Lines:
+        if 0 not in self.examples or max(self.examples) < 1:
+            raise ValueError("examples must hold 0, with which all else is compared, and another number")
+        lines = len(self.slopes) * len(self.intercepts)
+        if max(self.examples) >= lines:
+            raise ValueError(f"examples: {max(self.examples)} lists of other lines are asked for, but there are {lines - 1}")
+        return self
+
+    def conditions(self) -> list[tuple[int, bool]]:
+        """(examples, whether they are the control), in order."""
+        return _conditions(self.examples)
+
+
+class Reading(Section):
+    """The reading prompts."""
+
+    distractors: list[Annotated[int, Field(ge=0, le=8)]] = Field(
+        default=[0, 1, 2], min_length=1, description="Sentences about other people; each number is a panel of its own."
+    )
+    queries: int = Field(
+        default=60, ge=20, le=100, description="Queries of each number of distractors: pairs of the grid of 10 by 10."
+    )
+    examples: list[Annotated[int, Field(ge=0, le=8)]] = Field(
+        default=[0, 1, 2], min_length=2, description="How many solved examples stand before the query; 0 among them."
+    )
+    format: Literal["hinted", "bare"] = Field(
+        default="hinted", description="hinted: with the words Question: and Answer:. bare: the question alone."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Reading:
+        if 0 not in self.examples or max(self.examples) < 1:
+            raise ValueError("examples must hold 0, with which all else is compared, and another number")
+        return self
+
+    def conditions(self) -> list[tuple[int, bool]]:
+        """(examples, whether they are the control), in order."""
+        return _conditions(self.examples)
+
+
+class Settings(Section):
+    """The prompts, and what is computed of them."""
+
+    seed: Seed = Field(default=42, description="Of the prompts, of permutations and of folds.")
+    lines: Lines = Field(default_factory=Lines, description="The regression task.")
+    reading: Reading = Field(default_factory=Reading, description="The reading task.")
+    new_tokens: int = Field(default=6, ge=1, description="Tokens that the model may answer with, greedily.")
+    permutations: int = Field(default=1000, ge=19, description="Orders of the prompts that a Mantel null draws.")
+    folds: int = Field(default=5, ge=2, description="Parts that a probe is tested on in turn; no line or pair is in two.")
+    penalty: float = Field(default=1.0, gt=0, description="C of the probe: the weight of its errors beside its L2 penalty.")

@@ -1,0 +1,131 @@
+"""Runs one study: reads its prompts, loads the model, computes, and writes the artifact. The only place that does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from icl_lens.artifacts import parquet
+from icl_lens.artifacts.hashes import files_hash
+from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.models import loading
+from icl_lens.models.observed import observe
+from icl_lens.network import precision
+from icl_lens.progress import progress
+from icl_lens.prompts import chat
+from icl_lens.prompts.positions import Bos, TokenizedPrompt, tokenize
+from icl_lens.prompts.schema import PROMPTS
+from icl_lens.section import Section
+from icl_lens.studies import inputs, writing
+from icl_lens.studies.study import Study
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    study: Study,
+    model: Path | str,
+    prompts: Path | str,
+    out: Path | str,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    matmul: str = "exact",
+    batch_tokens: int = 4096,
+    bos: Bos = "auto",
+    as_chat: bool = False,
+    settings: Section | None = None,
+    further: Mapping[str, Path | str] | None = None,
+) -> None:
+    """Run one study of one model on one prompts file, and write its artifact.
+
+    Args:
+        study: One that reads prompts.
+        model: A checkpoint's folder.
+        prompts: A prompts table.
+        out: The artifact to write.
+        name: The model's name in the artifact; the folder's own by default.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, float16 or bfloat16.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+        batch_tokens: Tokens per batch, padding included.
+        bos: Whether a beginning-of-sequence token is put before each prompt, see
+            :func:`icl_lens.prompts.positions.tokenize`.
+        as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.prompts.chat.wrap`.
+        settings: The study's own; its defaults where none is given.
+        further: The further prompts tables that the study reads, by the names of their options.
+
+    Raises:
+        ValueError: The settings are another study's (a defect of the caller).
+        InputError: The prompts or the model cannot be used, or the device cannot multiply exactly; or the study breaks its
+            contract.
+    """
+    own = writing.settings_of(study, settings)
+    compute = study.function("compute")
+    prepare = study.function(study.inputs) if study.inputs else inputs.of_table
+    table, origin = parquet.read(prompts, study.reads)
+    loaded = loading.load(model, name=name, device=device, dtype=dtype)
+    further = dict(further or {})
+
+    def as_read(rows: pd.DataFrame) -> list[TokenizedPrompt]:
+        return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
+
+    with precision.products(matmul, loaded.device) as products:
+        given = inputs.Given(
+            loaded, table, {key: parquet.read(path, PROMPTS)[0] for key, path in further.items()}, own, bos, as_chat, as_read
+        )
+        prepared = prepare(given)
+        if not isinstance(prepared, inputs.Inputs):
+            raise writing.broken(study, f"inputs: {study.inputs} returns {type(prepared).__name__}, not Inputs")
+        observed = observe(loaded, prepared.prompts)
+        observed["prompts"] = len(prepared.prompts)
+        observed["left_out"] = prepared.left_out
+        further_checkpoints = _checkpoints(study, own)  # before anything is computed: a folder may be wrong
+        arguments: dict[str, Any] = {**prepared.more, **({} if own is None else {"settings": own})}
+        with progress(len(prepared.prompts), f"{study.name} of {loaded.name}") as advance:
+            found = compute(loaded, prompts=prepared.prompts, batch_tokens=batch_tokens, progress=advance, **arguments)
+    rows, tensors = writing.rows_and_tensors(study, found)
+    if "prompt_id" not in rows:
+        raise writing.broken(study, "compute() returns rows without prompt_id")
+    rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
+    rows["model"] = loaded.name
+    writing.write(
+        out,
+        study,
+        rows,
+        tensors,
+        modules=(study.module, __name__),
+        files=(prompts, *further.values()),
+        settings={
+            "batch_tokens": batch_tokens,
+            "bos": bos,
+            "chat": as_chat,
+            **({} if own is None else own.model_dump(mode="json")),
+        },
+        seeds=sorted(int(seed) for seed in table["seed"].unique()),
+        observed=observed,
+        model=loaded.facts,
+        device=loaded.device.type,
+        threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it decides the last bits of a sum
+        dtype=dtype,
+        matmul=matmul,
+        products=products,
+        corpus=origin.get("corpus", {"source": "elsewhere"}),
+        task=origin.get("task"),
+        **further_checkpoints,
+        **prepared.facts,
+    )
+    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(prepared.prompts))
+
+
+def _checkpoints(study: Study, settings: Section | None) -> dict[str, Any]:
+    """What an artifact says of the further checkpoints besides their folders: the hash of their files."""
+    if study.checkpoints is None:
+        return {}
+    folders = study.checkpoints(settings)
+    return {"encoders": {name: files_hash(checkpoint_files(folder)) for name, folder in folders.items()}}

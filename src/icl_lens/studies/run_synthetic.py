@@ -1,0 +1,46 @@
+"""Runs one study that reads no prompts and runs no model: computes, and writes the artifact."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from icl_lens.progress import progress
+from icl_lens.section import Section
+from icl_lens.studies import writing
+from icl_lens.studies.study import Study
+
+logger = logging.getLogger(__name__)
+
+
+def run_synthetic(study: Study, out: Path | str, settings: Section | None = None) -> None:
+    """Run one study that reads nothing, and write its artifact.
+
+    Args:
+        study: One whose ``reads`` is None.
+        out: The artifact to write.
+        settings: The study's own; its defaults where none is given. Their ``seeds``, if they have such a key, decide the
+            content.
+
+    Raises:
+        ValueError: The settings are another study's, or the study reads prompts (a defect of the caller).
+        InputError: The settings cannot be used, or the study breaks its contract.
+    """
+    if study.reads is not None:
+        raise ValueError(f"the study {study.name} reads prompts")
+    own = writing.settings_of(study, settings)
+    seeds = list(getattr(own, "seeds", []))
+    with progress(max(1, len(seeds)), study.name, "seed") as advance:
+        found = study.function("compute")(own, advance)
+    rows, tensors = writing.rows_and_tensors(study, found)
+    writing.write(
+        out,
+        study,
+        rows,
+        tensors,
+        modules=(study.module, __name__),
+        files=(),
+        settings={} if own is None else own.model_dump(mode="json"),
+        seeds=seeds,
+    )
+    logger.info("wrote %s: %d rows", out, len(rows))

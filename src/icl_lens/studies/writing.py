@@ -1,0 +1,94 @@
+"""Writes what a study found, after a look at whether it keeps the study's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from icl_lens.artifacts import parquet, tensors
+from icl_lens.artifacts.hashes import artifact_name, file_hash
+from icl_lens.artifacts.provenance import describe
+from icl_lens.errors import InputError
+from icl_lens.section import Section
+from icl_lens.studies.study import Study
+
+
+def settings_of(study: Study, settings: Section | None) -> Section | None:
+    """The settings that a study runs with: those given, or its defaults.
+
+    Raises:
+        ValueError: They are another study's.
+    """
+    kind = study.settings.section if study.settings else type(None)
+    own = kind() if settings is None else settings
+    if not isinstance(own, kind):
+        raise ValueError(f"{type(own).__name__} are no settings of the study {study.name}")
+    return own
+
+
+def broken(study: Study, fault: str) -> InputError:
+    """The error that says how a study breaks its contract."""
+    return InputError(f"study {study.name}: {fault}; docs/extending.md has the contract")
+
+
+def rows_and_tensors(study: Study, found: Any) -> tuple[pd.DataFrame, Mapping[str, np.ndarray] | None]:
+    """What ``compute`` returned, as rows and, where the study has some, tensors.
+
+    Raises:
+        InputError: It returned something else.
+    """
+    rows, beside = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    if not isinstance(rows, pd.DataFrame):
+        raise broken(study, f"compute() returns {type(found).__name__}, not a DataFrame of rows")
+    if study.tensors and beside is None:
+        raise broken(study, "tensors is True, but compute() returns no pair of rows and tensors")
+    if not study.tensors and beside is not None:
+        raise broken(study, "compute() returns tensors, but tensors is not True")
+    return rows, beside
+
+
+def write(
+    out: Path | str,
+    study: Study,
+    rows: pd.DataFrame,
+    beside: Mapping[str, np.ndarray] | None,
+    modules: Sequence[str],
+    files: Sequence[Path | str],
+    settings: dict[str, Any],
+    seeds: list[int],
+    observed: dict[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """Write a study's table, and its tensors beside it.
+
+    Args:
+        out: The table to write.
+        study: Whose it is.
+        rows: They have the columns of the study's schema, in any order.
+        beside: Name -> tensor, None where the study has none.
+        modules: The modules that computed them.
+        files: The tables that were read.
+        settings, seeds, observed, more: See :func:`icl_lens.artifacts.provenance.describe`.
+
+    Raises:
+        InputError: The rows do not meet the schema.
+    """
+    missing = [name for name in study.schema.columns if name not in rows]
+    strangers = [name for name in rows if name not in study.schema.columns]
+    if missing or strangers:
+        fault = f"lack the column {missing[0]!r}" if missing else f"have a column {strangers[0]!r} that the schema lacks"
+        raise broken(study, f"schema: the rows of compute() {fault}")
+    inputs = {artifact_name(path, out): file_hash(path) for path in files}
+    metadata = describe(study.schema, modules, inputs, settings, seeds, observed, **more)
+    if beside is not None:
+        place = Path(out).with_suffix(".safetensors")
+        tensors.write(place, beside, metadata)
+        metadata["beside"] = {artifact_name(place, out): file_hash(place)}
+    try:
+        parquet.write(out, rows, study.schema, metadata)
+    except (ValueError, TypeError) as error:  # pyarrow's errors for a value of another type are ValueErrors and TypeErrors
+        raise broken(study, f"schema: the rows of compute() do not meet it: {str(error).splitlines()[0]}") from error

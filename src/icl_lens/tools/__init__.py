@@ -1,0 +1,1 @@
+"""Compressing, classifying and re-weighting for use outside a study."""

@@ -1,0 +1,147 @@
+"""Classifies texts behind compressed demonstrations, or by re-weighted components: what ``icl-lens classify`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from icl_lens.errors import InputError
+from icl_lens.models import loading
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.network import precision
+from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.studies.anchors import compressed_demonstrations
+from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose, heads_and_mlps
+from icl_lens.tasks.task import Task
+from icl_lens.tools import component_file, demo_cache
+from icl_lens.tools.demonstrations import prompts_of, require_room
+from icl_lens.tools.text_files import Text
+
+Header = demo_cache.Header | component_file.Header
+
+
+class Answer(NamedTuple):
+    """What a text is classified as.
+
+    Attributes:
+        text: The text.
+        label: The label word of the likeliest class, without its leading blank.
+        probabilities: Of every class, by its label word; they sum to 1.
+    """
+
+    text: str
+    label: str
+    probabilities: dict[str, float]
+
+
+@torch.inference_mode()
+def behind_cache(
+    folder: Path | str,
+    cache: Path | str,
+    texts: Sequence[Text],
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    matmul: str = "exact",
+) -> Iterator[Answer]:
+    """Classify texts behind compressed demonstrations.
+
+    Args:
+        folder: The model's that made the cache; it is loaded in the cache's number format.
+        cache: What :func:`icl_lens.tools.compress.compress` wrote.
+        texts: Each with its line.
+        device: auto, cpu, cuda or mps.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+
+    Raises:
+        InputError: The cache cannot be read or is another model's or tokenizer's; a text is too long for the context left over,
+            or is read differently behind the demonstrations.
+
+    Returns:
+        An answer a text, in their order. All texts are looked at before the first is answered.
+    """
+    header = demo_cache.read_header(cache)
+    model = loading.load(folder, device=device, dtype=header.dtype)
+    read = demo_cache.load(cache, model, folder)
+    compressed_demonstrations.require_compressible(model)
+    prompts = _prompts(model, header, texts)
+    for one, prompt in zip(texts, prompts, strict=True):
+        _require_room_behind(model, header, one, prompt)
+    probabilities = np.empty((len(prompts), len(header.label_words)))  # (N, C)
+    with precision.products(matmul, model.device):
+        for batch in compressed_demonstrations.batches(model, prompts, batch_tokens, read.compressed):
+            logits = compressed_demonstrations.query_logits(model, batch, read.compressed)  # (B, V)
+            of_labels = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
+            probabilities[batch.index] = of_labels.numpy()
+    yield from _answers(header, texts, probabilities)
+
+
+def by_components(
+    folder: Path | str,
+    components: Path | str,
+    texts: Sequence[Text],
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    matmul: str = "exact",
+) -> Iterator[Answer]:
+    """Classify texts by re-weighted components.
+
+    Args:
+        folder: The model's whose components they are; it is loaded in the number format of then.
+        components: What :func:`icl_lens.tools.reweight.reweight` wrote.
+        texts: Each with its line.
+        device: auto, cpu, cuda or mps.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+
+    Raises:
+        InputError: The file cannot be read or is another model's or tokenizer's, or a text is too long.
+
+    Returns:
+        An answer a text, in their order; probabilities are the softmax of the weighted sum. All texts are looked at before the
+        first is answered.
+    """
+    header = component_file.read_header(components)
+    model = loading.load(folder, device=device, dtype=header.dtype)
+    weights = torch.from_numpy(component_file.load(components, model, folder))
+    decomposer = Decomposer(model.network)
+    prompts = _prompts(model, header, texts)
+    for one, prompt in zip(texts, prompts, strict=True):
+        require_room(model, f"line {one.line}", prompt)
+    with precision.products(matmul, model.device):
+        read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    parts = read.parts[:, heads_and_mlps(decomposer.parts())]  # (N, M, C)
+    probabilities = torch.einsum("nmc,m->nc", parts, weights).double().softmax(-1).numpy()  # (N, C)
+    yield from _answers(header, texts, probabilities)
+
+
+def _prompts(model: LanguageModel, header: Header, texts: Sequence[Text]) -> list[TokenizedPrompt]:
+    """The texts behind the demonstrations that a header names."""
+    words = tuple(header.label_words)
+    task = Task(header.task, header.task, header.template, words, tuple(word.strip() for word in words))
+    return prompts_of(model, task, header.texts, header.labels, [one.text for one in texts], header.bos, header.chat)
+
+
+def _answers(header: Header, texts: Sequence[Text], probabilities: np.ndarray) -> Iterator[Answer]:
+    """An answer per text, by its probabilities of the classes, shape (N, C)."""
+    names = [word.strip() for word in header.label_words]
+    for one, row in zip(texts, probabilities, strict=True):
+        yield Answer(one.text, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
+
+
+def _require_room_behind(model: LanguageModel, header: demo_cache.Header, one: Text, prompt: TokenizedPrompt) -> None:
+    if len(prompt.ids) <= header.start or prompt.ids[: header.start].tolist() != header.ids:
+        raise InputError(
+            f"line {one.line}: the tokenizer reads the demonstrations differently before this text, so the cache does not hold "
+            "them as they are read there; does the text begin with a line break, or the template with the text?"
+        )
+    if model.context is not None and len(prompt.ids) > model.context:
+        raise InputError(
+            f"line {one.line}: its text is {len(prompt.ids) - header.start} tokens with the template, and the demonstrations "
+            f"leave {model.context - header.start} of the context of {model.name} ({model.context}); shorten it, or compress "
+            "fewer demonstrations"
+        )

@@ -1,0 +1,101 @@
+"""Compresses demonstrations into a file: what ``icl-lens compress`` does.
+
+It is Hidden_anchor of *Label Words are Anchors*, section 3.2, with a person's own demonstrations
+(:mod:`icl_lens.studies.anchors.compressed_demonstrations`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from icl_lens.errors import InputError
+from icl_lens.models import loading
+from icl_lens.models.observed import observe
+from icl_lens.network import precision
+from icl_lens.prompts.positions import Bos
+from icl_lens.studies.anchors import compressed_demonstrations
+from icl_lens.tasks.task import Task
+from icl_lens.tools import demo_cache
+from icl_lens.tools.demo_cache import Header
+from icl_lens.tools.demonstrations import prompts_of
+from icl_lens.tools.model_identity import identify
+
+logger = logging.getLogger(__name__)
+
+Keep = Literal["anchors", "all"]
+
+
+@torch.inference_mode()
+def compress(
+    folder: Path | str,
+    task: Task,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    out: Path | str,
+    keep: Keep = "anchors",
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    matmul: str = "exact",
+    bos: Bos = "auto",
+    as_chat: bool = False,
+) -> Header:
+    """Read demonstrations once and write what is kept of them.
+
+    Args:
+        folder: The model's.
+        task: Template and label words.
+        texts: The demonstrations' texts, in prompt order.
+        labels: Their class indices.
+        out: The cache to write.
+        keep: ``anchors``, template and label words (Hidden_anchor); ``all``, every position, which changes no answer.
+        name: The model's name in the cache.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, float16 or bfloat16.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+        bos: See :func:`icl_lens.prompts.positions.tokenize`.
+        as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
+
+    Raises:
+        InputError: The model cannot be used, or the demonstrations leave no room for a query.
+    """
+    model = loading.load(folder, name=name, device=device, dtype=dtype)
+    compressed_demonstrations.require_compressible(model)
+    for index in sorted(set(range(len(task.label_words))) - set(labels)):
+        logger.warning("no demonstration of class %s: it is known by its name alone", task.label_words[index].strip())
+    # Its query is not read: any text ends the demonstrations.
+    (prompt,) = prompts_of(model, task, texts, labels, texts[:1], bos, as_chat)
+    length = compressed_demonstrations.query_start(prompt)
+    if model.context is not None and length >= model.context:
+        raise InputError(
+            f"the demonstrations are {length} tokens, and the context of {model.name} is {model.context}: none is left for a "
+            "text; use fewer or shorter ones"
+        )
+    kept = compressed_demonstrations.kept_positions(prompt) if keep == "anchors" else np.arange(length)
+    with precision.products(matmul, model.device) as products:
+        if model.context is None or len(prompt.ids) <= model.context:
+            observe(model, [prompt])  # it warns where the model or its tokenizer does not know such text
+        compressed = compressed_demonstrations.compress(model, prompt, kept)
+    header = demo_cache.save(
+        out,
+        compressed,
+        made_by=identify(model, folder),
+        dtype=dtype,
+        matmul=matmul,
+        products=products,
+        task=task.name,
+        template=task.template,
+        label_words=list(task.label_words),
+        texts=list(texts),
+        labels=list(labels),
+        bos=bos,
+        chat=as_chat,
+    )
+    logger.info("wrote %s: %d of %d positions kept, of %d demonstrations", out, len(kept), length, len(texts))
+    return header

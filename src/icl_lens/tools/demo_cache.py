@@ -1,0 +1,139 @@
+"""A cache of compressed demonstrations as one file: the kept keys and values, and a header that says what they were made from.
+
+The tensors are ``keys.{layer}`` and ``values.{layer}``, shape (1, H_kv, K, d) each; see :mod:`icl_lens.artifacts.signed_file`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from icl_lens.artifacts import signed_file
+from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.prefixes import Prefix
+from icl_lens.prompts.positions import Bos
+from icl_lens.studies.anchors.compressed_demonstrations import Compressed
+from icl_lens.tools.model_identity import ModelIdentity, identify, require_same
+
+
+class Header(BaseModel):
+    """The header of a cache.
+
+    Attributes:
+        format: The version of the format.
+        made_by: Model and tokenizer.
+        dtype: Of the model, and so of keys and values.
+        matmul: How products were asked for, exact or fast; None in a cache made before there was a choice.
+        products: The format in which the device computed them, see :func:`icl_lens.network.precision.measured`.
+        task: The task's name.
+        template: Its template.
+        label_words: Its label words, leading blanks included.
+        texts: The demonstrations' texts, in order: a tokenizer reads a query behind them.
+        labels: Their class indices.
+        bos: Whether a beginning-of-sequence token was put first, see :func:`icl_lens.prompts.positions.tokenize`.
+        chat: Whether the prompt is written as a chat.
+        kept: The kept positions, ascending.
+        ids: Token ids of all demonstrations; their number is the position where queries start.
+        start: That position.
+        content: SHA-256 of the tensors.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: int
+    made_by: ModelIdentity
+    dtype: str
+    matmul: str | None = None
+    products: str | None = None
+    task: str
+    template: str
+    label_words: list[str] = Field(min_length=2)
+    texts: list[str] = Field(min_length=1)
+    labels: list[int]
+    bos: Bos
+    chat: bool
+    kept: list[int] = Field(min_length=1)
+    ids: list[int]
+    start: int
+    content: str
+
+
+KIND = signed_file.Kind(
+    key="icl_lens_cache",
+    version=1,
+    header=Header,
+    framework="pt",
+    absent="`icl-lens compress` makes a cache",
+    foreign="is no cache of icl-lens",
+    named="the cache's format",
+)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache as it is read.
+
+    Attributes:
+        header: Its header.
+        compressed: The kept keys and values.
+    """
+
+    header: Header
+    compressed: Compressed
+
+
+def save(path: Path | str, compressed: Compressed, **about: object) -> Header:
+    """Write a cache, whole or not at all.
+
+    Args:
+        path: The file.
+        compressed: What is kept.
+        about: The header but for what ``compressed`` tells.
+    """
+    tensors = {}
+    for name in ("keys", "values"):
+        for layer, tensor in enumerate(getattr(compressed.prefix, name)):
+            tensors[f"{name}.{layer}"] = tensor.detach().cpu().contiguous()  # (1, H_kv, K, d)
+    ids, kept = compressed.ids.tolist(), compressed.kept.tolist()
+    return KIND.write(path, tensors, kept=kept, ids=ids, start=len(ids), **about)
+
+
+def read_header(path: Path | str) -> Header:
+    """The header of a cache; its tensors are not read.
+
+    Raises:
+        InputError: The file is absent, no cache, damaged, or of another version of the format.
+    """
+    header = KIND.read_header(path)
+    ordered = header.kept == sorted(set(header.kept)) and header.kept[0] >= 0 and header.kept[-1] < header.start
+    labelled = len(header.labels) == len(header.texts) and all(0 <= c < len(header.label_words) for c in header.labels)
+    if not ordered or not labelled or len(header.ids) != header.start:
+        raise signed_file.contradictory(path)
+    return header
+
+
+def load(path: Path | str, model: LanguageModel, folder: Path | str) -> Cache:
+    """Read a cache for a model.
+
+    Args:
+        path: The file.
+        model: The model.
+        folder: Its checkpoint's.
+
+    Raises:
+        InputError: As :func:`read_header`; or it was made with another model or tokenizer, or its tensors are damaged.
+    """
+    header = read_header(path)
+    again = "compress the demonstrations with this one"
+    require_same(path, header.made_by, identify(model, folder), (again, again))
+    layers = range(header.made_by.layers)
+    tensors = KIND.read_tensors(path, header, [f"{name}.{layer}" for name in ("keys", "values") for layer in layers])
+    shapes = {tensor.shape[::2] for tensor in tensors.values() if tensor.dim() == 4}  # (1, K)
+    if shapes != {(1, len(header.kept))}:
+        raise signed_file.damaged(path)
+    keys, values = (tuple(tensors[f"{name}.{layer}"].to(model.device) for layer in layers) for name in ("keys", "values"))
+    kept = np.array(header.kept, dtype=np.int64)
+    return Cache(header, Compressed(Prefix(keys, values, len(kept)), kept, np.array(header.ids, dtype=np.int64)))

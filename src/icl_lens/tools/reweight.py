@@ -1,0 +1,120 @@
+"""Trains weights of a model's heads and MLPs on labelled texts: what ``icl-lens reweight-components`` does.
+
+It is section 5 of *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), by the released rules
+(:mod:`icl_lens.studies.component_reweighting.component_weights`), with a person's own labelled texts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from icl_lens.errors import InputError
+from icl_lens.models import loading
+from icl_lens.models.observed import observe
+from icl_lens.network import precision
+from icl_lens.prompts.positions import Bos
+from icl_lens.studies.component_reweighting import component_weights
+from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose, heads_and_mlps
+from icl_lens.studies.component_reweighting.settings import Settings
+from icl_lens.tasks.task import Task
+from icl_lens.tools import component_file
+from icl_lens.tools.component_file import Header
+from icl_lens.tools.demonstrations import prompts_of, require_room
+from icl_lens.tools.model_identity import identify
+
+logger = logging.getLogger(__name__)
+
+
+def reweight(
+    folder: Path | str,
+    task: Task,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    demonstrations: int,
+    out: Path | str,
+    settings: Settings | None = None,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    matmul: str = "exact",
+    bos: Bos = "auto",
+    as_chat: bool = False,
+    batch_tokens: int = 4096,
+) -> Header:
+    """Train the weights of a model's heads and MLPs on labelled texts, and write them.
+
+    Args:
+        folder: The model's.
+        task: Template and label words.
+        texts: The first are the demonstrations, the weights are trained on the others.
+        labels: Their class indices.
+        demonstrations: How many are demonstrations.
+        out: The file to write.
+        settings: How the weights are trained.
+        name: The model's name in the file.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, float16 or bfloat16.
+        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+        bos: See :func:`icl_lens.prompts.positions.tokenize`.
+        as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+
+    Raises:
+        InputError: There are too few texts or none of a class, one is too long, or the model cannot be used.
+    """
+    settings = settings or Settings()
+    if len(texts) <= demonstrations:
+        raise InputError(
+            f"there are {len(texts)} labelled texts and the first {demonstrations} are demonstrations, so none is left to "
+            "train on; give more, or fewer --demonstrations"
+        )
+    gold = list(labels[demonstrations:])
+    absent = [word.strip() for c, word in enumerate(task.label_words) if c not in gold]
+    if absent:
+        raise InputError(
+            f"no text behind the {demonstrations} demonstrations is labelled {absent[0]}, so weights would be trained without "
+            "that class; put some there"
+        )
+    model = loading.load(folder, name=name, device=device, dtype=dtype)
+    decomposer = Decomposer(model.network)
+    shown, known = list(texts[:demonstrations]), list(labels[:demonstrations])
+    prompts = prompts_of(model, task, shown, known, list(texts[demonstrations:]), bos, as_chat)
+    for number, prompt in enumerate(prompts, demonstrations + 1):
+        require_room(model, f"labelled text {number}", prompt)
+    movable = heads_and_mlps(decomposer.parts())
+    with precision.products(matmul, model.device) as products:
+        observe(model, prompts)  # it warns where the model or its tokenizer does not know such text
+        read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    parts = read.parts[:, movable]  # (n, M, C)
+    right = torch.tensor(gold)
+    learnt = component_weights.reweight(parts[None], right[None], torch.ones(1, len(gold), dtype=torch.bool), settings)
+    after = torch.einsum("nmc,m->nc", parts, learnt.weights[0]).argmax(-1)
+    kinds = decomposer.parts().iloc[movable]
+    header = component_file.save(
+        out,
+        learnt.weights[0].numpy(),
+        kinds["layer"].to_numpy(),
+        kinds["head"].to_numpy(),
+        made_by=identify(model, folder),
+        dtype=dtype,
+        matmul=matmul,
+        products=products,
+        task=task.name,
+        template=task.template,
+        label_words=list(task.label_words),
+        texts=shown,
+        labels=known,
+        bos=bos,
+        chat=as_chat,
+        trained_on=len(gold),
+        epochs=int(learnt.epochs[0]),
+        right_before=int((read.logits.argmax(-1) == right).sum()),
+        right_after=int((after == right).sum()),
+    )
+    what = "wrote %s: %d heads and MLPs, weighted on %d texts behind %d demonstrations in %d epochs; right before %d, after %d"
+    logger.info(what, out, len(kinds), len(gold), len(shown), header.epochs, header.right_before, header.right_after)
+    return header

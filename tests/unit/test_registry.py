@@ -1,0 +1,367 @@
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icl_lens.artifacts import code
+from icl_lens.artifacts.schema import FLOAT, Schema, study_schema
+from icl_lens.errors import InputError
+from icl_lens.section import Section
+from icl_lens.studies import plugins as known_plugins
+from icl_lens.studies import registry
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Further, Keys, Study
+from tests import plugins
+
+from ..conftest import REPOSITORY
+
+LAYERS = (
+    {"errors", "section", "progress"},
+    {"artifacts"},
+    {"statistics", "network", "tasks", "hub"},
+    {"attention", "corpora"},
+    {"prompts"},
+    {"models"},
+    {"organism"},
+    {"studies"},
+    {"tools", "reader_organism", "report"},
+    {"config"},
+    {"cli"},
+    {"__main__"},
+)
+"""The parts of the package from the lowest to the highest; a module imports lower parts and its own part only."""
+
+CONTRACT = {"cost", "group", "inputs", "item", "study"}
+"""The modules of ``studies`` that a study may import, beside those of its paper."""
+
+
+def imports_of_modules():
+    """(module, what it imports of ours) for each import in the package."""
+    for path in sorted(code.PACKAGE.rglob("*.py")):
+        parts = [code.PACKAGE.name, *path.relative_to(code.PACKAGE).with_suffix("").parts]
+        module, package = ".".join(parts).removesuffix(".__init__"), parts[:-1]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = (
+                    [*package[: len(package) - node.level + 1], *filter(None, [node.module])] if node.level else [node.module]
+                )
+                names = [".".join([*base, alias.name]) for alias in node.names]
+            yield from ((module, name) for name in names if name.split(".")[0] == code.PACKAGE.name)
+
+
+IMPORTS = list(imports_of_modules())
+
+
+def test_every_part_of_the_package_has_a_layer():
+    found = {path.name.removesuffix(".py") for path in code.PACKAGE.iterdir() if path.suffix in ("", ".py")}
+    assert found - {"__init__", "__pycache__"} == set().union(*LAYERS)
+
+
+def test_imports_go_to_lower_layers_only():
+    layer = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+    wrong = []
+    for module, imported in IMPORTS:
+        own, other = (([*name.split("."), ""])[1] for name in (module, imported))
+        if own and other != own and layer[other] >= layer[own]:
+            wrong.append(f"{module} imports {imported}")
+    assert wrong == []
+
+
+def folder_of_study(name):
+    """The package of the study's folder that a module, or what is imported from one, is in; None where it is in none."""
+    package = ".".join(name.split(".")[:4])
+    return package if package in registry.packages().values() else None
+
+
+def test_no_study_imports_another_study():
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in IMPORTS
+        if module.startswith("icl_lens.studies.") and folder_of_study(imported) not in (None, folder_of_study(module))
+    ]
+    assert wrong == []
+
+
+def test_studies_import_the_contract_and_their_own_paper_and_nothing_else_of_studies():
+    papers = set(registry.groups())
+    wrong = []
+    for module, imported in IMPORTS:
+        own, other = module.split(".")[1:3], imported.split(".")[1:3]
+        if own[0] == other[0] == "studies" and own[-1] in papers and other[-1] not in {own[-1], *CONTRACT}:
+            wrong.append(f"{module} imports {imported}")
+    assert wrong == []
+
+
+def test_the_contract_imports_no_paper_and_not_the_registry():
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in IMPORTS
+        if module.removeprefix("icl_lens.studies.") in CONTRACT | {"run", "run_synthetic", "writing"}
+        and imported.startswith("icl_lens.studies.")
+        and imported.split(".")[2] not in CONTRACT | {"writing"}
+    ]
+    assert wrong == []
+
+
+def test_a_studys_code_holds_no_other_study():
+    for name, package in registry.packages().items():
+        needed = {folder_of_study(module) for module in code.modules_of(f"{package}.compute", "icl_lens.studies.run")}
+        assert needed <= {None, package}, name
+
+
+def test_what_there_is_is_known_without_torch():
+    script = (
+        "import sys; from icl_lens.studies import registry; registry.items(); registry.settings(); registry.schemas(); "
+        "print(*sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert told.stdout.strip() == ""
+
+
+def test_every_items_notebook_exists_and_every_notebook_is_an_items():
+    named = {item.notebook for item in registry.items().values()}
+    there = {
+        path.relative_to(REPOSITORY / "notebooks").with_suffix("").as_posix() for path in REPOSITORY.glob("notebooks/*/*.ipynb")
+    }
+    assert named == there
+
+
+def test_every_item_reads_studies_whose_tensors_and_prompts_there_are():
+    for item in registry.items().values():
+        assert set(item.tensors) <= set(item.studies), item.name
+        assert all(registry.study(name).tensors for name in item.tensors), item.name
+        assert bool(item.set) == bool([name for name in item.studies if registry.study(name).reads]), item.name
+
+
+def test_every_study_has_what_it_names():
+    for study in registry.studies().values():
+        folder = code.module_file(f"{study.package}.study").parent
+        assert {"__init__.py", "study.py", "compute.py"} <= {path.name for path in folder.iterdir()}, study.name
+        assert callable(study.function("compute"))
+        if study.inputs:
+            assert callable(study.function(study.inputs))
+
+
+def test_papers_and_groups_come_in_their_order():
+    assert list(registry.groups()) == [*registry.papers(), "organism", "precision"]
+    assert registry.papers() == ["anchors", "kernel_regression", "component_reweighting", "representation_change"]
+    groups = [item.group for item in registry.items().values()]
+    assert list(dict.fromkeys(groups)) == list(registry.groups())
+
+
+def test_items_come_by_number():
+    figures = [name for name in registry.items() if name.startswith("figure_") and name.split("_")[1].isdigit()]
+    assert figures.index("figure_2") < figures.index("figure_10")
+
+
+def test_a_study_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(InputError, match=r"there is no study saliencies; known: .*saliency"):
+        registry.study("saliencies")
+
+
+# Mistakes in a study, by field.
+
+
+class Settings(Section):
+    """Nothing to choose."""
+
+
+def declared(**fields):
+    """A study without a fault, but for the fields given."""
+    good = {
+        "package": "icl_lens.studies.anchors.sample",
+        "help": "what it finds",
+        "schema": study_schema("sample", {"x": FLOAT}),
+        "cost": Cost(passes=1),
+    }
+    return Study(**{**good, **fields})
+
+
+def item(**fields):
+    return Item(**{"name": "figure_sample", "title": "A sample", "notebook": "sample", **fields})
+
+
+SYNTHETIC = Schema("sample", 1, {"x": FLOAT}, (), "synthetic")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fault"),
+    [
+        ("package", None, "is None; it must be of type str"),
+        ("help", 1, "is 1; it must be of type str"),
+        ("schema", {"x": FLOAT}, r"is \{'x': .*\}; it must be of type Schema"),
+        ("schema", study_schema("other", {"x": FLOAT}), "is of kind 'other'; it must have the study's name"),
+        ("schema", SYNTHETIC, "has stage 'synthetic'; it must be studies"),
+        ("schema", Schema("sample", 1, {"x": FLOAT}, (), "studies"), "lacks columns that every study has"),
+        ("cost", 1, "is 1; it must be of type Cost"),
+        ("settings", Settings, "is <class .*>; it must be of type Keys or NoneType"),
+        ("settings", Keys("sample", Settings(), ""), r"hold Settings\(\); they must be a class derived from"),
+        ("settings", Keys("sample", dict, ""), "hold <class 'dict'>; they must be a class derived from"),
+        ("reads", "prompts", "is 'prompts'; it must be of type Schema or NoneType"),
+        ("further", Further("more", "", "pooled-1shot"), r"is Further\(.*\); it must be of type tuple"),
+        ("further", ("more",), "holds 'more'; each entry must be of type Further"),
+        ("inputs", len, "is <built-in function len>; it must be of type str"),
+        ("tensors", 1, "is 1; it must be of type bool"),
+        ("checkpoints", lambda settings: {}, "come from the settings, but the study has none"),
+        ("alone", "yes", "is 'yes'; it must be of type bool"),
+        ("walked", None, "is None; it must be of type bool"),
+        ("items", item(), r"is Item\(.*\); it must be of type tuple"),
+        ("items", ("figure_sample",), "holds 'figure_sample'; each entry must be of type Item"),
+        ("items", (item(), item()), "hold figure_sample twice"),
+        ("items", (item(studies="sample"),), "hold figure_sample with studies='sample'; it must be a tuple"),
+    ],
+)
+def test_a_mistake_in_a_study_is_refused_by_the_name_of_its_field(field, value, fault):
+    with pytest.raises(InputError, match=rf"^study \S+: {field} {fault}"):
+        declared(**{field: value})
+
+
+def test_checkpoints_that_are_no_function_are_refused():
+    with pytest.raises(InputError, match="study sample: checkpoints is 'folder'; it must be a function of the settings"):
+        declared(settings=Keys("sample", Settings, ""), checkpoints="folder")
+
+
+def test_a_study_that_reads_no_prompts_has_a_synthetic_table():
+    assert declared(reads=None, schema=SYNTHETIC).reads is None
+    with pytest.raises(InputError, match="schema has stage 'studies'; it must be synthetic"):
+        declared(reads=None)
+
+
+def test_a_study_knows_its_names():
+    study = declared(package="icl_lens.studies.anchors.two_words", schema=study_schema("two_words", {}), items=(item(),))
+    assert (study.name, study.command, study.group) == ("two_words", "two-words", "anchors")
+    assert study.item("figure_sample").group == "anchors"
+    assert study.module == "icl_lens.studies.anchors.two_words.compute"
+
+
+def test_a_function_that_compute_py_lacks_is_refused():
+    with pytest.raises(InputError, match=r"study icl: absent\(\), but \S+\.icl\.compute has no such function"):
+        registry.study("icl").function("absent")
+
+
+# Studies outside the package.
+
+DECLARATION = """
+from icl_lens.artifacts.schema import FLOAT, study_schema
+from icl_lens.section import Section
+from icl_lens.studies.cost import Cost
+from icl_lens.studies.item import Item
+from icl_lens.studies.study import Keys, Study
+class Settings(Section): pass
+STUDY = Study(
+    package=__package__,
+    help="what it finds",
+    schema=study_schema("{kind}", {{"x": FLOAT}}),
+    cost=Cost(passes=1),
+    settings=Keys("{keys}", Settings, "What they decide."),
+    items=(Item(name="{item}", title="A sample", notebook="sample", set="fresh-1shot", studies=("{reads}",)),),
+)
+"""
+
+
+def folder(parent, name="sample", text=DECLARATION, **fields):
+    """A plugin's folder."""
+    place = Path(parent) / name
+    place.mkdir(parents=True)
+    names = {"kind": name, "keys": name, "item": f"figure_{name}", "reads": name, **fields}
+    (place / "study.py").write_text(text.format(**names))
+    (place / "compute.py").write_text("def compute(): return 1")
+    return place
+
+
+def test_a_plugin_is_a_study_and_a_group_like_any_other(tmp_path):
+    with plugins.added(folder(tmp_path)):
+        study = registry.study("sample")
+        assert study.package == "icl_lens.studies.plugins.sample"
+        assert study.group == "sample"
+        assert list(registry.studies())[-1] == list(registry.groups())[-1] == "sample"
+        assert list(registry.items())[-1] == "figure_sample"
+        assert "sample" not in registry.papers()
+        assert registry.settings()["sample"].section.__name__ == "Settings"
+        assert "sample" in {schema.kind for schema in registry.schemas()}
+        assert study.function("compute")() == 1
+        assert code.module_file(study.module) == tmp_path / "sample/compute.py"
+        assert code.code_hash(study.module)
+        assert registry.is_plugin("sample")
+        assert not registry.is_plugin("icl")
+    assert "sample" not in registry.studies()
+    assert known_plugins.FOLDERS == {}
+
+
+def test_processes_that_are_started_know_the_plugins(tmp_path):
+    script = (
+        "from icl_lens.studies import registry; from icl_lens.studies.plugins.sample.study import STUDY; "
+        "from icl_lens.artifacts import code; print(STUDY is registry.study('sample'), code.code_hash(STUDY.module))"
+    )
+    with plugins.added(folder(tmp_path), folder(tmp_path, "other")):
+        assert os.environ[known_plugins.VARIABLE].split(os.pathsep) == [str(tmp_path / "sample"), str(tmp_path / "other")]
+        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+        assert told.stdout.split() == ["True", code.code_hash("icl_lens.studies.plugins.sample.compute")]
+
+
+def test_a_plugin_may_be_named_twice(tmp_path):
+    place = folder(tmp_path)
+    with plugins.added(place, os.path.relpath(place), f"{place}/"):
+        assert list(known_plugins.FOLDERS) == ["sample"]
+
+
+def test_no_plugins_change_nothing():
+    before = dict(os.environ)
+    registry.add_plugins([])
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "fault"),
+    [
+        ("icl", {}, "icl-lens has a study named icl itself; rename the folder"),
+        ("anchors", {}, "icl-lens has a group of figures named anchors itself; rename the folder"),
+        ("My-Study", {}, "'My-Study' cannot be a study's name"),
+        ("class", {}, "'class' cannot be a study's name"),
+        ("sample", {"kind": "other"}, "study sample: schema is of kind 'other'; it must have the study's name"),
+        ("sample", {"item": "figure_3"}, "sample: items: icl-lens has a figure or table named figure_3 already; rename it"),
+        ("sample", {"reads": "absent"}, "sample: items: figure_sample reads a study absent, which does not exist"),
+        ("sample", {"keys": "isolation"}, "settings: isolation are another study's; choose another name"),
+        ("sample", {"text": ""}, "study.py defines no STUDY = Study"),
+        ("sample", {"text": "x = 1\nx = y"}, r"study\.py, line 2: NameError: name 'y' is not defined"),
+        (
+            "sample",
+            {"text": "x = (\n"},
+            r"study\.py: SyntaxError: '\(' was never closed \(study\.py, line 1\)",
+        ),
+        (
+            "sample",
+            {"text": "import absent"},
+            r"study\.py, line 1: ModuleNotFoundError: No module named 'absent'",
+        ),
+        ("sample", {"text": "STUDY = 1"}, "study.py defines no STUDY = Study"),
+        (
+            "sample",
+            {"text": DECLARATION.replace("__package__", "'somewhere.sample'")},
+            "study sample: package is 'somewhere.sample'; it must be __package__",
+        ),
+    ],
+)
+def test_a_plugin_with_a_mistake_is_refused(tmp_path, name, fields, fault):
+    with pytest.raises(InputError, match=fault), plugins.added(folder(tmp_path, name, **fields)):
+        pass
+
+
+def test_a_folder_that_is_no_plugin_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for place, fault in (("absent", "is not a folder; name a folder"), ("empty", "holds no study.py; docs/extending.md says")):
+        with pytest.raises(InputError, match=fault), plugins.added(tmp_path / place):
+            pass
+
+
+def test_two_plugins_of_the_same_name_are_refused(tmp_path):
+    here, there = folder(tmp_path / "here"), folder(tmp_path / "there")
+    with pytest.raises(InputError, match="have the same name; rename one of the folders"), plugins.added(here, there):
+        pass
