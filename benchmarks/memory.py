@@ -5,11 +5,11 @@
     .venv/bin/python benchmarks/memory.py cards                          (Linux)
 
 `count` runs one forward pass of one prompt on the device "meta", where tensors have shapes and no contents, and adds up what
-autograd saves for the way back, each tensor once and no weights, for the plain reference and for icl-lens. On the way back
-each holds besides it a few matrices of one layer: of heads x tokens x tokens for the reference, of a bounded number of rows for
+autograd saves for the way back, each tensor once and no weights, for the plain reference and for icl-lens. On the way back each
+holds besides it a few matrices of one layer: of heads x tokens x tokens for the reference, of a bounded number of rows for
 icl-lens; they are stated. `measure` runs both for real, in a process each, and reads the largest resident set (on CUDA the
-largest allocation) above what the weights take. `cards` measures every study on two small models and says what
-the table that it prints follows from.
+largest allocation) above what the weights take. `cards` measures every study on two small models and says what the table that
+it prints follows from.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/reduced_products.py --model FOLDER --data FOLDER [--tasks sst2 agnews] [--queries N]
 
-It runs each study of `table_precision` twice on the same prompts, once with exact products and once with both factors of
-every product rounded to bfloat16 and summed in float32 (`tests/reduced_products.py`), and prints that table. The emulation is
-slower than exact products, so it measures no speed. It reproduces the format of factors and sums; real hardware may sum in
-another order and may leave some products in float32.
+It runs each study of `table_precision` twice on the same prompts, once with exact products and once with both factors of every
+product rounded to bfloat16 and summed in float32 (`tests/reduced_products.py`), and prints that table. The emulation is slower
+than exact products, so it measures no speed. It reproduces the format of factors and sums; real hardware may sum in another
+order and may leave some products in float32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The two sides of each row of the table: a study of icl-lens, and the plain reference of tests/reference on the same prompts.
 
-Each function returns an array of one row a prompt, equal for both sides to rounding. Both sides are what their names say and
-no more: the plain side runs one prompt at a time, with eager attention, as the released scripts do.
+Each function returns an array of one row a prompt, equal for both sides to rounding. Both sides are what their names say and no
+more: the plain side runs one prompt at a time, with eager attention, as the released scripts do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from icl_lens.statistics.attention_auc import attention_scores
-from icl_lens.studies.anchors import compressed_demonstrations as compressing
+from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.studies.anchors.compression import compute as compression
 from icl_lens.studies.anchors.compression.study import OWN
 from icl_lens.studies.anchors.compression.study import Condition as Compressed
@@ -93,7 +93,7 @@ def fast_compression(pair, read, budget, settings: Compression) -> np.ndarray:
 def plain_compression_of(pair, read, settings: Compression) -> np.ndarray:
     found = []
     for prompt in read:
-        ids, length, rows = prompt.ids.tolist(), compressing.query_start(prompt), []
+        ids, length, rows = prompt.ids.tolist(), compressed_demonstrations.query_start(prompt), []
         full = plain_compression.compressed_logits(pair.plain, ids, 0, [])
         for condition in (Compressed("full", 0, OWN), *compressions(settings)):
             if condition.method == "full":

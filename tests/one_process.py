@@ -25,7 +25,7 @@ from icl_lens.cli import commands
 from icl_lens.config import parse
 from icl_lens.models import loading
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.report import page as report
+from icl_lens.report import page
 from icl_lens.studies import registry
 
 from .conftest import REPOSITORY
@@ -152,7 +152,7 @@ class Run:
                 self.study(model, task, set_name, study)
         claims = [REPOSITORY / f"resources/claims/{group}.yaml" for group in self.config.groups]
         out = self.results / "report/index.html"
-        report.write(self.results, items, claims, REPOSITORY / "resources/report", out, self.walks())
+        page.write(self.results, items, claims, REPOSITORY / "resources/report", out, self.walks())
         return out
 
     @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """A device with bfloat16 products, emulated: for machines that have none.
 
-Inside :func:`emulated`, products of float32 matrices do what a CPU with AMX does: where torch is set to it (the
-oneDNN backend's format is bf16), both factors are rounded to bfloat16 and multiplied and added up in float32. Elsewhere, and
-where torch is set to full precision, nothing changes. The order of the sums is this machine's, not that hardware's.
+Inside :func:`emulated`, products of float32 matrices do what a CPU with AMX does: where torch is set to it (the oneDNN
+backend's format is bf16), both factors are rounded to bfloat16 and multiplied and added up in float32. Elsewhere, and where
+torch is set to full precision, nothing changes. The order of the sums is this machine's, not that hardware's.
 """
 
 import torch

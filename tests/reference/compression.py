@@ -1,8 +1,8 @@
 """Next-token logits of one query behind compressed demonstrations, written from the paper (section 3.2) as plainly as it reads.
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention, no cache. The whole prompt is
-read, and in every layer the query's tokens cannot see the demonstrations' tokens that are not kept; these are what they were.
-A causal model computes the same for the demonstrations whatever follows, so nothing else is to be undone.
+It shares nothing with the package: one prompt at a time, transformers' own eager attention, no cache. The whole prompt is read,
+and in every layer the query's tokens cannot see the demonstrations' tokens that are not kept; these are what they were. A
+causal model computes the same for the demonstrations whatever follows, so nothing else is to be undone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Posterior and kernel regression on a tiny hidden Markov model, by enumeration and plain loops from the definitions.
 
-It shares nothing with the package: probabilities are sums over every path of states of the merged model, and eq. 6 is
-two loops.
+It shares nothing with the package: probabilities are sums over every path of states of the merged model, and eq. 6 is two
+loops.
 """
 
 from __future__ import annotations

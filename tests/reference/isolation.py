@@ -1,8 +1,8 @@
 """Next-token logits of one prompt with isolated positions, written from the paper (section 2.2) as plainly as it reads.
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention, whose weights are overwritten
-row by row after the softmax. Blocking all of a position's edges to earlier ones *before* the softmax leaves the position
-itself as the only one, with weight 1; blocking them *after* it sets them to 0 and leaves the weight on itself as it was.
+It shares nothing with the package: one prompt at a time, transformers' own eager attention, whose weights are overwritten row
+by row after the softmax. Blocking all of a position's edges to earlier ones *before* the softmax leaves the position itself as
+the only one, with weight 1; blocking them *after* it sets them to 0 and leaves the weight on itself as it was.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ DAMAGES = {
     ),
     "a table that no study makes": (
         lambda r: shutil.copy(r / STUDY, r / "studies/m/sst2/shared-1shot/feelings.parquet"),
-        "is a feelings table, which no study of this icl-lens makes; name the study's folder with --plugin",
+        "no study makes a feelings table",
     ),
     "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png is not what it was"),
     "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is gone"),
@@ -173,6 +173,32 @@ def test_every_kind_of_table_has_keys_that_tell_its_rows_apart():
         assert list(audit._rows(schema, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
         twice = list(audit._rows(schema, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
         assert "1 rows stand twice" in twice[0], schema.kind
+
+
+def test_one_table_of_an_earlier_version_hides_no_other_fault(results):
+    about = parquet.about(results / STUDY) | {"code": "0" * 64}
+    artifacts.write(results / STUDY, pd.DataFrame(rows()), about)
+    (results / "figures/notes.txt").write_text("")
+    said = "\n".join(fault.sentence for fault in audit.audit(results, registry.schemas())[1])
+    assert "saliency.parquet: an earlier version of icl-lens made it" in said
+    assert "notes.txt: no rule makes such a file" in said
+    assert results / STUDY in audit.repair(results, registry.schemas())
+
+
+def test_a_table_with_other_columns_than_the_schema_has_now_is_found(results):
+    about = parquet.about(results / STUDY)
+    artifacts.write(results / STUDY, pd.DataFrame(rows()), about | {"columns": {**about["columns"], "layer": "double"}})
+    (fault, *_) = audit.audit(results, registry.schemas())[1]
+    assert "its columns are not those that saliency tables have in this version" in fault.sentence
+
+
+def test_a_table_of_a_study_outside_the_package_is_left_where_it_is(results):
+    about = parquet.about(results / STUDY) | {"modules": ["icl_lens.studies.plugins.mood.compute"]}
+    path = results / STUDY.replace("saliency", "mood")
+    artifacts.write(path, pd.DataFrame(rows()), about)
+    faults = audit.audit(results, registry.schemas())[1]
+    assert "mood.parquet: its study is outside the package; name the study's folder with --plugin" in faults[0].sentence
+    assert path not in audit.repair(results, registry.schemas())
 
 
 def test_a_folder_of_an_earlier_version_has_one_fault_and_nothing_of_it_is_deleted(results):

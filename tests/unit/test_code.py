@@ -60,7 +60,7 @@ def test_the_hash_names_its_rules():
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ast\ndef f(x: ast.AST): return x",
         ),
         ("raise ValueError('a')", "raise ValueError(f'b {x}') "),
-        ("raise Fault(1, 'a')", "raise Fault(1, 'b')"),
+        ("raise InputError(1, 'a')", "raise InputError(1, 'b')"),
         ("assert x", "assert x, 'a sentence'"),
         (
             "def f(): return 1",
@@ -102,8 +102,10 @@ def test_what_changes_no_result_is_left_out(write, before, after):
         ("def f(): return", "async def f(): return"),
         ("def f(): yield", "def f(): return"),
         ("raise ValueError('a')", "raise TypeError('a')"),
-        ("raise Fault(1, 'a')", "raise Fault(2, 'a')"),
+        ("raise InputError(1, 'a')", "raise InputError(2, 'a')"),
         ("raise Fault(x)", "raise Fault(y)"),
+        ("raise KeyError('a')", "raise KeyError('b')"),
+        ("logger.info('%s', x.pop())", "logger.info('%s', x)"),
         ("assert x, 'a'", "assert y, 'a'"),
         ("class A:\n    x: int = 1", "class A:\n    x: float = 1"),
         ("class A:\n    x: int = Field(1)", "class A:\n    x: int = Field(1, ge=0)"),
@@ -332,6 +334,19 @@ def test_what_a_study_says_of_itself_is_left_out_of_study_py_and_group_py_only(w
     assert len(set(hashes["other"])) == 3
     assert "icl_lens.studies.study" not in code.modules_of(f"{ROOT}.study")
     assert "icl_lens.studies.study" not in code.modules_of(f"{ROOT}.other"), "the contract computes nothing"
+
+
+def test_another_use_of_the_name_counts(write):
+    write("KEYS = (1, 2)\nX = KEYS", "shared.py")
+    first = write("from .shared import X\ny = X")
+    write("KEYS = (1, 3)\nX = KEYS", "shared.py")
+    assert write("from .shared import X\ny = X") != first
+
+
+def test_a_private_name_of_a_study_py_is_refused_because_its_edit_would_not_count(write):
+    write("_X = 1\nSTUDY = 2", "study.py")
+    with pytest.raises(InputError, match="give it a name without an underscore before it"):
+        write("from .study import _X\ny = _X")
 
 
 def test_keys_that_studies_share_are_left_out_of_any_module(write):

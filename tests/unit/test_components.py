@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens.artifacts import tensors as tensors_module
+from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import tokenize
@@ -212,7 +212,7 @@ def test_the_study_writes_its_table_and_its_tensors(checkpoint, table, tmp_path)
     out = tmp_path / "components.parquet"
     run_study(registry.study("components"), checkpoint, tmp_path / "p.parquet", out, settings=SETTINGS)
     rows, metadata = artifacts.read(out, "components")
-    tensors, _ = tensors_module.read(tmp_path / "components.safetensors")
+    tensors, _ = read_tensors(tmp_path / "components.safetensors")
     assert metadata["observed"]["prompts"] == 6
     assert list(metadata["beside"]) == ["components.safetensors"]
     answers = Answers.of("tiny", "agnews", tensors)

@@ -3,11 +3,10 @@ import pandas as pd
 import pytest
 
 from icl_lens.errors import InputError
-from icl_lens.statistics import weighted_votes
-from icl_lens.statistics.attention_auc import agreement as auc_agreement
+from icl_lens.statistics import attention_auc, weighted_votes
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
 from icl_lens.studies.kernel_regression import heads, reconstruction
-from icl_lens.studies.kernel_regression.kernel_regression import attention_map as maps
+from icl_lens.studies.kernel_regression.kernel_regression import attention_map
 from icl_lens.studies.kernel_regression.kernel_regression_controls import summary as controls
 from icl_lens.studies.kernel_regression.settings import PARTS, Settings, held_out
 
@@ -246,7 +245,7 @@ def test_both_studies_measures_are_of_each_head_by_itself():
     for seed, of_seed in part.groupby("seed"):
         pairs = list(zip(of_seed["label"], of_seed["demo_labels"], strict=True))
         scores = np.array([[sum(a[y == c]) for c in range(3)] for a, y in pairs])
-        values[seed] = auc_agreement(scores[None], of_seed["prediction"].to_numpy()).auc[0]
+        values[seed] = attention_auc.agreement(scores[None], of_seed["prediction"].to_numpy()).auc[0]
     one = found.set_index(["task", "layer", "head", "metric"])["value"]
     assert one["trec", 2, 1, "auc"] == pytest.approx(np.mean(list(values.values())))
     assert one["trec", 2, 1, "label_attention"] == pytest.approx(np.mean([sum(a) for a in part["label"]]))
@@ -269,25 +268,25 @@ def test_the_map_s_bins_are_named_in_their_order():
     width = 4 * 3 + 2
     stacked = np.arange(2 * 2 * 2 * width, dtype=float).reshape(2, 2, 2, width)
     tensors = {"map": stacked, "map_first": stacked[0]}
-    values, tidy = maps.chart(rows, tensors, settings)
+    values, tidy = attention_map.chart(rows, tensors, settings)
     assert np.array_equal(values, stacked.mean(0))
     of_head = tidy[(tidy["layer"] == 2) & (tidy["head"] == 1)]
     assert of_head["part"].tolist() == ["text", "text", "label"] * 4 + ["query"] * 2
     assert of_head["place"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 0, 0]
     assert of_head["value"].tolist() == values[1, 0].tolist()
-    assert np.array_equal(maps.chart(rows, tensors, settings, single=True)[0], stacked[0])
+    assert np.array_equal(attention_map.chart(rows, tensors, settings, single=True)[0], stacked[0])
     with pytest.raises(InputError, match="has other bins; make both anew"):
-        maps.chart(rows, tensors, Settings(bins=3))
+        attention_map.chart(rows, tensors, Settings(bins=3))
 
 
 def test_parts_are_means_over_a_layer_s_heads():
     rows = rows_of(prompts=6)
     rows.loc[(rows["layer"] == 1) & (rows["head"] == 0), ["on_labels", "on_query"]] = [0.4, 0.05]
-    shares = maps.parts(rows, PLAN).set_index(["layer", "part"])["value"]
+    shares = attention_map.parts(rows, PLAN).set_index(["layer", "part"])["value"]
     assert shares[1, "labels"] == pytest.approx(0.3)
     assert shares[2, "labels"] == pytest.approx(0.35)
     assert shares.groupby("layer").sum().tolist() == pytest.approx([1, 1])
-    assert maps.parts(rows, PLAN, single=True)["low"].isna().all()
+    assert attention_map.parts(rows, PLAN, single=True)["low"].isna().all()
 
 
 # Controls.

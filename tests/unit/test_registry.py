@@ -207,6 +207,7 @@ SYNTHETIC = Schema("sample", 1, {"x": FLOAT}, (), "synthetic")
         ("reads", "prompts", "is 'prompts'; it must be of type Schema or NoneType"),
         ("further", Further("more", "", "pooled-1shot"), r"is Further\(.*\); it must be of type tuple"),
         ("further", ("more",), "holds 'more'; each entry must be of type Further"),
+        ("further", (Further("model", "", "pooled-1shot"),), "holds the option 'model'; take another name"),
         ("inputs", len, "is <built-in function len>; it must be of type str"),
         ("tensors", 1, "is 1; it must be of type bool"),
         ("checkpoints", lambda settings: {}, "come from the settings, but the study has none"),
@@ -221,6 +222,13 @@ SYNTHETIC = Schema("sample", 1, {"x": FLOAT}, (), "synthetic")
 def test_a_mistake_in_a_study_is_refused_by_the_name_of_its_field(field, value, fault):
     with pytest.raises(InputError, match=rf"^study \S+: {field} {fault}"):
         declared(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["inputs", "tensors"])
+def test_what_needs_prompts_is_refused_where_a_study_reads_none(field):
+    value = {"inputs": "prepare", "tensors": True}[field]
+    with pytest.raises(InputError, match=f"study sample: {field} is for studies that read prompts, but reads is None"):
+        declared(schema=SYNTHETIC, reads=None, **{field: value})
 
 
 def test_checkpoints_that_are_no_function_are_refused():
@@ -242,7 +250,7 @@ def test_a_study_knows_its_names():
 
 
 def test_a_function_that_compute_py_lacks_is_refused():
-    with pytest.raises(InputError, match=r"study icl: absent\(\), but \S+\.icl\.compute has no such function"):
+    with pytest.raises(InputError, match=r"study icl: \S+\.icl\.compute has no function absent\(\)"):
         registry.study("icl").function("absent")
 
 
@@ -324,11 +332,34 @@ def test_no_plugins_change_nothing():
         ("icl", {}, "icl-lens has a study named icl itself; rename the folder"),
         ("anchors", {}, "icl-lens has a group of figures named anchors itself; rename the folder"),
         ("My-Study", {}, "'My-Study' cannot be a study's name"),
+        ("os", {}, "'os' is a name that icl-lens uses itself; rename the folder"),
+        ("figure", {}, "'figure' is a target of the workflow; rename the folder"),
         ("class", {}, "'class' cannot be a study's name"),
         ("sample", {"kind": "other"}, "study sample: schema is of kind 'other'; it must have the study's name"),
         ("sample", {"item": "figure_3"}, "sample: items: icl-lens has a figure or table named figure_3 already; rename it"),
-        ("sample", {"reads": "absent"}, "sample: items: figure_sample reads a study absent, which does not exist"),
-        ("sample", {"keys": "isolation"}, "settings: isolation are another study's; choose another name"),
+        ("sample", {"item": "sample"}, "plugins: sample: items: 'sample' cannot be a figure's or table's name"),
+        ("sample", {"reads": "absent"}, "plugins: sample: items: figure_sample reads a study absent, which does not exist"),
+        (
+            "sample",
+            {"text": DECLARATION.replace("fresh-1shot", "fresh-oneshot")},
+            "plugins: sample: items: figure_sample: set: 'fresh-oneshot' is no prompt set",
+        ),
+        (
+            "sample",
+            {"text": DECLARATION.replace("A sample", "").replace('title=""', "title=None")},
+            "study sample: items hold figure_sample with title=None; it must be a string",
+        ),
+        (
+            "sample",
+            {"text": DECLARATION.replace("passes=1", "passes='one'")},
+            r"study sample: \S+study\.py, line \d+: TypeError: passes is 'one'; it must be a number",
+        ),
+        (
+            "sample",
+            {"text": DECLARATION.replace("__package__", "'sample'")},
+            "study sample: package is 'sample'; it must be __package__",
+        ),
+        ("sample", {"keys": "isolation"}, "settings: the keys isolation belong to another study; choose another name"),
         ("sample", {"text": ""}, "study.py defines no STUDY = Study"),
         ("sample", {"text": "x = 1\nx = y"}, r"study\.py, line 2: NameError: name 'y' is not defined"),
         (
@@ -351,6 +382,13 @@ def test_no_plugins_change_nothing():
 )
 def test_a_plugin_with_a_mistake_is_refused(tmp_path, name, fields, fault):
     with pytest.raises(InputError, match=fault), plugins.added(folder(tmp_path, name, **fields)):
+        pass
+
+
+def test_a_plugin_without_compute_py_is_refused(tmp_path):
+    place = folder(tmp_path)
+    (place / "compute.py").unlink()
+    with pytest.raises(InputError, match=r"study sample: \S+sample holds no compute\.py"), plugins.added(place):
         pass
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from icl_lens.artifacts import audit, hashes
 from icl_lens.errors import InputError
-from icl_lens.report import page as report
-from icl_lens.report import walk
+from icl_lens.report import page, walk
 from icl_lens.studies import registry
 from tests import artifacts
 
@@ -78,7 +77,7 @@ def results(tmp_path):
 
 def make(results, items=("figure_4", "table_4")):
     out = results / "report/index.html"
-    report.write(results, items, [results.parent / "claims.yaml"], PAGE, out)
+    page.write(results, items, [results.parent / "claims.yaml"], PAGE, out)
     return out
 
 
@@ -95,7 +94,7 @@ def test_the_page_says_what_held_and_from_what(results):
 
 def test_items_stand_in_the_order_of_their_numbers():
     names = ["table_2", "figure_controls", "figure_10", "table_1", "figure_9"]
-    assert sorted(names, key=report._place) == ["figure_9", "figure_10", "figure_controls", "table_1", "table_2"]
+    assert sorted(names, key=page._place) == ["figure_9", "figure_10", "figure_controls", "table_1", "table_2"]
 
 
 def test_no_text_becomes_markup(results):
@@ -196,7 +195,7 @@ def walkable(results):
 def test_one_prompt_can_be_walked_in_a_browser(results):
     select = pytest.importorskip("selenium.webdriver.support.ui").Select
     out = results / "report/index.html"
-    report.write(results, ["figure_4"], [results.parent / "claims.yaml"], PAGE, out, [walkable(results)])
+    page.write(results, ["figure_4"], [results.parent / "claims.yaml"], PAGE, out, [walkable(results)])
     with opened(out) as driver:
         find = driver.find_element
 
@@ -259,7 +258,7 @@ return found.sort((a, b) => a[0] - b[0]).slice(0, 5);
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_from_what_lies_behind_it(results, scheme):
     out = results / "report/index.html"
-    report.write(results, ["figure_4", "table_4"], [results.parent / "claims.yaml"], PAGE, out, [walkable(results)])
+    page.write(results, ["figure_4", "table_4"], [results.parent / "claims.yaml"], PAGE, out, [walkable(results)])
     with opened(out) as driver:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -273,7 +272,7 @@ def test_one_claim_in_two_files_is_refused(results):
     (results.parent / "again.yaml").write_text(json.dumps({**CLAIMS, "name": "Another paper"}))
     files = [results.parent / "claims.yaml", results.parent / "again.yaml"]
     with pytest.raises(InputError, match="the claim holds stands in two claims files"):
-        report.write(results, ["figure_4"], files, PAGE, results / "report/index.html")
+        page.write(results, ["figure_4"], files, PAGE, results / "report/index.html")
 
 
 def test_claims_are_shown_paper_by_paper(results):
@@ -281,7 +280,7 @@ def test_claims_are_shown_paper_by_paper(results):
     other = {**CLAIMS, "name": "Another paper", "claims": [{**CLAIMS["claims"][0], "id": "other"}]}
     (results.parent / "other.yaml").write_text(json.dumps(other))
     out = results / "report/index.html"
-    report.write(results, ["figure_4"], [results.parent / "claims.yaml", results.parent / "other.yaml"], PAGE, out)
+    page.write(results, ["figure_4"], [results.parent / "claims.yaml", results.parent / "other.yaml"], PAGE, out)
     with opened(out) as driver:
         assert [head.text for head in driver.find_elements("css selector", "#scorecard h3")] == ["A paper", "Another paper"]
         select(driver.find_element("id", "paper")).select_by_visible_text("Another paper")
@@ -301,7 +300,7 @@ FAILED = f"ValueError: {EVIL}"
 def incomplete(results):
     out = results / "report/index.html"
     missing = {"figure_4": FAILED, "figure_14": "the run ended before it was made"}
-    report.write(results, ["table_4"], [results.parent / "claims.yaml"], PAGE, out, missing=missing)
+    page.write(results, ["table_4"], [results.parent / "claims.yaml"], PAGE, out, missing=missing)
     return out
 
 
@@ -346,4 +345,4 @@ def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
 def test_the_reason_of_a_failed_job_is_the_last_line_of_its_log(tmp_path, log, said):
     if log is not None:
         (tmp_path / "a.log").write_text(log)
-    assert report.failure(tmp_path / "a.log") == said
+    assert page.failure(tmp_path / "a.log") == said

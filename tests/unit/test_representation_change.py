@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens.artifacts import tensors as tensors_module
+from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.errors import InputError
 from icl_lens.models import batching, generation
 from icl_lens.models.language_model import LanguageModel
@@ -239,6 +239,6 @@ def test_the_study_writes_a_table_and_tensors(checkpoint, tmp_path, listed):
     rows, metadata = artifacts.read(out, "representation_change")
     assert len(rows) == len(listed)
     assert metadata["observed"]["prompts"] == len(listed)
-    tensors, _ = tensors_module.read(out.with_suffix(".safetensors"))
+    tensors, _ = read_tensors(out.with_suffix(".safetensors"))
     assert tensors["d0.cosine"].shape == (3, 4, 3, 28)
     assert not pd.read_parquet(out)["answer"].isna().any()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from icl_lens.artifacts import audit
-from icl_lens.artifacts import tensors as tensors_module
+from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.errors import InputError
 from icl_lens.models import batching, prefixes
 from icl_lens.models.logits import last_logits
@@ -319,7 +319,7 @@ def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path,
     study = registry.study("reweighting")
     run_study(study, checkpoint, paths["shared-1shot"], out, settings=SETTINGS, further=further, device="cpu")
     rows, metadata = artifacts.read(out, "reweighting")
-    tensors, header = tensors_module.read(out.with_suffix(".safetensors"))
+    tensors, header = read_tensors(out.with_suffix(".safetensors"))
     assert set(rows["method"]) == set(METHODS)
     assert tensors["beta_42"].shape == (3, 4, 4)
     assert tensors["losses_42"].shape == (2,)
@@ -336,7 +336,7 @@ def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path,
 def test_damaged_tensors_are_told(tmp_path):
     path = tmp_path / "x.safetensors"
     with pytest.raises(InputError, match="does not exist"):
-        tensors_module.read(path)
+        read_tensors(path)
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="is not a whole safetensors file"):
-        tensors_module.read(path)
+        read_tensors(path)

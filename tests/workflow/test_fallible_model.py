@@ -11,7 +11,7 @@ from icl_lens.artifacts import audit
 from icl_lens.cli import commands
 from icl_lens.config import parse
 from icl_lens.models import loading
-from icl_lens.report import page as report
+from icl_lens.report import page
 from icl_lens.studies import registry
 from icl_lens.tasks.task import TASKS
 from tests import artifacts
@@ -149,7 +149,7 @@ def test_every_item_is_made_of_an_odd_case(case, fallible, reader, tmp_path):
             failed[item] = repr(error)
     assert not failed
     html = run.report(run.items()).read_text()
-    assert {*report.OUTCOMES} >= set(re.findall(r'<tr data-outcome="([^"]+)"', html))
+    assert {*page.OUTCOMES} >= set(re.findall(r'<tr data-outcome="([^"]+)"', html))
     assert not re.findall(r">[^<]*\bnan\b[^<]*<", html.partition("<script")[0])
     assert 'id="walk-data"' in html
     assert [fault.sentence for fault in audit.audit(run.results, registry.schemas())[1]] == []

@@ -98,8 +98,8 @@ def test_it_is_not_trained_again(trained, clone, overlay):
 @pytest.mark.long
 def test_the_trained_model_is_studied_and_never_trained_by_all(trained, clone, overlay):
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name))
-    # Of 2 tasks 2 fresh prompt sets with 2 studies and 2 shared ones with 3; 3 of SST-2 under labels A and B; 2 of one
-    # prompt and 2 of each task to walk; controls of 2 studies, compression and latency of each; 1 of real confusion.
+    # Of 2 tasks 2 fresh prompt sets with 2 studies and 2 shared ones with 3; 3 of SST-2 under labels A and B; 2 of one prompt
+    # and 2 of each task to walk; controls of 2 studies, compression and latency of each; 1 of real confusion.
     others = ("reweighting", "diagnosis")
     studied = [planned.get(registry.rule(study), 0) for name, study in registry.studies().items() if name not in others]
     assert sum(studied) == 8 + 12 + 3 + 2 + 4 + 8 + 1

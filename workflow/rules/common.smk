@@ -328,28 +328,14 @@ def study_code(study):
     return code_of(study.module, RUN if study.reads else RUN_SYNTHETIC)
 
 
-def study_contract(study):
-    """What a study's declaration decides of its table, which is not in the hash of its code."""
-    columns = [f"{name}: {kind}" for name, kind in study.schema.columns.items()]
-    return [
-        study.schema.version,
-        columns,
-        study.inputs,
-        study.reads.kind,
-        study.tensors,
-    ]
-
-
 def prompts_constraints(study):
-    """What the wildcards of a study can be that reads no prompts of a corpus: the sets and tasks of its figures."""
+    """What the wildcards of a study can be that reads no prompts of a corpus: the sets of its prompts, and the tasks of its figures."""
     if study.reads is PROMPTS:
         return {}
-    items = study.items
+    tasks = sorted({re.escape(task) for item in study.items for task in item.tasks})
     return {
-        "set": "|".join(sorted({re.escape(item.set) for item in items})),
-        "task": "|".join(
-            sorted({re.escape(task) for item in items for task in item.tasks})
-        ),
+        "set": "|".join(map(re.escape, study.reads.sets)),
+        **({"task": "|".join(tasks)} if tasks else {}),
     }
 
 
@@ -669,7 +655,7 @@ def require_notebooks():
 def item_description(item):
     """What a picture says of an item beside its title."""
     shown = ITEMS[item]
-    return [shown.paper_models, shown.tasks, shown.stand_ins]
+    return [shown.paper_models, *shown.stand_in_note(CONFIG.shown(item)[1])]
 
 
 checked(require_notebooks)

@@ -21,10 +21,11 @@ for study in registry.studies().values():
             threads: 1
             params:
                 code=study_code(study),
+                contract=study.contract,
                 command=study.command,
                 settings=settings_option(study.name, ""),
             message:
-                f"{study.name}: {study.help}"
+                f"{study.name}"
             shell:
                 "icl-lens {params.command} {params.settings} --out {output.table:q} 2> {log:q}"
 
@@ -54,7 +55,7 @@ for study in registry.studies().values():
                 gpu=model_job_gpus,
             params:
                 code=study_code(study),
-                contract=study_contract(study),
+                contract=study.contract,
                 path=lambda wildcards: model_folder(wildcards.model),
                 model=lambda wildcards: model_options(wildcards.model),
                 device=CONFIG.device,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from icl_lens.artifacts import hashes, parquet
+from icl_lens.artifacts import hashes, parquet, rows
 from icl_lens.artifacts.code import SCHEME, code_hash, module_file
 from icl_lens.artifacts.schema import Schema
 from icl_lens.errors import InputError
@@ -52,11 +52,11 @@ class Fault:
 def audit(results: Path, schemas: Collection[Schema]) -> tuple[int, list[Fault]]:
     """How many artifacts a results folder holds, and their faults; none when it hangs together.
 
-    Checked are: each table's schema, checksums and provenance; each input it names that lies in the folder, by content
-    hash; the code it was made by, by the hash of that which is installed; that no row stands twice, no number is infinite or
-    missing, and no prompt lacks rows; the record of inputs and outputs of each figure, each table and the report; and that
-    nothing else lies in the folder. Another results folder inside it is another's affair. A folder that an earlier version
-    made, which hashed code in another way, has one fault, which says so.
+    Checked are: each table's schema, checksums and provenance; each input it names that lies in the folder, by content hash;
+    the code it was made by, by the hash of that which is installed; that no row stands twice, no number is infinite or missing,
+    and no prompt lacks rows; the record of inputs and outputs of each figure, each table and the report; and that nothing else
+    lies in the folder. Another results folder inside it is another's affair. A folder that an earlier version made, which
+    hashed code in another way, has one fault, which says so.
 
     Args:
         results: The folder.
@@ -68,7 +68,8 @@ def audit(results: Path, schemas: Collection[Schema]) -> tuple[int, list[Fault]]
     tables, records = _artifacts(results)
     if not tables and not records:
         raise InputError(f"{results} holds no artifact; `make` fills results/")
-    if any(_is_of_earlier_version(path) for path in tables):
+    recorded = [path for path in tables if path.relative_to(results).parts[0] != "training"]
+    if recorded and all(map(_is_of_earlier_version, recorded)):
         said = (
             f"{results} was made by an earlier version of icl-lens, whose hashes of code cannot be compared with those of this "
             "version; the snakemake command that made it makes it again"
@@ -117,21 +118,27 @@ def _is_of_earlier_version(path: Path) -> bool:
 
 
 def _schema(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -> Schema | None:
-    """The schema of a table, by its stage and its file's name; a prompts table says itself of which kind it is."""
+    """The schema of a table, by its stage and its file's name."""
     stage = path.relative_to(results).parts[0]
-    kind = stage if stage in ("corpora", "prompts") else path.stem
     if stage == "prompts":
-        with contextlib.suppress(InputError):
-            kind = parquet.about(path).get("schema", kind)
-    return schemas.get((stage, kind))
+        beside = [schema for schema in schemas.values() if path.stem in schema.sets]
+        return beside[0] if beside else schemas[(stage, stage)]
+    return schemas.get((stage, stage if stage == "corpora" else path.stem))
+
+
+def _unknown(path: Path) -> Fault:
+    """The fault of a table that no known study makes; that of a study outside the package stays where it is."""
+    with contextlib.suppress(InputError):
+        modules = parquet.about(path).get("modules", [])
+        if any(name.startswith("icl_lens.studies.plugins.") for name in modules):
+            return Fault(f"{path}: its study is outside the package; name the study's folder with --plugin", ())
+    return Fault(f"{path}: no study makes a {path.stem} table", (path,))
 
 
 def _table_faults(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -> list[Fault]:
     schema = _schema(results, path, schemas)
     if schema is None:
-        stage = path.relative_to(results).parts[0]
-        named = "is of a kind that" if stage == "prompts" else f"is a {path.stem} table, which"
-        return [Fault(f"{path}: {named} no study of this icl-lens makes; name the study's folder with --plugin", ())]
+        return [_unknown(path)]
     try:
         table, metadata = parquet.read(path, schema)
     except InputError as error:
@@ -146,21 +153,11 @@ def _table_faults(results: Path, path: Path, schemas: dict[tuple[str, str], Sche
 
 def _rows(schema: Schema, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
     """What is wrong with a table's rows."""
-    twice = int(table.duplicated(list(schema.keys)).sum())
-    if twice:
-        yield f"{twice} rows stand twice (same {', '.join(schema.keys)})"
     numbers = table.select_dtypes("number")
     bad = [name for name in numbers if not np.isfinite(numbers[name].to_numpy(dtype=float)).all()]
     if bad:
         yield f"column {', '.join(bad)} holds infinite or missing numbers"
-    if schema.every_prompt:
-        counts = table.groupby("prompt_id").size()
-        if counts.nunique() > 1:
-            short = counts[counts < counts.max()]
-            yield f"{len(short)} prompts have fewer rows than the others, {short.index[0]} among them"
-        expected = metadata["observed"].get("prompts")
-        if expected is not None and len(counts) != expected:
-            yield f"{len(counts)} prompts have rows, {expected} were run"
+    yield from rows.faults(schema, table, metadata["observed"].get("prompts"))
 
 
 def _code(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
@@ -170,12 +167,17 @@ def _code(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
     """
     if schema.stage == "training":
         return
+    if not metadata["code"].startswith(SCHEME):
+        yield "an earlier version of icl-lens made it, whose hashes of code cannot be compared with those of this version"
+        return
     modules = metadata["modules"]
     gone = [name for name in modules if module_file(name) is None]
     if gone:
         yield f"the code that made it ({gone[0]}) is not installed"
     elif metadata["code"] != code_hash(*modules):
         yield f"the code that made it ({modules[0]}) is not the code that is installed"
+    if metadata["columns"] != {name: str(kind) for name, kind in schema.columns.items()}:
+        yield f"its columns are not those that {schema.kind} tables have in this version"
 
 
 def _strangers(results: Path) -> Iterator[Fault]:

@@ -10,11 +10,10 @@ files beside them that their code names. What changes no result is left out of a
 - imports of names that only these parts use. They are not followed, either, except those of annotations: a function that is
   given an object of a class calls the methods of the class.
 
-The modules of the contract (:data:`CONTRACT`) are not followed: they describe studies and compute nothing. So a new
-study changes no other study's hash, and a new sentence changes no hash. Two things are kept although they may change
-nothing: annotations in a class (pydantic and dataclasses read them) or of a function with a decorator that may read
-them (:data:`DECORATORS`), and imports that nothing uses (they can be there for their effect, or for other modules to
-import).
+The modules of the contract (:data:`CONTRACT`) are not followed: they describe studies and compute nothing. So a new study
+changes no other study's hash, and a new sentence changes no hash. Two things are kept although they may change nothing:
+annotations in a class (pydantic and dataclasses read them) or of a function with a decorator that may read them
+(:data:`DECORATORS`), and imports that nothing uses (they can be there for their effect, or for other modules to import).
 
 The hash misses a module that is imported by a name which the code puts together at run time, and a data file whose whole name
 is not a string in the code.
@@ -52,6 +51,9 @@ DECLARATIONS = ("STUDY", "GROUP", *SHARED_DECLARATIONS)
 
 CONTRACT = frozenset(f"{PACKAGE.name}.studies.{name}" for name in ("study", "item", "cost", "group"))
 """The modules whose classes describe a study: what they do to what it says of itself changes no result."""
+
+SENTENCES = frozenset("InputError NotImplementedError RuntimeError ValueError".split())
+"""Errors whose text is for people. Code may use the text of any other error, such as the key in a KeyError."""
 
 DECORATORS = frozenset(
     "abstractmethod cache cached_check cached_property classmethod contextmanager enable_grad exact_products inference_mode "
@@ -186,6 +188,11 @@ def _closure(names: Iterable[str]) -> dict[str, _Source]:
         if module not in found:
             found[module] = _source(files(module), module)
             waiting += [module.rpartition(".")[0], *found[module].imports]
+        if inside and files(module).name in ("study.py", "group.py") and _is_private(inside[0]):
+            raise InputError(
+                f"{name}: what a study.py gives a private name is not in the hash of the code that imports it; give it a name "
+                "without an underscore before it"
+            )
         if inside:  # the module may have it from another one
             source = found[module]
             bound = [dotted for own, dotted in source.bound if own == inside[0]] or [f"{m}.{inside[0]}" for m in source.stars]
@@ -390,7 +397,7 @@ class _Pruner(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if isinstance(node.exc, ast.Call):
+        if isinstance(node.exc, ast.Call) and _last_name(node.exc) in SENTENCES:
             node.exc.args = [ast.Constant(value="") if _is_text(each) else each for each in node.exc.args]
         return self.generic_visit(node)
 
@@ -407,7 +414,13 @@ class _Pruner(ast.NodeTransformer):
 
 def _leave_out_declarations(tree: ast.Module, names: Collection[str]) -> None:
     """Take what a study or group says of itself out of a pruned tree, with the private helpers that nothing else uses."""
-    declared = [each for each in tree.body if set(_defines(each)) & set(names)]
+    # KEYS may be a module's own name for something else.
+    declared = [
+        each
+        for each in tree.body
+        if set(_defines(each)) & set(names)
+        and (not set(_defines(each)) & set(SHARED_DECLARATIONS) or _last_name(getattr(each, "value", None)) == "Keys")
+    ]
     if not declared:
         return
     tree.body = [each for each in tree.body if each not in declared]
@@ -440,6 +453,10 @@ def _last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+# Functions that only tell something of their arguments.
+_TELLING = frozenset("format join len list max min round set sorted str sum".split())
+
+
 def _says_only(node: ast.AST) -> bool:
     """Whether a statement is a docstring (of a module, function, class or attribute), does nothing, or is about the log."""
     if isinstance(node, ast.Pass):
@@ -454,7 +471,11 @@ def _says_only(node: ast.AST) -> bool:
         return True
     if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _LOGGED):
         return False
-    acts = any(isinstance(each, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom) for each in ast.walk(value))
+    acts = any(
+        isinstance(each, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom)
+        or (isinstance(each, ast.Call) and each is not value and _last_name(each) not in _TELLING)
+        for each in ast.walk(value)
+    )
     return isinstance(value.func.value, ast.Name) and value.func.value.id == "logger" and not acts
 
 

@@ -49,6 +49,7 @@ def describe(
     return {
         "schema": schema.kind,
         "version": schema.version,
+        "columns": {name: str(kind) for name, kind in schema.columns.items()},
         "inputs": dict(sorted(inputs.items())),
         "settings": settings,
         "seeds": seeds,

@@ -33,6 +33,7 @@ class Schema:
         keys: The columns that together tell a row from every other.
         stage: The folder under ``results/`` in which such tables lie.
         every_prompt: Whether it has the same number of rows for each prompt that was run.
+        sets: The names of the prompt sets that are of this kind, for a kind of prompts that stands beside the usual one.
     """
 
     kind: str
@@ -41,9 +42,18 @@ class Schema:
     keys: tuple[str, ...]
     stage: Stage
     every_prompt: bool = False
+    sets: tuple[str, ...] = ()
     arrow: pa.Schema = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keys, tuple):
+            raise ValueError(f"schema {self.kind}: keys: {self.keys!r} is not a tuple of names of columns, such as ('layer',)")
+        untyped = [name for name, kind in self.columns.items() if not isinstance(kind, pa.DataType)]
+        if untyped:
+            raise ValueError(
+                f"schema {self.kind}: columns: {untyped[0]!r} has {self.columns[untyped[0]]!r} for its type; take one of "
+                "icl_lens.artifacts.schema, such as FLOAT"
+            )
         strangers = [name for name in self.keys if name not in self.columns]
         if strangers:
             raise ValueError(f"schema {self.kind}: keys: {strangers[0]!r} is not one of its columns")
@@ -65,4 +75,6 @@ def study_schema(
         version: See :class:`Schema`.
         every_prompt: See :class:`Schema`.
     """
+    if not isinstance(keys, tuple):
+        raise ValueError(f"schema {kind}: keys: {keys!r} is not a tuple of names of columns, such as ('layer',)")
     return Schema(kind, version, {**STUDY_COLUMNS, **columns}, (*STUDY_COLUMNS, *keys), "studies", every_prompt)

@@ -1,7 +1,6 @@
 """Compute only one position per prompt in the last layer, for a loss or logits that need no other.
 
-The layer runs twice: over all positions until its attention has their keys and values, and over one position per prompt to its
-end.
+The layer runs twice: over all positions until its attention has their keys and values, then over one position per prompt.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, spreads:
     """While open, the last layer computes one position of each prompt, and the model returns only this position.
 
     Logits then have shape (B, 1, V). Where an open context needs the attention matrices of all rows, the last layer computes
-    them all, and the model still returns one position. Edges that :func:`icl_lens.attention.block.block` blocks are
-    blocked here, too.
+    them all, and the model still returns one position. Edges that :func:`icl_lens.attention.block.block` blocks are blocked
+    here, too.
 
     Args:
         network: A model that can do so (:func:`ends_in_last_rows`).

@@ -1,14 +1,14 @@
 """Processes that hold a loaded model, one per model and number format; jobs on a CPU are forks of them.
 
-A job of a language model spends seconds on its imports, its tokenizer, the hash of its files and the checks of the model
-before it computes anything. The first job of a model in a run therefore starts a process that does this once
-(:func:`hand_over`). That process serves the job and all later ones: each is a fork, which shares the memory of the weights
-and copies only what it changes. It ends with the run, or after :data:`IDLE_SECONDS` without a job.
+A job of a language model spends seconds on its imports, its tokenizer, the hash of its files and the checks of the model before
+it computes anything. The first job of a model in a run therefore starts a process that does this once (:func:`hand_over`). That
+process serves the job and all later ones: each is a fork, which shares the memory of the weights and copies only what it
+changes. It ends with the run, or after :data:`IDLE_SECONDS` without a job.
 
 A model is held only if the job runs on the CPU and the model fits into :data:`MEMORY_SHARE` of the memory beside the models
-that are held already. Every other job loads its model itself. So does a job whose model cannot be loaded, so that the error
-is the job's own. A model whose files have changed, and any model once a file of this package or of a plugin has changed, is
-loaded anew.
+that are held already. Every other job loads its model itself. So does a job whose model cannot be loaded, so that the error is
+the job's own. A model whose files have changed, and any model once a file of this package or of a plugin has changed, is loaded
+anew.
 
 The process loads with one thread: a fork of a process in which torch has used several can wait forever for the others.
 """

@@ -1,9 +1,9 @@
 """Commands in processes that begin with their libraries loaded.
 
-Loading torch and transformers takes longer than most studies of a small model, loading pandas and seaborn longer than drawing
-a figure. So one process loads them once (:func:`start`), and each command is a fork of it, which has them at no cost.
-:func:`main` runs one command there, with its own arguments, folder, environment, standard streams and exit status, or by
-itself where no such process is:
+Loading torch and transformers takes longer than most studies of a small model, loading pandas and seaborn longer than drawing a
+figure. So one process loads them once (:func:`start`), and each command is a fork of it, which has them at no cost.
+:func:`main` runs one command there, with its own arguments, folder, environment, standard streams and exit status, or by itself
+where no such process is:
 
     python -SP preloaded.py SOCKET icl_lens saliency --model ...
 

@@ -3,8 +3,8 @@
     snakemake --summary --configfile my.yaml | icl-lens plan --config config.yaml my.yaml
 
 Which jobs there are is Snakemake's word. What they take is an estimate, and the printed table says from what: a forward pass
-costs 2 floating-point operations per parameter and token (the attention matrices, small at these lengths, are left out), and
-a study says itself how many forward passes over how many tokens it is (:mod:`icl_lens.studies.cost`). Nothing here was timed.
+costs 2 floating-point operations per parameter and token (the attention matrices, small at these lengths, are left out), and a
+study says itself how many forward passes over how many tokens it is (:mod:`icl_lens.studies.cost`). Nothing here was timed.
 """
 
 from __future__ import annotations

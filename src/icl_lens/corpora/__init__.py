@@ -1,1 +1,1 @@
-"""Where text comes from: the built-in generator, or a folder of the data sets' original files."""
+"""Where text comes from: the built-in generator, the data sets' original files, a user's own files, or the hub."""

@@ -1,7 +1,7 @@
 """Corpora from tables with named columns: a user's own files, or a data set fetched from the hub.
 
-A label is read by its *name*: the value of its column, or the name that a Parquet file of the hub keeps for a class index.
-The order in which a release numbers its classes therefore never matters.
+A label is read by its *name*: the value of its column, or the name that a Parquet file of the hub keeps for a class index. The
+order in which a release numbers its classes therefore never matters.
 """
 
 from __future__ import annotations

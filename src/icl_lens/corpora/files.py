@@ -1,7 +1,7 @@
 """Corpora from the data sets' files in their original release formats.
 
-A format is data (:class:`FileFormat`): how a line is split, which fields are the text, which is the label and what the
-label's values mean. Text is kept byte for byte: SST-2's blank before the end of a sentence is a token to the model.
+A format is data (:class:`FileFormat`): how a line is split, which fields are the text, which is the label and what the label's
+values mean. Text is kept byte for byte: SST-2's blank before the end of a sentence is a token to the model.
 """
 
 from __future__ import annotations

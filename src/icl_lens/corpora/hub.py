@@ -1,8 +1,8 @@
 """The four data sets as the hub keeps them: where each lies, which columns count, and what must be found there.
 
 TREC and EmoContext are kept there as loading scripts, which no current library runs; the hub's own Parquet copies of them are
-read instead. Commits are named where public repositories agree on one; a branch is resolved when it is fetched, and the commit
-recorded.
+read instead. Commits are named where public repositories agree on one; a branch is resolved, and its commit recorded, when it
+is fetched.
 """
 
 from __future__ import annotations

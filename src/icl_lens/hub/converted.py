@@ -1,9 +1,9 @@
 """The record of a converted GGUF file: ``converted.json``, in the same folder as the files that it names.
 
 It says which file was converted, how that was quantised, with which libraries, and the size and SHA-256 of each file that was
-made. It is written last, so that its presence says that the folder is complete, and it holds no time, so that the same file
-and libraries give the same bytes. Kept apart from :mod:`icl_lens.hub.gguf_conversion` so that a reader needs nothing of how
-files are converted.
+made. It is written last, so that its presence says that the folder is complete, and it holds no time, so that the same file and
+libraries give the same bytes. Kept apart from :mod:`icl_lens.hub.gguf_conversion` so that a reader needs nothing of how files
+are converted.
 """
 
 from __future__ import annotations

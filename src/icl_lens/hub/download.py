@@ -1,10 +1,9 @@
 """Files of a hub repository, on disk and verified: resumed where they broke off, retried, and every failure a sentence.
 
-Every file that the hub lists comes with what its content must be: the SHA-256 of a large file (LFS), the git blob id of a
-small one. Bytes arrive in ``.partial/``, under that name, so that a download that was killed goes on in another process, and a
-file of another commit with the same content is not sent again. (The hub's own library starts an interrupted file anew.) What
-was verified is written down with size and time of change in ``.verified.json``: a file that is still as it was then is not read
-again.
+Every file that the hub lists comes with what its content must be: the SHA-256 of a large file (LFS), the git blob id of a small
+one. Bytes arrive in ``.partial/``, under that name, so that a download that was killed goes on in another process, and a file
+of another commit with the same content is not sent again. (The hub's own library starts an interrupted file anew.) What was
+verified is written down with size and time of change in ``.verified.json``, so that an unchanged file is not read again.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 A repository comes to a folder of its own, ``downloads/models/{owner}--{name}/{revision}`` or
 ``downloads/datasets/{owner}--{name}/{revision}/{config}``, a single GGUF file to
 ``downloads/gguf/{owner}--{name}/{revision}/{file}``, and ``fetched.json`` (:mod:`icl_lens.hub.fetched`) is written there last.
-The
-record, not the files, is what a workflow waits for: an interrupted download stays, and the same command goes on.
-Everything downstream reads folders, with the hub switched off.
+The record, not the files, is what a workflow waits for: an interrupted download stays, and the same command goes on. Everything
+downstream reads folders, with the hub switched off.
 
 The hub's library is imported where something is fetched, so that the names of folders cost nothing.
 """

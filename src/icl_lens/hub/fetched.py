@@ -1,9 +1,8 @@
 """The record of a fetched repository: ``fetched.json``, in the same folder as the files that it names.
 
 It says which repository of the hub, which revision was asked for, which commit that was, and the size and SHA-256 of every
-file. It is written last, so that its presence says that everything was there, and it holds no time, so that the same
-commit gives the same bytes. Kept apart from :mod:`icl_lens.hub.fetch` so that whoever reads the files needs nothing of how they
-are fetched.
+file. It is written last, so that its presence says that everything was there, and it holds no time, so that the same commit
+gives the same bytes. It is apart from :mod:`icl_lens.hub.fetch`, so that reading the files needs nothing of fetching them.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], bud
 def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginnings: Sequence[prefixes.Prefix]) -> Batch:
     """The last token of each prompt, after a beginning of its own: all earlier tokens, already read.
 
-    The rows are padded on the left: index K - 1 is the last of each row, and position t of a prompt of T tokens has index
-    t + K - T. All prompts have the same number of classes.
+    The rows are padded on the left: index K - 1 is the last of each row, and position t of a prompt of T tokens has index t + K
+    - T. All prompts have the same number of classes.
     """
     lengths = torch.tensor([len(p.ids) for p in prompts], device=model.device)  # (B,)
     width = max(len(p.ids) for p in prompts)

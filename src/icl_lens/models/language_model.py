@@ -97,6 +97,8 @@ class LanguageModel:
 
     @cached_property
     def ends_in_last_rows(self) -> last_layer.LastRows | None:
-        """How its last layer can compute only the rows of next-token logits, or None if it cannot, see
-        :func:`icl_lens.attention.last_layer.ends_in_last_rows`."""
+        """How its last layer can compute only the rows of next-token logits; None if it cannot.
+
+        See :func:`icl_lens.attention.last_layer.ends_in_last_rows`.
+        """
         return last_layer.ends_in_last_rows(self.network) if self.shares_prefixes else None

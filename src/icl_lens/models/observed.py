@@ -16,13 +16,16 @@ from icl_lens.prompts.positions import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
 
-# A model counts as untrained when its mean loss per token is within this many nats of a uniform guess (or worse).
-# Random weights come within about 0.1 of it; a trained model is several nats below.
+# A model counts as untrained when its mean loss per token is within this many nats of a uniform guess (or worse). Random
+# weights come within about 0.1 of it; a trained model is several nats below.
 UNTRAINED_MARGIN = 0.5
 
 OBSERVED = 2**26
-"""Most logits that :func:`observe` computes: those of 256 tokens with a vocabulary of 262,144, or of eight usual prompts with
-one of 50,257. They use a quarter of :data:`icl_lens.network.memory.LIMIT`, and so do their log-probabilities."""
+"""Most logits that :func:`observe` computes.
+
+They are those of 256 tokens with a vocabulary of 262,144, or of eight usual prompts with one of 50,257. They use a quarter of
+:data:`icl_lens.network.memory.LIMIT`, and so do their log-probabilities.
+"""
 
 
 @torch.inference_mode()

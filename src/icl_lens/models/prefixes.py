@@ -120,8 +120,8 @@ def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None
     The pass ends as soon as the last layer has its keys and values. For layers that an open
     :func:`icl_lens.network.layer_states.resume` skips they are zeros, which use no memory.
 
-    A prefix read inside ``torch.inference_mode`` can be used in that mode only; gradients flow through it if they are
-    enabled and something in an open context requires them.
+    A prefix read inside ``torch.inference_mode`` can be used in that mode only; gradients flow through it if they are enabled
+    and something in an open context requires them.
 
     Args:
         network: A model for which :func:`is_shareable` holds.

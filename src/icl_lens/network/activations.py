@@ -1,7 +1,7 @@
 """The tanh approximation of GELU as one operation, for families that compute it in eight.
 
-GPT-2, GPT-J and CodeGen compute it step by step (``gelu_new``), each step reads the widest activations and, where
-gradients are enabled, keeps a copy of them. It equals torch's ``gelu(approximate="tanh")`` up to rounding.
+GPT-2, GPT-J and CodeGen compute it step by step (``gelu_new``), each step reads the widest activations and, where gradients are
+enabled, keeps a copy of them. It equals torch's ``gelu(approximate="tanh")`` up to rounding.
 """
 
 from __future__ import annotations

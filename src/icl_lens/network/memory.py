@@ -29,9 +29,9 @@ from transformers.pytorch_utils import Conv1D
 LIMIT = 2**30
 """Most bytes of the activations of one batch on a CPU."""
 
-# A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size
-# at most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and
-# value, and four of the feed-forward layer).
+# A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size at
+# most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and value, and
+# four of the feed-forward layer).
 TOKEN_SHARE = 0.25
 
 Kept = Literal["layer", "states", "graph"]

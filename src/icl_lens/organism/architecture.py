@@ -4,10 +4,10 @@ A Llama of a few narrow layers with tied embeddings and biased attention. Its in
 ingredients of matching in context are there, faintly, from the first step (mimetic initialisation: Trockman and Kolter,
 "Mimetic Initialization of Self-Attention Layers", ICML 2023):
 
-* in the lowest layers equal query and key biases in the fast rotary frequencies make attention local, so that a label
-  and the colon before a query both gather the text in front of them;
-* in the layers above equal query and key projections, in the slow frequencies, make attention prefer positions with
-  similar content, wherever they stand;
+* in the lowest layers equal query and key biases in the fast rotary frequencies make attention local, so that a label and the
+  colon before a query both gather the text in front of them;
+* in the layers above equal query and key projections, in the slow frequencies, make attention prefer positions with similar
+  content, wherever they stand;
 * in all layers the value and output projections are each other's transposes, so that what is attended to is copied.
 
 Nothing is fixed: training moves every weight. In one trial (4 layers, the tasks' templates only) a model with a default

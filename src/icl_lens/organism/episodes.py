@@ -1,9 +1,9 @@
 """Prompts in the paper's format, assembled as tensors from token ids.
 
 An episode is a row of demonstrations joined by newlines, each ``prefix + text + middle + label``, for instance
-``Review: {text}\\nSentiment:{label}``. It is exactly what the tokenizer makes of the same prompt as a string. Every label
-is also a query: what stands before it is the prompt that asks for it. Shapes: B episodes of D demonstrations, texts of at
-most L tokens, episodes of at most T tokens.
+``Review: {text}\\nSentiment:{label}``. It is exactly what the tokenizer makes of the same prompt as a string. Every label is
+also a query: what stands before it is the prompt that asks for it. Shapes: B episodes of D demonstrations, texts of at most L
+tokens, episodes of at most T tokens.
 """
 
 from __future__ import annotations
@@ -183,9 +183,9 @@ class EpisodeSampler:
             demos: Demonstrations in each.
             difficulty: The knobs.
             classes: Fewest and most classes in an episode.
-            one_of_each_first: The share of episodes that open with one demonstration of each class; in the others, and
-                after that, every demonstration's class is drawn independently, so that the query's class cannot be had
-                by elimination.
+            one_of_each_first: The share of episodes that open with one demonstration of each class; in the others, and after
+                that, every demonstration's class is drawn independently, so that the query's class cannot be had by
+                elimination.
         """
         real = (self._rand(batch) < difficulty.corpus) & self.has_texts.any()  # (B,)
         topic_of_class, number = self._draw_topics(real, classes)  # (B, K), (B,)

@@ -1,8 +1,8 @@
 """What a trained model can do, measured on texts it was not trained on: ``icl-lens evaluation``.
 
 Every measure is taken on prompts in the paper's format, queries in equal numbers per class, so that accuracy is balanced
-accuracy and always guessing one class gets the chance. A prediction is the class whose label word has the largest logit, as
-in the paper. Shapes: B prompts, K classes, D = shots * K demonstrations.
+accuracy and always guessing one class gets the chance. A prediction is the class whose label word has the largest logit, as in
+the paper. Shapes: B prompts, K classes, D = shots * K demonstrations.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Material:
         """From the corpora tables of some tasks, of which only the training splits are looked at, and made-up topics.
 
         Raises:
-            InputError: There are too few training texts, those of a task are of fewer than two classes, or the longest
-                episode does not fit the context.
+            InputError: There are too few training texts, those of a task are of fewer than two classes, or the longest episode
+                does not fit the context.
         """
         episodes = recipe.episodes
         texts = [text for table in tables.values() for text in training_texts(table)["text"]]

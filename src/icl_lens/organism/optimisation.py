@@ -1,13 +1,13 @@
 """The loss and the training loop of the embedded model.
 
-What is learned: to predict the label words of an episode's demonstrations once their class has been shown, whatever words
-stand for the classes in this episode. The loss has five terms:
+What is learned: to predict the label words of an episode's demonstrations once their class has been shown, whatever words stand
+for the classes in this episode. The loss has five terms:
 
-* *matching*: cross-entropy among the episode's shown label words only. It says which demonstration to look at and
-  nothing else; without it the model first learns which words are labels and how often each was shown, and stays there;
+* *matching*: cross-entropy among the episode's shown label words only. It says which demonstration to look at and nothing else;
+  without it the model first learns which words are labels and how often each was shown, and stays there;
 * *answer*: cross-entropy over the whole vocabulary on the same labels, once the first rung has been passed, as the next;
-* *first seen*: where the class has not been shown yet, cross-entropy with the frequencies of the label words that the
-  episode has not used: that is all there is to know, and a text must not favour a label word;
+* *first seen*: where the class has not been shown yet, cross-entropy with the frequencies of the label words that the episode
+  has not used: that is all there is to know, and a text must not favour a label word;
 * *text*: next-token cross-entropy on a sample of an episode's positions;
 * *documents*: next-token cross-entropy on plain text about one topic, so that words can be known by their company.
 """

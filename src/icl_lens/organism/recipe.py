@@ -1,7 +1,7 @@
 """The recipe of a model that learns in context: the keys under ``organism`` in the config, and what they mean.
 
-Everything that decides the weights, beside the texts, the code, the library versions and the device. The curriculum keeps
-the full template, all topics and the whole label pool from the first step. It grows the number of words per topic, then the
+Everything that decides the weights, beside the texts, the code, the library versions and the device. The curriculum keeps the
+full template, all topics and the whole label pool from the first step. It grows the number of words per topic, then the
 fillers, then the share of real texts; a rung is left when the smoothed matching loss falls below the gate.
 """
 

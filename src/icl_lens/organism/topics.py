@@ -1,7 +1,7 @@
 """What the texts of an episode are about: topics, their words and their texts, as tensors of token ids.
 
-A topic is a class of a corpus or a made-up group of words. Topics that may meet in one episode form a group (the classes
-of one task; all made-up topics).
+A topic is a class of a corpus or a made-up group of words. Topics that may meet in one episode form a group (the classes of one
+task; all made-up topics).
 """
 
 from __future__ import annotations

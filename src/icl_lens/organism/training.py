@@ -1,7 +1,7 @@
 """Trains a model that learns in context, from the texts of some tasks: ``icl-lens training``.
 
-The embedded model is what this makes of the built-in corpora and the default recipe. While it runs, its state is written
-every few seconds to a folder of its own; the same command then goes on where it was stopped, to the same bytes on a CPU.
+The embedded model is what this makes of the built-in corpora and the default recipe. While it runs, its state is written every
+few seconds to a folder of its own; the same command then goes on where it was stopped, to the same bytes on a CPU.
 """
 
 from __future__ import annotations

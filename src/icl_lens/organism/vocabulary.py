@@ -89,8 +89,8 @@ _SEPARATORS = ("\n", " ;", " .", " /", "\n-", " #")
 def made_up_templates(number: int, seed: int) -> list[Pieces]:
     """Distinct templates that no task has: with and without a prefix, a name for the label, a separator.
 
-    What stands around the texts and the labels differs between templates, so that no mark is sure to follow a label and
-    none is sure to announce one: only a template's own use of it in the prompt tells.
+    What stands around the texts and the labels differs between templates, so that no mark is sure to follow a label and none is
+    sure to announce one: only a template's own use of it in the prompt tells.
     """
     rng = random.Random(seed)
     seen = set(task_templates())

@@ -1,7 +1,7 @@
 """Prompts as chats, for models that were tuned on them: the tokenizer's own template, and every span moved with the text.
 
-The user's turn holds the demonstrations and the query. The assistant's turn is opened with the prompt's final template
-piece ("Sentiment:"), so that the model's next token is the label, as in the plain prompt.
+The user's turn holds the demonstrations and the query. The assistant's turn is opened with the prompt's final template piece
+("Sentiment:"), so that the model's next token is the label, as in the plain prompt.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from icl_lens.errors import InputError
 def wrap(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """Write each prompt of a table as a chat.
 
-    Many templates strip what a turn begins and ends with. So the blanks between the query and the final piece (a newline,
-    in the four tasks) are left out, with those that the query itself ends with; all else stands as it was.
+    Many templates strip what a turn begins and ends with. So the blanks between the query and the final piece (a newline, in
+    the four tasks) are left out, with those that the query itself ends with; all else stands as it was.
 
     Args:
         prompts: A prompts table.

@@ -1,8 +1,8 @@
 """From characters to tokens: where the anchors of a tokenised prompt are, read in context and checked against the text.
 
-A label word's anchor is its first token (the released code does the same: of " Abbreviation" only " Ab" counts). Nothing
-is looked up by tokenising a word alone: the anchors come from the prompt's own token offsets, and the ids that stand for
-the classes are those that follow the prompt's last colon when a label word is written there.
+A label word's anchor is its first token (the released code does the same: of " Abbreviation" only " Ab" counts). Nothing is
+looked up by tokenising a word alone: the anchors come from the prompt's own token offsets, and the ids that stand for the
+classes are those that follow the prompt's last colon when a label word is written there.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class TokenizedPrompt:
         unknown: How many of the ids are the tokenizer's unknown token.
         seed: The seed that drew the prompt.
         text: What was tokenised.
-        spans: Each token's [start, end) characters of the text, shape (T, 2); a beginning-of-sequence token that is not
-            written in the text has none, [0, 0).
+        spans: Each token's [start, end) characters of the text, shape (T, 2); a beginning-of-sequence token that is not written
+            in the text has none, [0, 0).
         text_spans: [start, end) characters of each demonstration's text, shape (D, 2).
         label_spans: [start, end) characters of each demonstration's label word, leading blank included, shape (D, 2).
         query_span: [start, end) characters of the query's text, shape (2,).
@@ -71,14 +71,14 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
         prompts: A prompts table; of its columns prompt_id, text, gold, label_words, demo_labels and the spans but for
             prefix_spans are read.
         tokenizer: A fast tokenizer.
-        bos: Whether a beginning-of-sequence token is put first; never a second one, where the text itself begins with it
-            (chat templates write it). "auto" follows the tokenizer.
+        bos: Whether a beginning-of-sequence token is put first; never a second one, where the text itself begins with it (chat
+            templates write it). "auto" follows the tokenizer.
 
     Raises:
-        InputError: The tokenizer has no beginning-of-sequence token to put, or the text begins with an unwanted one; a span
-            is not where its label word is, a label word does not begin or end with a token, is unknown to the tokenizer, is
-            read differently in a demonstration and after the query, or two share their first token; or the table is not in
-            order otherwise (ids that stand twice, class indices without a label word, ...).
+        InputError: The tokenizer has no beginning-of-sequence token to put, or the text begins with an unwanted one; a span is
+            not where its label word is, a label word does not begin or end with a token, is unknown to the tokenizer, is read
+            differently in a demonstration and after the query, or two share their first token; or the table is not in order
+            otherwise (ids that stand twice, class indices without a label word, ...).
     """
     twice = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
     if len(twice):
@@ -227,8 +227,8 @@ def _beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
 def _anchor(place: str, offsets: np.ndarray, start: int, end: int, word: str) -> int:
     """Position of the first token of the label word at characters [start, end); offsets are [start, end) too, shape (T, 2)."""
     first, stop = offsets.T  # (T,) each
-    # Families differ in whether a token's offsets hold its leading blank, so a token belongs to the word when it ends
-    # inside it: the blank is then the word's, wherever the tokenizer counts it.
+    # Families differ in whether a token's offsets hold its leading blank, so a token belongs to the word when it ends inside
+    # it: the blank is then the word's, wherever the tokenizer counts it.
     tokens = np.flatnonzero((start < stop) & (stop <= end))
     spill = (first < end) & (end < stop)  # (T,)
     if not len(tokens) or spill.any() or first[tokens[0]] < start:

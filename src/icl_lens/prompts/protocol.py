@@ -1,8 +1,8 @@
 """Prompts: which texts are drawn (the authors' protocol, draw for draw), and how they are written, with every span.
 
-A prompt is its demonstrations and its query, each written by the task's template, joined by one newline; the query has no
-label and nothing follows its last colon (*Label Words are Anchors*, Table 4). A prompts table says all that a study needs,
-so prompts made elsewhere can be studied too.
+A prompt is its demonstrations and its query, each written by the task's template, joined by one newline; the query has no label
+and nothing follows its last colon (*Label Words are Anchors*, Table 4). A prompts table says all that a study needs, so prompts
+made elsewhere can be studied too.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def draw_queries(test_size: int, queries: int, seed: int) -> list[int]:
 def draw_fresh(labels: np.ndarray, classes: int, shots: int, queries: int, seed: int) -> list[list[int]]:
     """Demonstrations drawn anew for each query, as the released ``attention_attr.py`` draws them for section 2.1.
 
-    One legacy numpy generator per seed; query by query, class by class, ``shots`` training texts *with* replacement; then
-    a shuffle with the same seed each time, so that the order of the classes is the same in all prompts of a seed.
+    One legacy numpy generator per seed; query by query, class by class, ``shots`` training texts *with* replacement; then a
+    shuffle with the same seed each time, so that the order of the classes is the same in all prompts of a seed.
 
     Args:
         labels: Class index of each training text, shape (N,).
@@ -117,8 +117,8 @@ def draw_fresh(labels: np.ndarray, classes: int, shots: int, queries: int, seed:
 def draw_shared(labels: np.ndarray, classes: int, shots: int, seed: int) -> list[int]:
     """One set of demonstrations per seed, as the released ``sample_two_set_with_shot_per_class`` draws it.
 
-    All training indices are shuffled by a legacy numpy generator; the first ``shots`` of each class are the set, in the
-    order in which they are met.
+    All training indices are shuffled by a legacy numpy generator; the first ``shots`` of each class are the set, in the order
+    in which they are met.
 
     Args:
         labels: Class index of each training text, shape (N,).

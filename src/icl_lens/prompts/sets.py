@@ -6,8 +6,10 @@ AUXILIARY = 4
 """Further training texts per class in an auxiliary set, as released."""
 
 DEMONSTRATIONS = 4
-"""Demonstrations in a prompt of a labelled set, as near as equally many of each class come to it: 4, as in *When Parts Are
-Greater Than Sums* (3 classes: 3, 6: 6)."""
+"""Demonstrations in a prompt of a labelled set, as near as equally many of each class come to it (3 classes: 3, 6: 6).
+
+It is 4 in *When Parts Are Greater Than Sums*.
+"""
 
 LABELLED = 24
 """Labelled texts besides them, at most (rounded up to equally many of each class); the prompt set is ``labelled-24``."""

@@ -2,8 +2,8 @@
 
 It is the default model of the study of representation change, whose two tasks
 (:mod:`icl_lens.studies.representation_change.lines`, :mod:`icl_lens.studies.representation_change.reading`) the embedded model
-of the other studies has never seen. In its training the same words are completed by several rules, one a
-prompt, so that only the examples in the prompt can tell it which: without examples it has to guess.
+of the other studies has never seen. In its training the same words are completed by several rules, one a prompt, so that only
+the examples in the prompt can tell it which: without examples it has to guess.
 
 * :mod:`~icl_lens.reader_organism.recipe`: how it is trained;
 * :mod:`~icl_lens.reader_organism.material`: the prompts that it is trained on, drawn and written;

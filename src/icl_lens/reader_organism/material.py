@@ -2,8 +2,7 @@
 
 One prompt has one rule for all its examples and its last list or story. A line of the test grid
 (:class:`icl_lens.studies.representation_change.settings.Lines` by default) is never drawn, and no name of the reading grid ever
-does an activity
-of the grid: both are seen with others only.
+does an activity of the grid: both are seen with others only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A paper's claims as data, and the verdict that a run gives on each.
 
-A claims file (``resources/claims/*.yaml``) lists what a paper states, and for each statement a rule that does not depend on
-the run: which rows of an item's CSV it speaks of, and what must hold of their values. A verdict never rests on a missing value.
+A claims file (``resources/claims/*.yaml``) lists what a paper states, and for each statement a rule that does not depend on the
+run: which rows of an item's CSV it speaks of, and what must hold of their values. A verdict never rests on a missing value.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _SURE, _LIKELY, _AGAINST = 2, 1, 0
 class Rule(Section):
     """Which rows a claim is about, and what must hold of them.
 
-    A row obeys when its whole 95 % interval does; it obeys in part when only its value does. Without an interval the value
-    decides.
+    A row obeys when its whole 95 % interval does; it obeys in part when only its value does. Without an interval its value
+    alone decides.
     """
 
     rows: dict[str, Cell | list[Cell]] = Field(

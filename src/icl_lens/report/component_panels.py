@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lens.artifacts import parquet
-from icl_lens.artifacts import tensors as tensors_module
+from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.report import figures
 from icl_lens.studies.component_reweighting.components.study import STUDY
 from icl_lens.studies.component_reweighting.components.summary import Answers
@@ -45,7 +45,7 @@ def load(studies: Iterable[Path | str]) -> list[Loaded]:
     for folder in studies:
         stem = Path(folder) / STUDY.name
         rows, metadata = parquet.read(stem.with_suffix(".parquet"), STUDY.schema)
-        tensors, _ = tensors_module.read(stem.with_suffix(".safetensors"))
+        tensors, _ = read_tensors(stem.with_suffix(".safetensors"))
         answers = Answers.of(metadata["model"]["name"], rows["task"].iloc[0], tensors)
         found.append(Loaded(rows, metadata, tensors, answers))
     return found

@@ -1,6 +1,6 @@
 """What was made from what, drawn: the graph of a run from its texts to its figures and tables.
 
-A run's files are too many for a picture, so files of one kind are one node: the texts of a task, a prompt set, a study, an
+A run's files are too many for a picture, so files of one kind are one node: the texts of a task, a prompt set, a study or an
 item.
 """
 

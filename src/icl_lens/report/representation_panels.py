@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from icl_lens.artifacts import parquet
-from icl_lens.artifacts import tensors as tensors_module
+from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.report import figures
 from icl_lens.studies.representation_change.representation_change import summary
 from icl_lens.studies.representation_change.representation_change.study import STUDY
@@ -44,7 +44,7 @@ class Loaded:
     def __init__(self, folder: Path | str, tensors: bool) -> None:
         stem = Path(folder) / STUDY.name
         self.rows, self.metadata = parquet.read(stem.with_suffix(".parquet"), STUDY.schema)
-        self.tensors: dict[str, np.ndarray] = tensors_module.read(stem.with_suffix(".safetensors"))[0] if tensors else {}
+        self.tensors: dict[str, np.ndarray] = read_tensors(stem.with_suffix(".safetensors"))[0] if tensors else {}
 
 
 def load(studies: Iterable[Path | str], tensors: bool = False) -> list[Loaded]:

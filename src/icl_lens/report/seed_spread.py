@@ -2,9 +2,9 @@
 
 An interval of :mod:`icl_lens.statistics.resampling` says what other test texts would have given with the same seeds. In prompt
 sets named ``shared-...`` or ``labelled-...`` a seed is one demonstration set; in ``fresh-...`` each query has its own ones, and
-a seed decides how these are drawn and ordered, and which queries are asked. Here the item's own summary is made once per
-seed, with everything that it chooses (a head, a temperature) as in the whole, so the item shows the mean of these values. They
-also differ by chance, because one seed has few prompts.
+a seed decides how these are drawn and ordered, and which queries are asked. Here the item's own summary is made once per seed,
+with everything that it chooses (a head, a temperature) as in the whole, so the item shows the mean of these values. They also
+differ by chance, because one seed has few prompts.
 
 Items whose studies have one seed only (representation change) and measures that compare seeds have no such spread.
 """
@@ -23,8 +23,6 @@ from icl_lens.artifacts import parquet, tensors
 from icl_lens.statistics import resampling
 from icl_lens.statistics.resampling import Bootstrap
 from icl_lens.studies import registry
-
-Table = tuple[pd.DataFrame, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -165,36 +163,36 @@ def _lows(table: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _saliency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.anchors.saliency import summary as saliency_summary
+    from icl_lens.studies.anchors.saliency import summary
 
-    return _lows(saliency_summary.summarise(_together(parts), plan), {"share": "low"})
+    return _lows(summary.summarise(_together(parts), plan), {"share": "low"})
 
 
 def _isolation(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.anchors.isolation import summary as isolation_summary
+    from icl_lens.studies.anchors.isolation import summary
 
-    return _lows(isolation_summary.summarise(_together(parts), plan), {"value": "low"})
+    return _lows(summary.summarise(_together(parts), plan), {"value": "low"})
 
 
 def _deep_attention(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.anchors.deep_attention import summary as deep_attention_summary
+    from icl_lens.studies.anchors.deep_attention import summary
 
     answers = pd.concat([part.other("icl") for part in parts], ignore_index=True)
-    return _lows(deep_attention_summary.summarise(_together(parts), answers, plan)[0], {"value": "low"})
+    return _lows(summary.summarise(_together(parts), answers, plan)[0], {"value": "low"})
 
 
 def _reweighting(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.anchors.reweighting import summary as reweighting_summary
+    from icl_lens.studies.anchors.reweighting import summary
 
     classes = {part.task: len(part.rows["class_log_probs"].iloc[0]) for part in parts}
-    return _lows(reweighting_summary.summarise(_together(parts), classes, plan), {"accuracy": "low"})
+    return _lows(summary.summarise(_together(parts), classes, plan), {"accuracy": "low"})
 
 
 def _compression(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.anchors.compression import summary as compression_summary
+    from icl_lens.studies.anchors.compression import summary
 
-    values = {name: f"{name}_low" for name in compression_summary.METRICS.values()}
-    return _lows(compression_summary.summarise(_together(parts), plan), values)
+    values = {name: f"{name}_low" for name in summary.METRICS.values()}
+    return _lows(summary.summarise(_together(parts), plan), values)
 
 
 def _latency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
@@ -205,9 +203,9 @@ def _latency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
 
 
 def _reconstruction(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.kernel_regression import reconstruction as summary
+    from icl_lens.studies.kernel_regression import reconstruction
 
-    made = [summary.summarise(part.rows, part.beside(), _settings(part), plan) for part in parts]
+    made = [reconstruction.summarise(part.rows, part.beside(), _settings(part), plan) for part in parts]
     return _lows(pd.concat(made, ignore_index=True), {"value": "low"})
 
 
@@ -227,23 +225,23 @@ def _settings(part: _Part) -> Any:
 
 
 def _rewritten(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.kernel_regression.rewritten import summary as rewriting_summary
+    from icl_lens.studies.kernel_regression.rewritten import summary
 
-    return _lows(rewriting_summary.summarise(_together(parts), plan), {"value": "low"})
+    return _lows(summary.summarise(_together(parts), plan), {"value": "low"})
 
 
 def _methods(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.component_reweighting.components import summary as components_summary
+    from icl_lens.studies.component_reweighting.components import summary
 
     rows = _together(parts)
     beside = {(part.metadata["model"]["name"], part.task): part.beside() for part in parts}
-    return components_summary.methods(rows[rows["seed"] == seed], beside)
+    return summary.methods(rows[rows["seed"] == seed], beside)
 
 
 def _best_and_worst(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
-    from icl_lens.studies.component_reweighting.components import summary as components_summary
+    from icl_lens.studies.component_reweighting.components import summary
 
-    return components_summary.best_and_worst([_answers(part, seed) for part in parts])
+    return summary.best_and_worst([_answers(part, seed) for part in parts])
 
 
 def _answers(part: _Part, seed: int) -> Any:

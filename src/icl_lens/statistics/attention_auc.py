@@ -64,15 +64,15 @@ class Agreement:
 def agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasses = "normalised") -> Agreement:
     """AUCROC_l: the one-versus-one macro average of the AUC over pairs of predicted classes (Hand and Till, 2001).
 
-    Each row of scores is divided by its sum over the predicted classes. For a pair (a, b), on the prompts predicted a or b,
-    the AUC of score a for a and that of score b for b are averaged; pairs have equal weight. That is scikit-learn's
+    Each row of scores is divided by its sum over the predicted classes. For a pair (a, b), on the prompts predicted a or b, the
+    AUC of score a for a and that of score b for b are averaged; pairs have equal weight. That is scikit-learn's
     ``roc_auc_score(multi_class="ovo", average="macro")`` on these rows.
 
     Args:
         scores: Attention to each class's label words, shape (L, N, C).
         predicted: The model's own predicted class of each prompt, shape (N,).
-        two_classes: How two predicted classes are scored: ``normalised`` as above, or ``raw``, the attention to the
-            second of them alone, as the released code does.
+        two_classes: How two predicted classes are scored: ``normalised`` as above, or ``raw``, the attention to the second of
+            them alone, as the released code does.
     """
     return _agreement(scores, predicted, two_classes, lambda s, positive, _: auc(s, positive))
 
@@ -145,9 +145,9 @@ def auc_curve(
         two_classes: See :func:`agreement`.
 
     Returns:
-        Values of shape (L,), the mean over seeds, then tasks; a seed with fewer than two predicted classes is excluded
-        from its task's mean, and a task without other seeds from the mean over tasks. And one row per task and seed: task,
-        seed, prompts, kept, dropped (numbers of classes), missing (whether it is excluded).
+        Values of shape (L,), the mean over seeds, then tasks; a seed with fewer than two predicted classes is excluded from its
+        task's mean, and a task without other seeds from the mean over tasks. And one row per task and seed: task, seed,
+        prompts, kept, dropped (numbers of classes), missing (whether it is excluded).
 
     Raises:
         InputError: A prompt has no scores.
@@ -180,8 +180,8 @@ def auc_curve(
 class _ResampledAuc:
     """The AUC on all resamples, by one matrix product.
 
-    With w the weights and D_ij = 1, 1/2 or 0 where positive i scores above, equal to or below negative j, the AUC is
-    w_+' D w_- / (sum w_+ sum w_-); NaN for a resample without a positive or without a negative.
+    With w the weights and D_ij = 1, 1/2 or 0 where positive i scores above, equal to or below negative j, the AUC is w_+' D w_-
+    / (sum w_+ sum w_-); NaN for a resample without a positive or without a negative.
     """
 
     def __init__(self, weights: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Representational similarity of prompts, and its agreement with hypotheses about them.
 
-Each dimension of the vectors of P prompts is standardised over the prompts; their similarity is the cosine of two
-vectors. A hypothesis is also a P x P matrix. The *alignment* is the correlation of the two matrices' entries above the diagonal
+Each dimension of the vectors of P prompts is standardised over the prompts; their similarity is the cosine of two vectors. A
+hypothesis is also a P x P matrix. The *alignment* is the correlation of the two matrices' entries above the diagonal
 (Kriegeskorte et al., 2008, call it representational similarity analysis); its null distribution permutes the prompts, the rows
 and columns of the hypothesis together (Mantel, 1967), since pairs that share a prompt are not independent. *Linear CKA*
 (Kornblith et al., 2019) compares centred kernels.

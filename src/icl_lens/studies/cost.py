@@ -61,6 +61,10 @@ class Cost:
     behind: Callable[[Any], float] | None = None
     work: Callable[[Job], Work] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.passes, int | float):
+            raise TypeError(f"passes is {self.passes!r}; it must be a number")
+
     def __call__(self, job: Job) -> Work:
         """The estimate of one job."""
         if self.work is not None:

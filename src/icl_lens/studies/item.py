@@ -22,8 +22,8 @@ class Item:
         stand_ins: Tasks, the likeliest first, of which it shows one where none of ``tasks`` is configured. Such an item is
             about one task, so it shows a task of the user's own only where the config says so.
         paper_models: The models the paper shows in it; empty where its notebook does not say so.
-        hubs: The models that it is about, by their names on the hub; empty for every configured one. Another model is
-            shown only where the config says so.
+        hubs: The models that it is about, by their names on the hub; empty for every configured one. Another model is shown
+            only where the config says so.
         reads: Tables that it reads whatever is configured, relative to the results folder.
         one_prompt: Whether it draws a single prompt in some layers, which the config names.
         group: The target that makes it together with others of its kind: the paper, or the plugin, whose folder it stands in.

@@ -5,12 +5,14 @@ No study imports this, so that no study's code hash contains another study.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from icl_lens.artifacts.code import module_file
 from icl_lens.artifacts.schema import Schema
 from icl_lens.corpora.schema import CORPORA
 from icl_lens.errors import InputError
@@ -20,6 +22,12 @@ from icl_lens.studies import plugins
 from icl_lens.studies.group import Group
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
+
+# The workflow's own rules, whose names a plugin's target cannot have.
+_TARGETS = frozenset(
+    "all default figure table report corpora prompts training evaluation card organism reader_training reader_organism "
+    "representation_prompts fetch_model fetch_dataset fetch_gguf convert_gguf".split()
+)
 
 _FOLDER = Path(__file__).resolve().parent
 _PACKAGE = __name__.rpartition(".")[0]
@@ -43,6 +51,8 @@ def packages() -> dict[str, str]:
         if name in own or name in _own_groups():
             taken = "study" if name in own else "group of figures"
             raise InputError(f"plugins: {folder}: icl-lens has a {taken} named {name} itself; rename the folder")
+        if name in _TARGETS:
+            raise InputError(f"plugins: {folder}: {name!r} is a target of the workflow; rename the folder")
     return {**own, **{name: f"{plugins.__name__}.{name}" for name in plugins.FOLDERS}}
 
 
@@ -82,6 +92,8 @@ def study(name: str) -> Study:
         raise InputError(f"study {name}: {module.__file__} defines no STUDY = Study(...)")
     if found.package != packages()[name]:
         raise InputError(f"study {name}: package is {found.package!r}; it must be __package__")
+    if is_plugin(name) and module_file(found.module) is None:
+        raise InputError(f"study {name}: {plugins.FOLDERS[name]} holds no compute.py")
     return found
 
 
@@ -143,15 +155,33 @@ def _items(known: tuple[tuple[str, Path], ...]) -> dict[str, Item]:
     every += [item for each in studies().values() for item in each.items]
     order = list(groups())
     for item in sorted(every, key=lambda item: (order.index(item.group), _natural(item.name))):
+        source = f"plugins: {item.group}" if is_plugin(item.group) else item.group
+        if is_plugin(item.group):
+            _check_names(item)
         if item.name in found:
-            raise InputError(
-                f"plugins: {item.group}: items: icl-lens has a figure or table named {item.name} already; rename it"
-            )
+            raise InputError(f"{source}: items: icl-lens has a figure or table named {item.name} already; rename it")
         for name in item.studies:
             if name not in packages():
-                raise InputError(f"{item.group}: items: {item.name} reads a study {name}, which does not exist")
+                raise InputError(f"{source}: items: {item.name} reads a study {name}, which does not exist")
         found[item.name] = item
     return found
+
+
+def _check_names(item: Item) -> None:
+    """Check the names that a plugin gives its figure or table and the figure's prompt set."""
+    place = f"plugins: {item.group}: items"
+    if not re.fullmatch(r"(figure|table)_[a-z0-9_]+", item.name):
+        raise InputError(
+            f"{place}: {item.name!r} cannot be a figure's or table's name; it begins with figure_ or table_ and has lower-case "
+            "letters, digits and underscores"
+        )
+    if item.set and not item.own_tasks:
+        from icl_lens.prompts.protocol import Protocol  # loads pandas, which `icl-lens --help` does not need
+
+        try:
+            Protocol.of(item.set)
+        except InputError as error:
+            raise InputError(f"{place}: {item.name}: set: {error}") from error
 
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -171,7 +201,9 @@ def _settings(known: tuple[tuple[str, Path], ...]) -> dict[str, Keys]:
         if each.settings is not None:
             other = found.setdefault(each.settings.name, each.settings)
             if other != each.settings:
-                raise InputError(f"study {each.name}: settings: {each.settings.name} are another study's; choose another name")
+                raise InputError(
+                    f"study {each.name}: settings: the keys {each.settings.name} belong to another study; choose another name"
+                )
     return found
 
 

@@ -54,15 +54,14 @@ def run(
         dtype: float32, float16 or bfloat16.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
         batch_tokens: Tokens per batch, padding included.
-        bos: Whether a beginning-of-sequence token is put before each prompt, see
-            :func:`icl_lens.prompts.positions.tokenize`.
+        bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
         as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.prompts.chat.wrap`.
         settings: The study's own; its defaults where none is given.
         further: The further prompts tables that the study reads, by the names of their options.
 
     Raises:
         ValueError: The settings are another study's (a defect of the caller).
-        InputError: The prompts or the model cannot be used, or the device cannot multiply exactly; or the study breaks its
+        InputError: The prompts or the model cannot be used, or the device cannot multiply exactly; or the study breaks the
             contract.
     """
     own = writing.settings_of(study, settings)
@@ -88,10 +87,15 @@ def run(
         further_checkpoints = _checkpoints(study, own)  # before anything is computed: a folder may be wrong
         arguments: dict[str, Any] = {**prepared.more, **({} if own is None else {"settings": own})}
         with progress(len(prepared.prompts), f"{study.name} of {loaded.name}") as advance:
-            found = compute(loaded, prompts=prepared.prompts, batch_tokens=batch_tokens, progress=advance, **arguments)
+            arguments |= {"prompts": prepared.prompts, "batch_tokens": batch_tokens, "progress": advance}
+            writing.require_takes(study, compute, loaded, **arguments)
+            found = compute(loaded, **arguments)
     rows, tensors = writing.rows_and_tensors(study, found)
     if "prompt_id" not in rows:
         raise writing.broken(study, "compute() returns rows without prompt_id")
+    strangers = set(rows["prompt_id"]) - set(table["prompt_id"])
+    if strangers:
+        raise writing.broken(study, f"compute() returns rows of a prompt_id that the prompts lack: {min(strangers)}")
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     writing.write(

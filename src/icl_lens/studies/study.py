@@ -5,12 +5,13 @@ A study is a folder with four files at most: ``study.py`` (its :class:`Study`, n
 docs/extending.md adds one step by step.
 
 ``compute(model, prompts, batch_tokens, progress)`` returns the study's rows, each with its prompt_id; it takes ``settings``,
-too, where the study has some, and what its ``inputs`` prepare by name. A study that reads nothing has ``compute(settings,
-progress)``.
+too, where the study has some, and what its ``inputs`` prepare by name. A study that reads nothing has
+``compute(settings, progress)``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -112,6 +113,8 @@ class Study:
             if not isinstance(getattr(self, name), kind):
                 wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
                 self._refuse(name, f"is {getattr(self, name)!r}; it must be of type {wanted}")
+        if "." not in self.package:
+            self._refuse("package", f"is {self.package!r}; it must be __package__")
         for name, kind in (("further", Further), ("items", Item)):
             for entry in getattr(self, name):
                 if not isinstance(entry, kind):
@@ -123,6 +126,9 @@ class Study:
         if self.checkpoints is not None and not callable(self.checkpoints):
             self._refuse("checkpoints", f"is {self.checkpoints!r}; it must be a function of the settings")
         for item in self.items:
+            for name in ("name", "title", "notebook", "set"):
+                if not isinstance(getattr(item, name), str):
+                    self._refuse("items", f"hold {item.name} with {name}={getattr(item, name)!r}; it must be a string")
             for name in ("studies", "tensors", "tasks", "stand_ins", "hubs", "reads"):
                 if not isinstance(getattr(item, name), tuple):  # a string would be read letter by letter
                     self._refuse("items", f"hold {item.name} with {name}={getattr(item, name)!r}; it must be a tuple")
@@ -133,6 +139,13 @@ class Study:
             self._refuse("schema", f"has stage {self.schema.stage!r}; it must be {wanted}")
         if self.reads and not {"model", "task", "set", "seed", "prompt_id"} <= set(self.schema.columns):
             self._refuse("schema", "lacks columns that every study has; make it with study_schema")
+        if self.reads is None:
+            for name in ("further", "inputs", "tensors", "checkpoints"):
+                if getattr(self, name):
+                    self._refuse(name, "is for studies that read prompts, but reads is None")
+        for each in self.further:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", each.option) or each.option in ("prompts", "model", "checkpoints"):
+                self._refuse("further", f"holds the option {each.option!r}; take another name of lower-case letters")
         if self.checkpoints is not None and self.settings is None:
             self._refuse("checkpoints", "come from the settings, but the study has none")
         names = [item.name for item in self.items]
@@ -166,6 +179,12 @@ class Study:
         """The name of its command."""
         return self.name.replace("_", "-")
 
+    @property
+    def contract(self) -> list[Any]:
+        """What the declaration decides of the table, which is not in the hash of the code."""
+        columns = [f"{name}: {kind}" for name, kind in self.schema.columns.items()]
+        return [self.schema.version, columns, self.inputs, self.reads.kind if self.reads else "", self.tensors]
+
     def item(self, name: str) -> Item:
         """The figure or table of that name."""
         return next(item for item in self.items if item.name == name)
@@ -178,6 +197,6 @@ class Study:
         """
         function = getattr(import_module(self.module), name, None)
         if not callable(function):
-            field_name = f"inputs names {name!r}" if name == self.inputs else f"{name}()"
-            raise InputError(f"study {self.name}: {field_name}, but {self.module} has no such function")
+            where = "inputs: " if name == self.inputs else ""
+            raise InputError(f"study {self.name}: {where}{self.module} has no function {name}()")
         return function

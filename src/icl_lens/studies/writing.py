@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from icl_lens.artifacts import parquet, tensors
 from icl_lens.artifacts.hashes import artifact_name, file_hash
 from icl_lens.artifacts.provenance import describe
+from icl_lens.artifacts.rows import faults as row_faults
 from icl_lens.errors import InputError
 from icl_lens.section import Section
 from icl_lens.studies.study import Study
@@ -33,6 +36,18 @@ def settings_of(study: Study, settings: Section | None) -> Section | None:
 def broken(study: Study, fault: str) -> InputError:
     """The error that says how a study breaks its contract."""
     return InputError(f"study {study.name}: {fault}; docs/extending.md has the contract")
+
+
+def require_takes(study: Study, compute: Callable, *given: Any, **named: Any) -> None:
+    """Check that ``compute`` can be called with what it is about to be given.
+
+    Raises:
+        InputError: It takes other arguments.
+    """
+    try:
+        inspect.signature(compute).bind(*given, **named)
+    except TypeError as error:
+        raise broken(study, f"compute() does not take the arguments {', '.join(named)} besides the model: {error}") from error
 
 
 def rows_and_tensors(study: Study, found: Any) -> tuple[pd.DataFrame, Mapping[str, np.ndarray] | None]:
@@ -82,6 +97,13 @@ def write(
     if missing or strangers:
         fault = f"lack the column {missing[0]!r}" if missing else f"have a column {strangers[0]!r} that the schema lacks"
         raise broken(study, f"schema: the rows of compute() {fault}")
+    mistyped = [name for name, kind in study.schema.columns.items() if not _holds(rows[name], kind)]
+    if mistyped:
+        wanted = study.schema.columns[mistyped[0]]
+        raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {wanted}")
+    wrong = next(row_faults(study.schema, rows, (observed or {}).get("prompts")), None)
+    if wrong:
+        raise broken(study, f"schema: of the rows of compute() {wrong}")
     inputs = {artifact_name(path, out): file_hash(path) for path in files}
     metadata = describe(study.schema, modules, inputs, settings, seeds, observed, **more)
     if beside is not None:
@@ -91,4 +113,11 @@ def write(
     try:
         parquet.write(out, rows, study.schema, metadata)
     except (ValueError, TypeError) as error:  # pyarrow's errors for a value of another type are ValueErrors and TypeErrors
-        raise broken(study, f"schema: the rows of compute() do not meet it: {str(error).splitlines()[0]}") from error
+        said = str(error.args[0] if error.args else error).splitlines()[0]
+        raise broken(study, f"schema: the rows of compute() do not meet it: {said}") from error
+
+
+def _holds(values: pd.Series, kind: pa.DataType) -> bool:
+    """Whether a column holds numbers where the schema wants numbers; other types are checked when the table is written."""
+    wanted = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return not wanted or pd.api.types.is_numeric_dtype(values)

@@ -1,7 +1,7 @@
 """A task is data: how its text becomes a prompt, and which words stand for its classes.
 
-The four tasks are those of *Label Words are Anchors* (Wang et al., EMNLP 2023), Table 4 (appendix A). To add one, add an
-entry to :data:`TASKS`; nothing else in the package knows a task by its name.
+The four tasks are those of *Label Words are Anchors* (Wang et al., EMNLP 2023), Table 4 (appendix A). To add one, add an entry
+to :data:`TASKS`; nothing else in the package knows a task by its name.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Compressing, classifying and re-weighting for use outside a study."""
+"""Compressing, classifying and re-weighting with a user's own texts, outside of a study."""

@@ -11,13 +11,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from icl_lens.errors import InputError
 from icl_lens.tasks.task import Task
 
 Format = Literal["lines", "jsonl", "csv"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 STANDARD_INPUT = "-"
 
@@ -39,8 +38,8 @@ def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
 
     Args:
         path: .jsonl or .csv (by a header, quoted where need be), UTF-8.
-        task: A label is one of its label words (the leading blank may be left out), the name of one of its classes or, where
-            no class is named by a number, a class index.
+        task: A label is one of its label words (the leading blank may be left out), the name of one of its classes or, where no
+            class is named by a number, a class index.
 
     Raises:
         InputError: The file cannot be read, is empty, has a line that is no such record, an empty text or an unknown label.

@@ -1,13 +1,13 @@
 """The built-in corpora: seeded look-alikes of the four tasks, so that everything runs without a download.
 
-Every text is written by a small grammar (one module per task) from lexicons of our own; no third-party text is in here.
-The corpora keep what the studies need of the originals (classes, proportions, surface style, length) and add what
-a model trained on them must not be able to exploit:
+Every text is written by a small grammar (one module per task) from lexicons of our own; no third-party text is in here. The
+corpora keep what the studies need of the originals (classes, proportions, surface style, length) and add what a model trained
+on them must not be able to exploit:
 
-* no test text shares more than half of its content words with any one training text, under each of several definitions
-  of a content word and whatever list of stop words is used (:mod:`.overlap`);
-* counting the words that a query shares with one demonstration per class does not give its class away, because the
-  classes share their sentence frames and a class has many words of its own;
+* no test text shares more than half of its content words with any one training text, under each of several definitions of a
+  content word and whatever list of stop words is used (:mod:`.overlap`);
+* counting the words that a query shares with one demonstration per class does not give its class away, because the classes
+  share their sentence frames and a class has many words of its own;
 * every test word occurs in the training split, and at least two words of each text tell its class.
 """
 
@@ -84,8 +84,8 @@ def _grammar(task: str, label: int) -> Grammar:
 def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
     """Yield endless fresh texts of one class; the same state of ``rng`` yields the same texts.
 
-    Every text has 7 to 22 blank-separated tokens, at least five content words under each definition, at least two words
-    that tell its class, and no content word twice. Two texts may be equal, and a text may be one of :func:`generate`'s.
+    Every text has 7 to 22 blank-separated tokens, at least five content words under each definition, at least two words that
+    tell its class, and no content word twice. Two texts may be equal, and a text may be one of :func:`generate`'s.
 
     Args:
         task: The name of a task in :data:`icl_lens.tasks.task.TASKS`.
@@ -109,16 +109,16 @@ def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
 def generate(task: str, seed: int) -> pd.DataFrame:
     """Return the built-in corpus of one task.
 
-    The training texts are drawn first; the test texts are then drawn until enough of each class share no more than half
-    of their content words with any training text and use no word that the training split does not have.
+    The training texts are drawn first; the test texts are then drawn until enough of each class share no more than half of
+    their content words with any training text and use no word that the training split does not have.
 
     Args:
         task: The name of a task in :data:`icl_lens.tasks.task.TASKS`.
         seed: Any non-negative integer; the same task and seed give the same table on any machine.
 
     Returns:
-        A table with the columns ``split`` ("train", then "test"), ``index`` (from 0 within the split), ``text`` and
-        ``label`` (the class index, in the order of the task's label words). Classes are in random order.
+        A table with the columns ``split`` ("train", then "test"), ``index`` (from 0 within the split), ``text`` and ``label``
+        (the class index, in the order of the task's label words). Classes are in random order.
 
     Raises:
         KeyError: There is no built-in corpus of this name.

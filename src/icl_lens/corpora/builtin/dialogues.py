@@ -1,8 +1,8 @@
 """Three-turn chats of four moods, in the surface style of EmoContext: lower case, little punctuation, one line.
 
-The first and the third turn are one speaker's, whose mood in the third turn is the label; the second turn is a neutral
-reply. The moods are told by the words of :data:`LEXICONS`. The first class, no particular mood, has words of its own:
-everyday errands and states that fit the same frames.
+The first and the third turn are one speaker's, whose mood in the third turn is the label; the second turn is a neutral reply.
+The moods are told by the words of :data:`LEXICONS`. The first class, no particular mood, has words of its own: everyday errands
+and states that fit the same frames.
 """
 
 from __future__ import annotations

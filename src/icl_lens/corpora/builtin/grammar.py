@@ -1,8 +1,8 @@
 """A small context-free grammar: the engine that turns the lexicons of a built-in corpus into sentences.
 
-A rule set maps a symbol to its alternatives. An alternative is plain text in which ``{symbol}`` stands for an expansion
-of another rule; each alternative of a rule is equally likely (write one twice to double its weight), and the empty
-alternative makes a phrase optional.
+A rule set maps a symbol to its alternatives. An alternative is plain text in which ``{symbol}`` stands for an expansion of
+another rule; each alternative of a rule is equally likely (write one twice to double its weight), and the empty alternative
+makes a phrase optional.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Grammar:
 class Writer:
     """Expands a grammar with one random generator.
 
-    The words of a lexicon (a rule of single words) are dealt like cards, so that all of them are used about equally
-    often and a small corpus still shows each of them enough times to be learned.
+    The words of a lexicon (a rule of single words) are dealt like cards, so that all of them are used about equally often and a
+    small corpus still shows each of them enough times to be learned.
     """
 
     def __init__(self, grammar: Grammar, rng: np.random.Generator) -> None:

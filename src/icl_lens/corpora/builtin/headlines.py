@@ -1,7 +1,7 @@
 """News teasers of four sections, in the surface style of AG News: one or two cased sentences, punctuation attached.
 
-The section is told by the words of :data:`LEXICONS`; the frames, the verbs and the proper names are shared. Sentences
-open with a neutral word, so that a section's word has one spelling only.
+The section is told by the words of :data:`LEXICONS`; the frames, the verbs and the proper names are shared. Sentences open with
+a neutral word, so that a section's word has one spelling only.
 """
 
 from __future__ import annotations

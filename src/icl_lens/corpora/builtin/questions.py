@@ -1,9 +1,8 @@
 """Questions of six kinds, in the surface style of TREC: a capitalised question whose " ?" stands apart.
 
-What is asked for is told by the words of :data:`LEXICONS`: nouns that name a kind of answer and adjectives that go with
-them. Most frames are shared by all six classes ("What northern river was mentioned ...", "What annual salary was
-mentioned ..."), so that neither "what" nor the length gives the class away; a few are the class's own ("Who ...",
-"How many ...").
+What is asked for is told by the words of :data:`LEXICONS`: nouns that name a kind of answer and adjectives that go with them.
+Most frames are shared by all six classes ("What northern river was mentioned ...", "What annual salary was mentioned ..."), so
+that neither "what" nor the length gives the class away; a few are the class's own ("Who ...", "How many ...").
 """
 
 from __future__ import annotations

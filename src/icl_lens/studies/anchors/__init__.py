@@ -1,1 +1,1 @@
-"""*Label Words are Anchors* (Wang et al., EMNLP 2023)."""
+"""The studies of *Label Words are Anchors* (Wang et al., EMNLP 2023)."""

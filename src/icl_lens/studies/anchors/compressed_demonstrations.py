@@ -62,8 +62,8 @@ def query_start(prompt: TokenizedPrompt) -> int:
         raise InputError(f"prompt {prompt.prompt_id} has no demonstration; there is nothing to compress")
     end = int(prompt.label_spans[-1, 1])
     end += prompt.text[end : end + 1] == "\n"
-    # A token that reaches over this character is the query's. What stands for no character (a beginning-of-sequence token)
-    # ends at 0.
+    # A token that reaches over this character is the query's. What stands for no character (a beginning-of-sequence token) ends
+    # at 0.
     return int(np.argmax(prompt.spans[:, 1] > end))
 
 
@@ -259,8 +259,8 @@ def windows(model: LanguageModel) -> dict[int, int]:
 def require_compressible(model: LanguageModel) -> None:
     """Refuse a model for which kept keys and values do not stand for their positions; tried on a short input.
 
-    A query behind K kept positions must see what it sees behind all P of them when the others are hidden by the mask, and
-    it must matter which positions the queries are told.
+    A query behind K kept positions must see what it sees behind all P of them when the others are hidden by the mask, and it
+    must matter which positions the queries are told.
 
     Raises:
         InputError: It does not, or the model keeps no keys and values.

@@ -31,9 +31,9 @@ from icl_lens.studies.inputs import Given, Inputs, of_tables
 def shuffle_labels(prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The same prompts with their demonstrations' label words permuted.
 
-    The new order is drawn uniformly from those that differ from the old one (with two classes and one demonstration each
-    that is the flipped one: a prompt left as it was would be no control). Prompts of one seed with the same demonstrations get
-    the same new order, so they still share their beginning.
+    The new order is drawn uniformly from those that differ from the old one (with two classes and one demonstration each that
+    is the flipped one: a prompt left as it was would be no control). Prompts of one seed with the same demonstrations get the
+    same new order, so they still share their beginning.
 
     Args:
         prompts: A prompts table; it may have been made elsewhere.
@@ -71,8 +71,8 @@ def untrained(model: LanguageModel, seed: int, device: torch.device | None = Non
         device: Where the copy is put; where the model is by default.
 
     Returns:
-        The same name with ``-untrained`` added, tokenizer, device and number format; its facts name the model it copies and
-        the seed.
+        The same name with ``-untrained`` added, tokenizer, device and number format; its facts name the seed and the model that
+        it copies.
     """
     config = copy.deepcopy(model.network.config)
     with torch.random.fork_rng(devices=[]):

@@ -6,8 +6,8 @@ L is the cross-entropy of the query's gold label over the label words, A_{h,l} t
 * the elementwise product. I_l(i, j) is what flows from position j to position i; the diagonal counts for nothing.
 
 The backward pass starts from dL/dz = p - y at the label words' logits z, with p their probabilities and y the gold label's
-indicator. A confident answer makes it tiny, and in float16 what is far smaller yet on its way back would vanish. So each
-prompt starts from its own multiple of it, a power of two; what is made of its I_l is to be divided by that in float64.
+indicator. A confident answer makes it tiny, and in float16 what is far smaller yet on its way back would vanish. So each prompt
+starts from its own multiple of it, a power of two; what is made of its I_l is to be divided by that in float64.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bo
         model: Of a supported family (:func:`icl_lens.attention.supported.require_supported`).
         batch: It has no prefix.
         sink: Told a layer, a multiple of its I_l, float32 at least, shape (B, T, T), and the mean over heads of the attention
-            weights, of the same shape, or None. What flows to padding is zero, for nothing there reaches the loss; the
-            diagonal is as eq. 1 has it.
+            weights, of the same shape, or None. What flows to padding is zero, for nothing there reaches the loss; the diagonal
+            is as eq. 1 has it.
         with_weights: Whether that mean is wanted.
 
     Returns:

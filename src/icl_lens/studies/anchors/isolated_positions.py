@@ -9,10 +9,10 @@ As many positions as there are demonstrations (D), whatever the target:
 ``newline``     the newline after each label word, which ends the demonstration and is the first to see its label.
 ``template``    the template's last token before each label word (the colon), whose place the query's last token has.
 
-The random positions are drawn so that prompts that share their demonstrations can still share what a model computes for them.
-A prompt's D positions fall on both sides of its last anchor: how many fall behind it, h, is drawn by the hypergeometric law,
-for each prompt anew, and h of the positions behind uniformly. The other D - h are the first of the positions before it in a
-random order, which is drawn once for each seed, draw and beginning. So each prompt's set is uniform over all sets of D eligible
+The random positions are drawn so that prompts that share their demonstrations can still share what a model computes for them. A
+prompt's D positions fall on both sides of its last anchor: how many fall behind it, h, is drawn by the hypergeometric law, for
+each prompt anew, and h of the positions behind uniformly. The other D - h are the first of the positions before it in a random
+order, which is drawn once for each seed, draw and beginning. So each prompt's set is uniform over all sets of D eligible
 positions, as if drawn alone, while prompts with one beginning need it computed for at most D + 1 sets. (Their sets are not
 independent of each other: several draws tell how much that matters.)
 """

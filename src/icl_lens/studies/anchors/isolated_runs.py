@@ -3,8 +3,8 @@
 The equations of isolation are in :mod:`icl_lens.studies.anchors.isolation.compute`; several studies use them.
 
 Blocking before the softmax is a mask on the fused kernel. Prompts that share their demonstrations compute them once for each
-condition (and, for random positions, once for each set of them that falls among the demonstrations). Before its last k layers
-a condition has the plain run's states, and in its first k those of the condition that isolates in more of the first: such a run
+condition (and, for random positions, once for each set of them that falls among the demonstrations). Before its last k layers a
+condition has the plain run's states, and in its first k those of the condition that isolates in more of the first: such a run
 begins there (:mod:`icl_lens.network.layer_states`).
 """
 

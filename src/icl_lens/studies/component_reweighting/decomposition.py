@@ -259,8 +259,8 @@ class Decomposer:
             label_ids: Token id of each class, shape (B, C).
 
         Returns:
-            g, shape (B, K, C), in the order of :func:`parts`, and the logits before any soft-capping, shape (B, C); float32 at
-            least.
+            g, shape (B, K, C), in the order of :func:`parts`, and the logits before any soft-capping, shape (B, C); at least
+            float32.
         """
         wanted = [tuple(ids) for ids in label_ids.tolist()]
         found = [torch.empty(0)] * len(wanted)

@@ -1,1 +1,1 @@
-"""*In-context learning as kernel regression* (Han et al., TMLR 2025)."""
+"""The studies of *In-context learning as kernel regression* (Han et al., TMLR 2025)."""

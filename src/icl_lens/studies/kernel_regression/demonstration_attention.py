@@ -53,9 +53,9 @@ def attention_rows(
         InputError: A prompt has no demonstration, or the model's family is not supported.
 
     Returns:
-        One row a prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class
-        indices; the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and ``label`` (D
-        floats each, see :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...`` for each of
+        One row a prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class indices;
+        the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and ``label`` (D floats each,
+        see :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...`` for each of
         :data:`icl_lens.studies.kernel_regression.settings.PARTS`: the shares of the row, which sum to 1.
     """
     require_demonstrations(prompts)

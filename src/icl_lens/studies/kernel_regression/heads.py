@@ -115,9 +115,8 @@ def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataF
     Returns:
         One row a task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), layer, head (from 1) and ``metric``
         (:data:`MEASURES`): model, set, these, value, low and high; empty where a measure does not exist (fewer than two classes
-        are answered). And one
-        row a task and pair of measures: model, set, task, first, second, value (Spearman's), low, high, heads (how many),
-        prompts and seeds; empty where either measure is the same for all heads.
+        are answered). And one row a task and pair of measures: model, set, task, first, second, value (Spearman's), low, high,
+        heads (how many), prompts and seeds; empty where either measure is the same for all heads.
     """
     parts = {task: attention(part) for task, part in rows.groupby("task", sort=False)}
     shown, correlations = [], []

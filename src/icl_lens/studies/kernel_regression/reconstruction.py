@@ -236,8 +236,7 @@ def summarise(
         One row a ``quantity``, ``against`` (:data:`AGAINST`) and ``how`` (a pooling, or a text kernel): model, set, task,
         these, layer and head (from 1, where one is chosen), value, low, high, commonest (the share of the commonest answer,
         model's or right one, on the same prompts), null_95 and p_value (of :func:`null`), same_head (whether Pearson's
-        correlation alone chooses the same), tau, prompts (scored), chosen_on (prompts), seeds and note (why there is no
-        value).
+        correlation alone chooses the same), tau, prompts (scored), chosen_on (prompts), seeds and note (why there is no value).
     """
     found = attention(rows)
     if not np.array_equal(np.sort(tensors["prompt_id"]), found.ids):

@@ -17,13 +17,18 @@ from icl_lens.section import Section, Seed
 
 Pooling = Literal["max", "mean", "label"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-"""How the attention to a demonstration becomes one number: the largest weight of its span (the paper's), the mean weight of its
-span, and the sum over its label word's tokens."""
+"""How the attention to a demonstration becomes one number.
+
+``max`` is the largest weight of its span (the paper's), ``mean`` the mean weight of its span, ``label`` the sum over its label
+word's tokens.
+"""
 
 PARTS = ("first", "texts", "labels", "rest", "query", "end")
-"""What a row of attention divides into: the prompt's first token; the demonstrations without their label words; the label
-words; what stands between demonstrations (and before them); the query up to the end of its text; the template's piece after
-it."""
+"""What a row of attention divides into.
+
+The prompt's first token; the demonstrations without their label words; the label words; what stands between demonstrations (and
+before them); the query up to the end of its text; the template's piece after it.
+"""
 
 TF_IDF = "TF-IDF"
 """The name of the text kernel that is always there."""
@@ -32,8 +37,11 @@ TF_IDF = "TF-IDF"
 ENCODERS = ("all-MiniLM-L6-v2", "bert-base-nli-mean-tokens")
 
 PLAIN, INPUTS_PERMUTED, LABELS_FLIPPED, ORDER = CONTROLS = ("none", "inputs_permuted", "labels_flipped", "order")
-"""The prompts as they are; the demonstrations' texts permuted while the labels keep their places; each class's word replaced by
-that of the next class; whole demonstrations in another order."""
+"""The prompts as they are, and the three controls.
+
+The demonstrations' texts permuted while the labels keep their places; each class's word replaced by that of the next class;
+whole demonstrations in another order.
+"""
 
 
 class Settings(Section):
@@ -80,8 +88,8 @@ class Settings(Section):
 def held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:
     """Which prompts heads are scored on; of each seed the same share, at least one prompt and never all of several.
 
-    A prompt's place in the draw depends on the settings' seed, its run's seed and its prompt_id alone, so whatever else lies
-    in a table decides only how many are held out.
+    A prompt's place in the draw depends on the settings' seed, its run's seed and its prompt_id alone, so whatever else lies in
+    a table decides only how many are held out.
 
     Args:
         seeds: The run's seed of each prompt, shape (N,).

@@ -1,9 +1,9 @@
 """What a model says next after a text alone, without a prompt around it.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9, compares texts by the next token that they
-announce, P(o | x). A text is read as it stands in its prompt: the prompt's own tokens that end inside it, so with the blank
-before its first word; before them stands the beginning-of-sequence token, where the prompt has one. (The paper does not say
-how it writes a text alone.)
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9, compares texts by the next token that they announce,
+P(o | x). A text is read as it stands in its prompt: the prompt's own tokens that end inside it, so with the blank before its
+first word; before them stands the beginning-of-sequence token, where the prompt has one. (The paper does not say how it writes
+a text alone.)
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The learning curve of the small model that icl-lens trains."""
+"""The figure of a training: how a model comes to learn in context; there is no study here."""

@@ -45,6 +45,12 @@ def add(folders: Iterable[Path | str]) -> None:
                 f"plugins: {given}: {name!r} cannot be a study's name; a folder's name has lower-case letters, digits and "
                 "underscores, begins with a letter, and is no keyword of Python"
             )
+        if os.pathsep in str(folder):
+            raise InputError(
+                f"plugins: {given}: its path has a {os.pathsep!r} in it, which separates folders; move it elsewhere"
+            )
+        if name in _OWN_NAMES:
+            raise InputError(f"plugins: {given}: {name!r} is a name that icl-lens uses itself; rename the folder")
         if FOLDERS.get(name, folder).resolve() != folder.resolve():
             raise InputError(f"plugins: {given} and {FOLDERS[name]} have the same name; rename one of the folders")
         FOLDERS[name] = folder
@@ -58,6 +64,9 @@ def add(folders: Iterable[Path | str]) -> None:
             setattr(sys.modules[__name__], name, package)
     os.environ[VARIABLE] = os.pathsep.join(map(str, FOLDERS.values()))
 
+
+# A plugin's package is an attribute of this module, so it must not replace another one.
+_OWN_NAMES = frozenset(globals())
 
 if os.environ.get(VARIABLE):
     add(os.environ[VARIABLE].split(os.pathsep))

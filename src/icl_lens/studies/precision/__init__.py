@@ -1,1 +1,1 @@
-"""How far number formats and fast products move results."""
+"""The table of how far number formats and fast products move results; there is no study here."""

@@ -1,1 +1,1 @@
-"""Representation change with examples in context (Yousefi et al., 2024)."""
+"""The study of how representations change with examples in context (Yousefi et al., 2024), and its two tasks."""

@@ -2,8 +2,8 @@
 
 After Yousefi et al. (arXiv 2310.00313): two prompts that share a component of the task should be alike. An entry is 1 where
 they share it and 0 elsewhere, the average of two such matrices a hypothesis of its own; slopes and intercepts, being numbers,
-also give the negative distance. In a reading prompt the sentences that nobody asks about compete: the same distractor, 1 else
-0.
+also give the negative distance. In a reading prompt the sentences that nobody asks about compete: 1 for the same distractor,
+else 0.
 """
 
 from __future__ import annotations

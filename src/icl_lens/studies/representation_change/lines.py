@@ -6,8 +6,8 @@ every number of the recipe is a setting, for the source gives none. A query is o
     Here are a set of point coordinates that all fall on the same line: (0.86,22.2); (0.44,13.8); (0.63,17.6); (0.49,
 
 and is written once in every condition: alone, behind k complete lists, each of another line of the grid so that nothing can be
-copied, and behind the same k lists with their y shuffled within each list, which have the same length and tell nothing.
-The rows of one query share their query_id, so that every comparison is paired.
+copied, and behind the same k lists with their y shuffled within each list, which have the same length and tell nothing. The
+rows of one query share their query_id, so that every comparison is paired.
 """
 
 from __future__ import annotations

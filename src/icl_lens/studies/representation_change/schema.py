@@ -38,5 +38,6 @@ PAIRED_PROMPTS = Schema(
     },
     keys=("task", "set", "seed", "prompt_id", "control", "position"),
     stage="prompts",
+    sets=("paired",),
 )
 """One row per prompt; spans are [start, end) in characters of its text."""

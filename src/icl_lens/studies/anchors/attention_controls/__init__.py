@@ -1,1 +1,1 @@
-"""Deep attention with controls."""
+"""The study attention_controls: deep attention with shuffled labels and with an untrained copy."""

@@ -48,8 +48,8 @@ def compute(
         InputError: As :func:`icl_lens.studies.anchors.label_attention.class_attention`.
 
     Returns:
-        The rows of :func:`icl_lens.studies.anchors.label_attention.class_attention` for each control in turn, with its name
-        in ``control`` and, repeated in each row of a prompt, gold and prediction (class indices) of
+        The rows of :func:`icl_lens.studies.anchors.label_attention.class_attention` for each control in turn, with its name in
+        ``control`` and, repeated in each row of a prompt, gold and prediction (class indices) of
         :func:`icl_lens.models.answers.predict`.
     """
     settings = settings or Settings()

@@ -1,1 +1,1 @@
-"""Attention of the last position to label words."""
+"""The study deep_attention: attention of the last position to label words (Figure 5)."""

@@ -69,8 +69,8 @@ def compute(
     Returns:
         One row a seed, source of the keys, M and pair of classes, in that order: prompt_id (of the seed's first prompt, whose
         demonstrations are the seed's), keys (``first``, of this set; ``pool``, the mean over the distinct sets of the pooled
-        prompts), sets (how many), layer (from 0), components (M as asked for), components_there (as many of them as there
-        are), class_i < class_j, predicted_confusion (0 to 1; small: predicted to be confused).
+        prompts), sets (how many), layer (from 0), components (M as asked for), components_there (as many of them as there are),
+        class_i < class_j, predicted_confusion (0 to 1; small: predicted to be confused).
     """
     settings = settings or Settings()
     layer = main_layer(model.layers) if settings.layer is None else settings.layer

@@ -7,8 +7,8 @@ and stays empty.
 
 The paper compares the two by eye. Here each demonstration set (a seed) gives Spearman's rank correlation over its pairs; the
 estimate is the mean over sets, its interval a bootstrap over sets. A set in which the model confuses no pair, so that all are
-alike, has none. Beside it stands how rarely names of classes dealt out at
-random would have agreed as well: pairs that share a class are not independent, so the classes are relabelled and not the pairs.
+alike, has none. Beside it stands how rarely names of classes dealt out at random would have agreed as well: pairs that share a
+class are not independent, so the classes are relabelled and not the pairs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The information flow of a few prompts along every edge."""
+"""The study flow: the information flow of a few prompts along every edge."""

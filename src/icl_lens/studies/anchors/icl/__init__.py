@@ -1,1 +1,1 @@
-"""What the model answers to each prompt."""
+"""The study icl: what the model answers to each prompt."""

@@ -1,8 +1,8 @@
 """In-context learning itself: what the model answers to each prompt.
 
-The prediction is the label word with the highest logit at the last position (*Label Words are Anchors*, section 2; the
-released code's ``LMForwardAPI``). The table also keeps the log-probabilities over the label words, and the ten most likely
-tokens of the whole vocabulary, which word loyalty compares. A beginning that several prompts share is read once.
+The prediction is the label word with the highest logit at the last position (*Label Words are Anchors*, section 2; the released
+code's ``LMForwardAPI``). The table also keeps the log-probabilities over the label words, and the ten most likely tokens of the
+whole vocabulary, which word loyalty compares. A beginning that several prompts share is read once.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The likeliest next tokens with label words isolated."""
+"""The study isolated_words: the likeliest next tokens with label words isolated (Table 5)."""

@@ -1,1 +1,1 @@
-"""Isolation of label words."""
+"""The study isolation: predictions with label words isolated (Figures 4 and 8)."""

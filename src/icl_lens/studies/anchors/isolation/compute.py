@@ -7,8 +7,8 @@ p to all earlier ones are blocked, for each of D positions p: the label words, o
     before the softmax (released code, default)     A(p, j) = 0 for j < p, and A(p, p) = 1
     after the softmax (the paper's sentence)        A(p, j) = 0 for j < p, and A(p, p) as it was; the row is not renormalised
 
-The run so changed is compared with the plain run of the same prompt, made in the same job: is the predicted label the same,
-and how far do the sets of the 5 (paper) and 10 (released notebook) likeliest tokens overlap?
+The run so changed is compared with the plain run of the same prompt, made in the same job: is the predicted label the same, and
+how far do the sets of the 5 (paper) and 10 (released notebook) likeliest tokens overlap?
 
 How the runs are made: :mod:`icl_lens.studies.anchors.isolated_runs`.
 """

@@ -1,1 +1,1 @@
-"""Isolation with controls."""
+"""The study isolation_controls: isolation with shuffled labels and with an untrained copy."""

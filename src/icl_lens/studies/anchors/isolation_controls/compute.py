@@ -1,9 +1,9 @@
 """Isolation with the controls that the paper lacks: shuffled labels, an untrained copy, and other tokens than label words.
 
 *Label Words are Anchors*, section 2.2: isolating the label words in the first layers changes the prediction, isolating as many
-random tokens does not. If that is because the model reads the demonstrations there, it should not be so for a model that
-cannot read (an untrained copy); and it may or may not be so where text and label do not belong together (shuffled labels).
-The newline after a label word and the template's token before it stand as close to it, and carry no label.
+random tokens does not. If that is because the model reads the demonstrations there, it should not be so for a model that cannot
+read (an untrained copy); and it may or may not be so where text and label do not belong together (shuffled labels). The newline
+after a label word and the template's token before it stand as close to it, and carry no label.
 
 Isolation is that of :mod:`icl_lens.studies.anchors.isolated_runs`, in Figure 4's number of first and of last layers; each
 control's runs are compared with the plain runs of that same control. The controls: :mod:`icl_lens.studies.anchors.controls`.
@@ -48,8 +48,7 @@ def compute(
         InputError: As :func:`icl_lens.studies.anchors.isolated_runs.compare`.
 
     Returns:
-        The rows of :func:`icl_lens.studies.anchors.isolated_runs.compare` for each control in turn, with its name in
-        ``control``.
+        The rows of :func:`icl_lens.studies.anchors.isolated_runs.compare` for each control in turn; ``control`` is its name.
     """
     settings = settings or Settings()
     chosen = isolation(settings, model.layers)

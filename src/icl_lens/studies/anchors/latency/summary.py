@@ -1,7 +1,7 @@
 """What Tables 3 and 6 show of latency: the acceleration ratio.
 
-*Label Words are Anchors*, section 3.2 and appendix I: seconds of the whole prompt / seconds of the query behind compressed
-demonstrations.
+*Label Words are Anchors*, section 3.2 and appendix I: seconds of the whole prompt, divided by seconds of the query behind
+compressed demonstrations.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def accelerations(rows: pd.DataFrame) -> pd.DataFrame:
         One row a model, set, task and whether prompts go together: together (False for one at a time), ratio, lowest and
         highest (full / hidden_anchor), shared, shared_lowest and shared_highest (full / shared); for each method
         ``seconds_METHOD`` a prompt and ``spread_METHOD`` (the largest less the smallest of a pass's repeats, as a share of
-        their median; the median pass); demo_tokens, cache_tokens (of ``hidden_anchor``), query_tokens, demo_words,
-        query_words (means over seeds of means over prompts); passes, seeds.
+        their median; the median pass); demo_tokens, cache_tokens (of ``hidden_anchor``), query_tokens, demo_words, query_words
+        (means over seeds of means over prompts); passes, seeds.
     """
     found = []
     rows = rows.assign(together=rows["prompts"] > 1)

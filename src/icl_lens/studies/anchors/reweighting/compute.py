@@ -140,8 +140,8 @@ def compute(
 
     Returns:
         One row a prompt and method, in that order: prompt_id, method, shots, gold and prediction (class indices), correct,
-        class_log_probs (C floats: log-softmax over the label words). And for each seed the tensors ``beta_SEED``, shape
-        (L, H, D), ``losses_SEED``, shape (E,), and ``classes_SEED``, the class of each demonstration, shape (D,).
+        class_log_probs (C floats: log-softmax over the label words). And for each seed the tensors ``beta_SEED``, shape (L, H,
+        D), ``losses_SEED``, shape (E,), and ``classes_SEED``, the class of each demonstration, shape (D,).
     """
     settings = settings or Settings()
     bare = next((p for p in prompts if not len(p.anchors)), None)
@@ -184,15 +184,15 @@ def train(
 ) -> dict[int, Trained]:
     """Train beta on the prompts of each seed.
 
-    Seeds are trained side by side where there is room: each has its own beta, steps and order, so that what it learns is
-    what it learns alone.
+    Seeds are trained side by side where there is room: each has its own beta, steps and order, so that what it learns is what
+    it learns alone.
 
     Args:
         model: A supported model, parameters frozen.
         runs: Training prompts of each seed, all of a seed with the same demonstrations.
         settings: See :class:`Settings`; its seed and the run's decide the order of the prompts.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`; seeds side by side hold at most the keys and values of
-            four times as many (:data:`icl_lens.network.memory.TOKEN_SHARE`), and a seed that holds more is alone.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`; seeds side by side hold at most the keys and values of four
+            times as many (:data:`icl_lens.network.memory.TOKEN_SHARE`), and a seed that holds more is alone.
 
     Raises:
         InputError: A seed has none, or the loss or its gradient is no finite number.

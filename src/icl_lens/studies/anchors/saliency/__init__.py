@@ -1,1 +1,1 @@
-"""Information flow by saliency in each layer."""
+"""The study saliency: information flow by saliency in each layer (Figure 3)."""

@@ -11,6 +11,7 @@ the last position, and positions counted from 0,
     S_ww = mean of I_l(i, j) over all other j < i          amid all other words                               (eq. 4)
 
 The table holds these raw means for each prompt and layer; shares and averages are the figures' business.
+
 How I_l is measured: :mod:`icl_lens.studies.anchors.information_flow`.
 """
 

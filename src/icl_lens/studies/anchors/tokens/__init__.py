@@ -1,1 +1,1 @@
-"""The tokens of each prompt."""
+"""The study tokens: the tokens of each prompt."""

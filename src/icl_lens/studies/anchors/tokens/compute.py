@@ -30,8 +30,8 @@ def compute(
 
     Returns:
         One row a prompt and position, in that order: prompt_id, position (from 0), token (the characters it stands for; the
-        tokenizer's word for one that stands for none), start and end (its [start, end) characters of the prompt's text),
-        class (of a label word's first token, its class index; -1 elsewhere), last (whether it is the position that predicts).
+        tokenizer's word for one that stands for none), start and end (its [start, end) characters of the prompt's text), class
+        (of a label word's first token, its class index; -1 elsewhere), last (whether it is the position that predicts).
     """
     tables = []
     for prompt in prompts:

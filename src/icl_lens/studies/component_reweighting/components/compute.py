@@ -6,9 +6,9 @@ writes at the last position (:mod:`icl_lens.studies.component_reweighting.decomp
 :mod:`icl_lens.studies.component_reweighting.component_weights`).
 
 A prompt has about four demonstrations. Every prompt is written by three templates and one contrast, with the same
-demonstrations and queries. A seed's labelled texts stand as queries behind its demonstrations, the classes in turn; a budget
-of b labels takes the first b. Beside re-weighting stand, from the same labels: more demonstrations (as many as the context
-holds), the template that answers most of them right, the whole model calibrated, and the component that answers most right.
+demonstrations and queries. A seed's labelled texts stand as queries behind its demonstrations, the classes in turn; a budget of
+b labels takes the first b. Beside re-weighting stand, from the same labels: more demonstrations (as many as the context holds),
+the template that answers most of them right, the whole model calibrated, and the component that answers most right.
 
 Methods of the table, each with its budget behind a hyphen:
 
@@ -199,8 +199,7 @@ def compute(
         progress: Told how many more prompts are done, all templates counted.
         settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
         under: Template -> the prompts, the same in all.
-        labelled: Template (without the contrast) -> each seed's labelled texts as prompts, in the order in which budgets take
-            them.
+        labelled: Template (without the contrast) -> each seed's labelled texts as prompts, in the order of the budgets.
         few_shot: Budget -> the prompts with so many labels in them.
 
     Raises:

@@ -42,8 +42,11 @@ PAIRS = ("demonstrations", "contrast", "templates")
 """Two runs that differ in the demonstrations alone, in next to nothing of the template, in the template."""
 
 OF_HEADS = ("attention", "reconstruction", "accuracy")
-"""What a head pays to label words; how often its attention to demonstrations adds up to the model's answer, as in kernel
-regression (a tie counts by the chance of a fair draw); how often what it writes is right."""
+"""What is measured of a head.
+
+What it pays to label words; how often its attention to demonstrations adds up to the model's answer, as in kernel regression (a
+tie counts by the chance of a fair draw); how often what it writes is right.
+"""
 
 CORRELATIONS = ("attention ~ accuracy", "reconstruction ~ accuracy", "reconstruction ~ attention")
 """Which two of :data:`OF_HEADS` are correlated over heads."""
@@ -210,11 +213,10 @@ def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> p
     """The whole model, and the best and the worst component of each run; how many components are of which kind.
 
     Returns:
-        One row a model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and measure (:data:`MEASURES`, ``best -
-        full``, ``chance_best``: what the best of as many components without any skill is expected to reach, and the number of
-        components a run that are ``good``, ``bad``, ``label-biased``): model, task, measure, value, low, high (NaN where
-        there is no interval), sd (population, over runs), heads (of ``best``: the share of runs in which it is a head),
-        prompts.
+        One row a model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and measure (:data:`MEASURES`,
+        ``best - full``, ``chance_best``: what the best of as many components without any skill is expected to reach, and the
+        number of components a run that are ``good``, ``bad``, ``label-biased``): model, task, measure, value, low, high (NaN
+        without an interval), sd (population, over runs), heads (of ``best``: the share of runs in which it is a head), prompts.
     """
     rows = []
     for model in dict.fromkeys(each.model for each in every):
@@ -296,9 +298,9 @@ def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Data
 
     Returns:
         One row a model, task (then the mean of tasks), sort of pair (:data:`PAIRS`) and measure: model, task, pair, measure
-        (``r``, Pearson's; ``r_apart``, the same of the pairs in which the whole model's accuracies are more than
-        :data:`APART` apart, NaN where none is; ``iou``, of the :data:`TOP` best components; ``full``, how far apart the whole
-        model's accuracies are), value, low, high (over test texts), null (without any agreement), pairs, prompts.
+        (``r``, Pearson's; ``r_apart``, the same of the pairs in which the whole model's accuracies are more than :data:`APART`
+        apart, NaN where none is; ``iou``, of the :data:`TOP` best components; ``full``, how far apart the whole model's
+        accuracies are), value, low, high (over test texts), null (without any agreement), pairs, prompts.
     """
     plan = plan or Bootstrap()
     rows = []
@@ -425,8 +427,8 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
 
     Returns:
         One row a model, task (then the mean of tasks) and method (then differences, named ``a - b``): model, task, method,
-        labels (how many it takes, a range over tasks; empty for a difference), value, low, high, sd (population, over runs,
-        the mean of tasks), epochs and zeros (of a way to re-weight: steps it took, share of weights at 0), prompts.
+        labels (how many it takes, a range over tasks; empty for a difference), value, low, high, sd (population, over runs, the
+        mean of tasks), epochs and zeros (of a way to re-weight: steps it took, share of weights at 0), prompts.
     """
     asked = rows[rows["template"] != CONTRAST].assign(right=lambda table: table["gold"] == table["prediction"])
     found = []

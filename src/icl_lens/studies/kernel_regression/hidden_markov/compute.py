@@ -1,7 +1,7 @@
 """Kernel regression beside the exact Bayesian posterior on hidden Markov models, where both can be computed.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. The paper does not say
-how its random models are drawn; the following is ours, and every number in it a setting.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. The paper does not say how its random
+models are drawn; the following is ours, and every number in it a setting.
 
 **The model.** One merged hidden Markov model with transition matrix T (S, S) and emissions B (S, O) holds G tasks: T is
 block-diagonal, each task has a block of S/G states and begins in the first state of its block, s_g. A state emits a token and
@@ -13,8 +13,8 @@ pre-training distribution is a task, each equally likely, and what its chain emi
     x_1 y_1 d x_2 y_2 d ... x_n y_n d x
 
 where each x_i y_i and x are emitted by g's chain from s_g on, |x| = L tokens and the label y the one that follows. The
-delimiter d is no token of the O: it is emitted after every label whatever the task, and the chain then begins again in s_g.
-So it says nothing of the task and leaves nothing of the states, and given the task the demonstrations are independent. The
+delimiter d is no token of the O: it is emitted after every label whatever the task, and the chain then begins again in s_g. So
+it says nothing of the task and leaves nothing of the states, and given the task the demonstrations are independent. The
 observable operator of a token sequence is T_o = prod_t diag(B[:, o_t]) T, of a delimiter the step back to s_g.
 
 **The posterior** of the label is exact: with alpha_g(o) = e_{s_g}' T_o from the forward algorithm,

@@ -52,8 +52,8 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         One row a metric and n: model, metric, n, limit (whether it stands for infinitely many), value, low, high, paper (empty
         where the paper has none), models, prompts. The metrics of :data:`METRICS`, and of all n together (n is that of the
         limit): ``trend``, Spearman's correlation of n and the mean distance; ``beyond_sampling``, the mean distance at the
-        limit less that which would be there if the distance at the largest n fell with the root of n from there on: above 0,
-        a floor is left.
+        limit less that which would be there if the distance at the largest n fell with the root of n from there on: above 0, a
+        floor is left.
     """
     plan = plan or Bootstrap()
     plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)

@@ -14,9 +14,9 @@ which :mod:`icl_lens.studies.kernel_regression.reconstruction` computes and scor
 
 **The attention map** (Figure 2) is the whole row averaged over a seed's prompts. Each x_i, the demonstration without its label
 word, is resampled to 30 positions by linear interpolation between its tokens' weights, first token to last; so is the query
-with the template's piece after it, down to the last position itself. Each y_i is one bin, the sum over its tokens. Classes
-come in another order from seed to seed, so bins are aligned by the demonstration's place in the prompt. A bin of a text is a
-height, not a mass: how a row divides into parts is kept by itself, prompt by prompt.
+with the template's piece after it, down to the last position itself. Each y_i is one bin, the sum over its tokens. Classes come
+in another order from seed to seed, so bins are aligned by the demonstration's place in the prompt. A bin of a text is a height,
+not a mass: how a row divides into parts is kept by itself, prompt by prompt.
 
 **Text kernels** (Table 2): cosines between the query's text and the demonstrations' texts, of TF-IDF vectors whose document
 frequencies are counted in the prompts that are not held out, and of the sentence encoders that the settings name.
@@ -58,10 +58,10 @@ def compute(
         InputError: A prompt has no demonstration, the model's family is not supported, or an encoder cannot be used.
 
     Returns:
-        The rows of :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`. And tensors: ``map``
-        (S, L, H, M), the mean over each seed's prompts, its M bins those of x_1, y_1, ..., x_D, y_D and the query;
-        ``map_seeds`` (S,); ``map_first`` (L, H, M), of the first prompt alone; ``prompt_id`` (N,); ``cosine: NAME`` (N, D) for
-        TF-IDF and each encoder. What a prompt with fewer demonstrations lacks is NaN.
+        The rows of :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`. And tensors: ``map`` (S,
+        L, H, M), the mean over each seed's prompts, its M bins those of x_1, y_1, ..., x_D, y_D and the query; ``map_seeds``
+        (S,); ``map_first`` (L, H, M), of the first prompt alone; ``prompt_id`` (N,); ``cosine: NAME`` (N, D) for TF-IDF and
+        each encoder. What a prompt with fewer demonstrations lacks is NaN.
     """
     settings = settings or Settings()
     chart = _Map(prompts, settings.bins)

@@ -1,1 +1,1 @@
-"""The study kernel_regression_controls."""
+"""The study kernel_regression_controls: kernel regression on permuted, flipped and reordered demonstrations."""

@@ -42,10 +42,9 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
 
     Returns:
         One row a ``control`` and ``metric`` (:data:`METRICS`; of the orders the mean over them, and of :data:`ANY` how often
-        one at least changes it): model, set, task, these, layer and head (from 1), value, low, high, null_95 (of
-        ``agreement``: what this head gives with labels shuffled within prompts), prompts and seeds. With flipped labels
-        ``accuracy`` counts the class that the right text's demonstrations then have, and the changes are from the flipped
-        answer and reconstruction.
+        one at least changes it): model, set, task, these, layer and head (from 1), value, low, high, null_95 (of ``agreement``:
+        what this head gives with labels shuffled within prompts), prompts and seeds. With flipped labels ``accuracy`` counts
+        the class that the right text's demonstrations then have; changes are from the flipped answer and reconstruction.
     """
     main = attention(rows)
     scored = held_out(main.seeds, main.ids, settings)

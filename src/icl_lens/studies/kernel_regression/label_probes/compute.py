@@ -1,14 +1,15 @@
 """What keys and values around label words say: linear probes, head by head and position by position.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. If attention is the kernel regression
-of eq. 6, a demonstration's key should hold its text as the kernel sees it and its value the label. For each head and each
-position l_i + p near the label word of demonstration i (p = 0 is its first token) a ridge regression onto one-hot targets
-(penalty .01), which answers with the largest, tells
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. If attention is the kernel regression of eq. 6, a
+demonstration's key should hold its text as the kernel sees it and its value the label. For each head and each position l_i + p
+near the label word of demonstration i (p = 0 is its first token) a ridge regression onto one-hot targets (penalty .01), which
+answers with the largest, tells
 
     argmax_o P(o | x_i), the next token that the text x_i alone announces, from the key
     y_i, the label, from the value
 
 (:mod:`icl_lens.studies.kernel_regression.texts_alone` computes P(o | x_i)).
+
 The paper does not say whether keys are those before or after the rotary embedding, nor what is fitted on what. Here both keys
 are read: before it (``key``: where a token stands does not matter) and after it (``turned_key``). Features and targets are
 taken less their means over what is fitted, in float64, and the penalty stands beside sums. The **folds** divide the prompts,

@@ -1,7 +1,7 @@
 """What figures show of probes: accuracy by layer, head and position, and whether it peaks at the label word.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. Accuracies are those of all folds
-together; intervals are 95 % bootstrap intervals over prompts, the fitted probes as they are.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. Accuracies are those of all folds together;
+intervals are 95 % bootstrap intervals over prompts, the fitted probes as they are.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
 
     Returns:
         One row a model, set, task, feature, target, metric, offset, layer and head (from 1): value, low, high, majority,
-        classes, fitted (mean over folds), demonstrations (tested), prompts. Metrics: ``accuracy`` of a head; ``layer`` the
-        mean over a layer's heads (head 0); ``mean`` over all heads (layer and head 0); ``peak`` (layer and head 0), the
-        mean at offset 0 less the largest at another offset, which its offset names: above 0 the label word's own position
-        is best.
+        classes, fitted (mean over folds), demonstrations (tested), prompts. Metrics: ``accuracy`` of a head; ``layer`` the mean
+        over a layer's heads (head 0); ``mean`` over all heads (layer and head 0); ``peak`` (layer and head 0), the mean at
+        offset 0 less the largest at another offset, which its offset names: above 0 the label word's own position is best.
     """
     plan = plan or Bootstrap()
     found = []

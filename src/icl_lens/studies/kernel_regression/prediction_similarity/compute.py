@@ -1,12 +1,12 @@
 """Prediction similarity: how alike the next tokens are that a query's text and each demonstration's text announce.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. With P(. | x) the distribution of the
-next token over the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.texts_alone`),
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. With P(. | x) the distribution of the next token over
+the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.texts_alone`),
 
     s(x_1, x_2) = P(. | x_1)' P(. | x_2)
 
-the chance that both are followed by the same token. It stands for the kernel of eq. 6, and attention to a demonstration
-should rise with it (:mod:`icl_lens.studies.kernel_regression.prediction_similarity.summary`). No attention is read here.
+the chance that both are followed by the same token. It stands for the kernel of eq. 6, and attention to a demonstration should
+rise with it (:mod:`icl_lens.studies.kernel_regression.prediction_similarity.summary`). No attention is read here.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """What a figure shows of prediction similarity: head by head, how attention to a demonstration goes with it.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 4: Pearson's correlation, over pairs
-of a query and a demonstration, between s (eq. 9, :mod:`icl_lens.studies.kernel_regression.prediction_similarity.compute`) and
-a, the attention of the last position to that demonstration
-(:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`). The paper does not say over which pairs. Here it is over
-all pairs of all prompts together (``pooled``), and besides the mean of each prompt's own correlation over its demonstrations
-(``per_prompt``): pooling also sees that prompts differ in the level of both.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 4: Pearson's correlation, over pairs of a query and a
+demonstration, between s (eq. 9, :mod:`icl_lens.studies.kernel_regression.prediction_similarity.compute`) and a, the attention
+of the last position to that demonstration (:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`). The paper does
+not say over which pairs. Here it is over all pairs of all prompts together (``pooled``), and besides the mean of each prompt's
+own correlation over its demonstrations (``per_prompt``): pooling also sees that prompts differ in the level of both.
 
 The paper says that the map resembles that of the heads that reconstruct the prediction, by eye. Here Spearman's correlation
-over heads measures it, beside how often heads dealt out at random would agree as well. And beside the correlations stands
-what the largest of all heads would be with the similarities permuted among a prompt's demonstrations.
+over heads measures it, beside how often heads dealt out at random would agree as well. And beside the correlations stands what
+the largest of all heads would be with the similarities permuted among a prompt's demonstrations.
 
 Intervals are 95 % bootstrap intervals over prompts.
 """
@@ -187,11 +186,10 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
         InputError: As :func:`pair`.
 
     Returns:
-        One row a model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value
-        less by_chance), prompts. Metrics: ``pooled``, ``per_prompt``, ``agreement`` (by_chance and beyond empty);
-        ``largest: WAY``, the head with the largest correlation again, by_chance what :func:`largest_by_chance` finds of all
-        heads; and, layer and head being 0, ``resemblance: WAY``, by_chance :func:`agree_by_chance` (a share of orders, so
-        beyond is empty).
+        One row a model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value less
+        by_chance), prompts. Metrics: ``pooled``, ``per_prompt``, ``agreement`` (by_chance and beyond empty); ``largest: WAY``,
+        the head with the largest correlation again, by_chance what :func:`largest_by_chance` finds of all heads; and, layer and
+        head being 0, ``resemblance: WAY``, by_chance :func:`agree_by_chance` (a share of orders, so beyond is empty).
     """
     rows = []
     by_key = dict(list(attention.groupby(_KEY)))

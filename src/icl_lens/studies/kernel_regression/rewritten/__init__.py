@@ -1,1 +1,1 @@
-"""The study rewritten."""
+"""The study rewritten: predictions for test texts that are rewritten by rules (Table 1)."""

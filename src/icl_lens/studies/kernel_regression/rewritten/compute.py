@@ -1,8 +1,8 @@
 """In-context learning on test texts that are rewritten: rare words, more complex syntax, typos.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. The rules are those of
-:mod:`icl_lens.studies.kernel_regression.rewritten.rewriting`, the answers those of :mod:`icl_lens.models.answers`;
-every rewriting is of the same prompts.
+:mod:`icl_lens.studies.kernel_regression.rewritten.rewriting`, the answers those of :mod:`icl_lens.models.answers`; every
+rewriting is of the same prompts.
 """
 
 from __future__ import annotations

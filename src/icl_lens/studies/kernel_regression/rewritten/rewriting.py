@@ -1,14 +1,14 @@
 """Test texts rewritten by rules: rare words, more complex syntax, typos. The meaning stays, the words are others.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1: texts unlike those of pre-training
-should be answered worse. The paper has GPT-3.5 rewrite them; that cannot be repeated, so here rules do, which anyone can read:
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1: texts unlike those of pre-training should be
+answered worse. The paper has GPT-3.5 rewrite them; that cannot be repeated, so here rules do, which anyone can read:
 
     rare_words      each word that has a rare synonym in a list is replaced by it
     complex_syntax  clauses that say nothing of the opinion are put around the text
     typos           each letter is, with some chance, swapped with the next, dropped, doubled or mistyped
 
-The list is :data:`icl_lens.studies.kernel_regression.rewritten.rare_words.RARE_WORDS`.
-Only the query's text is rewritten; the demonstrations stay as they are.
+The list is :data:`icl_lens.studies.kernel_regression.rewritten.rare_words.RARE_WORDS`. Only the query's text is rewritten; the
+demonstrations stay as they are.
 """
 
 from __future__ import annotations

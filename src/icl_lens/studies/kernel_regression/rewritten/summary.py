@@ -1,7 +1,7 @@
 """What a table shows of rewritten test texts: accuracy, and what each rewriting costs on the same prompts.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. Intervals are 95 % bootstrap intervals
-over prompts; differences are paired.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. Intervals are 95 % bootstrap intervals over
+prompts; differences are paired.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Representation change: answers, representations and attention with and without examples, on paired prompts."""
+"""The study representation_change: answers, representations and attention with and without examples."""

@@ -17,8 +17,7 @@ are kept
 Over the prompts of a condition (a number of examples, their control, a number of distractors) the vectors give the cosine of
 every two prompts (:mod:`icl_lens.statistics.similarity`), its alignment with each hypothesis
 (:mod:`icl_lens.studies.representation_change.hypotheses`) with a Mantel null, linear CKA, and probes
-(:mod:`icl_lens.statistics.probes`). They are then let go: tensors beside the table hold the cosines and what was computed of
-them.
+(:mod:`icl_lens.statistics.probes`). They are then let go: tensors beside the table hold the cosines and what was made of them.
 """
 
 from __future__ import annotations
@@ -69,8 +68,10 @@ def prepare(given: Given) -> Inputs:
 
 
 def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-    """A paired_prompts table whose prompts are chats: the last piece of the query opens the answer
-    (:mod:`icl_lens.prompts.chat`)."""
+    """A paired_prompts table whose prompts are chats (:mod:`icl_lens.prompts.chat`).
+
+    The last piece of the query opens the answer.
+    """
     spans = ["relevant_spans", "irrelevant_spans", "context_spans"]
     counts = table[spans].map(len).to_numpy().cumsum(1)  # (N, 3)
     plain = table.assign(

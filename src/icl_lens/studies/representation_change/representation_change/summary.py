@@ -25,8 +25,6 @@ from icl_lens.studies.representation_change import hypotheses
 from icl_lens.studies.representation_change.paired_answers import judged
 from icl_lens.studies.representation_change.settings import POOLINGS, SETS, condition_name, probed
 
-CONTRASTS = ("none", "examples", "control", "examples - none", "control - none", "examples - control")
-
 # The share of layers in which a correlation must be found for claim C4 of the study's checklist.
 _LEVEL = 0.05
 # Numbers of one matrix of resampled pairs.
