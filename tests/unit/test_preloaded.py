@@ -109,3 +109,34 @@ def test_a_killed_client_takes_its_command_along_and_a_killed_command_is_told(se
         while forks() and time.monotonic() < until:
             time.sleep(0.05)
         assert not forks()
+
+
+def test_a_command_waits_for_a_process_that_is_still_loading(tmp_path):
+    (tmp_path / "asked.py").write_text(ASKED)
+    (tmp_path / "marker.py").write_text("import time\ntime.sleep(2)\n")
+    here = Path(preloaded.__file__).read_text()
+    start, end = here.index("LIBRARIES = ("), here.index("# What a process says")
+    (tmp_path / "preloaded.py").write_text(here[:start] + 'LIBRARIES = ("marker",)\n' + here[end:])
+    code = (
+        f"import sys, preloaded; sys.stdin.read() if preloaded.start({str(tmp_path)!r}, dict(__import__('os').environ)) else 0"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    starter = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment, cwd=tmp_path)
+    waited = time.monotonic() + 20
+    while not (tmp_path / "socket.process").exists() and time.monotonic() < waited:
+        time.sleep(0.02)
+    try:
+        assert not (tmp_path / "socket").exists()
+        done = ask(tmp_path, "0", input="")
+        assert "loaded" in done.stdout, done.stderr
+    finally:
+        starter.stdin.close()
+        starter.wait(20)
+
+
+def test_a_command_does_not_wait_for_a_process_that_ended(tmp_path):
+    (tmp_path / "asked.py").write_text(ASKED)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    (tmp_path / "socket.process").write_text(str(ended.pid))
+    assert "cold" in ask(tmp_path, "0", input="").stdout

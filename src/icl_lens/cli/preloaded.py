@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any
 
 # What the jobs of a run import, besides the package itself: each command imports that, as it is then.
@@ -67,19 +68,21 @@ def start(folder: str, environment: dict[str, str]) -> object:
     with open(os.path.join(kernel, "kernel.json"), "w", encoding="utf-8") as file:
         json.dump({"argv": launch, "display_name": "Python 3", "language": "python"}, file)
     command = [sys.executable, "-P", __file__, "--serve", client(folder)[-1]]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, **TOLD})
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, **TOLD})
+    with open(_number_file(client(folder)[-1]), "w", encoding="ascii") as file:
+        file.write(str(process.pid))
+    return process
 
 
 def main(path: str, module: str, *arguments: str) -> int:
     """Run a module as a command in a fork of the process that serves ``path``; its exit status.
 
-    Where nobody serves (not yet, no more, on another machine) the command takes this process's place instead.
+    A command waits while that process loads the libraries, so that it never matters for a result which jobs came first: numpy
+    sums with as many threads as it had when it was loaded. Where nobody serves (no more, on another machine) the command takes
+    this process's place instead.
     """
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(path)
-    except OSError:
-        connection.close()
+    connection = _connected(path)
+    if connection is None:
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
     # A notebook's kernel ends when the process of that number is not its parent. A fork's never is; it ends with this one.
     environment = {key: value for key, value in os.environ.items() if key != "JPY_PARENT_PID"}
@@ -90,6 +93,38 @@ def main(path: str, module: str, *arguments: str) -> int:
     if not answer:
         print(f"{module} {' '.join(arguments[:1])}: its process was killed (out of memory?)", file=sys.stderr)
     return answer[0] if answer else 1
+
+
+def _connected(path: str) -> socket.socket | None:
+    """A connection to the process that serves ``path``, as soon as it listens; None where none does or will."""
+    while True:
+        loading = _is_loading(path)  # before the attempt: it may begin to listen in between
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+            return connection
+        except OSError:
+            connection.close()
+            if not loading:
+                return None
+            time.sleep(0.05)
+
+
+def _is_loading(path: str) -> bool:
+    """Whether the process that will serve ``path`` is alive and does not listen yet."""
+    try:
+        with open(_number_file(path), encoding="ascii") as file:
+            number = int(file.read())
+        with open(f"/proc/{number}/stat", encoding="utf-8") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, ValueError):
+        return False
+    return state != "Z" and not os.path.exists(path)
+
+
+def _number_file(path: str) -> str:
+    """The file with the number of the process that serves ``path``."""
+    return f"{path}.process"
 
 
 def serve(path: str) -> None:
