@@ -4,9 +4,17 @@ A study is a folder with four files at most: ``study.py`` (its :class:`Study`, n
 (the equations with their source, and ``compute``), ``summary.py`` (what its figures show), and ``__init__.py``.
 docs/extending.md adds one step by step.
 
-``compute(model, prompts, batch_tokens, progress)`` returns the study's rows, each with its prompt_id; it takes ``settings``,
-too, where the study has some, and what its ``inputs`` prepare by name. A study that reads nothing has
-``compute(settings, progress)``.
+``compute`` returns the study's rows, each with its prompt_id. It takes, by name except the model:
+
+- ``model``: the loaded :class:`~icl_lens.models.language_model.LanguageModel`, of any supported family;
+- ``prompts``: the prompts as the model reads them (:class:`~icl_lens.prompts.positions.TokenizedPrompt`); they fit its context;
+- ``batch_tokens``: tokens per batch, padding included (:func:`icl_lens.models.batching.batches`); it changes no result;
+- ``progress``: a function to call with the number of prompts that have been finished since the last call, all conditions
+counted;
+- ``settings``: an instance of the study's settings, where it has some; None stands for the defaults;
+- what the study's ``inputs`` prepare, by name.
+
+A study that reads nothing has ``compute(settings, progress)``.
 """
 
 from __future__ import annotations

@@ -50,11 +50,8 @@ def compute(
     """Predictions for every prompt by every method, against the prompt's full run.
 
     Args:
+        prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         model: Any model whose keys and values can be kept.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all conditions counted.
-        settings: See :class:`Settings`.
 
     Raises:
         InputError: A prompt has no demonstration, or one without a token to draw, or the model's family cannot do it.

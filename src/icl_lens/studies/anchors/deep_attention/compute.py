@@ -31,10 +31,7 @@ def compute(
     """The score of every prompt, layer and class.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
+        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration, or the model's family is not supported.

@@ -55,11 +55,9 @@ def compute(
     """The predicted confusion of every seed.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: They fit the model's context; all of a seed have the same demonstrations, one a class.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
         progress: Told once, when all vectors are read.
-        settings: See :class:`~icl_lens.studies.anchors.diagnosis.study.Settings`.
         pooled: Prompts of the same seeds, whose query vectors are taken.
 
     Raises:

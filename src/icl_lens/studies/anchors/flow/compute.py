@@ -37,11 +37,9 @@ def compute(
     """The edges of the chosen prompts.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: They fit the model's context. Which of them are taken is a matter of the settings.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
         progress: Told after each batch how many prompts it held, at the end of all that were not taken.
-        settings: See :class:`Settings`.
 
     Raises:
         InputError: A prompt is asked for that is not there, or has no demonstration; the model's family is not supported, or

@@ -27,10 +27,7 @@ def compute(
     """Predictions for every prompt.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
+        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
 
     Returns:
         One row per prompt, in their order: prompt_id, gold and prediction (class indices), class_log_probs (C floats:

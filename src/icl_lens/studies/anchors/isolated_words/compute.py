@@ -41,11 +41,8 @@ def compute(
     """Predictions and likeliest next tokens of one prompt a class, plain and with its label words isolated.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        model, prompts, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         progress: Told how many prompts were looked at.
-        settings: See :class:`Settings`.
 
     Raises:
         InputError: A prompt has no demonstration, more layers are asked for than there are, or the model's family is not

@@ -35,11 +35,7 @@ def compute(
     """Predictions for every prompt under every condition, against the prompt's plain run.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all conditions counted.
-        settings: See :class:`~icl_lens.studies.anchors.isolating.Settings`.
+        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration or lacks what is to be isolated, more layers are asked for than there are, or

@@ -37,12 +37,8 @@ def compute(
     """Predictions for every control, prompt and condition.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
+        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         shuffled: The same with their labels shuffled.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all controls counted.
-        settings: See :class:`~icl_lens.studies.anchors.control_settings.Settings`.
 
     Raises:
         InputError: As :func:`icl_lens.studies.anchors.isolated_runs.compare`.

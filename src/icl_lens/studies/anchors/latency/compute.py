@@ -44,11 +44,9 @@ def compute(
     """Seconds of every repeat, and the lengths that they hang on.
 
     Args:
+        prompts, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         model: Any model whose keys and values can be kept.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
         progress: Told after each set of demonstrations how many prompts it has, those that are not timed too.
-        settings: See :class:`Settings`.
 
     Raises:
         InputError: A prompt has no demonstration, or the model's family cannot do it.

@@ -124,11 +124,8 @@ def compute(
     """Answers to every prompt by three methods, and what was trained.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: They fit the model's context, and share their demonstrations within a seed.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done.
-        settings: See :class:`Settings`.
         auxiliary: Training prompts of every seed, with the demonstrations of the seed.
         few_shot: The prompts with more demonstrations; those of other ids are left out.
         shots: Of those, per class.

@@ -40,10 +40,7 @@ def compute(
     """The three means of every prompt and layer.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
+        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration, the model's family is not supported, or its number format is too narrow.

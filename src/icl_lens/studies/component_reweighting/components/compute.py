@@ -193,11 +193,8 @@ def compute(
     """Answers of every method, and the parts that they are made of.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: Those of :func:`prepare`; ``under`` has those of them that fit the context under every template.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all templates counted.
-        settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
         under: Template -> the prompts, the same in all.
         labelled: Template (without the contrast) -> each seed's labelled texts as prompts, in the order of the budgets.
         few_shot: Budget -> the prompts with so many labels in them.

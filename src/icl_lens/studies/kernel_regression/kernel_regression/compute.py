@@ -48,11 +48,7 @@ def compute(
     """Attention to every demonstration, by prompt, layer and head; the attention map; cosines of texts.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
-        settings: See :class:`Settings`.
+        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration, the model's family is not supported, or an encoder cannot be used.

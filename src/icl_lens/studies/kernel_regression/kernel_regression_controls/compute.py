@@ -108,11 +108,8 @@ def compute(
     """Attention to every demonstration, and answers, for every control.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: As they are; they fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all controls counted.
-        settings: See :class:`Settings`.
         changed: The same prompts by control, as :func:`controlled` names them.
 
     Raises:

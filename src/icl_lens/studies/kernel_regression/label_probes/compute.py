@@ -58,11 +58,7 @@ def compute(
     """How often every probe is right.
 
     Args:
-        model: Any supported model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
-        settings: See :class:`~icl_lens.studies.kernel_regression.label_probes.study.Settings`.
+        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration, there are fewer prompts than folds, a fold leaves nothing to fit on or to

@@ -32,10 +32,8 @@ def compute(
     """The similarity of every prompt's query with each of its demonstrations.
 
     Args:
+        prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
         model: Any model.
-        prompts: They fit the model's context.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done.
 
     Raises:
         InputError: A prompt has no demonstration, or a text no token of its own.

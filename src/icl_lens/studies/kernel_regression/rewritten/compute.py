@@ -48,11 +48,9 @@ def compute(
     """Answers to every prompt in every rewriting.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: As they are; they fit the model's context.
         rare_words, complex_syntax, typos: The same prompts, rewritten.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all rewritings counted.
         settings: How they were rewritten; nothing more is done with them.
 
     Returns:

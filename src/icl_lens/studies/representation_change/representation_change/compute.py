@@ -104,11 +104,8 @@ def compute(
     """Reads every prompt once, condition by condition.
 
     Args:
-        model: Any supported model.
+        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
         prompts: The prompts, in any order.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many prompts are done.
-        settings: See :class:`~icl_lens.studies.representation_change.settings.Settings`.
         table: Their rows of a paired_prompts table; every query in every condition of its number of distractors.
 
     Raises:
