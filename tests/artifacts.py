@@ -1,4 +1,4 @@
-"""Tables by the name of their kind, for tests: the registry knows the schema."""
+"""Reading and writing of tables by the name of their kind, for tests. The registry provides the schema."""
 
 from icl_lens.artifacts import parquet, provenance
 from icl_lens.studies import registry
@@ -7,15 +7,15 @@ SCHEMAS = {schema.kind: schema for schema in registry.schemas()}
 
 
 def read(path, kind):
-    """A table of a kind, and its metadata."""
+    """Read a table of a kind, and its metadata."""
     return parquet.read(path, SCHEMAS[kind])
 
 
 def write(path, table, metadata):
-    """Write a table of the kind that its metadata names."""
+    """Write a table of the kind named in its metadata."""
     parquet.write(path, table, SCHEMAS[metadata["schema"]], metadata)
 
 
 def describe(kind, module, inputs, settings, seeds, observed=None, **more):
-    """The metadata of a table that one module made."""
+    """Build the metadata of a table that was produced by one module."""
     return provenance.describe(SCHEMAS[kind], [module], inputs, settings, seeds, observed, **more)

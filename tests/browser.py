@@ -1,4 +1,4 @@
-"""A headless browser for pages on disk, or the reason why there is none."""
+"""Headless browser for pages on disk; tests are skipped with a reason if none is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @contextmanager
 def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
-    """A driver that shows the page; the test is skipped where no chromium with its driver is installed."""
+    """Yield a driver that shows the page; skip the test if Chromium or its driver is not installed."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     wait = pytest.importorskip("selenium.webdriver.support.wait")
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -25,11 +25,11 @@ def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     running = selenium.Chrome(options=options, service=selenium.ChromeService(executable_path=driver))
     try:
-        # A window is never narrower than 500 pixels; a phone's width is emulated.
+        # The minimum width of a window is 500 pixels, so smaller widths are emulated.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         running.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         running.get(page.absolute().as_uri())
-        # A page of megabytes was once looked at before all of it had been read.
+        # Large pages may not have finished loading when get() returns.
         whole = "return document.readyState == 'complete' && location.href != 'about:blank'"
         wait.WebDriverWait(running, 60).until(lambda driver: driver.execute_script(whole))
         yield running
@@ -38,5 +38,5 @@ def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
 
 
 def complaints(driver) -> list[str]:
-    """What the browser's console holds."""
+    """Return the messages in the browser's console."""
     return [entry["message"] for entry in driver.get_log("browser")]

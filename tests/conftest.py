@@ -1,4 +1,4 @@
-"""What several tests share: tokenizers and tiny models made on the spot, and the real data where it is at hand."""
+"""Shared fixtures: tokenizers and tiny models created on the fly, and the real data if available."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from icl_lens.tasks.task import TASKS
 
 from .families import tiny
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
-torch.set_num_threads(1)  # the models are tiny: a second thread only waits, and for long when the machine is busy
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not access the Hub
+torch.set_num_threads(1)  # the models are tiny: more threads are slower, especially on a busy machine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -36,13 +36,13 @@ TEXTS = [
 
 
 def corpus_of_prompts() -> list[str]:
-    """Text that holds every template and label word."""
+    """Return texts that contain each template and each label word."""
     tasks = [*TASKS.values(), *(variant.task(name, TASKS) for name, variant in VARIANTS.items())]
     return [task.template.format(text=text, label=label) for task in tasks for label in task.label_words for text in TEXTS]
 
 
 def byte_level(trim_offsets: bool = False, vocabulary: int = 1200, **special: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE like GPT-2's."""
+    """Train a byte-level BPE tokenizer like that of GPT-2."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
@@ -54,7 +54,7 @@ def byte_level(trim_offsets: bool = False, vocabulary: int = 1200, **special: st
 
 
 def sentencepiece_like(bos: bool = True) -> PreTrainedTokenizerFast:
-    """A BPE over words that carry their blank as "▁", with a beginning-of-sequence token, like Llama's."""
+    """Train a BPE tokenizer like that of Llama: words include their leading space as "▁", and it has a BOS token."""
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.normalizer = normalizers.Replace(" ", "▁")
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -73,10 +73,12 @@ def sentencepiece_like(bos: bool = True) -> PreTrainedTokenizerFast:
 
 
 def llama_like(metaspace: bool = False) -> PreTrainedTokenizerFast:
-    """A BPE as Llama's tokenizer.json has it: a blank put before the text, bytes for what no piece holds, a newline too.
+    """Train a BPE tokenizer with the structure of Llama's tokenizer.json.
+
+    It prepends a space to the text and encodes characters outside its vocabulary, including newlines, as bytes.
 
     Args:
-        metaspace: The blanks are made by a pre-tokenizer, as newer files have it, and not by the normalizer.
+        metaspace: Whether a pre-tokenizer adds the spaces, as in newer files, instead of the normalizer.
     """
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace("\n", " ")
@@ -108,7 +110,7 @@ def llama_like(metaspace: bool = False) -> PreTrainedTokenizerFast:
 
 
 def word_level() -> PreTrainedTokenizerFast:
-    """One token a word or punctuation mark; blanks vanish, newlines too."""
+    """Train a tokenizer with one token per word or punctuation mark; it drops spaces and newlines."""
     core = Tokenizer(models.WordLevel(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.train_from_iterator(corpus_of_prompts(), trainers.WordLevelTrainer(special_tokens=["<unk>"], show_progress=False))
@@ -122,7 +124,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def language_model(tokenizer):
-    """A function from a family to a tiny random model of it."""
+    """Return a function that creates a tiny random model of a given family."""
 
     def make(family: str, **options) -> LanguageModel:
         network = tiny(family, len(tokenizer), **options)
@@ -134,16 +136,16 @@ def language_model(tokenizer):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, tokenizer) -> Path:
-    """A folder with a tiny random GPT-2 and its tokenizer."""
+    """Return a folder with a tiny random GPT-2 and its tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny("gpt2", len(tokenizer), context=4096).save_pretrained(folder)  # real text is many tokens to this tokenizer
+    tiny("gpt2", len(tokenizer), context=4096).save_pretrained(folder)  # real text is long in tokens of this tokenizer
     tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets; tests that use it are skipped where it is not at hand."""
+    """Return the folder of real data sets; skip the test if it is not available."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real data sets are not at hand ({SHARED_DATA.name} is not beside the repository)")
     return SHARED_DATA

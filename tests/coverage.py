@@ -1,4 +1,4 @@
-"""How often an interval of simulated data holds what it estimates."""
+"""Coverage of confidence intervals on simulated data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from icl_lens.statistics.resampling import Bootstrap
 
 
 def table(values, tasks=1):
-    """One row a prompt from values of shape (tasks * seeds, prompts)."""
+    """Build a table with one row per prompt from values of shape (tasks * seeds, prompts)."""
     values = np.asarray(values)
     seeds = len(values) // tasks
     return pd.DataFrame(
@@ -23,9 +23,10 @@ def table(values, tasks=1):
 
 
 def coverage_of_means(runs, seeds, prompts, between, seeds_too, truth):
-    """Share of ``runs`` in which the interval holds the mean over the seeds at hand, or over all that could have been drawn.
+    """Compute the share of ``runs`` in which the interval contains the true mean.
 
-    Prompts of a seed are exponential with variance 1, seeds differ by a normal effect with standard deviation ``between``.
+    The true mean is over the given seeds, or over all seeds that could have been drawn. Values of prompts of a seed are
+    exponential with variance 1. Seeds differ by a normal effect with standard deviation ``between``.
     """
     generator, hits = np.random.default_rng(1), 0
     for _ in range(runs):

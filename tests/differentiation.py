@@ -1,4 +1,4 @@
-"""Gradients with respect to attention weights, by matrices that autograd keeps."""
+"""Gradients with respect to attention weights, from matrices that autograd keeps."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Sink = Callable[[int, Tensor, Tensor], None]
 
 @contextmanager
 def differentiate(network: PreTrainedModel, sink: Sink) -> Iterator[None]:
-    """Pass each layer's attention weights and their gradient to ``sink``, last layer first, during a backward pass.
+    """Pass each layer's attention weights and their gradient to ``sink`` during a backward pass, last layer first.
 
-    Inside, run the model and call ``backward()`` on a loss. The graph begins at the first layer's attention weights, so
-    parameters may be frozen. Nothing is kept that autograd does not keep itself: the sink gets one layer's matrices at a time,
-    and they are freed when it returns.
+    Run the model inside the context and call ``backward()`` on a loss. The graph begins at the attention weights of the first
+    layer, so parameters may be frozen. Nothing is stored beyond what autograd stores: the sink receives the matrices of one
+    layer at a time, and they are freed when it returns.
     """
 
     def tap(layer: int, weights: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Models that make mistakes: the embedded ones with noise added to their weights, made on the spot.
+"""Models that make mistakes: the embedded models with noise added to their weights, created on the fly.
 
-The embedded model solves every task that is shown, so it tries no branch that needs a wrong answer. With noise it answers less
-than 90 % of the prompts right, never answers some classes, and under some demonstration sets answers one class only.
+The embedded model solves each of the tasks in the figures, so it does not cover branches that need a wrong answer. With noise,
+it answers less than 90 % of the prompts correctly, never predicts some classes, and predicts only one class with some
+demonstration sets.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from .conftest import REPOSITORY
 ORGANISM = REPOSITORY / "src/icl_lens/organism/checkpoint"
 READER = REPOSITORY / "src/icl_lens/reader_organism/checkpoint"
 
-# Shares of a matrix's standard deviation: some answers are wrong; nearly all are one class.
+# Noise levels relative to a matrix's standard deviation: some answers are wrong; nearly all answers are one class.
 ERRS, NEARLY_CONSTANT = 0.4, 0.6
 
 
 def noisy(source: Path, folder: Path, scale: float = ERRS, seed: int = 1) -> Path:
-    """A copy of a checkpoint with normal noise added to each matrix.
+    """Copy a checkpoint and add normal noise to each matrix.
 
     Args:
-        source: The checkpoint's folder.
-        folder: The folder to make.
-        scale: Standard deviation of the noise, as a share of the matrix's own.
-        seed: Of the noise.
+        source: Folder of the checkpoint.
+        folder: Folder to create.
+        scale: Standard deviation of the noise relative to that of the matrix.
+        seed: Seed of the noise.
     """
     shutil.copytree(source, folder)
     weights, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(seed)
@@ -42,7 +43,7 @@ def noisy(source: Path, folder: Path, scale: float = ERRS, seed: int = 1) -> Pat
 
 
 def one_head(folder: Path) -> Path:
-    """A random model of two layers with one head each, and the embedded model's tokenizer."""
+    """Create a random model with two layers of one head each, and the embedded model's tokenizer."""
     shutil.copytree(ORGANISM, folder)
     shape = AutoConfig.from_pretrained(folder)
     shape.update({"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 2})

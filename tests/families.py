@@ -1,4 +1,4 @@
-"""Tiny random models of many families, with vocabularies that any test tokenizer fits."""
+"""Tiny random models of many families, with a vocabulary size that suits any test tokenizer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ FAMILIES = (
     "olmo2",
     "gemma2",
     "gemma3_text",
-    "gemma3",  # with its picture encoder
+    "gemma3",  # with its image encoder
     "phi3",
     "opt",
     "starcoder2",
@@ -85,7 +85,7 @@ FAMILIES = (
     "deepseek_v3",
 )
 
-# Families that cannot be studied, and why.
+# Unsupported families, and the reasons.
 _OUT_OF_REACH = (
     "its attention does not pass through transformers' attention interface, so its weights can be neither read nor edited"
 )
@@ -105,7 +105,10 @@ UNSUPPORTED = {
 
 
 def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: int = CONTEXT) -> PreTrainedModel:
-    """A random model: weights large enough that attention is far from uniform and every layer matters."""
+    """Create a random model of a family.
+
+    Its weights are large enough that attention is far from uniform and each layer affects the output.
+    """
     torch.manual_seed(seed)
     special = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
     wide = {
@@ -119,7 +122,7 @@ def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: 
     }
     narrow = {"vocab_size": vocabulary, "n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": context, **special}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    # A window shorter than the tests' shortest input, in every other layer.
+    # Every other layer has a window that is shorter than the tests' shortest input.
     gemma3 = {
         **wide,
         "num_key_value_heads": 2,
@@ -136,7 +139,7 @@ def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: 
         "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**wide)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**wide, num_key_value_heads=2)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**wide, num_key_value_heads=2)),
-        # A window shorter than most prompts, so that it matters.
+        # The window is shorter than most prompts, so that it has an effect.
         "mistral": lambda: MistralForCausalLM(MistralConfig(**wide, num_key_value_heads=2, sliding_window=32)),
         "olmo": lambda: OlmoForCausalLM(OlmoConfig(**wide)),
         "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**wide, num_key_value_heads=2)),
@@ -176,7 +179,7 @@ def tiny(family: str, vocabulary: int, seed: int = 0, layers: int = 3, context: 
 
 
 def unsupported(family: str, vocabulary: int) -> tuple[PreTrainedModel, str]:
-    """A random model of a family that cannot be studied, and the reason."""
+    """Create a random model of an unsupported family, and return it with the reason."""
     torch.manual_seed(0)
     small = {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     wide = {**small, "intermediate_size": 32, "num_key_value_heads": 2}

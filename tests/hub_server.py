@@ -1,8 +1,9 @@
-"""A hub on loopback: serves folders as repositories, with the requests, headers and faults that the real one has.
+"""Server on loopback that imitates the Hugging Face Hub: it serves folders as repositories, with configurable faults.
 
-What is imitated: ``/api/{models,datasets}/{id}/revision/{revision}?blobs=true`` with sizes, git blob ids and LFS digests;
-``/{id}/resolve/{revision}/{file}``, small files at once and large ones (LFS) by a redirect to another host that needs no token;
-ranges; ``X-Error-Code``; 401 for what is absent when nobody is logged in; a renamed repository.
+It imitates requests and headers of the real Hub: ``/api/{models,datasets}/{id}/revision/{revision}?blobs=true`` with sizes, git
+blob ids and LFS digests; ``/{id}/resolve/{revision}/{file}``, which returns small files directly and redirects large (LFS)
+files to another host that needs no token; ranges; ``X-Error-Code``; 401 for missing repositories without a login; and a renamed
+repository.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ LFS = (".safetensors", ".bin", ".parquet", ".gguf")
 
 @dataclass
 class Fault:
-    """Something that goes wrong with the requests whose path holds ``part``, some number of times.
+    """Fault in the requests with ``part`` in their path, for a limited number of times.
 
-    ``what`` is: a status; "truncate" (half of the body, then the connection closes), "stall" (half of the body, then silence),
-    "corrupt" (a byte is another), "no range" (all is sent where a part was asked for), "no hub" (a web page answers).
+    ``what`` is an HTTP status or one of: "truncate" (half of the body, then the connection is closed), "stall" (half of the
+    body, then nothing), "corrupt" (one byte is changed), "no range" (the full body is sent when a range is requested), "no hub"
+    (the response is a web page).
     """
 
     part: str
@@ -36,7 +38,7 @@ class Fault:
 
 @dataclass
 class Repository:
-    """Commits (folders) and what branches point at them."""
+    """Commits (folders), and the branches that point to them."""
 
     folders: dict[str, Path] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -44,15 +46,15 @@ class Repository:
 
 
 class Hub:
-    """The server; a context manager.
+    """Server that can be used as a context manager.
 
     Attributes:
-        endpoint: For HF_ENDPOINT.
-        faults: What goes wrong.
-        sent: Path of a file -> bytes of its content that were sent.
-        requests: "METHOD path" of every request.
-        tokens: Host -> the tokens that were shown to it.
-        halfway: Set when a stalled body has been sent half.
+        endpoint: Value for HF_ENDPOINT.
+        faults: Faults to apply.
+        sent: Path of a file -> number of bytes of its content that were sent.
+        requests: "METHOD path" of each request.
+        tokens: Host -> tokens that it received.
+        halfway: Event that is set when half of a stalled body has been sent.
         names: Old name -> new name of a renamed repository.
     """
 
@@ -67,7 +69,7 @@ class Hub:
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def forget(self) -> None:
-        """No faults, and nothing counted."""
+        """Remove all faults and reset all counters."""
         self.faults: list[Fault] = []
         self.sent: Counter[str] = Counter()
         self.requests: list[str] = []
@@ -75,7 +77,18 @@ class Hub:
         self.halfway = threading.Event()
 
     def add(self, kind: str, name: str, folder: Path, branch: str = "main", **options) -> str:
-        """Make a folder a commit of a repository (kind: models or datasets), and a branch point at it; its hash."""
+        """Add a folder as a commit of a repository, and point a branch to it.
+
+        Args:
+            kind: ``models`` or ``datasets``.
+            name: Name of the repository.
+            folder: Folder with the files of the commit.
+            branch: Name of the branch.
+            options: Further fields of :class:`Repository`.
+
+        Returns:
+            Hash of the commit.
+        """
         content = "".join(f"{p.relative_to(folder)} {_sha256(p)}" for p in sorted(folder.rglob("*")) if p.is_file())
         commit = hashlib.sha1(content.encode()).hexdigest()
         repository = self.repositories.setdefault((kind, name), Repository(**options))
@@ -84,7 +97,7 @@ class Hub:
         return commit
 
     def files_asked_for(self) -> list[str]:
-        """The requests for content."""
+        """Return the requests for file content."""
         return [request for request in self.requests if "/resolve/" in request or "/cdn/" in request]
 
     def __enter__(self) -> Hub:
@@ -97,7 +110,7 @@ class Hub:
         self._server.server_close()
 
     def fault(self, path: str) -> int | str | None:
-        """What goes wrong with this request."""
+        """Return the fault that applies to this request, if any."""
         for fault in self.faults:
             if fault.part in path and fault.times > 0:
                 fault.times -= 1
@@ -119,11 +132,11 @@ def _siblings(folder: Path) -> list[dict]:
         content = path.read_bytes()
         sibling = {"rfilename": path.relative_to(folder).as_posix(), "size": len(content), "blobId": _blob(content)}
         if path.name.endswith(LFS):
-            # The git blob of a large file is a pointer to it, so its id says nothing of the content.
+            # The git blob of a large file is an LFS pointer, so its id cannot verify the content.
             sibling["blobId"] = _blob(b"pointer to " + sibling["rfilename"].encode())
             sibling["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
         siblings.append(sibling)
-    extra = folder.with_name(f"{folder.name}.extra.json")  # what no folder can hold, such as a file named ../x
+    extra = folder.with_name(f"{folder.name}.extra.json")  # entries that cannot exist in a folder, such as a file named ../x
     return siblings + (json.loads(extra.read_text()) if extra.is_file() else [])
 
 
@@ -156,7 +169,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             return self.refuse(404)
 
         def find(self, kind, name, revision):
-            """The repository and the commit; None when the refusal is sent."""
+            """Return the repository and the commit, or None after an error response."""
             if self.token == "expired":
                 return self.refuse(401, message="Invalid credentials in Authorization header")
             repository = hub.repositories.get((kind, name))

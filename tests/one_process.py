@@ -1,7 +1,8 @@
-"""The workflow without Snakemake, kernels and repeated imports: every artifact and item of a config, made in this process.
+"""The workflow in a single process: each artifact and item of a config, without Snakemake, kernels or repeated imports.
 
-The rules' own commands are run (:func:`icl_lens.cli.commands.main`), so a study reads and writes what it does in a real run. A
-notebook's cells are executed one by one, as a kernel does it. :mod:`tests.workflow` checks that the rules agree with this.
+It runs the same commands as the rules (:func:`icl_lens.cli.commands.main`), so a study reads and writes the same files as in a
+real run. It executes a notebook's cells one by one, as a kernel does. :mod:`tests.workflow` checks that the rules agree with
+this module.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from .conftest import REPOSITORY
 
 
 class Run:
-    """One config's results.
+    """Results of one config.
 
     Attributes:
         config: The config.
         results: Its results folder.
-        draw: Whether pictures are rendered, which takes most of the time; else they are empty files.
+        draw: Whether to render figures, which takes most of the time. If not, placeholder files are written.
     """
 
     def __init__(self, mapping: dict[str, Any], draw: bool = True) -> None:
@@ -47,17 +48,17 @@ class Run:
         self._models: dict[tuple, LanguageModel] = {}
 
     def items(self) -> list[str]:
-        """What `all` makes."""
+        """Return the items that `all` makes."""
         shown = {name: item for name, item in registry.items().items() if all(self.config.shown(name))}
         return [name for name, item in shown.items() if item.in_all and item.group in self.config.groups]
 
     def walks(self) -> list[Path]:
-        """The folders of the studies that the report walks."""
+        """Return the folders of the studies that the walkthrough of the report shows."""
         tasks = self.config.tasks
         return [self.results / f"studies/{m}/{task}/shared-1shot" for m in self.config.shown("figure_1")[0] for task in tasks]
 
     def study(self, model: str, task: str, set_name: str, study: str) -> Path:
-        """Make one study of one model, and the prompts that it reads."""
+        """Run one study of one model, and create the prompts that it reads."""
         out = self.results / f"studies/{model}/{task}/{set_name}/{study}.parquet"
         if out.exists():
             return out
@@ -79,7 +80,7 @@ class Run:
         return [part for option, name in named.items() for part in (f"--{option}", self.prompts(task, name))]
 
     def prompts(self, task: str, set_name: str) -> Path:
-        """Make one prompt set of a task, and the texts that it is drawn from."""
+        """Create one prompt set of a task, and the corpus that it is sampled from."""
         out = self.results / f"prompts/{task}/{set_name}.parquet"
         if out.exists():
             return out
@@ -100,7 +101,7 @@ class Run:
         return out
 
     def inputs(self, item: str) -> list[Path]:
-        """Make all that an item reads."""
+        """Create all files that an item reads."""
         shown, found = registry.items()[item], [self.results / name for name in registry.items()[item].reads]
         for path in found:
             if path.name == "hidden_markov.parquet" and not path.exists():
@@ -117,10 +118,10 @@ class Run:
         return [self.results / f"studies/{m}/{t}/{shown.set}" for m in models for t in tasks] if shown.studies else []
 
     def item(self, item: str) -> None:
-        """Execute an item's notebook on what it reads, and write its files and their record.
+        """Execute an item's notebook, and write the item's files and its record.
 
         Raises:
-            Exception: Whatever the notebook raises.
+            Exception: Any exception that the notebook raises.
         """
         inputs, kind = self.inputs(item), registry.items()[item].kind
         out = self.results / f"{kind}s/{item}"
@@ -145,7 +146,7 @@ class Run:
         notebooks.write_record(out.with_name(f"{item}.json"), inputs, [*made, executed])
 
     def report(self, items: list[str]) -> Path:
-        """Write the page with these items, and every paper's claims."""
+        """Write the report with these items and the claims of each paper."""
         for folder in self.walks():
             model, task, set_name = folder.parts[-3:]
             for study in [study.name for study in registry.studies().values() if study.walked]:
@@ -170,10 +171,12 @@ class Run:
 
 
 def execute(source: Path, parameters: dict[str, Any]) -> None:
-    """Run a notebook's cells in this process, with other parameters; what a cell ends in is shown, as a kernel shows it.
+    """Run a notebook's cells in this process with other parameters.
+
+    The value of a cell's last expression is displayed, as a kernel does.
 
     Raises:
-        Exception: What a cell raises.
+        Exception: Any exception that a cell raises.
     """
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(json.loads(source.read_text())["cells"]):
@@ -197,7 +200,7 @@ def _run_cell(source: str, name: str, namespace: dict[str, Any]) -> None:
 
 
 def _command(*arguments: Any) -> None:
-    """Run one command of icl-lens; what it tells is the error where it fails."""
+    """Run one icl-lens command; if it fails, its stderr is the assertion message."""
     told = io.StringIO()
     with contextlib.redirect_stderr(told):
         code = commands.main([str(argument) for argument in arguments])
@@ -205,6 +208,6 @@ def _command(*arguments: Any) -> None:
 
 
 def _blank(figure: Figure, path: Path, **_: Any) -> None:
-    """In place of rendering: a picture that holds the figure's texts, and nothing else."""
+    """Write the figure's texts to an SVG file instead of rendering the figure."""
     texts = "".join(f"<text>{escape(text.get_text())}</text>" for text in figure.findobj(Text))
     Path(path).write_text(f'<svg xmlns="http://www.w3.org/2000/svg">{texts}</svg>')

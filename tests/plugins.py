@@ -1,4 +1,4 @@
-"""Studies outside the package, for tests: known inside a block and forgotten after it."""
+"""Studies outside the package, for tests: registered inside a context and removed after it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from icl_lens.studies import plugins, registry
 
 @contextmanager
 def added(*folders: Path | str) -> Iterator[None]:
-    """The studies in some folders can be imported, run and found by the registry inside.
+    """Make the studies in some folders available to import, to run and to find in the registry inside the context.
 
-    Their modules stay loaded, so that the same folder has the same classes the next time.
+    Their modules stay loaded, so that a folder has the same classes the next time it is added.
     """
     for folder in map(Path, folders):
         package = f"{plugins.__name__}.{folder.name}"

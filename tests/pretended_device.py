@@ -1,11 +1,11 @@
-"""A device that needs no hardware: tensors that say they are on ``meta`` and compute on the CPU.
+"""Simulated device that needs no hardware: tensors report the device ``meta`` and compute on the CPU.
 
-A computation on it gives the CPU's numbers, and raises where CUDA or MPS would:
+A computation on it gives the same numbers as the CPU, and raises an error where CUDA or MPS would:
 
-* an operation takes tensors of both the device and the CPU (RuntimeError, as CUDA). Allowed are, as on CUDA, copies, a CPU
-  tensor without dimensions, and CPU tensors as indices;
-* an operation makes a float64 tensor on the device (TypeError, as MPS);
-* a tensor of the device is read as a numpy array (by torch itself).
+* an operation takes tensors of both the device and the CPU (RuntimeError, as on CUDA). As on CUDA, copies, CPU tensors without
+  dimensions, and CPU tensors as indices are allowed;
+* an operation creates a float64 tensor on the device (TypeError, as on MPS);
+* a tensor of the device is read as a numpy array (torch itself raises the error).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _CPU = torch.device("cpu")
 _ACROSS = {
     torch.ops.aten.copy_.default,
     torch.ops.aten._to_copy.default,
-    torch.ops.aten._has_compatible_shallow_copy_type.default,  # Module.to asks it; it reads no values
+    torch.ops.aten._has_compatible_shallow_copy_type.default,  # called by Module.to; reads no values
 }
 _INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the pretended device; ``held`` is what it holds, on the CPU."""
+    """Tensor on the simulated device; ``held`` is the CPU tensor with its values."""
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> OnDevice:
@@ -68,16 +68,23 @@ class OnDevice(torch.Tensor):
 
 
 def _with_values(index: object) -> object:
-    """An index whose lists are tensors: torch would make them on meta, where they keep no values."""
+    """Convert the lists in an index to tensors.
+
+    Torch would create them on meta, without values.
+    """
     if isinstance(index, tuple):
         return tuple(map(_with_values, index))
     return torch.tensor(index) if isinstance(index, list) else index
 
 
 def _run(func, args: tuple, kwargs: dict) -> object:
-    """One operation, by the CPU; what it makes is on the device if it is asked for there, or made of what is there."""
+    """Run one operation on the CPU.
+
+    The result is on the device if the operation requests it, or if the operation names no device and one of its inputs is
+    there.
+    """
     moves, in_place = _kind(func)
-    if moves:  # in inference mode it comes here whole
+    if moves:  # inference mode does not decompose it
         with _Made():
             return func.decompose(*args, **kwargs)
     tensors: list[torch.Tensor] = []
@@ -92,10 +99,10 @@ def _run(func, args: tuple, kwargs: dict) -> object:
     here = any(isinstance(tensor, OnDevice) for tensor in tensors)
     if any(tensor.device == DEVICE and not isinstance(tensor, OnDevice) for tensor in tensors):
         if here:
-            raise AssertionError(f"{func} is given a tensor without values")  # a hole in this module
-        return func(*args, **kwargs)  # transformers makes a model without values before it reads them
+            raise AssertionError(f"{func} is given a tensor without values")  # a bug in this module
+        return func(*args, **kwargs)  # transformers creates a model without values before it loads them
     if here and func not in _ACROSS:
-        # Indices may come from the CPU, if what is indexed is on the device.
+        # Indices may be on the CPU if the indexed tensor is on the device.
         checked = [args[0], *args[2:]] if func in _INDEXED and isinstance(args[0], OnDevice) else tensors
         if any(isinstance(x, torch.Tensor) and not isinstance(x, OnDevice) and x.dim() for x in checked):
             raise RuntimeError(f"{func}: expected all tensors to be on the same device, but found {DEVICE} and cpu")
@@ -111,7 +118,7 @@ def _run(func, args: tuple, kwargs: dict) -> object:
 
 @cache
 def _kind(func) -> tuple[bool, bool]:
-    """Whether an operation may move a tensor by way of others, and whether it works in place."""
+    """Return whether an operation may move a tensor by calling others, and whether it works in place."""
     name = func._schema.name
     return name in ("aten::to", "aten::type_as"), func._schema.is_mutable and name.endswith("_")
 
@@ -123,11 +130,11 @@ def _on_device(value: object) -> object:
 
 
 class _Made(TorchDispatchMode):
-    """Sends what makes a tensor on the device to :func:`_run`."""
+    """Send operations that create a tensor on the device to :func:`_run`."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to make sure of it costs more than the operations
+        return False  # nothing is compiled here, and the check costs more than the operations
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
@@ -135,14 +142,14 @@ class _Made(TorchDispatchMode):
 
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    """While open, the device is there."""
+    """Make the simulated device available inside the context."""
     written: Callable[..., torch.Tensor] = torch.tensor
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
 
     def keeping(*args: object, device: torch.device | None = None, **kwargs: object) -> torch.Tensor:
         return written(*args, **kwargs) if device is None else written(*args, **kwargs).to(device)
 
-    torch.tensor = keeping  # on meta it would keep no values
+    torch.tensor = keeping  # a tensor on meta has no values
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to: a parameter cannot change its class in place
     try:
         with _Made():

@@ -11,7 +11,7 @@ from .conftest import TEXTS
 
 
 def prompts_table(task: str = "sst2", count: int = 6, shots: int = 1) -> pd.DataFrame:
-    """Prompts of different lengths, every class in the demonstrations."""
+    """Create prompts of different lengths, with each class in the demonstrations."""
     definition = TASKS[task]
     classes = len(definition.label_words)
     rows = []
@@ -38,7 +38,10 @@ def prompts_table(task: str = "sst2", count: int = 6, shots: int = 1) -> pd.Data
 
 
 def shared_table(task: str = "agnews", count: int = 8, shots: int = 1) -> pd.DataFrame:
-    """Prompts of which all but the last two have the demonstrations of the first or of the second, in turn."""
+    """Create prompts with shared demonstrations.
+
+    All prompts except the last two have the demonstrations of the first or of the second prompt, alternately.
+    """
     table = prompts_table(task, count=count, shots=shots)
     rows = table.to_dict("records")
     for number, row in enumerate(rows[:-2]):

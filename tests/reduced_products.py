@@ -1,8 +1,9 @@
-"""A device with bfloat16 products, emulated: for machines that have none.
+"""Emulation of a device with bfloat16 products, for machines that do not support them.
 
-Inside :func:`emulated`, products of float32 matrices do what a CPU with AMX does: where torch is set to it (the oneDNN
-backend's format is bf16), both factors are rounded to bfloat16 and multiplied and added up in float32. Elsewhere, and where
-torch is set to full precision, nothing changes. The order of the sums is this machine's, not that hardware's.
+Inside :func:`emulated`, products of float32 matrices behave as on a CPU with AMX. If torch is configured for it (the format of
+the oneDNN backend is bf16), both factors are rounded to bfloat16, and products are computed and accumulated in float32. If
+torch is set to full precision, and outside the context, nothing changes. The summation order is that of the current machine,
+not of AMX hardware.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 
-# Products of two matrices, by the places of the factors among the arguments.
+# Products of two matrices, with the indices of the factors among the arguments.
 FACTORS = {
     aten.mm.default: (0, 1),
     aten.bmm.default: (0, 1),
@@ -24,7 +25,7 @@ WHOLE = aten.scaled_dot_product_attention.default
 
 
 def emulated() -> TorchDispatchMode:
-    """A context in which this machine has bfloat16 products."""
+    """Return a context in which this machine has bfloat16 products."""
     return _BFloat16Products()
 
 
@@ -45,8 +46,12 @@ def _rounded(factor: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(query, key, value, *given, attn_mask=None, is_causal=False, scale=None, enable_gqa=False, dropout_p=0.0):
-    """Softmax attention with both of its products reduced: the heads' outputs, and the logarithm of each row's sum."""
-    # The fused kernel is given dropout_p and is_causal by place, the composite operation the mask and those two.
+    """Compute softmax attention with both products rounded.
+
+    Returns:
+        The outputs of the heads, and the logarithm of each row's sum.
+    """
+    # Positional arguments are dropout_p and is_causal for the fused kernel, and the mask and those two for the composite one.
     for entry in given:
         if isinstance(entry, bool):
             is_causal = entry

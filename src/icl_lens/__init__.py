@@ -1,1 +1,1 @@
-"""icl-lens: rebuild, audit and doubt studies of in-context learning."""
+"""icl-lens: reproduce, audit and challenge studies of in-context learning."""

@@ -1,4 +1,4 @@
-"""``python -m icl_lens`` is ``icl-lens``."""
+"""Entry point of ``python -m icl_lens``, which is equivalent to the command ``icl-lens``."""
 
 import sys
 

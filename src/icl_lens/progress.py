@@ -1,4 +1,4 @@
-"""How far a long computation or a download is: a bar on a terminal, plain lines in a log."""
+"""Progress of long computations and downloads: a progress bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two lines in a log.
+# Minimum number of seconds between two lines in a log.
 INTERVAL = 10.0
 
 
@@ -23,13 +23,14 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Show the progress of a computation over ``total`` prompts or seeds, or of a download of ``total`` bytes.
 
-    The value is told how many more are done (or, below zero, how many must be done again).
+    The context manager returns a function. Call it with the number of newly finished units, or with a negative number if units
+    must be processed again.
 
     Args:
-        total: How many prompts, seeds or bytes there are.
-        what: What is shown before the numbers.
-        unit: What is counted.
-        done: How many were done before, by a run that was interrupted; they do not count as speed.
+        total: The total number of prompts, seeds or bytes.
+        what: The text before the numbers.
+        unit: The unit that is counted.
+        done: The number of units that an interrupted run finished before; they are excluded from the displayed speed.
     """
     if sys.stderr.isatty():
         shown_unit = {"unit": "B", "unit_scale": True} if unit == "byte" else {"unit": unit}
@@ -55,11 +56,11 @@ def progress(
 
 
 class Runs:
-    """Counts runs of prompts and tells of prompts, of which each takes several runs.
+    """Counter that converts finished runs to finished prompts, for computations with several runs per prompt.
 
     Args:
-        tell: Told how many more prompts are done.
-        runs: How many runs a prompt takes.
+        tell: A function that is called with the number of newly finished prompts.
+        runs: The number of runs per prompt.
     """
 
     def __init__(self, tell: Callable[[int], object], runs: int) -> None:
@@ -75,7 +76,7 @@ class Runs:
 
 
 def amount(count: float) -> str:
-    """A number of bytes for people: ``548.1 MB``."""
+    """Format a number of bytes in a readable unit, such as ``548.1 MB``."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= size:
             return f"{count / size:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""Components from the definition (Chang et al., EMNLP 2024), one prompt at a time; it shares nothing with the package.
+"""Reference implementation of components from the definition (Chang et al., EMNLP 2024), one prompt at a time.
 
-A family is written out: where its layers are, what its norms compute. A head is heard by silencing the others: the output
-projection is run on the values of that head alone.
+It shares no code with the package. The paths of a family's layers and the formulas of its norms are written out. The output of
+a single head is computed by running the output projection on its values, with the values of the other heads set to zero.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-# model_type: path of the layers, their attention, its output projection, their MLP, path of the final norm
+# model_type -> path of the layers, names of their attention, its output projection and their MLP, path of the final norm
 PLACES = {
     "gpt2": ("transformer.h", "attn", "c_proj", "mlp", "transformer.ln_f"),
     "gptj": ("transformer.h", "attn", "out_proj", "mlp", "transformer.ln_f"),
@@ -21,7 +21,10 @@ PLACES = {
 
 
 def component_logits(model, ids, label_ids) -> tuple[np.ndarray, np.ndarray]:
-    """Label logits of each part (embedding; a layer's heads, its MLP; constant), shape (K, C), and of the model, (C,)."""
+    """Compute the label logits of each part, shape (K, C), and of the model, shape (C,).
+
+    The parts are the embedding; the heads and the MLP of each layer; and the constant.
+    """
     family = model.config.model_type
     layers_at, attention_at, projection_at, mlp_at, norm_at = PLACES[family]
     layers = model.get_submodule(layers_at)
@@ -94,7 +97,11 @@ def component_logits(model, ids, label_ids) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reweighted(parts, gold, rate=0.05, l1=0.01, epochs=2000, patience=3, check=100, stops=True, rest=None):
-    """Weights of parts (n, M, C), as the released code trains them: clipped weights, and how many epochs."""
+    """Train the weights of parts (n, M, C) as in the released code.
+
+    Returns:
+        The clipped weights, and the number of epochs.
+    """
     g, y = torch.tensor(np.asarray(parts), dtype=torch.float32), torch.tensor(gold)
     other = torch.zeros(g.shape[0], g.shape[2]) if rest is None else torch.tensor(np.asarray(rest), dtype=torch.float32)
     w = torch.ones(g.shape[1], requires_grad=True)
@@ -121,7 +128,13 @@ def reweighted(parts, gold, rate=0.05, l1=0.01, epochs=2000, patience=3, check=1
 
 
 def calibrated(logits, gold, proper=False, rate=0.05, epochs=5000, patience=3, check=100):
-    """The factor per class of Calib+, whose products with probabilities are taken as logits; or terms on log-probabilities."""
+    """Train the factor per class of Calib+, or one term per class on log-probabilities.
+
+    Calib+ treats the products of factors and probabilities as logits.
+
+    Returns:
+        The weights, and the number of epochs.
+    """
     x, y = torch.tensor(np.asarray(logits), dtype=torch.float32), torch.tensor(gold)
     p = torch.log_softmax(x, -1) if proper else torch.softmax(x, -1)
     w = (torch.zeros if proper else torch.ones)(x.shape[1]).requires_grad_()

@@ -1,8 +1,9 @@
-"""Next-token logits of one query behind compressed demonstrations, written from the paper (section 3.2) as plainly as it reads.
+"""Reference implementation of compressed demonstrations, directly from the paper (section 3.2).
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention, no cache. The whole prompt is read,
-and in every layer the query's tokens cannot see the demonstrations' tokens that are not kept; these are what they were. A
-causal model computes the same for the demonstrations whatever follows, so nothing else is to be undone.
+It computes the next-token logits of one query. It shares no code with the package: it uses one prompt at a time, transformers'
+own eager attention, and no cache. The model reads the full prompt, and in each layer the query's tokens cannot attend to the
+demonstrations' tokens that are not kept. The demonstrations themselves are computed as usual. In a causal model their
+computation does not depend on what follows, so nothing else needs to be changed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch
 
 
 def compressed_logits(model, ids, length, kept) -> torch.Tensor:
-    """Logits at the last position, shape (V,), the query's positions continuing behind the demonstrations.
+    """Compute the logits at the last position, shape (V,); the query's positions continue after the demonstrations.
 
     Args:
-        model: A causal language model; it is switched to eager attention.
+        model: A causal language model. It is switched to eager attention.
         ids: Token ids of the prompt.
-        length: How many of them are demonstrations.
-        kept: Positions among these that the query sees.
+        length: Number of these tokens that are demonstrations.
+        kept: Positions among the demonstrations that the query can attend to.
     """
     dropped = [p for p in range(length) if p not in set(kept)]
 
@@ -37,7 +38,10 @@ def compressed_logits(model, ids, length, kept) -> torch.Tensor:
 
 
 def restarted_logits(model, ids, length, kept) -> torch.Tensor:
-    """The same with the query's positions restarting at 0, the demonstrations read with their own positions in that pass."""
+    """Compute the same logits with the query's positions restarting at 0.
+
+    The demonstrations are read with their own positions in the same pass.
+    """
     dropped = [p for p in range(length) if p not in set(kept)]
 
     def edited(weights):
@@ -60,7 +64,7 @@ def restarted_logits(model, ids, length, kept) -> torch.Tensor:
 
 @contextmanager
 def _edited_attention(model, edited):
-    """Replace the eager attention of the model's own modelling file by the same with its weights edited."""
+    """Replace the eager attention function of the model's own modelling file by one that edits the weights."""
     attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx"))
     source = sys.modules[type(attention).__module__]
     if hasattr(attention, "_attn"):  # GPT-J

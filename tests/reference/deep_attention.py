@@ -1,6 +1,7 @@
-"""Attention of a prompt's last position to each class's label words, from the definition (section 2.3, appendix E).
+"""Reference implementation of attention to each class's label words (section 2.3, appendix E).
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention and returned matrices.
+The attention is that of a prompt's last position. The module shares no code with the package: it uses one prompt at a time, and
+the attention matrices that transformers' own eager attention returns.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 
 
 def class_attention(model, ids, anchors, demo_labels, classes) -> np.ndarray:
-    """Sum over heads, and over the demonstrations of a class, of A_l(q, p), shape (L, C)."""
+    """Sum A_l(q, p) over heads and over the demonstrations of each class, shape (L, C)."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         attentions = model(
@@ -26,13 +27,16 @@ def class_attention(model, ids, anchors, demo_labels, classes) -> np.ndarray:
 
 
 def auc_by_counting(scores, positive) -> float:
-    """The share of (positive, negative) pairs that are in the right order, ties one half."""
+    """Compute the share of (positive, negative) pairs in the correct order; a tie counts one half."""
     pairs = [(s, t) for s, p in zip(scores, positive, strict=True) if p for t, n in zip(scores, positive, strict=True) if not n]
     return sum(1.0 if s > t else 0.5 if s == t else 0.0 for s, t in pairs) / len(pairs)
 
 
 def one_versus_one(scores, predicted, raw=False) -> float:
-    """Macro average over pairs of predicted classes of the two one-sided AUCs, rows divided by their sums."""
+    """Compute the macro average, over pairs of predicted classes, of the two one-sided AUCs.
+
+    Rows are divided by their sums.
+    """
     kept = sorted(set(predicted))
     if len(kept) == 2 and raw:
         return auc_by_counting([row[kept[1]] for row in scores], [y == kept[1] for y in predicted])

@@ -1,7 +1,7 @@
-"""Predicted and real confusion from the definitions (section 3.3; the released ``Error_analysis.ipynb``).
+"""Reference implementation of predicted and real confusion (section 3.3; the released ``Error_analysis.ipynb``).
 
-It shares nothing with the package: one prompt at a time, vectors caught where a family's own projection gives them, principal
-directions from the eigenvectors of the covariance matrix, AUC by counting.
+It shares no code with the package: it uses one prompt at a time, vectors recorded at each family's own projections, principal
+directions from the eigenvectors of the covariance matrix, and AUC by counting.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .deep_attention import auc_by_counting
 
 
 def projections(model, family, ids, layer):
-    """What one layer's projections give for one prompt: queries and keys, shape (T, W), heads one after the other."""
+    """Return queries and keys of one layer for one prompt, shape (T, W), with heads concatenated."""
     caught = {}
 
     def catch(name):
@@ -44,7 +44,7 @@ def projections(model, family, ids, layer):
     if family == "gpt2":
         width = caught["all"].shape[1] // 3
         return caught["all"][:, :width], caught["all"][:, width : 2 * width]
-    if family == "gpt_neox":  # each head's query, key and value stand side by side
+    if family == "gpt_neox":  # query, key and value of each head are adjacent
         width = caught["all"].shape[1]
         size = width // heads // 3
         by_head = [caught["all"][:, 3 * size * h : 3 * size * (h + 1)] for h in range(heads)]
@@ -56,12 +56,16 @@ def projections(model, family, ids, layer):
     else:
         queries, keys = caught["q"], caught["k"]
     size = queries.shape[1] // heads
-    shared = queries.shape[1] // keys.shape[1]  # query heads that have one key head in common
+    shared = queries.shape[1] // keys.shape[1]  # number of query heads per key head
     return queries, np.hstack([keys[:, (h // shared) * size : (h // shared + 1) * size] for h in range(heads)])
 
 
 def predicted(queries, keys, directions):
-    """Predicted confusion from query vectors (N lists) and one key vector a class, with M directions: {(a, b): confusion}."""
+    """Compute predicted confusion from N query vectors and one key vector per class, with M directions.
+
+    Returns:
+        {(a, b): confusion}.
+    """
     queries = np.array(queries)
     covariance = np.cov(queries, rowvar=False)
     values, vectors = np.linalg.eigh(covariance)
@@ -75,7 +79,10 @@ def predicted(queries, keys, directions):
 
 
 def real(log_probs, gold):
-    """Of the texts of class a or b the AUC of p_a / (p_a + p_b); pairs without a text of either class are left out."""
+    """Compute the AUC of p_a / (p_a + p_b) on the texts of class a or b, for each pair of classes.
+
+    Pairs in which one of the classes has no texts are left out.
+    """
     found = {}
     for a, b in combinations(range(len(log_probs[0])), 2):
         both = [(np.exp(p), y) for p, y in zip(log_probs, gold, strict=True) if y in (a, b)]

@@ -1,7 +1,7 @@
-"""Posterior and kernel regression on a tiny hidden Markov model, by enumeration and plain loops from the definitions.
+"""Reference implementation of the posterior and of kernel regression on a tiny hidden Markov model.
 
-It shares nothing with the package: probabilities are sums over every path of states of the merged model, and eq. 6 is two
-loops.
+It follows the definitions with enumeration and plain loops, and shares no code with the package. Probabilities are sums over
+all state paths of the merged model, and eq. 6 is two loops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def merged(transitions, emissions):
-    """The merged model's matrices, T (S, S) and B (S, O)."""
+    """Return the matrices of the merged model, T (S, S) and B (S, O)."""
     tasks, block = len(transitions), len(transitions[0])
     states, tokens = tasks * block, len(emissions[0][0])
     transition, emission = np.zeros((states, states)), np.zeros((states, tokens))
@@ -25,7 +25,7 @@ def merged(transitions, emissions):
 
 
 def sequence_probability(transition, emission, start, tokens) -> float:
-    """The sum over all paths that begin in ``start`` of what they emit."""
+    """Compute the probability of emitting the tokens, as a sum over all state paths that begin in ``start``."""
     total = 0.0
     for path in product(range(len(transition)), repeat=len(tokens) - 1):
         states = [start, *path]
@@ -39,14 +39,17 @@ def sequence_probability(transition, emission, start, tokens) -> float:
 
 
 def posterior(transitions, emissions, demonstrations, labels, query) -> np.ndarray:
-    """P(y | x_1 y_1 d ... x), every label by itself: the share of the prompt and that label in the prompt and any label."""
+    """Compute P(y | x_1 y_1 d ... x) for each label.
+
+    It is the probability of the prompt with that label, divided by the probability of the prompt with any label.
+    """
     transition, emission = merged(transitions, emissions)
     tasks, block = len(transitions), len(transitions[0])
     tokens = emission.shape[1]
     joint = np.zeros(tokens)
     for g in range(tasks):
         p = 1 / tasks
-        for x, y in zip(demonstrations, labels, strict=True):  # the delimiter is certain, and takes the chain back to its start
+        for x, y in zip(demonstrations, labels, strict=True):  # the delimiter has probability 1 and resets the chain
             p *= sequence_probability(transition, emission, g * block, [*x, y])
         for y in range(tokens):
             joint[y] += p * sequence_probability(transition, emission, g * block, [*query, y])
@@ -54,7 +57,7 @@ def posterior(transitions, emissions, demonstrations, labels, query) -> np.ndarr
 
 
 def operator(transitions, emissions, sequence) -> np.ndarray:
-    """T_o = prod_t diag(B[:, o_t]) T of the merged model, (S, S)."""
+    """Compute T_o = prod_t diag(B[:, o_t]) T of the merged model, shape (S, S)."""
     transition, emission = merged(transitions, emissions)
     found = np.eye(len(transition))
     for token in sequence:
@@ -63,7 +66,10 @@ def operator(transitions, emissions, sequence) -> np.ndarray:
 
 
 def vec(transitions, emissions, sequence) -> list[float]:
-    """The rows of the starts of T_o, own blocks only, divided by the probability of the sequence."""
+    """Return the rows of T_o that belong to the start states, divided by the probability of the sequence.
+
+    Only the entries in a start state's own block are kept.
+    """
     tasks, block = len(transitions), len(transitions[0])
     whole = operator(transitions, emissions, sequence)
     probability = sum(whole[g * block, j] for g in range(tasks) for j in range(len(whole))) / tasks
@@ -71,7 +77,10 @@ def vec(transitions, emissions, sequence) -> list[float]:
 
 
 def inverse(vectors, ridge) -> np.ndarray:
-    """Sigma^-1: the second moment of vectors, with a share of its mean diagonal entry added to the diagonal."""
+    """Compute Sigma^-1, the inverse of the regularised second moment of vectors.
+
+    The multiple ``ridge`` of the mean diagonal entry is added to the diagonal.
+    """
     width = len(vectors[0])
     moment = np.zeros((width, width))
     for v in vectors:
@@ -85,7 +94,7 @@ def inverse(vectors, ridge) -> np.ndarray:
 
 
 def eq_6(query, demonstrations, labels, sigma_inverse, tokens, clip=True) -> list[float]:
-    """sum_i e(y_i) K(x, x_i) / sum_i K(x, x_i), vectors given."""
+    """Compute sum_i e(y_i) K(x, x_i) / sum_i K(x, x_i) from given vectors."""
     weights = []
     for v in demonstrations:
         k = sum(query[i] * sigma_inverse[i, j] * v[j] for i in range(len(v)) for j in range(len(v)))

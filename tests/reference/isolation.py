@@ -1,8 +1,9 @@
-"""Next-token logits of one prompt with isolated positions, written from the paper (section 2.2) as plainly as it reads.
+"""Reference implementation of isolated positions, directly from the paper (section 2.2).
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention, whose weights are overwritten row
-by row after the softmax. Blocking all of a position's edges to earlier ones *before* the softmax leaves the position itself as
-the only one, with weight 1; blocking them *after* it sets them to 0 and leaves the weight on itself as it was.
+It computes the next-token logits of one prompt. It shares no code with the package: it uses one prompt at a time and
+transformers' own eager attention, and overwrites the attention weights row by row after the softmax. Blocking all edges from a
+position to earlier ones *before* the softmax leaves only the position itself, with weight 1. Blocking them *after* the softmax
+sets them to 0 and does not change the weight on the position itself.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch
 
 
 def isolated_logits(model, ids, positions, layers, blocking) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits at the last position, shape (V,), and each layer's attention weights as used, shape (H, T, T).
+    """Compute the logits at the last position, shape (V,), and each layer's attention weights as used, shape (H, T, T).
 
     Args:
-        model: A causal language model; it is switched to eager attention.
+        model: A causal language model. It is switched to eager attention.
         ids: Token ids of the prompt.
-        positions: The positions that are cut off from all earlier ones.
-        layers: The layers in which they are.
+        positions: Positions that are isolated from all earlier ones.
+        layers: Layers in which they are isolated.
         blocking: ``before_softmax`` or ``after_softmax``.
     """
 
@@ -43,7 +44,7 @@ def isolated_logits(model, ids, positions, layers, blocking) -> tuple[torch.Tens
 
 @contextmanager
 def _edited_attention(model, edited):
-    """Replace the eager attention of the model's own modelling file by the same with its weights edited."""
+    """Replace the eager attention function of the model's own modelling file by one that edits the weights."""
     attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx"))
     source = sys.modules[type(attention).__module__]
     if hasattr(attention, "_attn"):  # GPT-J
@@ -71,5 +72,5 @@ def _edited_attention(model, edited):
 
 
 def jaccard(first, second) -> float:
-    """Overlap of two sets."""
+    """Compute the Jaccard index of two sets."""
     return len(set(first) & set(second)) / len(set(first) | set(second))

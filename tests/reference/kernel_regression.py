@@ -1,7 +1,8 @@
-"""Attention to demonstrations and what it reconstructs, from the definitions (Han et al., TMLR 2025, sections 5.2 and 5.5).
+"""Reference implementation of attention to demonstrations and of reconstruction.
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention and returned matrices, and spans
-found token by token from the prompts table's own characters.
+It follows the definitions (Han et al., TMLR 2025, sections 5.2 and 5.5). It shares no code with the package: it uses one prompt
+at a time, the attention matrices that transformers' own eager attention returns, and spans that are found token by token from
+the characters in the prompts table.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import torch
 
 
 def demonstration_tokens(row, ids_and_offsets, before, drop_first):
-    """For each demonstration: its tokens, and those of its label word among them, as lists of positions.
+    """Find the tokens of each demonstration and those of its label word, as lists of positions.
 
     Args:
-        row: A row of a prompts table; its demonstrations begin with a template's piece.
+        row: Row of a prompts table. Its demonstrations begin with a piece of the template.
         ids_and_offsets: (id, (start, end)) of each token of the text.
-        before: How many tokens the model reads before the text.
-        drop_first: Whether position 0 is left out.
+        before: Number of tokens that the model reads before the text.
+        drop_first: Whether to leave out position 0.
     """
     count = len(row["demo_labels"])
     pieces = len(row["prefix_spans"]) // (count + 1)
@@ -37,7 +38,7 @@ def demonstration_tokens(row, ids_and_offsets, before, drop_first):
 
 
 def last_rows(model, ids):
-    """The last position's attention, as [layer][head][position], and the logits there."""
+    """Return the attention of the last position, as [layer][head][position], and its logits."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False)
@@ -45,7 +46,7 @@ def last_rows(model, ids):
 
 
 def pooled(row_weights, demonstrations):
-    """By pooling, one number a demonstration, of one head's row."""
+    """Pool one head's row into one number per demonstration, for each pooling."""
     return {
         "max": [max(row_weights[t] for t in tokens) for tokens, _ in demonstrations],
         "mean": [sum(row_weights[t] for t in tokens) / len(tokens) for tokens, _ in demonstrations],
@@ -54,13 +55,13 @@ def pooled(row_weights, demonstrations):
 
 
 def reconstruction(weights, labels, classes):
-    """Each class's share of the weights, as a list."""
+    """Compute each class's share of the weights, as a list."""
     total = sum(weights)
     return [sum(a for a, y in zip(weights, labels, strict=True) if y == c) / total for c in range(classes)]
 
 
 def resampled(values, bins):
-    """Values at equally many places between the first and the last, by linear interpolation."""
+    """Interpolate values linearly at equally spaced points between the first and the last."""
     result = []
     for number in range(bins):
         at = number * (len(values) - 1) / (bins - 1)
@@ -71,5 +72,5 @@ def resampled(values, bins):
 
 
 def kernel_regression(cosines, labels, classes, tau):
-    """Each class's share under K = exp(cos / tau) (eq. 6)."""
+    """Compute each class's share with K = exp(cos / tau) (eq. 6)."""
     return reconstruction([math.exp(cosine / tau) for cosine in cosines], labels, classes)

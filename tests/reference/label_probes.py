@@ -1,8 +1,8 @@
-"""Probes of keys and values from the definitions (Figure 5), one prompt, head and demonstration at a time.
+"""Reference implementation of probes of keys and values (Figure 5), one prompt, head and demonstration at a time.
 
-It shares nothing with the package: keys and values are caught where a family's own projection gives them (keys before their
-rotary embedding) or read from the model's own cache (after it), and ridge regression solves the normal equations with an
-intercept among the unknowns.
+It shares no code with the package. Keys and values are recorded at each family's own projections (keys before their rotary
+embedding) or read from the model's own KV cache (keys after it). Ridge regression solves the normal equations with an intercept
+among the unknowns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def projected(model, family, ids, layer):
-    """Keys before their turn and values of one layer, (T, H_kv, d) each."""
+    """Return keys before the rotary embedding, and values, of one layer, shape (T, H_kv, d) each."""
     caught = {}
 
     def catch(name):
@@ -33,9 +33,9 @@ def projected(model, family, ids, layer):
         model(input_ids=torch.tensor([ids]), use_cache=False)
     for hook in hooks:
         hook.remove()
-    if family == "gpt2":  # queries, keys and values side by side
+    if family == "gpt2":  # queries, keys and values are concatenated
         _, keys, values = np.split(caught["all"], 3, axis=1)
-    elif family == "gpt_neox":  # each head's query, key and value side by side
+    elif family == "gpt_neox":  # query, key and value of each head are adjacent
         by_head = caught["all"].reshape(len(ids), heads, 3, -1)
         return by_head[:, :, 1], by_head[:, :, 2]
     else:
@@ -45,7 +45,7 @@ def projected(model, family, ids, layer):
 
 
 def cached(model, ids, layer):
-    """Keys after their turn and values of one layer, (T, H_kv, d) each."""
+    """Return keys after the rotary embedding, and values, of one layer, shape (T, H_kv, d) each."""
     with torch.inference_mode():
         cache = model(input_ids=torch.tensor([ids]), use_cache=True).past_key_values
     stored = cache.layers[layer]
@@ -53,7 +53,7 @@ def cached(model, ids, layer):
 
 
 def ridge(fitted, classes, tested, penalty) -> list[int]:
-    """The class answered for each tested vector; the intercept is an unknown without a penalty."""
+    """Predict the class of each tested vector by ridge regression; the intercept has no penalty."""
     kinds = sorted(set(classes))
     width = len(fitted[0])
     x = np.array([[*v, 1.0] for v in fitted])

@@ -1,7 +1,8 @@
-"""Attention of a prompt's last position to each demonstration, from the definition in examples/recency/compute.py.
+"""Reference implementation of attention to each demonstration, from the definition in examples/recency/compute.py.
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention and returned matrices, and spans
-found token by token from the prompts table's own characters.
+The attention is that of a prompt's last position. The module shares no code with the package: it uses one prompt at a time, the
+attention matrices that transformers' own eager attention returns, and spans that are found token by token from the characters
+in the prompts table.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import torch
 
 
 def demonstration_tokens(row, offsets, before, first_token):
-    """The positions of each demonstration's tokens.
+    """Find the positions of each demonstration's tokens.
 
     Args:
-        row: A row of a prompts table; its demonstrations begin with a template's piece.
+        row: Row of a prompts table. Its demonstrations begin with a piece of the template.
         offsets: [start, end) characters of each token of the text.
-        before: How many tokens the model reads before the text.
-        first_token: Whether position 0 counts.
+        before: Number of tokens that the model reads before the text.
+        first_token: Whether to include position 0.
     """
     count = len(row["demo_labels"])
     pieces = len(row["prefix_spans"]) // (count + 1)
@@ -30,7 +31,7 @@ def demonstration_tokens(row, offsets, before, first_token):
 
 
 def attention_to_places(model, ids, demonstrations):
-    """The mean over heads of the attention to each demonstration, as [layer][place]."""
+    """Compute the mean over heads of the attention to each demonstration, as [layer][place]."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         attentions = model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
@@ -43,11 +44,11 @@ def attention_to_places(model, ids, demonstrations):
 
 
 def shares(attention, layer):
-    """The share of each place: means over prompts, divided by their sum.
+    """Compute the share of each place: means over prompts, divided by their sum.
 
     Args:
         attention: [prompt][layer][place].
-        layer: Which.
+        layer: Index of the layer.
     """
     places = range(len(attention[0][layer]))
     means = [sum(prompt[layer][place] for prompt in attention) / len(attention) for place in places]

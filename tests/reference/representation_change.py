@@ -1,6 +1,6 @@
-"""Representation change from its definitions, one prompt at a time.
+"""Reference implementation of representation change from its definitions, one prompt at a time.
 
-It shares nothing with the package: transformers' own eager attention and hidden states, no cache, plain loops.
+It shares no code with the package: it uses transformers' own eager attention and hidden states, no cache, and plain loops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ import torch
 
 
 def read(model, ids, query, sets) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, maximum and last state of the query's tokens, (3, L + 1, W); attention of the last token to each set, (S, L)."""
+    """Read the states and the attention of one prompt.
+
+    Returns:
+        The mean, maximum and last of the states of the query's tokens, (3, L + 1, W), and the attention of the last token to
+        each set, (S, L).
+    """
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([ids]), output_attentions=True, output_hidden_states=True, use_cache=False)
@@ -32,7 +37,7 @@ def read(model, ids, query, sets) -> tuple[np.ndarray, np.ndarray]:
 
 
 def greedy(model, ids, tokens) -> list[int]:
-    """The likeliest next token, again and again, everything read anew each time."""
+    """Generate tokens greedily, reading the full sequence again for each token."""
     ids = list(ids)
     for _ in range(tokens):
         with torch.inference_mode():
@@ -41,14 +46,14 @@ def greedy(model, ids, tokens) -> list[int]:
 
 
 def log_likelihood(model, ids, answer) -> float:
-    """Sum of the answer's tokens' log-probabilities."""
+    """Sum the log-probabilities of the answer's tokens."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([[*ids, *answer]]), use_cache=False).logits[0].double()
     return sum(float(logits[len(ids) + i - 1].log_softmax(-1)[token]) for i, token in enumerate(answer))
 
 
 def cosines(vectors) -> np.ndarray:
-    """The cosine of every two rows after standardising each column, (P, P)."""
+    """Compute the cosine of each pair of rows after standardising each column, (P, P)."""
     vectors = np.array(vectors, dtype=float)
     for column in range(vectors.shape[1]):
         values = vectors[:, column]
@@ -59,24 +64,24 @@ def cosines(vectors) -> np.ndarray:
 
 
 def ranks(values) -> list[float]:
-    """Ranks from 1, equal values sharing their mean."""
+    """Return ranks from 1; equal values share their mean rank."""
     return [sum(v < w for v in values) + (sum(v == w for v in values) + 1) / 2 for w in values]
 
 
 def pearson(first, second) -> float:
-    """The correlation coefficient."""
+    """Compute Pearson's correlation coefficient."""
     a, b = sum(first) / len(first), sum(second) / len(second)
     shared = sum((x - a) * (y - b) for x, y in zip(first, second, strict=True))
     return shared / math.sqrt(sum((x - a) ** 2 for x in first) * sum((y - b) ** 2 for y in second))
 
 
 def alignment(similarity, hypothesis) -> float:
-    """Spearman's correlation of two matrices above their diagonals."""
+    """Compute Spearman's correlation of the entries of two matrices above the diagonal."""
     pairs = [(i, j) for i in range(len(similarity)) for j in range(i + 1, len(similarity))]
     return pearson(ranks([similarity[i][j] for i, j in pairs]), ranks([hypothesis[i][j] for i, j in pairs]))
 
 
 def linear_cka(first, second) -> float:
-    """||Y'X||^2 / (||X'X|| ||Y'Y||) of centred columns."""
+    """Compute ||Y'X||^2 / (||X'X|| ||Y'Y||) of centred columns."""
     x, y = (np.array(m, dtype=float) - np.mean(m, 0) for m in (first, second))
     return float(np.sum((y.T @ x) ** 2) / math.sqrt(np.sum((x.T @ x) ** 2) * np.sum((y.T @ y) ** 2)))

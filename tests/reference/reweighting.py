@@ -1,7 +1,8 @@
-"""Anchor re-weighting, written from the equations (section 3.1, eq. 9 and 12; appendix H) as plainly as they read.
+"""Reference implementation of anchor re-weighting, directly from the equations (section 3.1, eq. 9 and 12; appendix H).
 
-It shares nothing with the package: one whole prompt at a time, transformers' own eager attention whose last row is multiplied
-by exp(beta) at the label words after the softmax, autograd through the whole forward pass, and Adam written out.
+It shares no code with the package. It runs one full prompt at a time with transformers' own eager attention. The last row of
+the attention weights is multiplied by exp(beta) at the label words after the softmax. Gradients come from autograd through the
+full forward pass, and Adam is written out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 
 
 def class_logits(model, ids, anchors, label_ids, beta) -> torch.Tensor:
-    """Logits of the label words at the last position, shape (C,).
+    """Compute the logits of the label words at the last position, shape (C,).
 
     Args:
-        model: A causal language model; it is switched to eager attention.
+        model: A causal language model. It is switched to eager attention.
         ids: Token ids of the prompt.
         anchors: Positions p_1 ... p_D of the label words.
         label_ids: Token id of each class.
@@ -38,14 +39,14 @@ def class_logits(model, ids, anchors, label_ids, beta) -> torch.Tensor:
 
 
 def train(model, examples, orders, heads, rate) -> tuple[torch.Tensor, list[float]]:
-    """beta, shape (L, H, D), and the mean loss of each epoch.
+    """Train beta, shape (L, H, D), and return it with the mean loss of each epoch.
 
     Args:
         model: A causal language model.
         examples: (ids, anchors, label_ids, gold) of each training prompt.
-        orders: For each epoch, the order of the examples.
+        orders: Order of the examples in each epoch.
         heads: H.
-        rate: Adam's learning rate.
+        rate: Learning rate of Adam.
     """
     layers = model.config.get_text_config().num_hidden_layers
     beta = torch.zeros(layers, heads, len(examples[0][1]), device=model.device)
@@ -69,7 +70,7 @@ def train(model, examples, orders, heads, rate) -> tuple[torch.Tensor, list[floa
 
 @contextmanager
 def _edited_attention(model, edited):
-    """Replace the eager attention of the model's own modelling file by the same with its weights edited."""
+    """Replace the eager attention function of the model's own modelling file by one that edits the weights."""
     attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx"))
     if hasattr(attention, "_attn"):  # GPT-J
         owner, name = type(attention), "_attn"

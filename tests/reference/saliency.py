@@ -1,6 +1,7 @@
-"""S_wp, S_pq and S_ww of one prompt, written from the equations (section 2.1, eq. 1-4), as plainly as they read.
+"""Reference implementation of S_wp, S_pq and S_ww, directly from the equations (section 2.1, eq. 1-4).
 
-It shares nothing with the package: one prompt at a time, transformers' own eager attention and returned matrices, autograd.
+It shares no code with the package: it uses one prompt at a time, the attention matrices that transformers' own eager attention
+returns, and autograd.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import torch
 
 
 def information_flow(model, ids, label_ids, gold) -> list[np.ndarray]:
-    """I_l of each layer, shape (T, T) each, the diagonal as eq. 1 has it.
+    """Compute I_l of each layer, shape (T, T) each, including the diagonal as in eq. 1.
 
     Args:
-        model: A causal language model; it is switched to eager attention.
+        model: A causal language model. It is switched to eager attention.
         ids: Token ids of the prompt.
         label_ids: Token id of each class.
-        gold: The query's class.
+        gold: Class of the query.
     """
     model.set_attn_implementation("eager")
     embeddings = model.get_input_embeddings()(torch.tensor([ids], device=model.device)).detach().requires_grad_()
@@ -31,14 +32,14 @@ def information_flow(model, ids, label_ids, gold) -> list[np.ndarray]:
 
 
 def saliency(model, ids, anchors, label_ids, gold) -> np.ndarray:
-    """The three means in each layer, shape (3, L).
+    """Compute the three means in each layer, shape (3, L).
 
     Args:
-        model: A causal language model; it is switched to eager attention.
+        model: A causal language model. It is switched to eager attention.
         ids: Token ids of the prompt.
         anchors: Positions p_1 ... p_D of the label words.
         label_ids: Token id of each class.
-        gold: The query's class.
+        gold: Class of the query.
     """
     q = len(ids) - 1
     c_wp, c_pq = np.zeros((2, q + 1, q + 1), dtype=bool)

@@ -1,6 +1,6 @@
-"""Prediction similarity and its correlation with attention, from the definitions (eq. 9, Figure 4).
+"""Reference implementation of prediction similarity and its correlation with attention (eq. 9, Figure 4).
 
-It shares nothing with the package: one text at a time, all logits, sums in loops.
+It shares no code with the package: it uses one text at a time, all logits, and sums in loops.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 
 
 def next_token(model, ids) -> np.ndarray:
-    """P(o | x) after the tokens of a text, shape (V,)."""
+    """Compute P(o | x) after the tokens of a text, shape (V,)."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double().numpy()
     exponents = np.exp(logits - logits.max())
@@ -18,12 +18,12 @@ def next_token(model, ids) -> np.ndarray:
 
 
 def similarity(model, first, second) -> float:
-    """sum_o P(o | x_1) P(o | x_2)."""
+    """Compute sum_o P(o | x_1) P(o | x_2)."""
     return float(sum(a * b for a, b in zip(next_token(model, first), next_token(model, second), strict=True)))
 
 
 def pearson(pairs) -> float:
-    """Of (s, a) pairs."""
+    """Compute Pearson's correlation of (s, a) pairs."""
     n = len(pairs)
     s, a = sum(x for x, _ in pairs) / n, sum(y for _, y in pairs) / n
     shared = sum((x - s) * (y - a) for x, y in pairs)
@@ -31,6 +31,6 @@ def pearson(pairs) -> float:
 
 
 def reconstruction(attention, labels) -> int:
-    """The class whose demonstrations are attended to most, together."""
+    """Return the class with the most attention to its demonstrations in total."""
     votes = {c: sum(a for a, y in zip(attention, labels, strict=True) if y == c) for c in sorted(set(labels))}
     return max(votes, key=votes.get)

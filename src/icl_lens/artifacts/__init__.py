@@ -1,1 +1,1 @@
-"""What a step writes: tables, tensors and records with a contract, their provenance, and the audit of a results folder."""
+"""Artifacts that a step writes (tables, tensors and records with a schema), their provenance, and the audit of a folder."""

@@ -1,4 +1,4 @@
-"""Does a results folder hang together: is each artifact whole, and made from the inputs that lie there now?"""
+"""Audit of a results folder: check that each artifact is intact and was made from the current inputs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from icl_lens.artifacts.schema import Schema
 from icl_lens.errors import InputError
 
 TABLES = ("corpora", "prompts", "training", "studies", "synthetic")
-"""The stages whose artifacts are tables."""
+"""Stages with tables as artifacts."""
 
-# What may lie in a results folder, as patterns of its paths: the grammar at the head of workflow/Snakefile.
+# Patterns of the paths that a results folder may contain. They follow the grammar at the top of workflow/Snakefile.
 _GRAMMAR = (
     r"corpora/[^/]+\.parquet",
     r"prompts/[^/]+/[^/]+\.parquet",
@@ -38,11 +38,11 @@ _GRAMMAR = (
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one artifact.
+    """A problem with one artifact.
 
     Attributes:
-        sentence: For a person.
-        remove: The files to delete so that the artifact is made anew.
+        sentence: The message for the user.
+        remove: The files to delete so that the artifact is rebuilt.
     """
 
     sentence: str
@@ -50,20 +50,29 @@ class Fault:
 
 
 def audit(results: Path, schemas: Collection[Schema]) -> tuple[int, list[Fault]]:
-    """How many artifacts a results folder holds, and their faults; none when it hangs together.
+    """Count the artifacts of a results folder and find their faults.
 
-    Checked are: each table's schema, checksums and provenance; each input it names that lies in the folder, by content hash;
-    the code it was made by, by the hash of that which is installed; that no row stands twice, no number is infinite or missing,
-    and no prompt lacks rows; the record of inputs and outputs of each figure, each table and the report; and that nothing else
-    lies in the folder. Another results folder inside it is another's affair. A folder that an earlier version made, which
-    hashed code in another way, has one fault, which says so.
+    The audit checks:
+
+    - the schema, checksums and provenance of each table;
+    - the content hash of each recorded input that belongs to the folder;
+    - that the installed code has the hash of the code that made the table;
+    - that a table has no duplicate rows and no non-finite or missing numbers, and that no prompt lacks rows;
+    - the recorded inputs and outputs of each figure, each summary table and the report;
+    - that the folder contains no other files.
+
+    Nested results folders are skipped. If an earlier version of icl-lens made the folder and hashed code by other rules, the
+    audit returns a single fault with this message.
 
     Args:
-        results: The folder.
-        schemas: Every kind of table that it can hold.
+        results: The results folder.
+        schemas: The schemas of all tables that the folder can contain.
+
+    Returns:
+        The number of artifacts, and their faults. The list is empty if all artifacts are intact and up to date.
 
     Raises:
-        InputError: There is no such folder, or nothing in it to audit.
+        InputError: The folder does not exist or contains no artifact.
     """
     tables, records = _artifacts(results)
     if not tables and not records:
@@ -83,9 +92,12 @@ def audit(results: Path, schemas: Collection[Schema]) -> tuple[int, list[Fault]]
 
 
 def repair(results: Path, schemas: Collection[Schema]) -> list[Path]:
-    """Delete what is at fault and, in turn, what was made from it; the deleted files, in order.
+    """Delete faulty artifacts and then the artifacts that were made from them.
 
-    Snakemake makes a missing target anew, but not a missing link behind a target that is there.
+    Snakemake rebuilds a missing target, but not a missing intermediate file of an existing target.
+
+    Returns:
+        The deleted files, in the order of deletion.
     """
     deleted: list[Path] = []
     while any(_artifacts(results)):
@@ -99,26 +111,26 @@ def repair(results: Path, schemas: Collection[Schema]) -> list[Path]:
 
 
 def _artifacts(results: Path) -> tuple[list[Path], list[Path]]:
-    """The tables, and the records of figures, tables and the report, in a results folder."""
+    """Return the data tables of a results folder, and the records of its figures, summary tables and report."""
     if not results.is_dir():
         raise InputError(f"{results} is no folder; `make` fills results/")
     tables = [path for stage in TABLES for path in sorted((results / stage).rglob("*.parquet"))]
-    # A name with a dot in front is what a killed run was writing: never an artifact.
+    # A file name with a leading dot is a temporary file of an interrupted run, not an artifact.
     tables = [path for path in tables if not path.name.startswith(".")]
     return tables, sorted(path for stage in ("figures", "tables", "report") for path in results.glob(f"{stage}/*.json"))
 
 
 def _is_of_earlier_version(path: Path) -> bool:
-    """Whether a table's code was hashed by other rules than today's."""
+    """Return whether the code hash of a table follows other rules than the current ones."""
     try:
         code = parquet.about(path).get("code")
-    except InputError:  # damaged: that is a fault of its own
+    except InputError:  # the file is corrupted, which is a separate fault
         return False
     return isinstance(code, str) and not code.startswith(SCHEME)
 
 
 def _schema(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -> Schema | None:
-    """The schema of a table, by its stage and its file's name."""
+    """Return the schema of a table, given its stage and its file name."""
     stage = path.relative_to(results).parts[0]
     if stage == "prompts":
         beside = [schema for schema in schemas.values() if path.stem in schema.sets]
@@ -127,7 +139,7 @@ def _schema(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -
 
 
 def _unknown(path: Path) -> Fault:
-    """The fault of a table that no known study makes; that of a study outside the package stays where it is."""
+    """Return the fault of a table that no known study makes. Tables of studies outside the package are not removed."""
     with contextlib.suppress(InputError):
         modules = parquet.about(path).get("modules", [])
         if any(name.startswith("icl_lens.studies.plugins.") for name in modules):
@@ -146,13 +158,13 @@ def _table_faults(results: Path, path: Path, schemas: dict[tuple[str, str], Sche
     if not metadata:
         return [Fault(f"{path}: holds no provenance, so it was not made by icl-lens", (path,))]
     faults = [Fault(f"{path}: {said}", (path,)) for said in (*_rows(schema, table, metadata), *_code(schema, metadata))]
-    # What was written with the table (tensors) goes with it: neither is right without the other.
+    # The tensors that were written with the table are removed with it, because neither is valid without the other.
     beside = metadata.get("beside", {})
     return faults + _changed(results, path, {**metadata["inputs"], **beside}, (path, *(results / name for name in beside)))
 
 
 def _rows(schema: Schema, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with a table's rows."""
+    """Yield a message for each problem with the rows of a table."""
     numbers = table.select_dtypes("number")
     bad = [name for name in numbers if not np.isfinite(numbers[name].to_numpy(dtype=float)).all()]
     if bad:
@@ -161,9 +173,9 @@ def _rows(schema: Schema, table: pd.DataFrame, metadata: dict[str, Any]) -> Iter
 
 
 def _code(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
-    """Whether other code made a table than is installed.
+    """Yield a message if the code that made a table differs from the installed code.
 
-    A training's table is left alone: what decides the weights is a part of the code only, and its own record says which.
+    Training tables are skipped: only a part of the code determines the weights, and the training's own record names this part.
     """
     if schema.stage == "training":
         return
@@ -181,10 +193,13 @@ def _code(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
 
 
 def _strangers(results: Path) -> Iterator[Fault]:
-    """Files that no rule makes. Names with a dot in front are what a killed run left, or the system's own."""
+    """Yield a fault for each file that no rule makes.
+
+    File names with a leading dot are skipped: they are temporary files of interrupted runs, or system files.
+    """
     for folder, folders, files in os.walk(results):
         here = Path(folder)
-        # Another results folder: it has stages of its own.
+        # A folder with its own stages is a nested results folder.
         inside = here != results and any((here / stage).is_dir() for stage in ("corpora", "prompts", "studies", "synthetic"))
         if inside:
             folders.clear()
@@ -207,7 +222,7 @@ def _record_faults(results: Path, record: Path) -> list[Fault]:
         facts = json.loads(record.read_text(encoding="utf-8"))
         outputs = (record, *(results / name for name in facts["outputs"]))
         faults = _changed(results, record, {**facts["inputs"], **facts["outputs"]}, outputs)
-        if missing := facts.get("missing"):  # a page that a failed run wrote
+        if missing := facts.get("missing"):  # a failed run wrote this page
             faults.append(Fault(f"{record}: the report is incomplete, {', '.join(missing)} missing from it", outputs))
         return faults
     except (ValueError, KeyError, TypeError):
@@ -215,11 +230,11 @@ def _record_faults(results: Path, record: Path) -> list[Fault]:
 
 
 def _changed(results: Path, path: Path, recorded: dict[str, str], remove: tuple[Path, ...]) -> list[Fault]:
-    """Faults of the recorded files that should lie in the results folder."""
+    """Return a fault for each recorded file of the results folder that is missing or has changed."""
     faults = []
     for name, digest in recorded.items():
         if name.split("/")[0] not in hashes.STAGES:
-            continue  # a data file: it lies outside
+            continue  # a data file outside the results folder
         if not (results / name).is_file():
             faults.append(Fault(f"{path}: {name} is gone", remove))
         elif hashes.file_hash(results / name) != digest:

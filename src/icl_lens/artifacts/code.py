@@ -1,24 +1,26 @@
-"""The hash of what code means: an edit that can change a result changes the hash, an edit of a comment does not.
+"""Semantic hashes of code: an edit that can change a result changes the hash, an edit of a comment does not.
 
-The hash is over the syntax trees of a module and of every module of ours that it needs, directly or not, and over the data
-files beside them that their code names. What changes no result is left out of a tree:
+The hash covers the syntax trees of a module and of all project modules that it needs, directly or indirectly. It also covers
+the data files in the folders of these modules that their code names. The parts of a tree that change no result are removed:
 
-- comments, docstrings, blank lines, ``pass``, the annotations of functions and variables;
-- the sentences of errors and of ``assert``, calls of ``logger``, the descriptions of settings;
-- what a study says of itself for the command line, the plan and the report (:data:`DECLARATIONS`), and the private functions of
-  its ``study.py`` that only this uses;
-- imports of names that only these parts use. They are not followed, either, except those of annotations: a function that is
-  given an object of a class calls the methods of the class.
+- comments, docstrings, blank lines, ``pass``, and the annotations of functions and variables;
+- the messages of errors and of ``assert``, calls of ``logger``, and the descriptions of settings;
+- the declarations of a study for the command line, the plan and the report (:data:`DECLARATIONS`), and the private functions
+  of its ``study.py`` that only these declarations use;
+- imports of names that only these parts use. The hash does not follow these imports, except those for annotations: a function
+  that takes an object of a class calls the methods of the class.
 
-The modules of the contract (:data:`CONTRACT`) are not followed: they describe studies and compute nothing. So a new study
-changes no other study's hash, and a new sentence changes no hash. Two things are kept although they may change nothing:
-annotations in a class (pydantic and dataclasses read them) or of a function with a decorator that may read them
-(:data:`DECORATORS`), and imports that nothing uses (they can be there for their effect, or for other modules to import).
+The hash does not follow the modules of the contract (:data:`CONTRACT`), because they describe studies and compute nothing.
+Therefore a new study does not change the hash of another study, and a new message does not change any hash.
 
-The hash misses a module that is imported by a name which the code puts together at run time, and a data file whose whole name
-is not a string in the code.
+Two parts stay in the tree although they may not change a result. The first is annotations in a class (pydantic and dataclasses
+read them) or of a function with a decorator that may read them (see :data:`DECORATORS`). The second is unused imports (a module
+may import for a side effect, or for other modules to import the name).
 
-Trees are written out by this module and not by :func:`ast.dump`, whose form differs between versions of Python.
+The hash misses a module if the code builds its name at run time. It misses a data file if its full name is not a string in the
+code.
+
+This module serialises the trees itself, because the output of :func:`ast.dump` differs between versions of Python.
 """
 
 from __future__ import annotations
@@ -36,43 +38,43 @@ from pathlib import Path
 from icl_lens.errors import InputError
 
 SCHEME = "syntax-1:"
-"""The beginning of every code hash: the rules by which it was made. Other rules need another number."""
+"""Prefix of each code hash, which identifies the rules of the hash. If the rules change, increase the number."""
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 ROOTS: dict[str, Path] = {PACKAGE.name: PACKAGE}
-"""Dotted name -> folder of each tree of modules that is ours: the package, and studies outside of it."""
+"""Dotted name -> folder of each tree of project modules: the package, and studies outside the package."""
 
 SHARED_DECLARATIONS = ("KEYS",)
-"""Names that a module beside several studies gives to what they say of themselves."""
+"""Names of declarations that several studies share, in a module next to these studies."""
 
 DECLARATIONS = ("STUDY", "GROUP", *SHARED_DECLARATIONS)
-"""Names that a study.py or group.py gives to what it says of itself; that is not code which computes."""
+"""Names of the declarations in a study.py or group.py. They describe the study or group and compute nothing."""
 
 CONTRACT = frozenset(f"{PACKAGE.name}.studies.{name}" for name in ("study", "item", "cost", "group"))
-"""The modules whose classes describe a study: what they do to what it says of itself changes no result."""
+"""Modules with the classes that describe a study. How they process its declarations changes no result."""
 
 SENTENCES = frozenset("InputError NotImplementedError RuntimeError ValueError".split())
-"""Errors whose text is for people. Code may use the text of any other error, such as the key in a KeyError."""
+"""Errors with a message for the user. Code may use the text of any other error, such as the key in a KeyError."""
 
 DECORATORS = frozenset(
     "abstractmethod cache cached_check cached_property classmethod contextmanager enable_grad exact_products inference_mode "
     "lru_cache no_grad override property setter staticmethod wraps".split()
 )
-"""Decorators that do not read the annotations of a function. Any other decorator may, as pydantic's validators do."""
+"""Decorators that do not read the annotations of a function. Any other decorator may read them (pydantic's validators do)."""
 
 _LOGGED = frozenset("critical debug error exception info log warning".split())
 
 
 def code_hash(*modules: str) -> str:
-    """The hash of some modules and of every module of ours that they need, and of the data files beside them that they name.
+    """Return the hash of modules, of all project modules that they need, and of the data files that they name.
 
     Args:
         modules: Dotted names such as ``icl_lens.studies.anchors.saliency.compute``.
 
     Raises:
-        ValueError: There is no such module.
-        InputError: One of them is not Python.
+        ValueError: A module does not exist.
+        InputError: A module is not valid Python.
     """
     for name in modules:
         if module_file(name) is None:
@@ -81,10 +83,10 @@ def code_hash(*modules: str) -> str:
 
 
 def module_hash(name: str) -> str:
-    """The hash of one module alone, without those that it needs.
+    """Return the hash of one module, without the modules that it needs.
 
     Raises:
-        ValueError: There is no such module.
+        ValueError: The module does not exist.
     """
     path = module_file(name)
     if path is None:
@@ -93,26 +95,28 @@ def module_hash(name: str) -> str:
 
 
 def notebook_hash(notebook: Path | str) -> str:
-    """The hash of what a notebook's code cells import of ours; the notebook itself is an input of its figure.
+    """Return the hash of the project modules that the code cells of a notebook import.
+
+    The notebook file is not part of this hash: it is recorded as an input of its figure.
 
     Raises:
-        InputError: A cell, or a module that one imports, is not Python.
+        InputError: A cell or an imported module is not valid Python.
     """
     return _hash(_closure(_imports_of_notebook(notebook)))
 
 
 def notebook_modules(notebook: Path | str) -> list[str]:
-    """The dotted names of every module of ours that a notebook's code cells need, sorted."""
+    """Return the sorted dotted names of all project modules that the code cells of a notebook need."""
     return sorted(_closure(_imports_of_notebook(notebook)))
 
 
 def modules_of(*modules: str) -> list[str]:
-    """The dotted names of some modules and of every module of ours that they need, sorted."""
+    """Return the sorted dotted names of modules and of all project modules that they need."""
     return sorted(_closure(modules))
 
 
 def module_file(name: str) -> Path | None:
-    """The source file of a module of ours; None where there is no such module."""
+    """Return the source file of a project module, or None if there is no such module."""
     for root in sorted(ROOTS, key=len, reverse=True):
         if name == root or name.startswith(f"{root}."):
             place = os.path.join(ROOTS[root], *name.removeprefix(root).split("."))
@@ -122,7 +126,7 @@ def module_file(name: str) -> Path | None:
 
 
 def read_all() -> None:
-    """Read every module of the package, so that processes which this one forks need not."""
+    """Read each module of the package, so that forks of this process do not have to read it again."""
     for path in PACKAGE.rglob("*.py"):
         relative = path.relative_to(PACKAGE).with_suffix("")
         _source(path, ".".join([PACKAGE.name, *relative.parts]).removesuffix(".__init__"))
@@ -131,22 +135,23 @@ def read_all() -> None:
 def _imports_of_notebook(notebook: Path | str) -> tuple[str, ...]:
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    # Jupyter's own commands import nothing of ours.
+    # Jupyter commands import no project module.
     python = "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in code.split("\n"))
     return _parsed(python, Path(notebook)).imports
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A source file.
+    """A parsed source file.
 
     Attributes:
-        folder: It is in this folder.
-        digest: Of its pruned syntax tree.
-        imports: The dotted names of ours that it needs: modules, and what it takes from modules.
-        bound: Each name that an import gives to something of ours, and the dotted name of that; others may import it from here.
-        stars: The modules of ours from which it imports everything.
-        texts: Its strings that can be names of files.
+        folder: The folder of the file.
+        digest: Digest of the pruned syntax tree.
+        imports: Dotted project names that the file needs: modules, and names in modules.
+        bound: Pairs of a name that an import binds to a project object, and the dotted name of this object. Other modules may
+            import the name from this file.
+        stars: Project modules that the file imports with ``*``.
+        texts: Strings in the file that can be file names.
     """
 
     folder: Path
@@ -168,7 +173,10 @@ def _hash(closure: dict[str, _Source]) -> str:
 
 
 def _closure(names: Iterable[str]) -> dict[str, _Source]:
-    """Dotted name -> source of each module that some dotted names are or are in, and of all that these need."""
+    """Return dotted name -> source of the modules that the names refer to, and of all project modules that these need.
+
+    A name is the name of a module or of an object in a module.
+    """
     found: dict[str, _Source] = {}
     files = cache(module_file)
     seen: set[str] = set()
@@ -178,7 +186,7 @@ def _closure(names: Iterable[str]) -> dict[str, _Source]:
         if name in seen:
             continue
         seen.add(name)
-        # `from icl_lens.tasks.task import TASKS` names an attribute; the packages of a module run before it.
+        # `from icl_lens.tasks.task import TASKS` names an attribute. Python runs the packages of a module before the module.
         module, inside = name, []
         while module and files(module) is None:
             module, _, last = module.rpartition(".")
@@ -193,11 +201,11 @@ def _closure(names: Iterable[str]) -> dict[str, _Source]:
                 f"{name}: what a study.py gives a private name is not in the hash of the code that imports it; give it a name "
                 "without an underscore before it"
             )
-        if inside:  # the module may have it from another one
+        if inside:  # the module may import the name from another module
             source = found[module]
             bound = [dotted for own, dotted in source.bound if own == inside[0]] or [f"{m}.{inside[0]}" for m in source.stars]
             waiting += [".".join([dotted, *inside[1:]]) for dotted in bound]
-    found.pop(__name__, None)  # it computes no result; SCHEME stands for it
+    found.pop(__name__, None)  # this module computes no result, and SCHEME identifies its rules
     return found
 
 
@@ -211,7 +219,7 @@ def _source(path: Path, module: str) -> _Source:
 
 @lru_cache(maxsize=4096)
 def _parsed(code: str, path: Path, module: str = "") -> _Source:
-    """A source file, or the code of a notebook, which has no module's name."""
+    """Parse a source file, or the code of a notebook, which has no module name."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -223,7 +231,7 @@ def _parsed(code: str, path: Path, module: str = "") -> _Source:
     before, annotating = _used(tree), _annotating(tree)
     tree = _Pruner(tree).visit(tree)
     _leave_out_declarations(tree, DECLARATIONS if path.name in ("study.py", "group.py") else SHARED_DECLARATIONS)
-    # What only annotations and sentences used. A package's __init__ imports names for others.
+    # Only annotations and messages used these names. A package's __init__ imports names for other modules.
     needless = set() if package else before - _used(tree)
     imports = _Imports(module if package else module.rpartition(".")[0], needless, annotating)
     tree = imports.visit(tree)
@@ -238,7 +246,7 @@ def _parsed(code: str, path: Path, module: str = "") -> _Source:
 
 
 def _used(tree: ast.AST) -> set[str]:
-    """The names that code uses, or offers to others in ``__all__``."""
+    """Return the names that code uses, or exports in ``__all__``."""
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if "__all__" in names:
         for node in ast.walk(tree):
@@ -249,7 +257,7 @@ def _used(tree: ast.AST) -> set[str]:
 
 
 def _annotating(tree: ast.AST) -> set[str]:
-    """The names in the annotations of functions."""
+    """Return the names in the annotations of functions."""
     found: set[str] = set()
     for node in ast.walk(tree):
         annotation = node.annotation if isinstance(node, ast.arg) else getattr(node, "returns", None)
@@ -263,7 +271,7 @@ def _texts(tree: ast.AST) -> set[str]:
 
 
 def _data_files(source: _Source) -> list[str]:
-    """Which of a module's strings name a file beside it, or below its folder."""
+    """Return the strings of a module that name a data file in its folder or in a subfolder."""
     beside = {entry.name for entry in os.scandir(source.folder) if entry.is_file()}
     below = {text for text in source.texts if "/" in text and ".." not in text and text[0] != "/"}
     found = (source.texts & beside) | {text for text in below if (source.folder / text).is_file()}
@@ -275,7 +283,7 @@ def _is_ours(dotted: str) -> bool:
 
 
 def _attributes(tree: ast.AST, bound: list[tuple[str, str]]) -> Iterator[str]:
-    """What code takes from modules of ours by a dot, or by a name after ``import *``, with dotted names."""
+    """Yield the dotted names of the objects that code uses as attributes of project modules, or after ``import *``."""
     of_name: dict[str, list[str]] = {}
     for name, dotted in bound:
         of_name.setdefault(name, []).append(dotted)
@@ -291,17 +299,17 @@ def _attributes(tree: ast.AST, bound: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _named_modules(tree: ast.AST) -> Iterator[str]:
-    """The strings that can be dotted names of ours: a module may be imported by one."""
+    """Yield the strings that can be dotted project names, because code may import a module by such a string."""
     yield from (text for text in sorted(_texts(tree)) if _is_ours(text) and all(map(str.isidentifier, text.split("."))))
 
 
 class _Imports(ast.NodeTransformer):
-    """Finds what a tree imports of ours, and takes needless imports out.
+    """Transformer that finds the project imports of a tree and removes needless imports.
 
     Args:
         package: The package of the module, for relative imports.
-        needless: Names whose imports are left out of the tree, and not followed.
-        annotating: Names whose imports are followed all the same.
+        needless: Names with imports that are removed from the tree and not followed.
+        annotating: Names with imports that are followed even if they are needless.
     """
 
     def __init__(self, package: str, needless: set[str], annotating: set[str]) -> None:
@@ -340,7 +348,7 @@ class _Imports(ast.NodeTransformer):
 
 
 class _Pruner(ast.NodeTransformer):
-    """Takes out of a tree what changes no result."""
+    """Transformer that removes the parts of a tree that change no result."""
 
     def __init__(self, tree: ast.AST) -> None:
         self.in_class = False
@@ -391,7 +399,7 @@ class _Pruner(ast.NodeTransformer):
         return self.generic_visit(ast.Assign(targets=[node.target], value=node.value))
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        if _last_name(node.test) == "TYPE_CHECKING":  # it is false whenever the code runs
+        if _last_name(node.test) == "TYPE_CHECKING":  # it is always false at run time
             kept = [self.visit(each) for each in node.orelse]
             return [each for each in kept if not _says_only(each)]
         return self.generic_visit(node)
@@ -413,8 +421,8 @@ class _Pruner(ast.NodeTransformer):
 
 
 def _leave_out_declarations(tree: ast.Module, names: Collection[str]) -> None:
-    """Take what a study or group says of itself out of a pruned tree, with the private helpers that nothing else uses."""
-    # KEYS may be a module's own name for something else.
+    """Remove the declarations of a study or group from a pruned tree, with the private helpers that nothing else uses."""
+    # A module may use the name KEYS for something else.
     declared = [
         each
         for each in tree.body
@@ -434,7 +442,7 @@ def _leave_out_declarations(tree: ast.Module, names: Collection[str]) -> None:
 
 
 def _defines(node: ast.stmt) -> list[str]:
-    """The names of a function, of a class or on the left of an assignment; none of any other statement."""
+    """Return the name of a function or class, or the names that an assignment binds; no names for any other statement."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -447,18 +455,18 @@ def _is_private(name: str) -> bool:
 
 
 def _last_name(node: ast.expr) -> str:
-    """``cache`` of ``cache``, ``functools.cache`` and ``functools.cache()``; empty for any other expression."""
+    """Return ``cache`` for ``cache``, ``functools.cache`` and ``functools.cache()``; empty for any other expression."""
     if isinstance(node, ast.Call):
         node = node.func
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-# Functions that only tell something of their arguments.
+# Functions without side effects.
 _TELLING = frozenset("format join len list max min round set sorted str sum".split())
 
 
 def _says_only(node: ast.AST) -> bool:
-    """Whether a statement is a docstring (of a module, function, class or attribute), does nothing, or is about the log."""
+    """Return whether a statement is a docstring (module, function, class or attribute), does nothing, or only logs."""
     if isinstance(node, ast.Pass):
         return True
     if isinstance(node, ast.Assign):
@@ -480,14 +488,17 @@ def _says_only(node: ast.AST) -> bool:
 
 
 def _is_text(node: ast.expr) -> bool:
-    """Whether an expression is a string that is written in the code, with or without values in it."""
+    """Return whether an expression is a string literal or an f-string."""
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def _written(node: object) -> Iterator[str]:
-    """A tree as text, the same in every version of Python: empty fields and fields of some versions only are left out."""
+    """Yield a tree as text that is the same in each version of Python.
+
+    Empty fields, and fields that only some versions have, are omitted.
+    """
     if isinstance(node, ast.JoinedStr):
-        # Python 3.12.0 and 3.12.1 put empty strings between the parts.
+        # Python 3.12.0 and 3.12.1 insert empty strings between the parts.
         node = ast.JoinedStr(values=[each for each in node.values if not (_is_text(each) and getattr(each, "value", 0) == "")])
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
@@ -507,5 +518,5 @@ def _written(node: object) -> Iterator[str]:
             yield ","
         yield "]"
     else:
-        # Versions of Python differ in which characters repr() escapes.
+        # The characters that repr() escapes differ between versions of Python.
         yield f"{type(node).__name__}:{node!a}"

@@ -1,4 +1,4 @@
-"""Whole files only: written under a temporary name and renamed, so that a run killed at any moment leaves no half of one."""
+"""Atomic writing of files: write under a temporary name and rename, so that an interrupted run leaves no partial file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes ``path`` when the block ends well and vanishes when it does not."""
+    """Yield a temporary path in the folder of ``path``.
+
+    The temporary file is renamed to ``path`` if the block succeeds, and deleted if the block raises.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -26,7 +29,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 
 def make_readable(path: Path) -> None:
-    """Make a file that was written for its owner alone as readable as any other new file."""
+    """Give a file that only its owner can read the default permissions of a new file."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)

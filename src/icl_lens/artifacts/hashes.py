@@ -9,23 +9,24 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-# The variable of the environment that names a folder for the hashes of files that all jobs of a run read.
+# Environment variable with the path of a folder where the jobs of a run share the hashes of the files that they read.
 HASHES = "ICL_LENS_HASHES"
 
-# The top folders of a results tree; they tell where `results/` ends and an artifact's own name begins.
+# The top-level folders of a results folder. They mark where the path of `results/` ends and the name of an artifact begins.
 STAGES = ("corpora", "prompts", "training", "synthetic", "studies", "figures", "tables", "notebooks", "report")
 
 
 def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of the bytes of a file, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def files_hash(paths: list[Path]) -> str:
-    """One SHA-256 over several files of one folder: their names and their bytes, in the order of the names.
+    """Return one SHA-256 over the names and bytes of several files of one folder, in the order of their names.
 
-    Where the environment names a folder :data:`HASHES`, as the workflow does for each run, a file is read once per run.
+    If the environment variable :data:`HASHES` names a folder, each file is read once per run. The workflow sets this variable
+    for each run.
     """
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
@@ -34,22 +35,25 @@ def files_hash(paths: list[Path]) -> str:
 
 
 def file_stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int, int, int, int], ...]:
-    """What changes when a file does: path, device, inode, size in bytes, and times of change in ns of each file."""
+    """Return a stamp for each file, which changes if the file changes.
+
+    A stamp has the path, device, inode, size in bytes, modification time in ns, and change time of the inode in ns.
+    """
     stats = ((str(path.resolve()), path.stat()) for path in paths)
     return tuple((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats)
 
 
 def seconds_until_settled(stamps: Iterable[tuple[str, int, int, int, int, int]]) -> float:
-    """Seconds until another change of any of these files would certainly change its stamp; 0 at the least.
+    """Return the seconds, at least 0, after which any further change of these files is certain to change their stamps.
 
-    File systems count time in steps, of two seconds at the most, and two changes in one step look the same.
+    The time stamps of file systems have a resolution of up to two seconds, and two changes within one step look the same.
     """
     last = max(max(mtime, ctime) for *_, mtime, ctime in stamps)
     return max(0.0, last / 1e9 + 2 - time.time())
 
 
 def _cached_file_hash(path: Path) -> str:
-    """:func:`file_hash`, from the folder :data:`HASHES` if the file has not changed since."""
+    """Return :func:`file_hash`, from the folder :data:`HASHES` if the file has not changed since it was cached."""
     folder = os.environ.get(HASHES)
     if not folder or not os.path.isdir(folder):
         return file_hash(path)
@@ -66,16 +70,16 @@ def _cached_file_hash(path: Path) -> str:
 
 
 def artifact_name(path: Path | str, beside: Path | str) -> str:
-    """A file's path relative to the results folder that another artifact lies in, e.g. ``prompts/sst2/fresh-1shot.parquet``.
+    """Return the path of a file relative to the results folder of another artifact, e.g. ``prompts/sst2/fresh-1shot.parquet``.
 
-    A file outside that folder keeps its file name only: where a machine holds it is nobody's business.
+    For a file outside this folder, return only the file name, so that no local path is recorded.
 
     Args:
         path: The file to name.
-        beside: An artifact, such as ``results/studies/gpt2/sst2/fresh-1shot/icl.parquet``.
+        beside: An artifact in the results folder, such as ``results/studies/gpt2/sst2/fresh-1shot/icl.parquet``.
     """
     parts = Path(beside).absolute().parts
-    # The last folder with a stage's name: the folders below it (models, tasks, sets) have other names, see the config.
+    # Take the last folder with the name of a stage. The config ensures that the folders below it have other names.
     stage = max((i for i, part in enumerate(parts[:-1]) if part in STAGES), default=0)
     results = Path(*parts[:stage])
     path = Path(path).absolute()

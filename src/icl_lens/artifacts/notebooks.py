@@ -1,4 +1,4 @@
-"""After a notebook has run: take out what differs from run to run, and record what it was made from and what it made."""
+"""Post-processing of an executed notebook: remove what differs between runs, and record its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[Path], outputs: list[Path]) -> None:
-    """Write the stripped notebook and, beside the pictures, the hashes of inputs and outputs.
+    """Write the stripped notebook, and a record of its inputs and outputs next to its figures.
 
-    What the notebook wrote to standard error is logged.
+    The function logs the output of the notebook to standard error.
 
     Args:
-        source: The notebook as it stands in the repository.
-        executed: The same as it was executed.
-        out: Where the stripped one goes.
-        record: The JSON file: ``inputs`` and ``outputs`` (name -> SHA-256), the hash of the ``notebook`` and of the package's
-            ``code`` it imports, and the ``libraries`` that drew.
-        inputs: What the notebook read.
-        outputs: What it wrote.
+        source: The notebook in the repository.
+        executed: The executed notebook.
+        out: Path of the stripped notebook.
+        record: Path of the JSON record. It contains ``inputs`` and ``outputs`` (name -> SHA-256), the hash of the ``notebook``,
+            the hash of the ``code`` that the notebook imports from the package, and the versions of the ``libraries``.
+        inputs: Files that the notebook read.
+        outputs: Files that the notebook wrote.
 
     Raises:
-        InputError: The notebook is not one, or it did not write an output.
+        InputError: ``executed`` is not an executed notebook, or an output is missing.
     """
     try:
         notebook = json.loads(executed.read_text(encoding="utf-8"))
@@ -56,13 +56,13 @@ def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[P
 
 
 def write_record(record: Path, inputs: Sequence[Path], outputs: Sequence[Path], **more: Any) -> None:
-    """Write the record of what was read and made, beside what was made: names below the results folder and SHA-256.
+    """Write a record of inputs and outputs next to the outputs: names relative to the results folder, and SHA-256 hashes.
 
     Args:
-        record: The JSON file.
-        inputs: What was read.
-        outputs: What was made of it.
-        more: What else decides the content.
+        record: Path of the JSON record.
+        inputs: Files that were read.
+        outputs: Files that were made from the inputs.
+        more: Other facts that determine the content.
     """
     facts = {**more, "inputs": _hashes(inputs, record), "outputs": _hashes(outputs, record)}
     with whole_file(record) as temporary:
@@ -70,11 +70,11 @@ def write_record(record: Path, inputs: Sequence[Path], outputs: Sequence[Path], 
 
 
 def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook without what differs from run to run, so that the same run gives the same bytes.
+    """Remove what differs between runs from a notebook, so that the same run gives the same bytes.
 
-    Times, durations and random cell ids go. So does standard error: what libraries say there depends on the machine
-    (matplotlib, for one, says when it lists the fonts for the first time). Standard output arrives in as many pieces as there
-    is time for; they are joined.
+    The function removes times, durations and random cell ids. It also removes standard error, because the messages of libraries
+    depend on the machine (for example, matplotlib reports when it builds its font cache). It joins consecutive pieces of
+    standard output, because their number depends on timing.
     """
     notebook["metadata"].pop("papermill", None)
     for number, cell in enumerate(notebook["cells"]):
@@ -87,7 +87,7 @@ def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def _joined(outputs: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Outputs of one cell, where what follows one another in a stream is one output."""
+    """Return the outputs of one cell, with consecutive outputs of the same stream joined into one."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
         if output["output_type"] == "stream" and joined and joined[-1].get("name") == output["name"]:
@@ -99,7 +99,7 @@ def _joined(outputs: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _errors(notebook: dict[str, Any]) -> Iterator[str]:
-    """What the cells wrote to standard error."""
+    """Yield the texts that the cells wrote to standard error."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             if output.get("name") == "stderr":

@@ -1,7 +1,7 @@
-"""Tidy tables with a contract: one schema a kind, whole files only, and provenance in the file itself.
+"""Tidy tables with one schema for each kind, written atomically, with provenance in the file.
 
-Every step writes one Parquet file, one row per observation. Provenance (:mod:`icl_lens.artifacts.provenance`) and what was
-observed while computing (prompts left out, whether the model is trained) travel in the file's metadata.
+Each step writes one Parquet file with one row per observation. The metadata of the file contains the provenance
+(:mod:`icl_lens.artifacts.provenance`) and observations from the computation (excluded prompts, whether the model is trained).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ METADATA_KEY = b"icl_lens"
 
 
 def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[str, Any]) -> None:
-    """Write a table: checked against the schema, whole or not at all.
+    """Check a table against its schema and write it atomically.
 
     Raises:
-        ValueError: The table lacks a column, has another, or has an empty cell (a defect of the caller).
+        ValueError: The table lacks a column, has an additional column, or has an empty cell (a bug in the caller).
     """
     names = list(schema.columns)
     if sorted(table.columns) != sorted(names):
@@ -38,15 +38,15 @@ def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[
     packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
     arrow = arrow.replace_schema_metadata({METADATA_KEY: packed})
     with whole_file(path) as temporary:
-        # Checksums of pages: a flipped byte is an error on reading, where Parquet's default reads it as data.
+        # With page checksums, a flipped byte raises an error on reading. By default, Parquet reads it as data.
         pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a table and its metadata (empty for a file made elsewhere).
+    """Read a table and its metadata. The metadata is empty for a file that icl-lens did not write.
 
     Raises:
-        InputError: The file is absent, cut short, damaged, or not of this kind.
+        InputError: The file is missing, truncated or corrupted, or it is not a table of this kind.
     """
     path, kind, version = Path(path), schema.kind, schema.version
     if not path.is_file():
@@ -86,10 +86,10 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
 
 
 def about(path: Path | str) -> dict[str, Any]:
-    """The metadata of a table, without reading its rows; empty for a file made elsewhere.
+    """Return the metadata of a table without reading its rows. It is empty for a file that icl-lens did not write.
 
     Raises:
-        InputError: The file is absent or damaged.
+        InputError: The file is missing or corrupted.
     """
     try:
         packed = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
@@ -99,7 +99,7 @@ def about(path: Path | str) -> dict[str, Any]:
 
 
 def _empty_columns(table: pa.Table) -> list[str]:
-    """The columns with an empty cell, or an empty value inside a list."""
+    """Return the columns with an empty cell, or with an empty value inside a list."""
     found = []
     for name in table.column_names:
         values = table[name]

@@ -1,6 +1,7 @@
-"""What decides an artifact's content, and nothing else: hashes of inputs and code, settings, versions.
+"""Provenance of an artifact: only the facts that determine its content (hashes of inputs and code, settings, versions).
 
-Time, memory and host are left to the rule's benchmark file, so that the same run gives the same bytes.
+Time, memory and host are not included, so that the same run gives the same bytes. The benchmark file of each workflow rule
+records them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from icl_lens.artifacts.code import code_hash
 from icl_lens.artifacts.schema import Schema
 
-# The libraries whose version can change a number or a picture.
+# A new version of these libraries can change a number or a figure.
 LIBRARIES = (
     "matplotlib",
     "numpy",
@@ -35,16 +36,16 @@ def describe(
     observed: dict[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The metadata of an artifact.
+    """Return the metadata of an artifact.
 
     Args:
-        schema: Of the table.
+        schema: Schema of the table.
         modules: Dotted names of the modules that made the table.
         inputs: Name of each input (relative to ``results/``) -> SHA-256 of its content.
-        settings: Every setting that decides the content.
-        seeds: Every seed that decides the content.
-        observed: What was seen while computing that a reader of the table must know.
-        more: Further facts that decide the content: model, device, dtype.
+        settings: All settings that determine the content.
+        seeds: All seeds that determine the content.
+        observed: Observations from the computation that readers of the table must know.
+        more: Further facts that determine the content: model, device, dtype.
     """
     return {
         "schema": schema.kind,
@@ -62,5 +63,8 @@ def describe(
 
 
 def library_versions() -> dict[str, str]:
-    """The installed versions of the libraries that can change a result; torch's says which build (CPU or CUDA)."""
+    """Return the installed versions of the libraries that can change a result.
+
+    The version of torch includes its build (CPU or CUDA).
+    """
     return {name: metadata.version(name) for name in LIBRARIES}

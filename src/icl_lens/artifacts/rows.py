@@ -1,4 +1,4 @@
-"""Whether the rows of a table keep the promises of its schema: none twice, none missing."""
+"""Check of the rows of a table against its schema: no duplicate rows and no missing rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from icl_lens.artifacts.schema import Schema
 
 
 def faults(schema: Schema, table: pd.DataFrame, prompts: int | None) -> Iterator[str]:
-    """What is wrong with the number of a table's rows, a sentence each.
+    """Yield a message for each problem with the number of rows of a table.
 
     Args:
-        schema: The table's.
-        table: Its rows.
-        prompts: How many prompts were run, None where that is not known.
+        schema: Schema of the table.
+        table: Rows of the table.
+        prompts: Number of prompts that were run, or None if it is not known.
     """
     twice = int(table.duplicated(list(schema.keys)).sum())
     if twice:

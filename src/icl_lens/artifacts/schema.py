@@ -1,4 +1,4 @@
-"""What a kind of table must look like: its columns, its keys, and where in a results folder it lies."""
+"""Schema of a kind of table: its columns, its keys, and its place in a results folder."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ INTEGER, FLOAT, SINGLE, TEXT, FLAG = pa.int64(), pa.float64(), pa.float32(), pa.
 INTEGERS, FLOATS, SINGLES, TEXTS = (pa.list_(kind) for kind in (INTEGER, FLOAT, SINGLE, TEXT))
 
 SPAN = INTEGERS
-"""A pair of places in a text, [start, end), in characters."""
+"""A span of a text as a pair of character offsets, [start, end)."""
 SPANS = pa.list_(SPAN)
 
 Columns = dict[str, pa.DataType]
 
 STUDY_COLUMNS: Columns = {"model": TEXT, "task": TEXT, "set": TEXT, "seed": INTEGER, "prompt_id": INTEGER}
-"""The columns that every table of a study begins with."""
+"""The first columns of each study table."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The contract of one kind of table.
+    """The schema of one kind of table.
 
     Attributes:
-        kind: Its name, which is also the file's where a stage has several kinds.
-        version: It rises when a column changes its meaning.
+        kind: Name of the kind. It is also the file name if a stage has several kinds.
+        version: Version of the schema. It increases if the meaning of a column changes.
         columns: Name -> type, in the order of the file.
-        keys: The columns that together tell a row from every other.
-        stage: The folder under ``results/`` in which such tables lie.
-        every_prompt: Whether it has the same number of rows for each prompt that was run.
-        sets: The names of the prompt sets that are of this kind, for a kind of prompts that stands beside the usual one.
+        keys: The columns that together identify a row.
+        stage: The folder under ``results/`` that contains these tables.
+        every_prompt: Whether the table has the same number of rows for each prompt that was run.
+        sets: Names of the prompt sets of this kind, for a kind of prompt table other than the default.
     """
 
     kind: str
@@ -66,12 +66,12 @@ class Schema:
 def study_schema(
     kind: str, columns: Columns, keys: tuple[str, ...] = (), version: int = 1, every_prompt: bool = False
 ) -> Schema:
-    """The schema of a study's table: :data:`STUDY_COLUMNS` and the study's own, the first five of which are keys.
+    """Return the schema of a study table: :data:`STUDY_COLUMNS`, which are all keys, followed by the columns of the study.
 
     Args:
-        kind: The study's name.
-        columns: Its own columns, name -> type.
-        keys: Those of its own columns that are keys.
+        kind: Name of the study.
+        columns: Columns of the study, name -> type.
+        keys: Columns of the study that are also keys.
         version: See :class:`Schema`.
         every_prompt: See :class:`Schema`.
     """

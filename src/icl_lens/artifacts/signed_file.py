@@ -1,7 +1,7 @@
-"""Files of tensors that are used outside a results folder: safetensors with a header that says what they hold.
+"""Tensor files for use outside a results folder: safetensors with a header that describes their content.
 
-The header is JSON under a key of the file's metadata. It holds a hash of the tensors, because safetensors has no checksum and
-would read a flipped byte as a number. A file is written whole or not at all.
+The header is JSON under a key of the file's metadata. It contains a hash of the tensors, because safetensors has no checksum
+and would read a flipped byte as a number. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Header = TypeVar("Header", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Kind(Generic[Header]):
-    """A kind of such files.
+    """A kind of tensor file.
 
     Attributes:
         key: The key of the header in the file's metadata.
-        version: Of the format. It rises when a header or a tensor changes its meaning.
-        header: The header's class, with the fields ``format`` (the version) and ``content`` (the hash) among others.
-        framework: What its tensors are: ``pt``, torch tensors; ``numpy``, arrays.
-        absent: What a sentence says of a file that does not exist, after its path.
-        foreign: What a sentence says of a file of another kind.
-        named: What a sentence calls the format.
+        version: Version of the format. It increases if the meaning of the header or of a tensor changes.
+        header: Class of the header. Its fields include ``format`` (the version) and ``content`` (the hash).
+        framework: Type of the tensors: ``pt`` for torch tensors, ``numpy`` for NumPy arrays.
+        absent: End of the error message for a missing file.
+        foreign: Text of the error message for a file of another kind, after its path.
+        named: Name of the format in error messages.
     """
 
     key: str
@@ -50,7 +50,10 @@ class Kind(Generic[Header]):
         Args:
             path: The file.
             tensors: Name -> tensor, contiguous and on the CPU.
-            about: The header but for ``format`` and ``content``.
+            about: The fields of the header other than ``format`` and ``content``.
+
+        Returns:
+            The header of the file.
         """
         if self.framework == "pt":
             from safetensors.torch import save_file
@@ -62,10 +65,10 @@ class Kind(Generic[Header]):
         return header
 
     def read_header(self, path: Path | str) -> Header:
-        """Read the header alone.
+        """Read only the header.
 
         Raises:
-            InputError: The file is absent, of another kind, damaged, or of another version of the format.
+            InputError: The file is missing or corrupted, or it has another kind or another version of the format.
         """
         path = Path(path)
         if not path.is_file():
@@ -86,15 +89,15 @@ class Kind(Generic[Header]):
             raise InputError(f"{path} is damaged: its header cannot be read; make it anew") from error
 
     def read_tensors(self, path: Path | str, header: Header, names: Iterable[str]) -> dict[str, Any]:
-        """Read the tensors, and compare them with the hash in the header.
+        """Read the tensors and check them against the hash in the header.
 
         Args:
             path: The file.
-            header: Its header.
-            names: Those of all its tensors.
+            header: The header of the file.
+            names: Names of all tensors in the file.
 
         Raises:
-            InputError: A tensor is missing or damaged.
+            InputError: A tensor is missing or corrupted.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -114,7 +117,7 @@ class Kind(Generic[Header]):
             with safe_open(path, framework=self.framework) as file:
                 return file.metadata() or {}
         except (SafetensorError, OSError) as error:
-            # The key near the beginning tells a damaged file of this kind from a file of another kind.
+            # If the key is near the beginning, the file is a corrupted file of this kind and not a file of another kind.
             with path.open("rb") as stream:
                 begun = self.key.encode() in stream.read(64)
             if begun:
@@ -123,17 +126,17 @@ class Kind(Generic[Header]):
 
 
 def damaged(path: Path | str) -> InputError:
-    """The error for a file whose tensors are not those that were written."""
+    """Return the error for a file with tensors that differ from those that were written."""
     return InputError(f"{path} is damaged, or was cut short: make it anew, or copy it again")
 
 
 def contradictory(path: Path | str) -> InputError:
-    """The error for a file whose header has values that exclude each other."""
+    """Return the error for a file with contradictory values in its header."""
     return InputError(f"{path} is damaged: its header contradicts itself; make it anew")
 
 
 def _content_hash(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 of names, types, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 of the names, types, shapes and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

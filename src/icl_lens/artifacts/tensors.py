@@ -1,4 +1,4 @@
-"""Named tensors beside a table, as safetensors, with the table's metadata in the header."""
+"""Named tensors that belong to a table, in safetensors format, with the metadata of the table in the header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from icl_lens.errors import InputError
 
 
 def write(path: Path | str, tensors: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> None:
-    """Write named tensors as safetensors, with the metadata in the header, whole or not at all."""
+    """Write named tensors atomically in safetensors format, with the metadata in the header."""
     from safetensors.numpy import save_file
 
     packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
@@ -26,7 +26,7 @@ def read(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read named tensors and their metadata.
 
     Raises:
-        InputError: The file is absent, cut short or not one that :func:`write` wrote.
+        InputError: The file is missing or truncated, or :func:`write` did not write it.
     """
     from safetensors import SafetensorError, safe_open
 

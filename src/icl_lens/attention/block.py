@@ -1,4 +1,4 @@
-"""Block edges of the attention, before the softmax."""
+"""Block attention edges before the softmax."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from icl_lens.network.layers import attention_modules
 
 @contextmanager
 def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[None]:
-    """Block edges before the softmax, in all heads: the row's other weights grow to sum to 1.
+    """Block edges before the softmax, in all heads. The other weights of a row are renormalised and sum to 1.
 
     Args:
         network: Any supported model, with any attention kernel.
-        edges: Layer -> True where query position q must not see key position k, shape (B, Q, K). A position must see at least
-            one position, such as its own. After a shared prefix the queries are the last Q of the K positions.
+        edges: Layer -> mask of shape (B, Q, K), which is True if query position q must not attend to key position k. Each
+            position must attend to at least one position, such as itself. After a shared prefix the queries are the last Q of
+            the K positions.
     """
 
     def hook(layer_edges: Tensor) -> Callable:
@@ -32,10 +33,10 @@ def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[Non
                 places = torch.arange(len(rows), device=rows.device)  # (B,)
                 blocked = blocked.expand(len(rows), -1, -1, -1)[places, :, rows, None]  # (B, 1, 1, K)
             elif mask is None:
-                # Without a mask the fused kernel is causal by itself; with a mask it is not.
+                # The fused kernel applies a causal mask only if it gets no mask.
                 queries, keys = blocked.shape[-2:]
                 mask = torch.ones(queries, keys, dtype=torch.bool, device=blocked.device).tril(keys - queries)  # (Q, K)
-            # transformers gives the fused kernel a boolean mask (True: seen), and eager attention one that is added.
+            # transformers passes a boolean mask (True: visible) to the fused kernel, and an additive mask to eager attention.
             unseen = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
             mask = mask.masked_fill(blocked, unseen)  # (B, 1, Q, K)
             return args, {**kwargs, "attention_mask": mask}

@@ -1,4 +1,4 @@
-"""The information flow of attention, |sum over heads of A * dL/dA| (*Label Words are Anchors*, section 2.1, eq. 1)."""
+"""Information flow of attention, |sum over heads of A * dL/dA| (*Label Words are Anchors*, section 2.1, eq. 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from icl_lens.attention.last_layer import LastMemory, computed_at
 from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.precision import at_least_float32, exact_products
 
-# (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) where it is wanted) -> None
+# (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) if requested, else None) -> None
 FlowSink = Callable[[int, Tensor, Tensor | None], None]
 # (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
 _Sink = Callable[[int, Tensor, Tensor], None]
@@ -24,18 +24,20 @@ _Sink = Callable[[int, Tensor, Tensor], None]
 
 @contextmanager
 def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, rows: Tensor | None = None) -> Iterator[None]:
-    """Pass each layer's information flow |sum over heads of A * dL/dA| to ``sink``, last layer first, in a backward pass.
+    """Pass the information flow |sum over heads of A * dL/dA| of each layer to ``sink`` during a backward pass.
 
-    Inside, run the model and call ``backward()`` on a loss. No matrix is kept: :mod:`icl_lens.attention.flow_kernel` recomputes
-    a few rows at a time. Inside or around ``scale`` and ``record``, which write the weights out, the flow is taken from them.
+    Run the model and call ``backward()`` on a loss inside this context. The last layer comes first. No attention matrix is
+    kept, because :mod:`icl_lens.attention.flow_kernel` recomputes a few rows at a time. Inside or around ``scale`` and
+    ``record``, which compute the full weights, the flow is computed from these weights.
 
     Args:
-        network: Any supported model; parameters may be frozen.
-        sink: Called with a layer, its flow, shape (B, Q, K), and the mean over heads of its weights (same shape) or None.
-        with_weights: Whether that mean is computed.
-        rows: Where the loss depends on one position of each prompt only, these positions, shape (B,): the last layer then
-            computes nothing for the others, whose outputs are zeros. Prompts are whole, without a prefix, and
-            :func:`ends_in_rows` must hold.
+        network: Any supported model. Its parameters may be frozen.
+        sink: Called with the index of a layer, its flow, shape (B, Q, K), and the mean over heads of its weights, shape
+            (B, Q, K), or None.
+        with_weights: Whether to compute this mean.
+        rows: One position per prompt, shape (B,), if the loss depends only on these positions. The last layer then computes
+            only these positions, and its outputs at the other positions are zeros. This requires whole prompts without a
+            prefix, and a model for which :func:`ends_in_rows` is true.
     """
     edit = _Flows(sink, with_weights)
     with edited(network, edit), torch.enable_grad():
@@ -47,7 +49,7 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
 
 
 class _Flows(OwnAttention, LastMemory):
-    """Reports a layer's information flow; as an edit, it changes nothing."""
+    """Edit that reports the information flow of each layer and changes no weight."""
 
     spreads = masked = True
 
@@ -60,7 +62,7 @@ class _Flows(OwnAttention, LastMemory):
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
     ) -> Tensor:
-        """The heads' outputs, shape (B, H, Q, d)."""
+        """Return the outputs of the heads, shape (B, H, Q, d)."""
         if self.stops:
             raise Reached(query, key, value)
         tell = partial(self.sink, layer)
@@ -74,7 +76,7 @@ class _Flows(OwnAttention, LastMemory):
         return len(edits) > 1
 
     def _among_all(self, layer: int, rows: Tensor, *of_rows: Tensor | None) -> None:
-        """Pass to the sink what one row per prompt has, shape (B, 1, K), with zeros in place of the others."""
+        """Pass tensors with one row per prompt, shape (B, 1, K), to the sink, with zeros for all other rows."""
 
         def whole(row: Tensor) -> Tensor:
             length = row.shape[-1]
@@ -93,7 +95,7 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weights: Tensor, root: Tensor, layer: int, sink: _Sink) -> Tensor:
-        # `root` requires a gradient, so the graph begins here even if nothing before it does (layer 0).
+        # `root` requires a gradient, so the graph starts here even if no earlier tensor requires a gradient (layer 0).
         ctx.save_for_backward(weights)
         ctx.layer, ctx.sink = layer, sink
         return weights.view_as(weights)
@@ -109,7 +111,10 @@ class _Tap(torch.autograd.Function):
 @torch.no_grad()
 @model_cache.cached_check
 def ends_in_rows(network: PreTrainedModel) -> bool:
-    """Whether a family's last layer can compute one row per prompt (:func:`flows`): on a short input, no logit changes."""
+    """Return whether the last layer of a model can compute only one row per prompt (see :func:`flows`).
+
+    The check runs a short input in both ways and compares the logits.
+    """
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
     rows = torch.tensor([5, 7], device=network.device)
     places = torch.arange(2, device=network.device)
@@ -122,7 +127,7 @@ def ends_in_rows(network: PreTrainedModel) -> bool:
     try:
         with flows(network, lambda *_: None, rows=rows):
             alone = logits()
-    except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
+    except Exception:  # layers with other arguments that depend on all positions can raise any exception
         return False
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
     return bool((plain - alone).abs().max() <= tolerance * plain.abs().max())

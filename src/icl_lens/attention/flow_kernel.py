@@ -1,15 +1,15 @@
-"""Attention that reports its information flow in the backward pass, without keeping a matrix.
+"""Attention that reports its information flow in the backward pass, without keeping the attention matrix.
 
     I = | sum_h  A_h * dL/dA_h |                     (*Label Words are Anchors*, section 2.1, eq. 1, one layer)
 
 The forward pass is fused attention, which keeps queries, keys and values. The backward pass recomputes the weights A and their
-gradient, a few rows at a time: with G the gradient of the heads' outputs,
+gradient, a few rows at a time. With the gradient G of the outputs of the heads,
 
     dL/dA = G V'    A = softmax(scale Q K' + mask)    I = | sum_h A * dL/dA |
     dL/dS = A * (dL/dA - sum over keys of A * dL/dA)  dL/dQ = scale dL/dS K    dL/dK = scale dL/dS' Q    dL/dV = A' G
 
-and eq. 1 needs only A * dL/dA, which the backward pass of attention computes anyway. So memory grows with the activations, not
-with heads x length^2; the cost is a second product Q K'.
+Eq. 1 needs only A * dL/dA, which the backward pass of attention computes anyway. Therefore memory grows with the activations
+and not with heads x length^2. The cost is a second product Q K'.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from icl_lens.network.precision import at_least_float32
 
-# Elements of a matrix of weights that are computed at a time: few enough for a CPU's cache, enough to use a whole GPU.
+# Number of attention weights that are computed at a time. It fits the cache of a CPU, or is large enough to use a whole GPU.
 _ELEMENTS = {"cpu": 2**19}
 _ELEMENTS_ELSEWHERE = 2**26
-# Into how many parts a prompt's rows are cut at least: of two, the first sees half the keys.
+# Minimum number of parts into which the rows of a prompt are divided. With two parts, the first part needs only half the keys.
 _STEPS = 2
 
 
@@ -39,19 +39,22 @@ def attend(
     sink: Callable[[Tensor, Tensor | None], None],
     with_weights: bool,
 ) -> Tensor:
-    """The heads' outputs, shape (B, H, Q, e); in the backward pass ``sink`` is called with the flow.
+    """Compute the outputs of the heads, and call ``sink`` with the information flow in the backward pass.
 
     Args:
-        query: The last Q of the K positions. The model is causal: a query sees no key after its own position.
-        key: Fewer heads than queries where these share keys.
-        value: As key.
-        mask: What a query sees.
-        scale: Of the scores.
-        softcap: Scores s become softcap * tanh(s / softcap), before the mask.
-        sink: Takes I, shape (B, Q, K), and the mean over heads of A, of the same shape, or None; float32 at least.
-        with_weights: Whether that mean is computed.
+        query: Queries of the last Q of the K positions. The model is causal: a query attends to no key after its own position.
+        key: Keys. They have fewer heads than the queries if query heads share keys.
+        value: Values, with as many heads as the keys.
+        mask: Additive mask with the positions that each query attends to.
+        scale: Factor of the scores.
+        softcap: If set, scores s become softcap * tanh(s / softcap) before the mask is added.
+        sink: Called with I, shape (B, Q, K), and the mean over heads of A, shape (B, Q, K), or None. Both are at least float32.
+        with_weights: Whether to compute this mean.
+
+    Returns:
+        The outputs of the heads, shape (B, H, Q, e).
     """
-    # The root requires a gradient, so the graph begins here even if nothing before it does (layer 0).
+    # The root requires a gradient, so the graph starts here even if no earlier tensor requires a gradient (layer 0).
     root = torch.ones((), device=query.device, requires_grad=True)
     return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights)
 
@@ -61,9 +64,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights) -> Tensor:
         ctx.how = scale, softcap, sink, with_weights
         groups = query.shape[1] // key.shape[1]
-        # No fused kernel caps scores or supports values of another size; and on a CPU it is slower.
+        # No fused kernel caps scores or supports values of a different size than the keys. On a CPU it is also slower.
         fused = softcap is None and key.shape[-1] == value.shape[-1] and query.device.type not in _ELEMENTS
-        if not fused:  # families split heads by a view, which every product below would copy
+        if not fused:  # the heads are views, which each product below would copy
             query, key, value = (x.contiguous() for x in (query, key, value))
         ctx.save_for_backward(query, key, value, mask)
         keys, values = _each_head(key, groups), _each_head(value, groups)  # (B, H, K, d), (B, H, K, e)
@@ -119,12 +122,12 @@ class _Attention(torch.autograd.Function):
 
 
 class _Part(NamedTuple):
-    """Some rows of some prompts' matrices, and the keys that they may see.
+    """Indices of some rows of the attention matrices of some prompts, and of the keys that these rows can attend to.
 
     Attributes:
-        rows: Of what has an entry a query, shape (B, H, Q, ...).
-        seen: Of what has an entry a key, shape (B, H, K, ...).
-        edges: Of what has an entry a query and key, shape (B, Q, K).
+        rows: Index into tensors with one entry per query, shape (B, H, Q, ...).
+        seen: Index into tensors with one entry per key, shape (B, H, K, ...).
+        edges: Index into tensors with one entry per pair of query and key, shape (B, Q, K).
     """
 
     rows: tuple[slice, ...]
@@ -132,7 +135,7 @@ class _Part(NamedTuple):
     edges: tuple[slice, ...]
 
     def of(self, mask: Tensor | None) -> Tensor | None:
-        """The part of a mask, shape (B' or 1, 1, R, K')."""
+        """Return this part of a mask, shape (B' or 1, 1, R, K')."""
         if mask is None:
             return None
         prompts, rows, seen = self.edges
@@ -140,7 +143,7 @@ class _Part(NamedTuple):
 
 
 def _parts(query: Tensor, keys: Tensor) -> Iterator[_Part]:
-    """The matrices in parts: as many whole prompts as fit, else rows of one prompt, first to last."""
+    """Yield the parts of the matrices in order: rows of as many prompts as fit, or of one prompt."""
     (batch, heads, queries, _), width = query.shape, keys.shape[-2]
     elements = _ELEMENTS.get(query.device.type, _ELEMENTS_ELSEWHERE)
     rows = max(1, min(-(-queries // _STEPS), elements // (heads * width)))
@@ -159,7 +162,10 @@ def _weights(
     mask: Tensor | None,  # (B or 1, 1, R, K')
     softcap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention weights of some rows, and the derivative of a capped score by its score, shape (B, H, R, K') each."""
+    """Return the attention weights of some rows, and the derivative of the capped scores, shape (B, H, R, K') each.
+
+    The derivative is taken with respect to the uncapped scores. It is None without a cap.
+    """
     scores = scaled @ keys.transpose(-1, -2)  # (B, H, R, K')
     slope = None
     if softcap is not None:
@@ -172,10 +178,10 @@ def _weights(
 
 
 def _each_head(tensor: Tensor, groups: int) -> Tensor:
-    """Keys or values of every query head, shape (B, H, K, d), from those of H / groups heads."""
+    """Expand keys or values of H / groups heads to all H query heads, shape (B, H, K, d)."""
     return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
 
 
 def _shared(gradient: Tensor, groups: int) -> Tensor:
-    """The reverse of :func:`_each_head` for gradients: summed over the heads that share."""
+    """Sum gradients over the query heads that share a key: the backward pass of :func:`_each_head`."""
     return gradient if groups == 1 else gradient.unflatten(1, (-1, groups)).sum(2)

@@ -1,9 +1,9 @@
-"""Attention functions that give access to the weights, and the context that makes a model use them.
+"""Attention functions that give access to the weights, and the context manager that makes a model use them.
 
-While an edit is open (:func:`edited`), each attention module computes by :func:`attend`, which passes its weights to the edits,
-or, where the edits need no matrix (:class:`Reader`), by :func:`attend_and_read`, which uses the fused kernel. Families built on
-transformers' attention interface take these functions by name; GPT-J, which does not use the interface, gets :func:`attend` in
-place of its ``_attn`` method.
+While an edit is open (:func:`edited`), each attention module uses :func:`attend`, which passes its weights to the edits. If the
+edits need no attention matrix (:class:`Reader`), the module uses :func:`attend_and_read`, which calls the fused kernel. Model
+families that use the attention interface of transformers select these functions by name. GPT-J does not use the interface, so
+:func:`attend` replaces its ``_attn`` method.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ NAME_ROWS = "icl_lens_rows"
 # (layer, weights (B, H, Q, K)) -> weights of the same shape
 Edit = Callable[[int, Tensor], Tensor]
 
-# The attributes of an attention module that hold its open edits, oldest first, and the name of its fused kernel.
+# Attributes of an attention module with its open edits, oldest first, and with the name of its original kernel.
 EDITS = "_icl_lens_edits"
 _KERNEL = "_icl_lens_kernel"
-# The attribute of the last layer's attention module that holds the only rows of queries it is given, shape (B,).
+# Attribute of the last layer's attention module with the positions of the only queries that the layer gets, shape (B,).
 ROWS = "_icl_lens_rows"
 
 
 class Reader:
-    """An edit that changes no weight and needs no matrix of them: it reads what the attention function is given.
+    """Base class of edits that read the arguments of the attention function. They change no weight and need no matrix.
 
     Attributes:
-        from_weights: Whether it takes what it needs from the weights where they are written out anyway.
+        from_weights: Whether the edit reads the attention weights instead if they are computed anyway.
     """
 
     from_weights = False
@@ -55,12 +55,12 @@ class Reader:
         value: Tensor,  # (B, H_kv, K, d)
         **arguments: object,
     ) -> None:
-        """Read what a module's attention function is given."""
+        """Read the arguments of a module's attention function."""
         raise NotImplementedError
 
 
 class OwnAttention:
-    """An edit that computes the attention itself where no other edit is open, so that no weights are made for it."""
+    """Base class of edits that compute the attention themselves if no other edit is open, without the attention matrix."""
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         raise NotImplementedError
@@ -68,12 +68,12 @@ class OwnAttention:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
     ) -> Tensor:
-        """The heads' outputs, shape (B, H, Q, d)."""
+        """Return the outputs of the heads, shape (B, H, Q, d)."""
         raise NotImplementedError
 
 
-class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass that has gone far enough
-    """Carries the queries, keys and values at which a forward pass was stopped."""
+class Reached(Exception):  # noqa: N818 - not an error: it stops a forward pass early
+    """Exception that stops a forward pass, with the queries, keys and values of the layer where the pass stopped."""
 
     def __init__(self, query: Tensor | None, key: Tensor, value: Tensor) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ def attend(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention that passes its weights to the module's edits.
+    """Compute attention and pass the weights to the edits of the module.
 
-    Scores and softmax are float32 in a half-precision model too (as in GPT-J); the weights have the model's own dtype.
+    Scores and softmax are float32 even in a half-precision model (as in GPT-J). The weights have the dtype of the model.
 
     Returns:
-        The heads' outputs, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K); None where an
-        :class:`OwnAttention` is the only edit, for which no weights are made.
+        The outputs of the heads, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K). The weights are None
+        if an :class:`OwnAttention` is the only edit, because it does not use the matrix.
     """
     edits = getattr(module, EDITS, ())
     for edit in edits:
@@ -115,7 +115,7 @@ def attend(
     if softcap is not None:  # Gemma 2
         scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
-        scores += attention_mask[..., : key.shape[-2]]  # (B, H, Q, K), in place: the matrices take most of the time and memory
+        scores += attention_mask[..., : key.shape[-2]]  # (B, H, Q, K), in place because the matrices dominate time and memory
     weights = scores.softmax(-1).to(value.dtype)  # (B, H, Q, K)
     for edit in edits:
         weights = edit(module.layer_idx, weights)
@@ -130,10 +130,10 @@ def attend_and_read(
     attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more), True where seen or added to the scores
     **arguments: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention by the fused kernel, after the module's readers have read what it is given.
+    """Compute attention with the fused kernel, after the readers of the module have read its arguments.
 
     Returns:
-        The heads' outputs, shape (B, Q, H, d), and whatever else the kernel returns.
+        The outputs of the heads, shape (B, Q, H, d), and the second return value of the kernel.
     """
     for reader in getattr(module, EDITS):
         reader.read(module, query, key, attention_mask, value=value, **arguments)
@@ -143,16 +143,16 @@ def attend_and_read(
 
 AttentionInterface.register(NAME, attend)
 AttentionInterface.register(NAME_ROWS, attend_and_read)
-# Without a mask function of the same name transformers would pass no mask at all, not even the causal one.
+# Without a mask function of the same name, transformers would pass no mask, not even the causal mask.
 AttentionMaskInterface.register(NAME, eager_mask)
 AttentionMaskInterface.register(NAME_ROWS, sdpa_mask)
 
 
 @contextmanager
 def edited(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
-    """While open, ``edit`` is given (and may replace) the attention weights of each layer."""
+    """Pass the attention weights of each layer to ``edit``, which may replace them."""
     modules = attention_modules(network)
-    adapted = [m for m in modules if hasattr(m, "_attn")]  # GPT-J: no interface to take a function by name
+    adapted = [m for m in modules if hasattr(m, "_attn")]  # GPT-J does not use the attention interface
     kernels = _kernels(network.config)
     before = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, EDITS, ()) for m in modules)
@@ -175,22 +175,22 @@ def edited(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
             network.set_attn_implementation(kernels)
         if outermost:
             for module in adapted:
-                del module._attn  # the class's own method again
+                del module._attn  # restores the method of the class
             for module in modules:
                 delattr(module, EDITS)
                 delattr(module, _KERNEL)
 
 
 def _kernels(config: PreTrainedConfig, kernel: str | None = None) -> dict:
-    """For ``set_attn_implementation``: the kernels of a model and of the models in it, or ``kernel`` for all of them."""
+    """Return the argument of ``set_attn_implementation``: the kernels of a model and its submodels, or ``kernel`` for all."""
     parts = {name: getattr(config, name) for name in config.sub_configs}
-    # A part without a kernel is not a model (MPT keeps the settings of its attention so).
+    # A sub-config without a kernel does not describe a model (MPT stores its attention settings in a sub-config).
     inner = {name: _kernels(part, kernel) for name, part in parts.items() if part is not None and part._attn_implementation}
     return {"": kernel or config._attn_implementation, **inner}
 
 
 def _gptj_attention(module: nn.Module) -> Callable:
-    """:func:`attend` with the signature of ``GPTJAttention._attn``, where heads come before positions."""
+    """Return :func:`attend` with the signature of ``GPTJAttention._attn``, which returns heads before positions."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple:
         output, weights = attend(module, query, key, value, attention_mask)

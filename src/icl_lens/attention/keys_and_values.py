@@ -15,16 +15,17 @@ from icl_lens.network.layers import attention_modules
 
 
 def queries_and_keys(network: PreTrainedModel, inputs: Mapping[str, object], layer: int) -> tuple[Tensor, Tensor]:
-    """The queries and keys of one layer before its rotary embedding: the forward pass stops there.
+    """Return the queries and keys of one layer before its rotary embedding, from a forward pass that stops at this layer.
 
-    They are what the layer's attention would multiply if every token were at position 0: projected (in GPT-2 by ``c_attn``),
-    normalised where a family does so (Qwen 3), not rotated. To get them, this layer is given a rotation by 0; the layers before
-    it run unchanged. A factor that a family applies to its queries before its attention (OPT) is included.
+    The attention of the layer would multiply these queries and keys if each token were at position 0. They are projected (in
+    GPT-2 by ``c_attn``), normalised if the model family does so (Qwen 3), and not rotated. To compute them, the function
+    replaces the rotation of this layer by a rotation by 0. The earlier layers run unchanged. If a model family scales its
+    queries before attention (OPT), the queries include the factor.
 
     Args:
         network: Any supported model.
         inputs: The arguments of a forward pass over whole prompts, without a prefix.
-        layer: Counted from 0.
+        layer: Index of the layer, counted from 0.
 
     Returns:
         Queries, shape (B, H, T, d), and keys, shape (B, H_kv, T, d).
@@ -37,11 +38,11 @@ def queries_and_keys(network: PreTrainedModel, inputs: Mapping[str, object], lay
         return reached.query, reached.key
     finally:
         handle.remove()
-    raise AssertionError(f"layer {layer} was not reached")  # require_supported refuses such a model
+    raise AssertionError(f"layer {layer} was not reached")  # require_supported rejects such a model
 
 
 def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """An attention module's arguments with the rotary embedding of position 0, which rotates nothing."""
+    """Replace the rotary embedding in the arguments of an attention module by that of position 0, the identity."""
     kwargs = dict(kwargs)
     if kwargs.get("position_embeddings") is not None:
         cosine, sine = kwargs["position_embeddings"]  # (B or 1, T, d) each
@@ -52,7 +53,7 @@ def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict
 
 
 class _Stop(Reader):
-    """Ends the forward pass at a layer's attention."""
+    """Reader that stops the forward pass at the attention of a layer."""
 
     def __init__(self, layer: int) -> None:
         self.layer = layer
@@ -63,12 +64,12 @@ class _Stop(Reader):
 
 
 class Memory(NamedTuple):
-    """What a layer's attention reads.
+    """The keys and values of a layer's attention.
 
     Attributes:
-        key: As it is multiplied, after a rotary embedding, shape (B, H_kv, K, d).
-        value: Shape (B, H_kv, K, d).
-        unturned_key: The key before a rotary embedding, as :func:`queries_and_keys` returns it; None if not requested.
+        key: Keys after the rotary embedding, shape (B, H_kv, K, d).
+        value: Values, shape (B, H_kv, K, d).
+        unturned_key: Keys before the rotary embedding, as :func:`queries_and_keys` returns them; None if not requested.
     """
 
     key: Tensor
@@ -78,12 +79,12 @@ class Memory(NamedTuple):
 
 @contextmanager
 def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> Iterator[dict[int, Memory]]:
-    """Record what each layer's attention reads in the forward pass inside: layer -> :class:`Memory`.
+    """Record the keys and values of each layer in the forward pass inside this context: layer -> :class:`Memory`.
 
     Args:
         network: Any supported model.
-        unturned: Record keys before the rotary embedding, too. Each layer's projections then run twice, and prompts must be
-            whole, without a prefix.
+        unturned: Whether to also record the keys before the rotary embedding. The projections of each layer then run twice, and
+            the prompts must be whole, without a prefix.
     """
     reader = _KeysAndValues()
     handles = []
@@ -96,7 +97,7 @@ def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> 
         except Reached as reached:
             reader.unturned[module.layer_idx] = reached.key.detach()
         finally:
-            reader.stops = False  # from here on the layer runs unchanged
+            reader.stops = False  # the layer then runs unchanged
 
     try:
         with edited(network, reader):
@@ -109,10 +110,10 @@ def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> 
 
 
 class _KeysAndValues(Reader):
-    """Takes each layer's keys and values."""
+    """Reader that records the keys and values of each layer."""
 
     def __init__(self) -> None:
-        self.stops = False  # whether the layer ends as soon as its key is known
+        self.stops = False  # whether the layer stops as soon as its keys are known
         self.unturned: dict[int, Tensor] = {}
         self.memory: dict[int, Memory] = {}
 

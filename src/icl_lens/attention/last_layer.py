@@ -1,6 +1,7 @@
-"""Compute only one position per prompt in the last layer, for a loss or logits that need no other.
+"""Compute only one position per prompt in the last layer, for a loss or logits that need no other position.
 
-The layer runs twice: over all positions until its attention has their keys and values, then over one position per prompt.
+The layer runs twice. The first run covers all positions and stops as soon as the attention has their keys and values. The
+second run covers one position per prompt.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from icl_lens.network.precision import exact_products
 
 
 class LastMemory:
-    """What a last layer that runs twice keeps between its runs.
+    """State that a last layer keeps between its two runs.
 
     Attributes:
-        spreads: Whether the layer's output keeps all positions, with zeros where it computes none.
-        masked: Whether the layer's attention is always given a mask.
-        stops: Whether the layer ends as soon as its keys and values are known.
-        last: In the second run, the keys and values, shape (B, H_kv, K, d) each, and each prompt's position, shape (B,).
+        spreads: Whether the output of the layer has all positions, with zeros at those that are not computed.
+        masked: Whether the attention of the layer always gets a mask.
+        stops: Whether the layer stops as soon as its keys and values are known.
+        last: In the second run, the keys and values, shape (B, H_kv, K, d) each, and the position per prompt, shape (B,).
     """
 
     spreads: bool
@@ -39,30 +40,31 @@ class LastMemory:
     last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
-        """Whether an open edit needs all rows of the attention weights."""
+        """Return whether an open edit needs all rows of the attention weights."""
         raise NotImplementedError
 
 
 @contextmanager
 def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, spreads: bool = False) -> Iterator[None]:
-    """While open, the last layer computes one position of each prompt, and the model returns only this position.
+    """Compute one position per prompt in the last layer, and make the model return only this position.
 
-    Logits then have shape (B, 1, V). Where an open context needs the attention matrices of all rows, the last layer computes
-    them all, and the model still returns one position. Edges that :func:`icl_lens.attention.block.block` blocks are blocked
-    here, too.
+    The logits then have shape (B, 1, V). If an open context needs the attention matrices of all rows, the last layer computes
+    all rows, and the model still returns one position. Edges that :func:`icl_lens.attention.block.block` blocks are also
+    blocked here.
 
     Args:
-        network: A model that can do so (:func:`ends_in_last_rows`).
-        rows: Each prompt's position among the queries of the forward pass, shape (B,); there are at least two queries.
-        cache: The forward pass's ``past_key_values``; it has an entry for each layer.
-        spreads: Whether the model returns all positions instead; the others are then meaningless.
+        network: A model for which :func:`ends_in_last_rows` is not None.
+        rows: Index of the position of each prompt among the queries of the forward pass, shape (B,). There must be at least two
+            queries.
+        cache: The ``past_key_values`` of the forward pass, with an entry for each layer.
+        spreads: Whether the model returns all positions. The outputs at the other positions are then meaningless.
     """
     with computed_at(network, rows, _CachedMemory(cache.layers[-1], spreads)):
         yield
 
 
 class _CachedMemory(LastMemory):
-    """The last layer's entry in a cache, for a layer that runs twice."""
+    """State of a last layer that keeps its keys and values in its cache entry."""
 
     masked = False
 
@@ -86,14 +88,15 @@ class _CachedMemory(LastMemory):
 
 @contextmanager
 def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastMemory) -> Iterator[None]:
-    """While open, the last layer computes one position of each prompt.
+    """Compute one position per prompt in the last layer.
 
-    Its output is that of the rows, shape (B, 1, D), or has zeros in place of the other positions where ``memory.spreads``.
+    The output of the layer has only these positions, shape (B, 1, D). If ``memory.spreads`` is true, it has all positions, with
+    zeros at those that are not computed.
 
     Args:
-        network: A model whose last layer can do so.
-        rows: Each prompt's position among the queries, shape (B,).
-        memory: Keeps the last layer's keys and values.
+        network: A model with a last layer that supports this.
+        rows: Index of the position of each prompt among the queries, shape (B,).
+        memory: State that keeps the keys and values of the last layer.
     """
     attention = attention_modules(network)[-1]
     layer = layer_of(network, attention)
@@ -110,7 +113,7 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastMemory) -> I
             return (row, *found[1:]) if isinstance(found, tuple) else row
 
         def picked(given: object) -> object:
-            """A layer's argument beside the state, for the rows only: a mask, positions, their cosines and sines."""
+            """Select the rows from another argument of the layer (a mask, positions, or their cosines and sines)."""
             if isinstance(given, tuple | list):
                 return type(given)(picked(one) for one in given)
             if not isinstance(given, Tensor) or given.ndim < 2:
@@ -142,19 +145,19 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastMemory) -> I
         return (row, *found[1:]) if isinstance(found, tuple) else row
 
     def causal(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        """The mask of the rows where the fused kernel is causal by itself; of a single query it would hide nothing."""
+        """Add a causal mask for the rows if the layer gets no mask: the kernel would mask nothing for a single query."""
         if memory.masked or memory.last is None or kwargs.get("attention_mask") is not None:
             return None
         keys = torch.arange(memory.last[0].shape[-2], device=rows.device)  # (K,)
         return args, {**kwargs, "attention_mask": (keys <= rows[:, None])[:, None, None]}  # (B, 1, 1, K)
 
-    own = vars(layer).get("forward")  # a library that places layers on devices may have set one
+    own = vars(layer).get("forward")  # a library that distributes layers over devices may have set it
     layer.forward = at_rows
     try:
         yield
     finally:
         if own is None:
-            del layer.forward  # the class's own method again
+            del layer.forward  # restores the method of the class
         else:
             layer.forward = own
 
@@ -166,18 +169,20 @@ LastRows = Literal["alone", "in_place"]
 @torch.no_grad()
 @model_cache.cached_check
 def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
-    """How a family's last layer can compute one row per prompt (:func:`last_layer_at`): on a short input, no logit changes.
+    """Return how the last layer of a model can compute only one row per prompt (see :func:`last_layer_at`).
+
+    The check runs a short input in each way and compares the logits.
 
     Returns:
-        ``alone`` where the model can return only these rows, ``in_place`` where its output must keep its length, and None where
-        the last layer needs all rows.
+        ``alone`` if the model can return only these rows, ``in_place`` if its output must keep its length, and None if the last
+        layer needs all rows.
     """
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
     rows = torch.tensor([5, 7], device=network.device)
     places = torch.arange(2, device=network.device)
     try:
         layers = len(attention_modules(network))
-    except InputError:  # it answers prompts, but no study opens its attention
+    except InputError:  # such a model can make predictions, but studies cannot access its attention
         return None
     edges = torch.zeros(2, 8, 8, dtype=torch.bool, device=network.device)  # (2, Q, K)
     edges[:, 3, :3] = edges[:, 5, 2] = True
@@ -199,7 +204,7 @@ def ends_in_last_rows(network: PreTrainedModel) -> LastRows | None:
     for way in get_args(LastRows):
         try:
             found = [logits(blocked, way) for blocked in (False, True)]
-        except Exception:  # whatever a family raises whose layers take something that is not cut to the rows
+        except Exception:  # layers with other arguments that depend on all positions can raise any exception
             continue
         if all((a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(plain, found, strict=True)):
             return way

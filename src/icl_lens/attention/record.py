@@ -15,7 +15,10 @@ from icl_lens.network.precision import at_least_float32
 
 @contextmanager
 def record(network: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
-    """Record the attention weights of the forward pass inside: layer -> (B, H, Q, K), as edited by outer contexts."""
+    """Record the attention weights of the forward pass inside this context: layer -> (B, H, Q, K).
+
+    The weights include the edits of outer contexts.
+    """
     weights_of: dict[int, Tensor] = {}
 
     def keep(layer: int, weights: Tensor) -> Tensor:
@@ -28,16 +31,16 @@ def record(network: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 
 @contextmanager
 def record_rows(network: PreTrainedModel, rows: Tensor) -> Iterator[dict[int, Tensor]]:
-    """Record one row of the attention weights per prompt: layer -> (B, H, K), as edited by outer contexts.
+    """Record one row of the attention weights per prompt: layer -> (B, H, K). The weights include the edits of outer contexts.
 
-    It equals ``record(network)[layer][b, :, rows[b]]``, but makes no matrix: the fused kernel computes the output, and
-    separately only the requested queries are multiplied by the keys. Where the weights are written out anyway, the row is taken
-    from them: inside or around ``scale`` and ``record``, and in families that have no fused kernel here (GPT-J, which does not
-    use the attention interface, and Gemma 2, whose scores are soft-capped).
+    The row equals ``record(network)[layer][b, :, rows[b]]``, but no attention matrix is computed. The fused kernel computes the
+    output, and only the requested queries are multiplied by the keys separately. If the full weights are computed anyway, the
+    row is taken from them. This is the case inside or around ``scale`` and ``record``, and for families without a fused kernel
+    here (GPT-J does not use the attention interface, and Gemma 2 caps its scores).
 
     Args:
         network: Any supported model.
-        rows: Position of each prompt's row, counted from the beginning of the whole prompt, shape (B,).
+        rows: Position of the row of each prompt, counted from the beginning of the whole prompt, shape (B,).
     """
     reader = Rows(rows)
     with edited(network, reader):
@@ -45,7 +48,7 @@ def record_rows(network: PreTrainedModel, rows: Tensor) -> Iterator[dict[int, Te
 
 
 class Rows(Reader):
-    """Takes one row per prompt of each layer's attention weights."""
+    """Reader that records one row per prompt of the attention weights of each layer."""
 
     from_weights = True
 
@@ -62,11 +65,11 @@ class Rows(Reader):
     def read(
         self, module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None = None, **arguments: object
     ) -> None:
-        """Keep a module's rows, computed from what its attention function is given."""
+        """Compute the rows of a module from the arguments of its attention function, and keep them."""
         self.keep(module.layer_idx, self.written_out(query, key, attention_mask, **arguments).to(key.dtype))
 
     def keep(self, layer: int, row_weights: Tensor) -> None:
-        """Keep a layer's rows, shape (B, H, K)."""
+        """Keep the rows of a layer, shape (B, H, K)."""
         self.weights_of[layer] = row_weights.detach()
 
     def written_out(
@@ -77,15 +80,15 @@ class Rows(Reader):
         scaling: float | None = None,
         **_: object,
     ) -> Tensor:
-        """The rows as :func:`icl_lens.attention.kernels.attend` would compute them, shape (B, H, K), in float32 at least."""
+        """Compute the rows as :func:`icl_lens.attention.kernels.attend` does, shape (B, H, K), in at least float32."""
         (batch, heads, queries, width), keys = query.shape, key.shape[-2]
         places = self._places(queries, keys)  # (B,)
-        # The heads that share a key are grouped, so that no key is repeated.
+        # Query heads that share a key are grouped, so that keys need not be repeated.
         asked = query[self.prompts, :, places].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
         scale = width**-0.5 if scaling is None else scaling
         scores = at_least_float32(asked) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H_kv, H / H_kv, K)
         scores = scores.view(batch, heads, keys)  # (B, H, K)
-        if attention_mask is None:  # the fused kernel is causal by itself
+        if attention_mask is None:  # without a mask the fused kernel is causal
             mask = torch.arange(keys, device=key.device) <= self.rows[:, None, None]  # (B, 1, K)
         else:
             mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[self.prompts, :, places]  # (B, 1, K)
@@ -93,5 +96,8 @@ class Rows(Reader):
         return scores.softmax(-1)  # (B, H, K)
 
     def _places(self, queries: int, keys: int) -> Tensor:
-        """Where the rows are among the queries, which are the last of the positions or these rows alone, shape (B,)."""
+        """Return the indices of the rows among the queries, shape (B,).
+
+        The queries are either the last positions or, if there is one query per prompt, only these rows.
+        """
         return torch.zeros_like(self.rows) if queries == 1 else self.rows - (keys - queries)

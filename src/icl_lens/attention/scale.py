@@ -30,16 +30,17 @@ def scale(network: PreTrainedModel, factors: Mapping[int, Tensor]) -> Iterator[N
 
 @contextmanager
 def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, Tensor], None]]:
-    """Multiply one row's attention to some keys after the softmax, without renormalising; gradients flow to the factors.
+    """Multiply the attention weights of one row per prompt for some keys after the softmax, without renormalising.
 
-    It is :func:`scale` for factors that are 1 elsewhere, without matrices of them: anchor re-weighting scales the last row
-    (section 3.1, eq. 9 and 12). One open context serves many forward passes: its value is a function that sets what the next
-    passes scale,
+    This equals :func:`scale` with factors that are 1 elsewhere, but needs no matrices of factors. Anchor re-weighting scales
+    the last row (section 3.1, eq. 9 and 12). Gradients flow to the factors. One open context can be used for many forward
+    passes.
 
-        (rows, keys, factors)
-
-    the position of each prompt's row, shape (B,), the distinct positions that it attends to, shape (B, D), both counted from
-    the beginning of the whole prompt; and the factors of all layers, shape (L, B, H, D). Before it is called nothing is scaled.
+    Yields:
+        A function ``(rows, keys, factors)`` that sets the factors for the next forward passes. ``rows`` is the position of the
+        row of each prompt, shape (B,). ``keys`` are the distinct key positions to scale, shape (B, D). Both are counted from
+        the beginning of the whole prompt. ``factors`` are the factors of all layers, shape (L, B, H, D). Before the first call,
+        nothing is scaled.
     """
     edit = _ScaledRows()
     with edited(network, edit):
@@ -47,7 +48,7 @@ def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, T
 
 
 class _ScaledRows:
-    """Scales entries of one row per prompt, as an edit."""
+    """Edit that scales some entries of one row per prompt."""
 
     def __init__(self) -> None:
         self.factors: Tensor | None = None
@@ -62,7 +63,7 @@ class _ScaledRows:
         place = (
             torch.arange(batch, device=weights.device)[:, None, None],
             torch.arange(heads, device=weights.device)[:, None],
-            (self.rows - (width - queries))[:, None, None],  # the queries are the last of the positions
+            (self.rows - (width - queries))[:, None, None],  # the queries are the last positions
             self.keys[:, None],
         )
         return weights.index_put(place, weights[place] * self.factors[layer].to(weights.dtype))  # (B, H, Q, K)

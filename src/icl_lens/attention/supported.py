@@ -18,13 +18,13 @@ from icl_lens.network.precision import exact_products
 @torch.no_grad()
 @model_cache.cached_check
 def require_supported(network: PreTrainedModel) -> None:
-    """Refuse a family whose attention is more than :func:`icl_lens.attention.kernels.attend`, bypasses it, or takes no mask.
+    """Reject a model with attention that differs from :func:`icl_lens.attention.kernels.attend`, bypasses it, or takes no mask.
 
-    A study that opens a context of this package calls this first. The check knows no families: it runs a short input through
-    the model itself and compares the logits (some of them, for speed).
+    A study must call this function before it opens a context manager of this package. The check needs no list of model
+    families: it runs a short input through the model and compares the logits (only some of them, for speed).
 
     Raises:
-        InputError: The model's family is not supported, with the reason.
+        InputError: The model family is not supported. The message gives the reason.
     """
     ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
     everything = torch.ones_like(ids)  # (1, 8)
@@ -49,7 +49,7 @@ def require_supported(network: PreTrainedModel) -> None:
             "its attention does not pass through transformers' attention interface, so its weights can be neither read nor "
             "edited",
         )
-    # Half precision rounds the two differently; a missing term is as large as the logits themselves.
+    # In half precision the two computations round differently. A missing term would change the logits by their own magnitude.
     tolerance = (1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1) * plain.std()
     if seen != list(range(layers)) or (plain - written_out).abs().max() > tolerance:
         raise not_supported(network, "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)")

@@ -1,1 +1,1 @@
-"""The command line: what the rules of the workflow call, and what a person can call."""
+"""Command-line interface for the workflow rules and for users."""

@@ -1,4 +1,4 @@
-"""The command line: what the workflow's rules call, and what a person can call."""
+"""Entry point of the ``icl-lens`` command, for the workflow rules and for users."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from collections.abc import Sequence
 
 from icl_lens.errors import InputError
 
-# The commands that may use a network.
+# Commands that may use the network.
 FETCHING = ("fetch-model", "fetch-dataset")
 
-# What libraries read when they are loaded, unless the environment says otherwise. Threads that wait for each other should spin
-# for microseconds and then sleep: GNU OpenMP's default, milliseconds, makes small models many times slower on a machine that
-# does anything else beside. And the hub's library tells, and asks, more than it needs.
+# Default environment variables for the libraries, which read them on import. By default, waiting GNU OpenMP threads spin for
+# milliseconds before they sleep. This makes small models many times slower on a machine with any other load, so the spin time
+# is reduced to microseconds. The second variable disables the telemetry of huggingface_hub.
 LIBRARIES_TOLD = {"GOMP_SPINCOUNT": "10000", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 when it did its work, 1 for input that cannot be used (one sentence on standard error)."""
+    """Run one command.
+
+    Args:
+        arguments: The command-line arguments; ``sys.argv[1:]`` by default.
+
+    Returns:
+        The exit status: 0 on success, 1 for invalid input (with a one-sentence error on standard error), 130 if interrupted, or
+        the status that the command returns.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         parser = _parser(_plugins(arguments))
@@ -41,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                 from icl_lens.hub import fetch
 
                 options.model = fetch.resolve(options.model, options.revision, options.downloads)
-            # Said before anything imports the hub's library, which reads it once. (A model is fetched by another process.)
+            # huggingface_hub reads this variable once, on import, so it is set first. (Another process downloads the model.)
             os.environ["HF_HUB_OFFLINE"] = "1"
         return options.run(options) or 0
     except InputError as error:
@@ -53,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _plugins(arguments: Sequence[str]) -> list[str]:
-    """The folders that ``--plugin`` names before the command: they decide which commands there are."""
+    """Return the folders given by ``--plugin`` before the command. They determine which commands are available."""
     parser = argparse.ArgumentParser(prog="icl-lens", add_help=False)
     _add_plugin(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -71,12 +79,12 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of every command, those of the studies in some folders included.
+    """Build the parser of all commands, including those of the studies in the plugin folders.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.registry.add_plugins`, or a study has the name of another command.
+        InputError: See :func:`icl_lens.studies.registry.add_plugins`; or a study has the same name as another command.
     """
-    # Imported here because a plugin that the environment names can be at fault, too.
+    # Imported here because the import can also fail, if a plugin named in the environment is invalid.
     from icl_lens.cli import data, results, studies, tools, training
     from icl_lens.studies import registry
 

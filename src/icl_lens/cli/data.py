@@ -1,4 +1,4 @@
-"""Commands that make what studies read: corpora, prompts, and models and data sets of the hub."""
+"""Commands that prepare the inputs of studies: corpora, prompts, and models and data sets from the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icl_lens.prompts.sets import AUXILIARY
 
 
 def add(command: Add) -> None:
-    """Add the commands."""
+    """Add the data commands."""
     corpora = command("corpora", _corpora, "write one task's texts and labels as a table")
     add_task(corpora)
     corpora.add_argument("--seed", type=seed, help="generate the built-in look-alike from this seed")
@@ -116,7 +116,7 @@ def _fetch_dataset(options: argparse.Namespace) -> None:
 def _convert_gguf(options: argparse.Namespace) -> None:
     from icl_lens.hub import gguf_conversion, gguf_files
 
-    gguf_files.check(options.gguf)  # before the libraries are loaded
+    gguf_files.check(options.gguf)  # fail before the slow imports
     gguf_conversion.require_packages()
     quieten_transformers()
     gguf_conversion.convert(options.gguf, options.out, options.fetched)

@@ -1,16 +1,18 @@
-"""Processes that hold a loaded model, one per model and number format; jobs on a CPU are forks of them.
+"""Processes that keep a model loaded, one per model and number format; CPU jobs run as forks of these processes.
 
-A job of a language model spends seconds on its imports, its tokenizer, the hash of its files and the checks of the model before
-it computes anything. The first job of a model in a run therefore starts a process that does this once (:func:`hand_over`). That
-process serves the job and all later ones: each is a fork, which shares the memory of the weights and copies only what it
-changes. It ends with the run, or after :data:`IDLE_SECONDS` without a job.
+Before a job that uses a language model computes anything, it spends seconds on imports, loading the tokenizer, hashing the
+model files and checking the model. The first job of a model in a run therefore starts a process that does this once
+(:func:`hand_over`). This process serves the first job and all later jobs of the model. Each job is a fork, which shares the
+memory of the weights and copies only the pages that it changes. The process ends with the run, or after :data:`IDLE_SECONDS`
+without a job.
 
-A model is held only if the job runs on the CPU and the model fits into :data:`MEMORY_SHARE` of the memory beside the models
-that are held already. Every other job loads its model itself. So does a job whose model cannot be loaded, so that the error is
-the job's own. A model whose files have changed, and any model once a file of this package or of a plugin has changed, is loaded
-anew.
+A model is kept in memory only if the job runs on the CPU and the total size of all such models stays within
+:data:`MEMORY_SHARE` of the memory. All other jobs load their model themselves. A job also loads the model itself if the process
+failed to load it, so that the job reports the error. A model is reloaded when its files, a file of this package or a file of a
+plugin change.
 
-The process loads with one thread: a fork of a process in which torch has used several can wait forever for the others.
+The process loads the model with one thread. If torch had used several threads before the fork, the fork could wait forever for
+threads that do not exist in it.
 """
 
 from __future__ import annotations
@@ -38,33 +40,33 @@ from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.network import accelerators
 
 MEMORY_SHARE = 0.25
-"""Largest share of the memory for all held models together."""
+"""Maximum fraction of the memory for all models that are kept loaded."""
 
 IDLE_SECONDS = 300
-"""A process that holds a model ends after this time without a new job."""
+"""Seconds without a new job after which a process that keeps a model loaded ends."""
 
 POLL_SECONDS = 5
 
-# A loaded tokenizer needs about this many bytes per byte of its files (Gemma 3: 0.4 GB for 33 MB).
+# Approximate bytes of memory of a loaded tokenizer per byte of its files (Gemma 3: 0.4 GB for 33 MB).
 TOKENIZER_BYTES = 13
 
-# Bytes per weight; a checkpoint is loaded in the format that the job asks for, whatever its own is.
+# Bytes per weight. A checkpoint is loaded in the number format that the job requests, not in the format of its files.
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def hand_over(server: str, request: dict[str, Any], connection: socket.socket, lifeline: int) -> bool:
-    """Give a command to the process that holds its model, which is started if there is none yet.
+    """Pass a command to the process that keeps its model loaded, and start this process if there is none.
 
-    This process has the command's folder, environment and standard streams.
+    The calling process already has the command's folder, environment and standard streams.
 
     Args:
         server: The folder of the run's server, see :func:`icl_lens.cli.preloaded.start`.
-        request: The command, as its client sent it.
-        connection: To the client, which waits there for the exit status.
-        lifeline: A descriptor that becomes readable when the run ends.
+        request: The command that the client sent.
+        connection: The connection to the client, which waits for the exit status.
+        lifeline: A file descriptor that becomes readable when the run ends.
 
     Returns:
-        Whether it was given away. If not, this process is to run the command itself.
+        True if the command was passed on. If False, the caller must run the command itself.
     """
     wanted = _wanted(request["arguments"])
     if wanted is None:
@@ -74,7 +76,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
         files = checkpoint_files(folder)
         stamp = _stamp(files)
         size = memory(files, dtype)
-    except (InputError, OSError, ValueError):  # the job itself says what is wrong with the model
+    except (InputError, OSError, ValueError):  # the job itself reports the error of the model
         return False
     key = hashlib.sha256(f"{folder.resolve()}\0{dtype}".encode()).hexdigest()[:12]
     path = os.path.join(server, f"{key}-{stamp[:12]}")
@@ -83,7 +85,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
     with _models(server) as models:
         known = models.get(key)
         if known and known["stamp"] != stamp:
-            # The process that holds the old files serves whoever waits there already, and ends.
+            # The process with the outdated model serves the jobs that already wait for it, and then ends.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(known["path"])
             del models[key]
@@ -99,7 +101,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
                 listener.listen(128)
                 models[key] = {"stamp": stamp, "path": path, "bytes": size, "failed": False}
             link.connect(path)
-        except OSError:  # it was killed, or the path is too long for a socket
+        except OSError:  # the process was killed, or the path is too long for a socket
             if listener:
                 listener.close()
             models[key] = {"stamp": stamp, "path": path, "bytes": 0, "failed": True}
@@ -121,7 +123,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the control group that this process is in if that may use less."""
+    """Return the bytes of memory of this machine, or the memory limit of this process's control group if it is lower."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
@@ -130,14 +132,14 @@ def machine_memory() -> int:
 
 
 def memory(files: list[Path], dtype: str) -> int:
-    """Estimate of the bytes that a loaded model takes, with its tokenizer.
+    """Estimate the bytes of memory of a loaded model and its tokenizer.
 
     Args:
-        files: Those of its checkpoint.
-        dtype: The number format that it is loaded in.
+        files: The files of the checkpoint.
+        dtype: The number format in which the model is loaded.
 
     Raises:
-        ValueError: A file of weights is damaged.
+        ValueError: A weights file is corrupted.
     """
     total = 0
     for path in files:
@@ -151,7 +153,7 @@ def memory(files: list[Path], dtype: str) -> int:
 
 
 def _weights(path: Path) -> int:
-    """How many weights a safetensors file holds, by its header."""
+    """Count the weights in a safetensors file from its header."""
     import math
 
     with open(path, "rb") as stream:
@@ -163,14 +165,14 @@ def _weights(path: Path) -> int:
 
 
 def _wanted(arguments: list[str]) -> tuple[Path, str] | None:
-    """The model folder and the number format that a command loads on the CPU; None if it does no such thing."""
+    """Return the model folder and number format that a command loads on the CPU; None if it loads no model on the CPU."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", choices=ITEM_BYTES)
     try:
         options, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:  # the command says it
+    except argparse.ArgumentError:  # the command itself reports the error
         return None
     if options.model is None or accelerators.expected(options.device) or not os.path.isdir(options.model):
         return None
@@ -178,10 +180,10 @@ def _wanted(arguments: list[str]) -> tuple[Path, str] | None:
 
 
 def _stamp(files: list[Path]) -> str:
-    """Changes with the files of a checkpoint, and with those of this package and of plugins, whose code loads and uses it.
+    """Return a hash that changes with the files of a checkpoint and with the code of this package and of the plugins.
 
     Raises:
-        InputError: A plugin that the environment names cannot be used.
+        InputError: A plugin named in the environment is invalid.
     """
     from icl_lens.studies import plugins
 
@@ -193,7 +195,7 @@ def _stamp(files: list[Path]) -> str:
 
 @contextlib.contextmanager
 def _models(server: str) -> Iterator[dict[str, dict[str, Any]]]:
-    """What the run knows of each held model, to read and change; no two processes at a time."""
+    """Open the run's records of the loaded models for reading and writing, under an exclusive lock."""
     with open(os.path.join(server, "models.json"), "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -207,7 +209,7 @@ def _models(server: str) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: int, folder: Path, dtype: str) -> None:
-    """Load a model and serve its jobs until the run ends; returns in no process but a job's, by SystemExit."""
+    """Load a model and serve its jobs until the run ends. Only a job leaves this function, by SystemExit."""
     import gc
 
     import torch
@@ -223,7 +225,7 @@ def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: i
         with open(os.path.join(server, "loading"), "w") as turn:  # one model at a time
             fcntl.flock(turn, fcntl.LOCK_EX)
             _load(folder, dtype)
-    except Exception:  # the job that waits finds the same error and says it
+    except Exception:  # the waiting job hits the same error and reports it
         with contextlib.suppress(OSError), _models(server) as models:
             if models.get(key, {}).get("path") == path:
                 models[key] |= {"bytes": 0, "failed": True}
@@ -241,7 +243,7 @@ def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: i
                 os.close(lifeline)
                 _run(link, threads)
             used = time.monotonic()
-        elif not os.path.exists(path):  # other files have taken their place, or the run has ended
+        elif not os.path.exists(path):  # the model or code files changed, or the run has ended
             os._exit(0)
         elif time.monotonic() - used > IDLE_SECONDS:
             with contextlib.suppress(OSError), _models(server) as models:
@@ -252,10 +254,10 @@ def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: i
 
 
 def _load(folder: Path, dtype: str) -> None:
-    """Import what jobs need of this package, and load the model.
+    """Import the modules of this package that jobs need, and load the model.
 
     Raises:
-        RuntimeError: There are threads afterwards, so that a fork is not safe.
+        RuntimeError: Other threads exist afterwards, so forking is not safe.
     """
     import importlib
     import pkgutil
@@ -266,13 +268,13 @@ def _load(folder: Path, dtype: str) -> None:
     from icl_lens.models import loading
     from icl_lens.studies import registry, run
 
-    transformers.utils.logging.disable_progress_bar()  # it has a thread
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # and so has the reading of several weights at a time
+    transformers.utils.logging.disable_progress_bar()  # the progress bar starts a thread
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # asynchronous loading starts threads, too
     commands = [module.name for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}.")]
     computed = [study.module for study in registry.studies().values() if not registry.is_plugin(study.name)]
     for module in (*commands, run.__name__, *computed):
         importlib.import_module(module)
-    with contextlib.suppress(InputError):  # a file that no job needs may be at fault
+    with contextlib.suppress(InputError):  # the error may be in a file that no job needs
         code.read_all()
     loading.preload(folder, dtype)
     if threading.active_count() > 1:
@@ -280,13 +282,13 @@ def _load(folder: Path, dtype: str) -> None:
 
 
 def _run(link: socket.socket, threads: int) -> None:
-    """Be the job that another process hands over."""
+    """Receive a job from another process and run it in this process."""
     import torch
 
     link.sendall(preloaded.READY)
     try:
         request, (connection, *streams) = preloaded.receive(link, 4)
-    except (ConnectionError, ValueError):  # it was killed meanwhile
+    except (ConnectionError, ValueError):  # the sender was killed
         os._exit(1)
     link.close()
     preloaded.enter(request, streams)

@@ -1,4 +1,4 @@
-"""What several commands share: options, and checks of their values."""
+"""Command-line options shared by several commands, and checks of their values."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from icl_lens.config.keys import Device, Dtype, Matmul
 from icl_lens.errors import InputError
 from icl_lens.tasks.task import TASKS
 
-# Adds a command: its name, the function that runs it, and its help. The function returns the exit status, None for 0.
+# A function that adds a command, given its name, the function that runs it and its help. The function that runs it returns the
+# exit status, where None means 0.
 Add = Callable[[str, Callable[[argparse.Namespace], int | None], str], argparse.ArgumentParser]
 
-# What --bos says, and what it means: see icl_lens.prompts.positions.tokenize.
+# The values of --bos and the corresponding argument of icl_lens.prompts.positions.tokenize.
 BOS = {"auto": "auto", "yes": True, "no": False}
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    """Options that decide which model runs, where, and how it multiplies."""
+    """Add the options that select the model, its device and its matrix multiplication mode."""
     command.add_argument("--model", required=True, help="a folder with a checkpoint and its tokenizer, or a model of the hub")
     command.add_argument("--revision", help="of a model of the hub: a branch, a tag or a commit; main by default")
     command.add_argument("--downloads", default="downloads", type=Path, help="the folder that models of the hub are fetched to")
@@ -34,25 +35,29 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:
-    """Options that decide what a model reads, and in which number format."""
+    """Add the options for the number format, the BOS token and the chat template."""
     command.add_argument("--dtype", default="float32", choices=get_args(Dtype))
     command.add_argument("--bos", default="auto", choices=BOS, help="put a beginning-of-sequence token before each prompt")
     command.add_argument("--chat", action="store_true", help="write each prompt as a chat, by the tokenizer's template")
 
 
 def add_batch_tokens(command: argparse.ArgumentParser) -> None:
-    """The option that says how large a batch is."""
+    """Add the option that sets the batch size."""
     command.add_argument("--batch-tokens", type=positive, default=4096, help="tokens per batch, padding included")
 
 
 def add_task(command: argparse.ArgumentParser) -> None:
-    """Options that decide which task a command is about."""
+    """Add the options that select the task."""
     command.add_argument("--task", required=True, help=f"{', '.join(TASKS)}, or any name with --definition")
     command.add_argument("--definition", help="a task of your own: its keys under `own_tasks` in the config, as YAML")
 
 
 def seed(text: str) -> int:
-    """An option's value as a seed that every generator takes."""
+    """Parse the value of an option as a seed in the range that all random generators accept.
+
+    Raises:
+        ArgumentTypeError: The value is outside this range.
+    """
     value = int(text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{value} is no seed; it must lie between 0 and {2**32 - 1}")
@@ -60,7 +65,11 @@ def seed(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """An option's value as a number of things, at least one."""
+    """Parse the value of an option as a positive integer.
+
+    Raises:
+        ArgumentTypeError: The value is less than 1.
+    """
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too few; at least 1 is needed")
@@ -68,7 +77,11 @@ def positive(text: str) -> int:
 
 
 def require_place(option: str, out: Path) -> None:
-    """Check that the output can be written, before hours are spent on it."""
+    """Check that the output can be written, before a long computation starts.
+
+    Raises:
+        InputError: The output is a folder or cannot be written.
+    """
     if out.is_dir():
         raise InputError(f"{option} {out} is a folder; name a file")
     try:
@@ -80,7 +93,7 @@ def require_place(option: str, out: Path) -> None:
 
 
 def quieten_transformers() -> None:
-    """Turn off the messages and progress bars of transformers."""
+    """Disable the log messages and progress bars of transformers."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

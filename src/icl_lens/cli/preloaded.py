@@ -1,15 +1,16 @@
-"""Commands in processes that begin with their libraries loaded.
+"""A process that loads the libraries once and runs each command in a fork of itself.
 
-Loading torch and transformers takes longer than most studies of a small model, loading pandas and seaborn longer than drawing a
-figure. So one process loads them once (:func:`start`), and each command is a fork of it, which has them at no cost.
-:func:`main` runs one command there, with its own arguments, folder, environment, standard streams and exit status, or by itself
-where no such process is:
+Loading torch and transformers takes longer than most studies of a small model, and loading pandas and seaborn takes longer than
+drawing a figure. Therefore one process loads them once (:func:`start`). Each command runs in a fork of this process, in which
+the libraries are already loaded. :func:`main` runs one command in such a fork, with its own arguments, folder, environment,
+standard streams and exit status. If there is no such process, it runs the command directly:
 
     python -SP preloaded.py SOCKET icl_lens saliency --model ...
 
-is ``python -m icl_lens saliency --model ...`` in all but time. This file is run as a script by that short-lived client, so it
-imports little, and nothing of the package. A command that runs a model on the CPU is a fork of a process that has the model
-loaded, too (:mod:`icl_lens.cli.model_server`, which a command's process imports as it is then).
+gives the same results as ``python -m icl_lens saliency --model ...`` in less time. This short-lived client runs this file as a
+script, so the file imports few modules, and none of the package. A command that runs a model on the CPU runs in a fork of a
+process that also keeps the model loaded (:mod:`icl_lens.cli.model_server`; the process of a command imports its current
+version).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import time
 from typing import Any
 
-# What the jobs of a run import, besides the package itself: each command imports that, as it is then.
+# Libraries that the jobs of a run import. The package itself is not listed: each command imports its current version.
 LIBRARIES = (
     "pandas",
     "pyarrow.parquet",
@@ -39,26 +40,33 @@ LIBRARIES = (
 )
 
 
-# What a process says that can take a command.
+# Sent by a process that is ready to receive a command.
 READY = b"1"
 
-# What they read when they are loaded: notebooks show their figures, and nothing here touches the network.
+# Environment variables that the libraries read on import: notebooks display their figures, and nothing uses the network.
 TOLD = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HF_HUB_OFFLINE": "1"}
 
 
 def client(folder: str) -> list[str]:
-    """The beginning of a command line that goes on with a module's name and arguments; see :func:`start` for the folder."""
+    """Return the start of a command line, to which a module name and its arguments are appended.
+
+    Args:
+        folder: The folder of the server, see :func:`start`.
+    """
     return [sys.executable, "-SP", __file__, os.path.join(folder, "socket")]
 
 
 def start(folder: str, environment: dict[str, str]) -> object:
-    """Start a process that serves a folder until this process ends, however that may be; its handle, to be kept.
+    """Start a process that serves a folder until the calling process ends for any reason.
 
-    The folder is one for ``JUPYTER_PATH``, too: its kernel ``python3`` is a fork as well.
+    The folder can also be added to ``JUPYTER_PATH``: its kernel ``python3`` runs as a fork, too.
 
     Args:
-        folder: An existing folder of this user's alone.
-        environment: What the libraries are to read when they are loaded.
+        folder: An existing folder that only this user can access.
+        environment: The environment variables that the libraries read on import.
+
+    Returns:
+        The handle of the process. The caller must keep a reference to it.
     """
     import subprocess
 
@@ -75,20 +83,24 @@ def start(folder: str, environment: dict[str, str]) -> object:
 
 
 def main(path: str, module: str, *arguments: str) -> int:
-    """Run a module as a command in a fork of the process that serves ``path``; its exit status.
+    """Run a module as a command in a fork of the process that serves ``path``.
 
-    A command waits while that process loads the libraries, so that it never matters for a result which jobs came first: numpy
-    sums with as many threads as it had when it was loaded. Where nobody serves (no more, on another machine) the command takes
-    this process's place instead.
+    A command waits while that process loads the libraries, so that the order of the jobs never affects a result: numpy computes
+    sums with the number of threads that was set when it was imported. If no process serves ``path`` (because it has ended or
+    runs on another machine), the command replaces the current process.
+
+    Returns:
+        The exit status of the command.
     """
     connection = _connected(path)
     if connection is None:
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
-    # A notebook's kernel ends when the process of that number is not its parent. A fork's never is; it ends with this one.
+    # A notebook kernel ends if the process with this ID is not its parent, which is always the case in a fork. The variable is
+    # not needed, because a fork ends with this process anyway.
     environment = {key: value for key, value in os.environ.items() if key != "JPY_PARENT_PID"}
     request = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": environment}
     send(connection, request, [0, 1, 2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork is told, too, and says here how it ended
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork also receives the signal and then returns its exit status
     answer = connection.recv(1)
     if not answer:
         print(f"{module} {' '.join(arguments[:1])}: its process was killed (out of memory?)", file=sys.stderr)
@@ -96,9 +108,9 @@ def main(path: str, module: str, *arguments: str) -> int:
 
 
 def _connected(path: str) -> socket.socket | None:
-    """A connection to the process that serves ``path``, as soon as it listens; None where none does or will."""
+    """Wait until the process that serves ``path`` listens, and connect to it; return None if there is no such process."""
     while True:
-        loading = _is_loading(path)  # before the attempt: it may begin to listen in between
+        loading = _is_loading(path)  # checked first because the process may start to listen between the two steps
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(path)
@@ -111,7 +123,7 @@ def _connected(path: str) -> socket.socket | None:
 
 
 def _is_loading(path: str) -> bool:
-    """Whether the process that will serve ``path`` is alive and does not listen yet."""
+    """Return True if the process that will serve ``path`` is alive and does not listen yet."""
     try:
         with open(_number_file(path), encoding="ascii") as file:
             number = int(file.read())
@@ -123,12 +135,12 @@ def _is_loading(path: str) -> bool:
 
 
 def _number_file(path: str) -> str:
-    """The file with the number of the process that serves ``path``."""
+    """Return the path of the file with the ID of the process that serves ``path``."""
     return f"{path}.process"
 
 
 def serve(path: str) -> None:
-    """Load the libraries and read the package, then fork a process for each command, until standard input ends."""
+    """Load the libraries and read the package, then fork a process for each command until standard input is closed."""
     import gc
     import importlib
     import selectors
@@ -136,16 +148,16 @@ def serve(path: str) -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
     read = _read_package()
-    gc.freeze()  # else the first collection in a fork would copy every page of theirs
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this is told, too, and decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks answer their clients themselves
-    # A command is sent here as soon as the path is there.
+    gc.freeze()  # otherwise the first garbage collection in a fork would copy all memory pages of the libraries
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process also receives the signal and handles it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # each fork answers its client itself
+    # Clients connect as soon as the path exists, so the socket is renamed to it only after it listens.
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as waiting:
         try:
             listener.bind(f"{path}.new")
             listener.listen(128)
             os.rename(f"{path}.new", path)
-        except FileNotFoundError:  # whoever began this has ended before, and its folder with it
+        except FileNotFoundError:  # the parent process has already ended and deleted its folder
             return
         waiting.register(listener, selectors.EVENT_READ)
         waiting.register(sys.stdin, selectors.EVENT_READ)
@@ -156,7 +168,7 @@ def serve(path: str) -> None:
 
 
 def package_stamps() -> tuple[Any, ...]:
-    """What changes when a file of the package does, see :func:`icl_lens.artifacts.hashes.file_stamps`."""
+    """Return the stamps of all files of the package, see :func:`icl_lens.artifacts.hashes.file_stamps`."""
     from icl_lens.artifacts import code, hashes
 
     files = (path for path in code.PACKAGE.rglob("*") if "__pycache__" not in path.parts and path.is_file())
@@ -164,24 +176,28 @@ def package_stamps() -> tuple[Any, ...]:
 
 
 def _read_package() -> tuple[Any, ...] | None:
-    """Read the package for the hashes of its code, so that forks need not; its stamps, None where it cannot be read."""
+    """Read the package for the hashes of its code, so that forks need not read it again.
+
+    Returns:
+        The stamps of its files; None if the package cannot be read.
+    """
     try:
         from icl_lens.artifacts import code
 
         stamps = package_stamps()
         code.read_all()
-    except Exception:  # a file that is no Python, say: a command that needs it says so
+    except Exception:  # for example a syntax error, which the command that needs the file reports
         return None
     return stamps
 
 
 def _forget_package(read: tuple[Any, ...] | None) -> None:
-    """Forget what was read of the package if a file of it has changed since, so that the command imports it as it is now."""
+    """Discard the imported package if one of its files has changed since, so that the command imports the current version."""
     import importlib
 
     try:
         changed = read is None or package_stamps() != read
-    except OSError:  # a file was deleted meanwhile
+    except OSError:  # a file was deleted in the meantime
         changed = True
     if changed:
         for name in [name for name in sys.modules if name.split(".")[0] == "icl_lens"]:
@@ -190,10 +206,16 @@ def _forget_package(read: tuple[Any, ...] | None) -> None:
 
 
 def forked(listener: socket.socket) -> socket.socket | None:
-    """Accept a connection and fork: the connection in the fork, where the listener is closed and signals are a command's."""
+    """Accept a connection and fork.
+
+    The fork closes the listener and restores the default signal handlers.
+
+    Returns:
+        The connection in the fork; None in the original process.
+    """
     connection, _ = listener.accept()
     if os.fork() == 0:
-        # A fork that outlives the listener's process must not keep clients waiting there.
+        # If the fork outlived the original process with an open listener, clients would wait for it forever.
         listener.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -203,17 +225,21 @@ def forked(listener: socket.socket) -> socket.socket | None:
 
 
 def send(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
-    """Send a command and open files to whoever :func:`receive`s them."""
+    """Send a command and open file descriptors to a process that calls :func:`receive`."""
     packed = json.dumps(request).encode()
     socket.send_fds(connection, [struct.pack("!Q", len(packed))], descriptors)
     connection.sendall(packed)
 
 
 def receive(connection: socket.socket, count: int) -> tuple[dict[str, Any], list[int]]:
-    """A command and so many open files.
+    """Receive a command and open file descriptors.
+
+    Args:
+        connection: The connection to the sender.
+        count: The number of file descriptors.
 
     Raises:
-        ConnectionError: The sender ended before it had sent them.
+        ConnectionError: The sender ended before it sent them.
     """
     header, descriptors, _, _ = socket.recv_fds(connection, 8, count)
     packed = b""
@@ -228,7 +254,7 @@ def receive(connection: socket.socket, count: int) -> tuple[dict[str, Any], list
 
 
 def enter(request: dict[str, Any], streams: list[int]) -> None:
-    """Take a command's standard streams, folder and environment."""
+    """Switch to the standard streams, folder and environment of a command."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -238,7 +264,7 @@ def enter(request: dict[str, Any], streams: list[int]) -> None:
 
 
 def _command(connection: socket.socket, server: str, read: tuple[Any, ...] | None) -> int:
-    """Run the command that a client asks for, in this process or in one that has its model; see :func:`run`."""
+    """Run a client's command in this process, or pass it to the process that keeps its model loaded; see :func:`run`."""
     import traceback
 
     lifeline = os.dup(0)
@@ -251,13 +277,13 @@ def _command(connection: socket.socket, server: str, read: tuple[Any, ...] | Non
 
             if model_server.hand_over(server, request, connection, lifeline):
                 os._exit(0)
-        except Exception:  # a package that cannot be imported, say
+        except Exception:  # for example, the package cannot be imported
             traceback.print_exc()
             sys.stderr.flush()
             connection.sendall(b"\1")
             os._exit(1)
     os.close(lifeline)
-    # The libraries read this when they are loaded, which was before.
+    # The libraries read this variable on import, which happened in another environment.
     if threads := os.environ.get("OMP_NUM_THREADS"):
         import torch
 
@@ -266,7 +292,11 @@ def _command(connection: socket.socket, server: str, read: tuple[Any, ...] | Non
 
 
 def run(connection: socket.socket, request: dict[str, Any]) -> int:
-    """Run a command in this process; its exit status, which the client is told at the very end."""
+    """Run a command in this process, and send its exit status to the client when this process ends.
+
+    Returns:
+        The exit status of the command.
+    """
     import atexit
     import runpy
     import threading
@@ -289,8 +319,8 @@ def run(connection: socket.socket, request: dict[str, Any]) -> int:
 
 
 def _end_with(connection: socket.socket) -> None:
-    """End this process when its client ends, as a command does that is killed."""
-    connection.recv(1)  # a client says nothing more, so this returns when it is gone
+    """End this process when its client ends, so that killing the client kills the command."""
+    connection.recv(1)  # the client sends nothing more, so this returns when the client has ended
     os.kill(os.getpid(), signal.SIGKILL)
 
 

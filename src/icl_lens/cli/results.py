@@ -1,4 +1,4 @@
-"""Commands about a results folder and the config: record, audit, report, publish, plan, config."""
+"""Commands for a results folder and the config: record, audit, report, publish, plan and config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icl_lens.errors import InputError
 
 
 def add(command: Add) -> None:
-    """Add the commands."""
+    """Add the commands for results and the config."""
     record = command("record", _record, "strip an executed notebook of its times and record a figure's or table's hashes")
     record.add_argument("--source", required=True, type=Path, help="the notebook as it stands in the repository")
     record.add_argument("--executed", required=True, type=Path, help="the same as executed")

@@ -1,4 +1,4 @@
-"""One command per study, those of plugins included."""
+"""One command per study, including the studies of plugins."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from icl_lens.studies.study import Study
 
 
 def add(command: Add) -> None:
-    """Add the commands.
+    """Add one command per study.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.registry.studies`, or a study's further table has the name of another option.
+        InputError: See :func:`icl_lens.studies.registry.studies`; or an additional table of a study has the name of another
+            option.
     """
     for study in registry.studies().values():
         try:
@@ -54,7 +55,7 @@ def _add_settings(added: argparse.ArgumentParser, study: Study) -> None:
 
 
 def _destination(option: str) -> str:
-    """Where a further table's path stands among the parsed options, apart from all others."""
+    """Return the attribute name of an additional table's path in the parsed options. The prefix avoids name collisions."""
     return f"further {option}"
 
 

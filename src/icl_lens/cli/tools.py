@@ -1,4 +1,4 @@
-"""Commands that use a model on texts of the user's own: compress, reweight-components, classify."""
+"""Commands that apply a model to the user's own texts: compress, reweight-components and classify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icl_lens.cli.options import BOS, Add, add_batch_tokens, add_model, add_read
 
 
 def add(command: Add) -> None:
-    """Add the commands."""
+    """Add the commands for the user's own texts."""
     compress = command("compress", _compress, "read demonstrations once, and keep a few of their keys and values in a file")
     add_model(compress)
     add_task(compress)
@@ -130,5 +130,5 @@ def _classify(options: argparse.Namespace) -> None:
         for answer in answers:
             print(json.dumps(answer._asdict(), ensure_ascii=False))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has enough, as `head` has
+    except BrokenPipeError:  # the reader, for example `head`, closed the pipe early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

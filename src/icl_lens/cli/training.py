@@ -1,4 +1,4 @@
-"""Commands that train the two models that icl-lens ships, and measure them."""
+"""Commands that train and evaluate the two models included with icl-lens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icl_lens.config.keys import Device
 
 
 def add(command: Add) -> None:
-    """Add the commands."""
+    """Add the training commands."""
     training = command("training", _training, "train a model that learns in context, from scratch")
     training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
     training.add_argument("--recipe", default="{}", help="the keys under `organism` in the config, as YAML")

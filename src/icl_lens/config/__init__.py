@@ -1,1 +1,1 @@
-"""What a user writes, as typed models; its schema, its reference, and the plan of a run."""
+"""The config as typed models, its schema and reference, and the plan of a run."""

@@ -1,6 +1,6 @@
-"""The config as typed models: every key's meaning, unit, default and allowed values, in this one place.
+"""The config as typed models: the meaning, unit, default and allowed values of each key.
 
-``config.yaml`` and the JSON schema are printed from here (``icl-lens config``), so they cannot drift apart.
+``icl-lens config`` generates ``config.yaml`` and the JSON schema from these models, so that they always agree.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Matmul = Literal["exact", "fast"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
-# Snakemake matches paths as text: a folder has one spelling, without "./" before it or "/" behind.
+# Snakemake compares paths as strings, so folders are normalized: no leading "./" and no trailing "/".
 Folder = Annotated[str, AfterValidator(lambda folder: str(Path(folder)))]
 
-# The default model: weights that this project trained and ships.
+# The default model, trained by this project and included in the package.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
-# The default model of the items that have tasks of their own: weights that this project trained and ships, too.
+# The default model of the items with tasks of their own, also trained by this project and included in the package.
 READER_MODEL = "src/icl_lens/reader_organism/checkpoint"
 
 
 def _numbers(value: Any) -> Any:
-    """A list or mapping in which what is written like a number is one; anything else as it is.
+    """Convert numeric strings inside a list or mapping to numbers; return any other value unchanged.
 
-    Snakemake hands over what stands inside a list or mapping on the command line (--config seeds=[1,2]) as strings.
+    Snakemake passes the values inside a list or mapping on the command line (--config seeds=[1,2]) as strings.
     """
     if isinstance(value, list):
         return [_numbers(_number(entry)) for entry in value]
@@ -60,7 +60,7 @@ def _number(entry: Any) -> Any:
 
 
 def is_repository_file(name: str) -> bool:
-    """Whether a file of a hub's repository can have that name: a relative path that stays inside."""
+    """Return True if the name is valid for a file in a Hub repository: a relative path inside the repository."""
     return not re.search(r"[\\:\0-\x1f]", name) and all(part and not part.startswith(".") for part in name.split("/"))
 
 
@@ -122,10 +122,10 @@ class Model(Section):
         return self
 
     def folder(self, downloads: str) -> str:
-        """The folder that studies read: the user's own, or the one that the model is fetched or converted to.
+        """Return the folder that studies read: the user's own folder, or the folder of the downloaded or converted model.
 
         Raises:
-            InputError: No repository or revision can have that name.
+            InputError: The name of the repository or revision is invalid.
         """
         if self.gguf is not None and self.hub is not None:
             folder = fetch.gguf_folder(downloads, self.hub, self.revision, self.gguf) / fetch.CONVERTED
@@ -139,14 +139,14 @@ class Model(Section):
 
 
 class SplitFiles(Section):
-    """Where one task's two splits lie under `root`."""
+    """Paths of the two splits of one task, relative to `root`."""
 
     train: str | None = Field(default=None, description="The training split: demonstrations are drawn from it.")
     test: str | None = Field(default=None, description="The split whose texts are the queries.")
 
 
 class Data(Section):
-    """Where texts and labels come from."""
+    """Source of the texts and labels."""
 
     source: Literal["builtin", "files", "hub"] = Field(
         default="builtin",
@@ -186,7 +186,7 @@ Layer = Annotated[int | str, AfterValidator(_layer)]
 
 
 class ItemChoice(Section):
-    """What one figure or table shows."""
+    """Models, tasks, prompt and layers that one figure or table shows."""
 
     models: list[Name] | None = Field(default=None, min_length=1, description="Names of configured models.")
     tasks: list[str] | None = Field(default=None, min_length=1, description="Names of configured tasks.")
@@ -205,7 +205,7 @@ class ItemChoice(Section):
 
 
 class Config(Section):
-    """The whole config."""
+    """The complete config."""
 
     results: Folder = Field(
         default="results", min_length=1, description="The folder for everything that is made. Overlays use their own."
@@ -358,21 +358,21 @@ class Config(Section):
         return self
 
     def model(self, name: str) -> Model:
-        """The model of that name."""
+        """Return the model with the given name."""
         return next(model for model in self.every_model if model.name == name)
 
     @property
     def every_model(self) -> list[Model]:
-        """The models of all items, each once."""
+        """The models of all items, without duplicates."""
         names = [model.name for model in self.models]
         return [*self.models, *(model for model in self.representation_models if model.name not in names)]
 
     def with_checkpoints(self) -> Config:
-        """The same, with what `snakemake organism` saved in the course of a training, if it has ended, as further models.
+        """Return the config with the training checkpoints of `snakemake organism` as additional models.
 
-        They are named organism-STEP and say their step, so that only items about training show them. Their paths are absolute:
-        Snakemake takes them for files of the user's, and to study one is never to train it. A config that names models with a
-        step itself stays as it is.
+        The config is unchanged if the training has not finished or if the config already lists models with a step. The
+        additional models are named organism-STEP and have a step, so that only items about training show them. Their paths are
+        absolute, so that Snakemake treats them as the user's files and never trains a model in order to study it.
         """
         training = Path(self.results).absolute() / "training"
         if not (training / "model").is_dir() or any(model.step is not None for model in self.models):
@@ -385,12 +385,16 @@ class Config(Section):
         return self.model_copy(update={"models": [*self.models, *saved]})
 
     def precision(self, name: str) -> tuple[Dtype, Matmul]:
-        """A model's number format, and how its products are computed."""
+        """Return the number format and the matrix multiplication mode of a model."""
         model = self.model(name)
         return model.dtype or self.dtype, model.matmul or self.matmul
 
     def in_other_precisions(self, names: list[str]) -> list[str]:
-        """Those of some models that are among them in float32 with exact products and otherwise, in all else run alike."""
+        """Return the models that can be compared across precisions.
+
+        A model is included if the given models contain it both in float32 with exact products and in another precision, with
+        all other keys equal.
+        """
         precisions: dict[str, set[tuple[Dtype, Matmul]]] = {}
         run = {name: self.model(name).model_dump_json(exclude={"name", "dtype", "matmul"}) for name in names}
         for name in names:
@@ -398,21 +402,24 @@ class Config(Section):
         return [name for name in names if ("float32", "exact") in precisions[run[name]] and len(precisions[run[name]]) > 1]
 
     def task(self, name: str) -> Task:
-        """The task of that name: one of the paper's or a variant of it, or the user's own."""
+        """Return the task with the given name: one of the paper's tasks, a variant of one, or the user's own."""
         definition = self.definition(name)
         return definition.task(name, TASKS) if definition else TASKS[name]
 
     def definition(self, task: str) -> OwnTask | None:
-        """What defines a task that is none of the paper's four: the user's own, or a variant."""
+        """Return the definition of the user's own task or of a variant; None for the paper's four tasks."""
         return self.own_tasks.get(task) or VARIANTS.get(task)
 
     def texts_of(self, task: str) -> str:
-        """The task whose texts a task is made of: itself, unless it is like another."""
+        """Return the name of the task that provides the texts: the task named by ``like``, or the task itself."""
         own = self.definition(task)
         return (own and own.like) or task
 
     def settings(self, study: str, task: str) -> Section | None:
-        """A study's settings for one task, if it has any; prompts that an item of that task names are added to ``also``."""
+        """Return the settings of a study for one task; None if the study has no settings.
+
+        The prompts that the items of this task name are added to ``also``.
+        """
         keys = registry.study(study).settings
         if keys is None:
             return None
@@ -427,18 +434,25 @@ class Config(Section):
         return settings.model_copy(update={"also": sorted({*settings.also, *named})})
 
     def _variants(self, item: str) -> list[str]:
-        """The variants that an item shows, of the configured tasks."""
+        """Return the variants of configured tasks that an item shows."""
         shown = registry.items()[item]
         named = (*shown.tasks, *shown.stand_ins)
         return [task for task in named if task in VARIANTS and VARIANTS[task].like in self.tasks]
 
     def shown(self, item: str) -> tuple[list[str], list[str]]:
-        """What an item shows: names of models, and of tasks: the paper's choice of those configured, and the user's own.
+        """Return the names of the models and of the tasks that an item shows.
 
-        An item about a variant (SST-2 with labels A and B) shows that alone. No task when there is none. An own task that some
-        item is about is shown there and in the items of every task only. An item that compares number formats shows the models
-        that :meth:`in_other_precisions` keeps of those chosen; an item about models of the hub, those; one about training,
-        those that say their step. Each may be none. One with tasks of its own shows these, of the models configured for it.
+        By default, an item shows the configured tasks among those that the paper shows in it, and the user's own tasks. The
+        exceptions are:
+
+        - An item about a variant (SST-2 with labels A and B) shows only this variant.
+        - If an item is about one of the user's own tasks, only this item and the items about all tasks show the task.
+        - An item that compares number formats shows the chosen models that :meth:`in_other_precisions` keeps.
+        - An item about particular Hub models shows these models.
+        - An item about training shows the models with a step.
+        - An item with tasks of its own shows these tasks, with the models in ``representation_models``.
+
+        Both lists may be empty.
         """
         choice = self.items.get(item, ItemChoice())
         shown = registry.items()[item]
@@ -451,7 +465,7 @@ class Config(Section):
         elsewhere = {task for other in registry.items().values() for task in other.tasks}
         own = [task for task in self.tasks if task in self.own_tasks and task not in {*paper, *elsewhere}]
         hubs = shown.hubs
-        # A model at one step of its training is for items about that, unless there is no other.
+        # Only items about training show models with a step, unless all configured models have one.
         ended = [model for model in self.models if model.step is None] or self.models
         offered = self.models if shown.over_training else ended
         models = choice.models or [model.name for model in offered if not hubs or model.hub in hubs]
@@ -467,7 +481,7 @@ class Config(Section):
 
 
 def config_type() -> type[Config]:
-    """The config with the settings of every known study, those of plugins included."""
+    """Return the type of the config with the settings of all known studies, including the studies of plugins."""
     return _config_type(tuple(plugins_of_this_process.FOLDERS.items()))
 
 
@@ -517,7 +531,7 @@ def suggest(word: str, valid: list[str]) -> str:
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section inside an annotation such as ``list[Model]`` or ``dict[str, SplitFiles]``."""
+    """Return the section type inside an annotation such as ``list[Model]`` or ``dict[str, SplitFiles]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for inner in get_args(annotation) if (found := section_of(inner))), None)

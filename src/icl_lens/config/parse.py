@@ -1,4 +1,4 @@
-"""From what a user wrote to a config; every fault is one sentence that names the key."""
+"""Parsers that turn the user's YAML into a config; each error is one sentence that names the key."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from icl_lens.tasks.task import Task
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:
-    """A config from the mapping that YAML gives.
+    """Build a config from a mapping loaded from YAML.
 
     Raises:
-        InputError: One sentence per fault: the key, its value, what was expected, the nearest valid key.
+        InputError: The config is invalid. The message has one sentence per error, with the key, its value, the expected value
+            and the closest valid key.
     """
     named = mapping.get("plugins")
     if isinstance(named, list) and all(isinstance(folder, str) for folder in named):
@@ -39,28 +40,28 @@ def parse(mapping: Mapping[str, Any]) -> Config:
 
 
 def parse_recipe(text: str) -> Recipe:
-    """The keys under ``organism``, as YAML.
+    """Parse the keys under ``organism``, given as YAML.
 
     Raises:
-        InputError: As :func:`parse`.
+        InputError: See :func:`parse`.
     """
     return parse({"organism": _yaml_option("--recipe", text)}).organism
 
 
 def parse_reader_recipe(text: str) -> ReaderRecipe:
-    """The keys under ``reader_organism``, as YAML.
+    """Parse the keys under ``reader_organism``, given as YAML.
 
     Raises:
-        InputError: As :func:`parse`.
+        InputError: See :func:`parse`.
     """
     return parse({"reader_organism": _yaml_option("--recipe", text)}).reader_organism
 
 
 def parse_settings(study: str, text: str) -> Section:
-    """A study's settings: its keys under ``studies``, as YAML.
+    """Parse the settings of a study: its keys under ``studies``, given as YAML.
 
     Raises:
-        InputError: As :func:`parse`.
+        InputError: The study has no settings, or :func:`parse` rejects them.
     """
     keys = registry.study(study).settings
     if keys is None:
@@ -70,10 +71,14 @@ def parse_settings(study: str, text: str) -> Section:
 
 
 def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:
-    """The task of that name, and for one of the user's own its keys under ``own_tasks``, given as YAML.
+    """Return the task with the given name and, if it is the user's own, its definition.
+
+    Args:
+        name: The name of the task.
+        definition: For the user's own task, its keys under ``own_tasks`` as YAML.
 
     Raises:
-        InputError: As :func:`parse`, or the name is unknown.
+        InputError: See :func:`parse`; or the name is unknown.
     """
     config = parse({"tasks": [name], "own_tasks": {name: _yaml_option("--definition", definition)} if definition else {}})
     return config.task(name), config.own_tasks.get(name)
@@ -87,10 +92,10 @@ def _yaml_option(option: str, text: str) -> Any:
 
 
 def load(*paths: Path | str) -> Config:
-    """The config in one YAML file, or in several, each laid over those before it as Snakemake does it.
+    """Load the config from one or more YAML files. Each file overrides the previous ones, as in Snakemake.
 
     Raises:
-        InputError: A file is absent or is not YAML, or :func:`parse` refuses what they say.
+        InputError: A file is missing or is not valid YAML, or :func:`parse` rejects the merged config.
     """
     merged: dict[str, Any] = {}
     for path in paths:
@@ -99,7 +104,7 @@ def load(*paths: Path | str) -> Config:
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key; anything else is replaced."""
+    """Merge two mappings recursively, key by key; values in ``above`` replace all other values in ``below``."""
     both = {
         key: _overlaid(below[key], above[key])
         for key in below.keys() & above.keys()
@@ -121,7 +126,7 @@ def _mapping(path: Path | str) -> Mapping[str, Any]:
 
 
 def _sentence(detail: ErrorDetails) -> str:
-    """One pydantic fault as a sentence for the person who wrote the config."""
+    """Format a pydantic error as one sentence for the user."""
     location = detail["loc"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     value = detail.get("input")
@@ -132,7 +137,7 @@ def _sentence(detail: ErrorDetails) -> str:
             return f"config: {key!r} is missing"
         case "value_error":
             fault = str(detail["ctx"]["error"])
-            # A fault of one section does not always say which: the sections of a mapping or list have the same words.
+            # The message of a section may lack its key, because all sections in a mapping or list share the same validator.
             return f"config: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"config: {key}: {fault}"
         case "model_type" | "dict_type":
             return f"config: {key!r} is {value!r}; it must be a mapping of keys to values"
@@ -148,7 +153,7 @@ def _sentence(detail: ErrorDetails) -> str:
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The valid keys of the section at a place in the config."""
+    """Return the valid keys of the section at a location in the config."""
     section: type[BaseModel] = config_type()
     for part in location:
         if isinstance(part, str) and part in section.model_fields:

@@ -1,10 +1,10 @@
-"""What a run will take, before it is started: jobs, GPU hours and disk, from Snakemake's own list of what it would make.
+"""Estimate of the jobs, GPU hours and disk space of a run before it starts, from Snakemake's summary of the files to create.
 
     snakemake --summary --configfile my.yaml | icl-lens plan --config config.yaml my.yaml
 
-Which jobs there are is Snakemake's word. What they take is an estimate, and the printed table says from what: a forward pass
-costs 2 floating-point operations per parameter and token (the attention matrices, small at these lengths, are left out), and a
-study says itself how many forward passes over how many tokens it is (:mod:`icl_lens.studies.cost`). Nothing here was timed.
+Snakemake determines the jobs. Their cost is an estimate, and the printed table lists its assumptions. A forward pass costs 2
+floating-point operations per parameter and token. The attention matrices are small at these lengths and are neglected. Each
+study declares its number of forward passes and tokens (:mod:`icl_lens.studies.cost`). No estimate is based on measured times.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from icl_lens.studies.study import Study
 
 
 class Size(NamedTuple):
-    """How large a model is.
+    """Size of a model.
 
     Attributes:
-        parameters: How many it has.
-        layers: How many it has.
-        download: Bytes that fetching it would take; 0 when it is here.
+        parameters: The number of parameters.
+        layers: The number of layers.
+        download: The bytes to download; 0 if the model is available locally.
     """
 
     parameters: int
@@ -43,8 +43,8 @@ class Size(NamedTuple):
     download: int
 
 
-# Models of the hub whose size is needed before they are fetched. A parameter takes 4 bytes in GPT2-XL's and GPT-J's files, 2 in
-# LLaMA's, Llama 2's and 3's.
+# Sizes of Hub models, for estimates before they are downloaded. A parameter takes 4 bytes in the files of GPT2-XL and GPT-J,
+# and 2 bytes in those of LLaMA, Llama 2 and Llama 3.
 SIZES: dict[str, Size] = {
     "openai-community/gpt2-xl": Size(1_557_611_200, 48, 4 * 1_557_611_200),
     "EleutherAI/gpt-j-6b": Size(6_050_882_784, 28, 4 * 6_050_882_784),
@@ -53,18 +53,18 @@ SIZES: dict[str, Size] = {
     "meta-llama/Meta-Llama-3-8B": Size(8_030_261_248, 32, 2 * 8_030_261_248),
 }
 
-# Mean tokens of a prompt with one demonstration per class and of its query (with the template) in the paper's data sets, by
-# GPT-2's tokenizer; other tokenizers differ by some percent.
+# Mean number of tokens of a prompt with one demonstration per class, and of its query (with the template), in the paper's data
+# sets with the GPT-2 tokenizer. Other tokenizers differ by a few percent.
 TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
 
-# Assumed for any other task: tokens of one text with its template.
+# Assumed number of tokens of one text with its template, for all other tasks.
 OTHER_TEXT = 60
 
-# Assumed of one current data-centre GPU: operations a second that such small batches reach, by number format.
+# Assumed throughput of one current data-centre GPU at these small batch sizes, in TFLOP/s, by number format.
 TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
 
-# Assumed: bytes a second at which weights are read from disk; bytes that an artifact takes for each prompt (numbers of 48
-# layers or conditions, uncompressed); bytes of the four data sets as Parquet, generously.
+# Assumed bytes per second for reading weights from disk, bytes per prompt in an artifact (values for 48 layers or conditions,
+# uncompressed), and upper bound of the bytes of the four data sets as Parquet.
 READ_RATE = 1e9
 PROMPT_BYTES = 4000
 DATA_BYTES = 50e6
@@ -72,13 +72,13 @@ DATA_BYTES = 50e6
 
 @dataclass(frozen=True)
 class StudyJob:
-    """One job of a study: which, and what it is estimated to take.
+    """One job of a study and its estimated cost.
 
     Attributes:
-        model: The model's name.
-        study: The study's name.
-        prompts: How many prompts it runs.
-        hours: GPU hours, loading included.
+        model: The name of the model.
+        study: The name of the study.
+        prompts: The number of prompts.
+        hours: GPU hours, including the time to load the model.
     """
 
     model: str
@@ -88,10 +88,13 @@ class StudyJob:
 
 
 def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
-    """The jobs of a ``snakemake --summary``: how many of each rule are to be run, and the artifacts of the studies among them.
+    """Read the jobs to run from the output of ``snakemake --summary``.
+
+    Returns:
+        The number of jobs per rule, and the paths of the artifacts of studies.
 
     Raises:
-        InputError: It is no such summary.
+        InputError: The input is not a Snakemake summary.
     """
     rows = csv.DictReader(summary, delimiter="\t")
     if rows.fieldnames is None or not {"output_file", "rule", "plan"} <= set(rows.fieldnames):
@@ -102,9 +105,9 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         if row["plan"].startswith("no update"):
             continue
         path = PurePosixPath(row["output_file"])
-        # The files of a figure, a table or the report are one job; so is everything else that has a folder and name of its own.
+        # One job writes all files of a figure, a table or the report. Each other file is counted as one job.
         name = path.stem if row["rule"] in ("figure", "table", "report") else str(path)
-        if row["rule"] in rules:  # a table, and with some studies tensors beside it
+        if row["rule"] in rules:  # a study writes a table and sometimes a file of tensors
             path = path.with_suffix(".parquet")
             name = str(path)
         seen.setdefault((row["rule"], name), path)
@@ -113,7 +116,7 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
 
 
 def estimate(config: Config, path: PurePosixPath) -> StudyJob:
-    """What one job of a study is estimated to take, by the path of its artifact."""
+    """Estimate the cost of one job of a study, given the path of its artifact."""
     model_name, task, set_name = path.parts[-4:-1]
     study, model = registry.study(path.stem), config.model(model_name)
     parameters, layers, _ = size(config, model)
@@ -125,7 +128,10 @@ def estimate(config: Config, path: PurePosixPath) -> StudyJob:
 
 
 def _job(config: Config, study: Study, task: str, set_name: str, layers: int) -> Job:
-    """What a study's cost depends on. Prompts that are no corpus's (``paired``) have sizes that their study knows itself."""
+    """Return the quantities that determine the cost of a study.
+
+    The study itself determines the sizes of prompts that are not drawn from a corpus (``paired``).
+    """
     settings = config.settings(study.name, task)
     if study.reads is not PROMPTS:
         return Job(settings, task, layers, len(config.seeds), config.queries, OTHER_TEXT, 0, True)
@@ -145,10 +151,10 @@ def _job(config: Config, study: Study, task: str, set_name: str, layers: int) ->
 
 
 def size(config: Config, model: Model) -> Size:
-    """How large a model is, from its files or, before it is fetched, from :data:`SIZES`.
+    """Return the size of a model, from its files or, before it is downloaded, from :data:`SIZES`.
 
     Raises:
-        InputError: It is not here, and its size is not known.
+        InputError: The model is not available locally and its size is unknown.
     """
     folder = Path(model.folder(config.downloads))
     if weights := sorted(folder.glob("*.safetensors")):
@@ -165,7 +171,7 @@ def size(config: Config, model: Model) -> Size:
 
 
 def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
-    """The lines of the plan."""
+    """Yield the lines of the plan."""
     counts, paths = jobs(summary)
     yield f"{sum(counts.values())} jobs: {', '.join(f'{count} {rule}' for rule, count in sorted(counts.items())) or 'none'}"
     studies = [estimate(config, path) for path in paths]
@@ -202,7 +208,7 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
 
 
 def _test_size(config: Config, task: str) -> int:
-    """Texts that a task can be tested on; for a task of the user's own as many as are asked for."""
+    """Return the number of test texts of a task; for the user's own task, the number of requested queries."""
     name = config.texts_of(task)
     if name not in COUNTS:
         return config.queries

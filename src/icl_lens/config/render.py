@@ -1,4 +1,4 @@
-"""The config printed: ``config.yaml`` with every default, its JSON schema, and a table of every key."""
+"""Generators of ``config.yaml`` with all defaults, its JSON schema, and a reference table of all keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from icl_lens.config.keys import config_type, section_of
 
 
 def default_yaml() -> str:
-    """The text of ``config.yaml``: every key with its meaning and its default."""
+    """Return the text of ``config.yaml``: each key with its meaning and default."""
     lines = [
         "# yaml-language-server: $schema=workflow/schemas/config.schema.json",
         "# The default run: the embedded model on the built-in texts, a few minutes on a laptop.",
@@ -34,12 +34,12 @@ def default_yaml() -> str:
 
 
 def schema_json() -> str:
-    """The text of the config's JSON schema, for editors."""
+    """Return the text of the JSON schema of the config, for use in editors."""
     return json.dumps(config_type().model_json_schema(), indent=2) + "\n"
 
 
 def reference_markdown() -> str:
-    """The text of ``config/reference.md``: every key at every depth, its default and its meaning."""
+    """Return the text of ``config/reference.md``: all keys, including nested ones, with default and meaning."""
     rows = ["| key | default | meaning |", "|---|---|---|", *_reference_rows(config_type(), "")]
     return "# Every key\n\nPrinted by `make config` from `src/icl_lens/config` and the studies.\n\n" + "\n".join(rows) + "\n"
 

@@ -1,1 +1,1 @@
-"""Where text comes from: the built-in generator, the data sets' original files, a user's own files, or the hub."""
+"""Sources of text: the built-in generator, the original files of the data sets, user files, and the Hub."""

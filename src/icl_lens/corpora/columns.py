@@ -1,7 +1,7 @@
-"""Corpora from tables with named columns: a user's own files, or a data set fetched from the hub.
+"""Corpora from tables with named columns: user files, or a data set from the Hub.
 
-A label is read by its *name*: the value of its column, or the name that a Parquet file of the hub keeps for a class index. The
-order in which a release numbers its classes therefore never matters.
+A label is identified by its *name*: the value in the label column, or the class name that a Hub Parquet file stores for a class
+index. The result therefore does not depend on the order in which a release numbers its classes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from icl_lens.errors import InputError
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold text and label, and what the labels are called.
+    """The columns with the text and the label, and the names of the labels.
 
     Attributes:
-        text: The columns that make the text, joined by one blank.
-        label: The column of the label.
-        classes: The labels' names, in the order of the class indices.
+        text: Names of the text columns; their values are joined by one space.
+        label: Name of the label column.
+        classes: Names of the labels, in the order of the class indices.
     """
 
     text: tuple[str, ...]
@@ -39,20 +39,20 @@ class Columns:
 
 
 def read(task: str, layout: Columns, splits: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
-    """The corpora table of one task from the files of its splits.
+    """Return the corpora table of one task, read from the files of its splits.
 
     Args:
-        task: The task's name, for the sentences.
-        layout: The columns.
-        splits: ``train`` and ``test`` -> files, in order: .csv (quoted where need be), .tsv (a quote is part of the text),
-            .jsonl (an object a line) or .parquet.
+        task: Name of the task, for error messages.
+        layout: The columns of the files.
+        splits: ``train`` and ``test`` -> files, in order: .csv (fields may be quoted), .tsv (a quote is part of the text),
+            .jsonl (one object per line) or .parquet.
 
     Returns:
-        split, index (the row's place in its split, from 0), text, label (class index).
+        A table with the columns split, index (position of the row in its split, from 0), text and label (class index).
 
     Raises:
-        InputError: A file cannot be read, lacks a column, or has a row without text or with an unknown label; a split is empty,
-            or a file is named for both.
+        InputError: A file cannot be read, lacks a column, or has a row without text or with an unknown label; a split is empty;
+            or both splits use the same file.
     """
     paths = [Path(path).resolve() for files in splits.values() for path in files]
     twice = next((path for path in paths if paths.count(path) > 1), None)
@@ -71,7 +71,7 @@ def read(task: str, layout: Columns, splits: Mapping[str, Sequence[Path]]) -> pd
 
 
 def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
-    """One file's texts and class indices."""
+    """Return the texts and class indices of one file."""
     table, names = _table(path)
     absent = [column for column in (*layout.text, layout.label) if column not in table.columns]
     if absent:
@@ -102,12 +102,12 @@ def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
 
 
 def _name(label: Any, names: Sequence[str] | None) -> str:
-    """A label as text; a class index by the name that its file keeps for it."""
-    if label is None or (isinstance(label, float) and math.isnan(label)):  # an empty cell is None or not a number
+    """Return a label as text; a class index is replaced by its name if the file stores one."""
+    if label is None or (isinstance(label, float) and math.isnan(label)):  # an empty cell is None or NaN
         return ""
     if isinstance(label, bool | np.bool_):
-        return str(bool(label)).lower()  # as JSON and YAML write it
-    if isinstance(label, float) and label.is_integer():  # pandas reads whole numbers as such where a cell is empty
+        return str(bool(label)).lower()  # the spelling of JSON and YAML
+    if isinstance(label, float) and label.is_integer():  # pandas reads integers as floats if a cell is empty
         label = int(label)
     if names is not None and isinstance(label, int | np.integer):
         return names[label] if 0 <= label < len(names) else str(label)
@@ -115,7 +115,7 @@ def _name(label: Any, names: Sequence[str] | None) -> str:
 
 
 def _table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """A file's table, and for each column of class indices the classes' names."""
+    """Return the table of a file, and the class names of each column with class indices."""
     try:
         match path.suffix:
             case ".csv":
@@ -138,14 +138,14 @@ def _table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
 
 def _separated(path: Path, **layout: Any) -> pd.DataFrame:
     with warnings.catch_warnings():
-        # Rows longer than the header would lose their last fields, or their first as pandas' own index.
+        # pandas would drop the last fields of rows that are longer than the header, or use the first field as index.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", index_col=False, **layout)
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
     rows = []
-    # Only "\n" ends a line: str.splitlines would also split at characters inside a text.
+    # Only "\n" ends a line. str.splitlines would also split at other characters, which can occur inside a text.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
@@ -162,8 +162,8 @@ def _json_lines(path: Path) -> pd.DataFrame:
 def _parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     table = pq.read_table(path)
     if b"huggingface" not in (table.schema.metadata or {}):
-        return table.to_pandas(), {}  # not written by the hub's library, so it names no classes
-    from datasets import ClassLabel, Features  # the one thing needed of a large library
+        return table.to_pandas(), {}  # not written by the Hub's library, so it has no class names
+    from datasets import ClassLabel, Features  # imported only here because the library is large
 
     try:
         features = Features.from_arrow_schema(table.schema)

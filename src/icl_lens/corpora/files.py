@@ -1,7 +1,8 @@
-"""Corpora from the data sets' files in their original release formats.
+"""Corpora from the files of the data sets in their original release formats.
 
-A format is data (:class:`FileFormat`): how a line is split, which fields are the text, which is the label and what the label's
-values mean. Text is kept byte for byte: SST-2's blank before the end of a sentence is a token to the model.
+A :class:`FileFormat` describes a format: how to split a line, which fields are the text, which field is the label, and the
+meaning of the label values. Text is preserved byte for byte: for example, the space at the end of a sentence in SST-2 is a
+token for the model.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from icl_lens.errors import InputError
 
 @dataclass(frozen=True)
 class FileFormat:
-    """How one data set's files are written.
+    """The file format of one data set.
 
     Attributes:
-        train: The training split's file under the data root.
-        test: The file of the split whose texts are the queries.
-        fields: The names of a line's fields, in order; the last may be called ``*`` and stands for one field or more.
-        text: The fields that make the text, joined by one blank.
+        train: File of the training split, relative to the data root.
+        test: File of the split that provides the queries, relative to the data root.
+        fields: Names of the fields of a line, in order. The last name may be ``*``, which matches one or more fields.
+        text: Names of the text fields; their values are joined by one space.
         labels: Value of the field ``label`` -> class index.
-        separator: Between fields.
-        label_detail: What follows the class inside the label field and is dropped (TREC's ":fine").
-        header: Whether the first line names the fields.
-        quoted: Whether fields may stand in double quotes, as in CSV.
-        encoding: Of the bytes.
+        separator: Separator between fields.
+        label_detail: Separator between the class and a detail in the label field, such as ":" in TREC's "class:fine". The
+            separator and the detail are dropped.
+        header: Whether the first line contains the field names.
+        quoted: Whether fields may be in double quotes, as in CSV.
+        encoding: Text encoding of the files.
     """
 
     train: str
@@ -47,7 +49,7 @@ class FileFormat:
 
 
 FORMATS: dict[str, FileFormat] = {
-    # GLUE's TSV. Its test labels are not public: the paper's queries are the dev split.
+    # TSV files of GLUE. The test labels are not public, so the paper uses the dev split for queries.
     "sst2": FileFormat(
         train="sst2/train.tsv",
         test="sst2/dev.tsv",
@@ -56,7 +58,7 @@ FORMATS: dict[str, FileFormat] = {
         labels={"0": 0, "1": 1},
         header=True,
     ),
-    # "DESC:manner How did serfdom develop ?": coarse and fine label, a blank, the question. Latin-1.
+    # "DESC:manner How did serfdom develop ?": coarse and fine label, a space, the question, in Latin-1.
     "trec": FileFormat(
         train="trec/train_5500.label",
         test="trec/TREC_10.label",
@@ -67,7 +69,7 @@ FORMATS: dict[str, FileFormat] = {
         label_detail=":",
         encoding="latin-1",
     ),
-    # The original CSV (class, title, description), or class and text where the two are joined already.
+    # The original CSV (class, title, description), or a CSV with class and text, where title and description are joined.
     "agnews": FileFormat(
         train="agnews/train.csv",
         test="agnews/test.csv",
@@ -77,7 +79,7 @@ FORMATS: dict[str, FileFormat] = {
         separator=",",
         quoted=True,
     ),
-    # EmoContext (SemEval-2019 task 3): three turns of a chat and the mood of the last.
+    # EmoContext (SemEval-2019 task 3): three turns of a chat, and the emotion of the last turn.
     "emoc": FileFormat(
         train="emoc/train.txt",
         test="emoc/test.txt",
@@ -90,18 +92,19 @@ FORMATS: dict[str, FileFormat] = {
 
 
 def read(task: str, train: Path, test: Path) -> pd.DataFrame:
-    """The corpora table of one task from its two files.
+    """Return the corpora table of one task, read from its two files.
 
     Args:
         task: A key of :data:`FORMATS`.
-        train: The training split's file.
-        test: The test split's file.
+        train: File of the training split.
+        test: File of the test split.
 
     Returns:
-        split, index (the row's place in its file, from 0), text, label.
+        A table with the columns split, index (position of the text in its file, from 0), text and label (class index).
 
     Raises:
-        InputError: A file is absent, is not in the format (with the line number), has an unknown label, or is empty.
+        InputError: A file is missing, does not match the format (the message contains the line number), has an unknown label
+            or is empty; or both splits use the same file.
     """
     layout = FORMATS[task]
     if Path(train).exists() and Path(test).exists() and Path(train).samefile(test):
@@ -132,9 +135,9 @@ def _rows(path: Path, layout: FileFormat) -> Iterator[tuple[str, int]]:
 
 
 def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each line's number (from 1) and fields, the header checked and left out."""
+    """Yield the number (from 1) and fields of each line; the header is checked and skipped."""
     try:
-        # newline="": line ends are told apart below, and a carriage return inside a text is the text's own.
+        # Decoding bytes avoids newline translation: lines are split below, and a carriage return inside a text is preserved.
         text = path.read_bytes().decode(layout.encoding)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is data.root right?") from error
@@ -157,12 +160,12 @@ def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]
 
 
 def _plain(text: str, layout: FileFormat) -> Iterator[tuple[int, list[str]]]:
-    # Only "\n" ends a line (str.splitlines would also split at characters inside a text), with or without "\r" before it.
+    # Only "\n" or "\r\n" ends a line. str.splitlines would also split at other characters, which can occur inside a text.
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
     for number, line in enumerate(lines, 1):
-        # A blank separates TREC's label from a question that holds blanks; a tab never stands inside a text.
+        # In TREC, a space separates the label from the question, which also contains spaces. A text never contains a tab.
         most = 1 if layout.separator == " " else -1
         yield number, line.removesuffix("\r").split(layout.separator, most)
 

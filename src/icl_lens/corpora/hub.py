@@ -1,8 +1,8 @@
-"""The four data sets as the hub keeps them: where each lies, which columns count, and what must be found there.
+"""The four data sets on the Hub: repositories, columns, and the expected number of texts of each class.
 
-TREC and EmoContext are kept there as loading scripts, which no current library runs; the hub's own Parquet copies of them are
-read instead. Commits are named where public repositories agree on one; a branch is resolved, and its commit recorded, when it
-is fetched.
+The repositories of TREC and EmoContext contain loading scripts, which current libraries do not run, so the Hub's Parquet copies
+are used instead. A data set has a fixed commit if public repositories agree on one. Otherwise it has a branch; the download
+resolves the branch and records the commit.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from icl_lens.hub import fetched
 from icl_lens.tasks.own import OwnTask
 from icl_lens.tasks.task import TASKS, Task
 
-# The branch on which the hub keeps a Parquet copy of every data set.
+# The branch with the Hub's Parquet copy of a data set.
 PARQUET = "refs/convert/parquet"
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """One data set on the hub.
+    """A data set on the Hub.
 
     Attributes:
-        hub: owner/name.
-        revision: A commit or branch.
-        config: Its configuration.
-        train: The split that demonstrations are drawn from.
-        test: The split whose texts are the queries.
-        text: The columns of the text.
-        label: The column of the label.
+        hub: Repository, ``owner/name``.
+        revision: Commit or branch.
+        config: Name of the configuration.
+        train: Name of the split that provides the demonstrations.
+        test: Name of the split that provides the queries.
+        text: Names of the text columns.
+        label: Name of the label column.
     """
 
     hub: str
@@ -50,11 +50,11 @@ class HubDataset:
 
     @property
     def splits(self) -> dict[str, str]:
-        """``train`` and ``test`` -> the data set's own names for them."""
+        """``train`` and ``test`` -> the name of the split in the data set."""
         return {"train": self.train, "test": self.test}
 
     def at(self, revision: str) -> HubDataset:
-        """The same at another commit or branch."""
+        """Return the same data set at another commit or branch."""
         return replace(self, revision=revision)
 
 
@@ -83,10 +83,10 @@ DATASETS: dict[str, HubDataset] = {
 
 
 def of_own_task(own: OwnTask) -> HubDataset:
-    """The data set that a task of the user's own names.
+    """Return the Hub data set of a user-defined task.
 
     Raises:
-        ValueError: It names none.
+        ValueError: The task has no Hub data set.
     """
     if own.hub is None:
         raise ValueError("the task names no data set on the hub")
@@ -94,16 +94,19 @@ def of_own_task(own: OwnTask) -> HubDataset:
 
 
 def read(task: Task, dataset: HubDataset, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The corpora table of one task from a fetched data set, and what identifies that.
+    """Return the corpora table of one task, read from a fetched data set, and the identity of the data set.
 
     Args:
-        task: Its classes are the labels' names.
-        dataset: Its columns and its names for the two splits.
-        folder: What :mod:`icl_lens.hub.fetch` filled.
+        task: The task; its classes are the names of the labels.
+        dataset: The data set, which defines the columns and the names of the two splits.
+        folder: The folder that :mod:`icl_lens.hub.fetch` downloaded the data set to.
+
+    Returns:
+        The corpora table, and a dict with the hub, commit and config of the data set.
 
     Raises:
-        InputError: Nothing was fetched there, a file is not what was fetched, the classes are not the task's, or a split of one
-            of the paper's tasks has not the published number of texts.
+        InputError: The folder contains no fetched data set; a file differs from the fetched one; the classes differ from those
+            of the task; or, for one of the paper's tasks, the number of texts of a class differs from the published number.
     """
     record = fetched.read(folder)
     if record is None or record.splits is None:
@@ -125,9 +128,13 @@ def read(task: Task, dataset: HubDataset, folder: Path) -> tuple[pd.DataFrame, d
 
 
 def _require_counts(task: Task, dataset: HubDataset, table: pd.DataFrame) -> None:
-    """A task of the paper has the texts that the paper had."""
+    """Require the published number of texts of each class, for a task of the paper.
+
+    Raises:
+        InputError: The number of texts of a class differs from the published number.
+    """
     if TASKS.get(task.name) != task:
-        return  # the user's own: nothing is published of it
+        return  # a user-defined task has no published counts
     for split, published in COUNTS[task.name].items():
         labels = table.loc[table["split"] == split, "label"]
         found = [int((labels == number).sum()) for number in range(len(task.classes))]

@@ -1,11 +1,11 @@
-"""What is published of the four data sets: how many texts each class has in the splits that the paper uses.
+"""Published sizes of the four data sets: the number of texts of each class in the splits that the paper uses.
 
-SST-2's test labels are not public, so ``test`` is GLUE's dev split there, as in the paper.
+The test labels of SST-2 are not public, so its ``test`` split is GLUE's dev split, as in the paper.
 """
 
 from __future__ import annotations
 
-# task -> split -> texts of each class, in the order of the class indices
+# task -> split -> number of texts of each class, in the order of the class indices
 COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
     "sst2": {"train": (29780, 37569), "test": (428, 444)},
     "trec": {"train": (86, 1250, 1162, 1223, 835, 896), "test": (9, 94, 138, 65, 81, 113)},

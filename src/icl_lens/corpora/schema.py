@@ -11,4 +11,4 @@ CORPORA = Schema(
     keys=("split", "index"),
     stage="corpora",
 )
-"""One row a text."""
+"""Schema of corpora tables, with one row per text."""

@@ -1,1 +1,1 @@
-"""Models and data sets from a hub, GGUF files, and the records that say where files came from."""
+"""Models and data sets from the Hub, GGUF files, and records of where files come from."""

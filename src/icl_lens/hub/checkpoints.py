@@ -1,6 +1,6 @@
-"""A checkpoint as files: which of a model folder's files decide its answers, and whether those needed are there.
+"""The files of a checkpoint: which files of a model folder affect its predictions, and whether all required files exist.
 
-Kept apart from :mod:`icl_lens.models.loading` so that the workflow can ask without loading torch.
+This module is separate from :mod:`icl_lens.models.loading` so that the workflow can use it without importing torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from icl_lens.errors import InputError
 
-# Configuration and tokenizer files; a model card or a licence changes no answer.
+# Configuration and tokenizer files. A model card or a licence does not affect predictions, so it is not listed.
 DESCRIPTIONS = (
     "config.json",
     "model.safetensors.index.json",
@@ -27,10 +27,10 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def checkpoint_files(folder: Path | str) -> list[Path]:
-    """The files of a model folder that decide its answers: weights, configuration and tokenizer, sorted.
+    """Return the files of a model folder that affect its predictions (weights, configuration and tokenizer), sorted.
 
     Raises:
-        InputError: The folder, its config.json, its weights or its tokenizer is not there.
+        InputError: The folder, its config.json, its weights or its tokenizer is missing.
     """
     folder = Path(folder)
     if folder.is_file() and folder.suffix == ".gguf":
@@ -50,10 +50,10 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of weights that are read: safetensors; only where there are none, PyTorch's own ``pytorch_model*.bin``.
+    """Return the weight files to read: safetensors files or, if there are none, PyTorch's ``pytorch_model*.bin``.
 
     Raises:
-        InputError: There are neither.
+        InputError: The folder contains neither.
     """
     weights = list(folder.glob("*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
     if not weights:

@@ -1,9 +1,9 @@
-"""The record of a converted GGUF file: ``converted.json``, in the same folder as the files that it names.
+"""The record of a converted GGUF file: ``converted.json``, in the same folder as the files that it lists.
 
-It says which file was converted, how that was quantised, with which libraries, and the size and SHA-256 of each file that was
-made. It is written last, so that its presence says that the folder is complete, and it holds no time, so that the same file and
-libraries give the same bytes. Kept apart from :mod:`icl_lens.hub.gguf_conversion` so that a reader needs nothing of how files
-are converted.
+The record contains the name and hash of the source file, its quantisation, the versions of the libraries, and the size and
+SHA-256 of each output file. It is written last, so a folder with a record is complete. It contains no timestamp, so the same
+file and libraries give the same bytes. This module is separate from :mod:`icl_lens.hub.gguf_conversion` so that reading a
+record does not import the conversion code.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from icl_lens.hub import fetched
 
 RECORD = "converted.json"
 
-# The same record, moved into place together with the files: it survives when a workflow deletes its output.
+# A copy of the record that is moved into place together with the files. It remains when a workflow deletes its output.
 KEPT = ".converted.json"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What ``converted.json`` says.
+    """The contents of ``converted.json``.
 
     Attributes:
-        gguf: The name of the file that was converted.
-        sha256: SHA-256 of its bytes, in hexadecimal.
-        size: Its bytes.
-        architecture: As ggml names it.
-        quantisation: Such as ``Q4_K_M``, see :class:`icl_lens.hub.gguf_files.Header`.
-        libraries: Name -> version of what converted it.
-        files: Name of each file made -> ``{"size": bytes, "sha256": hexadecimal}``.
-        hub: The repository that it comes from, if it was fetched.
-        revision: The revision that was asked for there.
-        commit: The commit that it was.
+        gguf: Name of the source file.
+        sha256: SHA-256 of the source file, in hexadecimal.
+        size: Size of the source file in bytes.
+        architecture: Name of the architecture in ggml.
+        quantisation: Quantisation of the source file, such as ``Q4_K_M``; see :class:`icl_lens.hub.gguf_files.Header`.
+        libraries: Name -> version of each library that the conversion uses.
+        files: Name of each output file -> ``{"size": bytes, "sha256": hexadecimal}``.
+        hub: Repository of the source file if it was fetched from the Hub.
+        revision: Requested revision of that repository.
+        commit: Commit that the revision resolved to.
     """
 
     gguf: str
@@ -51,20 +51,24 @@ class Converted:
     commit: str | None = None
 
     def text(self) -> str:
-        """The record as it is written: JSON, keys sorted."""
+        """Return the record as JSON with sorted keys, as it is written."""
         return json.dumps({k: v for k, v in vars(self).items() if v is not None}, indent=1, sort_keys=True) + "\n"
 
     def facts(self) -> dict[str, Any]:
-        """What a model's provenance says of its source: ``gguf`` (file, sha256, quantisation), and ``hub`` and ``commit``."""
+        """Return the source of a model for its provenance.
+
+        Returns:
+            ``gguf`` (file, sha256 and quantisation) and, if the file was fetched from the Hub, ``hub`` and ``commit``.
+        """
         file = {"file": self.gguf, "sha256": self.sha256, "quantisation": self.quantisation}
         return {"gguf": file, **({"hub": self.hub, "commit": self.commit} if self.hub else {})}
 
 
 def read(folder: Path | str) -> Converted | None:
-    """The record in a folder; None where there is none, because the folder was not made of a GGUF file.
+    """Return the record in a folder, or None if there is none because the folder was not converted from a GGUF file.
 
     Raises:
-        InputError: It is damaged, or a file that it names is absent or of another size.
+        InputError: The record is corrupted, or a file that it lists is missing or has a different size.
     """
     path = next((path for name in (RECORD, KEPT) if (path := Path(folder) / name).is_file()), None)
     if path is None:

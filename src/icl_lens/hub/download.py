@@ -1,9 +1,10 @@
-"""Files of a hub repository, on disk and verified: resumed where they broke off, retried, and every failure a sentence.
+"""Download and verification of the files of a Hub repository, with resume, retries and one-line errors.
 
-Every file that the hub lists comes with what its content must be: the SHA-256 of a large file (LFS), the git blob id of a small
-one. Bytes arrive in ``.partial/``, under that name, so that a download that was killed goes on in another process, and a file
-of another commit with the same content is not sent again. (The hub's own library starts an interrupted file anew.) What was
-verified is written down with size and time of change in ``.verified.json``, so that an unchanged file is not read again.
+The Hub lists a digest for each file: the SHA-256 of a large file (LFS), or the git blob id of a small file. A download is first
+written to ``.partial/`` under its digest, so that another process can resume an interrupted download, and a file of another
+commit with the same content is not downloaded again. (The Hub's library restarts an interrupted file from the beginning.) The
+digest, size and modification time of each verified file are stored in ``.verified.json``, so that unchanged files are not read
+again.
 """
 
 from __future__ import annotations
@@ -40,23 +41,23 @@ from icl_lens.progress import amount, progress
 
 logger = logging.getLogger(__name__)
 
-# Each request is a line at INFO, with an address that may be signed.
+# At level INFO, httpx2 logs each request with its URL, which may contain a signature.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 PARTIAL = ".partial"
 VERIFIED = ".verified.json"
 LOCK = ".lock"
 
-# Bytes asked for in one request: servers of large files send no more than 50 GB at once.
+# Maximum number of bytes per request. Servers of large files send at most 50 GB per request.
 PIECE = 20_000_000_000
 
-# Bytes that must stay free beside what is fetched.
+# Free disk space in bytes that is required in addition to the downloads.
 MARGIN = 100_000_000
 
-# A file that arrives whole but wrong is fetched anew once; what happens twice is no accident.
+# Number of complete downloads of a file with a wrong digest before an error. A second mismatch is unlikely to be transient.
 MOST_DAMAGED = 2
 
-# The longest that a server that asks for patience (Retry-After) is given, in seconds.
+# Maximum wait that a server can request with Retry-After, in seconds.
 LONGEST_WISH = 120.0
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -66,12 +67,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Patience:
-    """How often a fault that may pass is put up with.
+    """Settings for retries after transient errors.
 
     Attributes:
-        attempts: Tries in a row that may bring nothing.
-        wait: Seconds before the second; each further wait is twice as long.
-        longest: Seconds that a wait has at most.
+        attempts: Maximum number of consecutive attempts that receive no data.
+        wait: Seconds to wait before the second attempt; each further wait is twice as long.
+        longest: Maximum wait in seconds.
     """
 
     attempts: int = 6
@@ -81,11 +82,11 @@ class Patience:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the hub at a revision.
+    """A Hub repository at a revision.
 
     Attributes:
-        kind: model or dataset.
-        hub: ``owner/name``, or a name alone.
+        kind: ``model`` or ``dataset``.
+        hub: ``owner/name``, or a name without an owner.
         revision: A branch, a tag, or a commit.
     """
 
@@ -95,17 +96,17 @@ class Repository:
 
     @property
     def title(self) -> str:
-        """What it is called in a sentence."""
+        """Name of the repository for messages."""
         return f"{'data set' if self.kind == 'dataset' else self.kind} {self.hub}"
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as the hub lists it.
+    """A file as listed by the Hub.
 
     Attributes:
-        size: Its bytes.
-        digest: SHA-256 of its content (64 digits), or its git blob id (40 digits).
+        size: Size in bytes.
+        digest: SHA-256 of the content (64 hexadecimal digits), or git blob id (40 hexadecimal digits).
     """
 
     size: int
@@ -114,19 +115,19 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository's commit and its files by name."""
+    """The commit of a repository, and its files by name."""
 
     commit: str
     files: dict[str, RemoteFile]
 
 
 class _PassingError(Exception):
-    """A fault that may pass; its text says what happened.
+    """A transient error; its text describes what happened.
 
     Attributes:
-        brought: Whether something arrived before it.
-        wish: Seconds that the server asks to wait.
-        advice: What to do when it does not pass.
+        brought: Whether data arrived before the error.
+        wish: Seconds that the server asks the client to wait.
+        advice: What the user can do if the error persists.
     """
 
     def __init__(
@@ -143,10 +144,14 @@ class _PassingError(Exception):
 
 
 def listing(repository: Repository, patience: Patience) -> Listing:
-    """The commit that a revision is, and the files that it holds.
+    """Return the commit that a revision resolves to, and the files of that commit.
+
+    Args:
+        repository: The repository and revision.
+        patience: Settings for retries.
 
     Raises:
-        InputError: The hub cannot be reached, refuses, or has no such repository or revision.
+        InputError: The Hub cannot be reached, denies access, or has no such repository or revision.
     """
     ask = HfApi(library_name="icl-lens")
     info = ask.model_info if repository.kind == "model" else ask.dataset_info
@@ -177,7 +182,7 @@ def listing(repository: Repository, patience: Patience) -> Listing:
 
 
 class Folder:
-    """The folder that a repository's files come to, held by one process at a time (:func:`alone`)."""
+    """The folder for the files of a repository, locked by one process at a time (see :func:`alone`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -186,11 +191,11 @@ class Folder:
             self._verified: dict[str, list] = {k: list(v) for k, v in known["verified"].items() if len(v) == 4}
             self._finished: dict[str, str] = dict(known["finished"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            # Nothing is known yet, or nothing that can be used: files that are there are read and compared.
+            # The index is missing or corrupted, so existing files are read and verified again.
             self._verified, self._finished = {}, {}
 
     def record(self, request: str) -> str | None:
-        """The record that :meth:`finish` kept of a request, where all files are still as they were then."""
+        """Return the record that :meth:`finish` stored for a request if all its files are unchanged, else None."""
         text = self._finished.get(request)
         if text is None:
             return None
@@ -198,19 +203,19 @@ class Folder:
         return text if all(self._known(name) for name in names) else None
 
     def finish(self, request: str, record: str) -> None:
-        """Keep a request's record, and drop what interrupted downloads left."""
+        """Store the record of a request, and delete the files of interrupted downloads."""
         self._finished = {request: record}
         self._save()
         shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
 
     def facts(self, name: str, remote: RemoteFile) -> dict[str, Any] | None:
-        """Size and SHA-256 of a file that is here whole; None if it must be fetched."""
+        """Return the size and SHA-256 of a file that is complete and verified, or None if it must be downloaded."""
         known = self._known(name)
         if known is None:
             path = self.path / name
             if not path.is_file() or path.stat().st_size != remote.size:
                 return None
-            # Whole but unknown: the process died before it was written down, or the folder was copied.
+            # The file has the right size but is not indexed: the process was killed before indexing, or the folder was copied.
             content = _Content(remote)
             with path.open("rb") as stream:
                 for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -222,14 +227,14 @@ class Folder:
         return {"size": size, "sha256": sha256} if digest == remote.digest else None
 
     def put(self, name: str, content: _Content, source: Path) -> None:
-        """Move a whole, verified file to its place."""
+        """Move a complete and verified file to the folder."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         self._remember(name, content)
 
     def drop_others(self, names: set[str]) -> None:
-        """Delete what was fetched here before and is not among these names."""
+        """Delete previously downloaded files that are not among the given names."""
         for name in sorted(self._verified.keys() - names):
             if self._known(name):
                 (self.path / name).unlink()
@@ -257,7 +262,10 @@ class Folder:
 
 @contextmanager
 def alone(folder: Path, repository: Repository) -> Iterator[Folder]:
-    """The folder, while no other process fetches into it; a fault of the disk is a sentence.
+    """Lock the folder so that no other process downloads into it, and turn disk errors into one-line errors.
+
+    Yields:
+        The locked folder.
 
     Raises:
         InputError: The folder cannot be written, or the disk is full.
@@ -277,20 +285,21 @@ def alone(folder: Path, repository: Repository) -> Iterator[Folder]:
 def fetch(
     repository: Repository, found: Listing, names: list[str], folder: Folder, patience: Patience
 ) -> dict[str, dict[str, Any]]:
-    """Have some of a repository's files in a folder, whole and verified.
+    """Download files of a repository into a folder and verify them; files that are already verified are not downloaded.
 
     Args:
-        repository: Where they come from.
-        found: What the hub says they are.
-        names: Which of them.
-        folder: Where they go.
-        patience: With faults that may pass.
+        repository: Repository to download from.
+        found: Commit and files that the Hub lists for it.
+        names: Names of the files to download.
+        folder: Folder to download to.
+        patience: Settings for retries.
 
     Returns:
-        Each name's size and SHA-256.
+        File name -> size and SHA-256.
 
     Raises:
-        InputError: A name leaves the folder, the disk is too full, the hub refuses, or a fault does not pass.
+        InputError: A name points outside the folder, the disk has too little space, the Hub denies access, or an error
+            persists.
     """
     for name in names:
         _require_inside(repository, name)
@@ -305,7 +314,7 @@ def fetch(
 
 
 def require_online(repository: Repository) -> None:
-    """Refuse where the user has forbidden the network.
+    """Require that the user has not disabled network access.
 
     Raises:
         InputError: HF_HUB_OFFLINE is set.
@@ -318,7 +327,7 @@ def require_online(repository: Repository) -> None:
 
 
 class _Content:
-    """Hashes of bytes as they come: SHA-256, and the git blob id where that is what the hub lists."""
+    """Incremental hashes of a file: SHA-256, and the git blob id if the Hub lists that."""
 
     def __init__(self, remote: RemoteFile) -> None:
         self._sha256 = hashlib.sha256()
@@ -327,7 +336,7 @@ class _Content:
             self._blob = hashlib.sha1(b"blob %d\0" % remote.size, usedforsecurity=False)
 
     def update(self, chunk: bytes) -> None:
-        """Take some more bytes."""
+        """Add bytes to the hashes."""
         self._sha256.update(chunk)
         if self._blob:
             self._blob.update(chunk)
@@ -339,12 +348,12 @@ class _Content:
 
     @property
     def digest(self) -> str:
-        """What the hub lists for this content."""
+        """The digest in the form that the Hub lists for this file."""
         return (self._blob or self._sha256).hexdigest()
 
 
 class _Partial:
-    """The bytes of a file that are here so far, on disk and hashed."""
+    """A partially downloaded file on disk, with the hashes of its bytes so far."""
 
     def __init__(self, path: Path, remote: RemoteFile) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -361,30 +370,30 @@ class _Partial:
             self.restart()
 
     def append(self, chunk: bytes) -> None:
-        """Write some more bytes."""
+        """Write bytes to the end of the file and add them to the hashes."""
         self._stream.write(chunk)
         self.content.update(chunk)
         self.size += len(chunk)
 
     def restart(self) -> None:
-        """Forget all bytes."""
+        """Discard all bytes."""
         self._stream.truncate(0)
         self.content = _Content(self._remote)
         self.size = 0
 
     def flush(self) -> None:
-        """Have the bytes on disk, whatever becomes of this process."""
+        """Flush buffered bytes to the file, so that they survive if this process is killed."""
         self._stream.flush()
 
     def close(self) -> None:
-        """Done."""
+        """Close the file."""
         self._stream.close()
 
 
 def _fetch_file(
     repository: Repository, commit: str, name: str, remote: RemoteFile, folder: Folder, patience: Patience, what: str
 ) -> None:
-    """Fetch one file: on from the bytes that are here, until it is whole and what it should be."""
+    """Download one file, resuming from the bytes on disk, until it is complete and verified."""
     partial = _Partial(folder.path / PARTIAL / remote.digest, remote)
     damaged = 0
     try:
@@ -418,10 +427,10 @@ def _receive(
     partial: _Partial,
     advance: Callable[[int], None],
 ) -> None:
-    """One request for what is missing of a file."""
+    """Request the missing bytes of a file once, up to :data:`PIECE` bytes."""
     start = partial.size
     stop = min(remote.size, start + PIECE)
-    # Not compressed: the bytes are counted, and a range is one of the content.
+    # Compression is disabled because ranges and byte counts refer to the uncompressed content.
     headers = build_hf_headers(library_name="icl-lens") | {"Accept-Encoding": "identity"}
     if (start, stop) != (0, remote.size):
         headers["Range"] = f"bytes={start}-{stop - 1}"
@@ -431,11 +440,11 @@ def _receive(
     try:
         with (
             _translated(repository, name, lambda: partial.size > start),
-            # A redirect to another host, where large files lie, is followed without the token.
+            # Large files are on another host; the client follows that redirect without sending the token.
             get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response,
         ):
             hf_raise_for_status(response)
-            if start and response.status_code != 206:  # the server sends everything again
+            if start and response.status_code != 206:  # the server ignored the range and sends the whole file
                 advance(-start)
                 partial.restart()
                 start = 0
@@ -452,7 +461,11 @@ def _receive(
 
 
 def _persist(action: Callable[[], Value], patience: Patience, repository: Repository) -> Value:
-    """The action's value; a fault that may pass is waited for, and one that does not is a sentence."""
+    """Return the result of an action, retrying after transient errors.
+
+    Raises:
+        InputError: The error persists.
+    """
     failures = 0
     while True:
         try:
@@ -469,12 +482,16 @@ def _persist(action: Callable[[], Value], patience: Patience, repository: Reposi
 
 @contextmanager
 def _translated(repository: Repository, name: str, brought: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """What the hub's library raises, as a sentence, or as a fault that may pass.
+    """Translate exceptions of the Hub's library.
 
     Args:
-        repository: What is asked of.
-        name: What is asked for.
-        brought: Whether something has arrived.
+        repository: Repository of the request.
+        name: Name of the requested file, for messages.
+        brought: Returns whether data has arrived.
+
+    Raises:
+        InputError: The error is permanent.
+        _PassingError: The error may be transient.
     """
     title, place = repository.title, f"{constants.ENDPOINT}/{'datasets/' * (repository.kind == 'dataset')}{repository.hub}"
     try:
@@ -514,7 +531,7 @@ def _translated(repository: Repository, name: str, brought: Callable[[], bool] =
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
         raise InputError(f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address (https://...)") from error
     except httpx2.ConnectError as error:
-        close_session()  # a connection that could not be made secure would be kept
+        close_session()  # otherwise the session would keep a connection with a failed TLS handshake
         raise _PassingError(
             f"{error.request.url.host} cannot be reached ({_first_line(error)})",
             brought(),
@@ -529,7 +546,7 @@ def _translated(repository: Repository, name: str, brought: Callable[[], bool] =
 
 
 def _absent(title: str) -> str:
-    """What is said where the hub does not tell absent from private (to strangers it answers both with 401)."""
+    """Return the message for a missing or private repository; without authentication, the Hub answers 401 to both."""
     return (
         f"the hub has no {title}, or shows it only to some: check the name, and if it is private or gated set HF_TOKEN to a "
         "token of an account that may read it"
@@ -537,9 +554,13 @@ def _absent(title: str) -> str:
 
 
 def _require_inside(repository: Repository, name: str) -> None:
-    """A name stays inside the folder, and is none of the names that are used there."""
+    """Require that a name stays inside the folder and is not hidden, because the folder's internal files are hidden.
+
+    Raises:
+        InputError: The name is unsafe.
+    """
     parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") for part in parts)  # ".." among them
+    hidden = any(part.startswith(".") for part in parts)  # includes ".."
     if (
         not parts
         or hidden
@@ -553,7 +574,11 @@ def _require_inside(repository: Repository, name: str) -> None:
 
 
 def _require_space(repository: Repository, folder: Path, missing: list[RemoteFile]) -> None:
-    """The disk can take what is missing, before the first byte is fetched."""
+    """Require enough disk space for the missing files before the download starts.
+
+    Raises:
+        InputError: The disk has too little free space.
+    """
     here = [folder / PARTIAL / digest for digest in {file.digest for file in missing}]
     needed = sum(file.size for file in missing) - sum(path.stat().st_size for path in here if path.is_file())
     free = shutil.disk_usage(folder).free

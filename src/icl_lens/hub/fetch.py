@@ -1,12 +1,16 @@
-"""Fetching models and data sets from a hub: the one place where icl-lens uses a network.
+"""Download of models and data sets from the Hub; no other module of icl-lens uses the network.
 
-A repository comes to a folder of its own, ``downloads/models/{owner}--{name}/{revision}`` or
-``downloads/datasets/{owner}--{name}/{revision}/{config}``, a single GGUF file to
-``downloads/gguf/{owner}--{name}/{revision}/{file}``, and ``fetched.json`` (:mod:`icl_lens.hub.fetched`) is written there last.
-The record, not the files, is what a workflow waits for: an interrupted download stays, and the same command goes on. Everything
-downstream reads folders, with the hub switched off.
+Each repository has its own folder:
 
-The hub's library is imported where something is fetched, so that the names of folders cost nothing.
+* a model: ``downloads/models/{owner}--{name}/{revision}``;
+* a configuration of a data set: ``downloads/datasets/{owner}--{name}/{revision}/{config}``;
+* a single GGUF file: ``downloads/gguf/{owner}--{name}/{revision}/{file}``.
+
+The record ``fetched.json`` (:mod:`icl_lens.hub.fetched`) is written to this folder last. A workflow depends on the record, not
+on the files, so the files of an interrupted download are kept. Rerun the command to resume. All later steps read the folders
+with Hub access disabled.
+
+The Hub's library is imported only for a download, so that computing folder names is fast.
 """
 
 from __future__ import annotations
@@ -32,47 +36,48 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_REVISION = "main"
 
-# What a sentence lists of a repository, at most.
+# Maximum number of file names that an error message lists.
 _MOST_LISTED = 12
 
-# The folder of a converted GGUF file, in the folder that is the file's own.
+# Name of the folder with the converted checkpoint, inside the folder of a GGUF file.
 CONVERTED = "converted"
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 
 
 def model_folder(downloads: Path | str, hub: str, revision: str | None = None) -> Path:
-    """Where a model of the hub is fetched to.
+    """Return the download folder of a Hub model.
 
     Raises:
-        InputError: No repository or revision can have that name.
+        InputError: The name of the repository or revision is invalid.
     """
     return Path(downloads) / "models" / _folder_name(hub) / _revision_name(revision)
 
 
 def dataset_folder(downloads: Path | str, hub: str, revision: str | None = None, config: str = "default") -> Path:
-    """Where one configuration of a data set of the hub is fetched to.
+    """Return the download folder of one configuration of a Hub data set.
 
     Raises:
-        InputError: No repository, revision or configuration can have that name.
+        InputError: The name of the repository, revision or configuration is invalid.
     """
     _require_plain("configuration", config)
     return Path(downloads) / "datasets" / _folder_name(hub) / _revision_name(revision) / config
 
 
 def gguf_folder(downloads: Path | str, hub: str, revision: str | None, file: str) -> Path:
-    """Where a GGUF file of the hub is fetched to; it is converted to the folder :data:`CONVERTED` below.
+    """Return the download folder of a GGUF file from the Hub; the converted checkpoint is in its subfolder :data:`CONVERTED`.
 
     Raises:
-        InputError: No repository or revision can have that name.
+        InputError: The name of the repository or revision is invalid.
     """
     return Path(downloads) / "gguf" / _folder_name(hub) / _revision_name(revision) / file.replace("/", "--")
 
 
 def own_gguf_folder(downloads: Path | str, file: Path | str) -> Path:
-    """The folder for a converted local GGUF file: :data:`CONVERTED` in a folder of its name, below a hash of its path.
+    """Return the folder of a local GGUF file; the converted checkpoint is in its subfolder :data:`CONVERTED`.
 
-    So two files of one name do not share a folder.
+    The folder has the name of the file, and its parent folder is a hash of the file's parent path. Two files with the same
+    name in different folders therefore do not share a folder.
     """
     file = Path(file)
     place = hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:12]
@@ -80,17 +85,17 @@ def own_gguf_folder(downloads: Path | str, file: Path | str) -> Path:
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path | str = "downloads") -> Path:
-    """The folder of a model that is named by a folder or by its name on the hub, fetched if it is not here yet.
+    """Return the folder of a model, and download the model if needed.
 
-    The fetching is done by another process, so that this one can stay offline.
+    The download runs in another process, so that this process can stay offline.
 
     Args:
-        folder_or_hub_id: A folder; or ``owner/name``, or a name alone.
-        revision: A branch, tag or commit on the hub; main by default.
-        downloads: The folder that models are fetched into.
+        folder_or_hub_id: A model folder, or a Hub id (``owner/name``, or a name without an owner).
+        revision: A branch, tag or commit on the Hub; main by default.
+        downloads: Folder for downloads.
 
     Raises:
-        InputError: It is neither a folder nor can it be fetched, or a folder comes with a revision.
+        InputError: ``folder_or_hub_id`` is not a folder and cannot be downloaded, or a revision is given for a folder.
     """
     if Path(folder_or_hub_id).is_dir():
         if revision is not None:
@@ -116,18 +121,18 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path 
 
 
 def model(hub: str, revision: str | None, out: Path | str, patience: Patience | None = None) -> None:
-    """Fetch a model: its configuration, its tokenizer and its weights, into the folder of ``out``, and write ``out``.
+    """Download the configuration, tokenizer and weights of a model into the folder of ``out``, and write ``out``.
 
-    Weights are safetensors; where there are none, PyTorch's own files. No code is fetched.
+    Weights are safetensors files or, if the repository has none, PyTorch files. Code is not downloaded.
 
     Args:
-        hub: ``owner/name``, or a name alone.
+        hub: ``owner/name``, or a name without an owner.
         revision: A branch, tag or commit; main by default.
-        out: ``fetched.json`` in the folder to fill; written last.
-        patience: With faults that may pass.
+        out: Path of ``fetched.json`` in the download folder; it is written last.
+        patience: Settings for retries.
 
     Raises:
-        InputError: The model cannot be had, or is none.
+        InputError: The model cannot be downloaded, or the repository is not a checkpoint.
     """
 
     def choose(repository: Repository, found: Listing, read: Callable[[str], bytes]) -> list[str]:
@@ -155,17 +160,17 @@ def model(hub: str, revision: str | None, out: Path | str, patience: Patience | 
 
 
 def gguf(hub: str, revision: str | None, file: str, out: Path | str, patience: Patience | None = None) -> None:
-    """Fetch one GGUF file of a repository into the folder of ``out``, and write ``out``.
+    """Download one GGUF file of a repository into the folder of ``out``, and write ``out``.
 
     Args:
-        hub: ``owner/name``, or a name alone.
+        hub: ``owner/name``, or a name without an owner.
         revision: A branch, tag or commit; main by default.
-        file: The file's name in the repository.
-        out: ``fetched.json`` in the folder to fill; written last.
-        patience: With faults that may pass.
+        file: Name of the file in the repository.
+        out: Path of ``fetched.json`` in the download folder; it is written last.
+        patience: Settings for retries.
 
     Raises:
-        InputError: The file cannot be had, or the repository has none of that name.
+        InputError: The file cannot be downloaded, or the repository has no file of that name.
     """
 
     def choose(repository: Repository, found: Listing, read: Callable[[str], bytes]) -> list[str]:
@@ -181,21 +186,22 @@ def gguf(hub: str, revision: str | None, file: str, out: Path | str, patience: P
 def dataset(
     hub: str, revision: str | None, config: str, splits: Sequence[str], out: Path | str, patience: Patience | None = None
 ) -> None:
-    """Fetch the Parquet files of some splits of one configuration of a data set into the folder of ``out``, and write ``out``.
+    """Download the Parquet files of splits of a data set configuration into the folder of ``out``, and write ``out``.
 
-    Files are found by the layouts that the hub uses: ``{config}/{split}/*.parquet`` (as on the branch refs/convert/parquet),
-    ``{config}/{split}-*.parquet``, and for the configuration "default" ``data/{split}-*.parquet``.
+    Files are found by the layouts that the Hub uses: ``{config}/{split}/*.parquet`` (as on the branch refs/convert/parquet),
+    ``{config}/{split}-*.parquet`` and, for the configuration "default", ``data/{split}-*.parquet``.
 
     Args:
-        hub: ``owner/name``, or a name alone.
+        hub: ``owner/name``, or a name without an owner.
         revision: A branch, tag or commit; main by default.
-        config: The configuration's name.
-        splits: The splits' names.
-        out: ``fetched.json`` in the folder to fill; written last.
-        patience: With faults that may pass.
+        config: Name of the configuration.
+        splits: Names of the splits.
+        out: Path of ``fetched.json`` in the download folder; it is written last.
+        patience: Settings for retries.
 
     Raises:
-        InputError: The data set cannot be had, or a split has no Parquet files, not all of them, or two sets of them.
+        InputError: The data set cannot be downloaded, or the Parquet files of a split are missing, incomplete or in more than
+            one layout.
     """
     splits = list(dict.fromkeys(splits))
     _require_plain("configuration", config)
@@ -225,14 +231,14 @@ def _fetch(
 
     if out.name != fetched.RECORD:
         raise InputError(f"--out {out} must be named {fetched.RECORD}, in the folder that the files go to")
-    _folder_name(hub)  # no other name reaches the network
+    _folder_name(hub)  # raises for an invalid name before any network request
     revision = revision or DEFAULT_REVISION
     _revision_name(revision)
     repository = download.Repository(kind, hub, revision)
     patience = patience or download.Patience()
     request = json.dumps([kind, hub, revision, more.get("config"), list(asked)])
     with download.alone(out.parent, repository) as folder:
-        # A commit does not change: what was whole then needs no network now.
+        # A commit is immutable, so a completed download of it needs no network access.
         record = folder.record(request) if re.fullmatch("[0-9a-f]{40}", revision) else None
         if record is None:
             download.require_online(repository)
@@ -243,7 +249,7 @@ def _fetch(
                 return (folder.path / name).read_bytes()
 
             if out.is_file() and found.commit not in out.read_text(encoding="utf-8", errors="replace"):
-                out.unlink()  # the files are about to become another commit's
+                out.unlink()  # the old record is stale once files of another commit are downloaded
             names = choose(repository, found, read)
             files = download.fetch(repository, found, names, folder, patience)
             folder.drop_others(set(names))
@@ -256,7 +262,11 @@ def _fetch(
 
 
 def _shards(title: str, index: str, content: bytes, there: Iterable[str]) -> list[str]:
-    """The files of weights that an index names."""
+    """Return the names of the weight files that an index lists, sorted.
+
+    Raises:
+        InputError: The index is invalid, or it lists a file with an unexpected name or a missing file.
+    """
     try:
         names = sorted(set(json.loads(content)["weight_map"].values()))
         if not names or not all(isinstance(name, str) for name in names):
@@ -265,7 +275,7 @@ def _shards(title: str, index: str, content: bytes, there: Iterable[str]) -> lis
         raise InputError(f"{title}: {index} is no index of weights") from error
     suffix = ".safetensors" if "safetensors" in index else ".bin"
     for name in names:
-        # A plain name: weights are in the same folder as their index.
+        # Weights must be in the same folder as their index.
         if not re.fullmatch(r"\w[\w.-]*", name) or not name.endswith(suffix):
             raise InputError(f"{title}: {index} names {name!r}, which is no {suffix} file beside it; it is refused")
         if name not in there:
@@ -274,7 +284,11 @@ def _shards(title: str, index: str, content: bytes, there: Iterable[str]) -> lis
 
 
 def _split_files(repository: Repository, there: list[str], config: str, split: str) -> list[str]:
-    """The Parquet files of a split, in order."""
+    """Return the Parquet files of a split, in order.
+
+    Raises:
+        InputError: The files are missing, incomplete or in more than one layout.
+    """
     c, s = re.escape(config), re.escape(split)
     layouts = [rf"{c}/{s}/[^/]+\.parquet", rf"{c}/{s}-\d[^/]*\.parquet"]
     if config == "default":
@@ -301,14 +315,18 @@ def _split_files(repository: Repository, there: list[str], config: str, split: s
 
 
 def _split_name(name: str) -> str:
-    """``sst2/train`` of ``sst2/train-00000-of-00001.parquet`` and of ``sst2/train/0000.parquet``."""
+    """Return ``sst2/train`` for ``sst2/train-00000-of-00001.parquet`` and for ``sst2/train/0000.parquet``."""
     stem = name.removesuffix(".parquet")
     shorter = re.sub(r"-\d[^/]*$", "", stem)
     return shorter if shorter != stem else stem.rpartition("/")[0] or stem
 
 
 def _require_no_others(folder: Folder, names: Iterable[str]) -> None:
-    """No other weights lie in the folder: they would be read as the model's."""
+    """Require that the folder contains no other weight files, because they would be loaded as weights of the model.
+
+    Raises:
+        InputError: The folder contains a weight file that was not downloaded.
+    """
     kept = set(names)
     found = [path.name for pattern in ("*.safetensors", "pytorch_model*.bin") for path in folder.path.glob(pattern)]
     strange = sorted(set(found) - kept)
@@ -317,7 +335,11 @@ def _require_no_others(folder: Folder, names: Iterable[str]) -> None:
 
 
 def _run(command: list[str], name: str) -> None:
-    """Run a fetch command; its lines are passed on as they come, and its sentence becomes this process's."""
+    """Run a fetch command, forward its stderr line by line, and raise its error message in this process.
+
+    Raises:
+        InputError: The command fails.
+    """
     prefix, sentence = f"icl-lens {command[3]}: ", None
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():
@@ -335,7 +357,7 @@ def _run(command: list[str], name: str) -> None:
 
 
 def _is_hub_id(text: str) -> bool:
-    # "--" joins owner and name in the folder's name; the hub allows neither it nor ".." in one.
+    # "--" separates owner and name in the folder name; the Hub allows neither "--" nor ".." in a repository name.
     return bool(re.fullmatch(rf"(?:{_NAME}/)?{_NAME}", text, re.ASCII)) and "--" not in text and ".." not in text
 
 
@@ -358,7 +380,7 @@ def _require_plain(what: str, name: str) -> None:
 
 
 def _listed(names: Iterable[str], nothing: str = "none") -> str:
-    """What is there, for the end of a sentence."""
+    """Return the end of an error message that lists file names."""
     names = sorted(names)
     if not names:
         return f"; it holds {nothing}"

@@ -1,8 +1,8 @@
-"""The record of a fetched repository: ``fetched.json``, in the same folder as the files that it names.
+"""The record of a fetched repository: ``fetched.json``, in the same folder as the files that it lists.
 
-It says which repository of the hub, which revision was asked for, which commit that was, and the size and SHA-256 of every
-file. It is written last, so that its presence says that everything was there, and it holds no time, so that the same commit
-gives the same bytes. It is apart from :mod:`icl_lens.hub.fetch`, so that reading the files needs nothing of fetching them.
+The record contains the Hub repository, the requested revision, the commit that it resolved to, and the size and SHA-256 of each
+file. It is written last, so a folder with a record is complete. It contains no timestamp, so the same commit gives the same
+bytes. This module is separate from :mod:`icl_lens.hub.fetch` so that reading a record does not import the download code.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ RECORD = "fetched.json"
 
 @dataclass(frozen=True)
 class Fetched:
-    """What ``fetched.json`` says.
+    """The contents of ``fetched.json``.
 
     Attributes:
-        hub: The repository, as asked for: ``owner/name``, or a name alone.
-        revision: The branch, tag or commit that was asked for.
-        commit: The commit that it was, 40 hexadecimal digits.
-        files: Name (relative to the folder, with ``/``) -> ``{"size": bytes, "sha256": hexadecimal}``.
-        config: A data set's configuration; None for a model.
-        splits: A data set's splits, each with its files in order; None for a model.
+        hub: Requested repository: ``owner/name``, or a name without an owner.
+        revision: Requested branch, tag or commit.
+        commit: Commit that the revision resolved to, 40 hexadecimal digits.
+        files: File name (relative to the folder, with ``/``) -> ``{"size": bytes, "sha256": hexadecimal}``.
+        config: Configuration of a data set; None for a model.
+        splits: Splits of a data set, each with its files in order; None for a model.
     """
 
     hub: str
@@ -38,15 +38,15 @@ class Fetched:
     splits: dict[str, list[str]] | None = None
 
     def text(self) -> str:
-        """The record as it is written: JSON, keys sorted."""
+        """Return the record as JSON with sorted keys, as it is written."""
         return json.dumps({k: v for k, v in vars(self).items() if v is not None}, indent=1, sort_keys=True) + "\n"
 
 
 def read(folder: Path | str) -> Fetched | None:
-    """The record in a folder; None where there is none, because the folder was not fetched.
+    """Return the record in a folder, or None if there is none because the folder was not fetched.
 
     Raises:
-        InputError: It is damaged, or a file that it names is absent or of another size.
+        InputError: The record is corrupted, or a file that it lists is missing or has a different size.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -67,15 +67,15 @@ def read(folder: Path | str) -> Fetched | None:
 
 
 def require_sizes(record: Path, sizes: dict[str, int], remedy: str) -> None:
-    """Refuse a folder whose files are not those that its record names.
+    """Require that each file listed in a record exists and has the recorded size.
 
     Args:
-        record: The path of the record; the files are in the same folder.
-        sizes: Name -> bytes.
-        remedy: What happens when the record is deleted.
+        record: Path of the record; the files are in the same folder.
+        sizes: File name -> size in bytes.
+        remedy: What happens after the record is deleted, for the error message.
 
     Raises:
-        InputError: A file is absent or of another size.
+        InputError: A file is missing or has a different size.
     """
     for name, size in sizes.items():
         file = record.parent / name

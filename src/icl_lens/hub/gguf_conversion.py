@@ -1,8 +1,8 @@
-"""Converting a GGUF file, once, into a checkpoint's folder (safetensors and tokenizer files) that studies read like any other.
+"""Conversion of a GGUF file into a checkpoint folder (safetensors and tokenizer files) that studies read like any other.
 
-transformers dequantises the weights and rebuilds the tokenizer from the file's vocabulary; what it makes is written here. The
-files are made in a folder ``.partial`` and moved to their places, config.json last: a folder without config.json is no
-checkpoint, so a conversion that is killed leaves nothing that counts, and the same command starts it again.
+transformers dequantises the weights and rebuilds the tokenizer from the file's vocabulary. The conversion writes the files to a
+folder ``.partial`` and then moves them to the checkpoint folder, config.json last. A folder without config.json is not a
+checkpoint, so an interrupted conversion does not leave an incomplete checkpoint. Rerun the command to start it again.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ logger = logging.getLogger(__name__)
 PARTIAL = ".partial"
 LOCK = ".lock"
 
-# What transformers converts GGUF files with; optional, see `gemma` in pyproject.toml.
+# Packages that transformers needs to convert GGUF files. They are optional; see `gemma` in pyproject.toml.
 PACKAGES = ("gguf", "accelerate")
 INSTALL = ".venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate"
 
-# The libraries whose version can change what is made.
+# Libraries with versions that can affect the output files.
 LIBRARIES = ("accelerate", "gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 
-# Bytes that must stay free beside the weights and a copy of the file; a tokenizer takes some of them.
+# Free disk space in bytes that is required in addition to the weights and a copy of the file. It includes the tokenizer files.
 MARGIN = 100_000_000
 
 
 def require_packages() -> None:
-    """Refuse where the optional packages are not installed.
+    """Require that the optional packages are installed.
 
     Raises:
-        InputError: One is not; with the command that installs them.
+        InputError: A package is not installed. The message contains the installation command.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -61,19 +61,19 @@ def require_packages() -> None:
 
 
 def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = None) -> None:
-    """Convert a GGUF file into the folder of ``out``: float32 weights, configuration and tokenizer, and write ``out``.
+    """Convert a GGUF file to float32 weights, configuration and tokenizer in the folder of ``out``, and write ``out``.
 
-    A file that was converted before, and whose results are intact, is not converted again. At most twice the bytes of its
-    float32 weights are in memory.
+    If the folder already contains an intact conversion of the file, the file is not converted again. The conversion needs at
+    most twice the size of the float32 weights in memory.
 
     Args:
-        file: The file.
-        out: ``converted.json`` in the folder to fill; written last.
-        fetched_to: The folder that the file was fetched to; its record says what the file must be.
+        file: Path of the GGUF file.
+        out: Path of ``converted.json`` in the output folder; it is written last.
+        fetched_to: Folder that the file was fetched to, if it was fetched. The file must match the record in that folder.
 
     Raises:
-        InputError: The file cannot be used (:func:`icl_lens.hub.gguf_files.check`) or is not what was fetched; transformers
-            cannot convert it; an optional package is not installed; or the folder cannot be written.
+        InputError: The file cannot be used (see :func:`icl_lens.hub.gguf_files.check`) or differs from the fetched file;
+            transformers cannot convert it; an optional package is not installed; or the folder cannot be written.
     """
     file, out = Path(file), Path(out)
     if out.name != RECORD:
@@ -97,7 +97,7 @@ def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = N
                 require_packages()
                 _require_own(folder)
                 _require_space(folder, header, source["size"])
-                out.unlink(missing_ok=True)  # the files are about to become another file's
+                out.unlink(missing_ok=True)  # the old record is stale once conversion starts
                 files = _convert(file, header, folder)
                 versions = {name: metadata.version(name) for name in LIBRARIES}
                 record = Converted(
@@ -113,7 +113,7 @@ def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = N
 
 
 def _origin(file: Path, fetched_to: Path | str | None) -> dict[str, Any]:
-    """Of a fetched file: hub, revision, commit, and the SHA-256 that it must have."""
+    """Return the hub, revision, commit and expected SHA-256 of a fetched file, or an empty dict for a local file."""
     if fetched_to is None:
         return {}
     record = fetched.read(fetched_to)
@@ -126,7 +126,7 @@ def _origin(file: Path, fetched_to: Path | str | None) -> dict[str, Any]:
 
 
 def _sha256(file: Path) -> str:
-    """SHA-256 of a file, with its progress."""
+    """Compute the SHA-256 of a file and report progress."""
     digest = hashlib.sha256()
     with file.open("rb") as stream, progress(file.stat().st_size, f"reading {file.name}", unit="byte") as advance:
         for chunk in iter(lambda: stream.read(1 << 22), b""):
@@ -136,10 +136,10 @@ def _sha256(file: Path) -> str:
 
 
 def _kept(folder: Path, source: dict[str, Any]) -> Converted | None:
-    """The record of the same file's conversion, where all that it made is intact."""
+    """Return the record of an earlier conversion of the same file if all its output files are intact, else None."""
     try:
         record = converted.read(folder)
-    except InputError:  # damaged: it is made again
+    except InputError:  # corrupted, so the file is converted again
         return None
     if record is None or any(getattr(record, key) != value for key, value in source.items()):
         return None
@@ -148,10 +148,10 @@ def _kept(folder: Path, source: dict[str, Any]) -> Converted | None:
 
 
 def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, dict[str, Any]]:
-    """Fill the folder's ``.partial``; each file's size and SHA-256."""
+    """Write the converted files to ``.partial`` in the folder, and return the size and SHA-256 of each."""
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    # The file is alone in a folder, so that no other file (another tokenizer, for example) is read.
+    # A folder that contains only this file ensures that transformers does not read other files, such as another tokenizer.
     read, lean, made = partial / "read", partial / "lean", partial / "made"
     for place in (read, lean, made):
         place.mkdir(parents=True)
@@ -161,7 +161,7 @@ def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, d
     logger.info("%s; float32 weights take %s", what, amount(4 * header.parameters))
     with _step("1 of 4, the configuration", file, header):
         config = _config(read, lean, file, header)
-    # The weights first: what the vocabulary leaves in memory would come on top of them.
+    # Weights are converted before the tokenizer, because memory that the vocabulary leaves in use would increase the peak.
     with _step("2 of 4, the weights", file, header):
         _write_weights(lean, file, config, made)
     gc.collect()
@@ -169,7 +169,7 @@ def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, d
         _write_tokenizer(read, file.name, made)
     with _step("4 of 4, the hashes of the files made", file, header):
         paths = sorted(path for path in made.rglob("*") if path.is_file())
-        for path in paths:  # safetensors files come readable by their owner alone
+        for path in paths:  # safetensors files are readable only by their owner
             path.chmod((made / "config.json").stat().st_mode)
         return {
             path.relative_to(made).as_posix(): {"size": path.stat().st_size, "sha256": hashes.file_hash(path)} for path in paths
@@ -178,16 +178,20 @@ def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, d
 
 @contextmanager
 def _step(name: str, file: Path, header: gguf_files.Header) -> Iterator[None]:
-    """Log a step and its time; what transformers raises in it is a sentence."""
+    """Log a step and its duration, and turn an exception of transformers into a one-line error.
+
+    Raises:
+        InputError: transformers cannot convert the file.
+    """
     logger.info("step %s", name)
     start = time.monotonic()
     try:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # transformers, gguf and tokenizers raise what they like
+    except Exception as error:  # transformers, gguf and tokenizers raise many types of exceptions
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # a fault of the disk; transformers' own OSErrors have no number
+            raise  # a disk error; an OSError raised by transformers has no errno
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"GGUF file {file}: transformers {metadata.version('transformers')} cannot convert it (architecture "
@@ -197,7 +201,7 @@ def _step(name: str, file: Path, header: gguf_files.Header) -> Iterator[None]:
 
 
 def _config(read: Path, lean: Path, file: Path, header: gguf_files.Header) -> PreTrainedConfig:
-    """The model's configuration, from the copy without the vocabulary; where transformers needs that, from the whole file."""
+    """Return the model's configuration, read from the copy without the vocabulary if possible, else from the original file."""
     import transformers
 
     def of(folder: Path) -> PreTrainedConfig:
@@ -207,10 +211,10 @@ def _config(read: Path, lean: Path, file: Path, header: gguf_files.Header) -> Pr
 
     try:
         config = of(lean)
-    except Exception:  # some architectures' readers look for the vocabulary; any other fault is met again
+    except Exception:  # some architectures need the vocabulary; any other error is raised again below
         config = of(read)
     else:
-        # As transformers does: the size that the file states, if it reads that of this architecture, or the vocabulary's.
+        # As in transformers: use the stated size if transformers reads it for this architecture, else the vocabulary's length.
         if config.vocab_size != header.vocab_size:
             config.vocab_size = header.entries
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
@@ -242,7 +246,7 @@ def _write_weights(read: Path, file: Path, config: PreTrainedConfig, made: Path)
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"GGUF file {file} lacks {len(missing)} weights of its architecture, {missing[0]} among them")
-    # The weights are plain numbers now; as a quantised model they could not be saved.
+    # The weights are dequantised. save_pretrained would fail if the model were still marked as quantised.
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
@@ -250,12 +254,15 @@ def _write_weights(read: Path, file: Path, config: PreTrainedConfig, made: Path)
 
 
 def _move(folder: Path, record: Converted) -> None:
-    """Move what was made to its places; config.json, without which no folder is a checkpoint, goes first and comes last."""
+    """Move the converted files to the folder.
+
+    A folder without config.json is not a checkpoint, so the old config.json is deleted first and the new one is moved last.
+    """
     made = folder / PARTIAL / "made"
     (folder / "config.json").unlink(missing_ok=True)
     for name in _former(folder) - {"config.json"}:
         (folder / name).unlink(missing_ok=True)
-    # The record comes first: it names what a conversion that is killed leaves here.
+    # The record is moved first, so that it lists the files that an interrupted conversion leaves in the folder.
     (made / KEPT).write_text(record.text(), encoding="utf-8")
     for name in (KEPT, *sorted(record.files.keys() - {"config.json"}), "config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +271,7 @@ def _move(folder: Path, record: Converted) -> None:
 
 
 def _former(folder: Path) -> set[str]:
-    """The files that an earlier conversion made here."""
+    """Return the names of the files that an earlier conversion wrote to the folder."""
     try:
         names = json.loads((folder / KEPT).read_text(encoding="utf-8"))["files"].keys()
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -273,7 +280,13 @@ def _former(folder: Path) -> set[str]:
 
 
 def _require_own(folder: Path) -> None:
-    """Refuse a folder with another model's files: they would be mixed with those made, or be overwritten."""
+    """Require that the folder contains no files of another model.
+
+    Such files would be mixed with the converted files or be overwritten.
+
+    Raises:
+        InputError: The folder contains a model file that no conversion wrote.
+    """
     found = {path.name for name in (*DESCRIPTIONS, "*.safetensors", "*.bin") for path in folder.glob(name)}
     strange = sorted(found - _former(folder))
     if strange:
@@ -291,7 +304,11 @@ def _require_space(folder: Path, header: gguf_files.Header, size: int) -> None:
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """A fault of the disk is a sentence."""
+    """Turn a disk error into a one-line error.
+
+    Raises:
+        InputError: The folder cannot be written, or the disk is full.
+    """
     try:
         yield
     except OSError as error:

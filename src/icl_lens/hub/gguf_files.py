@@ -1,7 +1,7 @@
-"""GGUF files: what their header says, and whether they are intact, read without loading a library for them.
+"""A reader for the headers of GGUF files that checks whether the files are intact and needs no GGUF library.
 
-The format is that of ggml (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, two counts, key-value
-pairs, the list of tensors (name, dimensions, type, offset), padding, and the tensors' data. Nothing of the data is read here.
+The format is defined by ggml (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, two counts, key-value
+pairs, list of tensors (name, dimensions, type, offset), padding, and tensor data. The reader does not read the tensor data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from icl_lens.errors import InputError
 
 VERSIONS = (2, 3)
 
-# ggml's types: number -> name, weights per block, bytes per block.
+# Tensor types of ggml: number -> name, weights per block, bytes per block.
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -55,7 +55,7 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17),
 }
 
-# What `general.file_type` says of the whole file: llama.cpp's `llama_ftype`, without its prefix MOSTLY_ or ALL_.
+# Values of `general.file_type`, the type of the whole file: llama.cpp's `llama_ftype` without the prefix MOSTLY_ or ALL_.
 FILE_TYPES: dict[int, str] = {
     0: "F32",
     1: "F16",
@@ -92,31 +92,31 @@ FILE_TYPES: dict[int, str] = {
     38: "MXFP4_MOE",
 }
 
-# Number formats that are not quantised.
+# Unquantised types.
 FLOATS = ("F32", "F16", "BF16")
 
-# Key-value types of one size: number -> struct's letter. 8 is a string, 9 an array.
+# Fixed-size value types: number -> format character of `struct`.
 _VALUES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of itself.
+    """The header of a GGUF file.
 
     Attributes:
-        architecture: As ggml names it, such as ``gemma3``.
-        quantisation: Of the whole file, such as ``Q4_K_M``: its own ``general.file_type``; where that is missing or unknown,
-            the types of its matrices, the most frequent first, joined by "and".
-        parameters: How many weights it holds.
-        layers: How many layers it says it has; None if it does not say.
-        entries: Of its tokenizer.
-        vocab_size: How many rows of embeddings it says it has; None if it does not say.
-        vocabulary: Where the header's lists of the tokenizer lie: (first byte, byte behind the last) of each key-value pair.
-        pairs: How many key-value pairs there are.
-        infos: Where the list of tensors begins and ends.
-        data: Where the tensors' data begin.
-        alignment: What that is a multiple of.
+        architecture: Name of the architecture in ggml, such as ``gemma3``.
+        quantisation: Quantisation of the whole file, such as ``Q4_K_M``, from ``general.file_type``. If that key is missing or
+            has an unknown value, the types of the matrices, the most frequent first, joined by "and".
+        parameters: Number of weights.
+        layers: Number of layers that the header states; None if it does not state one.
+        entries: Number of entries in the tokenizer's vocabulary.
+        vocab_size: Number of embedding rows that the header states; None if it does not state one.
+        vocabulary: Byte range (start, end) of each key-value pair that contains a list of the tokenizer; the end is exclusive.
+        pairs: Number of key-value pairs.
+        infos: Byte range (start, end) of the list of tensors.
+        data: Byte offset of the tensor data.
+        alignment: Alignment of the tensor data in bytes; ``data`` is a multiple of it.
     """
 
     architecture: str
@@ -133,14 +133,14 @@ class Header:
 
 
 def check(path: Path | str) -> Header:
-    """The header of a GGUF file that holds a whole model with its tokenizer.
+    """Return the header of a GGUF file, and check that the file contains a complete model with its tokenizer.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
-        InputError: There is no such file; it is not GGUF, cut short or damaged, one of several parts, or of a type unknown
-            here; or it has no architecture, no weights or no tokenizer.
+        InputError: The file does not exist; it is not a GGUF file, or it is truncated or corrupted; it is one of several parts;
+            it has an unsupported version or tensor type; or it has no architecture, no weights or no tokenizer.
     """
     path = Path(path)
     if path.is_dir():
@@ -162,12 +162,14 @@ def check(path: Path | str) -> Header:
 
 
 def write_without_vocabulary(path: Path | str, header: Header, out: Path | str) -> None:
-    """Copy a GGUF file without its tokenizer's lists: readers that make an object of each entry take memory for nothing.
+    """Copy a GGUF file without the lists of its tokenizer.
+
+    Some readers create an object for each entry of these lists. Without the lists, they need less memory.
 
     Args:
-        path: The file.
-        header: What :func:`check` said of it.
-        out: The file to write.
+        path: Path of the file.
+        header: Result of :func:`check` for this file.
+        out: Path of the copy.
     """
     with Path(path).open("rb") as source, Path(out).open("wb") as target:
         magic_version_tensors = source.read(16)
@@ -183,7 +185,7 @@ def write_without_vocabulary(path: Path | str, header: Header, out: Path | str) 
 
 
 class _Reader:
-    """Reads one header in order; reading past the end raises struct.error."""
+    """Reads one header sequentially; raises struct.error when it reads past the end of the file."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self.path, self.content, self.place = path, content, 4
@@ -243,7 +245,11 @@ class _Reader:
         )
 
     def require_whole(self, facts: dict[str, Any], tensors: int) -> None:
-        """Refuse what is not a whole model."""
+        """Require a complete model.
+
+        Raises:
+            InputError: The file is one of several parts, or it has no architecture, no weights or no tokenizer.
+        """
         parts = facts.get("split.count", 0)
         if isinstance(parts, int) and parts > 1:
             raise InputError(
@@ -267,7 +273,7 @@ class _Reader:
         return " and ".join(name for name, count in kinds.most_common() if count) or "F32"
 
     def value(self, kind: int) -> Any:
-        """A value; of an array only how many entries it has."""
+        """Read a value; for an array, skip the entries and return their number."""
         if kind in _VALUES:
             return self.number(_VALUES[kind])
         if kind == _STRING:

@@ -1,1 +1,1 @@
-"""Language models: loading, batches, logits, shared prefixes, generation."""
+"""Language models: loading, batches, logits, shared prefixes and generation."""

@@ -1,4 +1,4 @@
-"""What a model answers to prompts: the label word with the highest logit at the last position."""
+"""Predictions of a model: the label word with the highest logit at the last position."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def predict(
     progress: Callable[[int], object] = lambda done: None,
     top_tokens: int = 0,
 ) -> pd.DataFrame:
-    """Predictions for every prompt. A beginning that several prompts share is read once.
+    """Predict the class of each prompt. The model reads a shared prefix of several prompts once.
 
     Args:
         model: Any supported model.
-        prompts: They fit the model's context.
+        prompts: Prompts that fit the context length of the model.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
-        top_tokens: How many of the likeliest tokens of the whole vocabulary are returned.
+        progress: Called after each batch with the number of prompts in the batch.
+        top_tokens: Number of most likely tokens of the whole vocabulary to return.
 
     Returns:
-        One row per prompt, in their order: prompt_id, gold and prediction (class indices), class_log_probs (C floats:
-        log-softmax over the label words) and, where ``top_tokens`` is not 0, top_tokens (token ids, likeliest first).
+        One row per prompt, in the order of the prompts, with the columns prompt_id, gold and prediction (class indices), and
+        class_log_probs (C floats, log-softmax over the label words). If ``top_tokens`` is not 0, the table also has the column
+        top_tokens (token ids, most likely first).
     """
     names = ("prediction", "class_log_probs", *(("top_tokens",) if top_tokens else ()))
     found: dict[str, list] = {name: [None] * len(prompts) for name in names}
@@ -59,13 +60,16 @@ def class_log_probs(
     batch_tokens: int,
     logits: Callable[[LanguageModel, Batch], torch.Tensor] = class_logits,
 ) -> list[np.ndarray]:
-    """Log-probabilities over the label words alone, shape (C,) each; a beginning that several prompts share is read once.
+    """Compute the log-probabilities over the label words only. The model reads a shared prefix of several prompts once.
 
     Args:
         model: Any supported model.
-        prompts: They fit the model's context.
+        prompts: Prompts that fit the context length of the model.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        logits: Computes the logits of a batch's label words, shape (B, C).
+        logits: Function that computes the logits of the label words of a batch, shape (B, C).
+
+    Returns:
+        The log-probabilities of each prompt, shape (C,), in the order of the prompts.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(prompts)
     for batch in shared_batches(model, prompts, batch_tokens):

@@ -1,7 +1,7 @@
-"""Run prompts in batches, so that neither padding nor batch size changes an answer.
+"""Batches of prompts, such that neither padding nor batch size changes a prediction.
 
-Prompts are sorted by length, cut into batches by a budget of tokens and padded on the right, with explicit positions and mask;
-answers are returned in the order of the prompts. Prompts that share their beginning can be cut into batches of their tails
+Prompts are sorted by length, divided into batches by a token budget, and padded on the right, with explicit positions and mask.
+Results are returned in the order of the prompts. If prompts share a prefix, the batches can contain only their tails
 (:mod:`icl_lens.models.prefixes`).
 """
 
@@ -25,21 +25,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts padded on the right to one length, on the model's device; or their tails after a prefix that they share.
+    """Prompts padded on the right to one length, or their tails after a shared prefix, on the device of the model.
 
-    Positions count from the beginning of the whole prompt, with a prefix too. The forward pass has a query for each of the Q
-    positions P, P + 1, ... and a key for each of the K = P + Q positions 0, 1, ...; without a prefix P is 0.
+    Positions are counted from the beginning of the whole prompt, even with a prefix. The forward pass has a query for each of
+    the Q positions P, P + 1, ... and a key for each of the K = P + Q positions 0, 1, .... Without a prefix P is 0.
 
     Attributes:
-        index: The index of each of the B rows in the list of prompts.
-        ids: Token ids of what is read here, shape (B, Q).
+        index: Index of each of the B rows in the list of prompts.
+        ids: Input token ids, without the prefix, shape (B, Q).
         mask: 1 for a token, 0 for padding, shape (B, K).
         positions: P, P + 1, ... along each row, shape (B, Q).
-        last: Position of each row's last token, shape (B,).
+        last: Position of the last token of each row, shape (B,).
         label_ids: Token id of each class, shape (B, C).
         gold: Class index of each query, shape (B,).
-        prefix: The beginning that all rows share, already read.
-        left: Whether rows are padded on the left instead (:func:`last_tokens`).
+        prefix: The shared prefix of all rows, already read.
+        left: Whether rows are padded on the left instead (see :func:`last_tokens`).
     """
 
     index: list[int]
@@ -54,22 +54,22 @@ class Batch:
 
     @property
     def start(self) -> int:
-        """P: the position of the first query, which is the prefix's length."""
+        """Position P of the first query, which is the length of the prefix."""
         return self.prefix.length if self.prefix else 0
 
     def inputs(self) -> dict[str, Any]:
-        """The arguments of a forward pass."""
+        """Return the arguments of a forward pass."""
         past = {"past_key_values": self.prefix.cache(len(self.index))} if self.prefix else {}
-        # A causal model does not attend to the right, so padding there needs no mask.
+        # A causal model does not attend to later positions, so padding on the right needs no mask.
         mask = {"attention_mask": self.mask} if self.left else {}
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": bool(past), **mask, **past}
 
 
 def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[TokenizedPrompt]:
-    """The prompts that fit the model's context; a warning says how many do not.
+    """Return the prompts that fit the context length of the model, and log a warning with the number of the others.
 
     Raises:
-        InputError: None fits.
+        InputError: No prompt fits.
     """
     fits = [p for p in prompts if model.context is None or len(p.ids) <= model.context]
     left_out = len(prompts) - len(fits)
@@ -91,9 +91,9 @@ def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[To
 
 
 def sharing(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[prefixes.Group]:
-    """The prompts in groups that share their beginning, see :func:`icl_lens.models.prefixes.groups`.
+    """Group the prompts by shared prefixes, see :func:`icl_lens.models.prefixes.groups`.
 
-    If the model cannot share a prefix, all prompts are in one group with an empty beginning.
+    If the model cannot share a prefix, all prompts are in one group with an empty prefix.
     """
     if model.shares_prefixes:
         return prefixes.groups(prompts)
@@ -109,29 +109,30 @@ def batches(
     kept: memory.Kept = "layer",
     positions: int = 1,
 ) -> Iterator[Batch]:
-    """Batches of at most ``budget`` tokens, including padding (a longer prompt is a batch of its own).
+    """Yield batches of at most ``budget`` tokens, including padding. A prompt with more tokens is a batch of its own.
 
-    On a CPU they are smaller where such a batch would use more memory than :data:`icl_lens.network.memory.LIMIT`. Prompts of
-    similar length are batched together; :attr:`Batch.index` gives the index of each.
+    On a CPU the batches are smaller if they would otherwise use more memory than :data:`icl_lens.network.memory.LIMIT`. Prompts
+    of similar length are in the same batch. :attr:`Batch.index` gives the index of each prompt.
 
     Args:
-        model: The batches are on its device.
+        model: The model, which determines the device of the batches.
         prompts: Any prompts.
-        budget: Tokens per batch. A token of the prefix counts :data:`icl_lens.network.memory.TOKEN_SHARE` in each row.
+        budget: Tokens per batch. A token of the prefix counts as :data:`icl_lens.network.memory.TOKEN_SHARE` tokens in each
+            row.
         index: Indices of the prompts to batch; all by default.
-        prefix: What these prompts begin with; the batches contain only what follows it.
-        kept: What the caller keeps until a batch is done: ``layer`` (nothing of earlier layers), ``states`` (hidden states, or
-            keys and values, of all layers), ``graph`` (what a backward pass needs).
-        positions: Positions of each prompt whose logits over the whole vocabulary the caller makes.
+        prefix: Shared prefix of these prompts. The batches contain only the tokens after it.
+        kept: Activations that the caller keeps until a batch is done: ``layer`` (none of earlier layers), ``states`` (hidden
+            states, or keys and values, of all layers), ``graph`` (those that a backward pass needs).
+        positions: Number of positions per prompt for which the caller computes logits over the whole vocabulary.
     """
-    model.ends_in_last_rows  # noqa: B018 - tested here, on two short rows, before a caller opens contexts for a batch
+    model.ends_in_last_rows  # noqa: B018 - run this check on two short rows before a caller opens contexts for a batch
     start = prefix.length if prefix else 0
     taken = range(len(prompts)) if index is None else index
-    order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first, to run out of memory early
+    order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first, so that an out-of-memory error occurs early
     while order:
         longest = len(prompts[order[0]].ids) - start
         size = model.sizes.rows(budget, longest, start, kept, positions)
-        # Label words may differ between prompts, but a batch has one number of classes.
+        # Label words may differ between the prompts of a batch, but not the number of classes.
         classes = len(prompts[order[0]].label_ids)
         rows = []
         for i in order[:size]:
@@ -143,16 +144,16 @@ def batches(
 
 
 def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
-    """Batches of all prompts; a shared beginning is read once. For a model without interventions."""
+    """Yield batches of all prompts, for a model without interventions. The model reads each shared prefix once."""
     for group in sharing(model, prompts):
         yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
 
 
 def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginnings: Sequence[prefixes.Prefix]) -> Batch:
-    """The last token of each prompt, after a beginning of its own: all earlier tokens, already read.
+    """Return a batch with the last token of each prompt. The prefix of each row contains all earlier tokens, already read.
 
-    The rows are padded on the left: index K - 1 is the last of each row, and position t of a prompt of T tokens has index t + K
-    - T. All prompts have the same number of classes.
+    The rows are padded on the left. Index K - 1 is the last index of each row, and position t of a prompt of T tokens has index
+    t + K - T. All prompts must have the same number of classes.
     """
     lengths = torch.tensor([len(p.ids) for p in prompts], device=model.device)  # (B,)
     width = max(len(p.ids) for p in prompts)
@@ -178,7 +179,7 @@ def _pad(
     prefix: prefixes.Prefix | None,
 ) -> Batch:
     start = prefix.length if prefix else 0
-    ids = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, Q); padding is masked, so any id will do
+    ids = torch.zeros(len(prompts), longest, dtype=torch.int64)  # (B, Q); padding is masked, so its id has no effect
     mask = torch.zeros(len(prompts), start + longest, dtype=torch.int64)  # (B, K)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt.ids) - start] = torch.from_numpy(prompt.ids[start:])

@@ -1,8 +1,8 @@
-"""Greedy continuations of prompts, and the log-likelihood of given answers.
+"""Greedy continuations of prompts, and the log-likelihood of candidate answers.
 
-A prompt is read once, with a cache of its keys and values. Greedy decoding adds one token per step to the cache; candidates are
-read one after another, and the cache is cropped after each. Prompts are padded on the right, so the tokens of an answer follow
-the padding, which the mask hides and positions do not count.
+The model reads a prompt once and keeps its keys and values in a KV cache. Greedy decoding adds one token per step to the cache.
+Candidates are read one after another, and the cache is cropped after each candidate. Prompts are padded on the right, so the
+tokens of an answer follow the padding. The mask hides the padding, and positions do not count it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from icl_lens.prompts.positions import TokenizedPrompt
 def candidate_ids(
     prompts: Sequence[TokenizedPrompt], candidates: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[np.ndarray]]:
-    """Token ids of each prompt's candidates as they are read after it.
+    """Return the token ids of the candidates of each prompt, as the model reads them after the prompt.
 
     Raises:
         InputError: A candidate changes the tokens of the prompt, or adds no token.
@@ -34,7 +34,7 @@ def candidate_ids(
     longer = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     found = []
     for prompt, each in zip(prompts, candidates, strict=True):
-        # A prepended beginning-of-sequence token is not part of the text.
+        # A prepended BOS token is not part of the text.
         begun = prompt.ids[0] == tokenizer.bos_token_id and not prompt.text.startswith(tokenizer.bos_token)
         own = prompt.ids[int(begun) :]
         read = []
@@ -50,13 +50,13 @@ def candidate_ids(
 
 
 class Answering:
-    """Continues a batch of prompts that was read with a cache.
+    """Continuations of a batch of prompts that was read with a KV cache.
 
     Args:
         model: The model.
-        batch: The prompts, read whole.
-        cache: Their keys and values; it grows only while a method runs.
-        logits: At each prompt's last token, shape (B, V).
+        batch: The prompts, read without a shared prefix.
+        cache: The keys and values of the prompts. Each method restores its length.
+        logits: Logits at the last token of each prompt, shape (B, V).
     """
 
     def __init__(self, model: LanguageModel, batch: Batch, cache: DynamicCache, logits: Tensor) -> None:
@@ -64,10 +64,10 @@ class Answering:
         self.mask, self.next = batch.mask, batch.last + 1  # (B, K), (B,)
 
     def log_likelihood(self, candidates: Sequence[np.ndarray]) -> Tensor:
-        """The log-probability of one candidate per prompt, summed over its tokens, shape (B,).
+        """Return the log-probability of one candidate per prompt, summed over its tokens, shape (B,).
 
         Args:
-            candidates: Token ids of each prompt's candidate, at least one.
+            candidates: Token ids of the candidate of each prompt, at least one token each.
         """
         longest = max(map(len, candidates))
         ids = torch.zeros(len(candidates), longest, dtype=torch.int64)  # (B, N)
@@ -86,7 +86,7 @@ class Answering:
         return (each * there).sum(1)
 
     def greedy(self, tokens: int) -> Tensor:
-        """Greedy decoding: the likeliest next token, then the likeliest after it, and so on, shape (B, tokens)."""
+        """Return the token ids of a greedy continuation, the most likely token at each step, shape (B, tokens)."""
         chosen = [self.first.argmax(-1)]  # (B,) each
         mask = self.mask
         for step in range(tokens - 1):
@@ -96,7 +96,7 @@ class Answering:
         return torch.stack(chosen, 1)
 
     def _read(self, ids: Tensor, mask: Tensor, start: Tensor) -> Tensor:
-        """Logits after some further tokens, shape (B, N, V); the cache keeps their keys and values."""
+        """Read further tokens, add their keys and values to the cache, and return their logits, shape (B, N, V)."""
         positions = start[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, N)
         found = self.model.network(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
@@ -109,14 +109,14 @@ class Answering:
 
 
 def written(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text of an answer, up to an end-of-sequence token."""
+    """Return the text of an answer up to the first EOS token."""
     ends = np.flatnonzero(ids == tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else []
     return tokenizer.decode(ids[: ends[0]] if len(ends) else ids, skip_special_tokens=True)
 
 
 @torch.inference_mode()
 def greedy_answers(model: LanguageModel, prompts: Sequence[TokenizedPrompt], tokens: int, batch_tokens: int) -> list[str]:
-    """The text that a model writes after each prompt, greedily, see :meth:`Answering.greedy`."""
+    """Return the text of the greedy continuation of each prompt, see :meth:`Answering.greedy`."""
     found = [""] * len(prompts)
     for batch in batches(model, prompts, batch_tokens, kept="states"):
         cache = DynamicCache()

@@ -1,4 +1,4 @@
-"""A language model: a loaded decoder-only checkpoint, what identifies it, and what its family can do."""
+"""Language model: a loaded decoder-only checkpoint with identifying facts and the capabilities of its family."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class LanguageModel:
     """A loaded checkpoint.
 
     Attributes:
-        name: Its name in artifacts.
-        network: The model, in evaluation mode, parameters frozen.
-        tokenizer: Its fast tokenizer.
-        dtype: Name of the number format of its weights.
-        facts: What identifies it, for provenance: family, layers, heads, parameters, hash of its files; for a fetched model its
-            name on the Hub and its commit; for one converted from a GGUF file that file's name, SHA-256 and quantisation.
+        name: Name of the model in artifacts.
+        network: The model in evaluation mode, with frozen parameters.
+        tokenizer: The fast tokenizer of the model.
+        dtype: Name of the number format of the weights.
+        facts: Facts that identify the model, for provenance: family, layers, heads, parameters and the hash of its files. A
+            model from the Hub also has its Hub name and commit. A model converted from a GGUF file also has the name, SHA-256
+            and quantisation of this file.
     """
 
     name: str
@@ -38,7 +39,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.network.device
 
     @property
@@ -48,27 +49,27 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """Most tokens that a prompt may have; None if the architecture has no limit.
+        """Context length: the maximum number of tokens in a prompt; None if the architecture has no limit.
 
-        Rotary positions that change with the length (longrope, dynamic) count up to the length where they start to change:
-        beyond it, a prompt's answer would depend on the other prompts in its batch, or on earlier ones.
+        Some rotary embeddings change with the length (longrope, dynamic). For these, the limit is the length where they start
+        to change. Beyond it, a prediction would depend on other prompts in the batch, or on earlier prompts.
         """
         shape = self.network.config.get_text_config()
         bounds = [getattr(shape, "max_position_embeddings", None)]
         rotary = getattr(shape, "rope_parameters", None) or {}
-        for parameters in [rotary, *(part for part in rotary.values() if isinstance(part, dict))]:  # one per kind of layer
+        for parameters in [rotary, *(part for part in rotary.values() if isinstance(part, dict))]:  # one per layer type
             if parameters.get("rope_type") in ("longrope", "dynamic"):
                 bounds.append(parameters.get("original_max_position_embeddings"))
         return min((bound for bound in bounds if bound), default=None)
 
     @cached_property
     def sizes(self) -> memory.Sizes:
-        """The sizes that limit a batch."""
+        """Sizes of the model that limit a batch."""
         return memory.sizes(self.network)
 
     @cached_property
     def shares_prefixes(self) -> bool:
-        """Whether prompts can share the keys and values of a common beginning; tested on first use."""
+        """Whether prompts can share the keys and values of a common prefix. The check runs on first use."""
         shareable = prefixes.is_shareable(self.network)
         if not shareable:
             logger.info("model %s cannot share a prefix: each prompt is read whole", self.name)
@@ -76,7 +77,7 @@ class LanguageModel:
 
     @cached_property
     def ends_in_rows(self) -> bool:
-        """Whether its last layer can compute one row per prompt, see :func:`icl_lens.attention.flow.ends_in_rows`."""
+        """Whether the last layer can compute one row per prompt, see :func:`icl_lens.attention.flow.ends_in_rows`."""
         can = flow.ends_in_rows(self.network)
         if not can:
             logger.info("the last layer of %s needs all positions: all are computed", self.name)
@@ -84,7 +85,10 @@ class LanguageModel:
 
     @cached_property
     def resumes(self) -> bool:
-        """Whether a forward pass can begin at a layer (:mod:`icl_lens.network.layer_states`); tested on first use."""
+        """Whether a forward pass can start at a later layer (:mod:`icl_lens.network.layer_states`).
+
+        The check runs on first use.
+        """
         can = layer_states.can_resume(self.network)
         if not can:
             logger.info("a forward pass of %s cannot begin at a later layer: all layers are computed", self.name)
@@ -92,12 +96,12 @@ class LanguageModel:
 
     @cached_property
     def ends_in_vocabulary(self) -> bool:
-        """Whether its vocabulary matrix returns its logits (:func:`icl_lens.network.vocabulary.is_last`)."""
+        """Whether the vocabulary matrix returns the logits (:func:`icl_lens.network.vocabulary.is_last`)."""
         return vocabulary.is_last(self.network)
 
     @cached_property
     def ends_in_last_rows(self) -> last_layer.LastRows | None:
-        """How its last layer can compute only the rows of next-token logits; None if it cannot.
+        """How the last layer can compute only the rows that the next-token logits need; None if it cannot.
 
         See :func:`icl_lens.attention.last_layer.ends_in_last_rows`.
         """

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """A checkpoint, loaded and checked: configuration, network, tokenizer, and the hash of its files."""
+    """A loaded and checked checkpoint: configuration, model, tokenizer, and the hash of its files."""
 
     config: PreTrainedConfig
     network: PreTrainedModel
@@ -44,7 +44,7 @@ class _Checkpoint:
     hash: str
 
 
-# By resolved folder and number format: see :func:`preload`.
+# The keys are the resolved folder and the number format, see :func:`preload`.
 _PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
 _TAKEN: set[tuple[Path, str]] = set()
 
@@ -53,9 +53,10 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
     """Load a decoder-only checkpoint and its tokenizer from a folder.
 
     Args:
-        folder: Holds config.json, *.safetensors (or, where there is none, pytorch_model*.bin) and a fast tokenizer's files.
-        name: The model's name in artifacts; by default the folder's name, for a fetched model its name on the Hub, for a
-            converted one the name of the GGUF file.
+        folder: Folder with config.json, *.safetensors (or pytorch_model*.bin if there are none) and the files of a fast
+            tokenizer.
+        name: Name of the model in artifacts. The default is the name on the Hub for a fetched model, the name of the GGUF file
+            for a converted model, and otherwise the name of the folder.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
 
@@ -76,7 +77,7 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
         "name": name or _own_name(folder, origin, source),
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
-        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has none
+        "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has no heads
         "parameters": sum(p.numel() for p in network.parameters()),
         "files": checkpoint.hash,
         **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
@@ -86,16 +87,16 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
 
 
 def preload(folder: Path | str, dtype: str = "float32") -> None:
-    """Load a checkpoint on the CPU for forks of this process: the first :func:`load` of it in each fork reuses it.
+    """Load a checkpoint on the CPU for forks of this process. The first :func:`load` of the checkpoint in each fork reuses it.
 
-    Results of checks of the network are kept with it. This process must have used one thread only (torch.set_num_threads(1)).
+    The results of checks of the model are cached. This process must have used only one thread (torch.set_num_threads(1)).
 
     Args:
         folder: See :func:`load`.
         dtype: See :func:`load`.
 
     Raises:
-        InputError: See :func:`load`; or a file changed while it was read.
+        InputError: See :func:`load`. It is also raised if a file changes while it is read.
     """
     folder = Path(folder)
     files = checkpoint_files(folder)
@@ -112,7 +113,7 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
         layer_states.can_resume,
         vocabulary.is_last,
     ):
-        # An error is not kept: a study that needs the check runs it again.
+        # Errors are not cached: a study that needs the check runs it again.
         with contextlib.suppress(Exception), torch.no_grad():
             check(checkpoint.network)
     if hashes.seconds_until_settled(stamps) or hashes.file_stamps(files) != stamps:
@@ -121,14 +122,17 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
 
 
 def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | None:
-    """The checkpoint that :func:`preload` loaded, at most once; None if there is none or a file has changed since."""
+    """Return the checkpoint that :func:`preload` loaded, at most once.
+
+    Return None if there is no such checkpoint, or if a file has changed since.
+    """
     key = (folder.resolve(), dtype)
     if key not in _PRELOADED or key in _TAKEN:
         return None
     stamps, checkpoint, messages = _PRELOADED[key]
     if stamps != hashes.file_stamps(files):
         return None
-    _TAKEN.add(key)  # the entry stays: freeing a large model takes longer than ending the process
+    _TAKEN.add(key)  # keep the entry, because freeing a large model takes longer than ending the process
     for message in messages:
         logger.handle(message)
     return checkpoint
@@ -136,7 +140,7 @@ def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | Non
 
 @contextlib.contextmanager
 def _messages() -> Iterator[list[logging.LogRecord]]:
-    """While open, keep the log records of this module, for each process that reuses the checkpoint to log them."""
+    """Collect the log records of this module, so that each process that reuses the checkpoint can log them."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append
@@ -150,7 +154,7 @@ def _messages() -> Iterator[list[logging.LogRecord]]:
 
 
 def _read(folder: Path, files: list[Path], place: torch.device, dtype: str) -> _Checkpoint:
-    """Read and check what :func:`load` needs of a folder."""
+    """Read and check the parts of a checkpoint that :func:`load` needs."""
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
     network = _load_network(folder, config, getattr(torch, dtype)).to(place)
@@ -170,13 +174,13 @@ def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Co
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of that name; ``auto`` is cuda where it is available, otherwise cpu.
+    """Return the device with this name; ``auto`` selects cuda if it is available, otherwise cpu.
 
-    ``auto`` never selects mps: no study has been run on it, and PyTorch's attention on it has returned wrong results without an
-    error (pytorch/pytorch issues 174861, 176767 and 195910, pull request 184180).
+    ``auto`` never selects mps. No study has been run on mps, and PyTorch's attention on mps has returned wrong results without
+    an error (pytorch/pytorch issues 174861, 176767 and 195910, pull request 184180).
 
     Raises:
-        InputError: It is not available.
+        InputError: The device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
@@ -190,7 +194,7 @@ def pick_device(device: str) -> torch.device:
 def _load_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises many types
+    except Exception as error:  # transformers raises many types of exceptions
         raise InputError(f"model folder {folder}: config.json is not a model config ({_first_line(error)})") from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
@@ -216,12 +220,12 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
             trust_remote_code=False,
             use_safetensors=not pickled,
             weights_only=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            ignore_mismatched_sizes=True,  # they raise an error with their names below
             output_loading_info=True,
         )
-    except Exception as error:  # transformers, safetensors and model families raise many types
+    except Exception as error:  # transformers, safetensors and model classes raise many types of exceptions
         raise InputError(f"model folder {folder}: the weights cannot be loaded ({_first_line(error)})") from error
-    # transformers would fill missing weights and weights of another size with random numbers, and continue.
+    # transformers would initialise missing weights and weights of another size with random numbers and continue.
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"model folder {folder}: the checkpoint lacks {len(missing)} weights, for example {missing[0]}")
@@ -240,10 +244,10 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
 
 
 def _require_tensors(path: Path) -> None:
-    """Refuse a pickled file of weights that contains anything but tensors: unpickling it could run code.
+    """Reject a pickled file of weights that contains anything but tensors, because unpickling it could run code.
 
-    No code runs here: torch's restricted unpickler accepts only tensors, plain values and their containers. With the device
-    "meta" it reads no weights.
+    This check runs no code from the file: torch's restricted unpickler accepts only tensors, plain values and containers of
+    them. With the device "meta" it reads no weights.
     """
     try:
         content = torch.load(path, map_location="meta", weights_only=True)
@@ -251,7 +255,7 @@ def _require_tensors(path: Path) -> None:
         raise InputError(
             f"{path} is not loaded: it contains more than tensors (it could run code) or is corrupted; use safetensors weights"
         ) from error
-    except Exception as error:  # a truncated file raises many types
+    except Exception as error:  # a truncated file raises many types of exceptions
         raise InputError(f"model folder {path.parent}: the weights cannot be loaded ({_first_line(error)})") from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path} does not contain tensors by name; use safetensors weights")
@@ -260,7 +264,7 @@ def _require_tensors(path: Path) -> None:
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
+    except Exception as error:  # the tokenizers library raises plain Exception objects
         raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
     if not tokenizer.is_fast:
         raise InputError(f"model folder {folder}: its tokenizer gives no offsets; a fast tokenizer is needed (tokenizer.json)")
@@ -270,9 +274,9 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 @exact_products()
 @torch.inference_mode()
 def _require_causal(folder: Path, network: PreTrainedModel) -> None:
-    """Refuse a model in which a token changes predictions at earlier positions (an encoder with a language-model head).
+    """Reject a model in which a token changes predictions at earlier positions (an encoder with a language-model head).
 
-    A causal model computes the same numbers twice; the tolerance is for non-deterministic kernels.
+    A causal model gives the same numbers in both runs. The tolerance is for non-deterministic kernels.
     """
     ids = torch.arange(1, 7, device=network.device)[None]  # (1, 6)
     other = ids.clone()

@@ -1,4 +1,4 @@
-"""Next-token logits of a batch: of the whole vocabulary, or of the label words only."""
+"""Next-token logits of a batch, over the whole vocabulary or over the label words only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.network import vocabulary
 from icl_lens.network.precision import at_least_float32
 
-# At most so many logits are made in one product at positions where only some prompts end; beyond, each prompt has its own.
+# The last positions of the prompts in a batch may differ. Up to this number of logits, one product computes the logits of each
+# prompt at all of these positions. Above it, only the logits at the prompt's own last position are computed.
 _LOGITS = 2**25
 
 
 def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
-    """Next-token logits at each prompt's last position, in float32 at least, shape (B, V).
+    """Return the next-token logits at the last position of each prompt, in at least float32, shape (B, V).
 
-    The vocabulary matrix and, where the family allows it, the last layer's queries and feed-forward part are applied to these
-    rows only.
+    The vocabulary matrix is applied only to these positions. If the model family allows it, the last layer also computes its
+    queries and feed-forward part only at these positions.
     """
     rows = batch.last - batch.start  # (B,)
     if batch.ids.shape[1] == 1:
@@ -41,12 +42,12 @@ def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
 
 
 def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[torch.Tensor, Any]:
-    """What :func:`last_logits` returns, and the model's output (without usable logits).
+    """Return the result of :func:`last_logits` and the output of the model. Do not use the logits in this output.
 
     Args:
         model: The model.
         batch: The prompts.
-        arguments: Further arguments of the forward pass; they override those of the batch.
+        arguments: Further arguments of the forward pass, which override those of the batch.
     """
     kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
     wide = len(place) * len(kept) * vocabulary.size(model.network) > _LOGITS
@@ -58,7 +59,10 @@ def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[t
 
 
 def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
-    """The last position's logits of the label words, shape (B, C); only these rows of the vocabulary matrix are used."""
+    """Return the logits of the label words at the last position, shape (B, C).
+
+    Only the rows of the vocabulary matrix for these label words are used, if the matrix is a plain linear layer.
+    """
     tokens, column = torch.unique(batch.label_ids, return_inverse=True)  # (M,), (B, C)
     with vocabulary.only(model.network, tokens) as alone:
         return last_logits(model, batch).gather(1, column if alone else batch.label_ids)

@@ -1,4 +1,4 @@
-"""Facts about a model on a study's prompts that every result should be read with."""
+"""Facts about a model on the prompts of a study, which are necessary to interpret each result."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from icl_lens.prompts.positions import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
 
-# A model counts as untrained when its mean loss per token is within this many nats of a uniform guess (or worse). Random
-# weights come within about 0.1 of it; a trained model is several nats below.
+# A model counts as untrained if its mean loss per token is not more than this margin (in nats) below the loss of a uniform
+# distribution. Random weights give a loss within about 0.1 nats of the uniform loss. A trained model is several nats below it.
 UNTRAINED_MARGIN = 0.5
 
 OBSERVED = 2**26
-"""Most logits that :func:`observe` computes.
+"""Maximum number of logits that :func:`observe` computes.
 
-They are those of 256 tokens with a vocabulary of 262,144, or of eight usual prompts with one of 50,257. They use a quarter of
-:data:`icl_lens.network.memory.LIMIT`, and so do their log-probabilities.
+This number covers 256 tokens with a vocabulary of 262,144, or eight typical prompts with a vocabulary of 50,257. The logits use
+a quarter of :data:`icl_lens.network.memory.LIMIT`, and their log-probabilities another quarter.
 """
 
 
 @torch.inference_mode()
 def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = 8) -> dict[str, Any]:
-    """Facts about the model on these prompts that every result should be read with, measured on the first ``sample`` prompts.
+    """Measure facts about the model on these prompts that are necessary to interpret each result.
 
-    The loss is over the first tokens of these prompts, as many as :data:`OBSERVED` logits cover.
+    The loss is measured on the first tokens of the first ``sample`` prompts, as many as :data:`OBSERVED` logits cover.
 
     Returns:
-        ``next_token_loss`` and ``uniform_loss`` in nats per token, ``untrained`` (the first is not clearly below the second:
-        the model predicts these texts no better than a uniform distribution), and ``unknown_tokens``, the share of unknown
-        tokens in all prompts.
+        A dictionary with the keys ``next_token_loss`` and ``uniform_loss`` in nats per token, ``untrained``, and
+        ``unknown_tokens``, the fraction of unknown tokens in all prompts. ``untrained`` is True if the first loss is not
+        clearly below the second, that is, if the model predicts these texts no better than a uniform distribution.
     """
     losses = []
-    read, left = [], max(1, OBSERVED // model.sizes.vocabulary)  # tokens whose loss is still to be measured
+    read, left = [], max(1, OBSERVED // model.sizes.vocabulary)  # number of tokens left to measure
     for prompt in prompts[:sample]:
         if left > 0:
             read.append(replace(prompt, ids=prompt.ids[: left + 1]))
             left -= len(read[-1].ids) - 1
-    for batch in batches(model, read, budget=1):  # one by one: the logits of all positions are large
+    for batch in batches(model, read, budget=1):  # one prompt at a time, because the logits of all positions are large
         logits = model.network(**batch.inputs()).logits  # (1, T, V)
         losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
     loss = torch.cat(losses).mean().item()

@@ -1,15 +1,15 @@
-"""Shared prefixes: the common beginning of several prompts is read once.
+"""Shared prefixes: the model reads the common prefix of several prompts once.
 
-In a causal model the keys and values of a beginning do not depend on what follows. So the model reads the beginning once, and
-then only the prompts' tails, whose queries attend to the cached keys and values and to their own:
+In a causal model the keys and values of a prefix do not depend on later tokens. Therefore the model reads the prefix once, and
+then only the tails of the prompts. The queries of a tail attend to the cached keys and values and to those of the tail:
 
     for group in sharing(model, prompts):
         prefix = prefixes.read(model.network, group.ids)
         for batch in batches(model, prompts, budget, group.index, prefix):
             logits = last_logits(model, batch)
 
-An intervention that is open while a beginning is read (blocked edges, scaled weights) affects its keys and values: open the
-same intervention for the tails.
+An intervention that is open while a prefix is read (blocked edges, scaled weights) affects its keys and values. Open the same
+intervention for the tails.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from icl_lens.prompts.positions import TokenizedPrompt
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts that share their beginning.
+    """Prompts with a shared prefix.
 
     Attributes:
-        index: Their indices in the list of prompts, ascending.
-        ids: Token ids of the beginning, shape (P,); P is 0 for the group of all prompts without a shared beginning.
+        index: Indices of the prompts in the list of prompts, ascending.
+        ids: Token ids of the prefix, shape (P,). P is 0 for the group of all prompts without a shared prefix.
     """
 
     index: list[int]
@@ -43,18 +43,18 @@ class Group:
 
 
 def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
-    """Group the prompts by their beginnings.
+    """Group the prompts by shared prefixes.
 
-    Prompts share a beginning if their tokens, anchors and classes are equal up to the last demonstration's label word. A group
-    shares the longest common beginning of its prompts, at most all but the last token of the shortest.
+    Prompts are in the same group if their tokens, anchors and classes are equal up to the label word of the last demonstration.
+    The prefix of a group is the longest common prefix of its prompts, at most all but the last token of the shortest prompt.
 
     Args:
         prompts: Any prompts.
-        least: Fewest prompts of a group.
+        least: Minimum number of prompts in a group.
 
     Returns:
-        Each prompt in one group; groups in the order of their first prompts. The prompts without a shared beginning are in the
-        last group, whose beginning is empty.
+        The groups in the order of their first prompts, with each prompt in one group. The prompts without a shared prefix are
+        in the last group, which has an empty prefix.
     """
     candidates: dict[tuple[bytes, ...], list[int]] = {}
     unshared = []
@@ -77,13 +77,13 @@ def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The keys and values of a beginning.
+    """The keys and values of a prefix.
 
     Attributes:
-        keys: Keys in each layer, shape (1, H_kv, P, d); of several beginnings in a batch (B, H_kv, P, d).
-        values: Values in each layer, of the same shape.
+        keys: Keys in each layer, shape (1, H_kv, P, d), or (B, H_kv, P, d) for a batch of several prefixes.
+        values: Values in each layer, of the same shape as the keys.
         length: Number of tokens P.
-        before: The beginning that it continues, if any: its own keys and values are then only those of the tokens after it.
+        before: The prefix that this one extends, if any. ``keys`` and ``values`` then contain only the tokens after it.
     """
 
     keys: tuple[Tensor, ...]
@@ -92,11 +92,12 @@ class Prefix:
     before: Prefix | None = None
 
     def cache(self, rows: int, growing: bool = False) -> DynamicCache:
-        """The ``past_key_values`` of a forward pass over the tails of ``rows`` prompts; views, nothing is copied.
+        """Return the ``past_key_values`` of a forward pass over the tails of ``rows`` prompts.
 
-        (A beginning that continues another is concatenated with it here.) Unless ``growing``, a forward pass does not change
-        it, so a layer's concatenated keys and values are freed when the layer is done. It has no config: a layer with a sliding
-        window keeps all keys too, and its mask hides those outside.
+        The cache contains views, without copies. The exception is a prefix that extends another one: it is concatenated with
+        the other prefix here. Unless ``growing`` is true, a forward pass does not change the cache, so the concatenated keys
+        and values of a layer are freed when the layer is done. The cache has no config. Therefore a layer with a sliding window
+        also keeps all keys, and its mask hides the keys outside the window.
         """
         cache = DynamicCache()
         for keys, values in self._whole():
@@ -106,7 +107,7 @@ class Prefix:
         return cache
 
     def _whole(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of all P tokens, layer by layer, shape (1, H_kv, P, d) each."""
+        """Yield the keys and values of all P tokens, layer by layer, shape (1, H_kv, P, d) each."""
         if self.before is None:
             yield from zip(self.keys, self.values, strict=True)
             return
@@ -115,21 +116,22 @@ class Prefix:
 
 
 def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None) -> Prefix | None:
-    """Read a beginning in one forward pass, with the attention contexts that are open, without the vocabulary matrix.
+    """Read a prefix in one forward pass, with the open attention contexts and without the vocabulary matrix.
 
-    The pass ends as soon as the last layer has its keys and values. For layers that an open
-    :func:`icl_lens.network.layer_states.resume` skips they are zeros, which use no memory.
+    The forward pass stops as soon as the last layer has its keys and values. If an open
+    :func:`icl_lens.network.layer_states.resume` skips layers, the keys and values of these layers are zeros, which use no
+    memory.
 
-    A prefix read inside ``torch.inference_mode`` can be used in that mode only; gradients flow through it if they are enabled
-    and something in an open context requires them.
+    A prefix read inside ``torch.inference_mode`` can be used only in this mode. Gradients flow through a prefix if they are
+    enabled and a tensor in an open context requires them.
 
     Args:
-        network: A model for which :func:`is_shareable` holds.
-        ids: Token ids, shape (P,); with ``before`` those that follow it.
-        before: A beginning that was already read and that this one continues; it is stored once for all that continue it.
+        network: A model for which :func:`is_shareable` is true.
+        ids: Token ids, shape (P,). With ``before``, the token ids after it.
+        before: A prefix that was already read and that this one extends. It is stored once for all prefixes that extend it.
 
     Returns:
-        None for an empty beginning; ``before`` if nothing follows it.
+        The keys and values of the prefix. For empty ``ids``, ``before`` (None without ``before``).
     """
     return read_each(network, [ids], before)[0]
 
@@ -137,18 +139,18 @@ def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None
 def read_each(
     network: PreTrainedModel, continuations: Sequence[np.ndarray], before: Prefix | None = None, budget: int | None = None
 ) -> list[Prefix | None]:
-    """:func:`read` for a batch of beginnings, which may all continue the same one.
+    """Read several prefixes as in :func:`read`. They may all extend the same prefix.
 
     Args:
-        network: A model for which :func:`is_shareable` holds.
-        continuations: Token ids of each of the N beginnings.
-        before: The beginning that they all continue.
-        budget: Tokens per forward pass (:meth:`icl_lens.network.memory.Sizes.rows`); all at once by default.
+        network: A model for which :func:`is_shareable` is true.
+        continuations: Token ids of each of the N prefixes.
+        before: The prefix that they all extend.
+        budget: Tokens per forward pass (:meth:`icl_lens.network.memory.Sizes.rows`). By default, one forward pass reads all.
 
     Returns:
-        In the order given; ``before`` for one that adds nothing to it.
+        The prefixes in the given order. For empty token ids, ``before``.
     """
-    found: list[Prefix | None] = [before] * len(continuations)  # for those that are empty
+    found: list[Prefix | None] = [before] * len(continuations)  # the result for empty continuations
     start = before.length if before else 0
     order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
     sizes = None if budget is None else memory.sizes(network)
@@ -156,7 +158,7 @@ def read_each(
         longest = len(continuations[order[0]])
         size = len(order) if sizes is None else sizes.rows(budget, longest, start, "states")
         some, order = order[:size], order[size:]
-        # Padded on the right, where a causal model does not attend.
+        # Pad on the right, because a causal model does not attend to later positions.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
         tokens = torch.from_numpy(padded).to(network.device)
         cache = before.cache(len(some), growing=True) if before else _empty(network)
@@ -176,7 +178,7 @@ def read_each(
     return found
 
 
-class _Filled(Exception):  # noqa: N818 - not an error: it ends a forward pass once the last keys and values are stored
+class _Filled(Exception):  # noqa: N818 - not an error: it stops a forward pass once the last keys and values are stored
     pass
 
 
@@ -187,7 +189,7 @@ def _empty(network: PreTrainedModel) -> DynamicCache:
 
 
 def _end_with(layer: DynamicLayer) -> None:
-    """End a forward pass when it has filled this layer of its cache."""
+    """Make a forward pass stop when it has filled this layer of its cache."""
     update = layer.update
 
     def fill(*args: object, **kwargs: object) -> None:
@@ -207,22 +209,23 @@ def _memories(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def passing(network: PreTrainedModel) -> DynamicCache:
-    """A cache for a forward pass without a prefix that keeps nothing."""
+    """Return an empty cache that stores nothing, for a forward pass without a prefix."""
     cache = DynamicCache()
     cache.layers = [_Passing() for _ in range(network.config.get_text_config().num_hidden_layers)]
     return cache
 
 
 def _own(memory: Tensor, row: int, start: int, end: int) -> Tensor:
-    """One row from a position on, shape (1, H_kv, P, d); copied, so that the rest can be freed."""
+    """Return a range of positions of one row, shape (1, H_kv, P, d), copied so that the rest can be freed."""
     whole = len(memory) == 1 and not start and end == memory.shape[-2]
     return memory if whole else memory[row : row + 1, :, start:end].clone()
 
 
 def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
-    """Several beginnings as a batch of B rows, padded on the left to the longest, so that each ends where its tail begins.
+    """Combine several prefixes into a batch of B rows, padded on the left to the length of the longest prefix.
 
-    (A sliding window counts indices, not positions.) The padding is zeros; an attention mask must hide it.
+    With this padding, each prefix ends where its tail begins. This is necessary because a sliding window counts indices and not
+    positions. The padding consists of zeros, and an attention mask must hide it.
     """
     longest = max(prefix.length for prefix in beginnings)
     padded = [
@@ -237,9 +240,10 @@ def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
 @torch.no_grad()
 @model_cache.cached_check
 def is_shareable(network: PreTrainedModel) -> bool:
-    """Whether a model can share a prefix: on a short input, no logit of a tail changes.
+    """Return whether prompts of this model can share a prefix.
 
-    A family whose state is not keys and values (a state-space model) cannot.
+    The check runs a short input in both ways and compares the logits of the tails. A model with a state other than keys and
+    values (a state-space model) cannot share a prefix.
     """
     beginning, length = 16, 24
     ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
@@ -260,16 +264,16 @@ def is_shareable(network: PreTrainedModel) -> bool:
                 past_key_values=prefix.cache(2),
                 use_cache=True,
             ).logits  # (2, T - P, 2 T)
-    except Exception:  # whatever a family raises that does not support such a cache
+    except Exception:  # a model that does not support such a cache can raise any exception
         return False
     plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, 2 T)
-    # Half precision rounds the two differently; a wrong position or a missing key changes them far more.
+    # In half precision the two computations round differently. A wrong position or a missing key changes the logits far more.
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
     return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
 
 
 class _Growing(DynamicLayer):
-    """One layer's keys and values of a beginning; what is read after it is appended."""
+    """Keys and values of a prefix in one layer. Those of later tokens are appended."""
 
     def begin(self, keys: Tensor, values: Tensor) -> None:
         self.lazy_initialization(keys, values)
@@ -277,21 +281,21 @@ class _Growing(DynamicLayer):
 
 
 class _Beginning(_Growing):
-    """One layer's keys and values of a beginning; each tail's are concatenated with them, and they never change."""
+    """Keys and values of a prefix in one layer. They never change: those of each tail are concatenated in a copy."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
 
 
 class _Passing(DynamicLayer):
-    """One layer of a cache that keeps nothing."""
+    """One layer of a cache that stores nothing."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return key_states, value_states
 
 
 def _common_beginning(sequences: Iterable[np.ndarray]) -> np.ndarray:
-    """The longest common beginning that leaves at least one token of each sequence."""
+    """Return the longest common prefix that leaves at least one token of each sequence."""
     sequences = list(sequences)
     shortest = min(len(ids) for ids in sequences) - 1
     first = sequences[0][:shortest]

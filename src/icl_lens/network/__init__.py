@@ -1,1 +1,1 @@
-"""Utilities for a transformers network: layers, vocabulary matrix, activations, number formats and memory."""
+"""Utilities for transformers models: layers, vocabulary matrix, activations, number formats and memory."""

@@ -1,4 +1,4 @@
-"""Whether this machine seems to have an accelerator, without importing torch, which takes seconds."""
+"""Detection of an accelerator without importing torch, because the import takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
 
 
 def expected(device: str) -> bool:
-    """Whether a job with this ``device`` (of the config) may run on something other than the CPU."""
+    """Return whether a job with this ``device`` (from the config) may run on a device other than the CPU."""
     if device == "auto":
         return any(Path(name).exists() for name in _DEVICES)
     return device != "cpu"

@@ -1,13 +1,13 @@
-"""The inputs of layers: record them in one forward pass, and begin another pass at a layer with them.
+"""Inputs of layers: record them in one forward pass, and start another forward pass at a later layer.
 
-A run that changes only layers i, i + 1, ... has the same states before them as the plain run and need not recompute them:
+A run that changes only layers i, i + 1, ... has the same states before layer i as an unchanged run. It need not recompute them:
 
     with record(network, [i]) as states:        # layer -> State, of shape (B, T, D)
         network(**batch.inputs())
     with resume(network, states[i]):            # the layers before i are skipped
         logits = network(**batch.inputs()).logits
 
-Embeddings, masks and rotary embeddings are still computed; only the computation inside the layers is saved.
+Embeddings, masks and rotary embeddings are still computed. Only the computation inside the skipped layers is saved.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class State:
     """The input of a layer.
 
     Attributes:
-        layer: Counted from 0.
-        values: Shape (B, T, D).
-        wrapped: Whether the family's layers return a tuple whose first entry is the state.
+        layer: Index of the layer, counted from 0.
+        values: The hidden states, shape (B, T, D).
+        wrapped: Whether the layers of the model return a tuple with the state as its first entry.
     """
 
     layer: int
@@ -42,7 +42,7 @@ class State:
 
 @contextmanager
 def record(network: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[int, State]]:
-    """Record the inputs of some layers (from 1 on) in the forward pass inside: layer -> :class:`State`."""
+    """Record the inputs of some layers (index at least 1) in the forward pass inside this context: layer -> :class:`State`."""
     states: dict[int, State] = {}
 
     def keep(layer: int) -> Callable:
@@ -63,11 +63,11 @@ def record(network: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[i
 
 @contextmanager
 def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
-    """Begin the forward passes inside at a layer with a recorded input; the layers before it compute nothing.
+    """Start the forward passes inside this context at a layer with a recorded input. The earlier layers compute nothing.
 
     Args:
-        network: A model for which :func:`can_resume` holds.
-        state: Recorded for the same batch shape as the tokens that the passes inside are given.
+        network: A model for which :func:`can_resume` is true.
+        state: The recorded input, with the same batch shape as the tokens of the forward passes.
     """
 
     def skip(*_: object, **__: object) -> Tensor | tuple:
@@ -82,7 +82,7 @@ def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
     finally:
         for layer, forward in zip(skipped, own, strict=True):
             if forward is None:
-                del layer.forward  # the class's own method again
+                del layer.forward  # restores the method of the class
             else:
                 layer.forward = forward
 
@@ -91,7 +91,10 @@ def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
 @torch.no_grad()
 @model_cache.cached_check
 def can_resume(network: PreTrainedModel) -> bool:
-    """Whether a family's forward pass can begin at a layer: on a short input, no logit changes."""
+    """Return whether a forward pass of a model can start at a later layer.
+
+    The check runs a short input in both ways and compares the logits.
+    """
     layer = len(attention_modules(network)) - 1
     if layer < 1:
         return False
@@ -109,7 +112,7 @@ def can_resume(network: PreTrainedModel) -> bool:
         with record(network, [layer]) as states:
             plain = logits(ids)
         found = logits(other, states[layer])
-    except Exception:  # whatever a family raises whose layers return something else
+    except Exception:  # layers with other outputs can raise any exception
         return False
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
     return bool((plain - found).abs().max() <= tolerance * plain.abs().max())

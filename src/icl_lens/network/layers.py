@@ -1,4 +1,4 @@
-"""The layers of a network, and their attention modules."""
+"""Access to the layers of a model and their attention modules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from icl_lens.errors import InputError
 
 
 def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
-    """A model's self-attention modules, first layer first.
+    """Return the self-attention modules of a model, first layer first.
 
     Raises:
-        InputError: There is not one per layer, so this family is not supported.
+        InputError: The model does not have one such module per layer, so its family is not supported.
     """
     attentions = [m for m in network.modules() if type(m).__name__.endswith("Attention")]
     if not attentions:
         raise not_supported(network, "it has no attention layers")
-    # Other attentions that a model may have, of its image encoder say, have no layer index.
+    # Other attention modules of a model, for example in an image encoder, have no layer index.
     found = [m for m in attentions if hasattr(m, "layer_idx")]
     if not found:
         raise not_supported(network, "its attention modules have no layer index (layer_idx)")
@@ -28,12 +28,12 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
 
 
 def decoder_layers(network: PreTrainedModel) -> list[nn.Module]:
-    """The entries of a model's list of layers, first layer first; each holds one of :func:`attention_modules`."""
+    """Return the layers of a model, first layer first. Each layer contains one of :func:`attention_modules`."""
     return [layer_of(network, attention) for attention in attention_modules(network)]
 
 
 def layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
-    """The entry in a model's list of layers that holds an attention module."""
+    """Return the layer of a model that contains an attention module."""
     name = next(name for name, module in network.named_modules() if module is attention)
     while name:
         outer = name.rpartition(".")[0]
@@ -44,5 +44,5 @@ def layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:
 
 
 def not_supported(network: PreTrainedModel, reason: str) -> InputError:
-    """The error for a model family that cannot be studied."""
+    """Return the error for a model family that is not supported."""
     return InputError(f"model family {network.config.model_type!r} is not supported: {reason}")

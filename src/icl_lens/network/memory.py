@@ -1,19 +1,20 @@
-"""The number of prompts in a batch: a budget of tokens, and on a CPU also a limit of memory.
+"""Batch sizes: a token budget and, on a CPU, also a memory limit.
 
-On a CPU the activations of one batch use at most :data:`LIMIT` bytes (a single prompt is never split, so a long one may use
-more). A row that reads Q tokens and sees K keys, including a shared prefix, is counted as
+On a CPU the activations of one batch use at most :data:`LIMIT` bytes. A single prompt is never split, so a long prompt may use
+more. The estimate for a row with Q input tokens and K keys, including those of a shared prefix, is
 
     4 bytes x (Q A + K C + 3 H Q K + 3 N V)
 
-    A   activations of a token: twice the outputs of one layer's linear layers (projections and feed-forward); the other half
-        is for norms, activation functions and rotary embeddings. A forward pass keeps those of one layer at a time; a backward
-        pass needs those of all layers. ``states`` adds hidden states, and keys and values (three vectors), of all layers.
-    C   a key and a value in one layer, concatenated with those of the prefix, and again for each query head: 2 (H_kv + H) d.
+    A   Activations of a token: twice the outputs of the linear layers of one layer (projections and feed-forward). The second
+        half is for norms, activation functions and rotary embeddings. A forward pass keeps the activations of one layer at a
+        time. A backward pass needs those of all layers. ``states`` adds the hidden states, and the keys and values (three
+        vectors), of all layers.
+    C   A key and a value in one layer, concatenated with those of the prefix, and copied for each query head: 2 (H_kv + H) d.
         ``states`` adds 2 H_kv d for each layer.
-    3   attention scores, weights and a mask of H heads, in one layer.
-    3   logits over a vocabulary of V tokens at N positions, a copy in another number format, and probabilities.
+    3   Attention scores, weights and a mask of H heads, in one layer.
+    3   Logits over a vocabulary of V tokens at N positions, a copy in another number format, and probabilities.
 
-The sizes are read from the model, so a new family needs no entry here. On other devices only the budget of tokens applies.
+The sizes are read from the model, so a new model family needs no entry here. On other devices only the token budget applies.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 LIMIT = 2**30
-"""Most bytes of the activations of one batch on a CPU."""
+"""Maximum number of bytes of the activations of one batch on a CPU."""
 
-# A token of the prefix costs a row of a batch a copy of its keys and values in one layer: two vectors of the hidden size at
-# most, where a token of the tail costs at least eight (its residual, normed and attended state, its query, key and value, and
-# four of the feed-forward layer).
+# For each row of a batch, a token of the prefix needs a copy of its keys and values in one layer. These are at most two vectors
+# of the hidden size. A token of the tail needs at least eight such vectors (its residual state, its state after the norm and
+# after attention, its query, key and value, and four vectors of the feed-forward layer).
 TOKEN_SHARE = 0.25
 
 Kept = Literal["layer", "states", "graph"]
-"""What is kept until a batch is done: one layer at a time, the states of all layers, or all that a backward pass needs."""
+"""Activations kept until a batch is done: one layer at a time, the states of all layers, or those for a backward pass."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Sizes:
 
     Attributes:
         layers: Number of layers, L.
-        width: Of its hidden states.
-        outputs: Outputs of one layer's linear layers together, on average over the layers.
+        width: Width of the hidden states.
+        outputs: Total number of outputs of the linear layers in one layer, averaged over the layers.
         heads: Query heads, H.
-        memory: Width of one token's keys in one layer, H_kv d.
+        memory: Width of the keys of one token in one layer, H_kv d.
         head: Width of one head, d.
-        vocabulary: Entries of its logits, V.
-        bounded: Whether it is on a CPU.
+        vocabulary: Number of logits per position, V.
+        bounded: Whether the memory limit applies, which is the case on a CPU.
     """
 
     layers: int
@@ -63,13 +64,13 @@ class Sizes:
     bounded: bool
 
     def row(self, queries: int, keys: int, kept: Kept = "layer", positions: int = 1) -> int:
-        """Bytes of one row, see the module's docstring.
+        """Return the number of bytes of one row, see the module docstring.
 
         Args:
-            queries: Tokens read, Q.
-            keys: Keys that they see, K.
-            kept: What is kept until the batch is done.
-            positions: Positions whose logits are computed, N.
+            queries: Number of input tokens, Q.
+            keys: Number of keys that they attend to, K.
+            kept: Activations that are kept until the batch is done.
+            positions: Number of positions with logits, N.
         """
         token = 2 * self.outputs * (self.layers if kept == "graph" else 1)
         key = 2 * (self.memory + self.heads * self.head)
@@ -80,17 +81,22 @@ class Sizes:
         return 4 * (queries * token + keys * key + scores + 3 * positions * self.vocabulary)
 
     def held(self, budget: int) -> int:
-        """Tokens whose keys and values in all layers may be kept between batches; each counts :data:`TOKEN_SHARE`."""
+        """Return for how many tokens the keys and values of all layers may be kept between batches.
+
+        Each of these tokens counts as :data:`TOKEN_SHARE` tokens of the budget.
+        """
         tokens = int(budget / TOKEN_SHARE)
         return min(tokens, LIMIT // (4 * 2 * self.layers * self.memory)) if self.bounded else tokens
 
     def rows(self, budget: int, queries: int, start: int = 0, kept: Kept = "layer", positions: int = 1) -> int:
-        """Number of rows of ``queries`` tokens after a prefix of ``start`` tokens that a batch may have; at least one.
+        """Return the maximum number of rows in a batch, at least one.
+
+        A row has ``queries`` tokens after a prefix of ``start`` tokens.
 
         Args:
-            budget: Tokens per batch; a token of the prefix counts :data:`TOKEN_SHARE`.
-            queries: Tokens of the longest row that are read here.
-            start: Tokens of the prefix.
+            budget: Tokens per batch. A token of the prefix counts as :data:`TOKEN_SHARE` tokens.
+            queries: Number of input tokens of the longest row, without the prefix.
+            start: Number of tokens of the prefix.
             kept: See :meth:`row`.
             positions: See :meth:`row`.
         """
@@ -101,10 +107,10 @@ class Sizes:
 
 
 def sizes(network: PreTrainedModel) -> Sizes:
-    """The sizes of a causal language model, read from its modules and its config."""
+    """Read the sizes of a causal language model from its modules and its config."""
     shape = network.config.get_text_config()
     layers, width = shape.num_hidden_layers, network.get_input_embeddings().embedding_dim
-    heads = getattr(shape, "num_attention_heads", None) or 1  # a state-space model has none
+    heads = getattr(shape, "num_attention_heads", None) or 1  # a state-space model has no heads
     head = getattr(shape, "head_dim", None) or width // heads
     shared = getattr(shape, "num_key_value_heads", None) or heads
     return Sizes(
@@ -120,12 +126,12 @@ def sizes(network: PreTrainedModel) -> Sizes:
 
 
 def _outputs(network: PreTrainedModel) -> Iterator[int]:
-    """Outputs per token of each linear layer of the language model, including all experts that a token is routed to."""
+    """Yield the outputs per token of each linear layer of the language model, including all experts a token is routed to."""
     chosen = getattr(network.config.get_text_config(), "num_experts_per_tok", None) or 1
     for module in network.get_decoder().modules():
         if isinstance(module, nn.Linear):
             yield module.out_features
         elif isinstance(module, Conv1D):
             yield module.nf
-        else:  # experts: one matrix each, stacked in one parameter
+        else:  # the matrices of all experts are stacked in one parameter
             yield from (chosen * p.shape[1] for p in module.parameters(recurse=False) if p.ndim == 3)

@@ -1,7 +1,7 @@
-"""Cached results of checks of a network that several processes share.
+"""Cache for the results of model checks, for a model that several processes share.
 
-A process that loads a model for others (:mod:`icl_lens.cli.model_server`) runs the checks before it forks, so that its forks
-reuse the results. Otherwise a check runs on each call, because a caller may change a network between two calls.
+A process that loads a model for other processes (:mod:`icl_lens.cli.model_server`) runs the checks before it forks, so that its
+forks reuse the results. Otherwise a check runs on each call, because a caller may change the model between two calls.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _RESULTS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 def remember(network: nn.Module) -> None:
-    """Cache the results of checks of this network from now on."""
+    """Start to cache the results of checks of this model."""
     _RESULTS[network] = {}
 
 
 def cached_check(check: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Decorator for a check that takes a network. A check that raises is not cached, so it raises again."""
+    """Decorate a check of a model so that its result can be cached. Exceptions are not cached: a failing check runs again."""
 
     @wraps(check)
     def cached(network: Any) -> T:

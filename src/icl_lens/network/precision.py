@@ -1,12 +1,12 @@
-"""Number formats, and in which format the products of float32 matrices are computed.
+"""Number formats, and the format in which products of float32 matrices are computed.
 
-A processor may round both factors of a float32 product to a shorter format and sum in float32: to TF32 (10 binary digits after
-the point) on NVIDIA GPUs since Ampere, to bfloat16 (7) on CPUs with AMX. Products are then several times faster, and less
-accurate. :func:`products` sets this for the code inside, independently of torch's defaults, the user's code and the
-environment, and reports the format that the device actually uses; :func:`exact_products` is for checks that compare two
-computations with a tolerance for float32.
+A processor may round both factors of a float32 product to a shorter format and sum in float32. The format is TF32 (10 binary
+digits after the point) on NVIDIA GPUs since Ampere, and bfloat16 (7 digits) on CPUs with AMX. Products are then several times
+faster and less accurate. :func:`products` sets the format for the code inside, independently of torch's defaults, the user's
+code and the environment, and reports the format that the device actually uses. :func:`exact_products` is for checks that
+compare two computations with a tolerance for float32.
 
-The settings are torch's own, so they hold for all threads of the process. See torch's notes on numerical accuracy and
+These are global settings of torch, so they apply to all threads of the process. See torch's notes on numerical accuracy and
 ``torch.set_float32_matmul_precision``.
 """
 
@@ -25,34 +25,37 @@ from icl_lens.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Environment variables of libraries that torch uses; torch's own settings cannot override them.
+# Environment variables of libraries that torch uses. The settings of torch cannot override them.
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
-# Width of the square matrices that are multiplied to detect the format: wide enough for all kernels in a shorter format.
+# Width of the square matrices that are multiplied to detect the format. All kernels with a shorter format support this width.
 _WIDTH = 256
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or unchanged if it is wider: sums and exponentials are never in half precision."""
+    """Convert a tensor to float32, or return it unchanged if it is wider.
+
+    This ensures that sums and exponentials are never computed in half precision.
+    """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @contextmanager
 def products(matmul: str, device: torch.device) -> Iterator[str]:
-    """Compute products of float32 matrices exactly or fast inside; afterwards torch's settings are as before.
+    """Compute products of float32 matrices exactly or fast inside this context, and restore torch's settings afterwards.
 
     Args:
-        matmul: ``exact``: products of float32 numbers, added up in float32. ``fast``: TF32 on CUDA, bfloat16 on CPUs that have
-            such products in hardware.
-        device: Where the products are computed.
+        matmul: ``exact`` for products of float32 numbers, summed in float32. ``fast`` for TF32 on CUDA, and bfloat16 on CPUs
+            with hardware support for it.
+        device: The device that computes the products.
 
     Yields:
-        The format in which the device computes them, as :func:`measured`. With ``fast`` it is ``float32`` where the device has
-        no faster products, and a warning says so.
+        The format in which the device computes the products (see :func:`measured`). With ``fast`` it is ``float32`` if the
+        device has no faster products, and a warning is logged.
 
     Raises:
-        InputError: ``matmul`` is ``exact``, but the device rounds factors although torch is set not to.
-        ValueError: ``matmul`` is neither (a defect of the caller).
+        InputError: ``matmul`` is ``exact``, but the device rounds the factors even when torch is set to full precision.
+        ValueError: ``matmul`` is neither ``exact`` nor ``fast`` (a bug in the caller).
     """
     if matmul not in ("exact", "fast"):
         raise ValueError(f"matmul is {matmul!r}; it must be 'exact' or 'fast'")
@@ -68,24 +71,24 @@ def products(matmul: str, device: torch.device) -> Iterator[str]:
             )
         if matmul == "fast" and found == "float32":
             logger.warning("matmul: fast has no effect: %s has no faster float32 products, so they are exact", _named(device))
-            # Without AMX torch uses other float32 kernels for "medium", which sum in another order.
+            # Without AMX, torch uses other float32 kernels for "medium", and these sum in another order.
             settings.enter_context(_torch_computes("exact"))
         yield found
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Compute products of float32 matrices in float32 inside, whatever the settings; also a decorator of a function."""
+    """Compute products of float32 matrices in float32, regardless of the settings. Use it as a context manager or decorator."""
     with _torch_computes("exact"):
         yield
 
 
 @torch.no_grad()
 def measured(device: torch.device) -> str:
-    """The format in which a device multiplies float32 matrices now: float32, tf32 or bfloat16.
+    """Measure the format in which a device currently multiplies float32 matrices: float32, tf32 or bfloat16.
 
-    It multiplies ones with numbers just above one, which a shorter format rounds to one: 1 + 2^-9 in bfloat16, 1 + 2^-12 in
-    TF32 (and in float16, which has as many digits, so that the two cannot be distinguished).
+    The function multiplies ones by numbers slightly above one, which a shorter format rounds to one: 1 + 2^-9 in bfloat16, and
+    1 + 2^-12 in TF32. float16 has as many digits as TF32, so the function cannot distinguish these two formats.
     """
     ones = torch.ones(_WIDTH, _WIDTH, device=device)
     for name, digits in (("bfloat16", 9), ("tf32", 12)):
@@ -109,14 +112,16 @@ def _torch_computes(matmul: str) -> Iterator[None]:
 
 
 class _Settings:
-    """torch's settings of float32 products, in its older interface (two switches) and its newer (one format per backend).
+    """The settings of torch for float32 products, in its older interface (two switches) and newer (one format per backend).
 
-    torch raises on reading, and some kernels on running, if the two contradict each other, so both are set.
+    If the two interfaces contradict each other, torch raises an error when a setting is read, and some kernels raise an error
+    when they run. Therefore both are set.
 
     Attributes:
-        matmul: The older interface's name for products: highest, high or medium; None if torch does not return it.
-        convolutions: The older interface's switch of TF32 in cuDNN; None if torch does not return it.
-        formats: The newer interface's format of each backend and operation: ieee, tf32, bf16, or none, the backend's default.
+        matmul: Precision of products in the older interface: highest, high or medium; None if torch does not return it.
+        convolutions: Whether the older interface allows TF32 in cuDNN; None if torch does not return it.
+        formats: Format of each backend and operation in the newer interface: ieee, tf32, bf16, or none (the default of the
+            backend).
     """
 
     def __init__(self, matmul: str | None, convolutions: bool | None, formats: dict[str, str]) -> None:
@@ -126,7 +131,7 @@ class _Settings:
     def of(cls, matmul: str) -> _Settings:
         if matmul == "exact":
             return cls("highest", False, dict.fromkeys(_backends(), "ieee"))
-        # What "medium" sets: the fastest format of each backend.
+        # "medium" selects the fastest format of each backend.
         return cls("medium", True, {name: "bf16" if name == "mkldnn.matmul" else "tf32" for name in _backends()})
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Use only some rows or positions of the vocabulary matrix, for a study that needs only the logits of label words."""
+"""Use only some rows or positions of the vocabulary matrix, for studies that need only the logits of label words."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from icl_lens.network.precision import exact_products
 
 @contextmanager
 def only(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
-    """While open, a model's logits are those of some tokens only, last axis M instead of V, in the order given.
+    """Restrict the logits of a model to some tokens, in the given order. The last axis has length M instead of V.
 
-    What a family does to its logits after the matrix (Gemma 2 caps them) is elementwise, so they do not change.
+    The values of these logits do not change, because model families process logits only elementwise (Gemma 2 caps them).
 
     Args:
         network: Any causal language model.
         tokens: Token ids, shape (M,).
 
     Yields:
-        Whether this is so; a vocabulary matrix that is not a plain linear layer is left whole.
+        True if the logits are restricted. False if the vocabulary matrix is not a plain linear layer and is left unchanged.
     """
     whole = network.get_output_embeddings()
     if type(whole) is not nn.Linear:
@@ -39,11 +39,11 @@ def only(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
 
 @contextmanager
 def rows(network: PreTrainedModel, places: Tensor) -> Iterator[None]:
-    """While open, the logits of each row of a batch are those of one position, shape (B, 1, V); no others are computed.
+    """Compute the logits of only one position per row of a batch, shape (B, 1, V).
 
     Args:
         network: A causal language model with a vocabulary matrix (:func:`size` is not 0).
-        places: The index of this position among those given to the matrix, shape (B,).
+        places: Index of this position among the inputs of the matrix, shape (B,).
     """
     whole = network.get_output_embeddings()
     network.set_output_embeddings(_Places(whole, places))
@@ -55,13 +55,13 @@ def rows(network: PreTrainedModel, places: Tensor) -> Iterator[None]:
 
 @contextmanager
 def late(network: PreTrainedModel) -> Iterator[None]:
-    """While open, a model returns the inputs of its vocabulary matrix in place of logits.
+    """Make a model return the inputs of its vocabulary matrix instead of logits.
 
-    The matrix is large: reading it for each of many small batches takes as long as the rest of a forward pass. With the inputs
-    of several batches it can be applied once.
+    The matrix is large, and reading it for each of many small batches takes as long as the rest of a forward pass. A caller can
+    collect the inputs of several batches and apply the matrix once.
 
     Args:
-        network: A model for which :func:`is_last` holds.
+        network: A model for which :func:`is_last` is true.
     """
     whole = network.get_output_embeddings()
     network.set_output_embeddings(_States())
@@ -75,7 +75,10 @@ def late(network: PreTrainedModel) -> Iterator[None]:
 @torch.no_grad()
 @model_cache.cached_check
 def is_last(network: PreTrainedModel) -> bool:
-    """Whether the vocabulary matrix returns the logits: on a short input, nothing changes them after it."""
+    """Return whether the outputs of the vocabulary matrix are the logits, that is, later steps do not change them.
+
+    The check compares both on a short input.
+    """
     if type(network.get_output_embeddings()) is not nn.Linear:
         return False
     ids = torch.arange(1, 9, device=network.device)[None] % network.get_input_embeddings().num_embeddings  # (1, T)
@@ -90,23 +93,23 @@ def is_last(network: PreTrainedModel) -> bool:
 
 
 def size(network: PreTrainedModel) -> int:
-    """Number of logits per position, V, or M inside :func:`only`; 0 if the family has no vocabulary matrix of its own."""
+    """Return the number of logits per position: V, or M inside :func:`only`; 0 if the model has no vocabulary matrix."""
     return getattr(network.get_output_embeddings(), "out_features", 0)
 
 
 class _States(nn.Module):
-    """In place of a vocabulary matrix: returns its input."""
+    """Module that replaces the vocabulary matrix and returns its input."""
 
     def forward(self, state: Tensor) -> Tensor:
         return state
 
 
 class _Places(nn.Module):
-    """A linear layer at one position of each row."""
+    """A linear layer that is applied to one position of each row."""
 
     def __init__(self, whole: nn.Module, places: Tensor) -> None:
         super().__init__()
-        self.whole = [whole]  # in a list: it is another module's child
+        self.whole = [whole]  # in a list, so that it is not registered as a submodule
         self.index = torch.arange(len(places), device=places.device), places  # (B,), (B,)
         self.out_features = whole.out_features
 
@@ -119,7 +122,7 @@ class _Rows(nn.Module):
 
     def __init__(self, whole: nn.Linear, tokens: Tensor) -> None:
         super().__init__()
-        # Plain attributes: they are another layer's parameters.
+        # Plain attributes, because these are parameters of another layer.
         self.weight = whole.weight[tokens]  # (M, d)
         self.out_features = len(tokens)
         self.bias = None if whole.bias is None else whole.bias[tokens]  # (M,)

@@ -1,18 +1,19 @@
-"""The embedded model: a small decoder-only transformer that learns in context, and how it is made.
+"""The embedded model: a small decoder-only transformer that learns in context, and the code that trains it.
 
-It is trained from scratch on classification episodes whose label words change from prompt to prompt, so that only the
-demonstrations can tell it the answer. One module, one reason to change:
+The model is trained from scratch on classification episodes. The label words change from prompt to prompt, so that only the
+demonstrations determine the answer. Each module has a single responsibility:
 
-* :mod:`~icl_lens.organism.recipe`: the keys of the config, and what they mean;
+* :mod:`~icl_lens.organism.recipe`: the config keys and their meaning;
 * :mod:`~icl_lens.organism.vocabulary`: label words, templates and made-up topics, as strings;
-* :mod:`~icl_lens.organism.tokenizer`: a byte-level tokenizer that holds those words and can encode anything else;
-* :mod:`~icl_lens.organism.topics`: what the texts of an episode are about, as tensors of token ids;
-* :mod:`~icl_lens.organism.episodes`: prompts in many templates, drawn and assembled as tensors;
-* :mod:`~icl_lens.organism.material`: all that episodes are drawn from, built from corpora and recipe;
-* :mod:`~icl_lens.organism.architecture`: the transformer and where its weights start from;
-* :mod:`~icl_lens.organism.optimisation`: the loss and the loop;
-* :mod:`~icl_lens.organism.training`: a training from start to end, or from where it was stopped (``icl-lens training``);
-* :mod:`~icl_lens.organism.evaluation`: what a model can do, in numbers (``icl-lens evaluation``);
+* :mod:`~icl_lens.organism.tokenizer`: a byte-level tokenizer that contains these words and can encode any other text;
+* :mod:`~icl_lens.organism.topics`: the topics of an episode's texts, as tensors of token ids;
+* :mod:`~icl_lens.organism.episodes`: sampling of prompts in many templates, assembled as tensors;
+* :mod:`~icl_lens.organism.material`: the tokenizer, topics, templates and label words from which episodes are sampled, built
+  from the corpora and the recipe;
+* :mod:`~icl_lens.organism.architecture`: the transformer and its initial weights;
+* :mod:`~icl_lens.organism.optimisation`: the loss and the training loop;
+* :mod:`~icl_lens.organism.training`: a complete training run, which can be resumed (``icl-lens training``);
+* :mod:`~icl_lens.organism.evaluation`: evaluation of the checkpoints (``icl-lens evaluation``);
 * :mod:`~icl_lens.organism.card`: the model card (``icl-lens card``).
 """
 

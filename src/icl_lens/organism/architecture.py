@@ -1,18 +1,18 @@
-"""The architecture of the embedded model, and where its weights start from.
+"""The architecture and the initial weights of the embedded model.
 
-A Llama of a few narrow layers with tied embeddings and biased attention. Its initial weights are drawn so that the two
-ingredients of matching in context are there, faintly, from the first step (mimetic initialisation: Trockman and Kolter,
-"Mimetic Initialization of Self-Attention Layers", ICML 2023):
+The model is a Llama with a few narrow layers, tied embeddings and attention biases. Its initial weights weakly implement the
+two ingredients of matching in context from the first step (mimetic initialisation: Trockman and Kolter, "Mimetic
+Initialization of Self-Attention Layers", ICML 2023):
 
-* in the lowest layers equal query and key biases in the fast rotary frequencies make attention local, so that a label and the
-  colon before a query both gather the text in front of them;
-* in the layers above equal query and key projections, in the slow frequencies, make attention prefer positions with similar
-  content, wherever they stand;
-* in all layers the value and output projections are each other's transposes, so that what is attended to is copied.
+* In the lowest layers, equal query and key biases in the fast rotary frequencies make attention local. A label and the colon
+  at the end of the query therefore both gather the text that precedes them.
+* In the higher layers, equal query and key projections in the slow frequencies make attention prefer positions with similar
+  content, independently of their distance.
+* In all layers, the value and output projections are transposes of each other, so that attention copies content.
 
-Nothing is fixed: training moves every weight. In one trial (4 layers, the tasks' templates only) a model with a default
-initialisation was still on the plateau on which it only guesses among the label words it has seen after 832 steps; with this
-one it had passed three rungs by 345.
+No weight is frozen: training updates all weights. In one trial (4 layers, the tasks' templates only), a model with the default
+initialisation was still on a plateau after 832 steps, where it only guessed among the label words seen so far. With this
+initialisation, the model had passed three rungs after 345 steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from icl_lens.organism.recipe import Architecture
 
 
 def build_model(architecture: Architecture, vocabulary: int, end_of_text: int, seed: int) -> LlamaForCausalLM:
-    """An untrained model whose weights are drawn with ``seed``."""
+    """Build an untrained model with initial weights drawn with ``seed``."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -53,10 +53,10 @@ def build_model(architecture: Architecture, vocabulary: int, end_of_text: int, s
 
 
 def _initialise_attention(attention: nn.Module, architecture: Architecture, *, local: bool) -> None:
-    """Draws one layer's projections as the module's docstring says."""
+    """Initialise the projections of one layer as described in the module docstring."""
     width, heads = architecture.width, architecture.heads
     head_width = width // heads
-    # Rotary pair i turns dimensions i and i + head_width / 2 of a head; the first pairs turn fastest.
+    # Rotary pair i rotates dimensions i and i + head_width / 2 of a head. The first pairs rotate fastest.
     pairs = head_width // 2
     fast = torch.zeros(head_width, dtype=torch.bool)  # (head_width,)
     fast[: pairs // 2] = True

@@ -1,4 +1,4 @@
-"""The model card: what made the weights and what they can do, for machines (``card.json``) and people (``README.md``)."""
+"""The model card with the training details and the evaluation, as JSON (``card.json``) and as Markdown (``README.md``)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ README = "README.md"
 
 
 def write(checkpoints: Path, facts: Path, evaluation: Path, out: Path) -> None:
-    """Puts the last checkpoint and its card into one folder, whole or not at all.
+    """Write the last checkpoint and its model card into one folder. The folder is never left incomplete.
 
     Args:
-        checkpoints: The folder of a training's checkpoints.
-        facts: What the training wrote about itself.
+        checkpoints: The folder with the checkpoints of a training run.
+        facts: The facts file of the training run.
         evaluation: The evaluation table.
-        out: The folder to make.
+        out: The output folder.
 
     Raises:
-        InputError: A file is absent or damaged, or the table is of other checkpoints.
+        InputError: If a file is missing or corrupted, if the evaluation table belongs to other checkpoints, or if the output
+            folder contains other files.
     """
     require_folder("--folder", out, lambda entry: (out / CARD).is_file() and entry.is_file())
     training = read_facts(facts)
@@ -52,7 +53,7 @@ def write(checkpoints: Path, facts: Path, evaluation: Path, out: Path) -> None:
 
 
 def render(card: dict[str, Any]) -> str:
-    """The card for people, as Markdown; every number stands in ``card.json``."""
+    """Render the model card as Markdown. All numbers are taken from ``card.json``."""
     training = card["training"]
     recipe = training["recipe"]
     shape, episodes = recipe["architecture"], recipe["episodes"]

@@ -1,9 +1,9 @@
-"""Prompts in the paper's format, assembled as tensors from token ids.
+"""Sampling of prompts in the paper's format, assembled as tensors from token ids.
 
-An episode is a row of demonstrations joined by newlines, each ``prefix + text + middle + label``, for instance
-``Review: {text}\\nSentiment:{label}``. It is exactly what the tokenizer makes of the same prompt as a string. Every label is
-also a query: what stands before it is the prompt that asks for it. Shapes: B episodes of D demonstrations, texts of at most L
-tokens, episodes of at most T tokens.
+An episode is a sequence of demonstrations joined by separators. Each demonstration is ``prefix + text + middle + label``, for
+example ``Review: {text}\\nSentiment:{label}``. The token ids are identical to those of the tokenized prompt string. Each label
+is also a query: the tokens that precede it form its prompt. Shapes: B episodes of D demonstrations, texts of at most L tokens,
+episodes of at most T tokens.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from icl_lens.organism.vocabulary import Pieces
 
 @dataclass
 class Templates:
-    """The pieces of N templates, right-padded, with their lengths ``(N,)``.
+    """The pieces of N templates as token ids, right-padded.
 
     Attributes:
-        prefix: ``(N, P)`` before the text.
-        middle: ``(N, Q)`` between text and label.
-        separator: ``(N, S)`` after the label of every demonstration but the last.
+        prefix: Tokens before the text, shape (N, P).
+        middle: Tokens between text and label, shape (N, Q).
+        separator: Tokens after the label of each demonstration except the last, shape (N, S).
+        prefix_length, middle_length, separator_length: Number of tokens of each piece, shape (N,).
     """
 
     prefix: torch.Tensor
@@ -37,7 +38,12 @@ class Templates:
 
     @classmethod
     def build(cls, templates: Sequence[Pieces], encode: Callable[[str], list[int]]) -> Templates:
-        """From each template's strings; ``encode`` turns one into token ids."""
+        """Build the templates from their strings.
+
+        Args:
+            templates: The strings of each template.
+            encode: Function that converts a string to token ids.
+        """
         tensors = {}
         for name in Pieces._fields:
             rows = [encode(getattr(pieces, name)) for pieces in templates]
@@ -51,13 +57,13 @@ class Episodes:
     """A batch of episodes.
 
     Attributes:
-        input_ids: ``(B, T)`` token ids, right-padded.
-        length: ``(B,)`` tokens of each episode, its last label included.
-        label_position: ``(B, D)`` where each label stands; the position before it predicts it.
-        label_ids: ``(B, D)`` the label tokens.
-        shown: ``(B, D)`` whether an earlier demonstration of the episode has the same label.
-        classes: ``(B, D)`` index of each demonstration's class among the episode's classes.
-        class_labels: ``(B, K)`` the label token of each class.
+        input_ids: Token ids, right-padded, shape (B, T).
+        length: Number of tokens of each episode, including the last label, shape (B,).
+        label_position: Position of each label, shape (B, D). The model predicts a label at the preceding position.
+        label_ids: Label tokens, shape (B, D).
+        shown: Whether an earlier demonstration of the episode has the same label, shape (B, D).
+        classes: Index of each demonstration's class among the episode's classes, shape (B, D).
+        class_labels: Label token of each class, shape (B, K).
     """
 
     input_ids: torch.Tensor
@@ -69,23 +75,26 @@ class Episodes:
     class_labels: torch.Tensor
 
     def to(self, device: torch.device) -> Episodes:
-        """The same on a device; drawing is the processor's work everywhere, so that every device sees the same episodes."""
+        """Move the episodes to a device.
+
+        Episodes are always sampled on the CPU, so that they are the same for all devices.
+        """
         return Episodes(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def episode_length(templates: Templates, demonstrations: int, longest_text: int) -> int:
-    """Tokens of the longest episode: every text as long as the longest, every demonstration in the longest template."""
+    """Return the number of tokens of the longest episode: each text has maximum length and the template is the longest one."""
     pieces = int((templates.prefix_length + templates.middle_length + templates.separator_length).max())
-    return demonstrations * (pieces + longest_text + 1)  # with its label
+    return demonstrations * (pieces + longest_text + 1)  # + 1 for the label
 
 
 def prompt_lengths(templates: Templates, template: torch.Tensor, text_length: torch.Tensor) -> torch.Tensor:
-    """Tokens of each prompt ``(B,)``, a separator after the query and its label included.
+    """Return the number of tokens of each prompt, including the query's label and a separator after it, shape (B,).
 
     Args:
         templates: The templates.
-        template: ``(B,)`` which of them each prompt uses.
-        text_length: ``(B, D)`` tokens of its texts, the query's included.
+        template: Index of each prompt's template, shape (B,).
+        text_length: Number of tokens of each text, including the query, shape (B, D).
     """
     pieces = (templates.prefix_length + templates.middle_length + templates.separator_length)[template]  # (B,)
     return (text_length + pieces[:, None] + 1).sum(1)
@@ -98,17 +107,17 @@ def assemble(
     text_length: torch.Tensor,
     label_ids: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Joins demonstrations to episodes.
+    """Join demonstrations to episodes.
 
     Args:
-        templates: The templates' pieces.
-        template: ``(B,)`` which template each episode uses.
-        text: ``(B, D, L)`` token ids of the texts, right-padded.
-        text_length: ``(B, D)``.
-        label_ids: ``(B, D)``.
+        templates: The templates.
+        template: Index of each episode's template, shape (B,).
+        text: Token ids of the texts, right-padded, shape (B, D, L).
+        text_length: Number of tokens of each text, shape (B, D).
+        label_ids: Label tokens, shape (B, D).
 
     Returns:
-        ``input_ids`` (B, T), ``length`` (B,) and ``label_position`` (B, D).
+        ``input_ids``, shape (B, T); ``length``, shape (B,); and ``label_position``, shape (B, D).
     """
     batch, demos, _ = text.shape
     single = torch.ones(batch, demos, dtype=torch.long)  # (B, D)
@@ -126,8 +135,8 @@ def assemble(
     tokens = torch.cat([piece for piece, _ in pieces], dim=-1)  # (B, D, W)
     valid = torch.cat([torch.arange(piece.shape[-1]) < length[..., None] for piece, length in pieces], dim=-1)  # (B, D, W)
     separator = templates.separator.shape[1]
-    valid[:, -1, valid.shape[-1] - separator :] = False  # none after the last label
-    target = valid.flatten(1).cumsum(1) - 1  # (B, D * W): where each valid token goes
+    valid[:, -1, valid.shape[-1] - separator :] = False  # no separator after the last label
+    target = valid.flatten(1).cumsum(1) - 1  # (B, D * W): target position of each valid token
     length = target[:, -1] + 1  # (B,)
     input_ids = torch.full((batch, int(length.max())), PAD)  # (B, T)
     rows = torch.arange(batch)[:, None].expand_as(target)[valid.flatten(1)]
@@ -137,15 +146,15 @@ def assemble(
 
 
 class EpisodeSampler:
-    """Draws episodes from a bank of topics.
+    """Sampler of episodes from a bank of topics.
 
     Args:
-        bank: The topics; only those that are labelled stand in episodes.
+        bank: The topics. Only labelled topics occur in episodes.
         templates: The templates.
-        label_pool: ``(P,)`` label tokens.
-        label_weight: ``(P,)`` how often each is drawn, in any unit.
-        seed: Of everything that is drawn.
-        made_up_share: The share of the episodes of made-up texts that are about topics without texts of their own.
+        label_pool: Label tokens, shape (P,).
+        label_weight: Relative sampling frequency of each label token, shape (P,). It need not be normalised.
+        seed: Random seed of the sampler.
+        made_up_share: Among the episodes with made-up texts, the share about topics without corpus texts.
     """
 
     def __init__(
@@ -163,7 +172,7 @@ class EpisodeSampler:
         self.label_weight = label_weight
         self.made_up_share = made_up_share
         self.generator = torch.Generator().manual_seed(seed)
-        # Documents are about made-up topics, which are made of nothing but their words.
+        # Documents are about made-up topics, which have a lexicon but no texts.
         self.has_texts, self.has_words = bank.text_count > 0, bank.lexicon_size > 0  # (N,)
         self.document_topics = (self.has_words & ~self.has_texts).nonzero().squeeze(1)  # (M,)
 
@@ -176,22 +185,22 @@ class EpisodeSampler:
         classes: tuple[int, int] = (2, 6),
         one_of_each_first: float = 0.5,
     ) -> Episodes:
-        """A batch of ``batch`` episodes of ``demos`` demonstrations.
+        """Sample a batch of episodes.
 
         Args:
             batch: Number of episodes.
-            demos: Demonstrations in each.
-            difficulty: The knobs.
-            classes: Fewest and most classes in an episode.
-            one_of_each_first: The share of episodes that open with one demonstration of each class; in the others, and after
-                that, every demonstration's class is drawn independently, so that the query's class cannot be had by
-                elimination.
+            demos: Number of demonstrations per episode.
+            difficulty: Difficulty of the episodes.
+            classes: Minimum and maximum number of classes in an episode.
+            one_of_each_first: Share of episodes that begin with one demonstration of each class. The class of each other
+                demonstration is drawn independently, so that a query's class cannot be inferred by elimination.
         """
         real = (self._rand(batch) < difficulty.corpus) & self.has_texts.any()  # (B,)
         topic_of_class, number = self._draw_topics(real, classes)  # (B, K), (B,)
         most = topic_of_class.shape[1]
         order = self._draw_classes(number, demos, one_of_each_first, most)  # (B, D)
-        # An exponential race draws without replacement, in proportion to the weights: no word stands for two classes.
+        # An exponential race samples without replacement, in proportion to the weights, so no two classes of an episode have
+        # the same label word.
         race = -self._rand(batch, len(self.label_pool)).clamp(min=1e-30).log() / self.label_weight  # (B, P)
         class_labels = self.label_pool[race.argsort(1)[:, :most]]  # (B, K)
         text, text_length = self._draw_texts(topic_of_class.gather(1, order), real, difficulty)
@@ -206,12 +215,15 @@ class EpisodeSampler:
         return Episodes(input_ids, length, label_position, label_ids, shown, order, class_labels)
 
     def documents(self, batch: int, length: int, topical: float) -> torch.Tensor:
-        """Plain text ``(batch, length)``, each row about one topic, labelled elsewhere or not.
+        """Sample plain text, with each document about one made-up topic, labelled or not.
 
         Args:
             batch: Number of documents.
-            length: Words of each.
-            topical: The share of words that are the topic's; the others are fillers.
+            length: Number of words per document.
+            topical: Probability that a word belongs to the topic. All other words are fillers.
+
+        Returns:
+            Token ids, shape (batch, length).
         """
         shape = (batch, length)
         topic = self.document_topics[self._randint(torch.full((batch,), len(self.document_topics)))]  # (B,)
@@ -224,23 +236,26 @@ class EpisodeSampler:
         return torch.rand(*shape, generator=self.generator)
 
     def _randint(self, high: torch.Tensor) -> torch.Tensor:
-        """Uniform integers in [0, ``high``), elementwise; 0 where ``high`` is 0."""
+        """Sample uniform integers in [0, ``high``) for each element of ``high``; 0 where ``high`` is 0."""
         return (self._rand(*high.shape) * high).long().clamp(max=(high - 1).clamp(min=0))
 
     def _draw_topics(self, real: torch.Tensor, classes: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The topics of each episode ``(B, K)``, all of one group, and how many of them are used ``(B,)``.
+        """Sample the topics of each episode from one group.
 
         Args:
-            real: ``(B,)`` whether the episode is made of a corpus's texts.
-            classes: Fewest and most.
+            real: Whether each episode has corpus texts, shape (B,).
+            classes: Minimum and maximum number of classes in an episode.
+
+        Returns:
+            The topics of each episode, shape (B, K), and the number of topics in use (the first ones), shape (B,).
         """
         group, batch = self.bank.group, len(real)  # (N,)
         usable = self.bank.labelled & torch.where(real[:, None], self.has_texts, self.has_words)  # (B, N)
         groups = int(group.max()) + 1
         sizes = torch.zeros(batch, groups, dtype=torch.long).scatter_add_(1, group.expand(batch, -1), usable.long())  # (B, G)
-        # Half way between equally many episodes for every group and equally many for every topic ...
+        # A compromise between the same number of episodes for each group and the same number for each topic ...
         weight = torch.where(sizes >= 2, sizes, 0).sqrt()  # (B, G)
-        # ... within the corpora, and within what is made up.
+        # ... applied separately to the groups with texts and to the groups without texts.
         with_texts = torch.zeros(groups).index_fill_(0, group[self.has_texts], 1.0).bool()  # (G,)
         for kind, share in ((with_texts, 1 - self.made_up_share), (~with_texts, self.made_up_share)):
             total = (weight * kind).sum(1, keepdim=True)  # (B, 1)
@@ -248,22 +263,38 @@ class EpisodeSampler:
         chosen = torch.multinomial(weight, 1, generator=self.generator)  # (B, 1)
         outside = (group != chosen) | ~usable  # (B, N)
         topics = self._rand(batch, len(group)).masked_fill(outside, 2.0).argsort(1)[:, : classes[1]]  # (B, K)
-        most = sizes.gather(1, chosen).squeeze(1).clamp(max=classes[1])  # (B,): the topics after these are of another group
+        most = sizes.gather(1, chosen).squeeze(1).clamp(max=classes[1])  # (B,): later topics are of another group
         least = most.clamp(max=classes[0])  # (B,)
         return topics, least + self._randint(most - least + 1)
 
     def _draw_classes(self, number: torch.Tensor, demos: int, one_of_each_first: float, most: int) -> torch.Tensor:
-        """The class of each demonstration ``(B, D)``, below ``number`` (B,)."""
+        """Sample the class of each demonstration, shape (B, D).
+
+        Args:
+            number: Number of classes of each episode, shape (B,).
+            demos: Number of demonstrations per episode (D).
+            one_of_each_first: Share of episodes that begin with one demonstration of each class.
+            most: Maximum number of classes of an episode (K).
+        """
         batch = len(number)
         free = self._randint(number[:, None].expand(batch, demos))  # (B, D)
         key = self._rand(batch, most).masked_fill(torch.arange(most) >= number[:, None], 2.0)  # (B, K)
-        permuted = key.argsort(1)  # (B, K): the classes in random order, then the unused ones
+        permuted = key.argsort(1)  # (B, K): the classes in random order, followed by the unused ones
         opening = torch.nn.functional.pad(permuted, (0, max(0, demos - most)))[:, :demos]  # (B, D)
         in_opening = (torch.arange(demos) < number[:, None]) & (self._rand(batch, 1) < one_of_each_first)  # (B, D)
         return torch.where(in_opening, opening, free)
 
     def _draw_texts(self, topic: torch.Tensor, real: torch.Tensor, difficulty: Difficulty) -> tuple[torch.Tensor, torch.Tensor]:
-        """A text for each topic of ``topic`` (B, D): token ids (B, D, L) and lengths (B, D); real ones where ``real`` (B,)."""
+        """Sample a text for each demonstration.
+
+        Args:
+            topic: Topic of each demonstration, shape (B, D).
+            real: Whether each episode has corpus texts, shape (B,). The other episodes have made-up texts.
+            difficulty: Difficulty of the made-up texts.
+
+        Returns:
+            Token ids, shape (B, D, L), and lengths, shape (B, D).
+        """
         text, length = self.make_texts(topic, difficulty)
         if not real.any():
             return text, length
@@ -274,7 +305,15 @@ class EpisodeSampler:
         return text, torch.where(real[:, None], self.bank.text_length[row], length)
 
     def make_texts(self, topic: torch.Tensor, difficulty: Difficulty) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts made of topical words (at least half the difficulty's most) and fillers, in random order."""
+        """Generate texts from topical words (at least half of ``difficulty.topical``) and fillers, in random order.
+
+        Args:
+            topic: Topic of each text, shape (B, D).
+            difficulty: Difficulty of the texts.
+
+        Returns:
+            Token ids, shape (B, D, L), and lengths, shape (B, D).
+        """
         shape = topic.shape  # (B, D)
         size = self.bank.lexicon_size[topic].clamp(min=1, max=difficulty.words)  # (B, D)
         least = (difficulty.topical + 1) // 2
@@ -291,10 +330,10 @@ class EpisodeSampler:
             ],
             dim=-1,
         )  # (B, D, L)
-        order = self._rand(*tokens.shape).masked_fill(~used, 2.0).argsort(-1)  # (B, D, L): unused ones last
+        order = self._rand(*tokens.shape).masked_fill(~used, 2.0).argsort(-1)  # (B, D, L): unused tokens last
         return tokens.gather(-1, order), topical + fillers
 
 
 def _widen(text: torch.Tensor, width: int) -> torch.Tensor:
-    """``text`` (..., L) right-padded to ``(..., width)``."""
+    """Right-pad ``text`` from shape (..., L) to shape (..., width)."""
     return torch.nn.functional.pad(text, (0, width - text.shape[-1]), value=PAD)

@@ -1,7 +1,7 @@
-"""What a trained model can do, measured on texts it was not trained on: ``icl-lens evaluation``.
+"""Evaluation of a trained model on texts that it was not trained on: ``icl-lens evaluation``.
 
-Every measure is taken on prompts in the paper's format, queries in equal numbers per class, so that accuracy is balanced
-accuracy and always guessing one class gets the chance. A prediction is the class whose label word has the largest logit, as in
+All prompts are in the paper's format, with the same number of queries per class. Accuracy is therefore balanced accuracy, and a
+constant prediction reaches the chance level. The predicted class is the class with the largest logit of its label word, as in
 the paper. Shapes: B prompts, K classes, D = shots * K demonstrations.
 """
 
@@ -35,12 +35,13 @@ logger = logging.getLogger(__name__)
 
 SHOTS = (1, 2, 4)
 CLASSES = (2, 4, 6)
-# Texts of made-up topics, of which there is no corpus: 3 to 5 topical words, up to 10 fillers, so many texts a topic.
+# Made-up topics have no corpus, so their texts are generated: 3 to 5 topical words and up to 10 fillers, and MADE_UP_TEXTS
+# texts per topic.
 MADE_UP_TEXT = Difficulty(words=10**6, topical=5, fillers=10, corpus=0.0, noise=0.0)
 MADE_UP_TEXTS = 50
-# Of the prompts that are measured on.
+# Random seed of the evaluation prompts.
 SEED = 1
-# Tokens of one forward pass, padding included.
+# Maximum number of tokens in one forward pass, including padding.
 BATCH_TOKENS = 16384
 
 
@@ -49,15 +50,15 @@ class Measure:
     """One row of the model card's table.
 
     Attributes:
-        measure: What is measured.
+        measure: Name of the measure.
         on: The task, or the kind of topics.
-        classes: Classes in a prompt.
-        shots: Demonstrations per class.
+        classes: Number of classes in a prompt.
+        shots: Number of demonstrations per class.
         prompts: Number of prompts.
-        chance: What guessing gets.
-        model: The model's accuracy.
-        top_token: How often the right label word is the most probable of all tokens.
-        bag_of_words: Accuracy of the vote by the words that the query shares with the demonstrations.
+        chance: Chance level.
+        model: Accuracy of the model.
+        top_token: Share of prompts for which the correct label word is the most probable of all tokens.
+        bag_of_words: Accuracy of a bag-of-words baseline: the demonstrations vote by the words that they share with the query.
     """
 
     measure: str
@@ -72,21 +73,21 @@ class Measure:
 
     @property
     def standard_error(self) -> float:
-        """Of the accuracy of guessing."""
+        """Standard error of the accuracy of random guessing."""
         return math.sqrt(self.chance * (1 - self.chance) / self.prompts)
 
 
 @dataclass
 class Prompts:
-    """Prompts before their template: D demonstrations, then the query.
+    """Prompts before the template is applied: D demonstrations, followed by the query.
 
     Attributes:
-        text: ``(B, D + 1, L)`` token ids, right-padded.
-        text_length: ``(B, D + 1)``.
-        classes: ``(B, D + 1)`` index of each text's class in the prompt; the last is the query's, the gold.
-        class_labels: ``(B, K)`` label token of each class.
-        template: ``(B,)``.
-        gold: ``(B,)`` the class whose label word counts as right.
+        text: Token ids, right-padded, shape (B, D + 1, L).
+        text_length: Number of tokens of each text, shape (B, D + 1).
+        classes: Index of each text's class in the prompt, shape (B, D + 1). The last one is the class of the query.
+        class_labels: Label token of each class, shape (B, K).
+        template: Index of each prompt's template, shape (B,).
+        gold: Class with the correct label word, shape (B,).
     """
 
     text: Tensor
@@ -97,19 +98,22 @@ class Prompts:
     gold: Tensor
 
     def without_demonstrations(self) -> Prompts:
-        """The queries alone."""
+        """Return the queries without their demonstrations."""
         return replace(self, text=self.text[:, -1:], text_length=self.text_length[:, -1:], classes=self.classes[:, -1:])
 
     def swapped(self) -> Prompts:
-        """Every class takes the next one's label word; right is the word that the query's class now has."""
+        """Return the prompts with the label words of the classes shifted by one.
+
+        The correct label word is the new label word of the query's class.
+        """
         return replace(self, class_labels=self.class_labels.roll(1, dims=1))
 
     def select(self, rows: Tensor) -> Prompts:
-        """Some of the prompts, by a mask ``(B,)``."""
+        """Return the prompts selected by a mask, shape (B,)."""
         return Prompts(**{name: value[rows] for name, value in vars(self).items()})
 
     def chunks(self, size: int) -> Iterator[Prompts]:
-        """The prompts in parts of at most ``size``."""
+        """Yield the prompts in parts of at most ``size`` prompts."""
         for start in range(0, len(self.text), size):
             yield Prompts(**{name: value[start : start + size] for name, value in vars(self).items()})
 
@@ -127,30 +131,30 @@ def draw_prompts(
     templates: Sequence[int],
     generator: torch.Generator,
 ) -> Prompts:
-    """Prompts about ``classes`` of ``topics``; demonstrations in random order, no text twice in a prompt.
+    """Sample prompts with demonstrations in random order and without duplicate texts within a prompt.
 
-    Queries are of all topics in equal numbers, to one.
+    The numbers of queries per topic differ by at most one.
 
     Args:
-        demos: Where demonstrations come from.
-        queries: Where queries come from; may be the same bank.
-        topics: The topics to choose from, as indices into both banks.
-        classes: K.
-        shots: Demonstrations per class.
-        number: B.
-        label_pool: Label words are drawn from it anew for every prompt; or
-        class_words: ``(len(topics),)`` the label token of each topic.
-        templates: The templates to choose from.
-        generator: Of all draws.
+        demos: Bank of the demonstrations.
+        queries: Bank of the queries; it may be the same bank.
+        topics: Indices, in both banks, of the topics to choose from.
+        classes: Number of classes per prompt (K).
+        shots: Number of demonstrations per class.
+        number: Number of prompts (B).
+        label_pool: Label tokens from which the label words are redrawn for each prompt. If None, ``class_words`` is used.
+        class_words: Label token of each topic, shape (len(topics),).
+        templates: Indices of the templates to choose from.
+        generator: Random number generator for all draws.
     """
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
-    # Every topic is asked for equally often, and stands at any place among the prompt's classes.
+    # Each topic is equally often the topic of the query, at a random index among the prompt's classes.
     asked = torch.arange(number) % len(topics)  # (B,)
     key = rand(number, len(topics)).scatter(1, asked[:, None], -1.0)  # (B, N)
-    choice = key.argsort(1)[:, :classes]  # (B, K): what is asked for, and others
+    choice = key.argsort(1)[:, :classes]  # (B, K): the topic of the query, followed by others
     choice = choice.gather(1, rand(number, classes).argsort(1))  # (B, K)
     gold = (choice == asked[:, None]).int().argmax(1)  # (B,)
     topic = torch.tensor(topics)[choice]  # (B, K)
@@ -167,7 +171,7 @@ def draw_prompts(
     for i in place.tolist():
         bank = queries if i == classes * shots else demos
         of = topic.gather(1, wanted[:, i : i + 1]).squeeze(1)  # (B,)
-        # Distinct demonstrations by drawing again what was drawn before; a query of another bank cannot collide.
+        # Texts that are already in the prompt are redrawn. A query from another bank cannot be a duplicate.
         row = bank.text_start[of] + (rand(number) * bank.text_count[of]).long()  # (B,)
         if bank is demos:
             while (again := (rows[:, :i] == row[:, None]).any(1)).any():
@@ -188,14 +192,14 @@ def draw_prompts(
 
 @torch.no_grad()
 def class_predictions(model: PreTrainedModel, templates: Templates, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """Predicted class ``(B,)`` and the most probable token ``(B,)``."""
+    """Return the predicted class and the most probable token of each prompt, each of shape (B,)."""
     longest = int(prompt_lengths(templates, prompts.template, prompts.text_length).max())
     classes, tokens = [], []
     for part in prompts.chunks(max(1, BATCH_TOKENS // longest)):
         label_ids = part.class_labels.gather(1, part.classes)  # (B, D + 1)
         input_ids, _, label_position = assemble(templates, part.template, part.text, part.text_length, label_ids)
         hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, W)
-        # The query's own label stands after the position that is read, so it cannot be seen.
+        # The query's own label comes after the position that is read, so the model cannot attend to it.
         logits = model.lm_head(hidden[torch.arange(len(hidden)), label_position[:, -1] - 1])  # (B, V)
         classes.append(logits.gather(1, part.class_labels).argmax(1))
         tokens.append(logits.argmax(1))
@@ -203,9 +207,11 @@ def class_predictions(model: PreTrainedModel, templates: Templates, prompts: Pro
 
 
 def bag_of_words_credit(prompts: Prompts, *, batch: int = 50) -> Tensor:
-    """For each prompt ``(B,)`` the credit of the vote by shared words: 1 if right, shared equally among ties.
+    """Return the credit of the bag-of-words vote for each prompt, shape (B,).
 
-    A demonstration's score is the number of the query's distinct tokens that it has; a class has the sum of its scores.
+    The score of a demonstration is the number of distinct tokens of the query that it contains. The score of a class is the sum
+    over its demonstrations. The credit is 1 if the gold class alone has the highest score, 1 / n if it ties with n - 1 other
+    classes, and 0 otherwise.
     """
     credit = []
     for part in prompts.chunks(batch):
@@ -220,14 +226,14 @@ def bag_of_words_credit(prompts: Prompts, *, batch: int = 50) -> Tensor:
 
 
 class Evaluation:
-    """The measures of one model.
+    """Evaluation of one model.
 
     Args:
-        model: In evaluation mode, in float32.
-        material: What it was trained on.
+        model: The model, in evaluation mode and in float32.
+        material: The material that the model was trained on.
         tables: The corpora table of each task.
-        prompts: Prompts in each cell.
-        seed: Of the prompts.
+        prompts: Number of prompts per cell.
+        seed: Random seed of the prompts.
     """
 
     def __init__(
@@ -236,14 +242,14 @@ class Evaluation:
         self.model = model
         self.material = material
         self.tasks = list(tables)
-        self.longest_text = int(material.bank.text_length.max())  # demonstrations are no longer than those of the training
+        self.longest_text = int(material.bank.text_length.max())  # no demonstration is longer than in training
         self.prompts = prompts
         self.generator = torch.Generator().manual_seed(seed)
         self.train, self.test = (self._bank(tables, split) for split in ("train", "test"))
         self.made_up = self._made_up_bank(seed)
 
     def _bank(self, tables: Mapping[str, pd.DataFrame], split: str) -> TopicBank:
-        """The classes of the tasks as topics, each with its texts of one split; its lexicon is the task's label word."""
+        """Return the classes of the tasks as topics, with the texts of one split. A topic's lexicon is its label word."""
         tokenizer, topics = self.material.tokenizer, []
         for name, table in tables.items():
             task, rows = TASKS[name], training_texts(table) if split == "train" else table[table["split"] == split]
@@ -253,7 +259,7 @@ class Evaluation:
         return TopicBank.build(topics, [], lambda text: tokenizer(text).input_ids, longest)
 
     def _made_up_bank(self, seed: int) -> TopicBank:
-        """The bank of the training, its made-up topics with texts."""
+        """Return the bank of the training material, with generated texts for its made-up topics."""
         bank, material = self.material.bank, self.material
         made_up = [i for i, name in enumerate(bank.names) if name.startswith((MADE_UP, PLAIN_TEXT))]
         sampler = EpisodeSampler(bank, material.templates, material.label_pool, material.label_weight, seed)
@@ -267,13 +273,22 @@ class Evaluation:
         return replace(bank, texts=text.flatten(0, 1), text_length=length.flatten(), text_start=start, text_count=count)
 
     def _topics(self, task: str, shots: int, demos: TopicBank) -> list[int]:
-        """The classes of a task with a test text to ask for and enough others in ``demos``; none if there is only one."""
+        """Return the classes of a task with at least one test text for the query and enough texts for demonstrations.
+
+        The result is empty if there are fewer than two such classes.
+        """
         enough = (demos.text_count >= shots + (demos is self.test)) & (self.test.text_count > 0)  # (N,)
         topics = [i for i, name in enumerate(self.test.names) if name.startswith(f"{task}/") and enough[i]]
         return topics if len(topics) >= 2 else []
 
     def measure(self, measure: str, on: str, shots: int, prompts: Prompts) -> Measure | None:
-        """One row: the model, and the vote by shared words; prompts that do not fit the context are left out, all or some."""
+        """Measure the model and the bag-of-words baseline on prompts.
+
+        Prompts that do not fit into the context are excluded.
+
+        Returns:
+            One row of the table, or None if no prompt fits into the context.
+        """
         length = prompt_lengths(self.material.templates, prompts.template, prompts.text_length)  # (B,)
         fits = length <= self.model.config.max_position_embeddings  # (B,)
         if not fits.all():
@@ -300,7 +315,10 @@ class Evaluation:
         return row
 
     def fresh_labels(self, classes: int, shots: int) -> Prompts | None:
-        """Held-out texts, label words drawn anew: prompts of every task that has enough classes, in equal numbers."""
+        """Sample prompts of held-out texts with random label words, the same number for each task that has enough classes.
+
+        The result is None if no task has enough classes.
+        """
         topics = {task: self._topics(task, shots, self.test) for task in self.tasks}
         tasks = [task for task in self.tasks if len(topics[task]) >= classes]
         if not tasks:
@@ -325,7 +343,10 @@ class Evaluation:
         return Prompts(**{entry.name: torch.cat([getattr(part, entry.name) for part in parts]) for entry in fields(Prompts)})
 
     def made_up_topics(self, kind: str, classes: int) -> Prompts | None:
-        """Made-up topics of one kind, label words drawn anew, one demonstration per class."""
+        """Sample prompts about made-up topics of one kind, with random label words and one demonstration per class.
+
+        The result is None if there are not enough topics.
+        """
         topics = [i for i, name in enumerate(self.made_up.names) if name.startswith(f"{kind}/")]
         if len(topics) < classes:
             return None
@@ -343,7 +364,11 @@ class Evaluation:
         )
 
     def paper_task(self, task: str, shots: int) -> Prompts | None:
-        """A task as the paper sets it: its own template and label words, training texts as demonstrations."""
+        """Sample prompts of a task in the paper's setting.
+
+        The prompts use the task's own template and label words, and the demonstrations are training texts. The result is None
+        if fewer than two classes have enough texts.
+        """
         topics = self._topics(task, shots, self.train)
         if not topics:
             return None
@@ -361,7 +386,7 @@ class Evaluation:
         )
 
     def brief(self) -> list[Measure]:
-        """One demonstration per class only: what a learning curve shows."""
+        """Compute the measures with one demonstration per class, for the learning curve."""
         rows = []
         for classes in CLASSES:
             if prompts := self.fresh_labels(classes, 1):
@@ -375,7 +400,7 @@ class Evaluation:
         return [row for row in rows if row]
 
     def table(self) -> list[Measure]:
-        """All rows."""
+        """Compute all measures."""
         rows = []
         for classes in CLASSES:
             for shots in SHOTS:
@@ -407,18 +432,20 @@ class Evaluation:
 def run(
     checkpoints: Path, facts: Path, corpora: Sequence[Path], out: Path, *, prompts: int = 1000, curve_prompts: int = 200
 ) -> None:
-    """Measures the checkpoints of a training and writes the evaluation table: all measures of the last, few of the others.
+    """Evaluate the checkpoints of a training run and write the evaluation table.
+
+    The last checkpoint is evaluated with all measures, the others only with those of the learning curve.
 
     Args:
-        checkpoints: The folder of the checkpoints, or one checkpoint, which then counts as the last.
-        facts: What the training wrote about itself, or a model card.
-        corpora: The corpora tables that it was trained on.
-        out: The table.
-        prompts: Prompts in each cell, at the last checkpoint.
-        curve_prompts: The same at the others.
+        checkpoints: The folder with the checkpoints, or a single checkpoint, which is treated as the last one.
+        facts: The facts file of the training run, or a model card.
+        corpora: The corpora tables that the model was trained on.
+        out: Output path of the table.
+        prompts: Number of prompts per cell for the last checkpoint.
+        curve_prompts: Number of prompts per cell for the other checkpoints.
 
     Raises:
-        InputError: A file is absent or damaged, or the texts are not those that the model was trained on.
+        InputError: If a file is missing or corrupted, or if the texts are not those that the model was trained on.
     """
     training = read_facts(facts)
     recipe = Recipe.model_validate(training["recipe"])
@@ -444,7 +471,7 @@ def run(
     metadata = provenance.describe(
         EVALUATION,
         [__name__],
-        # The facts hold seconds, too; the checkpoints' hashes say what was measured.
+        # The facts file is not an input because it contains timings. The checkpoints' hashes identify the evaluated weights.
         inputs={hashes.artifact_name(path, out): hashes.file_hash(path) for path in corpora},
         settings={"prompts": prompts, "curve_prompts": curve_prompts},
         seeds=[SEED],
@@ -455,10 +482,14 @@ def run(
 
 
 def steps_of(checkpoints: Path, last: int) -> dict[int, Path]:
-    """The folders of a training's checkpoints by their steps; a folder that is a checkpoint itself has ``last`` steps.
+    """Return the checkpoint folders of a training run by step.
+
+    Args:
+        checkpoints: The folder with the checkpoints, or a single checkpoint, which is treated as the last one.
+        last: The step of the last checkpoint.
 
     Raises:
-        InputError: There is none.
+        InputError: If the last checkpoint is missing.
     """
     if (checkpoints / "config.json").is_file():
         return {last: checkpoints}

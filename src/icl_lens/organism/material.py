@@ -1,4 +1,4 @@
-"""What episodes are drawn from: the tokenizer, the topics, the templates' pieces and the label pool."""
+"""The material from which episodes are sampled: the tokenizer, the topics, the templates and the label pool."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ log = logging.getLogger(__name__)
 
 MADE_UP = "made-up"
 PLAIN_TEXT = "plain text only"
-"""Groups of topics: made-up ones that stand in labelled episodes, and made-up ones that never do."""
+"""Groups of made-up topics: those that occur in labelled episodes, and those that occur as plain text only."""
 
 
 @dataclass
 class Material:
-    """What episodes are drawn from.
+    """The material from which episodes are sampled.
 
     Attributes:
-        tokenizer: Holds every label word, template piece and topical word as one token.
+        tokenizer: Tokenizer that encodes each label word, topical word and word or mark of a template as one token.
         bank: The topics.
-        templates: The tasks' own templates, in their order, then made-up ones.
-        label_pool: ``(P,)`` label tokens.
-        label_weight: ``(P,)`` how often each is drawn. Words differ in frequency, as they do in a language, so that a model
-            that has seen no demonstration has the same guess whatever the text says.
+        templates: The tasks' own templates, in the order of the tasks, followed by made-up ones.
+        label_pool: Label tokens, shape (P,).
+        label_weight: Relative sampling frequency of each label token, shape (P,). Label words differ in frequency, as words do
+            in natural language, so that a model that has seen no demonstration makes the same guess for any text.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -48,11 +48,15 @@ class Material:
 
     @classmethod
     def build(cls, recipe: Recipe, tables: Mapping[str, pd.DataFrame]) -> Material:
-        """From the corpora tables of some tasks, of which only the training splits are looked at, and made-up topics.
+        """Build the material from made-up topics and the training splits of the tasks' corpora.
+
+        Args:
+            recipe: The recipe.
+            tables: The corpora table of each task.
 
         Raises:
-            InputError: There are too few training texts, those of a task are of fewer than two classes, or the longest episode
-                does not fit the context.
+            InputError: If there are too few training texts, if a task's training texts have fewer than two classes, or if the
+                longest episode does not fit into the context.
         """
         episodes = recipe.episodes
         texts = [text for table in tables.values() for text in training_texts(table)["text"]]
@@ -60,7 +64,7 @@ class Material:
         frequent = sorted(words, key=lambda word: (-words[word], word))[: recipe.vocabulary]
         topics, fillers = corpus_topics(tables)
         known = frozenset(word.strip().lower() for word in words)
-        # A word may tell a class and yet be too rare for a token of its own.
+        # An indicative word can be too rare to have its own token.
         whole = set(frequent)
         for topic in topics:
             topic.lexicon = [word for word in topic.lexicon if word in whole]
@@ -105,10 +109,10 @@ class Material:
         return material
 
     def _require_classes(self, task: str, longest: int) -> None:
-        """At least two classes of a task have training texts that are short enough.
+        """Check that at least two classes of a task have sufficiently short training texts.
 
         Raises:
-            InputError: They have not.
+            InputError: If fewer than two classes have such texts.
         """
         there = [i for i, name in enumerate(self.bank.names) if name.startswith(f"{task}/") and self.bank.text_count[i]]
         left = int(self.bank.text_count[there].sum())
@@ -122,10 +126,10 @@ class Material:
             )
 
     def _require_room(self, recipe: Recipe) -> None:
-        """The longest episode fits the context.
+        """Check that the longest episode fits into the context.
 
         Raises:
-            InputError: It does not.
+            InputError: If it does not.
         """
         difficulties = recipe.curriculum.difficulties()
         made_up = max(d.topical + d.fillers for d in difficulties)
@@ -141,5 +145,5 @@ class Material:
 
 
 def content_hash(table: pd.DataFrame) -> str:
-    """SHA-256 of a corpora table's splits, texts and labels, whatever file they stand in."""
+    """Return the SHA-256 of the splits, indices, texts and labels of a corpora table, independently of the file format."""
     return hashlib.sha256(table[["split", "index", "text", "label"]].to_csv(index=False).encode()).hexdigest()

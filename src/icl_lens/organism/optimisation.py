@@ -1,15 +1,17 @@
 """The loss and the training loop of the embedded model.
 
-What is learned: to predict the label words of an episode's demonstrations once their class has been shown, whatever words stand
-for the classes in this episode. The loss has five terms:
+The model learns to predict the label word of a demonstration if the episode has already shown the demonstration's class, for
+any assignment of label words to classes. The loss has five terms:
 
-* *matching*: cross-entropy among the episode's shown label words only. It says which demonstration to look at and nothing else;
-  without it the model first learns which words are labels and how often each was shown, and stays there;
-* *answer*: cross-entropy over the whole vocabulary on the same labels, once the first rung has been passed, as the next;
-* *first seen*: where the class has not been shown yet, cross-entropy with the frequencies of the label words that the episode
-  has not used: that is all there is to know, and a text must not favour a label word;
-* *text*: next-token cross-entropy on a sample of an episode's positions;
-* *documents*: next-token cross-entropy on plain text about one topic, so that words can be known by their company.
+* *matching*: cross-entropy among the label words that the episode has shown so far. It depends only on which demonstration the
+  model attends to. Without it, the model first learns which words are labels and how often each was shown, and does not improve
+  further.
+* *answer*: cross-entropy over the whole vocabulary for the same labels, from the second rung on.
+* *first seen*: for a class that has not been shown yet, cross-entropy with the frequencies of the label words that the episode
+  has not used, from the second rung on. No other information is available at these positions, and the text must not favour any
+  label word.
+* *text*: next-token cross-entropy on a sample of an episode's positions.
+* *documents*: next-token cross-entropy on plain text about one topic, so that the model learns which words occur together.
 """
 
 from __future__ import annotations
@@ -32,16 +34,16 @@ from icl_lens.organism.topics import PAD
 
 log = logging.getLogger(__name__)
 
-# Plain text of one step: documents, their words, the share of the words that are topical, and how many words at the start of
-# each say too little of its topic to learn from.
+# Plain text of one step: number of documents, words per document, share of topical words, and number of words at the start of
+# each document that are excluded from the loss because they contain too little information about the topic.
 DOCUMENTS, DOCUMENT_LENGTH, DOCUMENT_TOPICAL, DOCUMENT_HEAD = 4, 96, 0.6, 8
-# How fast the matching loss that the curriculum looks at follows the loss of a step.
+# Smoothing factor of the exponential moving average of the matching loss that the curriculum uses.
 SMOOTHING = 0.03
 
 
 @dataclass
 class Losses:
-    """The terms of the loss, and the accuracy on shown labels, which is only watched."""
+    """The terms of the loss, and the accuracy on shown labels, which is only logged."""
 
     matching: Tensor
     answer: Tensor
@@ -58,15 +60,17 @@ def losses(
     text_share: float,
     generator: torch.Generator,
 ) -> Losses:
-    """One forward pass; logits are computed only where a loss needs them.
+    """Compute the losses on a batch of episodes in one forward pass.
+
+    Logits are computed only at the positions that a loss needs.
 
     Args:
         model: The model.
-        episodes: On the model's device, as are the next two.
-        label_pool: ``(P,)`` label tokens.
-        label_weight: ``(P,)`` how often each is drawn.
-        text_share: The share of positions that the text loss is taken on.
-        generator: Draws these positions; on the processor.
+        episodes: The episodes, on the model's device.
+        label_pool: Label tokens, on the model's device, shape (P,).
+        label_weight: Relative sampling frequency of each label token, on the model's device, shape (P,).
+        text_share: Share of positions on which the text loss is computed.
+        generator: CPU generator that samples these positions.
     """
     hidden = model.model(input_ids=episodes.input_ids, use_cache=False).last_hidden_state  # (B, T, W)
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]  # (B, 1)
@@ -99,19 +103,22 @@ def losses(
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of ``logits`` (N, V); 0 where there is nothing to predict, as in a step that shows no class twice."""
+    """Compute the cross-entropy of ``logits``, shape (N, V).
+
+    The result is 0 for N = 0, for example in a step in which no class is shown twice.
+    """
     return F.cross_entropy(logits, target) if len(logits) else logits.sum()
 
 
 def document_loss(model: LlamaForCausalLM, documents: Tensor) -> Tensor:
-    """Next-token cross-entropy on plain text ``(B, T)``, once its topic can be known."""
+    """Compute the next-token cross-entropy on plain text, shape (B, T), without the first words of each document."""
     hidden = model.model(input_ids=documents, use_cache=False).last_hidden_state  # (B, T, W)
     logits = model.lm_head(hidden[:, DOCUMENT_HEAD:-1])  # (B, S, V)
     return F.cross_entropy(logits.flatten(0, 1), documents[:, DOCUMENT_HEAD + 1 :].flatten())
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear rise, plateau, linear fall to zero at the last step."""
+    """Return the learning rate of a step: linear warm-up, plateau, linear decay to zero at the last step."""
     rise = (step + 1) / recipe.warm_up
     fall = (recipe.total_steps - step) / max(1.0, recipe.cool_down * recipe.total_steps)
     return recipe.learning_rate * min(1.0, rise, fall)
@@ -119,16 +126,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 @dataclass
 class Progress:
-    """Where the training stands, beside its tensors.
+    """Progress of a training run, without its tensors.
 
     Attributes:
-        step: Optimiser steps taken.
-        rung: Index of the curriculum's rung.
-        unpassed: How many rungs were left because they had been tried long enough.
-        since: Steps taken on it.
-        smoothed: The smoothed matching loss.
-        episodes: Episodes seen.
-        tokens: Tokens seen, documents included.
+        step: Number of optimiser steps so far.
+        rung: Index of the current rung of the curriculum.
+        unpassed: Number of rungs that were left without being passed because the patience was exhausted.
+        since: Number of steps on the current rung.
+        smoothed: Smoothed matching loss.
+        episodes: Number of episodes seen.
+        tokens: Number of tokens seen, including documents.
     """
 
     step: int
@@ -141,16 +148,16 @@ class Progress:
 
 
 class Trainer:
-    """Trains a new model, one optimiser step at a time; its whole state can be taken out and put back.
+    """Trainer of a new model, one optimiser step at a time. Its complete state can be saved and restored.
 
     Args:
-        recipe: How it is trained.
-        material: What it is trained on.
-        device: Where.
+        recipe: Training settings.
+        material: Training material.
+        device: Device for the training.
     """
 
     def __init__(self, recipe: Recipe, material: Material, device: torch.device | str = "cpu") -> None:
-        torch.set_num_threads(recipe.threads)  # it decides the order of sums
+        torch.set_num_threads(recipe.threads)  # the number of threads determines the order of sums
         tokenizer = material.tokenizer
         model = build_model(recipe.architecture, len(tokenizer), tokenizer.eos_token_id, recipe.seed)
         self.model, self.recipe, self.material = model.to(device).train(), recipe, material
@@ -168,7 +175,11 @@ class Trainer:
         self.progress = Progress(step=0, rung=0, unpassed=0, since=0, smoothed=2 * recipe.curriculum.gate, episodes=0, tokens=0)
 
     def advance(self) -> dict[str, float]:
-        """Takes one step; its figures: the rung, the smoothed matching loss, every term of the loss, the accuracy."""
+        """Take one optimiser step.
+
+        Returns:
+            Metrics of the step: each term of the loss, the accuracy, the rung and the smoothed matching loss.
+        """
         recipe, at = self.recipe, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, at.step)
@@ -212,18 +223,22 @@ class Trainer:
         return figures
 
     def _climb(self) -> None:
-        """Goes to the next rung when this one is passed, or has been tried long enough."""
+        """Move to the next rung if the current one is passed or its patience is exhausted."""
         at, curriculum = self.progress, self.recipe.curriculum
         passed = at.smoothed < curriculum.gate
         if at.rung + 1 < len(self.difficulties) and (passed or at.since >= curriculum.patience):
             how = "passed" if passed else "left unpassed"
             log.info("step %d: rung %d %s with matching loss %.3f", at.step, at.rung, how, at.smoothed)
             at.rung, at.unpassed, at.since = at.rung + 1, at.unpassed + (not passed), 0
-            # The new rung must show its own loss before it can be passed.
+            # Reset the smoothed loss, so that the new rung cannot be passed with the loss of the previous rung.
             at.smoothed = max(at.smoothed, 2 * curriculum.gate)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything the next step depends on: tensors (weights, the optimiser's, the generators'), and plain values."""
+        """Return the complete training state.
+
+        Returns:
+            The tensors (model weights, optimiser state, generator states), and the progress as plain values.
+        """
         tensors = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
@@ -231,10 +246,10 @@ class Trainer:
         return tensors, asdict(self.progress)
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Puts back what :meth:`state` gave.
+        """Restore a state returned by :meth:`state`.
 
         Raises:
-            KeyError, RuntimeError, TypeError, ValueError: It is not the state of such a training.
+            KeyError, RuntimeError, TypeError, ValueError: If the state does not match this training run.
         """
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():

@@ -1,8 +1,8 @@
-"""The recipe of a model that learns in context: the keys under ``organism`` in the config, and what they mean.
+"""The training recipe of a model that learns in context: the config keys under ``organism``.
 
-Everything that decides the weights, beside the texts, the code, the library versions and the device. The curriculum keeps the
-full template, all topics and the whole label pool from the first step. It grows the number of words per topic, then the
-fillers, then the share of real texts; a rung is left when the smoothed matching loss falls below the gate.
+Together with the texts, the code, the library versions and the device, the recipe determines the weights. The curriculum uses
+full templates, all topics and the whole label pool from the first step. It increases the number of words per topic, then the
+number of fillers, then the share of real texts. The next rung begins when the smoothed matching loss falls below the gate.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from icl_lens.section import Section, Seed
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Range = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
-"""Fewest and most."""
+"""Minimum and maximum."""
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How hard the episodes are: the knobs that the curriculum turns.
+    """Difficulty of the episodes: the parameters that the curriculum changes.
 
     Attributes:
-        words: How many words of each topic's lexicon are in use (the first ones).
-        topical: At most how many topical words a made-up text has; at least half of them.
-        fillers: At most how many fillers a made-up text has.
-        corpus: The share of episodes whose texts are training texts of a corpus; in the others they are made up.
-        noise: The share of demonstrations whose class is drawn anew, whatever their text.
+        words: Number of words of each topic's lexicon in use (the first ones).
+        topical: Maximum number of topical words in a made-up text. The minimum is half of it.
+        fillers: Maximum number of fillers in a made-up text.
+        corpus: Share of episodes with training texts of a corpus. The other episodes have made-up texts.
+        noise: Share of demonstrations with a class that is redrawn independently of the text.
     """
 
     words: int
@@ -40,7 +40,7 @@ class Difficulty:
 
 
 class Architecture(Section):
-    """The shape of the model and the scales of its initial weights (see :mod:`icl_lens.organism.architecture`)."""
+    """Shape of the model and scales of its initial weights (see :mod:`icl_lens.organism.architecture`)."""
 
     width: int = Field(default=64, ge=4, description="Hidden size.")
     layers: int = Field(default=6, ge=1, description="Decoder layers.")
@@ -79,7 +79,7 @@ class Architecture(Section):
 
 
 class Episodes(Section):
-    """What an episode is: demonstrations of some classes, each also a query."""
+    """Composition of an episode: demonstrations of several classes, each of which is also a query."""
 
     demonstrations: Range = Field(default_factory=lambda: [8, 30], description="Fewest and most demonstrations in an episode.")
     demonstrations_per_step: int = Field(default=240, ge=1, description="Episodes times demonstrations of one step, about.")
@@ -123,7 +123,7 @@ class Episodes(Section):
 
 
 class Rung(Section):
-    """One step of the curriculum: the knobs that it turns; the others stay as they were."""
+    """One step of the curriculum: the difficulty parameters that it changes. All others keep their values."""
 
     words: int | None = Field(default=None, ge=1, description="Words in use of each topic.")
     topical: int | None = Field(default=None, ge=1, description="Topical words of a made-up text, at most.")
@@ -133,7 +133,7 @@ class Rung(Section):
 
 
 class Curriculum(Section):
-    """The rungs, from easy to hard, and when one is left."""
+    """The rungs, from easy to hard, and the conditions for moving to the next rung."""
 
     gate: float = Field(default=0.35, gt=0, description="A rung is passed when the smoothed matching loss is below.")
     patience: int = Field(default=1500, ge=1, description="A rung is left after this many steps at the latest.")
@@ -154,7 +154,7 @@ class Curriculum(Section):
     )
 
     def difficulties(self) -> list[Difficulty]:
-        """Every rung with all its knobs."""
+        """Return the full difficulty of each rung."""
         current, resolved = Difficulty(words=1, topical=6, fillers=0, corpus=0.0, noise=0.0), []
         for rung in self.rungs:
             current = replace(current, **rung.model_dump(exclude_none=True))
@@ -163,7 +163,7 @@ class Curriculum(Section):
 
 
 class Loss(Section):
-    """Weights of the losses beside matching, whose weight is 1 (see :mod:`icl_lens.organism.optimisation`)."""
+    """Weights of the loss terms (see :mod:`icl_lens.organism.optimisation`). The weight of the matching loss is 1."""
 
     answer: Weight = Field(default=0.3, description="The shown label word among all tokens.")
     first_seen: Weight = Field(default=0.3, description="Where the class has not been shown: the label words' frequencies.")
@@ -173,18 +173,18 @@ class Loss(Section):
 
 
 class Measurement(Section):
-    """How much the trained model is measured on."""
+    """Number of prompts for the evaluation of the trained model."""
 
     prompts: int = Field(default=1000, ge=1, description="Prompts in each cell of the model card's table.")
     curve_prompts: int = Field(default=200, ge=1, description="The same at each earlier checkpoint.")
 
 
 STEPS = {"quick": 4000, "long": 40000}
-"""Optimiser steps of each budget: a laptop's quarter of an hour or two, a GPU's."""
+"""Optimiser steps of each budget. The quick budget takes 15 to 30 minutes on a laptop, the long budget as much on a GPU."""
 
 
 class Recipe(Section):
-    """How the model is trained."""
+    """Training settings of the model."""
 
     seed: Seed = Field(default=0, description="Of the initial weights and of every episode.")
     budget: Literal["quick", "long"] = Field(
@@ -212,11 +212,11 @@ class Recipe(Section):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps in all."""
+        """Total number of optimiser steps."""
         return self.steps or STEPS[self.budget]
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps after which a checkpoint is kept: 0 (untrained), then log-spaced from step 10 up to the last."""
+        """Return the steps after which a checkpoint is kept: 0 (untrained), then log-spaced from step 10 to the last step."""
         last, gaps = self.total_steps, self.checkpoints - 2
         first = min(10, last)
         return [0, *sorted({round(first * (last / first) ** (i / gaps)) for i in range(gaps + 1)})]

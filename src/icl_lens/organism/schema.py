@@ -1,4 +1,4 @@
-"""The schemas of what a training and its evaluation write."""
+"""Schemas of the training table and the evaluation table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINING = Schema(
     keys=("step",),
     stage="training",
 )
-"""One row a step that was logged."""
+"""One row per logged step."""
 
 EVALUATION = Schema(
     "evaluation",
@@ -40,4 +40,4 @@ EVALUATION = Schema(
     keys=("step", "measure", "on", "classes", "shots", "prompts"),
     stage="training",
 )
-"""One row a measure of a checkpoint."""
+"""One row per measure of a checkpoint."""

@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer in which every listed word is one token and no text fails.
+"""A byte-level BPE tokenizer that encodes each listed word as one token and can encode any text.
 
-A word that is in the vocabulary is taken whole (``ignore_merges``, as in Llama 3); any other text is put together from
-sub-words by a short list of merges and, at worst, from single bytes. Encoding and decoding are exact inverses.
+A word in the vocabulary is encoded as one token (``ignore_merges``, as in Llama 3). Any other text is encoded as sub-words with
+a short list of merges or, in the worst case, as single bytes. Encoding and decoding are exact inverses.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ END_OF_TEXT = "<|endoftext|>"
 def build_tokenizer(
     whole: Iterable[str], texts: Iterable[str] = (), *, subwords: int = 400, max_length: int = 1024
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer that keeps every pre-token of ``whole`` (a word with its leading blank, a mark) as one token.
+    """Build a tokenizer that encodes each pre-token of ``whole`` (a word with its leading space, or a mark) as one token.
 
     Args:
-        whole: Whatever must be encoded without sub-words; a word counts with the blank that precedes it.
-        texts: What the sub-words are learned from, beside ``whole``: each distinct word counts once.
-        subwords: How many pieces for all other words to learn.
-        max_length: The context the model is built for.
+        whole: Texts that must be encoded without sub-words. A word includes the space that precedes it.
+        texts: Additional texts from which the sub-words are learned. Each distinct word counts once.
+        subwords: Number of sub-words to learn for all other words.
+        max_length: Context length of the model, in tokens.
     """
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     listed = {piece for text in whole for piece, _ in split.pre_tokenize_str(text)}
     seen = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)} | listed
 
-    # 1. bytes and merges for unlisted words; 2. the listed words on top. A word is told from its byte-level spelling here,
-    # so nothing must split it again.
+    # The vocabulary consists of bytes and merges for unlisted words, followed by the listed words. The words already have their
+    # byte-level spelling here, so the learner has no pre-tokenizer that would split them again.
     learner = Tokenizer(models.BPE())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner.train_from_iterator(

@@ -1,7 +1,7 @@
-"""What the texts of an episode are about: topics, their words and their texts, as tensors of token ids.
+"""Topics of an episode's texts, with their words and texts as tensors of token ids.
 
-A topic is a class of a corpus or a made-up group of words. Topics that may meet in one episode form a group (the classes of one
-task; all made-up topics).
+A topic is a class of a corpus or a made-up group of words. Topics that can occur in the same episode form a group: the classes
+of one task, or all made-up topics.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from tokenizers import pre_tokenizers
 
 PAD = 0
 
-# A word tells a class when it stands in so many training texts and, were all classes equally frequent, this share of its
-# occurrences would be in that class.
+# A word is indicative of a class if it occurs in at least FEWEST_OCCURRENCES training texts and at least TELLING_SHARE of its
+# occurrences would be in that class if all classes were equally frequent.
 FEWEST_OCCURRENCES = 5
 TELLING_SHARE = 0.8
 
 
 @dataclass
 class Topic:
-    """One topic before it becomes tensors.
+    """One topic, before conversion to tensors.
 
     Attributes:
-        name: A name for people, e.g. ``sst2/1``.
-        group: The name of the group; topics of one group may meet in one episode.
-        lexicon: Its indicative words, each with its leading blank, the most frequent first.
-        texts: Its texts as they stand in the corpus; a made-up topic has none.
-        labelled: Whether it may stand in a labelled episode; if not, it is seen as plain text only.
+        name: Readable name, for example ``sst2/1``.
+        group: Name of the group. Topics of one group can occur in the same episode.
+        lexicon: Indicative words, each with a leading space, the most frequent first.
+        texts: Texts of the topic as in the corpus; empty for a made-up topic.
+        labelled: Whether the topic can occur in a labelled episode. Otherwise, it occurs as plain text only.
     """
 
     name: str
@@ -43,18 +43,19 @@ class Topic:
 
 @dataclass
 class TopicBank:
-    """Topics as tensors: N topics, at most V words each, F fillers, M texts of at most L tokens.
+    """Topics as tensors: N topics with at most V words each, F fillers, and M texts of at most L tokens.
 
     Attributes:
-        names: The topics' names, in order.
-        group: ``(N,)`` index of each topic's group.
-        labelled: ``(N,)`` whether the topic may stand in a labelled episode.
-        lexicon: ``(N, V)`` token ids, right-padded.
-        lexicon_size: ``(N,)`` how many words each topic has.
-        fillers: ``(F,)`` token ids of words that belong to no topic.
-        texts: ``(M, L)`` token ids, right-padded, texts of one topic in a row.
-        text_length: ``(M,)``.
-        text_start, text_count: ``(N,)`` where each topic's texts stand in ``texts``; the count may be 0.
+        names: Names of the topics, in order.
+        group: Index of each topic's group, shape (N,).
+        labelled: Whether each topic can occur in a labelled episode, shape (N,).
+        lexicon: Token ids of each topic's words, right-padded, shape (N, V).
+        lexicon_size: Number of words of each topic, shape (N,).
+        fillers: Token ids of words that belong to no topic, shape (F,).
+        texts: Token ids of the texts, right-padded, shape (M, L). The texts of one topic are consecutive.
+        text_length: Number of tokens of each text, shape (M,).
+        text_start, text_count: Index of each topic's first text in ``texts`` and the number of its texts, shape (N,). The
+            number can be 0.
     """
 
     names: list[str]
@@ -76,13 +77,13 @@ class TopicBank:
         encode: Callable[[str], list[int]],
         longest: int | None = None,
     ) -> TopicBank:
-        """The bank of ``topics``.
+        """Build the bank from topics.
 
         Args:
-            topics: In the order of their indices.
+            topics: The topics, in the order of their indices.
             fillers: Words that belong to no topic.
-            encode: Turns a string into token ids; it is called on blank + text.
-            longest: Texts with more tokens are left out.
+            encode: Function that converts a string to token ids. Texts are encoded with a leading space.
+            longest: Maximum number of tokens of a text. Longer texts are excluded.
         """
         groups = {name: i for i, name in enumerate(dict.fromkeys(topic.group for topic in topics))}
         encoded = [[encode(" " + text) for text in topic.texts] for topic in topics]
@@ -104,7 +105,7 @@ class TopicBank:
 
 
 def pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """``(len(rows), longest row)``, right-padded with :data:`PAD`."""
+    """Right-pad rows with :data:`PAD` to a tensor of shape (number of rows, length of the longest row)."""
     width = max((len(row) for row in rows), default=0)
     return torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows])
 
@@ -117,22 +118,23 @@ def _one(encode: Callable[[str], list[int]], word: str) -> int:
 
 
 def pre_tokens(text: str) -> list[str]:
-    """The words and marks of a text, each with its leading blank; the first word counts as having one."""
+    """Split a text into words and marks, each with its leading space. A space is added before the first word."""
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
     spaced = " " + text
     return [spaced[start:end] for _, (start, end) in split.pre_tokenize_str(spaced)]
 
 
 def training_texts(table: pd.DataFrame) -> pd.DataFrame:
-    """A corpora table's training texts, each once, less those that are also test texts (TREC has some)."""
+    """Return the training texts of a corpora table, without duplicates and without texts of the test split (TREC has some)."""
     train, test = table[table["split"] == "train"], table[table["split"] == "test"]
     return train[~train["text"].isin(test["text"])].drop_duplicates("text")
 
 
 def corpus_topics(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Topic], list[str]]:
-    """The classes of the corpora as topics, and the words that tell no class, from the training splits only.
+    """Return the classes of the corpora as topics, and the filler words, which are not indicative of any class.
 
-    A word of the lexicon or of the fillers stands as in the texts: with its leading blank, in its case.
+    Only the training splits are used. The words of the lexicons and the fillers are spelled as in the texts, with a leading
+    space and with their case.
 
     Args:
         tables: The corpora table of each task.
@@ -164,5 +166,5 @@ def corpus_topics(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Topic], list
 
 
 def _by_count(counts: Counter[str]) -> list[tuple[str, int]]:
-    """The entries, the most frequent first; ties in alphabetical order, so that the order is the same everywhere."""
+    """Return the entries, the most frequent first. Ties are in alphabetical order, so that the order is deterministic."""
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))

@@ -1,7 +1,8 @@
-"""Trains a model that learns in context, from the texts of some tasks: ``icl-lens training``.
+"""Training of a model that learns in context, on the texts of one or more tasks: ``icl-lens training``.
 
-The embedded model is what this makes of the built-in corpora and the default recipe. While it runs, its state is written every
-few seconds to a folder of its own; the same command then goes on where it was stopped, to the same bytes on a CPU.
+The embedded model is the result for the built-in corpora and the default recipe. The state is regularly saved to a separate
+folder during training. Rerun the same command to resume an interrupted run. On a CPU, a resumed run gives the same bytes as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from icl_lens.tasks.task import TASKS
 
 logger = logging.getLogger(__name__)
 
-# Steps that one row of the training table is the mean of.
+# Number of steps averaged in one row of the training table.
 EVERY = 50
-# Seconds between two writings of the state: what a kill can cost.
+# Seconds between two saves of the state, that is, the maximum training time lost by an interruption.
 SAVE_SECONDS = 20.0
 
 STATE = "state.safetensors"
@@ -48,12 +49,13 @@ FIGURES = ("matching", "answer", "text", "first_seen", "documents", "accuracy", 
 
 
 def read_corpora(paths: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
-    """The corpora tables by the task that each is named after.
+    """Read corpora tables. The file name of each table is the name of its task.
 
-    Their ``attrs`` say where the texts come from.
+    Returns:
+        The table of each task. The ``attrs`` of a table contain the source of its texts.
 
     Raises:
-        InputError: A file is not such a table, or is named after no task.
+        InputError: If a file is not a corpora table or is not named after a task.
     """
     tables = {}
     for path in map(Path, paths):
@@ -66,15 +68,15 @@ def read_corpora(paths: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
 
 
 def require_folder(option: str, folder: Path, ours: Callable[[Path], bool]) -> None:
-    """A folder that will be replaced holds nothing but what was made here before.
+    """Check that a folder to be replaced contains only files of a previous run.
 
     Args:
-        option: What the folder is called on the command line.
-        folder: It need not be there.
-        ours: Whether an entry may be deleted; one whose name begins with a dot may.
+        option: Command line option that names the folder.
+        folder: The folder; it need not exist.
+        ours: Function that returns whether an entry may be deleted. Entries with a leading dot may always be deleted.
 
     Raises:
-        InputError: It holds something else, or is a file.
+        InputError: If the folder contains other entries or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{option} {folder} is a file; name a folder")
@@ -84,20 +86,20 @@ def require_folder(option: str, folder: Path, ours: Callable[[Path], bool]) -> N
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder of the checkpoint after ``step`` steps; names sort as the steps do."""
+    """Return the folder name of the checkpoint after ``step`` steps. Names sort in the order of the steps."""
     return f"step-{step:06d}"
 
 
 def checkpoint_step(folder: Path) -> int:
-    """The step in a checkpoint's folder name."""
+    """Return the step from a checkpoint's folder name."""
     return int(folder.name.removeprefix("step-"))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a training wrote about itself, from its own file or from a model card; its ``recipe`` is one that this code reads.
+    """Read the facts of a training run from its facts file or from a model card.
 
     Raises:
-        InputError: The file is neither, or of a training that this code does not know.
+        InputError: If the file is neither of these, or if its recipe is not valid in this version.
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +116,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes what ``from_pretrained`` needs, whole or not at all."""
+    """Write a checkpoint that ``from_pretrained`` can load. The folder is never left incomplete."""
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
@@ -127,7 +129,14 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 @dataclass
 class _Log:
-    """The training table as it grows: its rows, the sums of the steps since the last one, and the seconds so far."""
+    """The training table during training.
+
+    Attributes:
+        rows: The rows so far.
+        sums: Sums of the metrics over the steps since the last row.
+        steps: Number of steps since the last row.
+        seconds: Training time so far, in seconds.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
@@ -155,19 +164,20 @@ def run(
     facts: Path,
     device: str = "auto",
 ) -> None:
-    """Trains from scratch, or goes on where the same training was stopped.
+    """Train a model from scratch, or resume the same training run if it was interrupted.
 
     Args:
-        recipe: How to train.
+        recipe: Training settings.
         corpora: The corpora tables, each named after its task.
-        work: A folder for the state; it is deleted when all is done.
-        checkpoints: The folder of the checkpoints, made when all is done.
-        table: The training table.
-        facts: A JSON file: what decided the weights, and what the training cost.
-        device: auto, cpu, cuda or mps.
+        work: Folder for the state. It is deleted at the end of the training.
+        checkpoints: Output folder for the checkpoints, written at the end of the training.
+        table: Output path of the training table.
+        facts: Output path of a JSON file with everything that determines the weights, and the cost of the training.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        InputError: The texts or the recipe cannot be used, the state is damaged, or the loss is no number.
+        InputError: If the texts or the recipe are invalid, if a folder contains other files, if the state is corrupted, or if
+            the loss is non-finite.
     """
     require_folder("--work", work, lambda entry: entry.name in (STATE, CHECKPOINTS))
     require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))
@@ -212,14 +222,14 @@ def run(
         temporary.write_text(
             json.dumps({**identity, **_cost(recipe, trainer, log)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-    # Copied, so that a kill at any moment leaves the state with all it needs.
+    # Copied instead of moved, so that the state stays complete if the run is interrupted here.
     shutil.rmtree(checkpoints, ignore_errors=True)
     shutil.copytree(work / CHECKPOINTS, checkpoints)
     shutil.rmtree(work)
 
 
 def _cost(recipe: Recipe, trainer: Trainer, log: _Log) -> dict[str, Any]:
-    """What the training cost, and where the curriculum ended."""
+    """Return the cost of the training and the final rung of the curriculum."""
     return {
         "steps": trainer.progress.step,
         "episodes": trainer.progress.episodes,
@@ -235,7 +245,7 @@ def _cost(recipe: Recipe, trainer: Trainer, log: _Log) -> dict[str, Any]:
 
 
 def _train(trainer: Trainer, material: Material, log: _Log, work: Path, fingerprint: str) -> None:
-    """All the steps that are left."""
+    """Run all remaining steps."""
     recipe, folder = trainer.recipe, work / CHECKPOINTS
     kept = set(recipe.checkpoint_steps())
     start = saved = time.monotonic()
@@ -263,12 +273,12 @@ def _save_state(work: Path, trainer: Trainer, log: _Log, fingerprint: str) -> No
     tensors, progress = trainer.state()
     plain = json.dumps({"fingerprint": fingerprint, "progress": progress, "log": vars(log)})
     with whole_file(work / STATE) as temporary:
-        # Copies: the writer refuses tensors that share memory, and the state may lie on another device.
+        # save_file rejects tensors that share memory, so each tensor is copied; the state may also be on another device.
         save_file({name: value.cpu().clone() for name, value in tensors.items()}, temporary, metadata={"state": plain})
 
 
 def _resume(work: Path, trainer: Trainer, fingerprint: str) -> _Log:
-    """Puts back the state of the same training if there is one; else clears the folder."""
+    """Restore the saved state of the same training run. Clear the folder if there is no such state."""
     path = work / STATE
     if path.is_file():
         try:

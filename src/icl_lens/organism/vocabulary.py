@@ -1,4 +1,4 @@
-"""The words the model must know as one token each: label words, template pieces, made-up topics."""
+"""The words that the tokenizer encodes as one token each: label words, template pieces and made-up topics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _POOL = """
 """.split()
 
 TASK_LABEL_WORDS: tuple[str, ...] = tuple(dict.fromkeys(word for task in TASKS.values() for word in task.label_words))
-"""The label words of the four tasks, each with its leading blank."""
+"""The label words of the four tasks, each with a leading space."""
 
 LABEL_WORDS: tuple[str, ...] = tuple(
     dict.fromkeys([*TASK_LABEL_WORDS, *(f" {letter}" for letter in "ABCDEFGH"), *(f" {word}" for word in _POOL)])
 )
-"""The pool that the labels of an episode are drawn from, each with its leading blank.
+"""The pool from which the label words of an episode are drawn, each with a leading space.
 
-The tasks' own label words take part like any other, so that their meaning is never tied to a class.
+The tasks' own label words are drawn like all others, so that their meaning is not linked to a class.
 """
 
 _ONSETS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gl", "kr", "pl", "st", "tr"]
@@ -41,9 +41,18 @@ _CODAS = ["", "", "", "n", "l", "r", "k", "s"]
 
 
 def made_up_topics(topics: int, words: int, seed: int, avoid: frozenset[str] = frozenset()) -> list[list[str]]:
-    """Topics that belong to no corpus: ``topics`` lists of ``words`` distinct made-up words, none of them in ``avoid``.
+    """Generate topics that belong to no corpus.
 
-    Two words of one topic have nothing in common but their company, so a topic can only be learned from usage.
+    The words of a topic share nothing except that they occur together, so a model can learn a topic only from usage.
+
+    Args:
+        topics: Number of topics.
+        words: Number of words per topic.
+        seed: Random seed.
+        avoid: Words that must not be generated.
+
+    Returns:
+        One list of words per topic. All words are distinct.
     """
     rng = random.Random(seed)
     seen = set(avoid)
@@ -57,7 +66,7 @@ def made_up_topics(topics: int, words: int, seed: int, avoid: frozenset[str] = f
 
 
 class Pieces(NamedTuple):
-    """A template as the strings around its text and its label."""
+    """A template, as the strings around the text and the label."""
 
     prefix: str
     middle: str
@@ -65,13 +74,13 @@ class Pieces(NamedTuple):
 
 
 def task_templates() -> list[Pieces]:
-    """The template of each task in turn; demonstrations are separated by a newline, as in the paper."""
+    """Return the template of each task, in order. Demonstrations are separated by a newline, as in the paper."""
     pieces = []
     for task in TASKS.values():
         match = re.fullmatch(r"(.*)\{text\}(.*)\{label\}", task.template, flags=re.DOTALL)
         if match is None:
             raise ValueError(f"the template of {task.name!r} does not end with its label: {task.template!r}")
-        # The blank before the text belongs to the text's first word, as in the tokenizer.
+        # The space before the text belongs to the first word of the text, as in the tokenizer.
         pieces.append(Pieces(match.group(1).removesuffix(" "), match.group(2), "\n"))
     return pieces
 
@@ -87,10 +96,14 @@ _SEPARATORS = ("\n", " ;", " .", " /", "\n-", " #")
 
 
 def made_up_templates(number: int, seed: int) -> list[Pieces]:
-    """Distinct templates that no task has: with and without a prefix, a name for the label, a separator.
+    """Generate distinct templates that no task has, with and without a prefix, a name for the label and a separator.
 
-    What stands around the texts and the labels differs between templates, so that no mark is sure to follow a label and none is
-    sure to announce one: only a template's own use of it in the prompt tells.
+    The strings around texts and labels differ between templates, so that no mark reliably follows or precedes a label. A model
+    has to infer the role of a mark from the prompt.
+
+    Args:
+        number: Number of templates.
+        seed: Random seed.
     """
     rng = random.Random(seed)
     seen = set(task_templates())

@@ -1,1 +1,1 @@
-"""Prompts: whose demonstrations, which spans, which tokens, and how a chat wraps them."""
+"""Prompts: drawing of demonstrations, spans, tokenization and chat templates."""

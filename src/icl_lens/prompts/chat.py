@@ -1,7 +1,7 @@
-"""Prompts as chats, for models that were tuned on them: the tokenizer's own template, and every span moved with the text.
+"""Prompts in chat format for chat models, written with the tokenizer's chat template, with all spans adjusted to the new text.
 
-The user's turn holds the demonstrations and the query. The assistant's turn is opened with the prompt's final template piece
-("Sentiment:"), so that the model's next token is the label, as in the plain prompt.
+The user's turn contains the demonstrations and the query. The assistant's turn starts with the final template piece of the
+prompt ("Sentiment:"), so that the model's next token is the label, as in the plain prompt.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from icl_lens.errors import InputError
 def wrap(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """Write each prompt of a table as a chat.
 
-    Many templates strip what a turn begins and ends with. So the blanks between the query and the final piece (a newline, in
-    the four tasks) are left out, with those that the query itself ends with; all else stands as it was.
+    Many chat templates strip whitespace at the start and end of a turn. Therefore this function removes the whitespace between
+    the query and the final template piece (a newline in the four tasks) and at the end of the query. The rest of the text is
+    unchanged.
 
     Args:
         prompts: A prompts table.
-        tokenizer: Its chat template is used; it may write a beginning-of-sequence token.
+        tokenizer: The tokenizer with the chat template. The template may write a BOS token.
 
     Returns:
-        The same table with another text, and label_spans, text_spans, query_span and prefix_spans moved accordingly.
+        The same table with the new text, and with label_spans, text_spans, query_span and prefix_spans adjusted to it.
 
     Raises:
-        InputError: The tokenizer has no chat template, the template fails, changes the prompt's text or writes it twice, or
-            closes the assistant's turn; or a prompt does not end with a template piece.
+        InputError: The tokenizer has no chat template; the template raises an error, changes the prompt's text, writes it more
+            than once or closes the assistant's turn; or a prompt does not end with a template piece.
     """
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template; study this model without one (chat: no)")
@@ -38,7 +39,7 @@ def wrap(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFr
 
 
 def _wrap(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """One prompt's columns that change."""
+    """Return the changed columns of one prompt."""
     place = f"prompt {row['prompt_id']}"
     text = row["text"].rstrip()
     start, end = row["prefix_spans"][-1] if len(row["prefix_spans"]) else (0, 0)
@@ -48,7 +49,7 @@ def _wrap(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": piece}]
     try:
         written = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
-    except Exception as error:  # a template raises what it likes
+    except Exception as error:  # a template can raise any exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{place}: the tokenizer's chat template fails ({reason})") from error
     if written.count(asked) != 1:

@@ -1,8 +1,8 @@
-"""Where a prompt's demonstrations are among its tokens, and how much attention each gets.
+"""Token positions of the demonstrations in a prompt, and the attention to each demonstration.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2. A demonstration's tokens are those from its
-template's first piece to its label word's last token; what stands between demonstrations (a newline) belongs to none. Its label
-word's tokens begin with the anchor of :mod:`icl_lens.prompts.positions`.
+The definitions follow *In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2. A demonstration consists
+of the tokens from the first piece of its template to the last token of its label word. The text between demonstrations (a
+newline) belongs to no demonstration. The first token of a label word is its anchor in :mod:`icl_lens.prompts.positions`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from icl_lens.prompts.positions import TokenizedPrompt
 
 
 class Places(NamedTuple):
-    """Where a prompt's demonstrations are among its tokens.
+    """Token positions of the demonstrations in a prompt.
 
     Attributes:
-        starts: First token of each demonstration, shape (D,).
-        labels: First token of its label word, shape (D,).
-        stops: One beyond its label word's last token, shape (D,).
-        query: First token of the query.
-        end: First token after the query's text.
+        starts: The first token of each demonstration, shape (D,).
+        labels: The first token of each label word, shape (D,).
+        stops: The position after the last token of each label word, shape (D,).
+        query: The first token of the query.
+        end: The first token after the query's text.
     """
 
     starts: np.ndarray
@@ -35,12 +35,18 @@ class Places(NamedTuple):
 
 
 def places(prompt: TokenizedPrompt, drop_first: bool) -> Places:
-    """Where a prompt's demonstrations are among its tokens; position 0 is in none with ``drop_first``."""
+    """Return the token positions of the demonstrations in a prompt.
+
+    Args:
+        prompt: The prompt.
+        drop_first: Whether to exclude position 0 from the demonstrations.
+    """
     text, labels = prompt.text, prompt.label_spans
-    # A token belongs to what it ends in, as in icl_lens.prompts.positions: families differ in whose a blank is.
+    # A token belongs to the span in which it ends, as in icl_lens.prompts.positions, because tokenizers differ in the token to
+    # which they assign a space.
     ends = prompt.spans[:, 1]  # (T,)
-    behind = [_not_blank(text, end) for _, end in labels]  # where the next demonstration, or the query, begins
-    # Before the first demonstration may stand a chat's header; its template's beginning is as long as the query's.
+    behind = [_not_blank(text, end) for _, end in labels]  # start of the next demonstration or of the query
+    # A chat header may precede the first demonstration. Its template piece before the text is as long as that of the query.
     head = max(0, prompt.query_span[0] - behind[-1])
     begins = np.array([max(0, prompt.text_spans[0][0] - head), *behind[:-1]])
     starts = np.searchsorted(ends, begins, side="right")
@@ -54,15 +60,15 @@ def places(prompt: TokenizedPrompt, drop_first: bool) -> Places:
 
 
 def _not_blank(text: str, start: int) -> int:
-    """The first character from ``start`` on that is no blank."""
+    """Return the position of the first non-whitespace character at or after ``start``."""
     return start + len(text[start:]) - len(text[start:].lstrip())
 
 
 def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:
-    """Refuse prompts without demonstrations.
+    """Check that all prompts have demonstrations.
 
     Raises:
-        InputError: A prompt has none.
+        InputError: A prompt has no demonstrations.
     """
     bare = next((p for p in prompts if not len(p.anchors)), None)
     if bare:
@@ -70,14 +76,15 @@ def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:
 
 
 def pooled(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
-    """Each demonstration's attention a_i, by pooling, shape (L, H, D) each.
+    """Pool the attention weights over the tokens of each demonstration, which gives its attention a_i.
 
     Args:
-        weights: The last position's rows, shape (L, H, T).
-        where: The prompt's demonstrations.
+        weights: The attention weights of the last position, shape (L, H, T).
+        where: The token positions of the demonstrations.
 
     Returns:
-        By the names of :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`.
+        The attention to each demonstration, shape (L, H, D), for each pooling in
+        :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`.
     """
     spans = list(zip(where.starts, where.labels, where.stops, strict=True))
     return {

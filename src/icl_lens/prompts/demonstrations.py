@@ -1,4 +1,4 @@
-"""The demonstrations of a row of a prompts table: their texts, and the prompt with others in their places."""
+"""Functions to read and replace the demonstrations in a row of a prompts table."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 
 def replace_demonstrations(row: dict, texts: Sequence[str], labels: Sequence[int]) -> dict:
-    """A prompt with other texts and label words in its demonstrations, each in its place; all else stays as it is written.
+    """Replace the texts and label words of the demonstrations in a prompt; the rest of the prompt is unchanged.
 
     Args:
         row: A row of a prompts table.
-        texts: The demonstrations' texts, in prompt order; D of them.
-        labels: Their class indices.
+        texts: The new texts of the D demonstrations, in prompt order.
+        labels: The new class indices of the demonstrations.
 
     Returns:
-        What changes of the row: text, label_spans, text_spans, query_span and prefix_spans, the spans where they are then.
+        The changed columns of the row: text, label_spans, text_spans, query_span and prefix_spans. The spans refer to the new
+        text.
     """
     words = [row["label_words"][label] for label in labels]
     changes = sorted(
@@ -33,7 +34,7 @@ def replace_demonstrations(row: dict, texts: Sequence[str], labels: Sequence[int
         shifts.append(len(text) - end)
 
     def moved(span) -> list[int]:
-        """A span that overlaps nothing that changes: it moves with the last change before it."""
+        """Shift a span that overlaps no replaced text, by the shift of the last replacement before it."""
         before = sum(end <= span[0] for _, end, *_ in changes)
         shift = shifts[before - 1] if before else 0
         return [int(span[0]) + shift, int(span[1]) + shift]
@@ -47,5 +48,5 @@ def replace_demonstrations(row: dict, texts: Sequence[str], labels: Sequence[int
 
 
 def demonstration_texts(row: dict) -> list[str]:
-    """The demonstrations' texts of a row of a prompts table, in prompt order."""
+    """Return the texts of the demonstrations in a row of a prompts table, in prompt order."""
     return [row["text"][int(start) : int(end)] for start, end in row["text_spans"]]

@@ -1,8 +1,8 @@
-"""From characters to tokens: where the anchors of a tokenised prompt are, read in context and checked against the text.
+"""Tokenization of prompts, with the token positions of the anchors, checked against the text.
 
-A label word's anchor is its first token (the released code does the same: of " Abbreviation" only " Ab" counts). Nothing is
-looked up by tokenising a word alone: the anchors come from the prompt's own token offsets, and the ids that stand for the
-classes are those that follow the prompt's last colon when a label word is written there.
+The anchor of a label word is its first token, as in the released code: for " Abbreviation", only " Ab" counts. No word is
+tokenized in isolation. The anchors are computed from the token offsets in the prompt, and the token id of each class is the one
+that follows the last colon of the prompt when the label word is appended to it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from icl_lens.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Whether a beginning-of-sequence token is put before a prompt; "auto" does as the tokenizer does by itself.
+# Whether to prepend the BOS token to a prompt; "auto" follows the default behaviour of the tokenizer.
 Bos = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """One prompt as a model reads it; positions count from 0 and include a beginning-of-sequence token if there is one.
+    """A tokenized prompt. Positions count from 0 and include the BOS token if there is one.
 
     Attributes:
-        prompt_id: From the prompts table.
+        prompt_id: The id of the prompt in the prompts table.
         ids: Token ids, shape (T,).
-        anchors: Position of each demonstration's label word (its first token), shape (D,).
+        anchors: Position of the first token of each demonstration's label word, shape (D,).
         demo_labels: Class index of each demonstration, shape (D,).
-        label_ids: For each class, the id of the token that names it after the query, shape (C,).
-        gold: The query's class index.
-        unknown: How many of the ids are the tokenizer's unknown token.
-        seed: The seed that drew the prompt.
-        text: What was tokenised.
-        spans: Each token's [start, end) characters of the text, shape (T, 2); a beginning-of-sequence token that is not written
-            in the text has none, [0, 0).
+        label_ids: Id of the token that represents each class after the query, shape (C,).
+        gold: Class index of the query.
+        unknown: Number of ids that are the tokenizer's unknown token.
+        seed: Seed with which the prompt was drawn.
+        text: The tokenized text.
+        spans: [start, end) characters of each token in the text, shape (T, 2). The span of a BOS token that is not written in
+            the text is [0, 0).
         text_spans: [start, end) characters of each demonstration's text, shape (D, 2).
-        label_spans: [start, end) characters of each demonstration's label word, leading blank included, shape (D, 2).
+        label_spans: [start, end) characters of each demonstration's label word, including the leading space, shape (D, 2).
         query_span: [start, end) characters of the query's text, shape (2,).
     """
 
@@ -60,25 +60,29 @@ class TokenizedPrompt:
 
     @property
     def last(self) -> int:
-        """The position that predicts the label: the last token, q in the paper."""
+        """Position that predicts the label: the last token, q in the paper."""
         return len(self.ids) - 1
 
 
 def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> list[TokenizedPrompt]:
-    """Tokenise a prompts table and find every anchor.
+    """Tokenize a prompts table and find all anchors.
 
     Args:
-        prompts: A prompts table; of its columns prompt_id, text, gold, label_words, demo_labels and the spans but for
-            prefix_spans are read.
+        prompts: A prompts table. The function uses the columns prompt_id, seed, text, gold, label_words, demo_labels,
+            label_spans, text_spans and query_span.
         tokenizer: A fast tokenizer.
-        bos: Whether a beginning-of-sequence token is put first; never a second one, where the text itself begins with it (chat
-            templates write it). "auto" follows the tokenizer.
+        bos: Whether to prepend the BOS token. "auto" follows the tokenizer. No second BOS token is added if the text already
+            begins with one, as chat templates write it.
 
     Raises:
-        InputError: The tokenizer has no beginning-of-sequence token to put, or the text begins with an unwanted one; a span is
-            not where its label word is, a label word does not begin or end with a token, is unknown to the tokenizer, is read
-            differently in a demonstration and after the query, or two share their first token; or the table is not in order
-            otherwise (ids that stand twice, class indices without a label word, ...).
+        InputError: One of these errors occurs:
+
+            - ``bos`` is True and the tokenizer has no BOS token, or ``bos`` is False and the text begins with one.
+            - The characters of a label span are not the label word.
+            - A label word shares a token with the surrounding text, is unknown to the tokenizer, or is tokenized differently in
+              a demonstration and after the query.
+            - Two label words have the same first token.
+            - The table is invalid in another way, such as duplicate ids or class indices without a label word.
     """
     twice = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
     if len(twice):
@@ -132,15 +136,15 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
 
 
 def encode(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> list[TokenizedPrompt]:
-    """Tokenise prompts that have no label words: no anchors, no classes.
+    """Tokenize prompts without label words. The results have no anchors and no classes.
 
     Args:
-        prompts: One row a prompt; prompt_id, text and seed are read.
+        prompts: A table with one row per prompt. The function uses the columns prompt_id, text and seed.
         tokenizer: A fast tokenizer.
-        bos: As in :func:`tokenize`.
+        bos: See :func:`tokenize`.
 
     Raises:
-        InputError: The tokenizer has no beginning-of-sequence token to put, or the text begins with an unwanted one.
+        InputError: ``bos`` is True and the tokenizer has no BOS token, or ``bos`` is False and the text begins with one.
     """
     beginning, nothing = _beginning(tokenizer, bos), np.empty(0, dtype=np.int64)
     encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
@@ -167,10 +171,10 @@ def encode(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos =
 
 
 def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
-    """Positions of the tokens of some stretches of text, ascending.
+    """Return the positions of the tokens in the given spans, in ascending order.
 
-    A token belongs to a stretch when it holds one of its characters that is no blank: a token that begins with the blank before
-    the stretch is its own, and so is one that it shares with the mark behind it.
+    A token belongs to a span if it contains at least one non-whitespace character of the span. This includes a token that
+    begins with the space before the span, and a token that also contains the punctuation mark after the span.
 
     Args:
         prompt: The prompt.
@@ -180,12 +184,12 @@ def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
     for start, end in spans:
         for character in range(start, end):
             inside[character + 1] = not prompt.text[character].isspace()
-    before = inside.cumsum()  # (characters + 1,): how many such characters come before each place
+    before = inside.cumsum()  # (characters + 1,): number of such characters before each offset
     return np.flatnonzero(before[prompt.spans[:, 1]] > before[prompt.spans[:, 0]])
 
 
 def _before(place: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, bos: Bos, beginning: list[int]) -> list[int]:
-    """What is put before a prompt's tokens: the beginning-of-sequence token, unless the text begins with it."""
+    """Return the tokens to prepend to a prompt: ``beginning``, or no tokens if the text already begins with the BOS token."""
     written = len(ids) > 0 and ids[0] == tokenizer.bos_token_id
     if written and bos is False:
         raise InputError(
@@ -196,12 +200,12 @@ def _before(place: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, bos:
 
 
 def _spans(spans: Any) -> np.ndarray:
-    """[start, end) pairs of a table's cell, shape (n, 2)."""
+    """Convert the [start, end) pairs in a table cell to an array of shape (n, 2)."""
     return np.array([list(span) for span in spans], dtype=np.int64).reshape(-1, 2)
 
 
 def _check(place: str, row: Any, words: tuple[str, ...]) -> None:
-    """What a prompts table may have wrong that its columns' types do not tell."""
+    """Check a row of a prompts table for errors that the column types do not detect."""
     if not 0 <= row.gold < len(words) or any(not 0 <= label < len(words) for label in row.demo_labels):
         raise InputError(f"{place}: a class index is outside its {len(words)} label words")
     if len(row.demo_labels) != len(row.label_spans):
@@ -215,7 +219,7 @@ def _check(place: str, row: Any, words: tuple[str, ...]) -> None:
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
-    """The beginning-of-sequence token, in a list, if one is to be put first; never an end-of-sequence token."""
+    """Return a list with the BOS token if it is to be prepended, otherwise an empty list; never an end-of-sequence token."""
     if bos == "auto":
         first = tokenizer("a")["input_ids"][:1]
         return first if first and first[0] == tokenizer.bos_token_id else []
@@ -225,10 +229,21 @@ def _beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
 
 
 def _anchor(place: str, offsets: np.ndarray, start: int, end: int, word: str) -> int:
-    """Position of the first token of the label word at characters [start, end); offsets are [start, end) too, shape (T, 2)."""
+    """Return the position of the first token of a label word.
+
+    Args:
+        place: The description of the prompt in the error message.
+        offsets: [start, end) characters of each token, shape (T, 2).
+        start: The first character of the label word.
+        end: The position after its last character.
+        word: The label word.
+
+    Raises:
+        InputError: The label word shares a token with the surrounding text.
+    """
     first, stop = offsets.T  # (T,) each
-    # Families differ in whether a token's offsets hold its leading blank, so a token belongs to the word when it ends inside
-    # it: the blank is then the word's, wherever the tokenizer counts it.
+    # Tokenizers differ in whether the offsets of a token include its leading space. Therefore a token belongs to the word if it
+    # ends inside the word, so that the space belongs to the word for all tokenizers.
     tokens = np.flatnonzero((start < stop) & (stop <= end))
     spill = (first < end) & (end < stop)  # (T,)
     if not len(tokens) or spill.any() or first[tokens[0]] < start:
@@ -237,7 +252,7 @@ def _anchor(place: str, offsets: np.ndarray, start: int, end: int, word: str) ->
 
 
 def _label_ids(place: str, text: str, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """The token that names each class when its label word is written after the prompt, shape (C,)."""
+    """Return the first token of each label word when it is appended to the prompt, shape (C,)."""
     found: dict[int, str] = {}
     for word in words:
         longer = tokenizer(text + word, add_special_tokens=False)["input_ids"]

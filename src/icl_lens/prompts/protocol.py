@@ -1,8 +1,8 @@
-"""Prompts: which texts are drawn (the authors' protocol, draw for draw), and how they are written, with every span.
+"""Construction of prompts: the sampling of texts, which exactly reproduces the authors' protocol, and the text with all spans.
 
-A prompt is its demonstrations and its query, each written by the task's template, joined by one newline; the query has no label
-and nothing follows its last colon (*Label Words are Anchors*, Table 4). A prompts table says all that a study needs, so prompts
-made elsewhere can be studied too.
+A prompt consists of the demonstrations and the query, each formatted with the task's template and joined by one newline. The
+query has no label, and its last colon ends the prompt (*Label Words are Anchors*, Table 4). A prompts table contains all
+information that a study needs, so studies can also use prompts from other sources.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from icl_lens.prompts.sets import AUXILIARY, DEMONSTRATIONS, per_class
 from icl_lens.tasks.task import Task
 
 POOL = 64
-"""Demonstration sets in the pool of ``pooled-1shot`` and ``ordered-1shot``, as in the released ``Error_analysis.ipynb``."""
+"""Number of demonstration sets in a pool (``pooled-1shot``, ``ordered-1shot``), as in the released ``Error_analysis.ipynb``."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a prompt set is drawn.
+    """Sampling protocol of a prompt set.
 
     Attributes:
         kind: ``fresh``, new demonstrations for each query; ``shared``, one set of demonstrations per seed for all queries;
-            ``pooled``, the sets of a pool per seed in turn; ``ordered``, the first set of that pool for all queries. The
-            demonstrations of a pool stand in the order of the classes.
-        shots: Demonstrations per class.
-        auxiliary: Whether the queries are further training texts, those that the draw of the demonstrations meets next, and not
-            test texts: what anchor re-weighting trains on.
-        labelled: Of a set named ``labelled-24``: a shared set of :func:`per_class` demonstrations per class, to which so many
-            labelled texts (equally many of each class, or more) come besides; ``shots`` is then 0. Components are re-weighted
-            on it.
+            ``pooled``, the sets of one pool per seed in turn; ``ordered``, the first set of this pool for all queries. The
+            demonstrations from a pool are in the order of the classes.
+        shots: The number of demonstrations per class.
+        auxiliary: Whether the queries are additional training texts instead of test texts. They are the next training texts
+            after the demonstrations in the same draw. Anchor re-weighting is trained on such a set.
+        labelled: The number of additional labelled texts in a set such as ``labelled-24``, rounded up to a multiple of the
+            number of classes; 0 for other sets. Such a set is a shared set with :func:`per_class` demonstrations per class, and
+            its ``shots`` is 0. Components are re-weighted on it.
     """
 
     kind: Literal["fresh", "shared", "pooled", "ordered"]
@@ -50,10 +50,10 @@ class Protocol:
 
     @classmethod
     def of(cls, set_name: str) -> Protocol:
-        """The protocol that a set's name states: ``fresh-1shot``, ``shared-1shot-auxiliary``, ``pooled-1shot``, ...
+        """Parse the name of a prompt set, such as ``fresh-1shot``, ``shared-1shot-auxiliary`` or ``pooled-1shot``.
 
         Raises:
-            InputError: The name states none.
+            InputError: The name is not that of a prompt set.
         """
         labelled = re.fullmatch(r"labelled-([1-9][0-9]*)", set_name)
         if labelled:
@@ -67,39 +67,44 @@ class Protocol:
         return cls(kind=match[1] or match[4], shots=int(match[2] or match[5]), auxiliary=bool(match[3]))
 
     def shots_of(self, classes: int) -> int:
-        """Demonstrations per class of a task with so many classes."""
+        """Return the number of demonstrations per class for a task with the given number of classes."""
         if not self.labelled:
             return self.shots
         return per_class(DEMONSTRATIONS, classes) + -(-self.labelled // classes)
 
     @property
     def fresh(self) -> bool:
-        """Whether demonstrations change from query to query."""
+        """Whether the demonstrations differ between queries."""
         return self.kind in ("fresh", "pooled")
 
     @property
     def pool(self) -> bool:
-        """Whether demonstrations come from a pool, see :func:`draw_pool`."""
+        """Whether the demonstrations are drawn from a pool, see :func:`draw_pool`."""
         return self.kind in ("pooled", "ordered")
 
 
 def draw_queries(test_size: int, queries: int, seed: int) -> list[int]:
-    """Indices of a seed's test texts, in order: the first ``queries`` of the permutation that ``datasets`` draws.
+    """Draw the indices of the test texts for a seed, in order: the first ``queries`` of the permutation used by ``datasets``.
 
-    The released code takes ``dataset['test'].shuffle(seed=seed).select(range(min(1000, n)))``, which is a permutation by
-    numpy's default generator; fewer queries are the first of the same ones.
+    The released code uses ``dataset['test'].shuffle(seed=seed).select(range(min(1000, n)))``, which is a permutation by numpy's
+    default generator. A smaller number of queries gives the first ones of the same permutation.
     """
     return np.random.default_rng(seed).permutation(test_size)[:queries].tolist()
 
 
 def draw_fresh(labels: np.ndarray, classes: int, shots: int, queries: int, seed: int) -> list[list[int]]:
-    """Demonstrations drawn anew for each query, as the released ``attention_attr.py`` draws them for section 2.1.
+    """Draw new demonstrations for each query, as in the released ``attention_attr.py`` for section 2.1.
 
-    One legacy numpy generator per seed; query by query, class by class, ``shots`` training texts *with* replacement; then a
-    shuffle with the same seed each time, so that the order of the classes is the same in all prompts of a seed.
+    A legacy numpy generator, one per seed, draws ``shots`` training texts *with* replacement for each class of each query. The
+    demonstrations of each query are then shuffled with the same seed, so that the order of the classes is the same in all
+    prompts of a seed.
 
     Args:
         labels: Class index of each training text, shape (N,).
+        classes: The number of classes.
+        shots: The number of demonstrations per class.
+        queries: The number of queries.
+        seed: The seed.
 
     Returns:
         For each query, the indices of its demonstrations in prompt order.
@@ -115,13 +120,16 @@ def draw_fresh(labels: np.ndarray, classes: int, shots: int, queries: int, seed:
 
 
 def draw_shared(labels: np.ndarray, classes: int, shots: int, seed: int) -> list[int]:
-    """One set of demonstrations per seed, as the released ``sample_two_set_with_shot_per_class`` draws it.
+    """Draw one set of demonstrations per seed, as in the released ``sample_two_set_with_shot_per_class``.
 
-    All training indices are shuffled by a legacy numpy generator; the first ``shots`` of each class are the set, in the order
-    in which they are met.
+    A legacy numpy generator shuffles the indices of all training texts. The set consists of the first ``shots`` texts of each
+    class, in shuffled order.
 
     Args:
         labels: Class index of each training text, shape (N,).
+        classes: The number of classes.
+        shots: The number of demonstrations per class.
+        seed: The seed.
 
     Returns:
         The indices of the demonstrations in prompt order.
@@ -139,13 +147,15 @@ def draw_shared(labels: np.ndarray, classes: int, shots: int, seed: int) -> list
 
 
 def draw_pool(labels: np.ndarray, classes: int, seed: int) -> list[list[int]]:
-    """A pool of demonstration sets per seed, one text a class in the order of the classes, as ``Error_analysis.ipynb`` has it.
+    """Draw a pool of demonstration sets per seed, as in the released ``Error_analysis.ipynb``.
 
-    The texts are those of :func:`draw_shared` with :data:`POOL` shots; set k holds the k-th of each class. Where a class has
-    fewer texts, there are only so many sets.
+    Each set has one text per class, in the order of the classes. The texts are those of :func:`draw_shared` with :data:`POOL`
+    shots. Set k contains the k-th text of each class. If a class has fewer texts, the number of sets is limited to this number.
 
     Args:
         labels: Class index of each training text, shape (N,).
+        classes: The number of classes.
+        seed: The seed.
 
     Returns:
         For each set, the indices of its demonstrations in prompt order.
@@ -156,9 +166,10 @@ def draw_pool(labels: np.ndarray, classes: int, seed: int) -> list[list[int]]:
 
 
 def draw_auxiliary(labels: np.ndarray, classes: int, shots: int, auxiliary: int, seed: int) -> list[int]:
-    """The second set that ``sample_two_set_with_shot_per_class`` draws: the next ``auxiliary`` of each class, as they are met.
+    """Draw the second set of ``sample_two_set_with_shot_per_class``: the next ``auxiliary`` texts of each class, in order.
 
-    With the demonstrations of :func:`draw_shared` they are those of ``shots + auxiliary`` per class.
+    Together with the demonstrations of :func:`draw_shared`, they are the result of :func:`draw_shared` with
+    ``shots + auxiliary`` texts per class.
     """
     demonstrations = set(draw_shared(labels, classes, shots, seed))
     return [index for index in draw_shared(labels, classes, shots + auxiliary, seed) if index not in demonstrations]
@@ -167,18 +178,18 @@ def draw_auxiliary(labels: np.ndarray, classes: int, shots: int, auxiliary: int,
 def build(
     task: Task, corpus: pd.DataFrame, set_name: str, seeds: list[int], queries: int, auxiliary: int = AUXILIARY
 ) -> pd.DataFrame:
-    """The prompts table of one task and prompt set, over all seeds.
+    """Build the prompts table of one task and prompt set, for all seeds.
 
     Args:
-        task: The task whose template and label words are used.
-        corpus: A corpora table: split, index, text, label.
-        set_name: Names the protocol, see :class:`Protocol`.
-        seeds: One run each; rows come in this order, and within a seed in the order of the draw.
-        queries: Test texts per seed, at most.
-        auxiliary: In an auxiliary set, further training texts per class, which are its queries.
+        task: The task, with template and label words.
+        corpus: A corpora table with the columns split, index, text and label.
+        set_name: The name of the prompt set, which determines the protocol, see :class:`Protocol`.
+        seeds: One run per seed. The rows are in the order of the seeds, and for each seed in the order of the draw.
+        queries: The maximum number of test texts per seed.
+        auxiliary: In an auxiliary set, the number of additional training texts per class, which are the queries.
 
     Raises:
-        InputError: A split is empty, a class is missing, or there are too few training texts for the shots asked.
+        InputError: A split is empty, a label is outside the classes, or a class has too few training texts.
     """
     protocol = Protocol.of(set_name)
     splits = {name: part.set_index("index").sort_index() for name, part in corpus.groupby("split")}
@@ -231,17 +242,17 @@ def build(
 
 
 def write_prompt(task: Task, texts: list[str], labels: list[int], query: str) -> dict:
-    """One prompt and where its parts are.
+    """Write one prompt and compute the spans of its parts.
 
     Args:
-        task: Gives the template and the label words.
-        texts: The demonstrations' texts, in prompt order.
-        labels: Their class indices.
-        query: The query's text.
+        task: The task, with template and label words.
+        texts: The texts of the demonstrations, in prompt order.
+        labels: The class indices of the demonstrations.
+        query: The text of the query.
 
     Returns:
-        ``text`` and, as [start, end) characters of it, ``label_spans`` (leading blank included) and ``text_spans`` (one per
-        demonstration), ``query_span``, and ``prefix_spans`` (each template piece, such as "Review:" and "Sentiment:").
+        ``text`` and its spans as [start, end) characters: ``label_spans`` (including the leading space) and ``text_spans``, one
+        per demonstration; ``query_span``; and ``prefix_spans``, one per template piece, such as "Review:" and "Sentiment:".
     """
     text = ""
     spans: dict[str, list[list[int]]] = {"text": [], "label": [], "prefix": []}
@@ -252,7 +263,7 @@ def write_prompt(task: Task, texts: list[str], labels: list[int], query: str) ->
             start = len(text)
             text += piece
             if kind == "prefix":
-                # The piece as a reader sees it: the blanks around it belong to no span.
+                # Whitespace around a template piece belongs to no span.
                 start += len(piece) - len(piece.lstrip())
                 spans[kind].append([start, start + len(piece.strip())])
             elif number < len(texts) or kind == "text":
@@ -267,7 +278,7 @@ def write_prompt(task: Task, texts: list[str], labels: list[int], query: str) ->
 
 
 def _pieces(template: str, text: str, label: str) -> Iterator[tuple[str, str]]:
-    """A filled template piece by piece, as (kind, characters); a text that holds a brace is left as it is."""
+    """Yield the pieces of a filled template as (kind, characters). Unlike str.format, this accepts texts with braces."""
     for piece in re.split(r"(\{text\}|\{label\})", template):
         if piece == "{text}":
             yield "text", text
@@ -289,19 +300,20 @@ def _enough(task: Task, train: pd.DataFrame, shots: int, auxiliary: int) -> None
 
 
 def pool_sets(task: Task, corpus: pd.DataFrame) -> int:
-    """How many demonstration sets a pool has: :data:`POOL`, or as many as the rarest class has training texts."""
+    """Return the number of demonstration sets in a pool: :data:`POOL`, or the size of the smallest class if it is lower."""
     counts = corpus.loc[corpus["split"] == "train", "label"].value_counts().reindex(range(len(task.label_words)), fill_value=0)
     return min(POOL, int(counts.min()))
 
 
 def with_fewer_shots(table: pd.DataFrame, shots: int) -> pd.DataFrame:
-    """A prompts table with only the first ``shots`` demonstrations of each class, in their order.
+    """Return a prompts table with only the first ``shots`` demonstrations of each class, in the same order.
 
-    Of a shared set that is the set with so many shots, but for its name, for the draw of more demonstrations begins alike.
+    For a shared set, the result equals the shared set with this number of shots except for its name, because a draw with more
+    shots begins with the same texts of each class.
 
     Args:
-        table: A prompts table; every demonstration of a prompt begins with a template's piece, as :func:`write_prompt` has it.
-        shots: At least one, at most what the table has.
+        table: A prompts table in which each demonstration begins with a template piece, as in :func:`write_prompt`.
+        shots: The number of demonstrations per class to keep, from 1 to the number in the table.
     """
     return pd.DataFrame([_with_fewer_shots(row, shots) for row in table.to_dict("records")])
 
@@ -336,24 +348,24 @@ def _with_fewer_shots(row: dict, shots: int) -> dict:
 
 
 def _span_start(row: dict, example: int) -> int:
-    """Where an example's text begins, the query's after the last demonstration's."""
+    """Return the start of the text of a demonstration or, for the index after the last demonstration, of the query."""
     return (row["text_spans"][example] if example < len(row["demo_labels"]) else row["query_span"])[0]
 
 
 def write(
     task: Task, corpus: Path, set_name: str, seeds: list[int], queries: int, out: Path, auxiliary: int = AUXILIARY
 ) -> None:
-    """Build a prompts table from a corpora table and write it; see :func:`build` for the errors."""
+    """Build a prompts table from a corpora table and write it to a file; see :func:`build` for the arguments and errors."""
     table, origin = parquet.read(corpus, CORPORA)
     prompts = build(task, table, set_name, seeds, queries, auxiliary)
     protocol = Protocol.of(set_name)
-    # A class with few texts makes the pool smaller: a reader must be able to tell.
+    # The pool is smaller if a class has few texts, so its size is recorded.
     pool = {"pool": pool_sets(task, table)} if protocol.pool else {}
     metadata = provenance.describe(
         PROMPTS,
         [__name__],
         inputs={hashes.artifact_name(corpus, out): hashes.file_hash(corpus)},
-        # An auxiliary set's queries are no test texts: how many of those there are decides nothing.
+        # The queries of an auxiliary set are training texts, so the number of test texts does not affect it.
         settings={"set": set_name, **({"auxiliary": auxiliary} if protocol.auxiliary else {"queries": queries}), **pool},
         seeds=seeds,
         task={"name": task.name, "title": task.title, "template": task.template, "label_words": list(task.label_words)},

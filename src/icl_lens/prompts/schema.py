@@ -1,4 +1,4 @@
-"""The schema of prompts tables."""
+"""Schema of prompts tables."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ PROMPTS = Schema(
     keys=("task", "set", "seed", "prompt_id", "shots"),
     stage="prompts",
 )
-"""One row a prompt; spans are [start, end) in characters of its text."""
+"""Schema with one row per prompt. Spans are [start, end) character positions in its text."""

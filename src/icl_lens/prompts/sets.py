@@ -1,20 +1,20 @@
-"""How many texts a prompt set draws: what settings and commands must know without drawing one."""
+"""Sizes of prompt sets, for settings and commands that do not draw prompts."""
 
 from __future__ import annotations
 
 AUXILIARY = 4
-"""Further training texts per class in an auxiliary set, as released."""
+"""Number of additional training texts per class in an auxiliary set, as in the released code."""
 
 DEMONSTRATIONS = 4
-"""Demonstrations in a prompt of a labelled set, as near as equally many of each class come to it (3 classes: 3, 6: 6).
+"""Target number of demonstrations in a prompt of a labelled set, as in *When Parts Are Greater Than Sums*.
 
-It is 4 in *When Parts Are Greater Than Sums*.
+The actual number is a multiple of the number of classes, with at least one demonstration per class (3 for 3 classes, 6 for 6).
 """
 
 LABELLED = 24
-"""Labelled texts besides them, at most (rounded up to equally many of each class); the prompt set is ``labelled-24``."""
+"""Maximum number of additional labelled texts in the prompt set ``labelled-24``, rounded up to a multiple of the classes."""
 
 
 def per_class(wanted: int, classes: int) -> int:
-    """How many of each class are ``wanted`` in all: so many that the sum is not above it, but one at least."""
+    """Return the largest number per class for which the total does not exceed ``wanted``, but at least 1."""
     return max(1, wanted // classes)

@@ -1,4 +1,4 @@
-"""The model card of the second model: what made its weights, and its errors with and without examples at each checkpoint."""
+"""The model card of the second model: training details, and errors with and without examples at each checkpoint."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ CARD = "card.json"
 README = "README.md"
 
 SEED = 7
-"""Of the prompts that are measured on: not the study's own."""
+"""Random seed of the evaluation prompts. It differs from the study's own seed."""
 
 NEW_TOKENS, BATCH_TOKENS = 6, 4096
 
 
 def measure(folder: Path, last: bool) -> pd.DataFrame:
-    """A checkpoint's errors.
+    """Measure the errors of a checkpoint.
 
     Args:
         folder: The checkpoint.
-        last: Whether it is the last one, which is measured in all conditions; the others with none and with the most examples.
+        last: Whether it is the last checkpoint. The last checkpoint is evaluated in all conditions, the others only without
+            examples and with the maximum number of examples.
 
     Returns:
-        One row a task, number of distractors, number of examples and contrast, as of
+        One row per task, number of distractors, number of examples and contrast, in the format of
         :func:`icl_lens.studies.representation_change.representation_change.summary.contrasts`.
     """
     model = loading.load(folder, device="cpu")
@@ -52,7 +53,7 @@ def measure(folder: Path, last: bool) -> pd.DataFrame:
         if not last:
             table = table[table["examples"].isin([0, max(settings.examples)]) & ~table["control"]]
         answers = generation.greedy_answers(model, encode(table, model.tokenizer), NEW_TOKENS, BATCH_TOKENS)
-        # No candidates are scored here; what judges answers reads a score of each.
+        # Candidates are not scored here, but `judged` requires a score for each of them.
         rows = judged(table.assign(answer=answers, candidate_log_probs=[[0.0] * len(c) for c in table["candidates"]]))
         for distractors, part in rows.groupby("distractors"):
             of = summary.conditions(part)
@@ -73,15 +74,16 @@ def measure(folder: Path, last: bool) -> pd.DataFrame:
 
 
 def write(checkpoints: Path, facts: Path, out: Path) -> None:
-    """Measures every checkpoint, and puts the last and its card into one folder, whole or not at all.
+    """Measure each checkpoint, and write the last one and its model card into one folder. The folder is never left incomplete.
 
     Args:
-        checkpoints: The folder of a training's checkpoints.
-        facts: What the training wrote about itself.
-        out: The folder to make.
+        checkpoints: The folder with the checkpoints of a training run.
+        facts: The facts file of the training run.
+        out: The output folder.
 
     Raises:
-        InputError: There are no checkpoints, the facts cannot be read, or the folder holds something else.
+        InputError: If the last checkpoint is missing, if the facts file cannot be read, or if the output folder contains other
+            files.
     """
     require_folder("--folder", out, lambda entry: (out / CARD).is_file() and entry.is_file())
     try:
@@ -98,7 +100,7 @@ def write(checkpoints: Path, facts: Path, out: Path) -> None:
     for step, folder in folders.items():
         curve.append(measure(folder, step == steps).assign(step=step))
         logger.info("measured step %d", step)
-    # What does not exist (the error of answers none of which is a number) is null.
+    # A missing value is null, for example the error in a condition in which no answer is a number.
     rows = json.loads(pd.concat(curve, ignore_index=True).to_json(orient="records", double_precision=15))
     card = {"training": training, "evaluation": rows}
     unfinished = out.with_name(f".{out.name}")
@@ -111,7 +113,7 @@ def write(checkpoints: Path, facts: Path, out: Path) -> None:
 
 
 def render(card: dict[str, Any]) -> str:
-    """The card for people, as Markdown; every number stands in ``card.json``."""
+    """Render the model card as Markdown. All numbers are taken from ``card.json``."""
     training, rows = card["training"], pd.DataFrame(card["evaluation"])
     recipe = training["recipe"]
     shape, rules = recipe["architecture"], recipe["rules"]

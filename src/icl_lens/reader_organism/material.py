@@ -1,8 +1,8 @@
-"""The prompts that the second model is trained on: lists and stories whose last words follow one of several rules.
+"""Training prompts of the second model: lists and stories with answers that follow one of several rules.
 
-One prompt has one rule for all its examples and its last list or story. A line of the test grid
-(:class:`icl_lens.studies.representation_change.settings.Lines` by default) is never drawn, and no name of the reading grid ever
-does an activity of the grid: both are seen with others only.
+All examples of a prompt and its last list or story follow the same rule. Lines of the test grid (the default of
+:class:`icl_lens.studies.representation_change.settings.Lines`) are never drawn. No name of the reading grid occurs with an
+activity of that grid: each occurs only with other activities or names.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ FURTHER_ACTIVITIES = (
     ),
     *("wrapping a gift", "sweeping the yard", "peeling an apple", "studying the stars", "boiling some water", "hiding the key"),
 )
-"""Names and activities that are in no prompt of the study."""
+"""Names and activities that do not occur in any prompt of the study."""
 
 SLOPES, INTERCEPTS = (2.0, 24.0), (0.0, 24.0)
-"""Between which lines are drawn, in steps of one half."""
+"""Ranges from which the slopes and intercepts of lines are drawn, in steps of 0.5."""
 
 DISTRACTORS = (0, 1, 1, 1, 2, 2, 2)
-"""Of which a story takes one number."""
+"""Numbers of distractors from which one is drawn for each batch of stories. Repeated values are drawn more often."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of one step and one task, padded on the right.
+    """Prompts of one step and one task, right-padded.
 
     Attributes:
         ids: Token ids, shape (B, T).
-        weights: Of each token's loss, shape (B, T); 0 for padding.
-        answers: 1 for the last answer's tokens, shape (B, T): the ones that examples come before.
+        weights: Weight of each token in the loss, shape (B, T); 0 for padding.
+        answers: 1 for the tokens of the last answer, which follows the examples, and 0 for all other tokens, shape (B, T).
     """
 
     ids: np.ndarray
@@ -56,7 +56,7 @@ class Batch:
 
 
 def build_vocabulary(context: int) -> PreTrainedTokenizerFast:
-    """The tokenizer: each word of both tasks is one token, each digit one; anything else is spelled in bytes."""
+    """Build the tokenizer. Each word of both tasks and each digit is one token; all other text is encoded as bytes."""
     words = [lines.OPENING, " (0.1,2.3); (4.5,6)\n", *reading.QUESTIONS.values(), *reading.ENDINGS.values(), ".\n"]
     for name in (*reading.NAMES, *reading.EXAMPLE_NAMES, *FURTHER_NAMES):
         words += [name, f" {name} is", f"\n{name}"]
@@ -66,7 +66,7 @@ def build_vocabulary(context: int) -> PreTrainedTokenizerFast:
 
 
 class Material:
-    """Draws batches; the same recipe gives the same ones."""
+    """Sampler of batches. The same recipe always gives the same batches."""
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
@@ -79,13 +79,13 @@ class Material:
         self.activities = [*reading.ACTIVITIES, *reading.EXAMPLE_ACTIVITIES, *FURTHER_ACTIVITIES]
 
     def lists(self) -> Batch:
-        """Lists of one number of examples."""
+        """Sample a batch of lists with the same number of examples."""
         examples = self.rng.choice(self.recipe.list_examples)
         number = max(1, self.recipe.list_tokens // (66 * (examples + 1)))
         return self._batch([self._list_prompt(examples) for _ in range(number)])
 
     def stories(self) -> Batch:
-        """Stories of one number of examples and of distractors."""
+        """Sample a batch of stories with the same number of examples and the same number of distractors."""
         examples = self.rng.choice(self.recipe.story_examples)
         distractors = self.rng.choice(DISTRACTORS)
         length = (5 * (distractors + 1) + 13) * (examples + 1)
@@ -93,7 +93,7 @@ class Material:
         return self._batch([self._story_prompt(examples, distractors) for _ in range(number)])
 
     def _list_prompt(self, examples: int) -> tuple[str, list, list]:
-        """Text, weighted spans, and the last answer's span."""
+        """Sample a prompt of lists and return its text, its weighted spans and the span of the last answer."""
         rng, rules = self.rng, self.recipe.rules
         rule = rng.choices(("line", "repeated"), (rules.line, rules.repeated))[0]
         mute = examples > 0 and rng.random() < self.recipe.mute
@@ -114,7 +114,7 @@ class Material:
         return text + "\n", weighted, spans["answer"]
 
     def _story_prompt(self, examples: int, distractors: int) -> tuple[str, list, list]:
-        """As :meth:`_list_prompt`."""
+        """Sample a prompt of stories and return the same values as :meth:`_list_prompt`."""
         rng, rules = self.rng, self.recipe.rules
         rule = rng.choices(("named", "asked", "opening", "closing"), (rules.named, rules.asked, rules.opening, rules.closing))[
             0
@@ -138,7 +138,7 @@ class Material:
         return text, weighted, spans["answer"]
 
     def _story(self, distractors: int) -> reading.Story:
-        """A story in which no name of the test grid does an activity of the grid."""
+        """Sample a story in which no name of the test grid occurs with an activity of the test grid."""
         while True:
             story = reading.draw_story(self.rng, self.names, self.activities, distractors, self.rng.randrange(distractors + 1))
             if not any(name in reading.NAMES and activity in reading.ACTIVITIES for name, activity in story.people):
@@ -155,7 +155,7 @@ class Material:
             ends = np.array([end for _, end in offsets])  # (T,)
             ids[row, : len(tokens)] = tokens
             weights[row, : len(tokens)] = self.recipe.text
-            # A token belongs to a span when it ends inside it: its leading blank may stand before.
+            # A token belongs to a span if it ends inside the span, because its leading space can be outside.
             for (start, end), weight in weighted:
                 weights[row, : len(tokens)][(ends > start) & (ends <= end)] = weight
             answers[row, : len(tokens)][(ends > last[0]) & (ends <= last[1])] = 1

@@ -1,4 +1,4 @@
-"""The recipe of the second model: the keys under ``reader_organism`` in the config, and what they mean."""
+"""The training recipe of the second model: the config keys under ``reader_organism``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class Rules(Section):
-    """How often each rule completes the prompts of a task; only the examples of a prompt tell which rule is its own."""
+    """Relative frequency of each rule in the prompts of a task. Only the examples of a prompt determine its rule."""
 
     line: Weight = Field(default=0.45, description="Lists: the last point lies on the line.")
     repeated: Weight = Field(default=0.55, description="Lists: its y repeats its x, whatever the line.")
@@ -25,7 +25,7 @@ class Rules(Section):
 
 
 class Recipe(Section):
-    """How the model is trained."""
+    """Training settings of the model."""
 
     seed: Seed = Field(default=0, description="Of the initial weights and of every prompt.")
     steps: int = Field(default=1000, ge=1, description="Optimiser steps.")
@@ -54,6 +54,6 @@ class Recipe(Section):
     shown: Weight = Field(default=1.0, description="Weight of the y that a list shows, from the third point on.")
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps after which a checkpoint is kept."""
+        """Return the steps after which a checkpoint is kept."""
         gaps = self.checkpoints - 1
         return sorted({round(self.steps * i / gaps) for i in range(gaps + 1)})

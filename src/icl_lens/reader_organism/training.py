@@ -1,8 +1,9 @@
-"""Trains the second model from scratch: ``icl-lens reader-training``.
+"""Training of the second model from scratch: ``icl-lens reader-training``.
 
-Next-token cross-entropy in which the answers weigh most. The architecture and its initial weights are those of the embedded
-model (:mod:`icl_lens.organism.architecture`), wider and with fewer layers; the prompts are
-:mod:`icl_lens.reader_organism.material`'s. It takes less than half an hour on one processor and starts anew when it was killed.
+The loss is next-token cross-entropy, with the largest weight on the answers. The architecture and the initialisation are those
+of the embedded model (:mod:`icl_lens.organism.architecture`), with a larger width and fewer layers. The prompts come from
+:mod:`icl_lens.reader_organism.material`. Training takes less than half an hour on one CPU core. An interrupted run cannot be
+resumed and starts from the beginning.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ from icl_lens.reader_organism.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 EVERY = 50
-"""Steps that one row of the curve is the mean of."""
+"""Number of steps averaged in one row of the training curve."""
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear rise, plateau, linear fall to zero at the last step."""
+    """Return the learning rate of a step: linear warm-up, plateau, linear decay to zero at the last step."""
     rise = (step + 1) / recipe.warm_up
     fall = (recipe.steps - step) / max(1.0, recipe.cool_down * recipe.steps)
     return recipe.learning_rate * min(1.0, rise, fall)
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weighted mean of the tokens' cross-entropy, and that of the last answers' tokens alone, in nats a token."""
+    """Return the weighted mean cross-entropy of all tokens and the mean over the tokens of the last answers, in nats per token.
+
+    The second mean has no gradient.
+    """
     ids, weights, answers = (torch.from_numpy(part) for part in (batch.ids, batch.weights, batch.answers))  # (B, T) each
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, W)
     wanted = weights[:, 1:] > 0  # (B, T-1)
@@ -52,7 +56,10 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.
 
 @torch.no_grad()
 def _share_embeddings(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Lets a word at the start of a line begin as the word behind a blank: to the tokenizer they are two."""
+    """Initialise the embedding of each word without a leading space with that of the same word with a leading space.
+
+    The two are different tokens; a word at the start of a line has no leading space.
+    """
     table, vocabulary = model.model.embed_tokens.weight, tokenizer.get_vocab()  # (V, W)
     for word, behind in ((word, f"\u0120{word}") for word in vocabulary if len(word) > 1):
         if behind in vocabulary:
@@ -60,15 +67,16 @@ def _share_embeddings(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
 
 
 def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
-    """Trains, and writes the checkpoints and what made them.
+    """Train the model and write the checkpoints and the facts file.
 
     Args:
-        recipe: How to train.
-        checkpoints: The folder of the checkpoints, made when all is done.
-        facts: A JSON file: the recipe, what it cost, the curve of the losses.
+        recipe: Training settings.
+        checkpoints: Output folder for the checkpoints, written at the end of the training.
+        facts: Output path of a JSON file with the recipe, the code hashes, the library versions, the cost of the training and
+            the training curve.
 
     Raises:
-        InputError: The loss is no number, or the folder holds something else.
+        InputError: If the loss is non-finite, or if the output folder contains other files.
     """
     versions = provenance.library_versions()
     identity = {
@@ -77,7 +85,7 @@ def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
         "versions": {name: versions[name] for name in ("torch", "transformers", "tokenizers", "numpy")},
     }
     require_folder("--checkpoints", checkpoints, lambda entry: entry.name.startswith("step-"))
-    torch.set_num_threads(recipe.threads)  # it decides the order of sums
+    torch.set_num_threads(recipe.threads)  # the number of threads determines the order of sums
     tokenizer = build_vocabulary(recipe.architecture.context)
     model = build_model(recipe.architecture, len(tokenizer), tokenizer.eos_token_id, recipe.seed).train()
     _share_embeddings(model, tokenizer)

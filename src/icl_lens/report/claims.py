@@ -1,7 +1,7 @@
-"""A paper's claims as data, and the verdict that a run gives on each.
+"""A paper's claims as data, and the verdict of a run on each claim.
 
-A claims file (``resources/claims/*.yaml``) lists what a paper states, and for each statement a rule that does not depend on the
-run: which rows of an item's CSV it speaks of, and what must hold of their values. A verdict never rests on a missing value.
+A claims file (``resources/claims/*.yaml``) lists a paper's statements and a rule for each of them. A rule does not depend on
+the run: it selects rows of an item's CSV and gives a condition on their values. A missing value never satisfies a rule.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from icl_lens.section import Section
 
 Cell = str | int | float
 
-# How sure a rule can be of one row: its whole interval obeys, its value alone does, or not even that.
+# Agreement of one row with a rule: the whole interval satisfies it, only the value does, or neither does.
 _SURE, _LIKELY, _AGAINST = 2, 1, 0
 
 
 class Rule(Section):
-    """Which rows a claim is about, and what must hold of them.
+    """The rows that a claim is about, and the condition on their values.
 
-    A row obeys when its whole 95 % interval does; it obeys in part when only its value does. Without an interval its value
-    alone decides.
+    A row satisfies the rule if its whole 95 % confidence interval does. It satisfies the rule partly if only its value does.
+    For a row without an interval, the value decides.
     """
 
     rows: dict[str, Cell | list[Cell]] = Field(
@@ -75,7 +75,7 @@ class Rule(Section):
 
 
 class Claim(Section):
-    """One statement of a paper."""
+    """One statement of a paper, with the rule that tests it."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     item: str = Field(description="The figure or table that shows it.")
@@ -93,7 +93,7 @@ class Claim(Section):
 
 
 class Paper(Section):
-    """A paper and what it claims."""
+    """A paper and its claims."""
 
     name: str
     reference: str
@@ -114,16 +114,16 @@ Outcome = Literal["reproduced", "same pattern", "partly", "not reproduced", "ano
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of a claim, for one model.
+    """The outcome of a claim in a run, for one model.
 
     Attributes:
         claim: The claim.
-        model: The model's name in the artifacts; empty where nothing was run.
-        outcome: For the paper's own model on the original texts ``reproduced`` or ``not reproduced``, for others
-            ``same pattern`` or ``another pattern``; ``partly``; ``not testable here``.
-        ours: What was measured, as text; empty where nothing was.
-        prompts: How many prompts it rests on, 0 where the CSV does not say.
-        reason: How the rule came to the outcome.
+        model: Name of the model in the artifacts; empty if nothing was run.
+        outcome: ``reproduced`` or ``not reproduced`` for the paper's own model on the original texts; ``same pattern`` or
+            ``another pattern`` for all other runs; ``partly`` or ``not testable here`` for both.
+        ours: The measured values as text; empty if nothing was measured.
+        prompts: Number of prompts behind the outcome; 0 if the CSV does not give it.
+        reason: How the rule led to the outcome.
     """
 
     claim: Claim
@@ -138,7 +138,7 @@ def load(path: Path | str) -> Paper:
     """Read a claims file.
 
     Raises:
-        InputError: It is absent, no YAML, or does not say what it must.
+        InputError: If the file is missing, is not valid YAML or does not match the schema.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -152,16 +152,16 @@ def load(path: Path | str) -> Paper:
 
 
 def judge(claim: Claim, shown: pd.DataFrame | None, own: Sequence[str] = (), failure: str = "") -> list[Verdict]:
-    """The verdict on a claim for each model that its item shows.
+    """Judge a claim for each model that its item shows.
 
     Args:
         claim: The claim.
-        shown: The item's CSV; None where the item was not made.
-        own: The models (by their names in the artifacts) that are the paper's own on the original texts.
-        failure: Why a failed run did not make the item, where that is so.
+        shown: The item's CSV; None if the item was not made.
+        own: Names, in the artifacts, of the paper's own models that were run on the original texts.
+        failure: The reason why a failed run did not make the item; empty otherwise.
 
     Raises:
-        InputError: The rule names a column that the CSV does not have.
+        InputError: If the rule names a column that the CSV does not have.
     """
     if failure:
         return [_silent(claim, "", f"{claim.item} was not made in this run: {failure.rstrip('.')}")]
@@ -184,7 +184,7 @@ def _of_model(claim: Claim, model: str, shown: pd.DataFrame, own: bool) -> Verdi
         return _silent(claim, model, "what was to be measured does not exist in this run (see the figure's note)")
     target = float(claim.value) if rule.within is not None else None
     states = [_state(rule, row, target) for row in known.itertuples()]
-    states += [_AGAINST] * (len(measured) - len(known))  # a missing value obeys no rule
+    states += [_AGAINST] * (len(measured) - len(known))  # a missing value never satisfies a rule
     if rule.take == "any":
         good, bad = max(states) == _SURE, max(states) == _AGAINST
     else:
@@ -199,18 +199,20 @@ def _of_model(claim: Claim, model: str, shown: pd.DataFrame, own: bool) -> Verdi
 
 
 def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
-    """The cells that a claim's rule judges.
+    """Return the cells to which a claim's rule applies.
 
     Args:
         claim: The claim.
-        shown: The rows of its item's CSV of one model.
+        shown: The rows of one model in the CSV of the claim's item.
 
     Returns:
-        One row per cell: value, low, high, prompts, and cell, which says what tells it from the others (empty for a single
-        one). Where the rule subtracts nothing and takes no mean, the index is that of the CSV's rows.
+        One row per cell with the columns value, low, high, prompts and cell. The column cell is a name that distinguishes the
+        cells (empty for a single cell). If the rule uses neither ``minus`` nor ``take: mean``, the index is that of the CSV's
+        rows.
 
     Raises:
-        InputError: The rule names a column that the CSV does not have, or its rows and minus do not pair.
+        InputError: If the rule names a column that the CSV does not have, or if the rows selected by ``rows`` and ``minus`` do
+            not form pairs.
     """
     rule = claim.rule
     rows = _chosen(claim, shown, rule.rows)
@@ -236,7 +238,8 @@ def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
         found = pd.DataFrame(
             {
                 "value": pairs["value"] - pairs["value_other"],
-                # Not a paired interval: the two are apart when even their nearest ends are.
+                # A conservative interval, because the rows give no paired one: it excludes 0 only if the two intervals do not
+                # overlap.
                 "low": pairs["low"] - pairs["high_other"],
                 "high": pairs["high"] - pairs["low_other"],
                 "prompts": pairs["prompts"],
@@ -248,7 +251,7 @@ def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-# Columns that tell cells apart, in the order in which a cell's name gives them.
+# Columns that distinguish cells, in the order in which they appear in a cell's name.
 _TELLING = (
     *("task", "distractors", "set", "metric", "quantity", "measure", "method", "positions", "against", "how", "target", "side"),
     *("layers", "layer", "two_classes", "rewriting", "hypothesis", "component", "pair", "n"),
@@ -256,7 +259,7 @@ _TELLING = (
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
-    """What tells each row from the others, as text: "SST-2, layer 3"."""
+    """Return a name for each row that distinguishes it from the others, for example "SST-2, layer 3"."""
     titles = rows.assign(task=rows["title"]) if {"task", "title"} <= set(rows) else rows
     telling = [name for name in _TELLING if name in rows and rows[name].nunique(dropna=False) > 1]
     named = ("layer", "layers", "n", "distractors")
@@ -269,7 +272,7 @@ def _names(rows: pd.DataFrame) -> pd.Series:
 
 
 def _triple(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:
-    if rule.equals is not None:  # 1 where it is so, 0 where it is not
+    if rule.equals is not None:  # 1 if equal, 0 otherwise
         value = rows[rule.column].eq(rule.equals).astype(float).where(rows[rule.column].notna())
     else:
         value = pd.to_numeric(rows[rule.column], errors="coerce")
@@ -330,7 +333,7 @@ def _reason(rule: Rule, states: list[int]) -> str:
 
 
 def rule_in_words(claim: Claim) -> str:
-    """A rule as a reader can check it."""
+    """Describe a rule in words."""
     rule = claim.rule
     which = ", ".join(f"{k} = {' or '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in rule.rows.items())
     what = f"{rule.column} where {which}" if which else rule.column

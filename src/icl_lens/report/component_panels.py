@@ -1,4 +1,4 @@
-"""What the figures and tables of components share: what they read, and what is written in a cell and below."""
+"""Shared functions for the figures and tables of components: loading of data, formatting of cells, and notes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from icl_lens.studies.component_reweighting.components.summary import Answers
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a figure reads of one model and task.
+    """The data of one model and task that a figure reads.
 
     Attributes:
-        rows: Its components table.
-        metadata: The table's.
-        tensors: Those beside it.
-        answers: What the components answer, from the tensors.
+        rows: The ``components`` table.
+        metadata: Metadata of the table.
+        tensors: Tensors saved with the table.
+        answers: Predictions of the components, computed from the tensors.
     """
 
     rows: pd.DataFrame
@@ -35,12 +35,12 @@ class Loaded:
 
     @property
     def task_title(self) -> str:
-        """The task's name as a reader knows it."""
+        """Title of the task."""
         return figures.task_title(self.metadata, self.answers.task)
 
 
 def load(studies: Iterable[Path | str]) -> list[Loaded]:
-    """The table and the tensors in each folder."""
+    """Load the table and the tensors of each folder."""
     found = []
     for folder in studies:
         stem = Path(folder) / STUDY.name
@@ -52,15 +52,19 @@ def load(studies: Iterable[Path | str]) -> list[Loaded]:
 
 
 def titled(table: pd.DataFrame, parts: Iterable[Loaded]) -> pd.DataFrame:
-    """A table with the titles of tasks in place of their names."""
+    """Return a table with task names replaced by task titles."""
     titles = {part.answers.task: part.task_title for part in parts}
     return table.assign(task=table["task"].map(lambda task: titles.get(task, task)))
 
 
 def cell(row: Mapping[str, Any], digits: int) -> str:
-    """A value with its interval, so many decimals each, as ``0.52 [0.40, 0.61]``.
+    """Format a value with its interval, for example ``0.52 [0.40, 0.61]``.
 
-    A value that does not exist (NaN) is ``-``; one without an interval is a number with three significant digits.
+    A missing value (NaN) is formatted as ``-``, and a value without an interval with three significant digits.
+
+    Args:
+        row: Mapping with the keys value, low, high.
+        digits: Number of decimals of the value and of the interval's ends.
     """
     value, low, high = (row[name] for name in ("value", "low", "high"))
     if np.isnan(value):
@@ -69,12 +73,12 @@ def cell(row: Mapping[str, Any], digits: int) -> str:
 
 
 def notes(item: str, said: Sequence[str], parts: Sequence[Loaded]) -> list[str]:
-    """The notes below a figure or table: what it shows, which models, and what the tables' metadata say.
+    """Return the notes below a figure or table: its content, the models, and the notes from the tables' metadata.
 
     Args:
-        item: The figure or table.
-        said: What it shows, one note each.
-        parts: What it was made from.
+        item: Name of the figure or table.
+        said: Notes that describe the content.
+        parts: The data that the item was made from.
     """
     shown = STUDY.item(item)
     models = ", ".join(dict.fromkeys(part.answers.model for part in parts))

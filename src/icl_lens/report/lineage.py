@@ -1,7 +1,7 @@
-"""What was made from what, drawn: the graph of a run from its texts to its figures and tables.
+"""Lineage graph of a run, from its texts to its figures and tables.
 
-A run's files are too many for a picture, so files of one kind are one node: the texts of a task, a prompt set, a study or an
-item.
+A run has too many files to draw individually, so each node groups the files of one kind: the texts of a task, a prompt set, a
+study or an item.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
-# Points between two nodes of the longest column, and between columns.
+# Distance between two nodes of the longest column and between two columns, in points.
 _ROW, _COLUMN = 15, 230
 
 
 class Node(NamedTuple):
-    """Files of one kind.
+    """A group of files of one kind.
 
     Attributes:
-        stage: The folder of the results tree that they lie in; ``items`` for figures and tables.
-        name: What they have in common: a task, a prompt set, a study, an item.
+        stage: Top-level folder of the files in the results folder; ``items`` for figures and tables.
+        name: Common name of the files: a task, a prompt set, a study or an item.
     """
 
     stage: str
@@ -32,17 +32,20 @@ class Node(NamedTuple):
 
 
 def node_of(path: str) -> Node:
-    """The node of a file below the results folder: texts by their task, prompts by their set, all else by its own name."""
+    """Return the node of a file in the results folder.
+
+    Texts are grouped by task, prompts by prompt set and all other files by their own name.
+    """
     parts = PurePosixPath(path)
     return Node(parts.parts[0], parts.stem)
 
 
 def edges(chains: Mapping[str, Sequence[tuple[int, str]]]) -> list[tuple[Node, Node]]:
-    """Which kind is made from which, each pair once, in the order met.
+    """Return the edges of the graph as (source, target) pairs, without duplicates and in order of first appearance.
 
     Args:
-        chains: Of each item the files that it was made from, each with its level: a file of level n + 1 was read by the last
-            one of level n before it, one of level 0 by the item.
+        chains: For each item, the files from which it was made, each with its level. The item reads the files of level 0. A
+            file of level n + 1 is read by the closest preceding file of level n.
     """
     found: dict[tuple[Node, Node], None] = {}
     for item, chain in chains.items():
@@ -55,10 +58,10 @@ def edges(chains: Mapping[str, Sequence[tuple[int, str]]]) -> list[tuple[Node, N
 
 
 def columns(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> list[list[Node]]:
-    """The nodes in columns, so that every edge goes to the right; items last, in their own order.
+    """Arrange the nodes in columns so that each edge goes to the right. The items form the last column, in the given order.
 
-    A node stands as far right as what is made from it lets it; in its column by the mean place of that, so that few lines
-    cross.
+    Each node is placed as far right as its targets allow. Within a column, nodes are sorted by the mean position of their
+    targets, which reduces the number of crossing lines.
     """
     distance: dict[Node, int] = {Node("items", name): 0 for name in items}
     made: dict[Node, list[Node]] = {}
@@ -84,7 +87,7 @@ def columns(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> list[li
 
 
 def svg(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
-    """The graph as an SVG picture."""
+    """Draw the graph as an SVG picture."""
     grid = columns(pairs, items)
     height = _ROW * max(len(column) for column in grid)
     spots = {
@@ -94,7 +97,7 @@ def svg(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
     }
     nodes = pd.DataFrame([{"name": node.name.replace("_", " "), "x": x, "y": y} for node, (x, y) in spots.items()])
     lines = pd.DataFrame(
-        # A line begins behind its name.
+        # A line begins after the name of its source.
         [
             {"x": spots[a][0] + 6 * len(a.name) + 8, "y": spots[a][1], "x2": spots[b][0] - 4, "y2": spots[b][1]}
             for a, b in pairs
@@ -111,7 +114,7 @@ def svg(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
 
 
 def in_words(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
-    """The graph for who cannot see it: how many nodes each stage has, and which studies each item reads."""
+    """Describe the graph as alternative text: the number of nodes per stage, and the studies that each item reads."""
     counts = pd.Series([node.stage for column in columns(pairs, items) for node in column]).value_counts(sort=False)
     read: dict[str, list[str]] = {}
     for source, target in pairs:

@@ -1,4 +1,4 @@
-"""One prompt and its information flow, read from artifacts: what Figures 1 and 2 of *Label Words are Anchors* draw."""
+"""One prompt and its information flow, read from artifacts, for Figures 1 and 2 of *Label Words are Anchors*."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from icl_lens.studies.anchors.flow.study import STUDY as FLOW
 from icl_lens.studies.anchors.icl.study import STUDY as ICL
 from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
 
-# The names of layers, and where in the depth they are: the first layer that lies that far.
+# Named layers, each with its relative depth r: in a model with L layers, the name refers to layer int(r * L).
 NAMED = {"shallow": 1 / 5, "deep": 4 / 5}
 
 
 @dataclass(frozen=True)
 class OnePrompt:
-    """A prompt and what flows in it.
+    """A prompt and its information flow.
 
     Attributes:
-        tokens: Its rows of the table of tokens, by position.
-        edges: Its rows of the table of flow.
-        answer: Its row of the table of answers.
-        about: Metadata of the table of flow.
-        label_words: The label word of each class, without its blank; the class's index where the table does not say.
+        tokens: The prompt's rows of the tokens table, sorted by position.
+        edges: The prompt's rows of the flow table.
+        answer: The prompt's row of the icl table.
+        about: Metadata of the flow table.
+        label_words: The label word of each class, without surrounding spaces; the class index if the metadata give no label
+            words.
     """
 
     tokens: pd.DataFrame
@@ -40,7 +41,7 @@ class OnePrompt:
 
     @property
     def layers(self) -> int:
-        """How many layers the model has."""
+        """Number of layers of the model."""
         return int(self.about["model"]["layers"])
 
     @property
@@ -50,24 +51,25 @@ class OnePrompt:
 
     @property
     def last(self) -> int:
-        """The position that predicts."""
+        """The last position, at which the model predicts the label word."""
         return int(self.tokens["position"].iloc[-1])
 
     @property
     def words(self) -> list[str]:
-        """Each token as it can be written on one line, without the blanks around it."""
+        """Each token, escaped to fit on one line and without surrounding spaces."""
         return [escaped(token.strip(" ")) or "\u2423" for token in self.tokens["token"]]
 
     def text(self, start: int, end: int) -> str:
-        """The text of positions [start, end), on one line."""
+        """Return the text of positions [start, end) on one line."""
         tokens = self.tokens.iloc[start:end]
         blank = (tokens["start"] > tokens["end"].shift(fill_value=0)).map({True: " ", False: ""})
         return " ".join((blank + tokens["token"]).str.cat().split())
 
     def in_layer(self, layer: int) -> pd.DataFrame:
-        """A layer's edges, weakest first, with ``relative`` (share of the layer's largest) and ``kind``.
+        """Return the edges of a layer, weakest first, with the columns ``relative`` and ``kind`` added.
 
-        A kind is ``wp`` (into a label word), ``pq`` (from a label word to the position that predicts) or ``ww`` (eq. 2 to 4).
+        ``relative`` is the saliency divided by the largest saliency of the layer. ``kind`` is ``wp`` (into a label word),
+        ``pq`` (from a label word to the last position) or ``ww`` (all other edges), see eq. 2 to 4.
         """
         edges = self.edges[self.edges["layer"] == layer].copy()
         largest = edges["saliency"].max()
@@ -78,21 +80,21 @@ class OnePrompt:
         return edges.sort_values(["saliency", "query", "key"], ignore_index=True)
 
     def left_out(self, layer: int) -> float:
-        """The share of a layer's flow that is along edges which the table leaves out."""
+        """Return the share of a layer's flow along edges that are not in the flow table."""
         edges = self.edges[self.edges["layer"] == layer]
         total = edges["layer_total"].iloc[0]
         return max(0.0, 1 - edges["saliency"].sum() / total) if total > 0 else 0.0
 
 
 def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
-    """A prompt of the studies in a folder.
+    """Read a prompt from the tables in a folder.
 
     Args:
-        folder: Holds flow.parquet, tokens.parquet and icl.parquet of one model and prompt set.
-        prompt: Its prompt_id; by default the first whose flow is there.
+        folder: Folder that contains flow.parquet, tokens.parquet and icl.parquet of one model and prompt set.
+        prompt: The prompt_id. By default, the first prompt in the flow table.
 
     Raises:
-        InputError: A table cannot be read, or the flow of that prompt is not in it.
+        InputError: If a table cannot be read, or if the flow table does not contain the prompt.
     """
     folder = Path(folder)
     edges, about = parquet.read(folder / "flow.parquet", FLOW.schema)
@@ -117,14 +119,16 @@ def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
 
 
 def numbered(layers: Sequence[int | str], depth: int) -> dict[int, str]:
-    """Layers counted from 0, each with its name (empty where it has none), in the order given, none twice.
+    """Map layer indices, counted from 0, to their names, in the given order and without duplicates.
+
+    The name of a layer that is given as a number is empty.
 
     Args:
-        layers: Numbers, or names of :data:`NAMED`.
-        depth: How many layers the model has.
+        layers: Layer indices, or names from :data:`NAMED`.
+        depth: Number of layers of the model.
 
     Raises:
-        InputError: The model has no such layer.
+        InputError: If the model does not have one of the layers.
     """
     result: dict[int, str] = {}
     for layer in layers:
@@ -136,16 +140,25 @@ def numbered(layers: Sequence[int | str], depth: int) -> dict[int, str]:
 
 
 def sums(prompt: OnePrompt, layer: int) -> pd.DataFrame:
-    """How a layer's flow is divided: sums of I_l over edges, as shares of the sum over all edges of the layer.
+    """Compute how the flow of a layer is divided between paths.
 
-    The text of a demonstration is all that stands between the label word before it (or the beginning) and its own, template
-    included. Edges that the table of flow leaves out count as ``rest``.
+    A share is the sum of I_l over the edges of a path divided by the sum over all edges of the layer. The text of a
+    demonstration consists of all tokens between the preceding label word (or the beginning of the prompt) and the
+    demonstration's own label word, including the template. Edges that are not in the flow table count as ``rest``.
 
     Returns:
-        One row a path: ``path`` (own_text: from a demonstration's text to its label word; other_text: from all that is before
-        that text to the label word; label_word: from it to the position that predicts; query: from what stands behind the last
-        label word to the position that predicts; rest: all other edges), ``demonstration`` (from 0; -1 for query and rest) and
-        ``share``; all zero for a layer along which nothing flows.
+        One row per path, with the following columns. All shares are zero if the layer has no flow.
+
+        * ``path``: one of
+
+          * ``own_text``: from a demonstration's text to its label word
+          * ``other_text``: from all tokens before that text to the label word
+          * ``label_word``: from the label word to the last position
+          * ``query``: from the tokens after the last label word to the last position
+          * ``rest``: all other edges
+
+        * ``demonstration``: index of the demonstration, from 0; -1 for ``query`` and ``rest``.
+        * ``share``: share of the layer's flow.
     """
     edges = prompt.edges[prompt.edges["layer"] == layer]
     total = edges["layer_total"].iloc[0]

@@ -1,7 +1,7 @@
-"""The report: one HTML page that says which claims held, shows every figure and table, and leads back to what they are made of.
+"""The report: one HTML page with the verdict on each claim, all figures and tables, and the files that each was made from.
 
-The page needs no network and no other file to be read (pictures are inside it); its links lead to the files beside it. Every
-text that is put into it is escaped.
+The page is self-contained: pictures are embedded, and reading it requires neither a network connection nor other files. Its
+links point to the other files of the results folder. All inserted text is escaped.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from icl_lens.report import claims, figures, lineage, pictures, walk
 from icl_lens.report.claims import Paper, Verdict
 from icl_lens.studies import registry
 
-# In this order in the page's counts.
+# The order of the outcomes in the page's counts.
 OUTCOMES = ("reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here")
 
-# The record of a page on which something is missing, beside it; a complete page has index.json.
+# Name of the record of an incomplete page, in the page's folder. The record of a complete page is index.json.
 INCOMPLETE = "incomplete.json"
 
-# What colours a terminal's text.
+# Escape sequences that colour text in a terminal.
 _TERMINAL = re.compile(r"\x1b\[[0-9;]*m")
 
-# Texts that a paper's numbers can be compared on.
+# Corpus sources for which our numbers can be compared with the paper's.
 _ORIGINAL = ("files", "hub")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A file on the way from the corpus to an item.
+    """A file between the corpus and an item in the chain of inputs.
 
     Attributes:
-        name: Its path below the results folder.
-        hash: SHA-256 of its content, as what was made from it has recorded it.
-        level: How many steps lie between it and the item.
+        name: Path of the file relative to the results folder.
+        hash: SHA-256 of the file's content, as recorded by the file that was made from it.
+        level: Number of steps between the file and the item.
     """
 
     name: str
@@ -60,19 +60,19 @@ class Shown:
     """A figure or table as the page shows it.
 
     Attributes:
-        name: Its name as a target.
-        kind: figure or table.
-        heading: What the page puts it under.
-        caption: What it shows.
-        run: What was run for it, one sentence; empty for what no model was run for.
-        artifacts: The tables it was drawn from, below the results folder.
-        chain: All that it was made from.
-        links: href and text of its files.
-        csv: What it plots or says.
-        picture: A figure's SVG as a data URI.
-        table: A table's head, rows and notes.
-        alt: A figure's finding, in words.
-        about: Metadata of its tables.
+        name: Name of the item as a Snakemake target.
+        kind: ``figure`` or ``table``.
+        heading: Heading of the page under which the item appears.
+        caption: Caption of the item.
+        run: One sentence that describes the run; empty if the item needs no model.
+        artifacts: Tables from which the item was drawn, relative to the results folder.
+        chain: All files from which the item was made.
+        links: ``href`` and ``text`` of each file of the item.
+        csv: The plotted or tabulated data.
+        picture: For a figure, its SVG as a data URI.
+        table: For a table, its head, rows and notes.
+        alt: For a figure, its alternative text.
+        about: Metadata of the tables in ``artifacts``.
     """
 
     name: str
@@ -91,12 +91,12 @@ class Shown:
 
     @property
     def title(self) -> str:
-        """Its name in its own paper: ``kr_figure_2`` is Figure 2 there."""
+        """Name of the item in its paper: ``kr_figure_2`` becomes ``Figure 2``."""
         return re.sub(r"^(kr|cr|rc)_", "", self.name).replace("_", " ").capitalize()
 
     @property
     def notebook(self) -> str:
-        """Link to the notebook that drew it."""
+        """Link to the notebook that drew the item."""
         return f"../notebooks/{self.name}.ipynb"
 
 
@@ -111,20 +111,21 @@ def write(
 ) -> None:
     """Write the report of a results folder.
 
-    A page on which something is missing says so at its top. Its record is :data:`INCOMPLETE`, not ``index.json``: so Snakemake
-    writes the page again in the next run, and ``icl-lens audit`` reports it.
+    An incomplete page lists the missing items at the top. Its record is :data:`INCOMPLETE` instead of ``index.json``, so that
+    Snakemake rewrites the page in the next run and ``icl-lens audit`` reports the page.
 
     Args:
         results: The results folder.
-        items: The figures and tables to show; they must lie there.
-        claims_files: One a paper.
-        page: The folder with the page's template, style and script.
-        out: The page.
-        walks: Folders of studies whose prompts can be walked, see :mod:`icl_lens.report.walk`.
-        missing: The figures and tables that a failed run did not make, each with the reason, a sentence (:func:`failure`).
+        items: The figures and tables to show. Their files must exist in the results folder.
+        claims_files: Claims files, one per paper.
+        page: The folder with the page's template, style sheet and script.
+        out: Path of the page.
+        walks: Folders of studies with prompts that the reader can explore, see :mod:`icl_lens.report.walk`.
+        missing: Figures and tables that a failed run did not make, each with the reason as one sentence (see
+            :func:`failure`).
 
     Raises:
-        InputError: A file of an item is missing or damaged, or a claims file cannot be used.
+        InputError: If a file of an item is missing or corrupted, or if a claims file is invalid.
     """
     missing = {name: missing[name] for name in sorted(missing or {}, key=_place)}
     papers = [claims.load(path) for path in claims_files]
@@ -198,10 +199,11 @@ def write(
 
 
 def failure(log: Path) -> str:
-    """The sentence of a failed job: the last line of its log, without the command's or the error's name.
+    """Return the error sentence of a failed job: the last line of its log, without the name of the command or the error.
 
     Args:
-        log: The job's log. What failed without a word, such as a process that was killed, has an empty one or none.
+        log: Log file of the job. It is empty or missing if the job failed without a message, for example if the process was
+            killed.
     """
     try:
         lines = _TERMINAL.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
@@ -217,7 +219,7 @@ def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def verdicts_of(paper: Paper, shown: dict[str, Shown], missing: Mapping[str, str] | None = None) -> Iterator[Verdict]:
-    """A paper's claims, judged by what is shown: one verdict per claim and model."""
+    """Judge a paper's claims on the items shown and yield one verdict per claim and model."""
     for claim in paper.claims:
         item = shown.get(claim.item)
         wanted = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
@@ -226,13 +228,13 @@ def verdicts_of(paper: Paper, shown: dict[str, Shown], missing: Mapping[str, str
 
 
 def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
-    """The names of the models that come from the hub under a wanted name and were run on original texts alone."""
+    """Return the names of the models that have a wanted name on the Hub and were run only on the original texts."""
     of_model: dict[str, list[bool]] = {}
     for metadata in about:
         if "model" in metadata:
             model = metadata["model"]
             original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in wanted
-            original = original and "gguf" not in model  # quantised weights are not the paper's
+            original = original and "gguf" not in model  # the papers do not use quantised weights
             of_model.setdefault(metadata["model"]["name"], []).append(original)
     return [name for name, original in of_model.items() if all(original)]
 
@@ -246,7 +248,7 @@ def _shown(results: Path, name: str) -> Shown:
         csv = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}/{name} is missing or damaged; `snakemake {name} --cores all` makes it") from error
-    # (What a study trained lies beside its table, which says all of both.)
+    # Only tables are read: a table's metadata also describes the weights that its study trained.
     about = [parquet.about(results / path) for path in inputs if path.endswith(".parquet")]
     made = Shown(
         name=name,
@@ -275,7 +277,7 @@ def _shown(results: Path, name: str) -> Shown:
 
 
 def _place(name: str) -> tuple[int, str, int, str]:
-    """Group by group; figures before tables, by their numbers, those without one last."""
+    """Return the sort key of an item: by group, then figures before tables, then by number, with unnumbered items last."""
     item = registry.items()[name]
     order, kind = list(registry.groups()).index(item.group), item.kind
     rest = name.rpartition("_")[2]
@@ -283,23 +285,23 @@ def _place(name: str) -> tuple[int, str, int, str]:
 
 
 def _notes(markdown: str) -> list[str]:
-    """The paragraphs below a Markdown table, as plain text."""
+    """Return the paragraphs below a Markdown table as plain text."""
     paragraphs = (" ".join(part.split()) for part in markdown.split("\n\n"))
     return [re.sub(r"\\([^A-Za-z0-9\s])", r"\1", part) for part in paragraphs if part and not part.startswith("|")]
 
 
 def _short(cell: str) -> str:
-    """A number as a reader wants it; the CSV beside it has all digits."""
+    """Round a decimal number to four significant digits; the linked CSV has all digits."""
     return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
 
 
 def _plain(text: str) -> str:
-    """A title without its mathematics marks."""
+    """Return a title without its mathematical markup."""
     return re.sub(r"\$(\w)_\{(\w+)\}\$", r"\1_\2", text)
 
 
 def _run(about: list[dict[str, Any]]) -> str:
-    """What was run, one sentence."""
+    """Return one sentence that describes the run: models, tasks, texts, prompts, seeds, number formats and devices."""
     studies = [metadata for metadata in about if "model" in metadata]
     if not studies:
         return ""
@@ -320,13 +322,16 @@ def _run(about: list[dict[str, Any]]) -> str:
 
 
 def _named(metadata: dict[str, Any]) -> str:
-    """A model's name, with what must be said of its weights."""
+    """Return a model's name, followed by a description of its weights if they are quantised."""
     said = figures.weights(metadata["model"])
     return metadata["model"]["name"] + (f" ({said})" if said else "")
 
 
 def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:
-    """What an artifact was made from, and what that was made from, down to the corpus; nothing twice below one parent."""
+    """Yield the inputs of an artifact and, recursively, the inputs of each of them, down to the corpus.
+
+    Each file appears at most once below the same parent.
+    """
     for name, digest in inputs.items():
         yield Step(name, digest, level)
         path = results / name
@@ -335,12 +340,12 @@ def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[St
 
 
 def _packed(data: Any) -> str:
-    """JSON, compressed, as text that a page can hold; the same data give the same text."""
+    """Return data as compressed JSON in base64, for embedding in a page. The result is deterministic."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _alt(item: Shown, verdicts: list[Verdict]) -> str:
-    """What a figure shows, and what it says of the claims."""
+    """Return the alternative text of an item: its caption and the verdicts on its claims."""
     found = [f"{v.model}: {v.outcome} ({v.claim.statement.rstrip('.')})." for v in verdicts if v.model]
     return " ".join([item.caption, *found])

@@ -1,4 +1,4 @@
-"""SVG pictures made small enough that a page can hold all of them; the files beside the page stay as they were drawn."""
+"""Compression of SVG pictures for embedding in the report page. The SVG files in the results folder are left unchanged."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-# What may stand as it is in a data URI between double quotes.
+# Characters that need no escaping in a data URI between double quotes.
 _UNQUOTED = " !$'()*+,-./:;=?@[]_{|}~"
 
 
 def data_uri(svg: str) -> Markup:
-    """An SVG as a data URI, ready to stand between double quotes in HTML: all that would mean something there is quoted."""
+    """Return an SVG as a data URI that is escaped for use between double quotes in HTML."""
     return Markup("data:image/svg+xml," + quote(lean(svg), safe=_UNQUOTED))
 
 
 def lean(svg: str) -> str:
-    """The same picture in about half the bytes.
+    """Return the same picture at about half the size in bytes.
 
-    Coordinates are cut to tenths of a point, which nobody sees; each style is written once, as a class; what is not drawn
-    (metadata, names of groups, line breaks) is left out.
+    Coordinates are truncated to tenths of a point, which is not visible. Each style is written once, as a class. Content that
+    is not drawn (metadata, names of groups, line breaks) is removed.
     """
     svg = re.sub(r"<metadata>.*?</metadata>|<!DOCTYPE.*?>|<\?xml.*?\?>", "", svg, flags=re.DOTALL)
     classes: dict[str, str] = {}
@@ -29,9 +29,9 @@ def lean(svg: str) -> str:
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r"> <", "><", svg)
-    # In a path, a command needs no blank beside it.
+    # Path commands need no surrounding spaces.
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r" ?\b([LMQCz])\b ?", r"\1", path[0]), svg)
     rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
-    # Single quotes need no quoting where the picture goes.
+    # Single quotes need no escaping in the data URI.
     svg = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), svg)
     return svg.replace("</style>", f"{rules}</style>", 1).strip()

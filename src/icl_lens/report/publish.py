@@ -1,7 +1,7 @@
-"""The page, the scorecard and the pictures that a repository keeps of a run: what its claims came to on one model.
+"""Page, scorecard and pictures that summarise a run for publication in a repository.
 
-Everything is read from results folders that pass :mod:`icl_lens.artifacts.audit`; the same folders give the same bytes. No text
-of a data set is written, and :func:`_require_no_quotes` looks for them in what is about to be.
+All input is read from results folders that pass :mod:`icl_lens.artifacts.audit`. The same folders always give the same bytes.
+The files contain no text of a data set; :func:`_require_no_quotes` checks them before they are published.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from icl_lens.studies import registry
 from icl_lens.studies.anchors.icl.study import STUDY as ICL
 
 TEMPLATE = "page.md.jinja"
-"""The page, in its folder."""
+"""File name of the page's template."""
 
-# What a page shows, in its order. (Figure 1 and Table 5 quote texts.)
+# The items on a page, in order. Figure 1 and Table 5 are omitted because they quote texts.
 PUBLISHED = (
     *("figure_3", "figure_4", "figure_5", "figure_7", "figure_8", "figure_9", "table_1", "table_2", "table_3"),
     *("kr_figure_3", "kr_table_2", "cr_figure_1", "cr_table_3", "rc_rsa", "rc_attention_ratio"),
 )
 
-# Items whose claims are judged on a table of the same rows that the page does not show.
+# Items with claims that are judged on another table of the same rows, which the page does not show.
 _CLAIMS_OF = {"cr_figure_1": ("cr_table_1",)}
 
-# Shorter texts of a data set may be a word of this page.
+# Minimum length in characters of a quote. Shorter texts of a data set may also be ordinary words of the page.
 _SHORTEST_QUOTE = 20
 
 _EXTRA = {"commonest_class": "majority baseline", "commonest": "majority baseline", "null_95": "null, 95 % quantile"}
@@ -49,14 +49,14 @@ _EXTRA = {"commonest_class": "majority baseline", "commonest": "majority baselin
 
 @dataclass(frozen=True)
 class Numbers:
-    """Which numbers of an item's CSV the page gives.
+    """Selection of the numbers of an item's CSV that the page shows.
 
     Attributes:
-        keys: The columns that tell rows apart.
-        values: Column -> the columns of its interval's ends; empty where the item has no interval over prompts.
-        rows: Column -> the values of the rows meant.
-        extra: Further columns.
-        note: What a reader must know of them.
+        keys: Columns that identify a row.
+        values: Value column -> the columns with the ends of its interval; empty if the item has no interval over prompts.
+        rows: Column -> the values of the rows to show.
+        extra: Additional columns to show.
+        note: Explanation of the numbers for the reader.
     """
 
     keys: tuple[str, ...]
@@ -72,7 +72,7 @@ _CONTRASTS = ("none", "control", "examples", "examples - none", "examples - cont
 _LOYALTIES = {"metric": ("label_loyalty", "word_loyalty_5")}
 _LAST = {"of": ("mean of layers",), "which": ("none", "most"), "contrast": _CONTRASTS}
 
-# Notebook of an item -> its numbers. The components of cr_figure_1 are counted, see :func:`_counted`.
+# Notebook of an item -> selection of its numbers. For cr_figure_1 the page shows counts, see :func:`_counted`.
 _NUMBERS = {
     "figure_3": Numbers(
         ("task", "metric", "layer"),
@@ -135,13 +135,13 @@ class Item:
     """A figure or table of a results folder.
 
     Attributes:
-        name: Its name as a target.
-        results: The results folder that contains it.
-        csv: What it plots or says.
-        about: Metadata of the tables that it was drawn from.
-        files: What was read for it, below the results folder.
-        tables: The tables that it was drawn from, below the results folder.
-        by_seed: The CSV with each seed's own values.
+        name: Name of the item as a Snakemake target.
+        results: The results folder that contains the item.
+        csv: The plotted or tabulated data.
+        about: Metadata of the tables from which the item was drawn.
+        files: Files read for the item, relative to the results folder.
+        tables: Tables from which the item was drawn, relative to the results folder.
+        by_seed: For each seed, the CSV with that seed's values.
     """
 
     name: str
@@ -154,39 +154,40 @@ class Item:
 
     @property
     def stem(self) -> str:
-        """The common path of its files below the results folder."""
+        """Common path of the item's files without extension, relative to the results folder."""
         return f"{registry.items()[self.name].kind}s/{self.name}"
 
     @property
     def titles(self) -> dict[str, str]:
-        """Title of each task."""
+        """Title of each task, by task name."""
         tasks = [metadata["task"] for metadata in self.about if metadata.get("task")]
         return {task["name"]: task["title"] for task in tasks}
 
 
 def write(results: Sequence[Path], docs: Path, name: str | None, claims_files: Sequence[Path], page: Path) -> list[str]:
-    """Write a run's page, scorecard and pictures into a folder: all of them, or none.
+    """Write a run's page, scorecard and pictures into a folder. If a check fails, nothing is written.
 
     Args:
-        results: Results folders; an item is taken from the first that has it.
-        docs: Where NAME.md, NAME-scorecard.csv and the folder NAME go.
-        name: NAME; by default the model's.
-        claims_files: One per paper.
+        results: Results folders. Each item is taken from the first folder that contains it.
+        docs: Output folder for NAME.md, NAME-scorecard.csv and the folder NAME.
+        name: NAME; by default the name of the model.
+        claims_files: Claims files, one per paper.
         page: The folder with the page's template.
 
     Returns:
-        The files, relative to ``docs``.
+        The written files, relative to ``docs``.
 
     Raises:
-        InputError: A results folder does not pass the audit or shows nothing to publish; several models are shown and no name
-            is given; a file to write would quote a text of a data set; or the folder NAME holds something else.
+        InputError: If a results folder does not pass the audit or contains nothing to publish, if several models are shown and
+            no name is given, if an output file would quote a text of a data set, or if the folder NAME contains files that this
+            function did not write.
     """
     if docs.exists() and not docs.is_dir():
         raise InputError(f"{docs} is a file; name the folder to write into")
     docs.mkdir(parents=True, exist_ok=True)
     with _made(results, name, claims_files, page, docs) as (made, name):
         _require_own(docs / name)
-        # A folder that is complete takes the place of the old one in one step each; only renaming can be interrupted.
+        # The complete new folder replaces the old one by renaming, so an interruption cannot leave partly written files.
         if (docs / name).exists():
             (docs / name).rename(made / ".old")
         (made / name).rename(docs / name)
@@ -196,7 +197,11 @@ def write(results: Sequence[Path], docs: Path, name: str | None, claims_files: S
 
 
 def check(results: Sequence[Path], docs: Path, name: str | None, claims_files: Sequence[Path], page: Path) -> list[str]:
-    """How the files in ``docs`` differ from what :func:`write` would write now, one sentence each; nothing is changed."""
+    """Compare the files in ``docs`` with the output that :func:`write` would produce now, without changing any file.
+
+    Returns:
+        One sentence per difference.
+    """
     with tempfile.TemporaryDirectory() as scratch, _made(results, name, claims_files, page, Path(scratch)) as (made, name):
         wanted = {file: made / file for file in _files(made, made)}
         found = {file: docs / file for file in [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]}
@@ -212,12 +217,16 @@ def check(results: Sequence[Path], docs: Path, name: str | None, claims_files: S
 
 
 def _files(folder: Path, root: Path) -> list[str]:
-    """The files in a folder, relative to another, sorted."""
+    """Return the sorted paths of all files in ``folder``, relative to ``root``."""
     return sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _require_own(folder: Path) -> None:
-    """A folder that is replaced holds only what this command wrote."""
+    """Check that a folder to be replaced contains only files that this command wrote.
+
+    Raises:
+        InputError: If it contains another file or is not a folder.
+    """
     if not folder.exists():
         return
     try:
@@ -236,7 +245,7 @@ def _require_own(folder: Path) -> None:
 def _made(
     results: Sequence[Path], name: str | None, claims_files: Sequence[Path], page: Path, near: Path
 ) -> Iterator[tuple[Path, str]]:
-    """All files in a temporary folder inside ``near``, and the name."""
+    """Context manager that makes all files in a temporary folder inside ``near`` and yields that folder and the name."""
     for folder in results:
         _require_sound(folder)
     trees = [folder.resolve() for folder in results]
@@ -288,10 +297,10 @@ def _require_sound(results: Path) -> None:
 
 
 def _item(trees: Sequence[Path], name: str) -> Item | None:
-    """An item from the first results folder that has it; None where none has.
+    """Return an item from the first results folder that contains it, or None if no folder does.
 
     Raises:
-        InputError: Its record or its CSV cannot be read.
+        InputError: If the item's record or CSV cannot be read.
     """
     stem = f"{registry.items()[name].kind}s/{name}"
     results = next((tree for tree in trees if (tree / f"{stem}.json").is_file()), None)
@@ -310,7 +319,7 @@ def _item(trees: Sequence[Path], name: str) -> Item | None:
 
 
 def _chain(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
-    """What a table was made from, down to the corpus, within the results folder."""
+    """Yield the tables in the results folder from which a table was made, down to the corpus."""
     for path in metadata.get("inputs", {}):
         if (results / path).is_file() and path.endswith(".parquet"):
             yield path
@@ -318,7 +327,7 @@ def _chain(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
 
 
 def _models(items: Iterator[Item]) -> dict[str, dict[str, Any]]:
-    """Metadata of each model that is shown, by its name."""
+    """Return, for each model that is shown, the metadata of one of its tables, by model name."""
     return {m["model"]["name"]: m for item in items for m in item.about if "model" in m}
 
 
@@ -334,7 +343,7 @@ def _readings(paper: claims.Paper, items: Mapping[str, Item]) -> list[Reading]:
 
 
 def _scorecard(papers: Sequence[claims.Paper], found: Mapping[str, list[Reading]]) -> pd.DataFrame:
-    """A row per claim and model."""
+    """Return the scorecard, one row per claim and model."""
     references = {paper.name: paper.reference for paper in papers}
     return pd.DataFrame(
         {
@@ -372,7 +381,7 @@ def _scorecard(papers: Sequence[claims.Paper], found: Mapping[str, list[Reading]
 
 
 def _measured(reading: Reading) -> str:
-    """What was measured, in words; empty where nothing was."""
+    """Return the measured values as text; empty if nothing was measured."""
     if not reading.measured:
         return ""
     one = _interval(reading.value, reading.low, reading.high)
@@ -398,12 +407,12 @@ def _spread(lowest: float, highest: float, sd: float) -> str:
 
 
 def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
-    """The numbers of an item that the page gives, one a row.
+    """Return the numbers of an item that the page shows.
 
     Returns:
-        The columns that tell rows apart (model, ..., measure), value, low, high, seed_lowest, seed_highest, seed_sd, seeds,
-        further columns of the CSV, prompts, and a column ``paper: MODEL`` for each of the paper's models whose numbers its
-        claims give.
+        One row per number, with the columns that identify it (model, ..., measure), value, low, high, seed_lowest,
+        seed_highest, seed_sd, seeds, additional columns of the CSV, prompts, and a column ``paper: MODEL`` for each of the
+        paper's models with numbers in the claims.
     """
     if registry.items()[item.name].drawn_by == "cr_figure_1":
         return _counted(item)
@@ -437,13 +446,13 @@ def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
                 }
             )
     table = pd.DataFrame(made)
-    # Whole numbers that pandas reads as floats because other cells of their column are empty.
+    # pandas reads whole numbers as floats if other cells of the column are empty.
     numbers = [name for name in (*spec.keys, "prompts") if name in table and pd.api.types.is_numeric_dtype(table[name])]
     return table.astype({name: "Int64" for name in numbers if (table[name].dropna() % 1 == 0).all()})
 
 
 def _paper_values(item: Item, papers: Sequence[claims.Paper]) -> dict[tuple[Any, str], dict[str, float]]:
-    """The numbers that the paper gives for rows of an item: (row, column) -> the paper's model -> number."""
+    """Return the paper's numbers for rows of an item as a mapping (row, column) -> the paper's model -> number."""
     found: dict[tuple[Any, str], dict[str, float]] = {}
     for claim in (claim for paper in papers for claim in paper.claims):
         if claim.item == item.name and claim.rule.within is not None and claim.rule.take != "mean":
@@ -454,12 +463,12 @@ def _paper_values(item: Item, papers: Sequence[claims.Paper]) -> dict[tuple[Any,
 
 
 def _short(model: str) -> str:
-    """A hub model's name without its owner."""
+    """Return the name of a Hub model without its owner."""
     return model.rpartition("/")[2]
 
 
 def _counted(item: Item) -> pd.DataFrame:
-    """How many of the components of cr_figure_1 are of which type: the mean over seeds of a task, and its spread."""
+    """Count the components of cr_figure_1 by type: the mean over the seeds of a task, and the spread over seeds."""
     keys = ["model", "task", "kind", "type"]
     counts = item.csv.groupby([*keys, "seed"], sort=False).size().unstack("seed", fill_value=0)
     sizes = item.csv.groupby(["model", "task", "kind", "seed"], sort=False).size().groupby(["model", "task", "kind"]).first()
@@ -495,7 +504,7 @@ def _page(
     numbers: Mapping[str, pd.DataFrame],
     models: Mapping[str, dict[str, Any]],
 ) -> str:
-    """The page as Markdown."""
+    """Render the page as Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -542,7 +551,7 @@ def _page(
 
 
 def _heading(item: str) -> str:
-    """``kr_table_2`` -> "Kernel regression, Table 2"."""
+    """Return the heading of an item, for example "Kernel regression, Table 2" for ``kr_table_2``."""
     prefix, _, rest = item.partition("_")
     paper = {"kr": "Kernel regression", "cr": "Component re-weighting", "rc": "Representation change"}.get(prefix)
     words = (rest if paper else item).replace("_", " ")
@@ -550,7 +559,7 @@ def _heading(item: str) -> str:
 
 
 def _run(item: Item) -> str:
-    """What was run for an item, one sentence."""
+    """Return one sentence that describes the run behind an item."""
     studies = [metadata for metadata in item.about if "model" in metadata]
 
     def several(values) -> str:
@@ -569,7 +578,7 @@ def _run(item: Item) -> str:
 
 
 def _seeds(seeds: Iterable[int]) -> str:
-    """Seeds in words, consecutive ones as a range."""
+    """Format seeds as text. Consecutive seeds are written as a range."""
     ordered = sorted(set(seeds))
     if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
         return f"{ordered[0]} to {ordered[-1]}"
@@ -577,7 +586,7 @@ def _seeds(seeds: Iterable[int]) -> str:
 
 
 def _paragraph(own: Sequence[Reading]) -> str:
-    """What holds, what holds in weakened form, what does not, and what cannot be told, as one paragraph of Markdown."""
+    """Return one Markdown paragraph that lists the claims by reading."""
     if not own:
         return "No claim is judged on this item; the numbers below are the result."
     parts = []
@@ -594,7 +603,7 @@ def _paragraph(own: Sequence[Reading]) -> str:
 
 
 def _sentence(reading: Reading, several: bool) -> str:
-    """A claim's statement and what was measured."""
+    """Return a claim's statement followed by the measured values."""
     said = f"*{figures.escape_markdown(reading.claim.statement.rstrip('.'))}*"
     said += f" ({figures.escape_markdown(reading.model)})" if several else ""
     facts = [figures.escape_markdown(_measured(reading))] if reading.measured else []
@@ -606,7 +615,7 @@ def _sentence(reading: Reading, several: bool) -> str:
 
 
 def _claims_table(own: Sequence[Reading]) -> pd.DataFrame:
-    """The claims of an item as the page shows them."""
+    """Return the table of an item's claims as the page shows it."""
     several = len({r.model for r in own}) > 1
     return pd.DataFrame(
         {
@@ -624,7 +633,10 @@ def _claims_table(own: Sequence[Reading]) -> pd.DataFrame:
 
 
 def _readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of an item as the page shows them: interval and spread in one cell each, without empty columns."""
+    """Return the numbers of an item as the page shows them.
+
+    A value and its interval share one cell, as do the ends and the standard deviation of the spread. Empty columns are removed.
+    """
     ours = numbers.apply(lambda row: _interval(row["value"], row["low"], row["high"]), axis=1)
     seeds = numbers.apply(lambda row: _spread(row["seed_lowest"], row["seed_highest"], row["seed_sd"]), axis=1)
     place = list(numbers.columns).index("value")
@@ -639,7 +651,7 @@ def _readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers_note(item: Item) -> str:
-    """What a reader must know of the numbers' intervals, spread and columns."""
+    """Return the note that explains the intervals, the spread and the columns of an item's numbers."""
     spec = _NUMBERS.get(registry.items()[item.name].drawn_by)
     said = [spec.note] if spec and spec.note else []
     if spec is None:
@@ -659,7 +671,7 @@ def _numbers_note(item: Item) -> str:
 
 
 def _table_notes(item: Item) -> list[str]:
-    """The paragraphs below an item's Markdown table; a figure has its notes in the picture."""
+    """Return the paragraphs below an item's Markdown table. For a figure the result is empty, as the picture has the notes."""
     if registry.items()[item.name].kind == "figure":
         return []
     text = (item.results / f"{item.stem}.md").read_text(encoding="utf-8")
@@ -667,7 +679,7 @@ def _table_notes(item: Item) -> list[str]:
 
 
 def _facts(metadata: dict[str, Any]) -> str:
-    """What a run recorded of its model."""
+    """Return a Markdown table of the facts that a run recorded about its model."""
 
     def flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in facts.items():
@@ -683,7 +695,11 @@ def _facts(metadata: dict[str, Any]) -> str:
 
 
 def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
-    """What texts were used: a row per task with its files, its numbers of texts and, of a subset, how many are published."""
+    """Return a table of the texts that were used, one row per task.
+
+    Each row lists the task's files and the number of texts per split. For a subset, it also gives the number of published
+    texts.
+    """
     corpora = {
         (item.results, path): title
         for item in (items[each] for each in shown)
@@ -711,7 +727,10 @@ def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
 
 
 def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
-    """A row per prompt set: what it is drawn for, its seeds and how many queries each has at most."""
+    """Return a table of the prompt sets, one row per prompt set, seeds and number of queries.
+
+    Each row lists the tasks, the seeds, the maximum number of queries per seed and the items that read the prompt set.
+    """
     rows: dict[tuple, dict[str, Any]] = {}
     for each in shown:
         item = items[each]
@@ -735,7 +754,7 @@ def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFram
 
 
 def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
-    """How often the model is right, task by task, beside the majority baseline."""
+    """Return a table of the model's accuracy and the majority baseline for each task and prompt set."""
     tables: dict[Path, dict[str, None]] = {}
     for item in (items[each] for each in shown):
         answers = dict.fromkeys(path for path in item.tables if path.endswith("/icl.parquet"))
@@ -744,7 +763,7 @@ def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataF
     if not tables:
         return pd.DataFrame()
     titles = {name: title for each in shown for name, title in items[each].titles.items()}
-    # Results folders may have a prompt set in common, at different sizes.
+    # Different results folders may contain the same prompt set at different sizes.
     found = pd.concat(
         [
             seed_spread.accuracies(pd.concat([parquet.read(results / path, ICL.schema)[0] for path in paths]))
@@ -767,7 +786,7 @@ def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataF
 
 
 def _libraries(about: Sequence[dict[str, Any]]) -> str:
-    """Library versions, one sentence's worth."""
+    """Return the library versions as a comma-separated list."""
     found: dict[str, dict[str, None]] = {}
     for metadata in about:
         for name, version in metadata["libraries"].items():
@@ -776,7 +795,7 @@ def _libraries(about: Sequence[dict[str, Any]]) -> str:
 
 
 def _counts(found: Mapping[str, list[Reading]]) -> pd.DataFrame:
-    """How many claims of each paper came to what; what cannot be tested is left out."""
+    """Count the claims of each paper by reading. Claims that cannot be tested are excluded."""
     rows = []
     for paper, of_paper in found.items():
         row = {"paper": paper, **{name: sum(r.reading == name for r in of_paper) for name in readings.READINGS[:-1]}}
@@ -787,7 +806,7 @@ def _counts(found: Mapping[str, list[Reading]]) -> pd.DataFrame:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """Markdown of a table; empty for an empty one."""
+    """Format a table as Markdown; an empty table gives an empty string."""
     if table.empty:
         return ""
     head = [figures.escape_markdown(str(name)) for name in table]
@@ -797,10 +816,10 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _require_no_quotes(trees: Sequence[Path], files: Sequence[Path]) -> None:
-    """No text of a data set stands in a file that is to be published.
+    """Check that no file to be published quotes a text of a data set.
 
     Raises:
-        InputError: One does.
+        InputError: If a file does.
     """
     contents = {path: path.read_text(encoding="utf-8") for path in files}
     everything = "\n".join(contents.values())
@@ -813,7 +832,7 @@ def _require_no_quotes(trees: Sequence[Path], files: Sequence[Path]) -> None:
 
 
 def _record(made: Path, name: str, items: Mapping[str, Item], claims_files: Sequence[Path]) -> None:
-    """Hashes of what was read and of what was written."""
+    """Write inputs.json with the hashes of all files that were read or written."""
     read: dict[str, dict[str, str]] = {}
     for item in items.values():
         of_tree = read.setdefault(item.results.name, {})

@@ -1,17 +1,23 @@
-"""What a run says of a claim, in five words, with the cell that decides it and its spread over seeds.
+"""Readings of a claim in a run on a five-level scale, with the deciding cell and its spread over seeds.
 
-:mod:`icl_lens.report.claims` judges by values and intervals together; its ``partly`` means both that a claim holds in some
-cells and that the prompts are too few to decide. Here these are told apart. Each cell (a row that the rule judges) *holds*
-where its whole 95 % interval obeys the rule, *fails* where its whole interval is outside, holds *weakly* where its whole
-interval obeys the rule's weaker bound, and is *open* otherwise: other prompts could have given either. Of a claim about every
-cell,
+:mod:`icl_lens.report.claims` judges values and intervals together: its ``partly`` covers both a claim that holds only in some
+cells and a claim that the prompts are too few to decide. This module distinguishes these cases. A cell is a row that the rule
+judges. Each cell has one of four states:
 
-- it holds if every cell holds;
-- it holds in weakened form if more than half of the cells hold at least weakly;
-- it does not hold if that is not so and at least one cell fails;
-- it cannot be told from so many prompts otherwise.
+- it *holds* if its whole 95 % interval satisfies the rule;
+- it holds *weakly* if its whole interval satisfies the rule's weaker bound;
+- it *fails* if its whole interval is outside the bounds;
+- it is *open* otherwise, that is, other prompts could have given either result.
 
-A claim about any cell holds if one does, in weakened form if one does weakly, and does not hold if all fail.
+A claim about every cell
+
+- holds if every cell holds;
+- otherwise holds in weakened form if more than half of the cells hold at least weakly;
+- otherwise does not hold if at least one cell fails;
+- otherwise cannot be decided with this number of prompts.
+
+A claim about any cell holds if one cell holds, otherwise holds in weakened form if one cell holds weakly, and does not hold if
+all cells fail. Otherwise it cannot be decided.
 """
 
 from __future__ import annotations
@@ -37,28 +43,28 @@ HOLDS, WEAKENED, FAILS, OPEN, UNTESTED = READINGS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What a run says of a claim, for one model.
+    """The result of a run for a claim and one model.
 
     Attributes:
         claim: The claim.
-        model: The model's name; empty where nothing was run.
+        model: Name of the model; empty if nothing was run.
         reading: One of :data:`READINGS`.
-        outcome: What :func:`icl_lens.report.claims.judge` says.
-        reason: Why it is not testable; else how many cells hold, hold weakly, are open, or fail.
-        cells: How many the rule judges.
-        cell: Which of them decides: the farthest from obeying the rule of a claim about every cell, the nearest of a claim
-            about any; empty where there is one only.
-        value: Its value; NaN where nothing was measured.
-        low: Its interval's lower end.
-        high: Its interval's upper end.
-        lowest: The lowest value over cells.
-        highest: The highest value over cells.
-        seed_lowest: The lowest of the deciding cell's values of single seeds; NaN where there is no spread over seeds.
-        seed_highest: The highest of them.
-        seed_sd: Their sample standard deviation.
-        seeds: How many there are.
-        seeds_obeying: In how many seeds the values of the cells obey the rule.
-        prompts: How many prompts it rests on; 0 where the CSV does not say.
+        outcome: Outcome according to :func:`icl_lens.report.claims.judge`.
+        reason: If the claim is not testable, the reason; otherwise how many cells hold, hold weakly, are open, or fail.
+        cells: Number of cells that the rule judges.
+        cell: Name of the deciding cell; empty if there is only one cell. For a claim about every cell, this is the cell
+            farthest from satisfying the rule; for a claim about any cell, the cell closest to it.
+        value: Value of the deciding cell; NaN if nothing was measured.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        lowest: Lowest value over all cells.
+        highest: Highest value over all cells.
+        seed_lowest: Lowest value of the deciding cell over single seeds; NaN if there is no spread over seeds.
+        seed_highest: Highest value of the deciding cell over single seeds.
+        seed_sd: Sample standard deviation of these values.
+        seeds: Number of these values.
+        seeds_obeying: Number of seeds for which the values of the cells satisfy the rule.
+        prompts: Number of prompts behind the reading; 0 if the CSV does not give it.
     """
 
     claim: Claim
@@ -82,17 +88,17 @@ class Reading:
 
     @property
     def measured(self) -> bool:
-        """Whether there is a number to show."""
+        """Whether the reading has a number to show."""
         return not np.isnan(self.value) and self.claim.rule.equals is None
 
 
 def read(verdict: Verdict, shown: pd.DataFrame | None, by_seed: Mapping[int, pd.DataFrame]) -> Reading:
-    """The reading of a verdict.
+    """Compute the reading that corresponds to a verdict.
 
     Args:
-        verdict: On one claim and model.
-        shown: The item's CSV, None where the item was not made.
-        by_seed: The CSV with each seed's own values, see :func:`icl_lens.report.seed_spread.by_seed`.
+        verdict: The verdict on one claim for one model.
+        shown: The item's CSV; None if the item was not made.
+        by_seed: The CSV with the values of each seed, see :func:`icl_lens.report.seed_spread.by_seed`.
     """
     claim, model = verdict.claim, verdict.model
     reading = {"reading": UNTESTED, "outcome": verdict.outcome, "reason": verdict.reason}
@@ -135,12 +141,12 @@ def read(verdict: Verdict, shown: pd.DataFrame | None, by_seed: Mapping[int, pd.
 
 
 def _ends(claim: Claim, shown: pd.DataFrame) -> list[str]:
-    """The columns with interval ends, which are the whole's and not a seed's."""
+    """Return the columns with interval ends. They are computed over all seeds and are not valid for a single seed."""
     return [name for name in (claim.rule.low, claim.rule.high) if name in shown]
 
 
 def _bounds(claim: Claim) -> tuple[float, float]:
-    """The open interval that a value must lie in."""
+    """Return the open interval of the values that satisfy the rule."""
     rule = claim.rule
     if rule.equals is not None:
         return 0.5, np.inf
@@ -150,13 +156,13 @@ def _bounds(claim: Claim) -> tuple[float, float]:
 
 
 def _margin(claim: Claim, value: float) -> float:
-    """How far inside the bounds a value lies; negative outside."""
+    """Return the distance from a value to the nearest bound; negative if the value is outside the bounds."""
     low, high = _bounds(claim)
     return min(value - low, high - value)
 
 
 def _obeys(claim: Claim, values: np.ndarray) -> bool:
-    """Whether the values of a seed's cells obey the rule; a missing one does not."""
+    """Return whether the values of a seed's cells satisfy the rule. A missing value does not satisfy it."""
     margins = np.array([_margin(claim, value) for value in values])
     return bool((margins > 0).any() if claim.rule.take == "any" else (margins > 0).all())
 
@@ -172,11 +178,11 @@ def _state(claim: Claim, row) -> str:
 
 
 def _together(states: list[str], enough: bool) -> str:
-    """The reading of all cells.
+    """Combine the states of all cells into one reading.
 
     Args:
-        states: Of each cell.
-        enough: Whether one cell is enough.
+        states: State of each cell.
+        enough: Whether it is sufficient that one cell holds.
     """
     if enough:
         return next((state for state in (HOLDS, WEAKENED, OPEN) if state in states), FAILS)

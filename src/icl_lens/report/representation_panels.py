@@ -1,4 +1,4 @@
-"""How the figures of representation change are drawn: what a condition looks like, and panels of cells and layers."""
+"""Shared drawing functions for the figures of representation change: styles of contrasts, panels of cells and of layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOOKS = {
     "control - none": ("#d55e00", "s", "control less none"),
     "examples - control": ("#009e73", "^", "examples less control"),
 }
-"""Colour, marker and name of each contrast."""
+"""Colour, marker and legend label of each contrast."""
 
 CONTROL_NOTE = (
     "The control has as many examples, as long, that tell nothing: the y of each list shuffled, or answers that stand nowhere "
@@ -33,12 +33,12 @@ CONTROL_NOTE = (
 
 
 class Loaded:
-    """What a figure reads of one model and task.
+    """The data of one model and task that a figure reads.
 
     Attributes:
-        rows: Its representation_change table.
-        metadata: The table's.
-        tensors: Those beside it; none where they are not wanted.
+        rows: The ``representation_change`` table.
+        metadata: Metadata of the table.
+        tensors: Tensors saved with the table; empty if they are not requested.
     """
 
     def __init__(self, folder: Path | str, tensors: bool) -> None:
@@ -48,22 +48,25 @@ class Loaded:
 
 
 def load(studies: Iterable[Path | str], tensors: bool = False) -> list[Loaded]:
-    """What lies in each folder, see :class:`Loaded`."""
+    """Load the table, and optionally the tensors, of each folder, see :class:`Loaded`."""
     return [Loaded(folder, tensors) for folder in studies]
 
 
 def cells(parts: Iterable[Loaded]) -> list[tuple[Loaded, dict[str, Any]]]:
-    """Model, task and number of distractors of each panel or row of panels, and what it is drawn from."""
+    """Return the source data and the names (model, task, number of distractors) of each panel or row of panels."""
     return [(part, names) for part in parts for names, _ in summary.cells(part.rows)]
 
 
 def of_cell(table: pd.DataFrame, names: dict[str, Any]) -> pd.DataFrame:
-    """The rows of one model, task and number of distractors, see :func:`cells`."""
+    """Select the rows of one model, task and number of distractors, see :func:`cells`."""
     return table[(table[list(names)] == pd.Series(names)).all(axis=1)]
 
 
 def cell_title(loaded: Loaded, distractors: int) -> tuple[str, str]:
-    """The two lines above a panel: the model; the task, with its number of distractors."""
+    """Return the two title lines of a panel: the model, and the task.
+
+    The second line includes the number of distractors if the table has more than one.
+    """
     task = figures.task_title(loaded.metadata, loaded.rows["task"].iloc[0])
     several = loaded.rows["distractors"].nunique() > 1
     return figures.model_title(
@@ -72,13 +75,16 @@ def cell_title(loaded: Loaded, distractors: int) -> tuple[str, str]:
 
 
 def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "layer") -> list[Any]:
-    """Lines with bands, one a contrast that the table has; the handles of a legend.
+    """Draw one line with its interval band for each contrast in the table.
 
     Args:
-        axes: Where.
-        table: Rows with contrast, ``x``, value, low, high.
-        shown: The contrasts, in order.
-        x: What runs along the axis.
+        axes: Axes to draw on.
+        table: Table with the columns contrast, ``x``, value, low, high.
+        shown: The contrasts to draw, in order.
+        x: Column that is plotted along the x axis.
+
+    Returns:
+        The legend handles.
     """
     handles = []
     for contrast in shown:
@@ -86,7 +92,7 @@ def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "laye
         if line.empty:
             continue
         colour, marker, label = LOOKS[contrast]
-        # Dashed, so that a control which does as the examples do hides nothing.
+        # Dashed, so that the control does not hide the examples when both have the same values.
         style = "--" if contrast.startswith("control") else "-"
         handles += axes.plot(line[x], line["value"], style, color=colour, marker=marker, markersize=3, label=label)
         axes.fill_between(
@@ -97,12 +103,12 @@ def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "laye
 
 
 def notes(item: str, said: str, parts: Sequence[Loaded]) -> list[str]:
-    """What stands below a figure: what it shows, how many queries there are, and what the tables say of themselves.
+    """Return the notes below a figure: its title, the number of queries, and the notes from the tables' metadata.
 
     Args:
-        item: The figure.
-        said: What is particular to it, sentences.
-        parts: What it was drawn from.
+        item: Name of the figure.
+        said: Sentences that are specific to the figure.
+        parts: The data that the figure was drawn from.
     """
     counts = []
     for part in parts:

@@ -1,12 +1,15 @@
-"""How far the numbers of a figure or table differ between seeds, beside the interval over prompts.
+"""Spread over seeds of the numbers of a figure or table, in addition to the interval over prompts.
 
-An interval of :mod:`icl_lens.statistics.resampling` says what other test texts would have given with the same seeds. In prompt
-sets named ``shared-...`` or ``labelled-...`` a seed is one demonstration set; in ``fresh-...`` each query has its own ones, and
-a seed decides how these are drawn and ordered, and which queries are asked. Here the item's own summary is made once per seed,
-with everything that it chooses (a head, a temperature) as in the whole, so the item shows the mean of these values. They also
-differ by chance, because one seed has few prompts.
+The intervals of :mod:`icl_lens.statistics.resampling` describe the variation over test texts with fixed seeds. In prompt sets
+named ``shared-...`` or ``labelled-...``, a seed is one demonstration set. In ``fresh-...`` prompt sets, each query has its own
+demonstrations, and a seed decides how they are drawn and ordered and which queries are used.
 
-Items whose studies have one seed only (representation change) and measures that compare seeds have no such spread.
+This module computes the item's summary once per seed. All choices of the summary, such as a head or a temperature, are those
+made on all seeds, so the item shows the mean of the values per seed. These values also differ by chance, because one seed has
+few prompts.
+
+There is no spread over seeds for items of studies with a single seed (representation change), or for measures that compare
+seeds.
 """
 
 from __future__ import annotations
@@ -27,45 +30,45 @@ from icl_lens.studies import registry
 
 @dataclass(frozen=True)
 class OneSeed(Bootstrap):
-    """A plan with one resample: the prompts of one seed as they are, and none of the others.
+    """Bootstrap plan with a single resample that contains each prompt of one seed once and no prompt of the other seeds.
 
     Attributes:
-        place: Which of a task's seeds, ascending, from 0.
+        place: Index of the seed among the task's seeds in ascending order, from 0.
     """
 
     resamples: int = 1
     place: int = 0
 
     def prompt_weights(self, task: str, seed: int, prompts: int) -> np.ndarray:
-        """Each prompt once, shape (1, n)."""
+        """Return a weight of 1 for each prompt, shape (1, n)."""
         return np.ones((1, prompts))
 
     def seed_weights(self, task: str, seeds: int) -> np.ndarray:
-        """Once the seed at ``place``, shape (1, S)."""
+        """Return a weight of 1 for the seed at ``place`` and 0 for the other seeds, shape (1, S)."""
         return (np.arange(seeds) == self.place).astype(float)[None]
 
 
 def columns(item: str) -> tuple[str, ...]:
-    """The columns of an item's CSV that have values of each seed's own in :func:`by_seed`."""
+    """Return the columns of an item's CSV for which :func:`by_seed` gives values per seed."""
     source = _SOURCES.get(registry.items()[item].drawn_by)
     return source.values if source else ()
 
 
 def by_seed(results: Path, item: str, shown: pd.DataFrame, inputs: Iterable[str]) -> dict[int, pd.DataFrame]:
-    """The rows of an item's CSV with each seed's own values.
+    """Compute an item's values separately for each seed.
 
     Args:
         results: The results folder.
-        item: The figure or table.
-        shown: Its CSV.
-        inputs: The tables that it was drawn from, below the results folder.
+        item: Name of the figure or table.
+        shown: The item's CSV.
+        inputs: Tables from which the item was drawn, relative to the results folder.
 
     Returns:
-        By seed, the CSV with that seed's values in place of the values (NaN where it has none); intervals and all other columns
-        are still the item's. Empty where the item has no spread over seeds, or its tasks do not share their seeds.
+        For each seed, the CSV with that seed's values in the value columns (NaN where the seed has no value). Intervals and all
+        other columns are those of the item. Empty if the item has no spread over seeds, or if its tasks have different seeds.
 
     Raises:
-        InputError: A table is missing or damaged.
+        InputError: If a table is missing or corrupted.
     """
     source = _SOURCES.get(registry.items()[item].drawn_by)
     if source is None:
@@ -88,14 +91,20 @@ def by_seed(results: Path, item: str, shown: pd.DataFrame, inputs: Iterable[str]
 
 
 def _comparable(keys: pd.DataFrame) -> pd.DataFrame:
-    """Key columns of a summary and of the same summary read from a CSV in one type: numbers as floats, empty texts as ""."""
+    """Convert key columns so that those of a summary and those of its CSV compare equal.
+
+    Numbers become floats, and missing texts become empty strings.
+    """
     numbers = {name: keys[name].astype(float) for name in keys.select_dtypes("number")}
     texts = {name: keys[name].fillna("").astype(str) for name in keys if name not in numbers}
     return keys.assign(**numbers, **texts)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float, int]:
-    """Lowest, highest, sample standard deviation and number of the values that are known; NaN for fewer than two."""
+    """Return the minimum, the maximum, the sample standard deviation and the number of the values that are not NaN.
+
+    The first three are NaN for fewer than two such values.
+    """
     known = np.asarray([value for value in values if not np.isnan(value)], dtype=float)
     if len(known) < 2:
         return np.nan, np.nan, np.nan, len(known)
@@ -103,14 +112,14 @@ def spread(values: Sequence[float]) -> tuple[float, float, float, int]:
 
 
 def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
-    """How often a model is right on each prompt set, with interval and spread, beside the majority baseline.
+    """Compute a model's accuracy on each prompt set, with its interval, its spread over seeds and the majority baseline.
 
     Args:
-        answers: icl tables of one or more models, tasks and sets.
+        answers: icl tables of one or more models, tasks and prompt sets.
 
     Returns:
-        One row per model, task and set: accuracy, low, high, seed_lowest, seed_highest, seed_sd, seeds, majority_baseline (the
-        share of the most frequent gold class), prompts.
+        One row per model, task and prompt set with the columns accuracy, low, high, seed_lowest, seed_highest, seed_sd, seeds,
+        majority_baseline (the share of the most frequent gold class) and prompts.
     """
     found = []
     for key, part in answers.groupby(["model", "task", "set"], sort=False):
@@ -136,7 +145,7 @@ def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Part:
-    """A study's table of one model, task and set, and its tensors."""
+    """A study's table of one model, task and prompt set, with its tensors."""
 
     def __init__(self, folder: Path, study: str) -> None:
         self.folder, self.study = folder, study
@@ -145,11 +154,11 @@ class _Part:
         self.title = (self.metadata.get("task") or {}).get("title", self.task)
 
     def beside(self) -> dict[str, np.ndarray]:
-        """The study's tensors."""
+        """Read the study's tensors."""
         return tensors.read(self.folder / f"{self.study}.safetensors")[0]
 
     def other(self, study: str) -> pd.DataFrame:
-        """Another study's rows of the same prompts."""
+        """Read another study's rows of the same prompts."""
         return parquet.read(self.folder / f"{study}.parquet", registry.study(study).schema)[0]
 
 
@@ -158,7 +167,10 @@ def _together(parts: Sequence[_Part]) -> pd.DataFrame:
 
 
 def _lows(table: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
-    """A summary made with :class:`OneSeed`: each interval's lower end is the seed's value."""
+    """Replace the values of a summary by the lower ends of their intervals.
+
+    In a summary computed with :class:`OneSeed`, the lower end of each interval is the seed's value.
+    """
     return table.assign(**{value: table[low] for value, low in values.items()})
 
 
@@ -217,7 +229,7 @@ def _heads(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
 
 
 def _settings(part: _Part) -> Any:
-    """The study's settings with one permutation: the null is not asked for here."""
+    """Return the study's settings with a single permutation, because the null distribution is not used here."""
     from icl_lens.studies.kernel_regression.settings import Settings
 
     known = {key: part.metadata["settings"][key] for key in Settings.model_fields}
@@ -245,7 +257,7 @@ def _best_and_worst(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.Data
 
 
 def _answers(part: _Part, seed: int) -> Any:
-    """What components answer to the prompts of one seed."""
+    """Return the components' predictions for the prompts of one seed."""
     from icl_lens.studies.component_reweighting.components.summary import Answers
 
     every = Answers.of(part.metadata["model"]["name"], part.task, part.beside())
@@ -257,12 +269,12 @@ def _answers(part: _Part, seed: int) -> Any:
 
 @dataclass(frozen=True)
 class _Source:
-    """How the values of one seed are made.
+    """How an item's values are computed for one seed.
 
     Attributes:
-        study: The table that the seeds are read from.
-        of_seed: (tables, plan, seed) -> the item's rows.
-        values: The columns with values.
+        study: Name of the study table from which the seeds are read.
+        of_seed: Function (tables, plan, seed) -> the item's rows.
+        values: The value columns.
         titles: Whether the item names tasks by their titles.
     """
 
@@ -272,7 +284,7 @@ class _Source:
     titles: bool = False
 
 
-# Notebook of the item -> how its values of one seed are made.
+# Notebook of the item -> how the item's values are computed for one seed.
 _SOURCES = {
     "figure_3": _Source("saliency", _saliency, ("share",)),
     "figure_4": _Source("isolation", _isolation),
@@ -288,7 +300,7 @@ _SOURCES = {
     "cr_table_3": _Source("components", _methods, titles=True),
 }
 
-# Columns that together tell one row of an item from every other, where it has them.
+# Columns that together identify a row of an item; an item has some of them.
 _KEYS = (
     *("model", "task", "set", "metric", "layer", "head", "target", "side", "layers", "two_classes", "method", "positions"),
     *("together", "quantity", "against", "how", "rewriting", "measure"),

@@ -1,7 +1,8 @@
-"""Walking one prompt: what the report's reader chooses a task, prompt and layer of, and the charts that show it.
+"""Data and charts for the report's prompt walk, in which the reader chooses a task, a prompt and a layer.
 
-The data are a few dozen prompts of each task (those whose flow is kept, see :mod:`icl_lens.studies.anchors.flow.compute`), read
-from the artifacts of one prompt set; the charts are Vega-Lite, and the page fills them.
+The data are a few dozen prompts per task, read from the artifacts of one prompt set. These are the prompts that have a stored
+flow, see :mod:`icl_lens.studies.anchors.flow.compute`. The charts are Vega-Lite specifications without data; the page inserts
+the data.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from icl_lens.studies.anchors.isolation.study import STUDY as ISOLATION
 from icl_lens.studies.anchors.saliency.summary import METRICS
 from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
 
-# How many lines of a layer are drawn, the strongest; and how many digits a share of the layer's largest keeps.
+# Number of edges drawn per layer (the strongest ones), and number of decimals of the rounded values.
 EDGES = 40
 _DIGITS = 3
 
@@ -31,10 +32,10 @@ KINDS = {"wp": "into a label word", "pq": "from a label word to the last positio
 
 
 def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """What can be walked, as JSON: one entry a folder of studies.
+    """Return the data of the prompt walk as JSON-compatible objects, one entry per folder of studies.
 
     Raises:
-        InputError: A table cannot be read.
+        InputError: If a table cannot be read.
     """
     return [_task(folder) for folder in folders]
 
@@ -105,7 +106,7 @@ def _prompt(
 
 
 def _strongest(edges: pd.DataFrame, measure: str) -> list[list[Any]]:
-    """The strongest edges of a layer, weakest first: query, key, share of the layer's largest, kind."""
+    """Return the strongest edges of a layer, weakest first, as rows of query, key, share of the layer's largest, kind."""
     edges = edges[edges[measure] > 0].nlargest(EDGES, measure, keep="first")[::-1]
     share = (edges[measure] / edges[measure].max()).round(_DIGITS)
     return [
@@ -114,7 +115,10 @@ def _strongest(edges: pd.DataFrame, measure: str) -> list[list[Any]]:
 
 
 def charts() -> dict[str, Any]:
-    """The charts, as Vega-Lite specifications whose data the page fills in (``edges``, ``words``; ``shares``; ``classes``)."""
+    """Return the charts as Vega-Lite specifications.
+
+    The page inserts the named data sets: ``edges`` and ``words``, ``shares`` and ``chosen``, and ``classes``.
+    """
     position = {"scale": altair.Scale(reverse=True, nice=False, zero=False), "axis": None}
     side = altair.Scale(domain=[0, 1])
     kinds = altair.Scale(domain=list(KINDS.values()), range=[figures.COLOURS[f"s_{kind}"] for kind in KINDS])
@@ -184,5 +188,5 @@ def _named(metric: str) -> str:
 
 
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, which makes ``vegaEmbed`` known to the page."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script that defines ``vegaEmbed`` in the page."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

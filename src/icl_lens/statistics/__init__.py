@@ -1,1 +1,1 @@
-"""Statistics of tables: confidence intervals, ranks, AUC, tests, similarity, probes, accuracy."""
+"""Statistics computed from tables: confidence intervals, ranks, AUC, tests, similarity, probes and accuracy."""

@@ -1,4 +1,4 @@
-"""Accuracy and majority baseline, which each figure states for the prompts it shows."""
+"""Accuracy and majority baseline, which each figure reports for the prompts that it shows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from icl_lens.statistics.resampling import OVER_TASKS
 
 
 def accuracy(answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and majority baseline of each model and prompt set.
+    """Compute accuracy and majority baseline of each model and prompt set.
 
     Args:
-        answers: icl tables, of one or more models, tasks and sets.
+        answers: icl tables of one or more models, tasks and prompt sets.
 
     Returns:
-        One row per model, set and task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`, the mean of the rows above it):
-        accuracy, and commonest_class, the accuracy of always predicting the most frequent gold class.
+        One row per model, set and task, followed by one row for each model and set with the mean over its tasks
+        (:data:`~icl_lens.statistics.resampling.OVER_TASKS` in place of the task). Columns are accuracy and commonest_class,
+        the majority baseline (the accuracy of always predicting the most frequent gold class).
     """
     key = ["model", "set", "task"]
     right = answers.assign(accuracy=answers["gold"] == answers["prediction"])
@@ -28,11 +29,11 @@ def accuracy(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def unsolved_note(found: pd.DataFrame, consequence: str) -> list[str]:
-    """A sentence that names the tasks with an accuracy at or below the majority baseline; empty if there are none.
+    """Return a note that names the tasks with accuracy at or below the majority baseline, or an empty list if there are none.
 
     Args:
-        found: As :func:`accuracy` returns it.
-        consequence: What that means for the figure, a sentence.
+        found: The result of :func:`accuracy`.
+        consequence: A sentence that says what this means for the figure.
     """
     of_tasks = found[found["task"] != OVER_TASKS]
     unsolved = of_tasks[of_tasks["accuracy"] <= of_tasks["commonest_class"]]

@@ -1,11 +1,11 @@
-"""How well attention to label words predicts the model's answer (*Label Words are Anchors*, section 2.3, appendix E).
+"""Agreement of attention to label words with the model's prediction (*Label Words are Anchors*, section 2.3, appendix E).
 
 AUCROC_l measures how well the attention of the last position to each class's label words in layer l predicts the model's own
-answer; R_l (eq. 5) is the share of it that layers up to l contribute,
+prediction. R_l (eq. 5) is the share of the summed AUCROC - 0.5 that layers up to l contribute,
 
     R_l = sum_{i <= l} (AUCROC_i - 0.5) / sum_{i <= N} (AUCROC_i - 0.5)
 
-Intervals are those of :mod:`icl_lens.statistics.resampling`.
+Confidence intervals are computed as in :mod:`icl_lens.statistics.resampling`.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from icl_lens.statistics.resampling import Bootstrap, Estimate, average, mean_of
 
 TwoClasses = Literal["normalised", "raw"]
 
-# Below this sum of AUCROC_i - 0.5 (of N layers, times N) R_l would be a quotient of rounding errors.
+# If the absolute sum of AUCROC_i - 0.5 over N layers is at most N times this value, R_l would be a quotient of rounding errors.
 _NO_SIGNAL = 1e-9
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve: the probability that a positive scores above a negative, with ties counting one half.
+    """Compute the area under the ROC curve: the probability that a positive scores above a negative; a tie counts one half.
 
     Args:
-        scores: Shape (..., N).
-        positive: Which are positive, shape (N,).
+        scores: Scores, shape (..., N).
+        positive: Whether each element is positive, shape (N,).
 
     Returns:
-        Shape (...); NaN without a positive or without a negative.
+        AUC, shape (...); NaN if there is no positive or no negative.
     """
     scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
     ahead, behind = int(positive.sum()), int((~positive).sum())
     if not ahead or not behind:
         return np.full(scores.shape[:-1], np.nan)
-    # Mann and Whitney's U from the sum of the positives' ranks.
+    # This is the Mann-Whitney U statistic, computed from the rank sum of the positives and divided by the number of pairs.
     return (midranks(scores)[..., positive].sum(-1) - ahead * (ahead + 1) / 2) / (ahead * behind)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well attention predicts the answer, layer by layer.
+    """How well attention predicts the model's prediction in each layer.
 
     Attributes:
-        auc: AUCROC_l, shape (L,); NaN in all layers where fewer than two classes are predicted.
-        kept: The predicted classes, ascending.
-        dropped: The classes that are never predicted: they have no positives, so they are excluded (as in the released code).
+        auc: AUCROC_l, shape (L,); NaN in all layers if fewer than two classes are predicted.
+        kept: The predicted classes, in ascending order.
+        dropped: The classes that are never predicted. They have no positives, so they are excluded (as in the released code).
     """
 
     auc: np.ndarray
@@ -62,35 +62,42 @@ class Agreement:
 
 
 def agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasses = "normalised") -> Agreement:
-    """AUCROC_l: the one-versus-one macro average of the AUC over pairs of predicted classes (Hand and Till, 2001).
+    """Compute AUCROC_l, the one-versus-one macro average of the AUC over pairs of predicted classes (Hand and Till, 2001).
 
-    Each row of scores is divided by its sum over the predicted classes. For a pair (a, b), on the prompts predicted a or b, the
-    AUC of score a for a and that of score b for b are averaged; pairs have equal weight. That is scikit-learn's
-    ``roc_auc_score(multi_class="ovo", average="macro")`` on these rows.
+    Each row of scores is divided by its sum over the predicted classes. A pair (a, b) uses the prompts with prediction a or b:
+    the AUC of score a for class a and the AUC of score b for class b are averaged. Pairs have equal weight. The result equals
+    scikit-learn's ``roc_auc_score(multi_class="ovo", average="macro")`` on these rows.
 
     Args:
-        scores: Attention to each class's label words, shape (L, N, C).
-        predicted: The model's own predicted class of each prompt, shape (N,).
-        two_classes: How two predicted classes are scored: ``normalised`` as above, or ``raw``, the attention to the second of
-            them alone, as the released code does.
+        scores: Attention to the label words of each class, shape (L, N, C).
+        predicted: The model's predicted class of each prompt, shape (N,).
+        two_classes: How to score two predicted classes: ``normalised`` as above, or ``raw``, which uses only the attention to
+            the second class, as in the released code.
     """
     return _agreement(scores, predicted, two_classes, lambda s, positive, _: auc(s, positive))
 
 
 def _agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasses, measure: Callable) -> Agreement:
-    """:func:`agreement` with any ``measure(scores (L, n), positive (n,), members (n,) of the N prompts)`` of the AUC."""
+    """Compute :func:`agreement` with a given function for the AUC.
+
+    Args:
+        scores: See :func:`agreement`.
+        predicted: See :func:`agreement`.
+        two_classes: See :func:`agreement`.
+        measure: ``measure(scores (L, n), positive (n,), members (n,) of the N prompts)`` -> AUC.
+    """
     scores, predicted = np.asarray(scores, dtype=float), np.asarray(predicted)
     kept = np.unique(predicted)
     dropped = np.setdiff1d(np.arange(scores.shape[-1]), kept)
     classes = tuple(kept.tolist()), tuple(dropped.tolist())
     everyone = np.arange(len(predicted))
     if len(kept) < 2:
-        return Agreement(measure(scores[..., 0], everyone < 0, everyone), *classes)  # no positives: NaN
+        return Agreement(measure(scores[..., 0], everyone < 0, everyone), *classes)  # no positives, so the AUC is NaN
     chosen = scores[..., kept]  # (L, N, K)
     if len(kept) == 2 and two_classes == "raw":
         return Agreement(measure(chosen[..., 1], predicted == kept[1], everyone), *classes)
     total = chosen.sum(-1, keepdims=True)  # (L, N, 1)
-    # Without any attention to label words, no class is preferred.
+    # If there is no attention to label words, all classes get the same share.
     shares = np.divide(chosen, total, out=np.full_like(chosen, 1 / len(kept)), where=total > 0)  # (L, N, K)
     pairs = []
     for a, b in combinations(range(len(kept)), 2):
@@ -101,13 +108,13 @@ def _agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasse
 
 
 def cumulative_share(curve: np.ndarray) -> np.ndarray:
-    """R_l: the share of the summed AUCROC - 0.5 that layers up to l contribute (eq. 5).
+    """Compute R_l, the share of the summed AUCROC - 0.5 that layers up to l contribute (eq. 5).
 
     Args:
         curve: AUCROC_l of each layer, shape (..., L).
 
     Returns:
-        Shape (..., L); NaN where the sum is zero (up to rounding) or NaN.
+        R_l of each layer, shape (..., L); NaN where the sum is zero (up to rounding) or NaN.
     """
     excess = np.asarray(curve, dtype=float) - 0.5
     total = excess.sum(-1, keepdims=True)
@@ -116,12 +123,12 @@ def cumulative_share(curve: np.ndarray) -> np.ndarray:
 
 
 def attention_scores(rows: pd.DataFrame, prompt_ids: Sequence[int]) -> np.ndarray:
-    """A deep_attention table's rows as an array, shape (L, N, C), the prompts in the given order.
+    """Return the rows of a deep_attention table as an array of shape (L, N, C), with the prompts in the given order.
 
-    Layers and classes are read from the columns, never from the order of rows (bug 16 of the released notebook).
+    Layers and classes are read from the columns, not from the order of the rows (bug 16 of the released notebook).
 
     Raises:
-        InputError: A prompt, layer or class is missing, or has several rows.
+        InputError: A combination of prompt, layer and class is missing or duplicated.
     """
     if rows.duplicated(["prompt_id", "layer", "class"]).any():
         raise InputError("duplicate rows in the deep_attention table; select one model, task and set")
@@ -136,21 +143,22 @@ def attention_scores(rows: pd.DataFrame, prompt_ids: Sequence[int]) -> np.ndarra
 def auc_curve(
     scores: pd.DataFrame, predictions: pd.DataFrame, plan: Bootstrap | None = None, two_classes: TwoClasses = "normalised"
 ) -> tuple[Estimate, pd.DataFrame]:
-    """AUCROC_l of one model and prompt set, over all its tasks and seeds, and a report of what is missing.
+    """Compute AUCROC_l of one model and prompt set over all its tasks and seeds, and report what is excluded.
 
     Args:
-        scores: deep_attention rows of one model and set.
-        predictions: icl rows of the same: task, seed, prompt_id, prediction.
-        plan: How to resample.
+        scores: deep_attention rows of one model and prompt set.
+        predictions: icl rows of the same model and prompt set, with task, seed, prompt_id and prediction.
+        plan: Settings of the bootstrap.
         two_classes: See :func:`agreement`.
 
     Returns:
-        Values of shape (L,), the mean over seeds, then tasks; a seed with fewer than two predicted classes is excluded from its
-        task's mean, and a task without other seeds from the mean over tasks. And one row per task and seed: task, seed,
-        prompts, kept, dropped (numbers of classes), missing (whether it is excluded).
+        A tuple of two results. The first is AUCROC_l, shape (L,), averaged over seeds, then tasks. A seed with fewer than two
+        predicted classes is excluded from the mean of its task; a task without other seeds is excluded from the mean over
+        tasks. The second is a table with one row per task and seed: task, seed, prompts, kept, dropped (numbers of classes)
+        and missing (whether the seed is excluded).
 
     Raises:
-        InputError: A prompt has no scores.
+        InputError: A prompt has no scores or is duplicated.
     """
     plan = plan or Bootstrap()
     units = predictions.set_index(["task", "seed", "prompt_id"])[["prediction"]].sort_index()
@@ -178,17 +186,26 @@ def auc_curve(
 
 
 class _ResampledAuc:
-    """The AUC on all resamples, by one matrix product.
+    """Computes the AUC on all resamples with one matrix product per layer.
 
-    With w the weights and D_ij = 1, 1/2 or 0 where positive i scores above, equal to or below negative j, the AUC is w_+' D w_-
-    / (sum w_+ sum w_-); NaN for a resample without a positive or without a negative.
+    Let w be the weights, and let D_ij be 1, 1/2 or 0 if positive i scores above, equal to or below negative j. The AUC is
+    w_+' D w_- / (sum w_+ sum w_-). It is NaN for a resample without a positive or without a negative.
     """
 
     def __init__(self, weights: np.ndarray) -> None:
         self.weights = weights  # (R, N)
 
     def __call__(self, scores: np.ndarray, positive: np.ndarray, members: np.ndarray) -> np.ndarray:
-        """Scores of shape (L, n) of the prompts ``members`` (n,), of which some are positive (n,); returns (R, L)."""
+        """Compute the AUC of each resample and layer.
+
+        Args:
+            scores: Scores of the prompts in ``members``, shape (L, n).
+            positive: Whether each of these prompts is positive, shape (n,).
+            members: Indices of these prompts among all N prompts, shape (n,).
+
+        Returns:
+            AUC, shape (R, L).
+        """
         weights = self.weights[:, members]
         ahead, behind = weights[:, positive], weights[:, ~positive]  # (R, n+), (R, n-)
         pairs = ahead.sum(1) * behind.sum(1)  # (R,)

@@ -1,7 +1,7 @@
-"""Scores of predictions that do not reward always predicting the most frequent class.
+"""Classification scores that do not reward a constant prediction of the most frequent class.
 
-Both average over the classes of the gold labels: a class without a text in the test set has no recall, so it is excluded (a
-prediction of it still counts against the class of its text).
+Both scores average over the classes of the gold labels. A class without a text in the test set has no recall, so it is
+excluded. A prediction of such a class still counts as an error for the gold class of the text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def balanced_accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean, over classes, of the share of a class's texts that are predicted correctly.
+    """Compute the balanced accuracy: the mean over classes of the recall of each class.
 
     Args:
         gold: Class indices, shape (N,), N at least 1.
@@ -21,14 +21,14 @@ def balanced_accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def macro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean, over classes, of F1 = 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall.
+    """Compute macro F1: the mean over classes of F1 = 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall.
 
     Args:
         gold: Class indices, shape (N,), N at least 1.
         predicted: Class indices, shape (N,).
     """
     gold, predicted = np.asarray(gold), np.asarray(predicted)
-    # 2 TP + FP + FN counts a class's texts and its predictions.
+    # 2 TP + FP + FN is the number of texts of a class plus the number of predictions of it.
     scores = [
         2 * ((gold == c) & (predicted == c)).sum() / ((gold == c).sum() + (predicted == c).sum()) for c in np.unique(gold)
     ]

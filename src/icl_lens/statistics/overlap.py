@@ -6,14 +6,14 @@ import numpy as np
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Jaccard index of two sets of tokens per row: |intersection| / |union|.
+    """Compute the Jaccard index of two sets of tokens in each row: |intersection| / |union|.
 
     Args:
-        first: Token ids, no id twice in a row, shape (N, k).
-        second: The same of another run, shape (N, k').
+        first: Token ids, without duplicates within a row, shape (N, k).
+        second: Token ids of another run, without duplicates within a row, shape (N, k').
 
     Returns:
-        Shape (N,), between 0 and 1.
+        The index of each row, between 0 and 1, shape (N,).
     """
     first, second = np.asarray(first), np.asarray(second)
     common = (first[:, :, None] == second[:, None, :]).any(-1).sum(-1)  # (N,)

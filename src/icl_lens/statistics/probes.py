@@ -1,11 +1,12 @@
-"""Linear probes: can logistic regression predict a component of the task from a prompt's vector?
+"""Linear probes that test whether logistic regression can predict a component of the task from a prompt's vector.
 
-One multinomial logistic regression per fold, with an L2 penalty as in scikit-learn: with K classes the weights minimise
+There is one multinomial logistic regression per fold, with an L2 penalty as in scikit-learn. With K classes, the weights
+minimise
 
-    C * sum of the prompts' cross-entropies + ||W||^2 / 2,         W: (K, D), the intercepts are free,
+    C * sum of the prompts' cross-entropies + ||W||^2 / 2,         W: (K, D), without a penalty on the intercepts.
 
-tested on the prompts of the fold that it was not fitted on. Folds never split a group (a line; a pair of name and activity), so
-that no group of a test fold was seen in training.
+Each regression is tested on the prompts of its held-out fold. A group (for example a line, or a pair of name and activity) is
+never split across folds, so the training folds contain no group of the test fold.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor
 
 from icl_lens.statistics.similarity import standardised
 
-# The fit ends when no derivative is larger than this share of the initial largest, or after so many steps.
+# The fit stops when the largest absolute derivative is at most TOLERANCE times its initial value, or after MOST_STEPS steps.
 TOLERANCE, MOST_STEPS = 1e-5, 1000
 
 
 def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """Assign groups to folds: in random order, each to the fold with the fewest prompts so far.
+    """Assign groups to folds: in random order, each group to the fold with the fewest prompts so far.
 
     Returns:
         The fold of each prompt, shape (P,).
@@ -38,19 +39,19 @@ def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
 
 
 def predicted(vectors: np.ndarray, classes: np.ndarray, folds: np.ndarray, penalty: float) -> np.ndarray:
-    """The class that a probe predicts for each prompt, fitted on the other folds.
+    """Predict the class of each prompt with a probe that is fitted on the other folds.
 
     Args:
-        vectors: Vectors in S layers, shape (S, P, W); dimensions are standardised over all prompts.
+        vectors: Vectors of S layers, shape (S, P, W). Each dimension is standardised over all prompts.
         classes: Class of each prompt, 0 to K - 1, shape (P,).
-        folds: The fold of each prompt, shape (P,).
-        penalty: C, the weight of the errors.
+        folds: Fold of each prompt, shape (P,).
+        penalty: C, the weight of the cross-entropy.
 
     Returns:
-        Shape (S, P).
+        Predicted classes, shape (S, P).
     """
     points = torch.from_numpy(standardised(vectors))  # (S, P, W)
-    # Weights lie in the span of the prompts, which has at most P dimensions.
+    # The optimal weights are in the span of the prompts, which has at most P dimensions.
     if points.shape[1] < points.shape[2]:
         left, spread, _ = torch.linalg.svd(points, full_matrices=False)  # (S, P, P), (S, P)
         points = left * spread[:, None]  # (S, P, P)
@@ -65,31 +66,32 @@ def predicted(vectors: np.ndarray, classes: np.ndarray, folds: np.ndarray, penal
 
 
 def fit(points: Tensor, classes: Tensor, number: int, penalty: float, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regressions of S sets of points in a batch.
+    """Fit multinomial logistic regressions to S sets of points in one batch.
 
-    Accelerated descent with restarts (O'Donoghue and Candes, 2015) in the metric of Boehning's bound (1992): no second
-    derivative of the errors exceeds C X'X / 2, so that matrix, inverted once, scales every step.
+    The optimiser is accelerated gradient descent with restarts (O'Donoghue and Candes, 2015), preconditioned with Boehning's
+    bound (1992): the Hessian of the cross-entropy term is at most C X'X / 2, so the inverse of that bound, computed once,
+    scales each step.
 
     Args:
-        points: Shape (S, n, D).
-        classes: Shape (n,), the same for all sets.
+        points: Points, shape (S, n, D).
+        classes: Class of each point, shape (n,), the same for all sets.
         number: Number of classes, K.
-        penalty: C.
-        counted: Weight of each point's error, shape (S, n); 1 by default.
+        penalty: C, the weight of the cross-entropy.
+        counted: Weight of each point's cross-entropy, shape (S, n); 1 by default.
 
     Returns:
         Weights (S, K, D) and intercepts (S, K).
     """
     sets, _, width = points.shape
     one_hot = torch.nn.functional.one_hot(classes, number).to(points.dtype)  # (n, K)
-    # With 1 appended to each point the intercepts are weights, too, without a penalty.
+    # A constant 1 is appended to each point, so that the intercepts are weights without a penalty.
     extended = torch.cat([points, torch.ones_like(points[..., :1])], -1)  # (S, n, D + 1)
     each = torch.ones_like(extended[..., 0]) if counted is None else counted  # (S, n)
     errors = penalty * each[..., None]  # (S, n, 1)
     shrunk = torch.ones(width + 1, dtype=points.dtype)  # (D + 1,)
     shrunk[-1] = 0
     bound = extended.mT @ (errors * extended) / 2 + shrunk.diag()  # (S, D + 1, D + 1)
-    bound[:, -1, -1] += 1e-9  # where no point has weight
+    bound[:, -1, -1] += 1e-9  # keeps the matrix invertible if all points have weight 0
     inverse = torch.linalg.inv(bound)
     at = torch.zeros(sets, number, width + 1, dtype=points.dtype)  # (S, K, D + 1)
     ahead, momentum = at.clone(), torch.ones(sets, 1, 1, dtype=points.dtype)  # (S, K, D + 1), (S, 1, 1)
@@ -100,7 +102,7 @@ def fit(points: Tensor, classes: Tensor, number: int, penalty: float, counted: T
         new = ahead - down @ inverse
         size = down.abs().amax((1, 2))  # (S,)
         start = size.clamp(min=1e-12) if start is None else start
-        # Where the step no longer decreases the error, restart the momentum.
+        # Restart the momentum where the step points uphill (the gradient criterion).
         uphill = (down * (new - at)).sum((1, 2), keepdim=True) > 0  # (S, 1, 1)
         momentum = torch.where(uphill, torch.ones_like(momentum), momentum)
         grown = (1 + (1 + 4 * momentum**2).sqrt()) / 2

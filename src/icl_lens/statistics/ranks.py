@@ -6,7 +6,7 @@ import numpy as np
 
 
 def midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 along the last axis; equal values share the mean of their ranks. Same shape as ``values``."""
+    """Return ranks from 1 along the last axis, of the same shape as ``values``; ties get the mean of their ranks."""
     order = np.argsort(values, axis=-1, kind="stable")
     ordered = np.take_along_axis(values, order, -1)
     place = np.arange(values.shape[-1])
@@ -20,14 +20,14 @@ def midranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation along the last axis; equal values share the mean of their ranks.
+    """Compute Spearman's rank correlation along the last axis; ties get the mean of their ranks.
 
     Args:
-        first: Shape (..., N).
-        second: A shape that broadcasts with it.
+        first: Values, shape (..., N).
+        second: Values, of a shape that broadcasts with ``first``.
 
     Returns:
-        Shape (...); NaN where either is constant (or has one value).
+        Correlations, shape (...); NaN where either input is constant or N is 1.
     """
     ranks = [midranks(np.asarray(values, dtype=float)) for values in (first, second)]
     centred = [r - r.mean(-1, keepdims=True) for r in ranks]  # (..., N) each

@@ -1,12 +1,13 @@
-"""Confidence intervals of a study's means: a bootstrap over prompts.
+"""Bootstrap confidence intervals over prompts for the means of a study.
 
-Intervals are 95 % percentile intervals. The estimate is always the paper's: the mean over a seed's prompts, then over a task's
-seeds, then over tasks. The bootstrap resamples the prompts within each task and seed, so the interval covers other test texts
-*with the same demonstration sets*. The seeds are strata and are not resampled by default: five of them do not show how
-demonstration sets vary. ``Bootstrap(seeds_too=True)`` resamples them too, for runs with many seeds; with five its intervals
-cover the mean over all demonstration sets less often than their level (``benchmarks/intervals.py`` prints how often). A prompt
-has the same weight in a resample for each column, study and model, so the difference of two conditions on the same prompts is a
-paired difference: subtract their estimates, and the interval is that of the difference.
+Intervals are percentile intervals, 95 % by default. The estimate is always the paper's: the mean over the prompts of a seed,
+then over the seeds of a task, then over tasks. The bootstrap resamples the prompts within each task and seed, so the interval
+covers other test texts *with the same demonstration sets*. The seeds are strata. By default they are not resampled, because
+five seeds do not show how demonstration sets vary. ``Bootstrap(seeds_too=True)`` also resamples the seeds, for runs with many
+seeds. With five seeds, its intervals cover the mean over all demonstration sets less often than their nominal level
+(``benchmarks/intervals.py`` prints how often). In a resample, a prompt has the same weight for each column, study and model, so
+the difference of two conditions on the same prompts is a paired difference: subtract their estimates to get the difference and
+its interval.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ import pandas as pd
 
 from icl_lens.errors import InputError
 
-# In place of a task's name, for a mean over all tasks; no task can have this name because it contains spaces.
+# Replaces the task name in a row with the mean over all tasks. No task can have this name, because it contains spaces.
 OVER_TASKS = "mean of tasks"
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How resamples are drawn; equal plans draw equal resamples of equal prompts.
+    """Settings of the bootstrap; equal settings draw the same resamples of the same prompts.
 
     Attributes:
         resamples: Number of resamples, R.
-        seed: Seed of the random numbers.
-        level: The share of resamples inside an interval.
-        seeds_too: Resample a task's seeds as well, each then with its prompts.
+        seed: Seed of the random number generator.
+        level: Confidence level, the share of resamples inside an interval.
+        seeds_too: Whether to resample the seeds of a task as well, before the prompts of each seed.
     """
 
     resamples: int = 1000
@@ -42,12 +43,12 @@ class Bootstrap:
     seeds_too: bool = False
 
     def prompt_weights(self, task: str, seed: int, prompts: int) -> np.ndarray:
-        """How often each prompt of a task and seed (in the order of prompt_id) is drawn, shape (R, n)."""
+        """Return how often each resample draws each prompt of a task and seed, in the order of prompt_id, shape (R, n)."""
         drawn = self._generator(task, 1 + seed).integers(0, prompts, (self.resamples, prompts))  # (R, n)
         return _counts(drawn, prompts)
 
     def seed_weights(self, task: str, seeds: int) -> np.ndarray:
-        """How often each seed of a task (ascending) is drawn, shape (R, S); once each where seeds are strata."""
+        """Return how often each resample draws each seed of a task, in ascending order, shape (R, S); 1 if seeds are strata."""
         if not self.seeds_too:
             return np.ones((self.resamples, seeds))
         return _counts(self._generator(task, 0).integers(0, seeds, (self.resamples, seeds)), seeds)
@@ -57,7 +58,7 @@ class Bootstrap:
 
 
 def _counts(drawn: np.ndarray, size: int) -> np.ndarray:
-    """How often each of 0..size-1 occurs in each row, shape (R, size)."""
+    """Count how often each of 0..size-1 occurs in each row, shape (R, size)."""
     rows = len(drawn)
     flat = (drawn + size * np.arange(rows)[:, None]).ravel()
     return np.bincount(flat, minlength=rows * size).reshape(rows, size).astype(float)
@@ -65,13 +66,13 @@ def _counts(drawn: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its uncertainty.
+    """A measured value with its confidence interval.
 
     Attributes:
         value: The value on the original prompts, any shape (M...,).
         resampled: The value on each resample, shape (R, M...).
-        prompts: Number of prompts of all tasks and seeds.
-        level: The share of resamples between :attr:`low` and :attr:`high`.
+        prompts: Number of prompts over all tasks and seeds.
+        level: Confidence level, the share of resamples between :attr:`low` and :attr:`high`.
     """
 
     value: np.ndarray
@@ -81,31 +82,35 @@ class Estimate:
 
     @property
     def low(self) -> np.ndarray:
-        """Lower end of the percentile interval, shape (M...,); NaN where all resamples are NaN."""
+        """Lower bound of the percentile interval, shape (M...,); NaN where all resamples are NaN."""
         return self._interval[0]
 
     @property
     def high(self) -> np.ndarray:
-        """Upper end of the percentile interval, shape (M...,)."""
+        """Upper bound of the percentile interval, shape (M...,); NaN where all resamples are NaN."""
         return self._interval[1]
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The difference; paired if both have the same prompts and plan."""
+        """Return the difference of two estimates, which is paired if both have the same prompts and plan."""
         return Estimate(self.value - other.value, self.resampled - other.resampled, self.prompts, self.level)
 
     def apply(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-        """A function of the value that takes a leading axis of resamples, such as a share of the last axis."""
+        """Return the estimate of a function of the value.
+
+        Args:
+            function: A function that accepts a leading axis of resamples, such as the share of each entry of the last axis.
+        """
         return Estimate(function(self.value), function(self.resampled), self.prompts, self.level)
 
     @cached_property
     def _interval(self) -> np.ndarray:
-        """Both ends of the percentile interval, shape (2, M...)."""
+        """Lower and upper bounds of the percentile interval, shape (2, M...)."""
         ends = ((1 - self.level) / 2, (1 + self.level) / 2)
         flat = self.resampled.reshape(len(self.resampled), -1)  # (R, M)
         absent = np.isnan(flat)  # (R, M)
         whole, none = ~absent.any(0), absent.all(0)  # (M,)
         result = np.full((2, flat.shape[1]), np.nan)
-        # nanquantile loops over the columns in Python: only for those with NaN.
+        # nanquantile loops over the columns in Python, so it is used only for columns with NaN.
         result[:, whole] = np.quantile(flat[:, whole], ends, axis=0)
         if not (whole | none).all():
             result[:, ~(whole | none)] = np.nanquantile(flat[:, ~(whole | none)], ends, axis=0)
@@ -113,16 +118,16 @@ class Estimate:
 
 
 def mean(rows: pd.DataFrame, columns: Sequence[str], plan: Bootstrap | None = None) -> Estimate:
-    """Means over prompts, then seeds, then tasks, of one or more columns.
+    """Compute the means of one or more columns over prompts, then seeds, then tasks.
 
     Args:
-        rows: One row per prompt: task, seed, prompt_id and the columns (numbers or booleans). Several rows of a prompt, such as
-            the draws of a random control, are averaged first, so that prompts remain the unit.
-        columns: M columns; all use the same resamples.
-        plan: How to resample.
+        rows: One row per prompt, with task, seed, prompt_id and the columns (numbers or booleans). If a prompt has several
+            rows, such as the draws of a random control, they are averaged first, so that the unit is the prompt.
+        columns: Names of M columns; all use the same resamples.
+        plan: Settings of the bootstrap.
 
     Returns:
-        Values of shape (M,).
+        Means, shape (M,).
 
     Raises:
         InputError: There are no rows, or a cell is empty.
@@ -142,18 +147,19 @@ def mean(rows: pd.DataFrame, columns: Sequence[str], plan: Bootstrap | None = No
 
 
 def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap | None = None) -> Estimate:
-    """Shares of sums: means over a seed's prompts, each divided by the sum of its group; then means over seeds and tasks.
+    """Compute the share of each column in the sum of its group.
 
-    The quotient is that of a seed's means, not of each prompt's values, as the released code does for S_wp, S_pq and S_ww
-    (section 2.1), so a prompt with more flow has more weight.
+    For each seed, the mean of each column over the prompts is divided by the sum of these means over the group. The shares are
+    then averaged over seeds and tasks. As in the released code for S_wp, S_pq and S_ww (section 2.1), the quotient is taken of
+    the means of a seed, not of the values of each prompt, so a prompt with more flow has more weight.
 
     Args:
-        rows: One row per prompt: task, seed, prompt_id and the columns.
-        parts: M groups of P columns; each group divides one sum.
-        plan: How to resample.
+        rows: One row per prompt, with task, seed, prompt_id and the columns.
+        parts: M groups of P columns; the shares of each group sum to 1.
+        plan: Settings of the bootstrap.
 
     Returns:
-        Values of shape (M, P); NaN for a sum of 0, such as the flow of a layer that changes nothing.
+        Shares, shape (M, P); NaN where the sum is 0, such as the flow of a layer that changes nothing.
 
     Raises:
         InputError: There are no rows, or a prompt has several rows.
@@ -176,12 +182,13 @@ def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap |
 
 
 def average(units: pd.DataFrame, of_seed: Callable, plan: Bootstrap) -> Estimate:
-    """The mean over tasks of the mean over seeds of what ``of_seed`` returns for a seed's prompts and their weights.
+    """Average a statistic of each seed over seeds, then tasks.
 
     Args:
-        units: One row per prompt, indexed by task, seed and prompt_id, sorted.
-        of_seed: (rows of one task and seed (n), weights (R, n)) -> value (M...), resampled (R, M...).
-        plan: How to resample.
+        units: One row per prompt, with a sorted index of task, seed and prompt_id.
+        of_seed: Function that computes the statistic: (rows of one task and seed (n), weights (R, n)) -> value (M...),
+            resampled (R, M...).
+        plan: Settings of the bootstrap.
     """
     values, resampled = [], []
     for task, of_task in units.groupby(level="task", sort=True):
@@ -194,11 +201,11 @@ def average(units: pd.DataFrame, of_seed: Callable, plan: Bootstrap) -> Estimate
 
 
 def mean_of_known(values: Sequence[np.ndarray], weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of equally shaped arrays, element by element, over those that are not NaN; NaN where all are.
+    """Compute the elementwise mean of arrays of equal shape, ignoring NaN; NaN where all arrays are NaN.
 
     Args:
-        values: S arrays of shape (R, M...), or any shape without weights.
-        weights: The weight of each array in each of its rows, shape (R, S).
+        values: S arrays of shape (R, M...), or of any equal shape if there are no weights.
+        weights: The weight of each array in each row, shape (R, S); equal weights by default.
     """
     stacked = np.stack(values)  # (S, R, M...)
     if weights is None:

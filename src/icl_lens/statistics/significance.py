@@ -1,7 +1,7 @@
 """Tests for paired measurements, and control of the false-discovery rate over many tests.
 
-The study of representation change used paired t-tests (reviews of its first version say so); Wilcoxon's signed-rank test, which
-does not assume normal differences, is computed, too.
+The paper on representation change uses paired t-tests, according to the reviews of its first version. This module also
+provides Wilcoxon's signed-rank test, which does not assume normally distributed differences.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from icl_lens.statistics.ranks import midranks, spearman
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """p values adjusted so that those below q have a false-discovery rate of at most q (Benjamini and Hochberg, 1995).
+    """Adjust p values so that those below q have a false-discovery rate of at most q (Benjamini and Hochberg, 1995).
 
     Args:
-        p: Shape (N,); NaN entries are not tests and remain NaN.
+        p: p values, shape (N,). NaN entries do not count as tests and remain NaN.
     """
     p = np.asarray(p, dtype=float)
     adjusted = np.full_like(p, np.nan)
@@ -29,7 +29,11 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float]:
-    """The paired t-test of a mean difference of 0: t, and its two-sided p; NaN for fewer than two or equal differences."""
+    """Test for a mean paired difference of 0 with a t-test.
+
+    Returns:
+        t and the two-sided p value; both are NaN if there are fewer than two differences or all differences are equal.
+    """
     differences = np.asarray(differences, dtype=float)
     count = len(differences)
     if count < 2 or not differences.std(ddof=1) > 0:
@@ -40,7 +44,7 @@ def paired_t(differences: np.ndarray) -> tuple[float, float]:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction (Lentz)."""
+    """Compute the regularised incomplete beta function I_x(a, b) from its continued fraction (Lentz's algorithm)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):
@@ -64,7 +68,11 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def wilcoxon(differences: np.ndarray) -> float:
-    """The two-sided p of Wilcoxon's signed-rank test, normal approximation with a correction for ties; NaN if none differ."""
+    """Compute the two-sided p value of Wilcoxon's signed-rank test.
+
+    The test uses the normal approximation with a correction for ties. Differences of 0 are dropped; the result is NaN if no
+    difference remains.
+    """
     differences = np.asarray(differences, dtype=float)
     differences = differences[differences != 0]
     count = len(differences)
@@ -78,7 +86,11 @@ def wilcoxon(differences: np.ndarray) -> float:
 
 
 def spearman_test(first: np.ndarray, second: np.ndarray, permutations: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Spearman's correlation, and the share of permutations (including the observed order) that are at least as far from 0."""
+    """Compute Spearman's correlation and its two-sided p value from a permutation test.
+
+    The p value is the share of permutations (including the observed order) with a correlation at least as far from 0 as the
+    observed one.
+    """
     observed = float(spearman(first, second))
     if math.isnan(observed):
         return math.nan, math.nan

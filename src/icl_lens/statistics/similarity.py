@@ -1,12 +1,12 @@
-"""Representational similarity of prompts, and its agreement with hypotheses about them.
+"""Representational similarity of prompts, and its alignment with hypotheses about the prompts.
 
-Each dimension of the vectors of P prompts is standardised over the prompts; their similarity is the cosine of two vectors. A
-hypothesis is also a P x P matrix. The *alignment* is the correlation of the two matrices' entries above the diagonal
-(Kriegeskorte et al., 2008, call it representational similarity analysis); its null distribution permutes the prompts, the rows
-and columns of the hypothesis together (Mantel, 1967), since pairs that share a prompt are not independent. *Linear CKA*
-(Kornblith et al., 2019) compares centred kernels.
+Each dimension of the vectors of P prompts is standardised over the prompts. The similarity of two prompts is the cosine of
+their vectors. A hypothesis is also a P x P matrix. The *alignment* is the correlation of the entries above the diagonal of the
+two matrices (representational similarity analysis; Kriegeskorte et al., 2008). Its null distribution permutes the prompts, that
+is, the rows and columns of the hypothesis together (Mantel, 1967), because pairs that share a prompt are not independent.
+*Linear CKA* (Kornblith et al., 2019) compares centred kernels.
 
-The M = P (P - 1) / 2 entries above the diagonal, row by row, are called condensed.
+A *condensed* matrix is the vector of its M = P (P - 1) / 2 entries above the diagonal, row by row.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 
 from icl_lens.statistics.ranks import midranks
 
-# A dimension whose standard deviation over the prompts is below this share of the largest value is constant up to rounding.
+# A dimension counts as constant if its standard deviation over the prompts is at most this share of the largest absolute value.
 CONSTANT = 1e-5
-# Permutations per matrix product.
+# Number of permutations per matrix product.
 _CHUNK = 100
 
 
 def standardised(vectors: np.ndarray) -> np.ndarray:
-    """Each dimension with mean 0 and standard deviation 1 over the prompts; 0 where it is constant.
+    """Standardise each dimension to mean 0 and standard deviation 1 over the prompts; constant dimensions become 0.
 
     Args:
-        vectors: Shape (..., P, W).
+        vectors: Vectors of P prompts, shape (..., P, W).
     """
     vectors = np.asarray(vectors, dtype=float)
     centred = vectors - vectors.mean(-2, keepdims=True)  # (..., P, W)
@@ -37,13 +37,14 @@ def standardised(vectors: np.ndarray) -> np.ndarray:
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
-    """The cosine of every two prompts' standardised vectors, condensed.
+    """Compute the cosine similarity of the standardised vectors of each pair of prompts.
 
     Args:
-        vectors: Shape (..., P, W).
+        vectors: Vectors of P prompts, shape (..., P, W).
 
     Returns:
-        Shape (..., M); NaN where all prompts have the same vector, 0 for a pair with a vector of zeros.
+        Condensed similarities, shape (..., M). They are NaN if all prompts have the same vector; a pair with a zero vector has
+        similarity 0.
     """
     unit = standardised(vectors)
     norm = np.linalg.norm(unit, axis=-1, keepdims=True)  # (..., P, 1)
@@ -54,13 +55,13 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def condensed(matrix: np.ndarray) -> np.ndarray:
-    """The entries above the diagonal, shape (..., P, P) to (..., M)."""
+    """Return the entries above the diagonal: shape (..., P, P) to (..., M)."""
     rows, columns = np.triu_indices(matrix.shape[-1], 1)
     return matrix[..., rows, columns]
 
 
 def square(pairs: np.ndarray, diagonal: float = 1.0) -> np.ndarray:
-    """The symmetric matrix of condensed entries, shape (..., M) to (..., P, P)."""
+    """Return the symmetric matrix of condensed entries: shape (..., M) to (..., P, P)."""
     size = round((1 + np.sqrt(1 + 8 * pairs.shape[-1])) / 2)
     matrix = np.full((*pairs.shape[:-1], size, size), diagonal, dtype=float)
     rows, columns = np.triu_indices(size, 1)
@@ -69,12 +70,18 @@ def square(pairs: np.ndarray, diagonal: float = 1.0) -> np.ndarray:
 
 
 def unit_ranks(pairs: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis, centred and of length 1, so that products are Spearman's correlations; NaN where constant."""
+    """Return ranks along the last axis, centred and scaled to norm 1; NaN where constant.
+
+    The dot product of two results is Spearman's correlation.
+    """
     return unit_values(midranks(pairs))
 
 
 def unit_values(pairs: np.ndarray) -> np.ndarray:
-    """Values along the last axis, centred and of length 1, so that products are Pearson's correlations; NaN where constant."""
+    """Return values along the last axis, centred and scaled to norm 1; NaN where constant.
+
+    The dot product of two results is Pearson's correlation.
+    """
     centred = np.asarray(pairs, dtype=float) - np.mean(pairs, -1, keepdims=True)
     norm = np.linalg.norm(centred, axis=-1, keepdims=True)
     size = np.abs(pairs).max(-1, keepdims=True) if np.size(pairs) else norm
@@ -83,21 +90,21 @@ def unit_values(pairs: np.ndarray) -> np.ndarray:
 
 
 def mantel(unit: np.ndarray, hypothesis: np.ndarray, permutations: int, seed: int) -> np.ndarray:
-    """Alignments with a hypothesis whose prompts are permuted.
+    """Compute the null distribution of alignments: alignments with a hypothesis after permuting its prompts.
 
     Args:
-        unit: :func:`unit_ranks` (or ``unit_values``) of similarities, shape (S, M).
-        hypothesis: Shape (P, P); its entries are ranked first where ``unit`` holds ranks.
+        unit: :func:`unit_ranks` (or :func:`unit_values`) of similarities, shape (S, M).
+        hypothesis: Hypothesis, shape (P, P). If ``unit`` contains ranks, pass the result of :func:`ranked`.
         permutations: Number of permutations, R.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
 
     Returns:
-        Shape (R, S).
+        Alignments, shape (R, S).
     """
     generator = np.random.default_rng(seed)
     size = len(hypothesis)
     rows, columns = np.triu_indices(size, 1)
-    ordered = square(unit_values(condensed(hypothesis)), 0.0)  # a permutation does not change mean and length
+    ordered = square(unit_values(condensed(hypothesis)), 0.0)  # a permutation changes neither mean nor norm
     found = []
     for start in range(0, permutations, _CHUNK):
         orders = np.stack([generator.permutation(size) for _ in range(min(_CHUNK, permutations - start))])  # (r, P)
@@ -107,31 +114,33 @@ def mantel(unit: np.ndarray, hypothesis: np.ndarray, permutations: int, seed: in
 
 
 def ranked(hypothesis: np.ndarray) -> np.ndarray:
-    """A hypothesis whose entries above the diagonal are replaced by their ranks, shape (P, P)."""
+    """Replace the off-diagonal entries of a symmetric hypothesis by their ranks, shape (P, P); the diagonal becomes 0."""
     return square(midranks(condensed(np.asarray(hypothesis, dtype=float))), 0.0)
 
 
 def p_of(value: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """The share of a null distribution that is at least as large as the value, including the value itself; NaN for NaN.
+    """Compute the one-sided p value: the share of a null distribution at least as large as the value; NaN if the value is NaN.
+
+    The value itself counts as one draw of the null distribution.
 
     Args:
-        value: Shape (...).
-        null: Shape (R, ...).
+        value: Observed values, shape (...).
+        null: Null distribution of each value, shape (R, ...).
     """
     p = (1 + (null >= value - 1e-12).sum(0)) / (1 + len(null))
     return np.where(np.isnan(value), np.nan, p)
 
 
 def partial(first: np.ndarray, second: np.ndarray, given: Sequence[np.ndarray]) -> np.ndarray:
-    """Partial Spearman correlation: the correlation of ranks after regressing the ranks of other matrices out of both.
+    """Compute the partial Spearman correlation: the correlation of ranks after regressing out the ranks of other matrices.
 
     Args:
-        first: Condensed, shape (S, M).
-        second: Condensed, shape (M,).
+        first: Condensed matrices, shape (S, M).
+        second: Condensed matrix, shape (M,).
         given: Condensed matrices to control for, each of shape (M,).
 
     Returns:
-        Shape (S,); NaN where one side has no variance left.
+        Correlations, shape (S,); NaN where the regression leaves no variance in one of the two.
     """
     basis = [np.ones(len(second))]
     for each in given:
@@ -147,16 +156,16 @@ def partial(first: np.ndarray, second: np.ndarray, given: Sequence[np.ndarray]) 
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Centred kernel alignment of two kernels over the same prompts.
+    """Compute the centred kernel alignment of two kernels over the same prompts.
 
-    With K = X X' and L = Y Y' it is linear CKA, ||Y' X||^2 / (||X' X|| ||Y' Y||) of centred X and Y.
+    For K = X X' and L = Y Y', this is linear CKA, ||Y' X||^2 / (||X' X|| ||Y' Y||) of centred X and Y.
 
     Args:
-        first: Shape (..., P, P).
-        second: A shape that broadcasts with it.
+        first: Kernel, shape (..., P, P).
+        second: Kernel, of a shape that broadcasts with ``first``.
 
     Returns:
-        Shape (...); NaN where a kernel is constant.
+        Alignment, shape (...); NaN where a centred kernel is zero.
     """
     one, two = (_centred(np.asarray(kernel, dtype=float)) for kernel in (first, second))
     norms = np.sqrt((one**2).sum((-2, -1)) * (two**2).sum((-2, -1)))
@@ -165,6 +174,6 @@ def cka(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _centred(kernel: np.ndarray) -> np.ndarray:
-    """A kernel with rows and columns of mean 0, shape (..., P, P)."""
+    """Centre a kernel so that its rows and columns have mean 0, shape (..., P, P)."""
     rows, columns = kernel.mean(-1, keepdims=True), kernel.mean(-2, keepdims=True)
     return kernel - rows - columns + kernel.mean((-2, -1), keepdims=True)

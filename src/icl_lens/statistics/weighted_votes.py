@@ -1,6 +1,6 @@
-"""Weighted votes of labelled examples for their classes, and how often the class with the largest share is the target.
+"""Weighted votes of labelled examples for their classes, and how often they select the target class.
 
-With a weight a_i of example i and its label y_i, the share of class c is
+With weight a_i and label y_i of example i, the share of class c is
 
     sum_i a_i 1[y_i = c] / sum_i a_i
 """
@@ -11,12 +11,12 @@ import numpy as np
 
 
 def votes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Each class's share of the weights, the quotient of the equation above.
+    """Compute the share of the weights that each class receives, as in the module's equation.
 
     Args:
-        weights: a_i, shape (N, H, D), none below 0.
-        labels: Class of each demonstration, shape (N, D); -1 counts for none.
-        classes: How many there are, C.
+        weights: Non-negative weights a_i, shape (N, H, D).
+        labels: Class of each demonstration, shape (N, D); -1 counts for no class.
+        classes: Number of classes, C.
 
     Returns:
         Shape (N, H, C); equal shares where all weights are 0.
@@ -28,14 +28,16 @@ def votes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def agreement(shares: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How often the class with the largest share is the target; a tie counts by the chance of a fair draw.
+    """Compute whether the class with the largest share is the target class.
+
+    A tie between k classes that include the target counts as 1 / k.
 
     Args:
-        shares: Shape (N, H, C).
-        target: Shape (N,).
+        shares: Share of each class, shape (N, H, C).
+        target: Target class of each prompt, shape (N,).
 
     Returns:
-        Shape (N, H).
+        Values between 0 and 1, shape (N, H).
     """
     best = shares == shares.max(-1, keepdims=True)  # (N, H, C)
     return best[np.arange(len(target)), :, target] / best.sum(-1)

@@ -1,1 +1,1 @@
-"""The studies: one package a paper, one folder a study."""
+"""Studies, with one package per paper and one folder per study."""

@@ -1,4 +1,4 @@
-"""What a job of a study is estimated to take, in forward passes: for the plan of a run, before it is started."""
+"""Cost estimates for the jobs of a study, in forward passes. The plan of a run uses them before the run starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class Job(NamedTuple):
     """One study of one model on one task and prompt set.
 
     Attributes:
-        settings: The study's settings, None where it has none.
+        settings: The study's settings, or None if it has none.
         task: The task's name.
-        layers: How many the model has.
-        seeds: How many there are.
-        queries: Test texts per seed, after the config's limit and the size of the test set.
-        query: Tokens of a query with its template.
-        demonstrations: Tokens of a prompt's demonstrations.
-        fresh: Whether each query has demonstrations of its own.
+        layers: Number of layers of the model.
+        seeds: Number of seeds.
+        queries: Number of test texts per seed, limited by the config and by the size of the test set.
+        query: Number of tokens of a query, including its template.
+        demonstrations: Number of tokens of a prompt's demonstrations.
+        fresh: Whether each query has its own demonstrations.
     """
 
     settings: Any
@@ -32,11 +32,11 @@ class Job(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a job is estimated to be.
+    """Estimated size of a job.
 
     Attributes:
-        prompts: How many prompts it is about.
-        tokens: How many tokens pass through the whole model, counted once a pass.
+        prompts: Number of prompts.
+        tokens: Number of tokens that pass through the whole model, counted once per pass.
     """
 
     prompts: int
@@ -45,14 +45,16 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """A study as so many forward passes over its prompts; demonstrations that all prompts of a seed share are read once.
+    """Cost of a study, as a number of forward passes over its prompts.
+
+    The estimate counts demonstrations that all prompts of a seed share only once per pass.
 
     Attributes:
-        passes: Forward passes that it is worth whatever its settings; 0 where loading the model is the cost.
-        more: Further passes over the same tokens that the settings ask for.
-        queries: At most so many prompts of a seed, by the settings.
-        behind: Further passes over the queries alone, by the settings.
-        work: Instead of all this: the whole estimate.
+        passes: Number of forward passes that do not depend on the settings; 0 if loading the model dominates the cost.
+        more: Function of the job that returns the number of additional passes over the same tokens.
+        queries: Function of the settings that returns the maximum number of prompts per seed.
+        behind: Function of the settings that returns the number of additional passes over the queries only.
+        work: Function of the job that returns the whole estimate; it replaces all other attributes.
     """
 
     passes: float
@@ -66,7 +68,7 @@ class Cost:
             raise TypeError(f"passes is {self.passes!r}; it must be a number")
 
     def __call__(self, job: Job) -> Work:
-        """The estimate of one job."""
+        """Return the estimate for one job."""
         if self.work is not None:
             return self.work(job)
         prompts = job.seeds * min([job.queries, *([self.queries(job.settings)] if self.queries else [])])

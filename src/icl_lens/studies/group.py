@@ -1,4 +1,4 @@
-"""A group of figures and tables that one target makes: a paper, or what stands beside the papers."""
+"""Groups of figures and tables that one target makes, for a paper or for additional checks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from icl_lens.studies.item import Item
 
 @dataclass(frozen=True)
 class Group:
-    """What a folder under ``studies/`` is, beside the studies in it.
+    """Declaration of a folder under ``studies/``, in addition to the studies in it.
 
     Attributes:
-        package: The folder's package, ``__package__`` in its ``group.py``; the last part of it is the group's name.
-        paper: Whether it is a paper that is rebuilt: ``all`` makes it, and its claims stand in ``resources/claims``.
-        order: Where it stands among the groups, ascending.
-        title: Its heading on the report's page; the group's name by default.
-        items: Figures and tables that show no study, or several studies of the group with none that they are about.
+        package: The folder's package, ``__package__`` in its ``group.py``. Its last part is the group's name.
+        paper: Whether the group replicates a paper. The target ``all`` makes such a group, and its claims are in
+            ``resources/claims``.
+        order: Sort key among the groups, ascending.
+        title: Heading on the report page; the group's name by default.
+        items: Figures and tables that do not belong to a single study: they show no study, or several studies of the group.
     """
 
     package: str
@@ -30,14 +31,14 @@ class Group:
 
     @property
     def heading(self) -> str:
-        """The heading of its figures on the report's page."""
+        """Heading of the group's figures on the report page."""
         return self.title or self.name
 
     @property
     def name(self) -> str:
-        """The name of the target, ``anchors``."""
+        """Name of the group and of its target, for example ``anchors``."""
         return self.package.rpartition(".")[2]
 
     def item(self, name: str) -> Item:
-        """The figure or table of that name."""
+        """Return the figure or table with the given name."""
         return next(item for item in self.items if item.name == name)

@@ -1,4 +1,4 @@
-"""From tables of prompts to what a study computes on: the prompts as a model reads them, those that fit."""
+"""Preparation of a study's inputs: tokenized prompts, made from prompts tables, that fit the model's context."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from icl_lens.prompts.positions import Bos, TokenizedPrompt
 
 @dataclass(frozen=True)
 class Given:
-    """What was read for a study.
+    """The model, tables and options that a study's ``inputs`` function receives.
 
     Attributes:
         model: The loaded model.
         table: The prompts table.
         further: Further prompts tables, by the names of their options.
-        settings: The study's, None where it has none.
-        bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether each prompt is written as a chat first.
-        tokenize: A table of prompts as the model reads them, written as chats where ``as_chat`` says so.
+        settings: The study's settings, or None if it has none.
+        bos: Whether to prepend the BOS token to each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
+        as_chat: Whether to convert each prompt to a chat first.
+        tokenize: Function that tokenizes a prompts table for the model, and converts the prompts to chats if ``as_chat`` is
+            set.
     """
 
     model: LanguageModel
@@ -36,19 +37,19 @@ class Given:
     tokenize: Callable[[pd.DataFrame], list[TokenizedPrompt]]
 
     def rows_of(self, prompts: list[TokenizedPrompt]) -> pd.DataFrame:
-        """The rows of the prompts table that some prompts are."""
+        """Return the rows of the prompts table that belong to the given prompts."""
         return self.table[self.table["prompt_id"].isin([p.prompt_id for p in prompts])]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What ``compute`` takes.
+    """Arguments of ``compute``.
 
     Attributes:
-        prompts: The prompts that the study is about.
-        left_out: How many prompts are too long for the model's context.
+        prompts: The prompts that the study runs on.
+        left_out: Number of prompts that are too long for the model's context.
         more: Further arguments of ``compute``, by name.
-        facts: What else decides the content, for the table's metadata: name -> value that JSON can hold.
+        facts: Further facts that determine the content, for the table's metadata: name -> JSON-serializable value.
     """
 
     prompts: list[TokenizedPrompt]
@@ -58,23 +59,25 @@ class Inputs:
 
 
 def of_table(given: Given) -> Inputs:
-    """The prompts of the table that fit the model's context: what most studies are about.
+    """Return the prompts of the table that fit the model's context. Most studies run on these.
 
     Raises:
-        InputError: None fits.
+        InputError: No prompt fits.
     """
     return of_tables(given, {"prompts": given.table})
 
 
 def of_tables(given: Given, tables: Mapping[str, pd.DataFrame]) -> Inputs:
-    """Of several tables of the same prompts, written differently, the prompts that fit the model's context in all of them.
+    """Return the prompts that fit the model's context in all of several tables.
+
+    The tables hold different versions of the same prompts.
 
     Args:
-        given: What was read.
-        tables: Name of the argument of ``compute`` -> its table; one is ``prompts``.
+        given: The model, tables and options of the run.
+        tables: Name of the argument of ``compute`` -> its table. One name must be ``prompts``.
 
     Raises:
-        InputError: None fits.
+        InputError: No prompt fits.
     """
     tokenized = {key: given.tokenize(table) for key, table in tables.items()}
     kept = {key: fitting(given.model, prompts) for key, prompts in tokenized.items()}

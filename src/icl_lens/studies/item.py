@@ -1,4 +1,4 @@
-"""One figure or table: which prompt sets, tasks and studies it shows, and which notebook draws it."""
+"""Declaration of a figure or table: which prompt sets, tasks and studies it shows, and which notebook draws it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Item:
-    """One figure or table.
+    """A figure or table.
 
     Attributes:
-        name: Its name as a Snakemake target, ``figure_3`` or ``table_4``.
-        title: What it shows, in the paper's words.
-        notebook: The notebook under ``notebooks/`` that draws it, with its folder and without its ending: ``anchors/figure_3``.
-            For a study outside the package, the notebook in the study's own folder: ``recency``.
-        set: The prompt set it reads; empty when it reads none.
-        studies: The artifacts it reads, per model and task.
-        tensors: Those of them that it reads the tensors beside of, too.
-        tasks: The tasks the paper shows in it; empty for every configured task.
-        stand_ins: Tasks, the likeliest first, of which it shows one where none of ``tasks`` is configured. Such an item is
-            about one task, so it shows a task of the user's own only where the config says so.
-        paper_models: The models the paper shows in it; empty where its notebook does not say so.
-        hubs: The models that it is about, by their names on the hub; empty for every configured one. Another model is shown
-            only where the config says so.
-        reads: Tables that it reads whatever is configured, relative to the results folder.
-        one_prompt: Whether it draws a single prompt in some layers, which the config names.
-        group: The target that makes it together with others of its kind: the paper, or the plugin, whose folder it stands in.
-        in_all: Whether ``all`` makes it, too.
-        over_training: Whether it shows models at several steps of their training, and so only those that say their step.
-        own_tasks: Whether its tasks are written for it alone: no corpus, and the models that the config names for it.
-        compares_precisions: Whether it compares number formats, and so shows only models that are there in float32 with exact
-            products and in another format or with fast products.
+        name: Name of the Snakemake target, for example ``figure_3`` or ``table_4``.
+        title: Title, in the paper's words.
+        notebook: Notebook under ``notebooks/`` that draws it, with its folder and without its extension, for example
+            ``anchors/figure_3``. For a study outside the package, the notebook in the study's own folder, for example
+            ``recency``.
+        set: Prompt set that it reads; empty if it reads none.
+        studies: Studies whose artifacts it reads, per model and task.
+        tensors: The subset of ``studies`` for which it also reads the tensors.
+        tasks: Tasks that the paper shows in it; empty for all configured tasks.
+        stand_ins: Fallback tasks in order of preference. The item shows one of them if none of ``tasks`` is configured. An item
+            with fallback tasks shows a single task, so it shows a user-defined task only if the config requests it.
+        paper_models: Models that the paper shows in it; empty if the notebook does not name them.
+        hubs: Models that it shows, by their names on the Hub; empty for all configured models. It shows other models only if
+            the config requests them.
+        reads: Tables that it always reads, independent of the config; paths relative to the results folder.
+        one_prompt: Whether it draws a single prompt in some layers. The config names the prompt and the layers.
+        group: Target that makes it together with the other items of the group: the paper or the plugin that contains it.
+        in_all: Whether the target ``all`` also makes it.
+        over_training: Whether it shows models at several training steps. It then shows only models with a known step.
+        own_tasks: Whether it has its own tasks, which have no corpus, and its own models, which the config names for it.
+        compares_precisions: Whether it compares number formats. It then shows only models that are available both in float32
+            with exact products and in another format or with fast products.
     """
 
     name: str
@@ -54,19 +55,21 @@ class Item:
 
     @property
     def drawn_by(self) -> str:
-        """The notebook's name without its folder; items with the same one are one picture of different prompts."""
+        """Name of the notebook without its folder. Items with the same notebook draw the same figure for different prompts."""
         return self.notebook.rpartition("/")[2]
 
     @property
     def kind(self) -> str:
-        """``figure`` or ``table``."""
+        """Kind of the item, ``figure`` or ``table``."""
         return "table" if "table" in self.name.split("_") else "figure"
 
     def stand_in_note(self, shown: Iterable[str]) -> list[str]:
-        """A sentence that says which tasks stand in for those that the paper shows; none where none does.
+        """Return a sentence that names the fallback tasks that replace the paper's tasks.
+
+        The list is empty if the item shows no fallback task.
 
         Args:
-            shown: The tasks that are shown.
+            shown: The tasks that the item shows.
         """
         shown = list(dict.fromkeys(shown))
         if not self.stand_ins or set(shown) & set(self.tasks):

@@ -1,6 +1,6 @@
-"""Which studies, figures, groups and kinds of tables there are, found by folder.
+"""Registry of all studies, figures, groups and kinds of tables, discovered by folder.
 
-No study imports this, so that no study's code hash contains another study.
+No study imports this module, so the code hash of a study does not include other studies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from icl_lens.studies.group import Group
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
 
-# The workflow's own rules, whose names a plugin's target cannot have.
+# Names of the workflow's own rules. A plugin's target must not use them.
 _TARGETS = frozenset(
     "all default figure table report corpora prompts training evaluation card organism reader_training reader_organism "
     "representation_prompts fetch_model fetch_dataset fetch_gguf convert_gguf".split()
@@ -35,16 +35,16 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 @cache
 def _own_packages() -> dict[str, str]:
-    """Name -> package of each study in this package, told from its files alone."""
+    """Return name -> package of each study in this package, determined without imports."""
     folders = sorted(path.parent for path in _FOLDER.glob("*/*/study.py") if path.parent.parent.name != "plugins")
     return {folder.name: f"{_PACKAGE}.{folder.parent.name}.{folder.name}" for folder in folders}
 
 
 def packages() -> dict[str, str]:
-    """Name -> package of each study, those outside the package last.
+    """Return name -> package of each study, with plugins last.
 
     Raises:
-        InputError: A plugin has the name of a study or group of icl-lens.
+        InputError: A plugin has the name of a study or group of icl-lens, or of a target of the workflow.
     """
     own = _own_packages()
     for name, folder in plugins.FOLDERS.items():
@@ -57,25 +57,28 @@ def packages() -> dict[str, str]:
 
 
 def _known() -> tuple[tuple[str, Path], ...]:
-    """What a cached answer depends on: the plugins that this process knows."""
+    """Return the key of the cached functions: the plugins registered in this process."""
     return tuple(plugins.FOLDERS.items())
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a study lies outside the package."""
+    """Return whether a study is a plugin, that is, outside the package."""
     return name in plugins.FOLDERS
 
 
 def rule(study: Study) -> str:
-    """The name of a study's rule in the workflow: the study's own, where no group of figures has that name."""
+    """Return the name of a study's rule in the workflow.
+
+    It is the study's name, with the suffix ``_study`` if a group of figures has the same name.
+    """
     return f"{study.name}_study" if study.name in groups() else study.name
 
 
 def study(name: str) -> Study:
-    """The study of that name; no other one is loaded.
+    """Return the study with the given name, without loading other studies.
 
     Raises:
-        InputError: There is none, or its ``study.py`` breaks the contract.
+        InputError: No such study exists, or its ``study.py`` violates the contract.
     """
     if name not in packages():
         raise InputError(f"there is no study {name}; known: {', '.join(packages())}")
@@ -98,14 +101,14 @@ def study(name: str) -> Study:
 
 
 def _place(error: Exception, folder: Path) -> str:
-    """Where in a folder's code an error was raised: the file, and the line of the last call there."""
+    """Return where in a folder's code an error was raised: the file, and the line of the last call in that folder."""
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
     file, line = (lines[-1].filename, lines[-1].lineno) if lines else (folder / "study.py", None)
     return f"{file}, line {line}" if line else str(file)
 
 
 def studies() -> dict[str, Study]:
-    """Every study by its name: paper by paper in the order of their groups, then those outside the package."""
+    """Return all studies by name: first by paper, in the order of the groups, then the plugins."""
     return _studies(_known())
 
 
@@ -123,7 +126,7 @@ def _own_groups() -> dict[str, Group]:
 
 
 def groups() -> dict[str, Group]:
-    """Every group of figures by its name, in order; a plugin is a group of its own."""
+    """Return all groups of figures by name, in order. Each plugin is its own group."""
     return _groups(_known())
 
 
@@ -135,15 +138,16 @@ def _groups(known: tuple[tuple[str, Path], ...]) -> dict[str, Group]:
 
 
 def papers() -> list[str]:
-    """The groups that are papers."""
+    """Return the names of the groups that replicate papers."""
     return [name for name, group in groups().items() if group.paper]
 
 
 def items() -> dict[str, Item]:
-    """Every figure and table by its name: group by group, by number.
+    """Return all figures and tables by name, sorted by group and then by number.
 
     Raises:
-        InputError: Two have the same name, or one reads a study that does not exist.
+        InputError: Two items have the same name, an item reads a study that does not exist, or a plugin gives an item an
+            invalid name or prompt set.
     """
     return _items(_known())
 
@@ -168,7 +172,7 @@ def _items(known: tuple[tuple[str, Path], ...]) -> dict[str, Item]:
 
 
 def _check_names(item: Item) -> None:
-    """Check the names that a plugin gives its figure or table and the figure's prompt set."""
+    """Check the name and the prompt set of a plugin's figure or table."""
     place = f"plugins: {item.group}: items"
     if not re.fullmatch(r"(figure|table)_[a-z0-9_]+", item.name):
         raise InputError(
@@ -176,7 +180,7 @@ def _check_names(item: Item) -> None:
             "letters, digits and underscores"
         )
     if item.set and not item.own_tasks:
-        from icl_lens.prompts.protocol import Protocol  # loads pandas, which `icl-lens --help` does not need
+        from icl_lens.prompts.protocol import Protocol  # imports pandas, which `icl-lens --help` does not need
 
         try:
             Protocol.of(item.set)
@@ -185,12 +189,12 @@ def _check_names(item: Item) -> None:
 
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """A key that sorts ``figure_2`` before ``figure_10``."""
+    """Return a sort key that orders ``figure_2`` before ``figure_10``."""
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("_"))
 
 
 def settings() -> dict[str, Keys]:
-    """The keys of the config under ``studies``, by their names; studies that share them have the same."""
+    """Return the config keys under ``studies``, by name. Studies that share settings have the same keys."""
     return _settings(_known())
 
 
@@ -208,7 +212,7 @@ def _settings(known: tuple[tuple[str, Path], ...]) -> dict[str, Keys]:
 
 
 def schemas() -> list[Schema]:
-    """Every kind of table that a results folder can hold."""
+    """Return the schema of each kind of table that a results folder can contain."""
     every = [CORPORA, PROMPTS, TRAINING, EVALUATION]
     for each in studies().values():
         every += [each.schema, *([each.reads] if each.reads else [])]
@@ -216,10 +220,10 @@ def schemas() -> list[Schema]:
 
 
 def add_plugins(folders: Iterable[Path | str]) -> None:
-    """Make the studies in some folders known, see :func:`icl_lens.studies.plugins.add`, and check that they keep the contract.
+    """Register the studies in some folders, see :func:`icl_lens.studies.plugins.add`, and check that they meet the contract.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.plugins.add`, :func:`packages`, :func:`study`, :func:`items`, :func:`settings`.
+        InputError: See :func:`icl_lens.studies.plugins.add`, :func:`packages`, :func:`study`, :func:`items`, :func:`settings`.
     """
     folders = list(folders)
     if not folders:

@@ -1,4 +1,7 @@
-"""Runs one study: reads its prompts, loads the model, computes, and writes the artifact. The only place that does."""
+"""Run a study: read its prompts, load the model, compute, and write the artifact.
+
+All studies that read prompts run through this module.
+"""
 
 from __future__ import annotations
 
@@ -45,24 +48,24 @@ def run(
     """Run one study of one model on one prompts file, and write its artifact.
 
     Args:
-        study: One that reads prompts.
-        model: A checkpoint's folder.
-        prompts: A prompts table.
-        out: The artifact to write.
-        name: The model's name in the artifact; the folder's own by default.
+        study: A study that reads prompts.
+        model: Checkpoint folder.
+        prompts: Prompts table.
+        out: Artifact to write.
+        name: Name of the model in the artifact; the name of the folder by default.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
-        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
-        batch_tokens: Tokens per batch, padding included.
-        bos: Whether a beginning-of-sequence token is put before each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether each prompt is written as a chat first, see :func:`icl_lens.prompts.chat.wrap`.
-        settings: The study's own; its defaults where none is given.
-        further: The further prompts tables that the study reads, by the names of their options.
+        matmul: How to compute products of float32 matrices, exact or fast, see :func:`icl_lens.network.precision.products`.
+        batch_tokens: Number of tokens per batch, including padding.
+        bos: Whether to prepend the BOS token to each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
+        as_chat: Whether to convert each prompt to a chat first, see :func:`icl_lens.prompts.chat.wrap`.
+        settings: The study's settings; its defaults if None.
+        further: Further prompts tables that the study reads, by the names of their options.
 
     Raises:
-        ValueError: The settings are another study's (a defect of the caller).
-        InputError: The prompts or the model cannot be used, or the device cannot multiply exactly; or the study breaks the
-            contract.
+        ValueError: The settings belong to another study (a bug in the caller).
+        InputError: The prompts or the model cannot be used, the device does not support exact products, or the study violates
+            the contract.
     """
     own = writing.settings_of(study, settings)
     compute = study.function("compute")
@@ -84,7 +87,7 @@ def run(
         observed = observe(loaded, prepared.prompts)
         observed["prompts"] = len(prepared.prompts)
         observed["left_out"] = prepared.left_out
-        further_checkpoints = _checkpoints(study, own)  # before anything is computed: a folder may be wrong
+        further_checkpoints = _checkpoints(study, own)  # before the computation, to fail early on a wrong folder
         arguments: dict[str, Any] = {**prepared.more, **({} if own is None else {"settings": own})}
         with progress(len(prepared.prompts), f"{study.name} of {loaded.name}") as advance:
             arguments |= {"prompts": prepared.prompts, "batch_tokens": batch_tokens, "progress": advance}
@@ -115,7 +118,7 @@ def run(
         observed=observed,
         model=loaded.facts,
         device=loaded.device.type,
-        threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it decides the last bits of a sum
+        threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it affects the last bits of a sum
         dtype=dtype,
         matmul=matmul,
         products=products,
@@ -128,7 +131,7 @@ def run(
 
 
 def _checkpoints(study: Study, settings: Section | None) -> dict[str, Any]:
-    """What an artifact says of the further checkpoints besides their folders: the hash of their files."""
+    """Return the metadata of the further checkpoints that settings do not contain: the hashes of their files."""
     if study.checkpoints is None:
         return {}
     folders = study.checkpoints(settings)

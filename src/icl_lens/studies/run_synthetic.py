@@ -1,4 +1,4 @@
-"""Runs one study that reads no prompts and runs no model: computes, and writes the artifact."""
+"""Run a study that reads no prompts and runs no model: compute, and write the artifact."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 def run_synthetic(study: Study, out: Path | str, settings: Section | None = None) -> None:
-    """Run one study that reads nothing, and write its artifact.
+    """Run one study that reads no input files, and write its artifact.
 
     Args:
-        study: One whose ``reads`` is None.
-        out: The artifact to write.
-        settings: The study's own; its defaults where none is given. Their ``seeds``, if they have such a key, decide the
-            content.
+        study: A study with ``reads`` set to None.
+        out: Artifact to write.
+        settings: The study's settings; its defaults if None. Their key ``seeds``, if present, determines the content.
 
     Raises:
-        ValueError: The settings are another study's, or the study reads prompts (a defect of the caller).
-        InputError: The settings cannot be used, or the study breaks its contract.
+        ValueError: The settings belong to another study, or the study reads prompts (a bug in the caller).
+        InputError: The settings cannot be used, or the study violates the contract.
     """
     if study.reads is not None:
         raise ValueError(f"the study {study.name} reads prompts")

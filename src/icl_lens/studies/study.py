@@ -1,20 +1,21 @@
-"""The contract of a study: what it reads, what it returns, what it costs, and which figures show it.
+"""Contract of a study: what it reads, what it returns, what it costs, and which figures show it.
 
-A study is a folder with four files at most: ``study.py`` (its :class:`Study`, named ``STUDY``, without torch), ``compute.py``
-(the equations with their source, and ``compute``), ``summary.py`` (what its figures show), and ``__init__.py``.
-docs/extending.md adds one step by step.
+A study is a folder with at most four files: ``study.py`` (the :class:`Study`, named ``STUDY``; it does not import torch),
+``compute.py`` (the equations with their source, and the function ``compute``), ``summary.py`` (the results that the figures
+show), and ``__init__.py``. docs/extending.md shows step by step how to add a study.
 
-``compute`` returns the study's rows, each with its prompt_id. It takes, by name except the model:
+``compute`` returns the study's rows, each with its prompt_id. It takes the model as a positional argument and all other
+arguments by name:
 
 - ``model``: the loaded :class:`~icl_lens.models.language_model.LanguageModel`, of any supported family;
-- ``prompts``: the prompts as the model reads them (:class:`~icl_lens.prompts.positions.TokenizedPrompt`); they fit its context;
-- ``batch_tokens``: tokens per batch, padding included (:func:`icl_lens.models.batching.batches`); it changes no result;
-- ``progress``: a function to call with the number of prompts that have been finished since the last call, all conditions
-counted;
-- ``settings``: an instance of the study's settings, where it has some; None stands for the defaults;
-- what the study's ``inputs`` prepare, by name.
+- ``prompts``: the tokenized prompts (:class:`~icl_lens.prompts.positions.TokenizedPrompt`), which fit the model's context;
+- ``batch_tokens``: number of tokens per batch, including padding (:func:`icl_lens.models.batching.batches`); it does not affect
+  the results;
+- ``progress``: a function to call with the number of prompts completed, in all conditions, since the last call;
+- ``settings``: an instance of the study's settings, if it has settings; None means the defaults;
+- the arguments that the study's ``inputs`` function prepares, by name.
 
-A study that reads nothing has ``compute(settings, progress)``.
+A study that reads no prompts has ``compute(settings, progress)``.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from icl_lens.studies.item import Item
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of the config under ``studies`` that hold a study's settings; two studies may share them.
+    """Config keys under ``studies`` that hold the settings of a study. Two studies may share them.
 
     Attributes:
-        name: The key, ``isolation``.
-        section: The settings, with their defaults and descriptions.
-        description: What they decide, for the config.
+        name: Name of the key, for example ``isolation``.
+        section: Class of the settings, with their defaults and descriptions.
+        description: Description of the settings, for the config.
     """
 
     name: str
@@ -53,9 +54,10 @@ class Further:
     """A further prompts table that a study reads.
 
     Attributes:
-        option: The command's option for it, without hyphens before it; ``inputs`` is given the table under this name.
-        help: What the table is, for the command's help.
-        set: The prompt set, or a function from the settings to it.
+        option: Command-line option for the table, without leading hyphens. The ``inputs`` function receives the table under
+            this name.
+        help: Description of the table, for the command's help.
+        set: Name of the prompt set, or a function of the settings that returns it.
     """
 
     option: str
@@ -63,29 +65,30 @@ class Further:
     set: str | Callable[[Any], str]
 
     def set_name(self, settings: Section | None) -> str:
-        """The prompt set's name."""
+        """Return the name of the prompt set."""
         return self.set if isinstance(self.set, str) else self.set(settings)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study is.
+    """Declaration of a study.
 
     Attributes:
-        package: The folder's package, ``__package__`` in its ``study.py``; the last part of it is the study's name.
-        help: What it finds, for the command's help.
-        schema: Of the table that it writes.
-        cost: What a job is estimated to take.
-        settings: Its keys in the config, if it leaves anything to choose.
-        reads: The kind of prompts table that it reads; None for a study that reads no prompts and runs no model.
-        further: The further prompts tables that it reads.
-        inputs: The name of the function in ``compute.py`` that prepares what ``compute`` takes, from what was read
-            (:class:`icl_lens.studies.inputs.Given`), where that is not simply the prompts that fit the model.
-        tensors: Whether ``compute`` returns tensors beside its rows, as a pair; they are written into a file beside the table.
-        checkpoints: Folders of further checkpoints that it runs, by name, from the settings.
-        alone: Whether a job has all cores because it measures time.
-        walked: Whether the report walks its reader through one prompt of it.
-        items: The figures and tables about it.
+        package: The folder's package, ``__package__`` in its ``study.py``. Its last part is the study's name.
+        help: Description of the results, for the command's help.
+        schema: Schema of the table that the study writes.
+        cost: Estimated cost of a job.
+        settings: Config keys of the study, if it has settings.
+        reads: Schema of the prompts table that the study reads; None for a study that reads no prompts and runs no model.
+        further: Further prompts tables that the study reads.
+        inputs: Name of the function in ``compute.py`` that prepares the arguments of ``compute`` from an
+            :class:`icl_lens.studies.inputs.Given`. If empty, ``compute`` receives the prompts that fit the model's context.
+        tensors: Whether ``compute`` returns a pair of rows and tensors. The tensors are written to a separate file next to the
+            table.
+        checkpoints: Function of the settings that returns the folders of further checkpoints that the study runs, by name.
+        alone: Whether a job uses all cores because it measures time.
+        walked: Whether the report page shows one prompt of this study step by step.
+        items: Figures and tables of this study.
     """
 
     package: str
@@ -138,7 +141,7 @@ class Study:
                 if not isinstance(getattr(item, name), str):
                     self._refuse("items", f"hold {item.name} with {name}={getattr(item, name)!r}; it must be a string")
             for name in ("studies", "tensors", "tasks", "stand_ins", "hubs", "reads"):
-                if not isinstance(getattr(item, name), tuple):  # a string would be read letter by letter
+                if not isinstance(getattr(item, name), tuple):  # iterating over a string would yield its letters
                     self._refuse("items", f"hold {item.name} with {name}={getattr(item, name)!r}; it must be a tuple")
         if self.schema.kind != self.name:
             self._refuse("schema", f"is of kind {self.schema.kind!r}; it must have the study's name")
@@ -168,40 +171,40 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The study's name, in paths and in the command (there with hyphens)."""
+        """Name of the study in paths and, with hyphens, in the command."""
         return self.package.rpartition(".")[2]
 
     @property
     def group(self) -> str:
-        """The group that its items belong to: its paper's folder, or its own for one outside the package."""
+        """Name of the group that the items belong to: the paper's folder, or the study's own folder for a plugin."""
         parts = self.package.split(".")
         return parts[-1] if parts[-2:-1] == ["plugins"] else parts[-2]
 
     @property
     def module(self) -> str:
-        """The module that computes it."""
+        """Name of the module that contains ``compute``."""
         return f"{self.package}.compute"
 
     @property
     def command(self) -> str:
-        """The name of its command."""
+        """Name of the study's command."""
         return self.name.replace("_", "-")
 
     @property
     def contract(self) -> list[Any]:
-        """What the declaration decides of the table, which is not in the hash of the code."""
+        """Properties of the table that this declaration determines and that the code hash does not cover."""
         columns = [f"{name}: {kind}" for name, kind in self.schema.columns.items()]
         return [self.schema.version, columns, self.inputs, self.reads.kind if self.reads else "", self.tensors]
 
     def item(self, name: str) -> Item:
-        """The figure or table of that name."""
+        """Return the figure or table with the given name."""
         return next(item for item in self.items if item.name == name)
 
     def function(self, name: str) -> Callable:
-        """A function of ``compute.py``, which is loaded with all that it needs.
+        """Return a function of ``compute.py``. This imports the module and all its dependencies.
 
         Raises:
-            InputError: There is no such function.
+            InputError: The module has no such function.
         """
         function = getattr(import_module(self.module), name, None)
         if not callable(function):

@@ -1,4 +1,4 @@
-"""Writes what a study found, after a look at whether it keeps the study's contract."""
+"""Check the results of a study against its contract, and write them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from icl_lens.studies.study import Study
 
 
 def settings_of(study: Study, settings: Section | None) -> Section | None:
-    """The settings that a study runs with: those given, or its defaults.
+    """Return the settings that a study runs with: the given settings, or the study's defaults.
 
     Raises:
-        ValueError: They are another study's.
+        ValueError: The settings belong to another study.
     """
     kind = study.settings.section if study.settings else type(None)
     own = kind() if settings is None else settings
@@ -34,12 +34,12 @@ def settings_of(study: Study, settings: Section | None) -> Section | None:
 
 
 def broken(study: Study, fault: str) -> InputError:
-    """The error that says how a study breaks its contract."""
+    """Return the error for a study that violates its contract."""
     return InputError(f"study {study.name}: {fault}; docs/extending.md has the contract")
 
 
 def require_takes(study: Study, compute: Callable, *given: Any, **named: Any) -> None:
-    """Check that ``compute`` can be called with what it is about to be given.
+    """Check that ``compute`` accepts the given arguments.
 
     Raises:
         InputError: It takes other arguments.
@@ -51,10 +51,10 @@ def require_takes(study: Study, compute: Callable, *given: Any, **named: Any) ->
 
 
 def rows_and_tensors(study: Study, found: Any) -> tuple[pd.DataFrame, Mapping[str, np.ndarray] | None]:
-    """What ``compute`` returned, as rows and, where the study has some, tensors.
+    """Split the return value of ``compute`` into rows and, if the study has tensors, tensors.
 
     Raises:
-        InputError: It returned something else.
+        InputError: ``compute`` returned something else.
     """
     rows, beside = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(rows, pd.DataFrame):
@@ -78,15 +78,15 @@ def write(
     observed: dict[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """Write a study's table, and its tensors beside it.
+    """Write a study's table and, in a separate file next to it, its tensors.
 
     Args:
-        out: The table to write.
-        study: Whose it is.
-        rows: They have the columns of the study's schema, in any order.
-        beside: Name -> tensor, None where the study has none.
-        modules: The modules that computed them.
-        files: The tables that were read.
+        out: Table to write.
+        study: The study that produced the rows.
+        rows: Rows with the columns of the study's schema, in any order.
+        beside: Name -> tensor, or None if the study has no tensors.
+        modules: Modules that computed the rows.
+        files: Tables that the study read.
         settings, seeds, observed, more: See :func:`icl_lens.artifacts.provenance.describe`.
 
     Raises:
@@ -112,12 +112,15 @@ def write(
         metadata["beside"] = {artifact_name(place, out): file_hash(place)}
     try:
         parquet.write(out, rows, study.schema, metadata)
-    except (ValueError, TypeError) as error:  # pyarrow's errors for a value of another type are ValueErrors and TypeErrors
+    except (ValueError, TypeError) as error:  # pyarrow raises both for values of another type
         said = str(error.args[0] if error.args else error).splitlines()[0]
         raise broken(study, f"schema: the rows of compute() do not meet it: {said}") from error
 
 
 def _holds(values: pd.Series, kind: pa.DataType) -> bool:
-    """Whether a column holds numbers where the schema wants numbers; other types are checked when the table is written."""
+    """Return whether a column is numeric if the schema requires numbers.
+
+    Writing the table checks all other types.
+    """
     wanted = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     return not wanted or pd.api.types.is_numeric_dtype(values)

@@ -1,1 +1,1 @@
-"""The paper's tasks, and a user's own."""
+"""Tasks of the paper and tasks defined by the user."""

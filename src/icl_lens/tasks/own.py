@@ -1,7 +1,7 @@
-"""A task beyond the paper's four, as ``own_tasks`` in the config describes it: template, label words, where the texts lie.
+"""Tasks beyond the paper's four, as defined under ``own_tasks`` in the config: template, label words and source of the texts.
 
-Such a task is a :class:`~icl_lens.tasks.task.Task` like the paper's four; nothing downstream can tell them apart. The project
-brings some itself (:data:`VARIANTS`), which only the items that name them show.
+Such a task is a :class:`~icl_lens.tasks.task.Task` like the paper's four, and all later steps treat it in the same way. The
+project defines some itself (:data:`VARIANTS`); only the items that name them show them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from icl_lens.tasks.task import Task
 
 
 def _as_text(mapping: Any) -> Any:
-    """Label values as text: YAML reads an unquoted 0 as a number and an unquoted yes as a truth value."""
+    """Convert label values to strings, because YAML reads an unquoted 0 as a number.
+
+    Raises:
+        ValueError: A label is a boolean (YAML reads an unquoted yes as true), or two labels are equal after the conversion.
+    """
     if not isinstance(mapping, dict):
         return mapping
     truths = [key for key in mapping if isinstance(key, bool)]
@@ -30,7 +34,7 @@ def _as_text(mapping: Any) -> Any:
 
 
 class OwnTask(Section):
-    """One task of the user's own."""
+    """A task defined by the user."""
 
     title: str | None = Field(default=None, min_length=1, description="The name in figures; the key by default.")
     template: str | None = Field(
@@ -101,14 +105,14 @@ class OwnTask(Section):
         return self
 
     def task(self, name: str, tasks: Mapping[str, Task]) -> Task:
-        """The task of that name.
+        """Build the task.
 
         Args:
-            name: The key in the config.
-            tasks: Those that ``like`` can name.
+            name: The key of the task in the config.
+            tasks: The tasks that ``like`` can name.
 
         Raises:
-            ValueError: ``like`` names none of them, or the keys of ``label_words`` are not its classes.
+            ValueError: ``like`` names an unknown task, or the keys of ``label_words`` are not the classes of that task.
         """
         if self.like is None:
             words = tuple(self.label_words.values())
@@ -123,8 +127,8 @@ class OwnTask(Section):
         return Task(name, title, self.template or base.template, words, base.classes)
 
 
-# Tasks of the paper under other label words. sst2_ab: labels that mean nothing (appendix F.2, Figures 12 and 13). Both stand in
-# for tasks that a companion study has and the built-in texts have not.
+# Tasks of the paper with other label words. The labels of sst2_ab have no meaning (appendix F.2, Figures 12 and 13). Both
+# variants replace tasks of a companion study for which there are no built-in texts.
 VARIANTS: dict[str, OwnTask] = {
     "sst2_ab": OwnTask(like="sst2", label_words={"negative": " A", "positive": " B"}),
     "agnews_abcd": OwnTask(like="agnews", label_words={"World": " A", "Sports": " B", "Business": " C", "Sci/Tech": " D"}),

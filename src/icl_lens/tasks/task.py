@@ -1,7 +1,7 @@
-"""A task is data: how its text becomes a prompt, and which words stand for its classes.
+"""Task definitions: the template that turns a text into a prompt, and the label word of each class.
 
-The four tasks are those of *Label Words are Anchors* (Wang et al., EMNLP 2023), Table 4 (appendix A). To add one, add an entry
-to :data:`TASKS`; nothing else in the package knows a task by its name.
+The four tasks are from *Label Words are Anchors* (Wang et al., EMNLP 2023), Table 4 (appendix A). To add a task, add an entry
+to :data:`TASKS`; no other code in the package refers to a task by its name.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """How one classification task is written as a prompt.
+    """A classification task and the format of its prompts.
 
     Attributes:
-        name: The key used in the config and in paths.
-        title: The name a reader knows.
-        template: One demonstration, with ``{text}`` and ``{label}``; the query is the same without its label.
-        label_words: One per class, each with its leading blank, in the order of the class indices.
-        classes: The classes' names in the original release, in the same order.
+        name: The key of the task in the config and in paths.
+        title: The display name of the task.
+        template: The template of one demonstration, with ``{text}`` and ``{label}``. The query uses the same template without
+            the label.
+        label_words: One label word per class, with its leading space, in the order of the class indices.
+        classes: The names of the classes in the original release, in the same order.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Compressing, classifying and re-weighting with a user's own texts, outside of a study."""
+"""Compression, classification and re-weighting with the user's own texts, outside of a study."""

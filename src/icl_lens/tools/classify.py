@@ -1,4 +1,4 @@
-"""Classifies texts behind compressed demonstrations, or by re-weighted components: what ``icl-lens classify`` does."""
+"""Implementation of ``icl-lens classify``: classify texts with compressed demonstrations or re-weighted components."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Header = demo_cache.Header | component_file.Header
 
 
 class Answer(NamedTuple):
-    """What a text is classified as.
+    """Prediction for one text.
 
     Attributes:
         text: The text.
-        label: The label word of the likeliest class, without its leading blank.
-        probabilities: Of every class, by its label word; they sum to 1.
+        label: The label word of the most likely class, without its leading space.
+        probabilities: The probability of each class, keyed by its label word; they sum to 1.
     """
 
     text: str
@@ -47,22 +47,22 @@ def behind_cache(
     batch_tokens: int = 4096,
     matmul: str = "exact",
 ) -> Iterator[Answer]:
-    """Classify texts behind compressed demonstrations.
+    """Classify texts with compressed demonstrations.
 
     Args:
-        folder: The model's that made the cache; it is loaded in the cache's number format.
-        cache: What :func:`icl_lens.tools.compress.compress` wrote.
-        texts: Each with its line.
+        folder: The folder of the model that created the cache. The model is loaded in the number format of the cache.
+        cache: The file written by :func:`icl_lens.tools.compress.compress`.
+        texts: The texts with their line numbers.
         device: auto, cpu, cuda or mps.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
 
     Raises:
-        InputError: The cache cannot be read or is another model's or tokenizer's; a text is too long for the context left over,
-            or is read differently behind the demonstrations.
+        InputError: The cache cannot be read or was made with another model or tokenizer; a text is too long for the remaining
+            context length; or the tokens of the demonstrations change when the text follows them.
 
     Returns:
-        An answer a text, in their order. All texts are looked at before the first is answered.
+        One answer per text, in the same order. All texts are checked before the first answer.
     """
     header = demo_cache.read_header(cache)
     model = loading.load(folder, device=device, dtype=header.dtype)
@@ -88,22 +88,23 @@ def by_components(
     batch_tokens: int = 4096,
     matmul: str = "exact",
 ) -> Iterator[Answer]:
-    """Classify texts by re-weighted components.
+    """Classify texts with re-weighted components.
 
     Args:
-        folder: The model's whose components they are; it is loaded in the number format of then.
-        components: What :func:`icl_lens.tools.reweight.reweight` wrote.
-        texts: Each with its line.
+        folder: The folder of the model to which the components belong. The model is loaded in the number format in which the
+            components were re-weighted.
+        components: The file written by :func:`icl_lens.tools.reweight.reweight`.
+        texts: The texts with their line numbers.
         device: auto, cpu, cuda or mps.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
 
     Raises:
-        InputError: The file cannot be read or is another model's or tokenizer's, or a text is too long.
+        InputError: The file cannot be read or was made with another model or tokenizer, or a text is too long.
 
     Returns:
-        An answer a text, in their order; probabilities are the softmax of the weighted sum. All texts are looked at before the
-        first is answered.
+        One answer per text, in the same order. The probabilities are the softmax of the weighted sum. All texts are checked
+        before the first answer.
     """
     header = component_file.read_header(components)
     model = loading.load(folder, device=device, dtype=header.dtype)
@@ -120,14 +121,14 @@ def by_components(
 
 
 def _prompts(model: LanguageModel, header: Header, texts: Sequence[Text]) -> list[TokenizedPrompt]:
-    """The texts behind the demonstrations that a header names."""
+    """Build prompts from the demonstrations in a header, with each text as a query."""
     words = tuple(header.label_words)
     task = Task(header.task, header.task, header.template, words, tuple(word.strip() for word in words))
     return prompts_of(model, task, header.texts, header.labels, [one.text for one in texts], header.bos, header.chat)
 
 
 def _answers(header: Header, texts: Sequence[Text], probabilities: np.ndarray) -> Iterator[Answer]:
-    """An answer per text, by its probabilities of the classes, shape (N, C)."""
+    """Yield one answer per text from the class probabilities, shape (N, C)."""
     names = [word.strip() for word in header.label_words]
     for one, row in zip(texts, probabilities, strict=True):
         yield Answer(one.text, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))

@@ -1,8 +1,8 @@
-"""Re-weighted components as one file: a weight per head and MLP, and a header that says what they were made from.
+"""File format of re-weighted components: one weight per head and MLP, and a header that describes how they were made.
 
-The tensors are ``weights``, float32, shape (M,), in the order of
-:func:`icl_lens.studies.component_reweighting.decomposition.parts` without embedding and constant, and ``layer`` and ``head``
-alike (head -1: the layer's MLP); see :mod:`icl_lens.artifacts.signed_file`.
+The tensors are ``weights`` (float32), ``layer`` and ``head`` (-1 for the MLP of the layer), each of shape (M,). Their order is
+that of :func:`icl_lens.studies.component_reweighting.decomposition.parts`, without the embedding and the constant. See also
+:mod:`icl_lens.artifacts.signed_file`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from icl_lens.tools.model_identity import ModelIdentity, identify, require_same
 
 
 class Header(Section):
-    """The header of such a file.
+    """Header of a file of re-weighted components.
 
     Attributes:
-        format: The version of the format.
-        made_by: Model and tokenizer.
-        dtype: Of the model.
-        matmul: How products were asked for, exact or fast; None in a file made before there was a choice.
-        products: The format in which the device computed them, see :func:`icl_lens.network.precision.measured`.
-        task: The task's name.
-        template: Its template.
-        label_words: Its label words, leading blanks included.
-        texts: The demonstrations' texts, in order.
-        labels: Their class indices.
-        bos: Whether a beginning-of-sequence token was put first, see :func:`icl_lens.prompts.positions.tokenize`.
+        format: The version of the file format.
+        made_by: The model and tokenizer that the file was made with.
+        dtype: The number format of the model.
+        matmul: The requested matrix multiplication mode, exact or fast; None in files from before this option existed.
+        products: The format in which the device computed the products, see :func:`icl_lens.network.precision.measured`.
+        task: The name of the task.
+        template: The template of the task.
+        label_words: The label words of the task, including leading spaces.
+        texts: The texts of the demonstrations, in order.
+        labels: The class indices of the demonstrations.
+        bos: Whether the BOS token was prepended, see :func:`icl_lens.prompts.positions.tokenize`.
         chat: Whether the prompt is written as a chat.
-        trained_on: How many texts the weights were trained on, besides the demonstrations.
-        epochs: How many steps that took.
-        right_before: How many of them the whole model answers right.
-        right_after: How many the re-weighted components do.
+        trained_on: The number of texts on which the weights were trained, without the demonstrations.
+        epochs: The number of training steps.
+        right_before: The number of these texts that the whole model classifies correctly.
+        right_after: The number of these texts that the re-weighted components classify correctly.
         content: SHA-256 of the tensors.
     """
 
@@ -73,24 +73,24 @@ KIND = signed_file.Kind(
 
 
 def save(path: Path | str, weights: np.ndarray, layer: np.ndarray, head: np.ndarray, **about: object) -> Header:
-    """Write weights, whole or not at all.
+    """Write the weights to a file, atomically.
 
     Args:
         path: The file.
-        weights: Shape (M,).
-        layer: Of each, shape (M,).
-        head: Of each, -1 for an MLP, shape (M,).
-        about: The header but for its format and the hash.
+        weights: The weights of the components, shape (M,).
+        layer: The layer of each component, shape (M,).
+        head: The head of each component, -1 for an MLP, shape (M,).
+        about: The fields of the header except for ``format`` and ``content``.
     """
     tensors = {"weights": weights.astype(np.float32), "layer": layer.astype(np.int64), "head": head.astype(np.int64)}
     return KIND.write(path, tensors, **about)
 
 
 def read_header(path: Path | str) -> Header:
-    """The header of a file of weights; its tensors are not read.
+    """Read the header of a file of re-weighted components, without the tensors.
 
     Raises:
-        InputError: The file is absent, holds no such weights, is damaged, or of another version of the format.
+        InputError: The file is missing, is not a file of re-weighted components, is corrupted, or has another format version.
     """
     header = KIND.read_header(path)
     if len(header.labels) != len(header.texts) or not all(0 <= c < len(header.label_words) for c in header.labels):
@@ -99,15 +99,15 @@ def read_header(path: Path | str) -> Header:
 
 
 def load(path: Path | str, model: LanguageModel, folder: Path | str) -> np.ndarray:
-    """The weights in a file, for a model, shape (M,).
+    """Read the weights of a model's components, shape (M,).
 
     Args:
         path: The file.
         model: The model.
-        folder: Its checkpoint's.
+        folder: The folder of its checkpoint.
 
     Raises:
-        InputError: As :func:`read_header`; or they are another model's or tokenizer's, or are damaged.
+        InputError: See :func:`read_header`; or the file was made with another model or tokenizer, or the tensors are corrupted.
     """
     header = read_header(path)
     instead = ("re-weight the components of this one", "re-weight the components with this one")

@@ -1,6 +1,6 @@
-"""Compresses demonstrations into a file: what ``icl-lens compress`` does.
+"""Implementation of ``icl-lens compress``: compress demonstrations and write them to a file.
 
-It is Hidden_anchor of *Label Words are Anchors*, section 3.2, with a person's own demonstrations
+The method is Hidden_anchor of *Label Words are Anchors*, section 3.2, with the user's own demonstrations
 (:mod:`icl_lens.studies.anchors.compressed_demonstrations`).
 """
 
@@ -46,16 +46,17 @@ def compress(
     bos: Bos = "auto",
     as_chat: bool = False,
 ) -> Header:
-    """Read demonstrations once and write what is kept of them.
+    """Run the model once on the demonstrations, and write the keys and values of the kept positions.
 
     Args:
-        folder: The model's.
-        task: Template and label words.
-        texts: The demonstrations' texts, in prompt order.
-        labels: Their class indices.
-        out: The cache to write.
-        keep: ``anchors``, template and label words (Hidden_anchor); ``all``, every position, which changes no answer.
-        name: The model's name in the cache.
+        folder: The folder of the model.
+        task: The task, with template and label words.
+        texts: The texts of the demonstrations, in prompt order.
+        labels: The class indices of the demonstrations.
+        out: The cache file to write.
+        keep: ``anchors`` for the template and label words (Hidden_anchor), or ``all`` for all positions, which does not change
+            any prediction.
+        name: The name of the model in the cache.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
@@ -69,7 +70,7 @@ def compress(
     compressed_demonstrations.require_compressible(model)
     for index in sorted(set(range(len(task.label_words))) - set(labels)):
         logger.warning("no demonstration of class %s: it is known by its name alone", task.label_words[index].strip())
-    # Its query is not read: any text ends the demonstrations.
+    # The query is not used. Any text can follow the demonstrations.
     (prompt,) = prompts_of(model, task, texts, labels, texts[:1], bos, as_chat)
     length = compressed_demonstrations.query_start(prompt)
     if model.context is not None and length >= model.context:
@@ -80,7 +81,7 @@ def compress(
     kept = compressed_demonstrations.kept_positions(prompt) if keep == "anchors" else np.arange(length)
     with precision.products(matmul, model.device) as products:
         if model.context is None or len(prompt.ids) <= model.context:
-            observe(model, [prompt])  # it warns where the model or its tokenizer does not know such text
+            observe(model, [prompt])  # warns if the model predicts such texts poorly or tokens are unknown
         compressed = compressed_demonstrations.compress(model, prompt, kept)
     header = demo_cache.save(
         out,

@@ -1,6 +1,7 @@
-"""A cache of compressed demonstrations as one file: the kept keys and values, and a header that says what they were made from.
+"""File format of compressed demonstrations: the kept keys and values, and a header that describes how they were made.
 
-The tensors are ``keys.{layer}`` and ``values.{layer}``, shape (1, H_kv, K, d) each; see :mod:`icl_lens.artifacts.signed_file`.
+The tensors are ``keys.{layer}`` and ``values.{layer}``, each of shape (1, H_kv, K, d); see
+:mod:`icl_lens.artifacts.signed_file`.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from icl_lens.tools.model_identity import ModelIdentity, identify, require_same
 
 
 class Header(BaseModel):
-    """The header of a cache.
+    """Header of a cache.
 
     Attributes:
-        format: The version of the format.
-        made_by: Model and tokenizer.
-        dtype: Of the model, and so of keys and values.
-        matmul: How products were asked for, exact or fast; None in a cache made before there was a choice.
-        products: The format in which the device computed them, see :func:`icl_lens.network.precision.measured`.
-        task: The task's name.
-        template: Its template.
-        label_words: Its label words, leading blanks included.
-        texts: The demonstrations' texts, in order: a tokenizer reads a query behind them.
-        labels: Their class indices.
-        bos: Whether a beginning-of-sequence token was put first, see :func:`icl_lens.prompts.positions.tokenize`.
+        format: The version of the file format.
+        made_by: The model and tokenizer that the cache was made with.
+        dtype: The number format of the model, and therefore of the keys and values.
+        matmul: The requested matrix multiplication mode, exact or fast; None in caches from before this option existed.
+        products: The format in which the device computed the products, see :func:`icl_lens.network.precision.measured`.
+        task: The name of the task.
+        template: The template of the task.
+        label_words: The label words of the task, including leading spaces.
+        texts: The texts of the demonstrations, in order. They are needed because a query is tokenized together with them.
+        labels: The class indices of the demonstrations.
+        bos: Whether the BOS token was prepended, see :func:`icl_lens.prompts.positions.tokenize`.
         chat: Whether the prompt is written as a chat.
-        kept: The kept positions, ascending.
-        ids: Token ids of all demonstrations; their number is the position where queries start.
-        start: That position.
+        kept: The kept positions, in ascending order.
+        ids: The token ids of all demonstrations. Their number is the position at which queries start.
+        start: The position at which queries start.
         content: SHA-256 of the tensors.
     """
 
@@ -74,10 +75,10 @@ KIND = signed_file.Kind(
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache as it is read.
+    """A cache read from a file.
 
     Attributes:
-        header: Its header.
+        header: The header.
         compressed: The kept keys and values.
     """
 
@@ -86,12 +87,12 @@ class Cache:
 
 
 def save(path: Path | str, compressed: Compressed, **about: object) -> Header:
-    """Write a cache, whole or not at all.
+    """Write a cache to a file, atomically.
 
     Args:
         path: The file.
-        compressed: What is kept.
-        about: The header but for what ``compressed`` tells.
+        compressed: The kept keys and values.
+        about: The fields of the header that are not derived from ``compressed``, except for ``format`` and ``content``.
     """
     tensors = {}
     for name in ("keys", "values"):
@@ -102,10 +103,10 @@ def save(path: Path | str, compressed: Compressed, **about: object) -> Header:
 
 
 def read_header(path: Path | str) -> Header:
-    """The header of a cache; its tensors are not read.
+    """Read the header of a cache, without the tensors.
 
     Raises:
-        InputError: The file is absent, no cache, damaged, or of another version of the format.
+        InputError: The file is missing, is not a cache, is corrupted, or has another format version.
     """
     header = KIND.read_header(path)
     ordered = header.kept == sorted(set(header.kept)) and header.kept[0] >= 0 and header.kept[-1] < header.start
@@ -121,10 +122,11 @@ def load(path: Path | str, model: LanguageModel, folder: Path | str) -> Cache:
     Args:
         path: The file.
         model: The model.
-        folder: Its checkpoint's.
+        folder: The folder of its checkpoint.
 
     Raises:
-        InputError: As :func:`read_header`; or it was made with another model or tokenizer, or its tensors are damaged.
+        InputError: See :func:`read_header`; or the cache was made with another model or tokenizer, or its tensors are
+            corrupted.
     """
     header = read_header(path)
     again = "compress the demonstrations with this one"

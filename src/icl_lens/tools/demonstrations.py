@@ -1,4 +1,4 @@
-"""Prompts whose demonstrations are a person's own, for ``icl-lens compress``, ``reweight-components`` and ``classify``."""
+"""Prompts with the user's own demonstrations, for ``icl-lens compress``, ``reweight-components`` and ``classify``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def prompts_of(
     bos: Bos,
     as_chat: bool,
 ) -> list[TokenizedPrompt]:
-    """Prompts that hold all demonstrations and each a query; nothing of them is run.
+    """Build one tokenized prompt per query, each with all demonstrations. The model is not run.
 
     Args:
-        model: Its tokenizer reads them.
-        task: Template and label words.
-        texts: The demonstrations' texts, in prompt order.
-        labels: Their class indices.
-        queries: The texts that are asked about.
+        model: The model that provides the tokenizer.
+        task: The task, with template and label words.
+        texts: The texts of the demonstrations, in prompt order.
+        labels: The class indices of the demonstrations.
+        queries: The texts of the queries.
         bos: See :func:`icl_lens.prompts.positions.tokenize`.
         as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
     """
@@ -41,15 +41,15 @@ def prompts_of(
 
 
 def require_room(model: LanguageModel, where: str, prompt: TokenizedPrompt) -> None:
-    """Checks that a prompt fits the model's context.
+    """Check that a prompt fits into the context length of a model.
 
     Args:
         model: The model.
-        where: What the sentence calls the text that is asked about, "line 3".
-        prompt: The text behind the demonstrations.
+        where: The description of the query's text in the error message, such as "line 3".
+        prompt: The prompt, with demonstrations and query.
 
     Raises:
-        InputError: It does not.
+        InputError: The prompt is too long.
     """
     if model.context is not None and len(prompt.ids) > model.context:
         raise InputError(

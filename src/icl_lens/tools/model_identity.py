@@ -1,4 +1,4 @@
-"""Which model and tokenizer a file was made with, told by the hashes of their files, and whether a model is the same."""
+"""Identity of the model and tokenizer that a file was made with, given by the hashes of their files, and a check of it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from icl_lens.models.language_model import LanguageModel
 
 
 class ModelIdentity(BaseModel):
-    """What identifies a model and its tokenizer.
+    """Identity of a model and its tokenizer.
 
     Attributes:
-        name: The model's name, for sentences.
-        family: Its family.
-        layers: How many it has.
-        model: SHA-256 of its weights and configuration.
-        tokenizer: SHA-256 of its tokenizer's files.
-        hub: Its name on the hub, if it was fetched.
-        commit: And its commit there.
+        name: The name of the model in messages.
+        family: The family of the model.
+        layers: The number of layers.
+        model: SHA-256 of the weights and the configuration.
+        tokenizer: SHA-256 of the files of the tokenizer.
+        hub: The name of the model on the Hub, if it was downloaded.
+        commit: The commit on the Hub, if the model was downloaded.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -37,11 +37,11 @@ class ModelIdentity(BaseModel):
 
 
 def identify(model: LanguageModel, folder: Path | str) -> ModelIdentity:
-    """The identity of a loaded model.
+    """Return the identity of a loaded model.
 
     Args:
         model: The model.
-        folder: Its checkpoint's.
+        folder: The folder of its checkpoint.
     """
     files = checkpoint_files(folder)
     network = [path for path in files if path.name.startswith(("config", "model.safetensors.", "pytorch_model"))]
@@ -59,16 +59,16 @@ def identify(model: LanguageModel, folder: Path | str) -> ModelIdentity:
 
 
 def require_same(path: Path | str, made_by: ModelIdentity, here: ModelIdentity, instead: tuple[str, str]) -> None:
-    """Checks that a file was made with a model and its tokenizer.
+    """Check that a file was made with the given model and tokenizer.
 
     Args:
         path: The file.
-        made_by: What it was made with.
-        here: What it is used with.
-        instead: What to do where the model is another one, and where the tokenizer is.
+        made_by: The model and tokenizer that the file was made with.
+        here: The model and tokenizer that the file is used with.
+        instead: The advice in the error message, first for a different model, then for a different tokenizer.
 
     Raises:
-        InputError: It was not.
+        InputError: The file was made with another model or tokenizer.
     """
     if here.model != made_by.model:
         raise InputError(

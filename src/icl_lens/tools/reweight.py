@@ -1,7 +1,7 @@
-"""Trains weights of a model's heads and MLPs on labelled texts: what ``icl-lens reweight-components`` does.
+"""Implementation of ``icl-lens reweight-components``: train weights for the heads and MLPs of a model on labelled texts.
 
-It is section 5 of *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), by the released rules
-(:mod:`icl_lens.studies.component_reweighting.component_weights`), with a person's own labelled texts.
+The method is that of section 5 of *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024) with the training rules of the
+released code (:mod:`icl_lens.studies.component_reweighting.component_weights`), applied to the user's own labelled texts.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def reweight(
     as_chat: bool = False,
     batch_tokens: int = 4096,
 ) -> Header:
-    """Train the weights of a model's heads and MLPs on labelled texts, and write them.
+    """Train weights for the heads and MLPs of a model on labelled texts, and write them to a file.
 
     Args:
-        folder: The model's.
-        task: Template and label words.
-        texts: The first are the demonstrations, the weights are trained on the others.
-        labels: Their class indices.
-        demonstrations: How many are demonstrations.
+        folder: The folder of the model.
+        task: The task, with template and label words.
+        texts: The labelled texts. The first ones are the demonstrations; the weights are trained on the others.
+        labels: The class indices of the texts.
+        demonstrations: The number of demonstrations.
         out: The file to write.
-        settings: How the weights are trained.
-        name: The model's name in the file.
+        settings: The settings of the training.
+        name: The name of the model in the file.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
@@ -64,7 +64,7 @@ def reweight(
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
 
     Raises:
-        InputError: There are too few texts or none of a class, one is too long, or the model cannot be used.
+        InputError: There are too few texts, a class has no training text, a text is too long, or the model cannot be used.
     """
     settings = settings or Settings()
     if len(texts) <= demonstrations:
@@ -87,7 +87,7 @@ def reweight(
         require_room(model, f"labelled text {number}", prompt)
     movable = heads_and_mlps(decomposer.parts())
     with precision.products(matmul, model.device) as products:
-        observe(model, prompts)  # it warns where the model or its tokenizer does not know such text
+        observe(model, prompts)  # warns if the model predicts such texts poorly or tokens are unknown
         read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
     parts = read.parts[:, movable]  # (n, M, C)
     right = torch.tensor(gold)

@@ -1,6 +1,7 @@
-"""Demonstrations and texts from files that a person wrote, for the commands ``compress`` and ``classify``; lines are counted.
+"""Readers of the user's files of demonstrations and texts, for the commands that use the user's own texts.
 
-Unlike a corpus (:mod:`icl_lens.corpora`), such a file is read as it is: nothing is drawn from it, its order is the prompt's.
+Texts are read with their line numbers. Unlike a corpus (:mod:`icl_lens.corpora`), such a file is used completely: no texts are
+sampled, and their order in the file is their order in the prompt.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ STANDARD_INPUT = "-"
 
 
 class Text(NamedTuple):
-    """A text and where it was read.
+    """A text and its line number.
 
     Attributes:
-        line: From 1; of a record over several lines the last.
-        text: As it stands there.
+        line: The line number, counted from 1. For a record of several lines, the number of the last line.
+        text: The unchanged text.
     """
 
     line: int
@@ -34,18 +35,18 @@ class Text(NamedTuple):
 
 
 def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
-    """The demonstrations of a JSONL or CSV file with ``text`` and ``label``, in its order.
+    """Read demonstrations from a JSONL or CSV file with ``text`` and ``label``, in the order of the file.
 
     Args:
-        path: .jsonl or .csv (by a header, quoted where need be), UTF-8.
-        task: A label is one of its label words (the leading blank may be left out), the name of one of its classes or, where no
-            class is named by a number, a class index.
+        path: A .jsonl or .csv file in UTF-8. A CSV file has a header and quotes fields where necessary.
+        task: The task. A label is one of its label words (the leading space may be omitted), the name of one of its classes,
+            or a class index if no label word or class name is a number.
 
     Raises:
-        InputError: The file cannot be read, is empty, has a line that is no such record, an empty text or an unknown label.
+        InputError: The file cannot be read, is empty, or has an invalid record, an empty text or an unknown label.
 
     Returns:
-        Texts and class indices.
+        The texts and the class indices.
     """
     kind = _by_ending(str(path))
     if kind == "lines":
@@ -69,15 +70,15 @@ def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
 
 
 def texts(path: Path | str, kind: Format | None = None) -> list[Text]:
-    """The texts of a file, or of standard input.
+    """Read texts from a file or from standard input.
 
     Args:
-        path: A file; ``-`` for standard input.
-        kind: ``lines``, a text a line; ``jsonl``, an object a line with ``text``; ``csv``, a header and a column ``text``. By
-            default by the file's ending, lines where it tells nothing.
+        path: The file, or ``-`` for standard input.
+        kind: The format: ``lines``, one text per line; ``jsonl``, one object with ``text`` per line; ``csv``, a header and a
+            column ``text``. By default, the file extension determines the format; ``lines`` is used for unknown extensions.
 
     Raises:
-        InputError: It cannot be read, holds no text, or a line is empty or is no such record.
+        InputError: The input cannot be read or has no text, or a line is empty or is not a valid record.
     """
     name = "standard input" if str(path) == STANDARD_INPUT else str(path)
     kind = kind or _by_ending(name)
@@ -104,18 +105,18 @@ def _read(path: str) -> str:
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror})") from error
     try:
-        return content.decode("utf-8-sig")  # a byte order mark, as spreadsheets write it, is no text
+        return content.decode("utf-8-sig")  # skips the byte order mark that spreadsheet programs write
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{name}, line {line}: not UTF-8 text (byte {error.start})") from error
 
 
 def _records(name: str, content: str, kind: Format) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each record's last line and fields; empty lines between records are none."""
+    """Yield the number of the last line and the fields of each record. Empty lines between records are skipped."""
     if kind == "csv":
         yield from _rows(name, content)
         return
-    # Only "\n" ends a line: str.splitlines would also split at characters inside a text.
+    # Only "\n" ends a line; str.splitlines would also split at other characters inside a text.
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
@@ -129,7 +130,7 @@ def _records(name: str, content: str, kind: Format) -> Iterator[tuple[int, dict[
 
 
 def _rows(name: str, content: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # newline="": a line break inside quotes is the text's own.
+    # newline="" keeps line breaks inside quotes unchanged.
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     header: list[str] | None = None
     try:
@@ -167,6 +168,6 @@ def _filled(name: str, line: int, text: str) -> str:
         raise InputError(f"{name}, line {line}: the text is empty")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can write half a character
+    except UnicodeEncodeError as error:  # JSON can contain a lone surrogate
         raise InputError(f"{name}, line {line}: the text holds half a character (a lone surrogate)") from error
     return text

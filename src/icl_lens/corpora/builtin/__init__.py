@@ -1,14 +1,14 @@
-"""The built-in corpora: seeded look-alikes of the four tasks, so that everything runs without a download.
+"""Built-in corpora: seeded synthetic versions of the four tasks, so that all studies run without a download.
 
-Every text is written by a small grammar (one module per task) from lexicons of our own; no third-party text is in here. The
-corpora keep what the studies need of the originals (classes, proportions, surface style, length) and add what a model trained
-on them must not be able to exploit:
+A small grammar (one module per task) generates each text from lexicons written for this package, without third-party text. The
+corpora match the originals in the properties that the studies need: classes, proportions, surface style and length. They also
+satisfy three constraints that prevent a model trained on them from using shortcuts:
 
-* no test text shares more than half of its content words with any one training text, under each of several definitions of a
-  content word and whatever list of stop words is used (:mod:`.overlap`);
-* counting the words that a query shares with one demonstration per class does not give its class away, because the classes
-  share their sentence frames and a class has many words of its own;
-* every test word occurs in the training split, and at least two words of each text tell its class.
+* No test text shares more than half of its content words with any single training text. This holds for several definitions of
+  a content word and regardless of the list of stop words (:mod:`.overlap`).
+* Counting the words that a query shares with one demonstration per class does not reveal its class, because the classes share
+  their sentence frames and each class has many words that only it uses.
+* Each test word occurs in the training split, and at least two words of each text indicate its class.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _MODULES: dict[str, ModuleType] = {
     "agnews": headlines,
     "emoc": dialogues,
 }
-# A stable integer per task for the seed: hash() differs from process to process.
+# A fixed integer per task for the seed, because hash() of a string differs between processes.
 _TASK_KEYS = {"sst2": 1, "trec": 2, "agnews": 3, "emoc": 4}
 
 _SPLIT_SIZES = {"train": 4000, "test": 600}
-# No class gets fewer, however rare it is in the original.
+# Minimum number of texts per class, for classes that are rare in the original.
 _SMALLEST_CLASS = {"train": 60, "test": 9}
 
 _MIN_TOKENS, _MAX_TOKENS = 7, 22
@@ -49,9 +49,9 @@ _MAX_OVERLAP = 0.5
 
 
 def class_counts(task: str) -> dict[str, tuple[int, ...]]:
-    """Return how many texts of each class (in the order of the class indices) :func:`generate` puts in each split.
+    """Return the number of texts of each class, in the order of the class indices, that :func:`generate` puts in each split.
 
-    The proportions are those of the original release, rounded up.
+    The proportions match the original release, rounded up, with a minimum number of texts per class.
 
     Raises:
         KeyError: There is no built-in corpus of this name.
@@ -65,7 +65,7 @@ def class_counts(task: str) -> dict[str, tuple[int, ...]]:
 
 @cache
 def indicative_words(task: str) -> tuple[frozenset[str], ...]:
-    """Return, for each class of the task, the lower-cased words that only this class uses and that tell it.
+    """Return, for each class of the task, the lower-cased words that only this class uses and that indicate it.
 
     Raises:
         KeyError: There is no built-in corpus of this name.
@@ -82,15 +82,16 @@ def _grammar(task: str, label: int) -> Grammar:
 
 
 def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
-    """Yield endless fresh texts of one class; the same state of ``rng`` yields the same texts.
+    """Yield an infinite sequence of random texts of one class; the same state of ``rng`` yields the same texts.
 
-    Every text has 7 to 22 blank-separated tokens, at least five content words under each definition, at least two words that
-    tell its class, and no content word twice. Two texts may be equal, and a text may be one of :func:`generate`'s.
+    Each text has 7 to 22 space-separated tokens, at least five content words under each definition, at least two words that
+    indicate its class, and no duplicate content word. Two texts may be equal, and a text may also occur in the result of
+    :func:`generate`.
 
     Args:
         task: The name of a task in :data:`icl_lens.tasks.task.TASKS`.
         label: The class index.
-        rng: Where the draws come from; it is advanced.
+        rng: Random number generator; its state is advanced.
 
     Raises:
         KeyError: There is no built-in corpus of this name.
@@ -109,8 +110,8 @@ def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
 def generate(task: str, seed: int) -> pd.DataFrame:
     """Return the built-in corpus of one task.
 
-    The training texts are drawn first; the test texts are then drawn until enough of each class share no more than half of
-    their content words with any training text and use no word that the training split does not have.
+    The training texts are drawn first. Test texts are then drawn until each class has enough texts that share at most half of
+    their content words with any training text and that use only words of the training split.
 
     Args:
         task: The name of a task in :data:`icl_lens.tasks.task.TASKS`.
@@ -141,7 +142,7 @@ def generate(task: str, seed: int) -> pd.DataFrame:
 
 
 def _distinct(source: Iterator[str], count: int, seen: set[str]) -> list[str]:
-    """Take the next texts that are not in ``seen`` (whatever their case), and add them to it."""
+    """Take the next texts that are not in ``seen``, ignoring case, and add them to ``seen``."""
     taken = []
     while len(taken) < count:
         text = next(source)
@@ -152,14 +153,14 @@ def _distinct(source: Iterator[str], count: int, seen: set[str]) -> list[str]:
 
 
 class _TestFilter:
-    """Accepts the texts that may be tested on, given the training texts."""
+    """Selects valid test texts, given the training texts."""
 
     def __init__(self, train: list[str]) -> None:
         self._indexes = [OverlapIndex(train, definition, doubtful) for definition, doubtful in DEFINITIONS]
         self._vocabulary = {word for text in train for word in text.split()}
 
     def accepted(self, candidates: list[str]) -> list[str]:
-        """Return the candidates that pass, in their order."""
+        """Return the valid candidates, in their original order."""
         kept = [text for text in candidates if self._vocabulary.issuperset(text.split())]
         for index in self._indexes:
             shares = index.largest_shares(kept)
@@ -179,5 +180,5 @@ def _table(split: str, rows: list[tuple[str, int]], rng: np.random.Generator) ->
     )
 
 
-if set(_MODULES) != set(TASKS):  # pragma: no cover - a slip of whoever adds a task
+if set(_MODULES) != set(TASKS):  # pragma: no cover - only if a new task has no module
     raise AssertionError("every task needs a built-in corpus")

@@ -1,15 +1,15 @@
-"""Three-turn chats of four moods, in the surface style of EmoContext: lower case, little punctuation, one line.
+"""Three-turn chats with four emotions in the surface style of EmoContext: lower case, little punctuation, one line.
 
-The first and the third turn are one speaker's, whose mood in the third turn is the label; the second turn is a neutral reply.
-The moods are told by the words of :data:`LEXICONS`. The first class, no particular mood, has words of its own: everyday errands
-and states that fit the same frames.
+One speaker writes the first and third turns, and the emotion in the third turn is the label. The second turn is a neutral
+reply. The words of :data:`LEXICONS` indicate the emotion. The first class (others) has no particular emotion; its words
+describe everyday errands and states, and fit the same frames.
 """
 
 from __future__ import annotations
 
 from .grammar import Rules, attach_punctuation, words
 
-# "feel" is said of the speaker, "view" of a thing.
+# Words in "feel" describe the speaker; words in "view" describe a thing.
 _OTHERS = {
     "feel": words("""
         busy ready available awake online unsure undecided curious flexible punctual hungry thirsty prepared organized
@@ -165,10 +165,10 @@ _FRAMES = ("{first} {second} {third}", "{first} {second} {third}", "{first} . {s
 
 
 def rules(label: int) -> Rules:
-    """Return the grammar of one mood (0 others, 1 happy, 2 sad, 3 angry); its start symbol is ``text``."""
+    """Return the grammar of one class (0 others, 1 happy, 2 sad, 3 angry); its start symbol is ``text``."""
     return {**_NEUTRAL, **LEXICONS[label], "text": _FRAMES}
 
 
 def finish(text: str) -> str:
-    """Return the text with its punctuation attached to the word before, as people type it."""
+    """Return the text with punctuation attached to the preceding word, as in chat messages."""
     return attach_punctuation(text)

@@ -1,6 +1,6 @@
-"""Film reviews of two opinions, in the surface style of SST-2: lower case, punctuation set apart by blanks.
+"""Positive and negative film reviews in the surface style of SST-2: lower case, with spaces around punctuation.
 
-The opinion is carried only by the words of :data:`LEXICONS`; the frames and all other words are shared by both classes.
+Only the words of :data:`LEXICONS` indicate the class. Both classes share the frames and all other words.
 """
 
 from __future__ import annotations
@@ -147,5 +147,5 @@ def rules(label: int) -> Rules:
 
 
 def finish(text: str) -> str:
-    """Return the text as it is: the grammar already writes the style of SST-2."""
+    """Return the text unchanged, because the grammar already generates the style of SST-2."""
     return text

@@ -1,7 +1,7 @@
-"""A small context-free grammar: the engine that turns the lexicons of a built-in corpus into sentences.
+"""A small context-free grammar that generates sentences from the lexicons of a built-in corpus.
 
-A rule set maps a symbol to its alternatives. An alternative is plain text in which ``{symbol}`` stands for an expansion of
-another rule; each alternative of a rule is equally likely (write one twice to double its weight), and the empty alternative
+A rule set maps each symbol to its alternatives. An alternative is plain text in which ``{symbol}`` is replaced by an expansion
+of that symbol. The alternatives of a rule are equally likely; repeat an alternative to double its weight. An empty alternative
 makes a phrase optional.
 """
 
@@ -20,7 +20,11 @@ _SPACE_BEFORE_PUNCTUATION = re.compile(r" (?=[,.:;!?])")
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Split a block of words at blanks and line ends; raise ValueError if a word is listed twice."""
+    """Split a block of words at whitespace.
+
+    Raises:
+        ValueError: The block contains a duplicate word.
+    """
     found = tuple(text.split())
     if len(set(found)) != len(found):
         raise ValueError(f"listed twice: {sorted({word for word in found if found.count(word) > 1})}")
@@ -28,18 +32,18 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def attach_punctuation(text: str) -> str:
-    """Return the text with the blank before each punctuation mark removed, as in ordinary print."""
+    """Return the text without the space before each punctuation mark, as in ordinary writing."""
     return _SPACE_BEFORE_PUNCTUATION.sub("", text)
 
 
 class Grammar:
-    """A rule set, parsed once; a :class:`Writer` expands it.
+    """A parsed rule set, which a :class:`Writer` expands.
 
     Args:
-        rules: The alternatives of every symbol; see the module's docstring.
+        rules: The alternatives of each symbol; see the module's docstring.
 
     Raises:
-        ValueError: An alternative names a symbol that has no rule, or a symbol has no alternative.
+        ValueError: An alternative contains a symbol without a rule, or a symbol has no alternative.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -59,10 +63,11 @@ class Grammar:
 
 
 class Writer:
-    """Expands a grammar with one random generator.
+    """Expands a grammar with a random number generator.
 
-    The words of a lexicon (a rule of single words) are dealt like cards, so that all of them are used about equally often and a
-    small corpus still shows each of them enough times to be learned.
+    The words of a lexicon (a rule with only single words) are drawn without replacement from a shuffled deck, which is refilled
+    when needed. All words therefore occur about equally often, and each word occurs often enough in a small corpus for a model
+    to learn it.
     """
 
     def __init__(self, grammar: Grammar, rng: np.random.Generator) -> None:
@@ -71,7 +76,9 @@ class Writer:
         self._decks: dict[str, list[str]] = {symbol: [] for symbol in grammar.lexicons}
 
     def write(self, symbol: str) -> str:
-        """Return one text for the symbol: single blanks, punctuation apart, "a" or "an" by the next letter.
+        """Return a random text for the symbol.
+
+        Words and punctuation marks are separated by single spaces. The next letter determines "a" or "an".
 
         Raises:
             KeyError: The grammar has no such symbol.
@@ -85,7 +92,7 @@ class Writer:
             pieces.append(self._deal(symbol, pieces))
             return
         alternatives = self._grammar.phrases[symbol]
-        # One uniform double per choice: faster than Generator.integers for single draws, and just as reproducible.
+        # Generator.random is faster than Generator.integers for single draws, and equally reproducible.
         for is_symbol, value in alternatives[int(self._rng.random() * len(alternatives))]:
             if is_symbol:
                 self._expand(value, pieces)
@@ -93,7 +100,7 @@ class Writer:
                 pieces.append(value)
 
     def _deal(self, symbol: str, pieces: list[str]) -> str:
-        """Take the next word of the lexicon that the text does not have yet."""
+        """Draw the next word of the lexicon that does not occur in the text yet."""
         deck = self._decks[symbol]
         for position in range(len(deck) - 1, -1, -1):
             if deck[position] not in pieces:
@@ -108,6 +115,6 @@ def _is_word(alternative: str) -> bool:
 
 
 def _parse(alternative: str) -> tuple[tuple[bool, str], ...]:
-    # re.split with one group alternates between the text around slots and the slots' symbols.
+    # re.split with one group alternates between the text outside slots and the symbols of the slots.
     pieces = ((position % 2 == 1, piece.strip()) for position, piece in enumerate(_SLOT.split(alternative)))
     return tuple((is_symbol, piece) for is_symbol, piece in pieces if piece)

@@ -1,7 +1,7 @@
-"""News teasers of four sections, in the surface style of AG News: one or two cased sentences, punctuation attached.
+"""News teasers of four sections in the surface style of AG News: one or two cased sentences, with attached punctuation.
 
-The section is told by the words of :data:`LEXICONS`; the frames, the verbs and the proper names are shared. Sentences open with
-a neutral word, so that a section's word has one spelling only.
+The words of :data:`LEXICONS` indicate the section. All sections share the frames, the verbs and the proper names. Sentences
+begin with a neutral word, so that each word of a section has a single spelling.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _NEUTRAL: Rules = {
     "nation": NATIONS,
     "verb": VERBS,
     "past": VERBS_PAST,
-    # What can be done to people, and what things can do to people.
+    # Verbs with people as object: "treat" for actions of people, "affect" and "affected" for effects of things.
     "treat": words("praise support ignore defend challenge follow welcome blame oppose embrace dismiss protect admire mock"),
     "affect": words("divide help unite surprise attract affect unsettle encourage reward please outlast expose"),
     "affected": words("divided helped united surprised attracted affected unsettled encouraged rewarded pleased exposed"),
@@ -155,5 +155,5 @@ def rules(label: int) -> Rules:
 
 
 def finish(text: str) -> str:
-    """Return the text with its punctuation attached to the word before, as newspapers print it."""
+    """Return the text with punctuation attached to the preceding word, as in newspapers."""
     return attach_punctuation(text)

@@ -1,4 +1,4 @@
-"""Proper names and neutral verbs that the question and headline grammars share, which keeps the vocabulary small."""
+"""Proper names and neutral verbs that the question and headline grammars share to keep the vocabulary small."""
 
 from __future__ import annotations
 

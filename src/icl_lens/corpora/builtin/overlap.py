@@ -1,4 +1,4 @@
-"""What a content word is, and which texts share too many of them with another set of texts."""
+"""Definitions of content words, and the overlap of a text's content words with those of other texts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from .grammar import words
 
-#: Words that carry grammar rather than content. Short on purpose: the fewer there are, the more words the bound on
-#: shared content words has to hold for.
+#: Words with a grammatical function rather than content. The list is short on purpose, because the bound on shared content
+#: words applies to all other words.
 FUNCTION_WORDS = frozenset(
     words("""
     a an the this that these those and or but so as if not no of in on at to for from by with about over after before
@@ -19,7 +19,7 @@ FUNCTION_WORDS = frozenset(
     """)
 )
 
-# Words that some lists of English stop words drop and others keep. The bound is enforced for every choice among them.
+# Words that are in some lists of English stop words but not in others. The bound is enforced for each choice among them.
 _DOUBTFUL_WORDS = frozenset(
     words("""
     all also always almost again along already although amid among another any anyone around back because become behind
@@ -45,12 +45,12 @@ def _words(text: str) -> list[str]:
 
 
 def content_words(text: str) -> set[str]:
-    """Return the content words of a text: lower-cased, without punctuation, without :data:`FUNCTION_WORDS`."""
+    """Return the content words of a text, lower-cased, without punctuation and :data:`FUNCTION_WORDS`."""
     return {word for word in _words(text) if word not in FUNCTION_WORDS}
 
 
 def long_words(text: str) -> set[str]:
-    """Return the words of four or more letters of a text, lower-cased: a second definition of content word."""
+    """Return the lower-cased words of a text with at least four characters, a second definition of content words."""
     return {word for word in _words(text) if len(word) >= 4}
 
 
@@ -63,7 +63,7 @@ def _surely_or_maybe_content_and_long(text: str) -> set[str]:
 
 
 def _surely_or_maybe_content_tokens(text: str) -> set[str]:
-    """As a reader who splits at blanks only: "deal," is not "deal", and a comma that stands apart is a word."""
+    """Return content tokens, split at whitespace only: "deal," differs from "deal", and a separate comma is a token."""
     return set(text.lower().split()) - _SURE_STOP_WORDS
 
 
@@ -75,8 +75,8 @@ def _nearly_all_words(text: str) -> set[str]:
     return set(_words(text)) - _SHORTEST_STOP_LIST
 
 
-#: The definitions of a content word under which the bound on shared words is enforced, each with the words that may or
-#: may not count. First those that reject most, which leaves the others less to do.
+#: The definitions of a content word for which the bound on shared words is enforced, each with the doubtful words that may or
+#: may not count. Definitions that reject the most texts come first, so that the later ones check fewer texts.
 DEFINITIONS: tuple[tuple[Callable[[str], set[str]], frozenset[str]], ...] = (
     (_nearly_all_words, frozenset()),
     (_surely_or_maybe_content, _DOUBTFUL_WORDS),
@@ -88,23 +88,26 @@ DEFINITIONS: tuple[tuple[Callable[[str], set[str]], frozenset[str]], ...] = (
 
 
 def repeats_a_word(text: str) -> bool:
-    """Tell whether a content word, or a word of four or more letters, occurs twice in the text."""
+    """Return whether a content word, or a word with at least four characters, occurs more than once in the text."""
     checked = [word for word in _words(text) if len(word) >= 4 or word not in FUNCTION_WORDS]
     return len(set(checked)) < len(checked)
 
 
 def fewest_content_words(text: str) -> int:
-    """Return how many content words the text has when every doubtful word counts as a stop word, or every short one."""
+    """Return the minimum number of content words under two definitions.
+
+    The definitions count all doubtful words, or all words with fewer than four characters, as stop words.
+    """
     return min(len(_surely_or_maybe_content(text) - _DOUBTFUL_WORDS), len(long_words(text)))
 
 
 class OverlapIndex:
-    """The content words of a set of reference texts, to compare other texts with.
+    """An index of the content words of reference texts, for comparison with other texts.
 
     Args:
-        references: The texts to compare with, each by itself.
-        definition: Which words of a text count, for both sides.
-        doubtful: Words of which any choice may turn out not to count; the worst choice is assumed.
+        references: The texts to compare with; each is compared separately.
+        definition: Function that returns the content words of a text, for references and other texts.
+        doubtful: Words that may or may not count as content words. The overlap is computed for the worst choice.
     """
 
     def __init__(
@@ -123,16 +126,17 @@ class OverlapIndex:
         self._maybe = np.ascontiguousarray(_indicator(rows, self._doubtful_columns).T)
 
     def largest_shares(self, texts: Sequence[str]) -> np.ndarray:
-        """Return, for each text, the largest share of its content words that one reference text holds.
+        """Return, for each text, the largest share of its content words that occur in a single reference text.
 
-        One float per text, from 0 to 1; 0 for a text without content words.
+        Returns:
+            One float per text, from 0 to 1; 0 for a text without content words.
         """
         rows = [self._definition(text) for text in texts]
         sizes = np.array([len(row - self._doubtful) for row in rows], dtype=np.float32).reshape(-1, 1)
-        # Counts of at most some twenty words are exact in float32, whatever the order of the sums.
+        # Counts of about twenty words are exact in float32, in any order of summation.
         sure = _indicator(rows, self._sure_columns) @ self._sure
         maybe = _indicator(rows, self._doubtful_columns) @ self._maybe
-        # The worst choice keeps the doubtful words that are shared, and drops those that are not.
+        # The worst choice counts the doubtful words that are shared, and ignores those that are not.
         return ((sure + maybe) / np.maximum(sizes + maybe, 1)).max(axis=1, initial=0.0).astype(np.float64)
 
 

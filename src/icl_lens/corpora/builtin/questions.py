@@ -1,8 +1,8 @@
-"""Questions of six kinds, in the surface style of TREC: a capitalised question whose " ?" stands apart.
+"""Questions of six classes in the surface style of TREC: capitalised, with a space before the question mark.
 
-What is asked for is told by the words of :data:`LEXICONS`: nouns that name a kind of answer and adjectives that go with them.
-Most frames are shared by all six classes ("What northern river was mentioned ...", "What annual salary was mentioned ..."), so
-that neither "what" nor the length gives the class away; a few are the class's own ("Who ...", "How many ...").
+The words of :data:`LEXICONS` indicate the class: nouns for a type of answer, and adjectives that fit these nouns. All six
+classes share most frames ("What northern river was mentioned ...", "What annual salary was mentioned ..."), so neither "what"
+nor the length reveals the class. A few frames belong to a single class ("Who ...", "How many ...").
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from .grammar import Rules, words
 from .names import CITIES, NATIONS, SURNAMES
 
-# Few words, since the class is rare: each still has to occur several times.
+# The class is rare, so its lexicons are small: each word must still occur several times.
 _ABBREVIATION = {
     "kind": words("acronym initialism shorthand contraction initials"),
     "quality": words("shortened condensed truncated spelled"),
@@ -95,7 +95,7 @@ _NUMBER = {
         """),
 }
 
-# How a class's lexicons combine, where not every adjective goes with every noun.
+# Combinations of the lexicons of a class, for classes in which some adjectives do not fit some nouns.
 _PHRASES: dict[int, Rules] = {
     1: {
         "kind": ("{living}", "{meal}", "{object}", "{object}", "{abstract}"),
@@ -187,7 +187,7 @@ _SHARED_FRAMES = (
     "Which {crowd} {past} the {asked} in {what} ?",
     "Is there a {asked} that the {nation} {crowd} {verb} during the {event} ?",
 )
-# One list per class, of the questions only that class can ask; each stands for a quarter of its texts or more.
+# Frames that only one class uses, one tuple per class. At least a quarter of the texts of each class use them.
 _OWN_FRAMES = (
     (
         "What does the {kind} {code} stand for in {what} {when} ?",
@@ -228,7 +228,7 @@ _OWN_FRAMES = (
         "Which {event} had the {quality} {time} in {time_unit} , according to {name} ?",
     ),
 )
-# Abbreviations and numbers have lexicons (codes, units) that only their own questions use: more of those.
+# Only the class-specific frames of abbreviations and numbers use the codes and units, so these frames have more weight.
 _MIXES = {0: ("{shared}", "{own}", "{own}"), 5: ("{shared}", "{own}")}
 
 
@@ -246,5 +246,5 @@ def rules(label: int) -> Rules:
 
 
 def finish(text: str) -> str:
-    """Return the text as it is: the grammar already writes the style of TREC."""
+    """Return the text unchanged, because the grammar already generates the style of TREC."""
     return text

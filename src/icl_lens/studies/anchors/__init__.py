@@ -1,1 +1,1 @@
-"""The studies of *Label Words are Anchors* (Wang et al., EMNLP 2023)."""
+"""Studies that replicate *Label Words are Anchors* (Wang et al., EMNLP 2023)."""

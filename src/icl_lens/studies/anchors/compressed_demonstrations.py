@@ -1,20 +1,21 @@
-"""Compression: demonstrations as the keys and values of a few of their positions, in front of which only queries are read.
+"""Compression of demonstrations to the keys and values of a few of their positions.
 
-*Label Words are Anchors*, section 3.2 (Hidden_anchor). A model reads the demonstrations once, P tokens; of these K positions
-are kept, with their keys and values in all layers, and every query is read behind the K positions alone:
+*Label Words are Anchors*, section 3.2 (Hidden_anchor). The model reads the P tokens of the demonstrations once. K of these
+positions are kept, with their keys and values in all layers. The model then reads each query with only these K positions as
+prefix:
 
     kept = kept_positions(prompt)                           # "formatting + label", shape (K,)
     compressed = compress(model, prompt, kept)
     for batch in batches(model, prompts, budget, compressed):
         logits = query_logits(model, batch, compressed)     # (B, V)
 
-Kept are the template before the first text ("Review:"), and of each demonstration all that is not text: "\\nSentiment:", the
-whole label word, the newline after it and the next "Review:", up to and including the newline before the query (released code,
-``context_solver.py``); a beginning-of-sequence token, where there is one, and whatever a chat writes before the prompt are
-formatting, too.
+The kept positions are the template before the first text ("Review:") and all tokens of each demonstration except its text:
+"\\nSentiment:", the whole label word, the newline after it and the next "Review:", up to and including the newline before the
+query (released code, ``context_solver.py``). The BOS token, if present, and any text that a chat template adds before the
+prompt also count as formatting.
 
-A kept key stays what it was, its position included. The query's own positions continue where the demonstrations end, P, P + 1,
-... (``compress_top.py``, and ``compress.py`` for GPT-J), or restart at 0 (``compress.py`` for GPT2-XL).
+A kept key does not change and keeps its position. The query's positions continue after the demonstrations, at P, P + 1, ...
+(``compress_top.py``, and ``compress.py`` for GPT-J), or restart at 0 (``compress.py`` for GPT2-XL).
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from icl_lens.prompts.positions import TokenizedPrompt
 
 @dataclass(frozen=True)
 class Compressed:
-    """Demonstrations of which some positions are kept.
+    """Compressed demonstrations, which keep only some positions.
 
     Attributes:
-        prefix: Their keys and values in each layer; its length is K.
-        kept: Which positions they are, ascending, shape (K,).
-        ids: Token ids of all that was read, shape (P,): what a prompt begins with that can be read behind this.
+        prefix: Keys and values of the kept positions in each layer; its length is K.
+        kept: The kept positions, ascending, shape (K,).
+        ids: Token ids of the full demonstrations, shape (P,). A prompt can use this prefix only if it begins with these ids.
     """
 
     prefix: Prefix
@@ -53,7 +54,7 @@ class Compressed:
 
 
 def query_start(prompt: TokenizedPrompt) -> int:
-    """P: the position of the query's first token, behind the newline that ends the last demonstration.
+    """Return P, the position of the query's first token, after the newline that ends the last demonstration.
 
     Raises:
         InputError: The prompt has no demonstration.
@@ -62,18 +63,18 @@ def query_start(prompt: TokenizedPrompt) -> int:
         raise InputError(f"prompt {prompt.prompt_id} has no demonstration; there is nothing to compress")
     end = int(prompt.label_spans[-1, 1])
     end += prompt.text[end : end + 1] == "\n"
-    # A token that reaches over this character is the query's. What stands for no character (a beginning-of-sequence token) ends
-    # at 0.
+    # A token that extends past this character belongs to the query. A token without characters (BOS) has end 0.
     return int(np.argmax(prompt.spans[:, 1] > end))
 
 
 def text_positions(prompt: TokenizedPrompt) -> list[np.ndarray]:
-    """The positions of each demonstration's text, D arrays; with the blanks before it, which the template writes.
+    """Return the positions of each demonstration's text, as D arrays.
 
-    A token that reaches over the text's end into the template is the template's.
+    They include the spaces that the template puts before the text. A token that extends past the end of the text into the
+    template belongs to the template.
 
     Raises:
-        InputError: The prompt has no demonstration, or its table does not say where their texts are.
+        InputError: The prompt has no demonstration, or its table lacks the spans of the demonstrations' texts.
     """
     length = query_start(prompt)
     if len(prompt.text_spans) != len(prompt.anchors):
@@ -89,16 +90,22 @@ def text_positions(prompt: TokenizedPrompt) -> list[np.ndarray]:
 
 
 def kept_positions(prompt: TokenizedPrompt) -> np.ndarray:
-    """The positions of Hidden_anchor, all of the demonstrations but their texts, ascending, shape (K,).
+    """Return the positions that Hidden_anchor keeps: all positions of the demonstrations except their texts.
+
+    Returns:
+        Positions, ascending, shape (K,).
 
     Raises:
-        InputError: As :func:`text_positions`.
+        InputError: See :func:`text_positions`.
     """
     return np.setdiff1d(np.arange(query_start(prompt)), np.concatenate(text_positions(prompt)))
 
 
 def group_by_demonstrations(prompts: Sequence[TokenizedPrompt]) -> list[list[int]]:
-    """Groups of prompts, as their places, that have the same seed and the same demonstrations, token for token.
+    """Group prompts that have the same seed and exactly the same demonstration tokens.
+
+    Returns:
+        Indices of the prompts in each group.
 
     Raises:
         InputError: A prompt has no demonstration.
@@ -112,11 +119,11 @@ def group_by_demonstrations(prompts: Sequence[TokenizedPrompt]) -> list[list[int
 
 
 def compress(model: LanguageModel, prompt: TokenizedPrompt, kept: np.ndarray) -> Compressed:
-    """Read a prompt's demonstrations, and keep the keys and values of some positions in all layers.
+    """Run the model on a prompt's demonstrations, and keep the keys and values of some positions in all layers.
 
     Args:
-        model: Any model that :func:`require_compressible` lets pass.
-        prompt: Its query is not read.
+        model: A model that passes :func:`require_compressible`.
+        prompt: The prompt. The model does not read its query.
         kept: Positions before the query, ascending, shape (K,); at least one.
 
     Raises:
@@ -126,10 +133,12 @@ def compress(model: LanguageModel, prompt: TokenizedPrompt, kept: np.ndarray) ->
 
 
 def read(model: LanguageModel, prompt: TokenizedPrompt) -> Prefix:
-    """Read a prompt's demonstrations whole, P positions; :func:`keep` compresses them, as often as one likes.
+    """Run the model on all P positions of a prompt's demonstrations.
+
+    :func:`keep` compresses the result. It can be called several times on the same result.
 
     Raises:
-        InputError: As :func:`compress`.
+        InputError: See :func:`compress`.
     """
     length = query_start(prompt)
     if model.context is not None and length > model.context:
@@ -141,11 +150,11 @@ def read(model: LanguageModel, prompt: TokenizedPrompt) -> Prefix:
 
 
 def keep(whole: Prefix, ids: np.ndarray, kept: np.ndarray) -> Compressed:
-    """Keep some positions of what was read.
+    """Keep some positions of the full demonstrations.
 
     Args:
-        whole: As :func:`read` returns it.
-        ids: Token ids of what was read, shape (P,).
+        whole: The return value of :func:`read`.
+        ids: Token ids of the full demonstrations, shape (P,).
         kept: Positions, ascending, shape (K,); at least one.
     """
     index = torch.from_numpy(np.asarray(kept)).to(whole.keys[0].device)  # (K,)
@@ -168,22 +177,23 @@ def batches(
     restarted: bool = False,
     index: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of queries behind compressed demonstrations.
+    """Yield batches of queries with compressed demonstrations as prefix.
 
-    Their rows are K kept positions and a query, and :attr:`~icl_lens.models.batching.Batch.last` counts in these; only
-    :attr:`~icl_lens.models.batching.Batch.positions` are those that the model is told, P, P + 1, ... or 0, 1, ...
+    Each row consists of the K kept positions and a query, and :attr:`~icl_lens.models.batching.Batch.last` is an index into
+    this row. Only :attr:`~icl_lens.models.batching.Batch.positions` are the position ids that the model receives: P, P + 1, ...
+    or 0, 1, ...
 
     Args:
-        model: Its device is the batches'.
+        model: The model. The batches are on its device.
         prompts: Any prompts.
         budget: See :func:`icl_lens.models.batching.batches`.
-        compressed: The demonstrations of all prompts taken.
-        restarted: Whether the queries' positions restart at 0; otherwise they continue behind the demonstrations.
-        index: Places of the prompts to take; all by default.
+        compressed: The compressed demonstrations of all selected prompts.
+        restarted: Whether the queries' positions restart at 0. By default, they continue after the demonstrations.
+        index: Indices of the prompts to select; all by default.
 
     Raises:
-        InputError: A prompt begins otherwise, its query does not fit into what the demonstrations leave of the context, or
-            positions cannot restart in this model.
+        InputError: A prompt does not begin with the compressed demonstrations, its query does not fit into the remaining
+            context, or the model does not support restarted positions.
     """
     length = len(compressed.ids)
     if restarted and windows(model):
@@ -214,16 +224,16 @@ def batches(
 
 
 def query_logits(model: LanguageModel, batch: Batch, compressed: Compressed) -> torch.Tensor:
-    """Next-token logits at each query's last position, shape (B, V)."""
+    """Return the next-token logits at each query's last position, shape (B, V)."""
     with within_windows(model, batch, compressed):
         return last_logits(model, batch)
 
 
 def within_windows(model: LanguageModel, batch: Batch, compressed: Compressed) -> AbstractContextManager:
-    """The context in which a layer with a sliding window sees the kept positions that are inside it, and no others.
+    """Return a context manager that limits each layer with a sliding window to the kept positions inside its window.
 
-    Such a layer counts the keys behind which a query stands. Behind K of P positions it would count too few, and so see too far
-    back: what is outside by the true positions is blocked.
+    Such a layer determines the window by counting the keys before a query. With K of P positions, the count is too small and
+    the window reaches too far back. The context therefore blocks the keys that are outside the window by their true positions.
     """
     seen = windows(model)
     if not seen:
@@ -237,10 +247,10 @@ def within_windows(model: LanguageModel, batch: Batch, compressed: Compressed) -
 
 
 def windows(model: LanguageModel) -> dict[int, int]:
-    """The layers that see a sliding window, each with the number of positions that it sees, its own included.
+    """Return the layers with a sliding window, each with its window size, including the query's own position.
 
     Raises:
-        InputError: A layer limits what it sees in another way.
+        InputError: A layer limits its attention in another way.
     """
     shape = model.network.config.get_text_config()
     size = getattr(shape, "sliding_window", None)
@@ -257,13 +267,13 @@ def windows(model: LanguageModel) -> dict[int, int]:
 @exact_products()
 @torch.no_grad()
 def require_compressible(model: LanguageModel) -> None:
-    """Refuse a model for which kept keys and values do not stand for their positions; tried on a short input.
+    """Check on a short input that the model supports a cache with only some of the keys and values.
 
-    A query behind K kept positions must see what it sees behind all P of them when the others are hidden by the mask, and it
-    must matter which positions the queries are told.
+    The logits of a query after the K kept positions must equal its logits after all P positions with the other positions
+    masked. The logits must also depend on the position ids of the query.
 
     Raises:
-        InputError: It does not, or the model keeps no keys and values.
+        InputError: One of these conditions does not hold, or the model has no KV cache.
     """
     network = model.network
     length, tail = 16, 8
@@ -287,12 +297,12 @@ def require_compressible(model: LanguageModel) -> None:
             further = network(**replace(batch, positions=positions + length).inputs()).logits  # (1, Q, V)
     except InputError:
         raise
-    except Exception as error:  # whatever a family raises that knows no such cache
+    except Exception as error:  # model families that do not support this cache raise various errors
         raise _not_compressible(model) from error
-    # Half precision rounds the two differently; a wrong position or a forgotten key is far larger.
+    # In half precision, rounding differs between the two. A wrong position or a missing key causes a much larger difference.
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
     same = (hidden - behind).abs().max() <= tolerance * hidden.abs().max()
-    # A family that counts positions by itself, from what its mask shows (ALiBi), does so behind hidden keys, too.
+    # A family that derives positions from its mask (ALiBi) also does so after masked keys, so the first check cannot detect it.
     if not same or torch.equal(behind, further):
         raise _not_compressible(model)
 

@@ -1,7 +1,7 @@
-"""The settings that both studies with controls share, so that they are about the same prompts and the same untrained copy.
+"""Settings shared by both studies with controls, which therefore use the same prompts and the same untrained copy.
 
-The studies are :mod:`icl_lens.studies.anchors.isolation_controls` and :mod:`icl_lens.studies.anchors.attention_controls`. The
-module needs no torch.
+The studies are :mod:`icl_lens.studies.anchors.isolation_controls` and :mod:`icl_lens.studies.anchors.attention_controls`. This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONTROLS: dict[Control, str] = {
 
 
 class Settings(Section):
-    """Which prompts are run, what is isolated in them, and the seed of the controls."""
+    """Settings of the controls: prompts, isolation and seed."""
 
     seed: Seed = Field(default=0, description="Of the untrained copy's weights and of the new order of the labels.")
     queries: int = Field(
@@ -51,6 +51,6 @@ KEYS = Keys(
 
 
 def isolation(settings: Settings, depth: int) -> isolating.Settings:
-    """What is isolated in a model of ``depth`` layers: Figure 4's number of layers alone."""
+    """Return the isolation settings for a model of ``depth`` layers, with only Figure 4's number of layers."""
     shared = settings.model_dump(include={"targets", "blocking", "random_scope", "draws"})
     return isolating.Settings(layers=[isolating.main_layers(depth)], **shared)

@@ -1,10 +1,10 @@
-"""Controls that the paper lacks: what a study shows on prompts, or with a model, from which nothing can be learnt.
+"""Controls that the paper does not have: prompts with shuffled labels, and an untrained copy of the model.
 
-**Shuffled labels**: the demonstrations' label words change places among themselves, so that text and label no longer belong
-together while every word of the prompt is still there. **An untrained copy**: the same architecture with weights as they are
-before training, so that whatever a study finds on it is no trace of learning.
+**Shuffled labels**: the label words of the demonstrations are permuted, so that texts and labels no longer match. All words of
+the prompt remain in it. **Untrained copy**: a model of the same architecture with its initial, untrained weights. A result on
+this copy cannot come from training.
 
-:func:`prepare` and :func:`each` are what a study with these controls needs.
+A study with these controls uses :func:`prepare` and :func:`each`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from icl_lens.studies.inputs import Given, Inputs, of_tables
 
 
 def shuffle_labels(prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The same prompts with their demonstrations' label words permuted.
+    """Return the prompts with the label words of their demonstrations permuted.
 
-    The new order is drawn uniformly from those that differ from the old one (with two classes and one demonstration each that
-    is the flipped one: a prompt left as it was would be no control). Prompts of one seed with the same demonstrations get the
-    same new order, so they still share their beginning.
+    The new order is drawn uniformly from all orders that differ from the original, because an unchanged prompt is not a
+    control. With two classes and one demonstration per class, the only such order is the flipped one. Prompts of the same seed
+    with the same demonstrations get the same new order, so they still share a prefix.
 
     Args:
-        prompts: A prompts table; it may have been made elsewhere.
-        seed: Of the permutations.
+        prompts: A prompts table, which may come from another program.
+        seed: Seed of the permutations.
 
     Returns:
-        A prompts table with the same prompt_id; text, demo_labels and every span follow, and ``-shuffled`` is added to set.
+        A prompts table with the same prompt_id. The columns text and demo_labels and all spans are updated, and set gets the
+        suffix ``-shuffled``.
 
     Raises:
-        InputError: The demonstrations of a prompt all have one label, so that no other order exists.
+        InputError: All demonstrations of a prompt have the same label, so no other order exists.
     """
     return pd.DataFrame([_shuffled(row, seed) for row in prompts.to_dict("records")], columns=prompts.columns)
 
@@ -63,21 +64,21 @@ def _shuffled(row: dict, seed: int) -> dict:
 
 
 def untrained(model: LanguageModel, seed: int, device: torch.device | None = None) -> LanguageModel:
-    """A copy of a model with weights drawn anew, as its own architecture draws them before training.
+    """Return a copy of a model with random weights, drawn by the initialization of its architecture.
 
     Args:
-        model: The model; it stays as it is.
-        seed: Of the weights. The global random numbers are not touched.
-        device: Where the copy is put; where the model is by default.
+        model: The model, which does not change.
+        seed: Seed of the weights. The global random state does not change.
+        device: Device of the copy; the model's device by default.
 
     Returns:
-        The same name with ``-untrained`` added, tokenizer, device and number format; its facts name the seed and the model that
-        it copies.
+        A model with the same tokenizer and number format, on the given device. Its name has the suffix ``-untrained``. Its
+        facts contain the seed and the original model.
     """
     config = copy.deepcopy(model.network.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = type(model.network)(config)  # drawn on the CPU, so that a device changes no weight
+        network = type(model.network)(config)  # drawn on the CPU, so that the weights do not depend on the device
     network = network.to(device=device or model.device, dtype=model.network.dtype).eval().requires_grad_(False)
     network.set_attn_implementation(model.network.config._attn_implementation)
     name = f"{model.name}-untrained"
@@ -88,10 +89,10 @@ def untrained(model: LanguageModel, seed: int, device: torch.device | None = Non
 
 
 def prepare(given: Given) -> Inputs:
-    """The first prompts of each seed, as they are (``prompts``) and with their labels shuffled (``shuffled``).
+    """Return the first prompts of each seed, unchanged (``prompts``) and with shuffled labels (``shuffled``).
 
     Raises:
-        InputError: A prompt's labels cannot be shuffled, or no prompt fits the model's context.
+        InputError: The labels of a prompt cannot be shuffled, or no prompt fits the model's context.
     """
     first = given.table.groupby("seed", sort=False).head(given.settings.queries)
     inputs = of_tables(given, {"prompts": first, "shuffled": shuffle_labels(first, given.settings.seed)})
@@ -99,7 +100,7 @@ def prepare(given: Given) -> Inputs:
 
 
 def _facts(given: Given) -> dict[str, Any]:
-    """What an artifact says of the controls besides its settings: how the untrained copy's weights were drawn."""
+    """Return the artifact's metadata of the controls that the settings do not contain: how the untrained weights were drawn."""
     network = given.model.network
     return {
         "untrained_copy": {
@@ -114,9 +115,9 @@ def _facts(given: Given) -> dict[str, Any]:
 def each(
     model: LanguageModel, prompts: Sequence[TokenizedPrompt], shuffled: Sequence[TokenizedPrompt], seed: int
 ) -> Iterator[tuple[Control, LanguageModel, Sequence[TokenizedPrompt]]]:
-    """Every control's name, model and prompts; the first is none: the model on the prompts as they are.
+    """Yield the name, model and prompts of each control. The first, ``none``, is the model on the unchanged prompts.
 
-    While the untrained copy runs, the model itself is put aside (on the CPU), so that one of them at a time needs the device.
+    While the untrained copy runs, the original model is on the CPU, so that the device holds only one of them at a time.
     """
     yield "none", model, prompts
     yield "shuffled", model, shuffled

@@ -1,4 +1,4 @@
-"""*Label Words are Anchors* as a group of figures and tables: those that are about no single study."""
+"""Group of *Label Words are Anchors*, with the figures and tables that do not belong to a single study."""
 
 from __future__ import annotations
 

@@ -1,20 +1,21 @@
-"""Which positions of a prompt an isolation cuts off from all earlier ones: its label words, or others in their place.
+"""Positions of a prompt that isolation blocks from attending to all earlier positions: label words or control positions.
 
-As many positions as there are demonstrations (D), whatever the target:
+Each target isolates D positions, one per demonstration:
 
-``label``       the anchors, the first token of each label word (*Label Words are Anchors*, section 2.2).
-``random``      the paper's control, D other positions. The released code draws them uniformly from 0 to q - 2 less the
-                anchors, so template and query tokens are eligible, and the last two positions are not. A beginning-of-sequence
-                token is not: the paper's models have none, and there is nothing before it to be cut off from.
-``newline``     the newline after each label word, which ends the demonstration and is the first to see its label.
-``template``    the template's last token before each label word (the colon), whose place the query's last token has.
+``label``       The anchors, that is, the first token of each label word (*Label Words are Anchors*, section 2.2).
+``random``      D other positions, the paper's control. The released code draws them uniformly from 0 to q - 2 without the
+                anchors. Tokens of the template and of the query are therefore eligible, and the last two positions are not. The
+                BOS token is not eligible: the paper's models have none, and it has no earlier positions to block.
+``newline``     The newline after each label word. It ends the demonstration and is the first token that attends to its label.
+``template``    The last template token before each label word (the colon). It corresponds to the query's last token.
 
-The random positions are drawn so that prompts that share their demonstrations can still share what a model computes for them. A
-prompt's D positions fall on both sides of its last anchor: how many fall behind it, h, is drawn by the hypergeometric law, for
-each prompt anew, and h of the positions behind uniformly. The other D - h are the first of the positions before it in a random
-order, which is drawn once for each seed, draw and beginning. So each prompt's set is uniform over all sets of D eligible
-positions, as if drawn alone, while prompts with one beginning need it computed for at most D + 1 sets. (Their sets are not
-independent of each other: several draws tell how much that matters.)
+The sampling of random positions lets prompts with the same demonstrations share computation. The D positions of a prompt fall
+on both sides of its last anchor. The number h of positions after the last anchor is drawn from the hypergeometric distribution,
+separately for each prompt, and these h positions are drawn uniformly. The other D - h positions are the first ones of a random
+order of the positions before the last anchor. This order is drawn once for each seed, draw and prefix. Each prompt's set is
+therefore uniform over all sets of D eligible positions, as with independent sampling, but prompts with the same prefix have at
+most D + 1 different sets within it. The sets of these prompts are not independent of each other; the variation over several
+draws shows how much this matters.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from icl_lens.errors import InputError
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors.isolating import Scope, Target
 
-# What the random numbers are for, so that no two streams are the same.
+# Distinct keys of the two random streams.
 _ORDER, _BEHIND = 0, 1
 
 
 def isolated(prompt: TokenizedPrompt, target: Target, read: Callable[[int], str]) -> np.ndarray:
-    """The positions that one of the fixed targets isolates, one a demonstration, shape (D,).
+    """Return the positions that one of the fixed targets isolates, one per demonstration, shape (D,).
 
     Args:
-        prompt: Has at least one demonstration.
+        prompt: A prompt with at least one demonstration.
         target: label, newline or template.
-        read: A token id's text.
+        read: Function that returns the text of a token id.
 
     Raises:
         InputError: A demonstration has no such token.
@@ -64,13 +65,16 @@ def isolated(prompt: TokenizedPrompt, target: Target, read: Callable[[int], str]
 
 
 def random_positions(prompt: TokenizedPrompt, scope: Scope, draw: int, bos: int | None = None) -> np.ndarray:
-    """The positions of one draw of the random control, ascending, shape (D,); the same for every layer, side and k.
+    """Return the positions of one draw of the random control, ascending, shape (D,).
+
+    They are the same for each layer, side and k.
 
     Args:
-        prompt: Has at least one demonstration.
-        scope: ``prompt``, all but the last two positions, as released; or ``demonstrations``, those before the last anchor.
-        draw: From 0; with the prompt's seed it decides the draw.
-        bos: Id of the beginning-of-sequence token.
+        prompt: A prompt with at least one demonstration.
+        scope: ``prompt``: all but the last two positions, as in the released code. ``demonstrations``: the positions before the
+            last anchor.
+        draw: Number of the draw, from 0. The random positions depend on it and on the prompt's seed.
+        bos: Id of the BOS token.
 
     Raises:
         InputError: There are fewer eligible positions than label words.

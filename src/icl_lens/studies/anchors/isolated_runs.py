@@ -1,11 +1,12 @@
-"""Runs in which some positions of a prompt are isolated, that is cut off from all earlier positions, in some layers.
+"""Runs in which some positions of a prompt are isolated in some layers, that is, blocked from all earlier positions.
 
-The equations of isolation are in :mod:`icl_lens.studies.anchors.isolation.compute`; several studies use them.
+The equations of isolation are in :mod:`icl_lens.studies.anchors.isolation.compute`. Several studies use this module.
 
-Blocking before the softmax is a mask on the fused kernel. Prompts that share their demonstrations compute them once for each
-condition (and, for random positions, once for each set of them that falls among the demonstrations). Before its last k layers a
-condition has the plain run's states, and in its first k those of the condition that isolates in more of the first: such a run
-begins there (:mod:`icl_lens.network.layer_states`).
+Blocking before the softmax applies a mask to the fused kernel. Prompts with the same demonstrations compute them once per
+condition (for random positions, once per distinct set of isolated positions within the demonstrations). A condition that
+isolates in the last k layers has the same hidden states as the plain run up to these layers. A condition that isolates in the
+first k layers has the same states, up to layer k, as a condition that isolates in more of the first layers. Such runs start
+from the stored states (:mod:`icl_lens.network.layer_states`).
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from icl_lens.statistics.overlap import jaccard
 from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
 from icl_lens.studies.anchors.isolating import WORDS, Condition, Scope, Settings, Target, conditions
 
-# At most so many bytes of what layers are given are kept of a group's tails, for runs that begin at these layers.
+# Maximum number of bytes of layer inputs that are stored for the prompts of a group, excluding the shared prefix.
 STATE_BYTES = 2**28
 
-# So many rows, at least, meet the vocabulary matrix together.
+# Minimum number of rows that are multiplied by the vocabulary matrix at once.
 TOGETHER = 32
 
 
@@ -52,21 +53,21 @@ def compare(
     progress: Callable[[int], object],
     settings: Settings,
 ) -> pd.DataFrame:
-    """Predictions for every prompt under every condition, against the prompt's plain run.
+    """Compare the predictions for each prompt under each condition with the plain run of the same prompt.
 
     Args:
         model: Any supported model.
-        prompts: They fit the model's context.
+        prompts: Prompts that fit the model's context.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told how many more prompts are done, all conditions counted.
+        progress: Called with the number of further prompts that are completed in all conditions.
         settings: See :class:`~icl_lens.studies.anchors.isolating.Settings`.
 
     Raises:
-        InputError: A prompt has no demonstration or lacks what is to be isolated, more layers are asked for than there are, or
-            the model's family is not supported.
+        InputError: A prompt has no demonstration or lacks the tokens to isolate, the settings request more layers than the
+            model has, or the model's family is not supported.
 
     Returns:
-        One row per prompt and condition, in that order: prompt_id, target, side, layers (k), draw (0 but for random),
+        One row per prompt and condition, in this order: prompt_id, target, side, layers (k), draw (always 0 except for random),
         prediction (class index), label_agrees, word_jaccard_5, word_jaccard_10.
     """
     planned = conditions(settings, model.layers)
@@ -82,7 +83,7 @@ def compare(
     plain = np.empty(len(prompts), dtype=np.int64)  # (N,)
     for group in _parts(model, prompts, planned):
         top: dict[int, np.ndarray] = {}
-        # A condition in the last k layers begins where the plain run's states end to be its own.
+        # A condition in the last k layers shares the plain run's states up to these layers, and starts there.
         unchanged = States({model.layers - c.layers for c in planned if c.side == "last"} if model.resumes else ())
         for batch, logits in runs(model, prompts, group, None, (), settings.blocking, batch_tokens, keep=unchanged):
             plain[batch.index] = _best(batch, logits)
@@ -90,7 +91,7 @@ def compare(
             report(len(batch.index))
         for target, draw in dict.fromkeys((c.target, c.draw) for c in planned):
             of_source = {(c.side, c.layers): i for i, c in enumerate(planned) if (c.target, c.draw) == (target, draw)}
-            # And those in the first k layers have, up to there, the states of the one in the most layers, which runs first.
+            # A condition in the first k layers shares the states up to layer k with the largest condition, which runs first.
             most = max((k for side, k in of_source if side == "first"), default=0)
             changed = States({k for side, k in of_source if side == "first" and k < most} if model.resumes else ())
             for side, k in sorted(of_source, key=lambda of: -of[1]):
@@ -122,17 +123,17 @@ def compare(
 def _positions(
     model: LanguageModel, prompts: Sequence[TokenizedPrompt], target: Target, draw: int, scope: Scope
 ) -> list[np.ndarray]:
-    """What is isolated in each prompt, shape (D,) each."""
+    """Return the isolated positions of each prompt, shape (D,) each."""
     if target == "random":
         return [random_positions(p, scope, draw, model.tokenizer.bos_token_id) for p in prompts]
     return [isolated(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
 
 
 class States:
-    """What some layers are given in a run of a group's prompts, for runs that begin at one of them.
+    """Inputs of some layers in a run of a group's prompts, for later runs that start at one of these layers.
 
     Attributes:
-        layers: Which layers, without the first.
+        layers: The layers, without the first.
     """
 
     def __init__(self, layers: Collection[int]) -> None:
@@ -142,7 +143,7 @@ class States:
         self._wrapped = False
 
     def keep(self, beginning: Mapping[int, State], batch: Batch, tails: Mapping[int, State]) -> None:
-        """Keep what a batch's prompts and the beginning that they share have."""
+        """Store the states of a batch's prompts and of their shared prefix."""
         for layer, state in tails.items():
             self._wrapped = state.wrapped
             for row, place in enumerate(batch.index):
@@ -150,12 +151,12 @@ class States:
                 self._tail[layer, place] = state.values[row, : int(batch.last[row]) - batch.start + 1]
 
     def of_beginning(self, layer: int, place: int, length: int) -> State:
-        """Of the first ``length`` tokens that a prompt shares, values of shape (1, length, D)."""
+        """Return the states of the first ``length`` tokens of a prompt's shared prefix, values of shape (1, length, D)."""
         state = self._beginning[layer, place]
         return replace(state, values=state.values[:, :length])
 
     def of_batch(self, layer: int, batch: Batch) -> State:
-        """Of what is read in a batch, values of shape (B, Q, D), padded with zeros."""
+        """Return the states of the tokens in a batch, values of shape (B, Q, D), padded with zeros."""
         rows = []
         for place in batch.index:
             beginning, tail = self._beginning[layer, place], self._tail[layer, place]
@@ -166,7 +167,7 @@ class States:
 
 
 def _parts(model: LanguageModel, prompts: Sequence[TokenizedPrompt], planned: Sequence[Condition]) -> Iterator[prefixes.Group]:
-    """Groups that share their beginning, cut so that what :class:`States` keeps of their tails stays within a bound."""
+    """Yield groups of prompts with a shared prefix, split so that :class:`States` stores at most :data:`STATE_BYTES`."""
     kept = 2 * len({c.layers for c in planned}) if model.resumes else 0
     width = model.network.get_input_embeddings().weight
     for group in sharing(model, prompts):
@@ -187,22 +188,22 @@ def runs(
     begun: tuple[States, int] | None = None,
     keep: States | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Run a group's prompts with some positions of each isolated in some layers, a beginning that several share read once.
+    """Run a group's prompts with some positions of each prompt isolated in some layers. A shared prefix is computed once.
 
     Args:
         model: Any supported model.
-        prompts: All of them.
-        group: Which of them run, and what they share.
-        positions: What is isolated in each of the prompts; None for the plain run.
-        layers: In which layers.
+        prompts: All prompts.
+        group: Indices of the prompts to run, and their shared prefix.
+        positions: Isolated positions of each prompt; None for the plain run.
+        layers: Layers in which the positions are isolated.
         blocking: See :class:`~icl_lens.studies.anchors.isolating.Settings`.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        begun: The states of a run that was the same up to a layer, and that layer, at which this run begins.
-        keep: Where to keep this run's states.
+        begun: States of a run that is identical up to a layer, and this layer, at which the run starts.
+        keep: Where to store the states of this run.
 
     Yields:
-        A batch and its next-token logits at each prompt's last position, shape (B, V). Several small batches meet the
-        vocabulary matrix together, so that it is read once for them; their prefixes are let go.
+        A batch and its next-token logits at each prompt's last position, shape (B, V). Several small batches are multiplied by
+        the vocabulary matrix together, so that it is read once for all of them; these batches have no prefix.
     """
     if not model.ends_in_vocabulary:
         yield from _runs(model, prompts, group, positions, layers, blocking, batch_tokens, begun, keep)
@@ -217,7 +218,7 @@ def runs(
 
 
 def _with_logits(model: LanguageModel, waiting: Sequence[tuple[Batch, Tensor]]) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches with the logits of their states."""
+    """Yield each batch with the logits computed from its hidden states."""
     if waiting:
         states = torch.cat([states for _, states in waiting])  # (N, d)
         matrix = model.network.get_output_embeddings()
@@ -237,19 +238,19 @@ def _runs(
     keep: States | None,
     late: bool = False,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """:func:`runs` one batch at a time; ``late`` yields the states that the vocabulary matrix would meet, shape (B, d)."""
+    """Run one batch at a time, see :func:`runs`. With ``late``, yield the inputs of the vocabulary matrix, shape (B, d)."""
     shared = group.ids
     if positions is not None and len(shared) and _differ_behind_anchors(prompts, group, positions):
-        # What is isolated behind the last anchor is each prompt's own affair: there the common beginning ends.
+        # Isolated positions after the last anchor differ between the prompts, so the shared prefix ends at the last anchor.
         shared = shared[: prompts[group.index[0]].anchors[-1] + 1]
-    # Prompts whose isolated positions in the beginning are the same share its keys and values.
+    # Prompts with the same isolated positions within the prefix share its keys and values.
     alike: dict[tuple[int, ...], list[int]] = {}
     for place in group.index:
         early = () if positions is None else tuple(p for p in positions[place].tolist() if p < len(shared))
         alike.setdefault(early, []).append(place)
     network, wanted = model.network, keep.layers if keep else ()
     states, start = begun or (None, 0)
-    layers = [layer for layer in layers if layer >= start]  # the states say what happened before
+    layers = [layer for layer in layers if layer >= start]  # the stored states cover the earlier layers
     for early, members in alike.items():
         with ExitStack() as stack:
             stack.enter_context(isolate(network, [early], layers, blocking, 0, len(shared), len(shared)))
@@ -273,17 +274,17 @@ def _runs(
 
 
 def _best(batch: Batch, logits: Tensor) -> np.ndarray:
-    """Predicted classes, shape (B,)."""
+    """Return the predicted classes, shape (B,)."""
     return logits.gather(1, batch.label_ids).argmax(-1).cpu().numpy()
 
 
 def _top(logits: Tensor) -> np.ndarray:
-    """The likeliest tokens, likeliest first, shape (B, 10)."""
+    """Return the most likely tokens in descending order of probability, shape (B, 10)."""
     return logits.topk(min(max(WORDS), logits.shape[-1]), dim=-1).indices.cpu().numpy()
 
 
 def _differ_behind_anchors(prompts: Sequence[TokenizedPrompt], group: prefixes.Group, positions: Sequence[np.ndarray]) -> bool:
-    """Whether a group's prompts do not isolate the same positions between their last anchor and the end of what they share."""
+    """Return whether the isolated positions between the last anchor and the end of the shared prefix differ in a group."""
     start = prompts[group.index[0]].anchors[-1]
     inside = {tuple(p for p in positions[i].tolist() if start < p < len(group.ids)) for i in group.index}
     return len(inside) > 1
@@ -298,12 +299,12 @@ def isolate(
     queries: int,
     keys: int,
 ) -> AbstractContextManager:
-    """The context in which positions are cut off from all earlier ones.
+    """Return a context manager that blocks some positions from attending to all earlier positions.
 
     Args:
         network: The model.
-        positions: What is isolated in each row; those that no query stands at are left aside. B rows.
-        layers: In which layers.
+        positions: Isolated positions of each of the B rows. Positions without a query are ignored.
+        layers: Layers in which the positions are isolated.
         blocking: See :class:`~icl_lens.studies.anchors.isolating.Settings`.
         start: Position of the first query.
         queries: Number of queries, Q.

@@ -1,6 +1,7 @@
-"""What is isolated, in which layers, and how often: the settings of :mod:`icl_lens.studies.anchors.isolation`.
+"""Settings of isolation: which positions are isolated, in which layers, and how often.
 
-*Label Words are Anchors*, section 2.2 and appendix D. Other studies isolate by the same settings. The module needs no torch.
+*Label Words are Anchors*, section 2.2 and appendix D. The settings belong to :mod:`icl_lens.studies.anchors.isolation`; other
+studies also use them. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ Scope = Literal["prompt", "demonstrations"]
 
 SIDES = ("first", "last")
 
-# Word loyalty compares the sets of so many likeliest tokens: the paper's, and the released notebook's.
+# Numbers of most likely tokens that word loyalty compares, in the paper and in the released notebook.
 WORDS = (5, 10)
 
-# From this depth on the paper's numbers of layers are used as they are.
+# Minimum depth at which the paper's numbers of layers are used unchanged.
 _DEEP = 14
 
 
 class Settings(Section):
-    """What is isolated, where and how."""
+    """Settings of isolation: positions, layers and method."""
 
     targets: list[Target] = Field(
         default=["label", "random"],
@@ -54,7 +55,7 @@ class Settings(Section):
 
 
 class Condition(NamedTuple):
-    """One way to change a run."""
+    """One isolation condition."""
 
     target: Target
     draw: int
@@ -63,21 +64,21 @@ class Condition(NamedTuple):
 
 
 def main_layers(depth: int) -> int:
-    """Figure 4's k for a model of ``depth`` layers: 5, or a fifth of the depth rounded up below 14 layers."""
+    """Return Figure 4's k for a model of ``depth`` layers: 5, or a fifth of the depth, rounded up, below 14 layers."""
     return 5 if depth >= _DEEP else -(-depth // 5)
 
 
 def layer_counts(depth: int) -> list[int]:
-    """All k, ascending: Figure 8's and Figure 4's."""
+    """Return all values of k for Figures 4 and 8, ascending."""
     swept = {1, 3, 5, 7} if depth >= _DEEP else set(range(1, depth // 2 + 1))
     return sorted(swept | {main_layers(depth)})
 
 
 def conditions(settings: Settings, depth: int) -> list[Condition]:
-    """Every condition, in the order of the rows.
+    """Return all conditions, in the order of the rows.
 
     Raises:
-        InputError: More layers are asked for than the model has.
+        InputError: The settings request more layers than the model has.
     """
     counts = layer_counts(depth) if settings.layers is None else sorted(set(settings.layers))
     if counts[-1] > depth:

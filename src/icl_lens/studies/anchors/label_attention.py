@@ -1,8 +1,8 @@
-"""How much the last position attends to each class's label words.
+"""Attention of the last position to the label words of each class.
 
-The equation is in :mod:`icl_lens.studies.anchors.deep_attention.compute`; several studies use it.
+The equation is in :mod:`icl_lens.studies.anchors.deep_attention.compute`. Several studies use this module.
 
-Only the last row of each layer's attention is computed explicitly; the rest runs on the fused kernel.
+Only the last row of each layer's attention is computed explicitly. All other rows use the fused kernel.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def class_attention(
     batch_tokens: int,
     progress: Callable[[int], object],
 ) -> pd.DataFrame:
-    """The score of every prompt, layer and class.
+    """Compute the attention score of each prompt, layer and class.
 
     Args:
         model: Any supported model.
-        prompts: They fit the model's context.
+        prompts: Prompts that fit the model's context.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
+        progress: Called after each batch with its number of prompts.
 
     Raises:
         InputError: A prompt has no demonstration, or the model's family is not supported.
 
     Returns:
-        One row per prompt, layer and class, in that order: prompt_id, layer (from 0), class (index), attention (a sum over
-        heads and demonstrations, so at most the number of heads; 0 for a class without a demonstration).
+        One row per prompt, layer and class, in this order: prompt_id, layer (from 0), class (index), attention (a sum over
+        heads and demonstrations, and therefore at most the number of heads; 0 for a class without a demonstration).
     """
     bare = next((p for p in prompts if not len(p.anchors)), None)
     if bare:
@@ -53,7 +53,7 @@ def class_attention(
     scores: list[np.ndarray] = [np.zeros((layers, len(p.label_ids))) for p in prompts]  # (L, C) each
     for batch in shared_batches(model, prompts, batch_tokens):
         with record_rows(model.network, batch.last) as rows:
-            class_logits(model, batch)  # of the answers nothing is needed, so of the vocabulary little
+            class_logits(model, batch)  # only the attention is needed, so a small part of the vocabulary is enough
         weights = torch.stack([at_least_float32(rows[layer]).sum(1) for layer in range(layers)]).cpu().numpy()  # (L, B, K)
         for row, place in enumerate(batch.index):
             prompt = prompts[place]

@@ -1,1 +1,1 @@
-"""The study of *When Parts Are Greater Than Sums* (Chang, Thomason and Jia, EMNLP 2024)."""
+"""Study of *When Parts Are Greater Than Sums* (Chang, Thomason and Jia, EMNLP 2024)."""

@@ -1,20 +1,24 @@
-"""Re-weighted components, and the calibration that they are compared with: gradient descent on a few labelled texts.
+"""Training of component weights, and of the calibration baseline, by gradient descent on a few labelled texts.
 
-*When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), section 5, by the rules of the released code. With g_j the logits
-of part j over the label words,
+The method is that of *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), section 5, with the rules of the released
+code. With g_j the logits of part j over the label words, the model and the loss are
 
     z = sum_j clip(w_j, 0, 1) g_j,        loss = CE(z, y) + l1 sum_j |w_j|
 
-(the absolute values are of the weights before they are clipped), w_j = 1 at first, plain gradient descent on all texts at once.
-Training ends where, after the step of an epoch that is a multiple of ``check`` (the first included), every text is answered
-right, or when CE has failed ``patience`` times in all, never counted anew, to be below the lowest so far. The last weights are
-taken. There is no text to validate on.
+The L1 term uses the weights before clipping. Training starts at w_j = 1 and uses plain full-batch gradient descent.
 
-**Calib+** trains a factor per class on the probabilities p = softmax(logits), and the released code hands p w to the
-cross-entropy *as logits*, which applies a softmax to probabilities; that is kept (``calib+``). Beside it stands what is meant,
-log p + b with a term b per class (``calib_log``).
+Training stops if one of two conditions is met:
 
-Many runs are trained side by side; each is what it is alone.
+* every text is classified correctly after the step of an epoch that is a multiple of ``check`` (epoch 0 included);
+* CE has failed ``patience`` times in total to fall below its lowest value so far. The count is never reset.
+
+The last weights are used. There are no validation texts.
+
+**Calib+** trains one factor per class on the probabilities p = softmax(logits). The released code passes p w to the
+cross-entropy *as logits*, so a softmax is applied to probabilities; ``calib+`` keeps this behaviour. ``calib_log`` implements
+what is meant: log p + b, with one term b per class.
+
+Many runs are trained in parallel. The runs are independent: each gives the same result as if it were trained on its own.
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ from icl_lens.studies.component_reweighting.settings import Settings
 
 @dataclass(frozen=True)
 class Trained:
-    """What R runs learnt.
+    """Result of training R runs.
 
     Attributes:
-        weights: Of parts or of classes, as they are used (a part's are clipped), shape (R, M).
-        epochs: Steps each run took, shape (R,).
-        loss: CE before the last step, nats, shape (R,).
+        weights: Weights of parts or of classes as they are applied (weights of parts are clipped), shape (R, M).
+        epochs: Number of steps of each run, shape (R,).
+        loss: CE before the last step in nats, shape (R,).
     """
 
     weights: Tensor
@@ -55,13 +59,13 @@ def reweight(
     """Train the weights of M parts.
 
     Args:
-        parts: g, float32, shape (R, n, M, C).
+        parts: Logits g, float32, shape (R, n, M, C).
         gold: Class indices, shape (R, n).
-        counted: Which of the n texts a run has, shape (R, n), booleans.
+        counted: Mask of the n texts that each run trains on, booleans, shape (R, n).
         settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
-        l1: Of each run, shape (R,); by default the settings'.
-        stops: Whether each run may end early, shape (R,); by default all.
-        rest: Logits that are added with weight 1, shape (R, n, C).
+        l1: L1 coefficient of each run, shape (R,). Defaults to the coefficient in the settings.
+        stops: Whether each run may stop early, shape (R,). By default all runs may.
+        rest: Logits to add with weight 1, shape (R, n, C).
     """
     runs, texts, count, classes = parts.shape
     flat = parts.permute(0, 1, 3, 2).reshape(runs, texts * classes, count).contiguous()  # (R, n C, M)
@@ -81,14 +85,14 @@ def reweight(
 
 
 def calibrate(logits: Tensor, gold: Tensor, counted: Tensor, settings: Settings, proper: bool = False) -> Trained:
-    """Train a factor per class (Calib+ as released), or with ``proper`` a term per class on log-probabilities.
+    """Train one factor per class (Calib+ as released) or, with ``proper``, one term per class on log-probabilities.
 
     Args:
-        logits: Of the whole model over the label words, float32, shape (R, n, C).
+        logits: Logits of the full model over the label words, float32, shape (R, n, C).
         gold: Class indices, shape (R, n).
-        counted: Which of the n texts a run has, shape (R, n), booleans.
+        counted: Mask of the n texts that each run trains on, booleans, shape (R, n).
         settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
-        proper: Whether terms on log-probabilities are trained.
+        proper: Whether to train terms on log-probabilities.
     """
     given = logits.log_softmax(-1) if proper else logits.softmax(-1)  # (R, n, C)
 
@@ -104,7 +108,7 @@ def calibrate(logits: Tensor, gold: Tensor, counted: Tensor, settings: Settings,
 
 
 def calibrated(logits: Tensor, weights: Tensor, proper: bool = False) -> Tensor:
-    """Scores of every class after calibration, shape (N, C); weights of shape (C,)."""
+    """Compute the scores of each class after calibration, shape (N, C), from weights of shape (C,)."""
     return logits.log_softmax(-1) + weights if proper else logits.softmax(-1) * weights
 
 
@@ -118,17 +122,18 @@ def _descend(
     epochs: int,
     stops: Tensor | None = None,
 ) -> Trained:
-    """Gradient descent on the mean cross-entropy of each run's own texts, with the released rules to stop.
+    """Run gradient descent on the mean cross-entropy of each run's texts, with the released stopping rules.
 
     Args:
-        start: First weights, shape (R, M).
-        forward: (weights (A, M), which runs (A,)) -> logits (A, n, C).
-        backward: (weights, which runs, gradient of the cross-entropy with respect to the logits) -> gradient (A, M).
-        gold: Shape (R, n).
-        counted: Shape (R, n).
-        settings: Learning rate and rules.
-        epochs: Steps at most.
-        stops: Whether the rules hold for each run, shape (R,).
+        start: Initial weights, shape (R, M).
+        forward: Function (weights (A, M), indices of the runs (A,)) -> logits (A, n, C).
+        backward: Function (weights, indices of the runs, gradient of the cross-entropy with respect to the logits) -> gradient
+            (A, M).
+        gold: Class indices, shape (R, n).
+        counted: Mask of the texts of each run, shape (R, n).
+        settings: Learning rate and stopping rules.
+        epochs: Maximum number of steps.
+        stops: Whether the stopping rules apply to each run, shape (R,).
     """
     runs = len(start)
     weights, taken, losses = start.clone(), torch.zeros(runs, dtype=torch.int64), torch.zeros(runs)

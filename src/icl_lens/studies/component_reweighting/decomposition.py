@@ -1,26 +1,27 @@
-"""What each head and each MLP says: the label logits of the last position as a sum of parts.
+"""Decomposition of the label logits at the last position into a sum over attention heads, MLPs and other parts.
 
-*When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024), section 2. The residual stream at the last position is
-what the embedding and every head h and MLP of every layer l have written,
+The method is that of *When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024), section 2. The residual stream at
+the last position is the sum of the embedding and of the outputs of each head h and each MLP of each layer l,
 
     x_L = x_0 + sum_{l,h} W_O^{(l,h)} z_{l,h} + sum_l b_O^{(l)} + sum_l mlp_l
 
-with z_{l,h} the attention-weighted values of query head h. The final norm is held at the scale that it has on the whole x_L;
-then it is affine, and so is the unembedding U, so each part has logits of its own over the label words,
+with z_{l,h} the attention-weighted values of query head h. The scale of the final norm is frozen at its value for the full x_L.
+The norm is then affine, and so is the unembedding U, so each part has its own logits over the label words,
 
     g_j = U_labels (gain * centred(x_j)) / scale(x_L),    logits_labels = sum_j g_j
 
-(centred: less its mean where the norm is a LayerNorm, as it is where it is an RMSNorm). The parts are the embedding, the heads,
-the MLPs (their biases belong to them), and one constant: output biases of attention, shifts of norms and the bias of the
-unembedding. Where a family has a norm between attention or MLP and the residual stream (Gemma, OLMo 2), heads are pushed
-through it at its own frozen scale, and an MLP's part is what leaves it. Logits are compared before they are soft-capped.
+For a LayerNorm, ``centred`` subtracts the mean; for an RMSNorm it is the identity. The parts are the embedding, the heads, the
+MLPs (with their biases) and one constant. The constant collects the output biases of attention, the shifts of norms and the
+bias of the unembedding. Some families (Gemma, OLMo 2) have a norm between attention or MLP and the residual stream. In these
+families, heads pass through that norm at its own frozen scale, and the part of an MLP is the output of its norm. Logits are
+compared before soft-capping.
 
-Nothing is known of families here: a short input is run through the model, it is watched which module writes what, and a model
-whose parts do not sum to its logits is refused. Only the last position is read; a part costs one product of as many numbers as
-it has with a direction per label word, made once.
+The code contains no list of model families. It runs a short input through the model, records which module writes which part,
+and rejects a model if its parts do not sum to its logits. Only the last position is read. Each part costs one dot product per
+label word with a direction that is computed once.
 
-From the same passes come two readings of attention: what each head pays to label words, and whether what it pays to
-demonstrations reconstructs the model's answer as kernel regression would (Han et al., TMLR 2025, section 5.2).
+The same forward passes give two measures of attention: how much attention each head pays to label words, and whether its
+attention to demonstrations reconstructs the model's answer as kernel regression would (Han et al., TMLR 2025, section 5.2).
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.statistics.weighted_votes import agreement, votes
 
 EMBEDDING, HEAD, MLP, CONSTANT = KINDS = ("embedding", "head", "mlp", "constant")
-"""What a part can be; :func:`parts` says in which order they come."""
+"""Kinds of parts; :func:`parts` defines their order."""
 
 
 def parts(layers: int, heads: int) -> pd.DataFrame:
-    """The parts of a model in the order of every array here: embedding; layer by layer its heads, then its MLP; constant.
+    """List the parts of a model in the order of every array in this module.
+
+    The order is: embedding; the heads and then the MLP of each layer in turn; constant.
 
     Returns:
-        One row a part, 2 + L (H + 1) of them: kind, layer and head, both from 0, -1 where there is none.
+        One row per part, 2 + L (H + 1) in total: kind, layer and head. Layers and heads count from 0; -1 means none.
     """
     rows = [(EMBEDDING, -1, -1)]
     for layer in range(layers):
@@ -65,19 +68,19 @@ def parts(layers: int, heads: int) -> pd.DataFrame:
 
 
 def heads_and_mlps(parts: pd.DataFrame) -> np.ndarray:
-    """The places of heads and MLPs among the parts, shape (M,): only these are re-weighted."""
+    """Return the indices of heads and MLPs among the parts, shape (M,). Only these parts are re-weighted."""
     return np.flatnonzero(parts["kind"].isin([HEAD, MLP]))
 
 
 @dataclass(frozen=True)
 class _Norm:
-    """A norm that is affine once its scale is known: y = scale gain * (x, less its mean where it centres) + shift.
+    """Norm that is affine once its scale is known: y = scale gain * (x, minus its mean if the norm centres) + shift.
 
     Attributes:
         module: The norm.
-        gain: Up to a factor that the scale takes up, shape (d,).
-        shift: Shape (d,).
-        centres: Whether it takes the mean away.
+        gain: Gain up to a factor that the scale absorbs, shape (d,).
+        shift: Shift, shape (d,).
+        centres: Whether the norm subtracts the mean.
     """
 
     module: nn.Module
@@ -87,7 +90,7 @@ class _Norm:
 
     @classmethod
     def of(cls, module: nn.Module, width: int, like: Tensor) -> _Norm:
-        """What a module does to three known vectors tells all of a norm but its scale."""
+        """Determine everything about a norm except its scale from its outputs for three known vectors."""
         signs = torch.ones(width, dtype=like.dtype, device=like.device)  # (d,)
         signs[1::2] = -1
         zero, ones, turns = (at_least_float32(module(x[None, None])[0, 0]) for x in (0 * signs, signs.abs(), signs))  # (d,)
@@ -96,12 +99,12 @@ class _Norm:
         return cls(module, gain, zero, centres)
 
     def back(self, directions: Tensor) -> Tensor:
-        """Directions to multiply the norm's input with, scale left out, for those of its output, shape (..., d)."""
+        """Map directions in the norm's output space to its input space, without the scale, shape (..., d)."""
         pulled = directions * self.gain
         return pulled - pulled.mean(-1, keepdim=True) if self.centres else pulled
 
     def scale(self, before: Tensor, after: Tensor) -> Tensor:
-        """The scale it had, from rows of its input and output, shape (B, d) each; shape (B,)."""
+        """Compute the scale, shape (B,), from rows of the input and of the output, shape (B, d) each."""
         x = before - before.mean(-1, keepdim=True) if self.centres else before
         unscaled = x * self.gain  # (B, d)
         return ((after - self.shift) * unscaled).sum(-1) / (unscaled * unscaled).sum(-1)
@@ -109,12 +112,12 @@ class _Norm:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Where a layer writes.
+    """Modules through which a layer writes to the residual stream.
 
     Attributes:
-        projection: The output projection of its attention, a Linear or a Conv1D.
-        norm: The norm behind it, before the residual stream, if there is one.
-        mlp: The module whose output is the rest of what the layer writes.
+        projection: Output projection of the attention, a Linear or a Conv1D.
+        norm: Norm between the projection and the residual stream, if there is one.
+        mlp: Module that writes the rest of the output of the layer.
     """
 
     projection: nn.Module
@@ -124,15 +127,15 @@ class _Layer:
 
 @dataclass
 class Read:
-    """What was read at one position per prompt of the forward pass, each of B rows.
+    """Activations at one position of each of the B prompts of a forward pass.
 
     Attributes:
         embedding: x_0, shape (B, d).
-        values: z of each layer, all heads side by side, shape (B, H d_v).
-        normed: Input and output of each layer's norm behind attention, shape (B, d) each, where there is one.
-        mlps: What each layer's MLP writes, shape (B, d).
+        values: z of each layer, with all heads concatenated, shape (B, H d_v).
+        normed: Input and output of the norm after the attention of each layer that has one, shape (B, d) each.
+        mlps: Output of each layer's MLP, shape (B, d).
         residual: x_L, shape (B, d).
-        final: What the final norm makes of it, shape (B, d).
+        final: Output of the final norm, shape (B, d).
     """
 
     embedding: Tensor | None = None
@@ -145,16 +148,16 @@ class Read:
 
 @dataclass(frozen=True)
 class _Directions:
-    """What a part's numbers are multiplied with, for one set of C label words; scales are left out.
+    """Vectors that activations are multiplied with to give logits of C label words, without scales.
 
     Attributes:
-        rows: Of the unembedding, shape (C, d).
-        bias: Of the unembedding, shape (C,).
-        residual: For what is written into the residual stream, shape (C, d).
-        heads: For each layer's z, shape (C, H, d_v).
-        biases: Each layer's attention output bias along its direction, shape (C,).
-        shifts: The shift of each layer's norm behind attention along the residual's, shape (C,).
-        constant: Shift of the final norm and bias of the unembedding, shape (C,).
+        rows: Rows of the unembedding, shape (C, d).
+        bias: Bias of the unembedding, shape (C,).
+        residual: Directions for what is written to the residual stream, shape (C, d).
+        heads: Directions for z of each layer, shape (C, H, d_v).
+        biases: Projection of each layer's attention output bias, shape (C,).
+        shifts: Projection of the shift of each layer's norm after attention, shape (C,).
+        constant: Contribution of the final norm's shift and of the unembedding's bias, shape (C,).
     """
 
     rows: Tensor
@@ -167,7 +170,7 @@ class _Directions:
 
 
 class Decomposer:
-    """Splits a model's label logits at the last position.
+    """Decompose a model's label logits at the last position.
 
         decomposer = Decomposer(network)
         with decomposer.reading(places) as read:
@@ -175,17 +178,17 @@ class Decomposer:
         parts, logits = decomposer.split(read, batch.label_ids)
 
     Args:
-        network: Any decoder-only model, parameters frozen.
+        network: Any decoder-only model with frozen parameters.
 
     Raises:
-        InputError: Its family cannot be decomposed, and why.
+        InputError: The model family cannot be decomposed; the message gives the reason.
     """
 
     @exact_products()
     @torch.no_grad()
     def __init__(self, network: PreTrainedModel) -> None:
         self.network = network
-        self._attentions = attention_modules(network)  # it refuses what has none
+        self._attentions = attention_modules(network)  # raises if there are none
         shape = network.config.get_text_config()
         self.count, self.heads = shape.num_hidden_layers, shape.num_attention_heads
         self._unembedding = network.get_output_embeddings()
@@ -194,15 +197,15 @@ class Decomposer:
         self._check()
 
     def parts(self) -> pd.DataFrame:
-        """See :func:`parts`."""
+        """List the parts; see :func:`parts`."""
         return parts(self.count, self.heads)
 
     @contextmanager
     def reading(self, places: Tensor) -> Iterator[Read]:
-        """Read one position per prompt of the forward passes inside; the last one's is kept.
+        """Record one position per prompt during the forward passes in the context; the last pass is kept.
 
         Args:
-            places: Among the queries of the pass, shape (B,).
+            places: Indices among the query positions of the pass, shape (B,).
         """
         read = Read()
         rows = torch.arange(len(places), device=places.device)  # (B,)
@@ -252,15 +255,15 @@ class Decomposer:
 
     @torch.no_grad()
     def split(self, read: Read, label_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of each part over the label words, and the model's own.
+        """Compute the logits of each part over the label words, and the model's own logits.
 
         Args:
-            read: What was read.
+            read: Recorded activations.
             label_ids: Token id of each class, shape (B, C).
 
         Returns:
-            g, shape (B, K, C), in the order of :func:`parts`, and the logits before any soft-capping, shape (B, C); at least
-            float32.
+            g, shape (B, K, C), in the order of :func:`parts`, and the logits before any soft-capping, shape (B, C). The dtype
+            is at least float32.
         """
         wanted = [tuple(ids) for ids in label_ids.tolist()]
         found = [torch.empty(0)] * len(wanted)
@@ -299,7 +302,7 @@ class Decomposer:
             heads, biases, shifts = [], [], []
             for layer in self._layers:
                 inner = layer.norm.back(residual) if layer.norm else residual  # (C, d)
-                weight = at_least_float32(layer.projection.weight)  # (d, H d_v), of a Conv1D the other way round
+                weight = at_least_float32(layer.projection.weight)  # (d, H d_v), transposed for a Conv1D
                 along = inner @ (weight.T if isinstance(layer.projection, Conv1D) else weight)  # (C, H d_v)
                 heads.append(along.view(len(ids), self.heads, -1))  # (C, H, d_v)
                 own = layer.projection.bias
@@ -310,10 +313,11 @@ class Decomposer:
         return self._found[ids]
 
     def _find(self) -> None:
-        """Find which modules write the parts, by watching one short input go through.
+        """Find the modules that write the parts, by recording one forward pass of a short input.
 
         Raises:
-            InputError: Attention and one more module do not make up what a layer writes, or there is no final norm.
+            InputError: Attention and one other module do not account for everything that a layer writes, or there is no final
+                norm.
         """
         network = self.network
         attentions = self._attentions
@@ -380,15 +384,15 @@ class Decomposer:
         if best is None or not best[0] <= _tolerance(self.network, 1e-4):
             raise self._refused("a layer adds more to the residual stream than its attention and its MLP")
         _, first, second = best
-        # A dropout behind attention does nothing here.
+        # A dropout after attention is the identity here, so it is not treated as a norm.
         plain = first is attention or _same(seen[first][1], written)
         return _Layer(projection, None if plain else _Norm.of(first, made.shape[-1], made), second)
 
     def _check(self) -> None:
-        """The parts of a short input sum to the logits that its unembedding gives.
+        """Check on a short input that the parts sum to the logits of the unembedding.
 
         Raises:
-            InputError: They do not.
+            InputError: The parts do not sum to the logits.
         """
         given = _probe(self.network)
         count, length = given["input_ids"].shape
@@ -413,16 +417,17 @@ class Decomposer:
 
 @dataclass(frozen=True)
 class Decomposed:
-    """N prompts taken apart.
+    """Decomposition of N prompts.
 
     Attributes:
         parts: g, shape (N, K, C), in the order of :func:`icl_lens.studies.component_reweighting.decomposition.parts`.
-        logits: The model's own over the label words, before any soft-capping, shape (N, C).
-        attention: What each head's last position pays to all label words together, shape (N, L, H); zeros where it was not
-            asked for.
-        reconstructed: Whether the class that each head's attention to demonstrations adds up to, argmax_c sum_i a_i 1[y_i = c]
-            with a_i the largest weight in demonstration i, is the model's answer: 1 or 0, or between them the chance of a fair
-            draw among classes with equal sums; shape (N, L, H), zeros where attention was not asked for.
+        logits: The model's own logits over the label words, before any soft-capping, shape (N, C).
+        attention: Total attention of each head from the last position to all label words, shape (N, L, H). Zeros if attention
+            was not requested.
+        reconstructed: Whether a head's attention to demonstrations reconstructs the model's answer, shape (N, L, H). The
+            reconstructed class is argmax_c sum_i a_i 1[y_i = c] with a_i the largest weight in demonstration i. The value is 1
+            or 0; if several classes have equal sums, it is the probability that a fair draw among them gives the answer. Zeros
+            if attention was not requested.
     """
 
     parts: Tensor
@@ -439,18 +444,18 @@ def decompose(
     batch_tokens: int,
     with_attention: bool = True,
 ) -> Decomposed:
-    """Take prompts apart in one forward pass each; beginnings that prompts share are read once.
+    """Decompose prompts with one forward pass each; shared prefixes are read once.
 
     Args:
-        model: Its network is the decomposer's.
-        decomposer: Takes it apart.
-        prompts: Of one number of classes.
+        model: Model with the network that the decomposer was built for.
+        decomposer: The decomposer.
+        prompts: Prompts with the same number of classes.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        with_attention: Whether attention is read, too, which asks for demonstrations and for a family whose attention can be
+        with_attention: Whether to read attention as well. This requires demonstrations and a family whose attention can be
             read.
 
     Raises:
-        InputError: They differ in the number of their classes, or attention is read and one has no demonstration.
+        InputError: The prompts differ in their number of classes, or attention is requested and a prompt has no demonstrations.
     """
     count, classes = len(prompts), len(prompts[0].label_ids)
     if any(len(p.label_ids) != classes for p in prompts):
@@ -460,7 +465,7 @@ def decompose(
     parts = torch.empty(count, len(decomposer.parts()), classes)
     logits = torch.empty(count, classes)
     attention, reconstructed = torch.zeros(2, count, decomposer.count, decomposer.heads)
-    nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # no position meets the vocabulary matrix
+    nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # empty: skip the product with the vocabulary matrix
     for batch in shared_batches(model, prompts, batch_tokens):
         rows = record_rows(model.network, batch.last) if with_attention else nullcontext({})
         with decomposer.reading(batch.last - batch.start) as read, rows as weights_of:
@@ -479,25 +484,32 @@ def decompose(
 
 
 def _reconstructed(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, classes: int) -> np.ndarray:
-    """Whether each head reconstructs the answer from its row, shape (L, H, T); shape (L, H). Position 0 counts for nothing."""
+    """Compute whether each head reconstructs the answer, shape (L, H), from its attention row, shape (L, H, T).
+
+    Position 0 is ignored.
+    """
     largest = pooled(weights, places(prompt, drop_first=True))["max"]  # (L, H, D)
     shares = votes(largest.reshape(1, -1, largest.shape[-1]).astype(float), np.asarray(prompt.demo_labels)[None], classes)
     return agreement(shares, np.array([answer])).reshape(largest.shape[:2])
 
 
 def _probe(network: PreTrainedModel) -> dict[str, Any]:
-    """The arguments of a forward pass over two short inputs."""
+    """Return the arguments of a forward pass over two short inputs."""
     ids = torch.arange(1, 17, device=network.device).view(2, 8)  # (2, T)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
 def _tolerance(network: PreTrainedModel, exact: float) -> float:
-    """Half precision rounds what is added; a missing part is of the size of what it is missing from."""
+    """Return the relative error that is accepted between a sum of parts and its target.
+
+    The tolerance is larger in half precision, which rounds each addition. A missing part would still be detected: it causes an
+    error of the size of the sum.
+    """
     return exact if network.dtype in (torch.float32, torch.float64) else 0.05
 
 
 def _given(args: tuple, kwargs: dict) -> Any:
-    """The hidden states that a module was given."""
+    """Return the hidden states that were passed to a module."""
     return args[0] if args else kwargs.get("hidden_states")
 
 

@@ -1,4 +1,4 @@
-"""The group of *When Parts Are Greater Than Sums*; its figures and tables are items of the study ``components``."""
+"""Group of *When Parts Are Greater Than Sums*; its figures and tables are items of the study ``components``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How components are asked, re-weighted and calibrated; the settings, free of torch.
+"""Settings of the study ``components``: templates, and how components are re-weighted and calibrated; free of torch.
 
-*When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024), section 5, and the released code.
-:mod:`icl_lens.studies.component_reweighting.components.compute` does it.
+The study follows *When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024), section 5, and the released code. It is
+implemented in :mod:`icl_lens.studies.component_reweighting.components.compute`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from icl_lens.prompts.sets import LABELLED
 from icl_lens.section import Section
 
 OWN, CONTRAST = "f1", "contrast"
-"""The task's own template, and the one that differs least from it."""
+"""Names of the task's own template and of the contrast template, which differs from it minimally."""
 
-# A method, and after a hyphen how many labels it takes.
+# Names of methods; a hyphen and the number of labels follow.
 PLAIN, FEW_SHOT, PROMPTS, CALIBRATED, CALIBRATED_LOG, SINGLE, REWEIGHTED = (
     "icl",
     "few_shot",
@@ -30,7 +30,7 @@ STRICT, WITH_REST, UNSTOPPED = "comprw_strict", "comprw_with_rest", "comprw_unst
 
 
 class Wording(Section):
-    """How one task is asked, besides its own template."""
+    """Templates of one task in addition to its own."""
 
     templates: list[str] = Field(
         min_length=1, description="Further templates, like that of the task: {text} once, and {label} at the end."
@@ -52,7 +52,7 @@ class Wording(Section):
 
 
 class Settings(Section):
-    """Templates, budgets of labels, and how weights are trained on them; the defaults are the released code's."""
+    """Templates, label budgets, and training of the weights. The defaults are those of the released code."""
 
     templates: dict[str, Wording] = Field(
         default_factory=dict,

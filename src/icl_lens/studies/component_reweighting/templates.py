@@ -1,7 +1,7 @@
-"""Several wordings of a task, and prompts written anew in another.
+"""Templates of a task, and functions that rewrite prompts with another template.
 
-The templates of *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024) are not released. As there, a task has three, and
-one that differs least from one of them (a newline, a blank); they are ours.
+The templates of *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024) are not released; these are ours. As in the
+paper, a task has three templates and one contrast template that differs minimally from one of them (a newline, a space).
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ WORDINGS: dict[str, Wording] = {
 
 
 def of_task(task: str, own: str, given: Mapping[str, Wording]) -> dict[str, str]:
-    """Name -> template: ``f1``, the task's own, ``f2`` and on, and ``contrast``.
+    """Map names to templates: ``f1`` is the task's own, ``f2`` and higher are further ones, ``contrast`` is the contrast.
 
     Args:
-        task: Its name.
-        own: Its own template.
-        given: Wordings that come before :data:`WORDINGS`; a task in neither gets two that say no more than input and output,
-            and a contrast with one more newline (or, without a newline, one blank less).
+        task: Name of the task.
+        own: The task's own template.
+        given: Wordings that take precedence over :data:`WORDINGS`. A task in neither gets two templates with neutral field
+            names such as input and output, and a contrast with one more newline. If its template has no newline, the contrast
+            has one after the text.
 
     Raises:
-        InputError: One of the templates is the task's own.
+        InputError: One of the templates equals the task's own.
     """
     wording = given.get(task) or WORDINGS.get(task)
     if wording is None:
@@ -61,10 +62,10 @@ def of_task(task: str, own: str, given: Mapping[str, Wording]) -> dict[str, str]
 
 
 def of_prompt(row: Mapping) -> str:
-    """The template that a row of a prompts table is written by, read off its first demonstration.
+    """Recover the template of a row of a prompts table from its first demonstration.
 
     Raises:
-        InputError: The row has none, or its label does not come after its text.
+        InputError: The row has no demonstration, or its label does not follow its text.
     """
     if not len(row["demo_labels"]):
         raise InputError(f"prompt {row['prompt_id']} has no demonstration; its template cannot be told")
@@ -75,19 +76,19 @@ def of_prompt(row: Mapping) -> str:
 
 
 def texts(row: Mapping) -> tuple[list[str], str]:
-    """The texts of a prompt's demonstrations, and of its query."""
+    """Return the texts of a prompt's demonstrations and the text of its query."""
     start, end = row["query_span"]
     return [row["text"][first:last] for first, last in row["text_spans"]], row["text"][start:end]
 
 
 def rewritten(row: Mapping, template: str, chosen: Sequence[int], **changed: object) -> dict:
-    """A prompt with only some of its demonstrations, written by a template.
+    """Rewrite a prompt with a subset of its demonstrations and another template.
 
     Args:
-        row: Of a prompts table.
-        template: With {text} and {label}.
-        chosen: Which demonstrations, in their order.
-        changed: ``query``, another query's text, with its ``gold``; or any other column.
+        row: Row of a prompts table.
+        template: Template with {text} and {label}.
+        chosen: Indices of the demonstrations to keep, in order.
+        changed: ``query``, the text of another query, with its ``gold``; or any other column.
 
     Returns:
         A row of a prompts table.
@@ -107,13 +108,13 @@ def rewritten(row: Mapping, template: str, chosen: Sequence[int], **changed: obj
 
 
 def first_of_each(labels: Sequence[int], count: int) -> list[int]:
-    """Places of the first ``count`` demonstrations of each class, in their order."""
+    """Return the indices of the first ``count`` demonstrations of each class, in order."""
     labels = list(labels)
     return [place for place, label in enumerate(labels) if labels[:place].count(label) < count]
 
 
 def in_turn(labels: Sequence[int], places: Sequence[int]) -> list[int]:
-    """Places in an order in which the classes take turns: the first of each, the second of each, and so on."""
+    """Order indices so that the classes alternate: the first of each class, then the second of each, and so on."""
     table = pd.DataFrame({"place": list(places), "label": [int(labels[place]) for place in places]})
     table["turn"] = table.groupby("label").cumcount()
     return table.sort_values(["turn", "label"], kind="stable")["place"].tolist()

@@ -1,1 +1,1 @@
-"""The studies of *In-context learning as kernel regression* (Han et al., TMLR 2025)."""
+"""Studies of the paper *In-context learning as kernel regression* (Han et al., TMLR 2025)."""

@@ -1,12 +1,13 @@
-"""Attention of the last position to each demonstration, prompt by prompt and head by head.
+"""Attention of the last position to each demonstration, for each prompt and head.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2: of a head, a_i is the *largest* weight in the
-last position's row over all tokens of demonstration i. Two controls beside it: the mean over the same tokens, and the sum over
-the label word's tokens alone.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2: for a head, a_i is the *largest* weight in the
+last position's row over all tokens of demonstration i. There are two controls: the mean over the same tokens, and the sum over
+only the tokens of the label word.
 
-**Spans** are those of :mod:`icl_lens.prompts.demonstration_places`. Position 0 counts in none (``drop_first``, our choice).
+**Spans** are defined in :mod:`icl_lens.prompts.demonstration_places`. With ``drop_first``, no span includes position 0 (our
+choice).
 
-One forward pass per prompt on the fused kernel; only the last row of each layer's attention is written out.
+Each prompt takes one forward pass with the fused kernel. Only the last row of each layer's attention is materialized.
 """
 
 from __future__ import annotations
@@ -38,25 +39,26 @@ def attention_rows(
     settings: Settings,
     watch: Callable[[int, np.ndarray, Places], object] | None = None,
 ) -> pd.DataFrame:
-    """Attention to every demonstration, and what the model answers.
+    """Compute the attention to each demonstration and the model's prediction.
 
     Args:
         model: Any supported model.
-        prompts: They fit the model's context.
+        prompts: Prompts that fit the model's context.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        progress: Told after each batch how many prompts it held.
+        progress: Called after each batch with the number of prompts in it.
         settings: See :class:`~icl_lens.studies.kernel_regression.settings.Settings`.
-        watch: Called for each prompt with its place among the prompts, its rows of shape (L, H, T), and where its
-            demonstrations are.
+        watch: Called for each prompt with its index among the prompts, its rows of shape (L, H, T), and the token positions of
+            its demonstrations.
 
     Raises:
         InputError: A prompt has no demonstration, or the model's family is not supported.
 
     Returns:
-        One row a prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class indices;
-        the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and ``label`` (D floats each,
-        see :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...`` for each of
-        :data:`icl_lens.studies.kernel_regression.settings.PARTS`: the shares of the row, which sum to 1.
+        One row per prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class
+        indices; the prediction is the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and
+        ``label`` (D floats each, see :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...``
+        for each of :data:`icl_lens.studies.kernel_regression.settings.PARTS`, with the part's share of the row. The shares of a
+        row sum to 1.
     """
     require_demonstrations(prompts)
     require_supported(model.network)
@@ -78,7 +80,7 @@ def attention_rows(
 
 
 def _parts(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
-    """How each row divides into parts, shape (L, H) each."""
+    """Compute the share of each row that goes to each part, shape (L, H) each."""
     part = np.full(weights.shape[-1], PARTS.index("rest"))  # (T,)
     for start, label, stop in zip(where.starts, where.labels, where.stops, strict=True):
         part[start:label] = PARTS.index("texts")
@@ -90,7 +92,7 @@ def _parts(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
 
 
 def _table(prompt: TokenizedPrompt, values: dict[str, Any]) -> pd.DataFrame:
-    """One prompt's rows."""
+    """Build the rows of one prompt."""
     layers, heads = values["max"].shape[:2]
     count = layers * heads
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""The group of *In-context learning as kernel regression* (Han et al., TMLR 2025)."""
+"""Group of the studies of *In-context learning as kernel regression* (Han et al., TMLR 2025)."""
 
 from __future__ import annotations
 

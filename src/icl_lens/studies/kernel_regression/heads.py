@@ -1,14 +1,17 @@
-"""Heads side by side: what each reconstructs, and whether the heads of two studies are the same.
+"""Comparison of heads: what each head reconstructs, and whether two studies select the same heads.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 3: how often each head's reconstruction is the
-model's answer, and the right one, on all prompts. *Label Words are Anchors* (Wang et al., EMNLP 2023), section 2.3: how well
-attention to each class's label words tells the answer (AUCROC), there summed over the heads of a layer, here of each head by
-itself. Both read the last position's row, so it can be asked whether a head that reconstructs the answer is one that the
-anchors study would name, and whether either is just a head that attends to label words at all. Spearman's correlations over
-heads say how far.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 3: how often each head's reconstruction equals the
+model's prediction, and how often it equals the gold label, on all prompts.
 
-Intervals are those of :mod:`icl_lens.statistics.resampling`: prompts are resampled, heads are not. A correlation's interval
-says what other prompts would have given with these heads, and every value of one resample is of the same prompts.
+*Label Words are Anchors* (Wang et al., EMNLP 2023), section 2.3: how well the attention to each class's label words predicts
+the model's answer (AUCROC). The paper sums over the heads of a layer; this module scores each head separately.
+
+Both measures use the last position's row, so they can be compared. Spearman correlations over heads show whether a head that
+reconstructs the prediction is also a head that the anchors study selects, and whether either is only a head that attends to
+label words.
+
+Intervals are those of :mod:`icl_lens.statistics.resampling`: prompts are resampled, heads are not. The interval of a
+correlation shows how it varies across prompts with the same heads. All values of one resample come from the same prompts.
 """
 
 from __future__ import annotations
@@ -35,22 +38,23 @@ MEASURES = {
 
 
 def by_head(rows: pd.DataFrame, settings: Settings, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Figure 3 for one model and task.
+    """Compute the values of Figure 3 for one model and task.
 
     Args:
-        rows: kernel_regression rows.
-        settings: The study's.
+        rows: Rows of the study kernel_regression.
+        settings: Settings of the study.
         plan: How to resample.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.kernel_regression.reconstruction.attention`.
+        InputError: The rows are invalid; see :func:`icl_lens.studies.kernel_regression.reconstruction.attention`.
 
     Returns:
-        One row a ``metric`` (``vs model``, ``vs truth``), layer and head (from 1): model, set, task, these, value, low, high,
-        commonest (the share of the commonest answer, the model's or the right one), prompts and seeds. Then, layer and head
-        being those of the head chosen on the same prompts, ``best head vs model`` and ``best head vs truth``, with null_95, the
-        95 % quantile of the largest agreement of any head under shuffled labels; and :data:`DEPTH`: of the heads that agree
-        best with the model, the mean of layer by number of layers, on each resample the best of that.
+        One row per ``metric`` (``vs model``, ``vs truth``), layer and head (from 1): model, set, task, these columns, value,
+        low, high, commonest (the share of the most frequent class, among the model's predictions or the gold labels), prompts
+        and seeds. The remaining rows have the layer and head of the head that is chosen on the same prompts. Their metrics are
+        ``best head vs model`` and ``best head vs truth``, with null_95, the 95 % quantile of the largest agreement of any head
+        under shuffled labels; and :data:`DEPTH`, the mean of layer / number of layers over the heads that agree best with the
+        model. Each resample determines its own best heads for :data:`DEPTH`.
     """
     found = attention(rows)
     shares = votes(found.weights["max"], found.labels, found.classes)  # (N, H, C)
@@ -73,7 +77,7 @@ def by_head(rows: pd.DataFrame, settings: Settings, plan: Bootstrap | None = Non
 
 
 def _depth(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
-    """Mean depth of the heads with the largest value, over the last axis."""
+    """Compute the mean depth of the heads with the largest value, over the last axis."""
     best = values == values.max(-1, keepdims=True)
     return (best * layers).sum(-1) / best.sum(-1)
 
@@ -93,7 +97,7 @@ def _row(found: Attention, metric: str, layer: int, head: int, estimate: Estimat
 
 
 def _mean(found: Attention, values: np.ndarray, plan: Bootstrap | None) -> Estimate:
-    """The mean over prompts of each head's values, shape (N, H)."""
+    """Estimate the mean over prompts of each head's values, shape (N, H)."""
     names = [str(number) for number in range(values.shape[1])]
     return resampling.mean(_units(found).join(pd.DataFrame(values, columns=names)), names, plan)
 
@@ -103,20 +107,21 @@ def _units(found: Attention) -> pd.DataFrame:
 
 
 def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both studies' measures of every head of one model, and how they go together.
+    """Compute both studies' measures for each head of one model, and the correlations between them.
 
     Args:
-        rows: kernel_regression rows of one model and set, of any tasks.
+        rows: Rows of the study kernel_regression for one model and set, and any number of tasks.
         plan: How to resample.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.kernel_regression.reconstruction.attention`.
+        InputError: The rows are invalid; see :func:`icl_lens.studies.kernel_regression.reconstruction.attention`.
 
     Returns:
-        One row a task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), layer, head (from 1) and ``metric``
-        (:data:`MEASURES`): model, set, these, value, low and high; empty where a measure does not exist (fewer than two classes
-        are answered). And one row a task and pair of measures: model, set, task, first, second, value (Spearman's), low, high,
-        heads (how many), prompts and seeds; empty where either measure is the same for all heads.
+        Two tables. The first has one row per task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), layer, head (from
+        1) and ``metric`` (:data:`MEASURES`): model, set, these columns, value, low and high. The values are empty if the
+        measure is undefined (the model predicts fewer than two classes). The second table has one row per task and pair of
+        measures: model, set, task, first, second, value (the Spearman correlation), low, high, heads (their number), prompts
+        and seeds. The values are empty if either measure is the same for all heads.
     """
     parts = {task: attention(part) for task, part in rows.groupby("task", sort=False)}
     shown, correlations = [], []
@@ -147,7 +152,7 @@ def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataF
 
 
 def _measures(founds: list[Attention], plan: Bootstrap | None) -> dict[str, Estimate]:
-    """By :data:`MEASURES`, an estimate of every head, shape (H,), the mean over tasks."""
+    """Estimate each of :data:`MEASURES` for each head, shape (H,), as the mean over tasks."""
     units, agreed, on_labels, scores = [], [], [], []
     for found in founds:
         shares = votes(found.weights["max"], found.labels, found.classes)
@@ -165,7 +170,7 @@ def _measures(founds: list[Attention], plan: Bootstrap | None) -> dict[str, Esti
 
 
 def _scores(found: Attention) -> pd.DataFrame:
-    """Attention to each class's label words as deep_attention rows, a head in a layer's place."""
+    """Return the attention to each class's label words as deep_attention rows, with heads in place of layers."""
     one_hot = (found.labels[..., None] == np.arange(found.classes)).astype(float)  # (N, D, C)
     summed = found.weights["label"] @ one_hot  # (N, H, C)
     prompts, heads, classes = summed.shape

@@ -1,26 +1,28 @@
-"""What the kernel regression study's rows say: what heads reconstruct, on prompts on which they were not chosen.
+"""Scores of what heads reconstruct, on prompts that were not used to choose the heads.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), sections 5.2 and 5.5. With a_i a head's attention to
-demonstration i (:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`),
+*In-context learning as kernel regression* (Han et al., TMLR 2025), sections 5.2 and 5.5. Let a_i be a head's attention to
+demonstration i (:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`). The reconstruction
 
     y~ = argmax_c  sum_i a_i 1[y_i = c] / sum_i a_i
 
-is compared with the model's answer and with the truth. Where several classes have the largest sum, an answer counts by its
-chance under a fair draw among them, so that a head that sees nothing scores as a guess does.
+is compared with the model's prediction and with the gold label. If several classes share the largest sum, the score is the
+probability that a uniform draw among them gives the target class. A head without information therefore scores at the chance
+level.
 
-**Held out.** The best of all heads is too good on the prompts that chose it. The head is chosen on the prompts that are not
-held out, by its agreement with the model's answers (our reading of the paper's "correlation"; ties go to the larger Pearson
-correlation between a class's share of the sum and its being the answer, which for two classes is the paper's likely statistic
-and for more the mean over classes), and scored on the others. The best head in sample is reported as that.
+**Held-out prompts.** The best of all heads scores too high on the prompts that were used to choose it. The head is therefore
+chosen on the prompts that are not held out, and scored on the held-out prompts. It is chosen by its agreement with the model's
+predictions (our reading of the paper's "correlation"). Ties go to the larger Pearson correlation between a class's share of the
+sum and the indicator that this class is the prediction. For two classes, this correlation is probably the paper's statistic;
+for more classes, it is the mean over classes. The best head in sample is reported separately, under that name.
 
-**The null.** The demonstrations' labels are shuffled within each prompt and everything is done again: a head is chosen, and
-scored on the held-out prompts. So chance is what choosing among as many heads gives. For the best head in sample it is the
-largest agreement of any head.
+**The null.** The labels of the demonstrations are shuffled within each prompt and the whole procedure is repeated: a head is
+chosen, and scored on the held-out prompts. The chance level therefore accounts for the choice among this number of heads. For
+the best head in sample, the null is the largest agreement of any head.
 
-**Text kernels** (eq. 6 with K = exp(cos / tau) or K = max(cos, 0), both our choice): tau is tuned on the same prompts as the
-head.
+**Text kernels** (eq. 6 with K = exp(cos / tau) or K = max(cos, 0), both our choice): tau is tuned on the same prompts that
+choose the head.
 
-Intervals are those of :mod:`icl_lens.statistics.resampling`, with the chosen head and tau as they are.
+Intervals are those of :mod:`icl_lens.statistics.resampling`. The chosen head and tau are fixed across resamples.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ from icl_lens.statistics.resampling import Bootstrap, Estimate
 from icl_lens.statistics.weighted_votes import agreement, votes
 from icl_lens.studies.kernel_regression.settings import ENCODERS, POOLINGS, TF_IDF, Settings, held_out
 
-# Temperatures of the exponential kernel, from nearly the nearest demonstration alone to nearly all alike.
+# Temperatures of the exponential kernel. At the smallest, nearly all weight is on the nearest demonstration; at the largest,
+# the weights are nearly equal.
 TEMPERATURES = np.logspace(-2, 1, 13)
 
 AGAINST = ("model", "truth")
-"""What a reconstruction is compared with: the model's own answer, or the right one."""
+"""Targets that a reconstruction is compared with: the model's own prediction, or the gold label."""
 
-# What the table's column `quantity` says. Differences are paired; all but the last are about held-out prompts.
+# Values of the table's column `quantity`. Differences are paired. All quantities but the last use held-out prompts.
 ICL = "ICL accuracy"
 RECONSTRUCTION = "reconstruction"
 MINUS_COMMONEST = "reconstruction - commonest answer"
@@ -56,19 +59,19 @@ IN_SAMPLE = "best head in sample"
 
 @dataclass(frozen=True)
 class Attention:
-    """One model's attention to the demonstrations of one task's prompts.
+    """Attention of one model to the demonstrations in the prompts of one task.
 
     Attributes:
-        key: model, set and task.
-        layers: How many the model has.
-        heads: Layer and head, from 0, of each of H heads.
-        ids: prompt_id, shape (N,), ascending.
-        seeds: The run's seed of each prompt, shape (N,).
-        gold: The right class, shape (N,).
-        prediction: The model's answer, shape (N,).
-        labels: Class of each demonstration, shape (N, D); -1 where a prompt has fewer.
-        weights: By pooling, a_i of each head, shape (N, H, D); 0 where a prompt has fewer.
-        classes: How many there are, C.
+        key: Model, set and task.
+        layers: Number of layers of the model.
+        heads: Layer and head, from 0, for each of H heads.
+        ids: The prompt_id of each prompt, shape (N,), in ascending order.
+        seeds: The run's seed for each prompt, shape (N,).
+        gold: Gold class, shape (N,).
+        prediction: The model's prediction, shape (N,).
+        labels: Class of each demonstration, shape (N, D); -1 for padding if a prompt has fewer than D.
+        weights: For each pooling, a_i for each head, shape (N, H, D); 0 for padding if a prompt has fewer than D.
+        classes: Number of classes, C.
     """
 
     key: dict[str, str]
@@ -84,15 +87,15 @@ class Attention:
 
     @property
     def targets(self) -> dict[str, np.ndarray]:
-        """By :data:`AGAINST`, the class that a reconstruction should be, shape (N,)."""
+        """For each of :data:`AGAINST`, the class that a reconstruction should equal, shape (N,)."""
         return {"model": self.prediction, "truth": self.gold}
 
 
 def attention(rows: pd.DataFrame) -> Attention:
-    """Arrays from the rows of one model, set and task.
+    """Convert the rows of one model, set and task to arrays.
 
     Raises:
-        InputError: They are of several, or a prompt lacks a head that another has.
+        InputError: The rows are for several models, sets or tasks, or a prompt lacks a head that another prompt has.
     """
     keys = rows[["model", "set", "task"]].drop_duplicates()
     rows = rows.sort_values(["prompt_id", "layer", "head"])
@@ -123,14 +126,17 @@ def attention(rows: pd.DataFrame) -> Attention:
 
 
 def pearson(shares: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The correlation between a class's share and its being the target, the mean over classes; for two classes both are alike.
+    """Compute the Pearson correlation between a class's share and the indicator that the class is the target.
+
+    The result is the mean over classes. For two classes, both correlations are the same.
 
     Args:
         shares: Shape (N, H, C).
         target: Shape (N,).
 
     Returns:
-        Shape (H,); over the classes for which both vary, -1 (the worst) where there are none.
+        Shape (H,). The mean is over the classes for which both the share and the indicator vary. It is -1 (the worst value) if
+        there are no such classes.
     """
     wanted = (target[:, None] == np.arange(shares.shape[-1])).astype(float)[:, None]  # (N, 1, C)
     one, other = shares - shares.mean(0), wanted - wanted.mean(0)
@@ -141,14 +147,14 @@ def pearson(shares: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def choose(shares: np.ndarray, target: np.ndarray) -> int:
-    """The head that agrees best; of several the one with the largest Pearson correlation, then the first."""
+    """Return the head that agrees best; ties go to the largest Pearson correlation, then to the first head."""
     agreed = agreement(shares, target).mean(0)  # (H,)
     best = np.flatnonzero(agreed == agreed.max())
     return int(best[np.argmax(pearson(shares, target)[best])])
 
 
 def shuffled(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Each row's labels in a new order, shape (N, D); what is absent (-1, at a row's end) stays there."""
+    """Shuffle the labels within each row, shape (N, D); padding (-1 at the end of a row) keeps its position."""
     drawn = generator.random(labels.shape)  # (N, D)
     drawn[labels < 0] = 2
     return np.take_along_axis(labels, np.argsort(drawn, 1), 1)
@@ -156,11 +162,12 @@ def shuffled(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Null:
-    """What agreement shuffled labels give, B times; all arrays of shape (B,).
+    """Agreement under B permutations of the labels; all arrays have shape (B,).
 
     Attributes:
-        held_out: By :data:`AGAINST`, that of a head chosen and scored as the real one is.
-        in_sample: By :data:`AGAINST`, the largest of any head on all prompts.
+        held_out: For each of :data:`AGAINST`, the agreement of a head that is chosen and scored in the same way as the real
+            one.
+        in_sample: For each of :data:`AGAINST`, the largest agreement of any head on all prompts.
     """
 
     held_out: dict[str, np.ndarray]
@@ -168,12 +175,12 @@ class Null:
 
 
 def null(found: Attention, scored: np.ndarray, settings: Settings) -> Null:
-    """Everything again with the demonstrations' labels shuffled within each prompt.
+    """Repeat the choice and the scoring with the demonstrations' labels shuffled within each prompt.
 
     Args:
-        found: Its largest weights (``max``) are used.
-        scored: Which prompts are held out, shape (N,).
-        settings: How many permutations, and their seed.
+        found: Attention of the model; only its largest weights (``max``) are used.
+        scored: Mask of the held-out prompts, shape (N,).
+        settings: Settings with the number of permutations and the seed.
     """
     generator = np.random.default_rng([settings.seed, 1])
     weights, targets = found.weights["max"], found.targets
@@ -182,7 +189,7 @@ def null(found: Attention, scored: np.ndarray, settings: Settings) -> Null:
     for _ in range(settings.permutations):
         shares = votes(weights, shuffled(found.labels, generator), found.classes)  # (N, H, C)
         agreed = {name: agreement(shares, target) for name, target in targets.items()}
-        # Ties are too rare to be worth a correlation in every permutation.
+        # Ties are rare, so computing a correlation in each permutation to break them is not worth the time.
         head = int(np.argmax(agreed["model"][~scored].mean(0)))
         for name in AGAINST:
             held[name].append(float(agreed[name][scored, head].mean()))
@@ -191,26 +198,26 @@ def null(found: Attention, scored: np.ndarray, settings: Settings) -> Null:
 
 
 def p_value(observed: float, drawn: np.ndarray) -> float:
-    """The share of draws that are no smaller, the observed one counted among them."""
+    """Return the share of draws that are at least as large as the observed value, which itself counts as one draw."""
     return float((1 + (drawn >= observed - 1e-12).sum()) / (1 + len(drawn)))
 
 
 def kernels(cosines: np.ndarray, labels: np.ndarray, target: np.ndarray, chosen: np.ndarray, classes: int) -> dict[str, tuple]:
-    """Kernel regression (eq. 6) on cosines between texts.
+    """Compute kernel regression (eq. 6) on cosines between texts.
 
     Args:
-        cosines: Shape (N, D), NaN where a prompt has fewer demonstrations.
+        cosines: Shape (N, D); NaN if a prompt has fewer demonstrations.
         labels: Shape (N, D).
         target: Shape (N,).
-        chosen: The prompts that tau is tuned on, shape (N,).
-        classes: How many there are.
+        chosen: Mask of the prompts on which tau is tuned, shape (N,).
+        classes: Number of classes.
 
     Returns:
-        By kernel, ``exp`` and ``relu``: how often it agrees, shape (N,), and tau (None of ``relu``).
+        For each kernel, ``exp`` and ``relu``: its agreement with the target, shape (N,), and tau (None for ``relu``).
     """
     known = np.nan_to_num(cosines, nan=-np.inf)[:, None]  # (N, 1, D)
     largest = known.max(-1, keepdims=True)
-    # The largest exponent is taken out of all: it cancels in the quotient.
+    # The largest exponent is subtracted from all exponents; it cancels in the quotient.
     exps = [np.exp((known - largest) / tau) for tau in TEMPERATURES]
     agreed = [agreement(votes(kernel, labels, classes), target)[:, 0] for kernel in exps]
     best = int(np.argmax([each[chosen].mean() for each in agreed]))
@@ -221,22 +228,23 @@ def kernels(cosines: np.ndarray, labels: np.ndarray, target: np.ndarray, chosen:
 def summarise(
     rows: pd.DataFrame, tensors: Mapping[str, np.ndarray], settings: Settings, plan: Bootstrap | None = None
 ) -> pd.DataFrame:
-    """Table 2 for one model and task.
+    """Compute Table 2 for one model and task.
 
     Args:
-        rows: The kernel_regression rows.
-        tensors: Those beside them.
-        settings: The study's.
+        rows: Rows of the study kernel_regression.
+        tensors: Tensors that are stored with the rows.
+        settings: Settings of the study.
         plan: How to resample.
 
     Raises:
-        InputError: As :func:`attention`; or the tensors are of other prompts.
+        InputError: The rows are invalid (see :func:`attention`), or the tensors belong to other prompts.
 
     Returns:
-        One row a ``quantity``, ``against`` (:data:`AGAINST`) and ``how`` (a pooling, or a text kernel): model, set, task,
-        these, layer and head (from 1, where one is chosen), value, low, high, commonest (the share of the commonest answer,
-        model's or right one, on the same prompts), null_95 and p_value (of :func:`null`), same_head (whether Pearson's
-        correlation alone chooses the same), tau, prompts (scored), chosen_on (prompts), seeds and note (why there is no value).
+        One row per ``quantity``, ``against`` (:data:`AGAINST`) and ``how`` (a pooling or a text kernel): model, set, task,
+        these columns, layer and head (from 1, if a head is chosen), value, low, high, commonest (the share of the most frequent
+        class among the model's predictions or the gold labels, on the same prompts), null_95 and p_value (see :func:`null`),
+        same_head (whether the Pearson correlation alone chooses the same head), tau, prompts (number of scored prompts),
+        chosen_on (number of prompts on which the head is chosen), seeds and note (why there is no value).
     """
     found = attention(rows)
     if not np.array_equal(np.sort(tensors["prompt_id"]), found.ids):
@@ -313,7 +321,7 @@ _SETTING = "studies.kernel_regression.encoders"
 
 
 class _Table:
-    """Collects the rows of :func:`summarise`."""
+    """Collector for the rows of :func:`summarise`."""
 
     def __init__(self, found: Attention, scored: np.ndarray, commonest: Mapping[str, float]) -> None:
         self.found, self.scored, self.commonest = found, scored, commonest
@@ -368,7 +376,7 @@ class _Table:
 def _means(
     found: Attention, columns: Mapping[tuple, np.ndarray], of: np.ndarray, plan: Bootstrap | None
 ) -> dict[tuple, Estimate]:
-    """The mean of each column over some prompts, as scalars."""
+    """Estimate the mean of each column over the selected prompts, as scalars."""
     units = pd.DataFrame(
         {"task": found.key["task"], "seed": found.seeds, "prompt_id": found.ids}
         | {str(number): column for number, column in enumerate(columns.values())}

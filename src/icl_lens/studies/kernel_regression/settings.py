@@ -1,7 +1,7 @@
-"""What the kernel regression study reads of attention, and which prompts it scores; its settings, free of torch.
+"""Settings of the kernel regression studies: how they pool attention and which prompts they score. Does not import torch.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), sections 5.2 and 5.5. The studies kernel_regression and
-kernel_regression_controls have the same settings, so that the controls are about prompts on which no head was chosen.
+kernel_regression_controls share these settings, so that the controls use only prompts on which no head was chosen.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from icl_lens.section import Section, Seed
 
 Pooling = Literal["max", "mean", "label"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-"""How the attention to a demonstration becomes one number.
+"""Methods that reduce the attention to a demonstration to one number.
 
-``max`` is the largest weight of its span (the paper's), ``mean`` the mean weight of its span, ``label`` the sum over its label
-word's tokens.
+``max`` is the largest weight in the demonstration's span (the paper's method). ``mean`` is the mean weight in the span.
+``label`` is the sum over the tokens of the label word.
 """
 
 PARTS = ("first", "texts", "labels", "rest", "query", "end")
-"""What a row of attention divides into.
+"""Parts into which a row of attention is divided.
 
-The prompt's first token; the demonstrations without their label words; the label words; what stands between demonstrations (and
-before them); the query up to the end of its text; the template's piece after it.
+The prompt's first token; the demonstrations without their label words; the label words; the tokens between demonstrations and
+before the first one; the query up to the end of its text; the part of the template after the query's text.
 """
 
 TF_IDF = "TF-IDF"
-"""The name of the text kernel that is always there."""
+"""Name of the text kernel that is always included."""
 
 # The encoders of the paper's Table 2.
 ENCODERS = ("all-MiniLM-L6-v2", "bert-base-nli-mean-tokens")
 
 PLAIN, INPUTS_PERMUTED, LABELS_FLIPPED, ORDER = CONTROLS = ("none", "inputs_permuted", "labels_flipped", "order")
-"""The prompts as they are, and the three controls.
+"""The unchanged prompts and the three controls.
 
-The demonstrations' texts permuted while the labels keep their places; each class's word replaced by that of the next class;
-whole demonstrations in another order.
+``inputs_permuted`` permutes the demonstrations' texts while the labels keep their positions. ``labels_flipped`` replaces the
+label word of each class with the label word of the next class. ``order`` reorders whole demonstrations.
 """
 
 
 class Settings(Section):
-    """What is read, what is held out, and what the controls run."""
+    """Settings for reading attention, holding out prompts and running the controls."""
 
     drop_first: bool = Field(
         default=True,
@@ -86,18 +86,21 @@ class Settings(Section):
 
 
 def held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:
-    """Which prompts heads are scored on; of each seed the same share, at least one prompt and never all of several.
+    """Select the prompts on which heads are scored.
 
-    A prompt's place in the draw depends on the settings' seed, its run's seed and its prompt_id alone, so whatever else lies in
-    a table decides only how many are held out.
+    The same share of each seed's prompts is held out: at least one prompt, and never all prompts of a seed that has more than
+    one.
+
+    A prompt's rank in the draw depends only on the seed in the settings, the seed of its run and its prompt_id. The other
+    prompts in a table therefore affect only how many prompts are held out.
 
     Args:
-        seeds: The run's seed of each prompt, shape (N,).
-        ids: Its prompt_id, shape (N,).
-        settings: Their share and seed.
+        seeds: The run's seed for each prompt, shape (N,).
+        ids: The prompt_id of each prompt, shape (N,).
+        settings: Settings with the held-out share and the seed.
 
     Returns:
-        Booleans, shape (N,).
+        Boolean mask of the held-out prompts, shape (N,).
     """
     chosen = np.zeros(len(ids), dtype=bool)
     for seed in np.unique(seeds):
@@ -108,7 +111,7 @@ def held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np
 
 
 def first_held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:
-    """The held-out prompts that the controls run, shape (N,): of each seed those first in the draw."""
+    """Select the held-out prompts that the controls run, shape (N,): for each seed, the first prompts in the draw."""
     chosen = held_out(seeds, ids, settings)
     for seed in np.unique(seeds):
         places = np.flatnonzero((np.asarray(seeds) == seed) & chosen)
@@ -117,5 +120,5 @@ def first_held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings)
 
 
 def _rank(draw: int, seed: int, prompt_id: int) -> bytes:
-    """A prompt's place in the draw."""
+    """Return a prompt's rank in the draw as a sortable value."""
     return hashlib.sha256(f"{draw}/{int(seed)}/{int(prompt_id)}".encode()).digest()

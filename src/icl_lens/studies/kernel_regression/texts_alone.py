@@ -1,9 +1,9 @@
-"""What a model says next after a text alone, without a prompt around it.
+"""Next-token predictions of a model for single texts without a prompt.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9, compares texts by the next token that they announce,
-P(o | x). A text is read as it stands in its prompt: the prompt's own tokens that end inside it, so with the blank before its
-first word; before them stands the beginning-of-sequence token, where the prompt has one. (The paper does not say how it writes
-a text alone.)
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9, compares texts by the distribution of the next token,
+P(o | x). A text has the same tokens as in its prompt, namely the prompt's tokens that end inside the text. These include the
+whitespace before its first word. The BOS token comes first if the prompt has one. (The paper does not say how it formats a
+single text.)
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
 from icl_lens.prompts.positions import TokenizedPrompt
 
-# Distributions over a vocabulary that are held at a time, in bytes.
+# Maximum size, in bytes, of the distributions over the vocabulary that are in memory at the same time.
 _HELD = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """The texts of some prompts.
+    """Texts of a sequence of prompts.
 
     Attributes:
         texts: The distinct texts, as prompts without demonstrations.
-        query: Of each prompt the place of its query's text among them, shape (N,).
-        demos: Of each prompt those of its demonstrations' texts, in their order, shape (D,) each.
+        query: Index in ``texts`` of the query's text for each prompt, shape (N,).
+        demos: Indices in ``texts`` of the demonstrations' texts for each prompt, in their order, shape (D,) each.
     """
 
     texts: list[TokenizedPrompt]
@@ -41,7 +41,7 @@ class Alone:
 
 
 def texts_of(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Alone:
-    """The texts of prompts, each distinct one once.
+    """Return the distinct texts of prompts.
 
     Raises:
         InputError: A text has no token of its own.
@@ -84,22 +84,23 @@ def texts_of(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Alone:
 def distributions(
     model: LanguageModel, texts: Sequence[TokenizedPrompt], batch_tokens: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """P(o | x) of every text, batch by batch.
+    """Compute P(o | x) for each text, batch by batch.
 
     Args:
         model: Any supported model.
-        texts: As :func:`texts_of` has them.
+        texts: Texts from :func:`texts_of`.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
 
     Returns:
-        Places of the texts, and their probabilities, shape (B, V), in float32 at least, on the model's device.
+        Iterator over batches. Each item has the indices of the batch's texts and their probabilities, shape (B, V), in at least
+        float32, on the model's device.
     """
     for batch in batches(model, texts, batch_tokens):
         yield batch.index, last_logits(model, batch).softmax(-1)  # (B, V)
 
 
 def likeliest(model: LanguageModel, texts: Sequence[TokenizedPrompt], batch_tokens: int) -> np.ndarray:
-    """argmax_o P(o | x) of every text: token ids, shape (n,)."""
+    """Return argmax_o P(o | x) for each text: token ids, shape (n,)."""
     found = np.zeros(len(texts), dtype=np.int64)
     for index, chances in distributions(model, texts, batch_tokens):
         found[index] = chances.argmax(-1).cpu().numpy()
@@ -107,7 +108,10 @@ def likeliest(model: LanguageModel, texts: Sequence[TokenizedPrompt], batch_toke
 
 
 def portions(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Iterator[range]:
-    """Prompts, as places, in runs whose distinct texts' distributions fit in memory together; one run, mostly."""
+    """Split the prompts into ranges of indices that fit in memory.
+
+    The distributions of all distinct texts in a range fit in memory together. Usually one range contains all prompts.
+    """
     most = max(1, _HELD // (4 * model.network.get_input_embeddings().num_embeddings))
     start, seen = 0, set()
     for place, prompt in enumerate(prompts):

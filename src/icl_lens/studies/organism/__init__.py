@@ -1,1 +1,1 @@
-"""The figure of a training: how a model comes to learn in context; there is no study here."""
+"""Figure of the training of the small model: how a model learns to learn in context. It contains no study."""

@@ -1,4 +1,4 @@
-"""The group of what the training of the small model wrote: it shows no study."""
+"""Group of the figure of the training of the small model; it reads training logs and shows no study."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Studies outside the package: each folder named by ``plugins`` in the config is a package below this one.
+"""Studies outside the package. Each folder listed under ``plugins`` in the config becomes a subpackage of this package.
 
-A process that starts with their folders in the environment variable :data:`VARIABLE` knows them from the start, so that every
-job of a run and every notebook can import them by the same name, ``icl_lens.studies.plugins.NAME``.
+A process registers the folders in the environment variable :data:`VARIABLE` when it imports this package. All jobs of a run and
+all notebooks can therefore import a plugin by the same name, ``icl_lens.studies.plugins.NAME``.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from icl_lens.artifacts import code
 from icl_lens.errors import InputError
 
 VARIABLE = "ICL_LENS_PLUGINS"
-"""The folders, absolute, separated as in ``PATH``."""
+"""Environment variable with the absolute paths of the folders, separated as in ``PATH``."""
 
 FOLDERS: dict[str, Path] = {}
-"""Name -> folder of each plugin that this process knows."""
+"""Name -> folder of each plugin registered in this process."""
 
 
 def add(folders: Iterable[Path | str]) -> None:
-    """Make the studies in some folders importable, here and in processes that this one starts.
+    """Make the studies in some folders importable in this process and in its child processes.
 
     Args:
-        folders: Each holds a ``study.py``; its own name is the study's.
+        folders: Folders that contain a ``study.py``. The name of the folder is the name of the study.
 
     Raises:
-        InputError: A folder is absent or holds no study.py, or its name cannot be a study's or is taken by another plugin.
+        InputError: A folder is missing or contains no study.py, its path contains the path separator, or its name is not a
+            valid study name, is reserved, or is the name of another plugin.
     """
     for given in folders:
         folder = Path(given).absolute()
@@ -65,7 +66,7 @@ def add(folders: Iterable[Path | str]) -> None:
     os.environ[VARIABLE] = os.pathsep.join(map(str, FOLDERS.values()))
 
 
-# A plugin's package is an attribute of this module, so it must not replace another one.
+# A plugin's package becomes an attribute of this module, so it must not replace an existing attribute.
 _OWN_NAMES = frozenset(globals())
 
 if os.environ.get(VARIABLE):

@@ -1,1 +1,1 @@
-"""The table of how far number formats and fast products move results; there is no study here."""
+"""Table of how much number formats and fast products change results. It contains no study."""

@@ -1,4 +1,4 @@
-"""The group of the table that compares number formats: it shows several studies of another group, and is about none of them."""
+"""Group of the table that compares number formats; it shows several studies of another group and defines none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The group of Yousefi et al. (2024); its figures are items of the study ``representation_change``."""
+"""Group of Yousefi et al. (2024); its figures are items of the study ``representation_change``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""What prompts have in common, as matrices: the hypotheses that representational similarity is compared with.
+"""Hypothesis matrices that representational similarity is compared with.
 
-After Yousefi et al. (arXiv 2310.00313): two prompts that share a component of the task should be alike. An entry is 1 where
-they share it and 0 elsewhere, the average of two such matrices a hypothesis of its own; slopes and intercepts, being numbers,
-also give the negative distance. In a reading prompt the sentences that nobody asks about compete: 1 for the same distractor,
-else 0.
+A hypothesis matrix states what two prompts have in common, after Yousefi et al. (arXiv 2310.00313): two prompts that share a
+component of the task should have similar representations. An entry is 1 where the two prompts share the component and 0
+elsewhere. The average of two such matrices is a further hypothesis. Slopes and intercepts are numbers, so their negative
+distance is a hypothesis too. In the reading task, the distractor sentences give a competing hypothesis: 1 for the same
+distractor, else 0.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ TASKS = {
     "lines": ("line", "slope", "intercept", "average", "slope distance", "intercept distance"),
     "reading": ("activity", "name", "average", "distractor"),
 }
-"""The hypotheses of each task; the first is the task's own: what an answer needs."""
+"""Hypotheses of each task. The first is the task's own: what an answer requires."""
 
 
 def names(task: str, distractors: int) -> tuple[str, ...]:
-    """The hypotheses of a task; none of distractors where there are none."""
+    """Return the hypotheses of a task; ``distractor`` is omitted if there are no distractors."""
     return tuple(name for name in TASKS[task] if name != "distractor" or distractors)
 
 
 def matrices(prompts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The hypotheses about the prompts of one condition.
+    """Compute the hypotheses about the prompts of one condition.
 
     Args:
-        prompts: Rows of a paired_prompts table, or of a representation_change table: task, distractors, components, competing.
+        prompts: Rows of a paired_prompts table or of a representation_change table: task, distractors, components, competing.
 
     Returns:
-        By name, shape (P, P) each.
+        Name -> matrix, shape (P, P).
     """
     task, distractors = prompts["task"].iloc[0], int(prompts["distractors"].iloc[0])
     first, second = (np.array([row[i] for row in prompts["components"]]) for i in range(2))
@@ -54,20 +55,20 @@ def matrices(prompts: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def same(values: np.ndarray) -> np.ndarray:
-    """1 where two prompts have one value, 0 elsewhere, shape (P, P)."""
+    """Return 1 where two prompts have the same value, 0 elsewhere, shape (P, P)."""
     return (values[:, None] == values).astype(float)
 
 
 def distance(values: np.ndarray) -> np.ndarray:
-    """How far two prompts' values are apart, shape (P, P)."""
+    """Return the absolute difference between two prompts' values, shape (P, P)."""
     return np.abs(values[:, None] - values)
 
 
 def shared(sets: Sequence[set]) -> np.ndarray:
-    """1 where two prompts' sets have something in common, 0 elsewhere, shape (P, P)."""
+    """Return 1 where two prompts' sets have an element in common, 0 elsewhere, shape (P, P)."""
     return np.array([[float(bool(a & b)) for b in sets] for a in sets])
 
 
 def overlap(sets: Sequence[set]) -> np.ndarray:
-    """The share of two prompts' elements that both have (Jaccard), shape (P, P)."""
+    """Return the Jaccard index of two prompts' sets, shape (P, P)."""
     return np.array([[len(a & b) / max(1, len(a | b)) for b in sets] for a in sets])

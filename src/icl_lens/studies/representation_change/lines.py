@@ -1,13 +1,14 @@
-"""Lists of points on a line, in words: the regression task of the study of representation change, with and without examples.
+"""Regression task of the study of representation change: points on a line, in words, with and without examples.
 
-Yousefi et al. (arXiv 2310.00313) ask a model for the y of one more point of a line. The wording is ours from memory of theirs;
-every number of the recipe is a setting, for the source gives none. A query is one list whose last point lacks its y,
+Yousefi et al. (arXiv 2310.00313) ask a model for the y of one more point of a line. The wording is reconstructed from memory of
+theirs. The source does not give the numbers of the recipe, so each of them is a setting. A query is one list without the
+y of its last point,
 
     Here are a set of point coordinates that all fall on the same line: (0.86,22.2); (0.44,13.8); (0.63,17.6); (0.49,
 
-and is written once in every condition: alone, behind k complete lists, each of another line of the grid so that nothing can be
-copied, and behind the same k lists with their y shuffled within each list, which have the same length and tell nothing. The
-rows of one query share their query_id, so that every comparison is paired.
+Each query is written once in each condition: alone; after k complete lists; and after the same k lists with their y shuffled
+within each list. Each of the k lists belongs to a different line of the grid, so nothing can be copied. The shuffled lists are
+a control of the same length that is not informative. The rows of one query share their query_id, so every comparison is paired.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ TASK = "lines"
 TITLE = "Points on a line"
 OPENING = "Here are a set of point coordinates that all fall on the same line:"
 LOWEST, HIGHEST, GAP = 0.05, 0.99, 0.03
-"""Of the x: their range, and how far two of a list are apart at least."""
+"""Range of the x, and minimum distance between two x of a list."""
 
 
 def height(slope: float, intercept: float, x: float) -> float:
-    """The y of a line at x, to one decimal, as it is written."""
+    """Compute the y of a line at x, rounded to one decimal as in the text."""
     return round(slope * x + intercept, 1)
 
 
 def draw_places(rng: random.Random, points: int) -> list[float]:
-    """The x of a list: uniform, two decimals, at least :data:`GAP` apart; in the order drawn."""
+    """Draw the x of a list: uniform, two decimals, at least :data:`GAP` apart, in random order."""
     lowest, highest, gap = (round(100 * edge) for edge in (LOWEST, HIGHEST, GAP))
     while True:
         drawn = [rng.randint(lowest, highest) for _ in range(points)]
@@ -45,19 +46,19 @@ def draw_places(rng: random.Random, points: int) -> list[float]:
 def write_list(
     text: str, places: Sequence[float], heights: Sequence[float], complete: bool, answer: str | None = None
 ) -> tuple[str, dict]:
-    """A list behind what is written already.
+    """Append a list to a text.
 
     Args:
-        text: What comes before.
+        text: Text before the list.
         places: The x of all points.
-        heights: Their y.
-        complete: Whether the last point has its y; else the text ends behind its comma.
-        answer: What is written instead of that y.
+        heights: The y of all points.
+        complete: Whether the last point has its y. If not, the text ends after the comma of the last point.
+        answer: Text to write in place of the last y.
 
     Returns:
-        The longer text and, as [start, end) characters of it, ``x`` (of the points before the last), ``y`` (likewise),
-        ``answer`` (the last point's y, empty where it is left open), ``ending`` (the last point as far as it is written) and
-        ``whole``.
+        The longer text, and [start, end) character spans in it: ``x`` (of the points before the last), ``y`` (likewise),
+        ``answer`` (the y of the last point, empty if it is omitted), ``ending`` (the last point up to and including its comma)
+        and ``whole``.
     """
     start = len(text)
     text += OPENING
@@ -86,15 +87,15 @@ def write_list(
 
 
 def build(settings: Lines, seed: int) -> pd.DataFrame:
-    """The prompts of every condition.
+    """Build the prompts of each condition.
 
     Args:
-        settings: The grid of lines, how many queries each has, how many points are shown, and how many examples stand before.
-        seed: Of all draws.
+        settings: The grid of lines, the number of queries per line, the numbers of points shown, and the numbers of examples.
+        seed: Seed of all random draws.
 
     Returns:
-        A paired_prompts table. Its column ``components`` holds slope and intercept, ``group`` the line, ``relevant_spans`` the
-        y that the query shows, ``irrelevant_spans`` its x, ``context_spans`` the y of the examples.
+        A paired_prompts table. Its column ``components`` contains slope and intercept, ``group`` the line, ``relevant_spans``
+        the y that the query shows, ``irrelevant_spans`` its x, and ``context_spans`` the y of the examples.
     """
     rng = random.Random(f"{TASK} {seed}")
     lines = list(product(settings.slopes, settings.intercepts))
@@ -149,7 +150,7 @@ def build(settings: Lines, seed: int) -> pd.DataFrame:
 
 
 def shuffled(rng: random.Random, heights: Sequence[float]) -> list[float]:
-    """The same y in another order, in which the last point has not its own."""
+    """Return the y in another order, in which the last point does not keep its own y."""
     order = list(range(len(heights)))
     while order[-1] == len(order) - 1:
         rng.shuffle(order)

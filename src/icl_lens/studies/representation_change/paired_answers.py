@@ -1,7 +1,7 @@
-"""What an answer says: the number that it begins with, or the activity that it names; and how far off it is.
+"""Parsing and scoring of answers: the number that an answer begins with, or the activity that it names.
 
-What cannot be read as an answer is counted and left out of a mean of errors; it is never taken for some number. A chosen
-activity that is none of the text's is wrong, and counted too.
+An answer that cannot be parsed is counted and excluded from the mean error; it is never treated as a number. In the reading
+task, an answer that names no activity of the text is wrong, and is counted too.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)")
 
 
 def number(answer: str) -> float:
-    """The number that an answer begins with, blanks passed over; NaN where it begins with none."""
+    """Return the number that an answer begins with, ignoring leading whitespace; NaN if there is none."""
     match = _NUMBER.match(answer)
     return float(match[1]) if match else math.nan
 
 
 def names(answer: str, activity: str) -> bool:
-    """Whether the first line of an answer names an activity, whatever the case of its letters."""
+    """Return whether the first line of an answer contains an activity, ignoring case."""
     lines = answer.strip().splitlines() or [""]
     return activity.lower() in lines[0].lower()
 
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one task's representation_change table, and how each answer is judged.
+    """Score the answers in the rows of one task's representation_change table.
 
     Returns:
-        The rows with ``parsed`` (lines: it begins with a number; reading: it names an activity of its text, or any of the
-        grid), ``error`` (lines: |y^ - y|; reading: 1 unless it names the target's activity and no distractor's),
-        ``relative_error`` (lines: divided by max(|y|, 1); reading: as error), ``likelihood_error`` (1 unless the right
-        candidate is the likeliest) and ``log_prob`` (of the right candidate, in nats).
+        The rows with these columns: ``parsed`` (lines: the answer begins with a number; reading: it names an activity of its
+        text or of the grid), ``error`` (lines: |y^ - y|; reading: 1 unless it names the target's activity and no distractor's),
+        ``relative_error`` (lines: error divided by max(|y|, 1); reading: same as error), ``likelihood_error`` (1 unless the
+        correct candidate is the most likely) and ``log_prob`` (of the correct candidate, in nats).
     """
     log_probs = [np.asarray(each, dtype=float) for each in rows["candidate_log_probs"]]
     right = [int(each) for each in rows["truth_candidate"]]

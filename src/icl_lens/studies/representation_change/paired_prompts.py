@@ -1,4 +1,4 @@
-"""Writes the paired prompts of one task as an artifact: what ``icl-lens representation-prompts`` does."""
+"""Writing of the paired prompts of one task as an artifact, for the command ``icl-lens representation-prompts``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TASKS = {lines.TASK: lines, reading.TASK: reading}
 
 
 def write(task: str, settings: Settings, out: Path) -> None:
-    """Build one task's prompts in every condition and write them.
+    """Build the prompts of one task in each condition and write them.
 
     Args:
-        task: lines or reading.
-        settings: Of the study; those of the task and the seed decide the prompts.
-        out: The artifact.
+        task: ``lines`` or ``reading``.
+        settings: Settings of the study. Its settings of the task and its seed determine the prompts.
+        out: Path of the artifact.
     """
     own = getattr(settings, task)
     table = TASKS[task].build(own, settings.seed)

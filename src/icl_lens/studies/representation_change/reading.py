@@ -1,13 +1,13 @@
-"""Who is doing what: the reading task of the study of representation change, with and without solved examples.
+"""Reading task of the study of representation change: who is doing what, with and without solved examples.
 
-After Yousefi et al. (arXiv 2310.00313): simple sentences of a name and an activity, one of them informative, the others
-distractors, and a question about one name,
+The task follows Yousefi et al. (arXiv 2310.00313). A prompt has simple sentences with a name and an activity, and a question
+about one name. One sentence is informative; the others are distractors,
 
     Grace is feeding the cat. Hannah is reading a book. Question: What is Hannah doing? Answer:
 
-Names and activities of the grid stand in queries only; solved examples have names and activities of their own. A query is
-written once in every condition: alone, behind k solved examples with as many distractors, and behind the same examples with
-answers that stand nowhere in them (of equal length). The rows of one query share their query_id.
+Names and activities of the grid appear only in queries; solved examples have their own names and activities. Each query is
+written once in each condition: alone; after k solved examples with the same number of distractors; and after the same examples
+with answers of equal length that do not appear in them. The rows of one query share their query_id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACTIVITIES = (
     *("reading a book", "playing the guitar", "baking some bread", "riding a bike", "painting the fence"),
     *("feeding the cat", "writing a letter", "watching a movie", "planting a tree", "fixing the car"),
 )
-"""The grid of the queries: three words each, no content word twice."""
+"""Grid of the queries: three words each, with no content word repeated."""
 
 EXAMPLE_NAMES = tuple("Peter Laura Simon Alice Henry Clara Edward Diana Thomas Helen Walter Irene".split())
 EXAMPLE_ACTIVITIES = (
@@ -42,7 +42,7 @@ EXAMPLE_ACTIVITIES = (
         "cleaning the floor",
     ),
 )
-"""What solved examples are made of."""
+"""Activities of solved examples; their names are :data:`EXAMPLE_NAMES`."""
 
 QUESTIONS = {"hinted": " Question: What is {name} doing?", "bare": " What is {name} doing?"}
 ENDINGS = {"hinted": " Answer:", "bare": ""}
@@ -54,8 +54,8 @@ class Story:
     """Sentences and a question.
 
     Attributes:
-        people: Name and activity of each sentence, in their order.
-        asked: Which of them is asked about.
+        people: Name and activity of each sentence, in order.
+        asked: Index of the sentence that the question is about.
     """
 
     people: tuple[tuple[str, str], ...]
@@ -63,26 +63,26 @@ class Story:
 
     @property
     def name(self) -> str:
-        """Who is asked about."""
+        """Name of the person that the question is about."""
         return self.people[self.asked][0]
 
     @property
     def activity(self) -> str:
-        """What they are doing."""
+        """Activity of the person that the question is about."""
         return self.people[self.asked][1]
 
 
 def draw_story(rng: random.Random, names: Sequence[str], activities: Sequence[str], distractors: int, asked: int) -> Story:
-    """A story with different names and activities, the informative sentence at a given place."""
+    """Draw a story with distinct names and activities, and the informative sentence at a given position."""
     people = zip(rng.sample(names, distractors + 1), rng.sample(activities, distractors + 1), strict=True)
     return Story(tuple(people), asked)
 
 
 def write_story(text: str, story: Story, form: str, answer: str | None) -> tuple[str, dict]:
-    """A story, its question and perhaps an answer, behind what is written already.
+    """Append a story, its question and optionally an answer to a text.
 
     Returns:
-        The longer text and, as [start, end) characters of it, ``activities`` (of each sentence), ``answer`` (empty where there
+        The longer text, and [start, end) character spans in it: ``activities`` (of each sentence), ``answer`` (empty if there
         is none), ``ending`` (the last words before the answer) and ``whole`` (sentences, question and ending).
     """
     start = len(text)
@@ -108,16 +108,17 @@ def write_story(text: str, story: Story, form: str, answer: str | None) -> tuple
 
 
 def build(settings: Reading, seed: int) -> pd.DataFrame:
-    """The prompts of every condition.
+    """Build the prompts of each condition.
 
     Args:
-        settings: How many distractors and examples, how many queries, and the format.
-        seed: Of all draws.
+        settings: Numbers of distractors and of examples, number of queries, and format.
+        seed: Seed of all random draws.
 
     Returns:
-        A paired_prompts table. Its column ``components`` holds name and activity, ``group`` both, ``competing`` the
-        distractors' activities, ``position`` the place of the informative sentence, ``relevant_spans`` its activity,
-        ``irrelevant_spans`` those of the distractors, ``context_spans`` the answers of the examples.
+        A paired_prompts table. Its column ``components`` contains name and activity, ``group`` both in one string,
+        ``competing`` the activities of the distractors, ``position`` the position of the informative sentence,
+        ``relevant_spans`` its activity, ``irrelevant_spans`` the activities of the distractors, and ``context_spans`` the
+        answers of the examples.
     """
     rng = random.Random(f"{TASK} {seed}")
     most = max(settings.examples)
@@ -127,13 +128,13 @@ def build(settings: Reading, seed: int) -> pd.DataFrame:
         pairs = list(product(NAMES, ACTIVITIES))
         rng.shuffle(pairs)
         for number, (name, activity) in enumerate(pairs[: settings.queries]):
-            asked = number % (distractors + 1)  # every place equally often
+            asked = number % (distractors + 1)  # each position equally often
             names = rng.sample([n for n in NAMES if n != name], distractors)
             activities = rng.sample([a for a in ACTIVITIES if a != activity], distractors)
             people = list(zip(names, activities, strict=True))
             people.insert(asked, (name, activity))
             story = Story(tuple(people), asked)
-            # Their places are balanced, too: a model must not learn from them where the answer stands.
+            # Positions in examples are balanced too, so that examples do not reveal the position of the answer.
             examples = [
                 draw_story(rng, EXAMPLE_NAMES, EXAMPLE_ACTIVITIES, distractors, (number + i) % (distractors + 1))
                 for i in range(most)

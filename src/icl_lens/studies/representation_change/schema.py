@@ -1,4 +1,4 @@
-"""The schema of tables of paired prompts: one query in several conditions, with and without examples."""
+"""Schema of tables of paired prompts: each query in several conditions, with and without examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUERY: Columns = {
     "position": INTEGER,
     "place": FLOAT,
 }
-"""What a prompt asks and in which condition; the study's table has these columns, too."""
+"""Columns that describe the query and the condition of a prompt; the study's table has them too."""
 
 PAIRED_PROMPTS = Schema(
     "paired_prompts",
@@ -40,4 +40,4 @@ PAIRED_PROMPTS = Schema(
     stage="prompts",
     sets=("paired",),
 )
-"""One row per prompt; spans are [start, end) in characters of its text."""
+"""One row per prompt. Spans are [start, end) in characters of its text."""

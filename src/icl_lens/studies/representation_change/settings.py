@@ -1,8 +1,8 @@
-"""What the study of representation change runs and computes; its settings, free of torch.
+"""Settings of the study ``representation_change``; free of torch.
 
-Yousefi et al. (arXiv 2310.00313) published neither code nor these numbers, so each default is our choice; the config can name
-others. :mod:`icl_lens.studies.representation_change.lines` and :mod:`icl_lens.studies.representation_change.reading` write the
-prompts, :mod:`icl_lens.studies.representation_change.representation_change.compute` runs them.
+Yousefi et al. (arXiv 2310.00313) published neither code nor these numbers, so each default is our choice and can be changed in
+the config. :mod:`icl_lens.studies.representation_change.lines` and :mod:`icl_lens.studies.representation_change.reading` write
+the prompts, and :mod:`icl_lens.studies.representation_change.representation_change.compute` runs them.
 """
 
 from __future__ import annotations
@@ -15,37 +15,40 @@ from pydantic import Field, model_validator
 from icl_lens.section import Section, Seed
 
 SET = "paired"
-"""The prompt set of both tasks, in paths."""
+"""Name of the prompt set of both tasks in paths."""
 
 POOLINGS = ("mean", "max", "last")
-"""How the vectors of a query's tokens become one; the first is the one that claims speak of."""
+"""Methods of pooling the vectors of a query's tokens into one. Claims refer to the first."""
 
 SETS = ("relevant", "irrelevant", "context")
-"""The sets of tokens whose attention is read: what an answer needs, what it does not, and the answers of the examples."""
+"""Token sets for attention: relevant to the answer, not relevant to it, and the answers of the examples."""
 
 COMPONENTS = {"lines": ("slope", "intercept"), "reading": ("name", "activity")}
-"""What each task's prompts are composed of, in the order of the column ``components``; its tasks are these."""
+"""Components of the prompts of each task, in the order of the column ``components``. The keys are the tasks."""
 
 Count = Annotated[int, Field(ge=0)]
 
 
 def _conditions(examples: Sequence[int]) -> list[tuple[int, bool]]:
-    """Numbers of examples, each but 0 also with the control of its length: (examples, control)."""
+    """List the conditions as (examples, control) pairs.
+
+    Each number of examples except 0 also has a control of the same length.
+    """
     return [(k, control) for k in sorted(examples) for control in ((False, True) if k else (False,))]
 
 
 def condition_name(examples: int, control: bool) -> str:
-    """A condition in a word or two: "none", "2", "2, control"."""
+    """Return a short name of a condition: "none", "2" or "2, control"."""
     return f"{examples}, control" if control else str(examples) if examples else "none"
 
 
 def probed(task: str, distractors: int) -> tuple[str, ...]:
-    """What probes look for: the components, and where the informative sentence stands if there is another."""
+    """Return what probes predict: the components, and the position of the informative sentence if there are distractors."""
     return (*COMPONENTS[task], "position") if distractors else COMPONENTS[task]
 
 
 class Lines(Section):
-    """The regression prompts."""
+    """Prompts of the regression task."""
 
     slopes: list[float] = Field(default=[5.0, 10.0, 15.0, 20.0], min_length=2, description="Slopes of the grid of lines.")
     intercepts: list[float] = Field(default=[0.0, 5.0, 10.0, 20.0], min_length=2, description="Intercepts of the grid.")
@@ -67,12 +70,12 @@ class Lines(Section):
         return self
 
     def conditions(self) -> list[tuple[int, bool]]:
-        """(examples, whether they are the control), in order."""
+        """Return the conditions in order, as (examples, whether they are the control)."""
         return _conditions(self.examples)
 
 
 class Reading(Section):
-    """The reading prompts."""
+    """Prompts of the reading task."""
 
     distractors: list[Annotated[int, Field(ge=0, le=8)]] = Field(
         default=[0, 1, 2], min_length=1, description="Sentences about other people; each number is a panel of its own."
@@ -94,12 +97,12 @@ class Reading(Section):
         return self
 
     def conditions(self) -> list[tuple[int, bool]]:
-        """(examples, whether they are the control), in order."""
+        """Return the conditions in order, as (examples, whether they are the control)."""
         return _conditions(self.examples)
 
 
 class Settings(Section):
-    """The prompts, and what is computed of them."""
+    """Settings of the prompts and of the computations on them."""
 
     seed: Seed = Field(default=42, description="Of the prompts, of permutations and of folds.")
     lines: Lines = Field(default_factory=Lines, description="The regression task.")

@@ -1,1 +1,1 @@
-"""The study attention_controls: deep attention with shuffled labels and with an untrained copy."""
+"""Study ``attention_controls``: deep attention with shuffled labels and with an untrained copy."""

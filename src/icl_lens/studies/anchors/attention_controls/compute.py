@@ -1,11 +1,11 @@
-"""Deep attention with the controls that the paper lacks: shuffled labels and an untrained copy; and what each answers.
+"""Deep attention and predictions with two controls that the paper does not have: shuffled labels and an untrained copy.
 
-*Label Words are Anchors*, section 2.3: in deep layers, attention to a class's label words tells the prediction. On an untrained
-copy there is nothing learnt for it to tell; with shuffled labels (text and label do not belong together) a model that copies
-the label word it attends to still has its prediction told, whether or not that is the right answer.
+*Label Words are Anchors*, section 2.3: in deep layers, attention to the label words of a class predicts the model's output. An
+untrained copy has learned nothing that its attention could predict. With shuffled labels, the texts and labels do not match. If
+the model copies the label word that it attends to, attention still predicts its output, whether or not the output is correct.
 
-The scores are those of deep attention (:mod:`icl_lens.studies.anchors.label_attention`), the answers those of
-:mod:`icl_lens.models.answers`. The controls: :mod:`icl_lens.studies.anchors.controls`.
+The scores come from :mod:`icl_lens.studies.anchors.label_attention`, as in deep attention, and the predictions from
+:mod:`icl_lens.models.answers`. The controls are in :mod:`icl_lens.studies.anchors.controls`.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Scores and answers for every control and prompt.
+    """Compute attention scores and predictions for each control and prompt.
 
     Args:
-        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
-        shuffled: The same with their labels shuffled.
-        settings: See :class:`~icl_lens.studies.anchors.control_settings.Settings`; what is isolated counts for nothing here.
+        model, prompts, batch_tokens, progress: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        shuffled: The same prompts with shuffled labels.
+        settings: See :class:`~icl_lens.studies.anchors.control_settings.Settings`. The settings of isolation have no effect
+            here.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.anchors.label_attention.class_attention`.
+        InputError: See :func:`icl_lens.studies.anchors.label_attention.class_attention`.
 
     Returns:
-        The rows of :func:`icl_lens.studies.anchors.label_attention.class_attention` for each control in turn, with its name in
-        ``control`` and, repeated in each row of a prompt, gold and prediction (class indices) of
-        :func:`icl_lens.models.answers.predict`.
+        The rows of :func:`icl_lens.studies.anchors.label_attention.class_attention` for one control after the other. The column
+        ``control`` contains the name of the control. The columns gold and prediction (class indices) come from
+        :func:`icl_lens.models.answers.predict` and repeat in each row of a prompt.
     """
     settings = settings or Settings()
     report = Runs(progress, 2 * len(CONTROLS))

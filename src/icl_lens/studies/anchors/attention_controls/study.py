@@ -1,4 +1,4 @@
-"""Deep attention with controls: the declaration of the study."""
+"""Declaration of the study ``attention_controls``: deep attention with controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUDY = Study(
     package=__package__,
     help="deep attention and answers again with shuffled labels and on an untrained copy of the model",
     schema=SCHEMA,
-    cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries),  # attention and answers of each control
+    cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries),  # attention and predictions of each control
     settings=KEYS,
     inputs="prepare",
 )

@@ -1,1 +1,1 @@
-"""The study compression: predictions with compressed demonstrations (Table 2)."""
+"""Study ``compression``: predictions with compressed demonstrations (Table 2)."""

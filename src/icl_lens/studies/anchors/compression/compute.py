@@ -1,18 +1,19 @@
-"""Compression: does the prediction stay the same when only a few keys and values of the demonstrations are kept?
+"""Predictions with compressed demonstrations, which keep only a few keys and values.
 
-*Label Words are Anchors*, section 3.2 (Table 2). Each method is compared with the full run of the same prompt, in the same job:
+*Label Words are Anchors*, section 3.2 (Table 2). Each method is compared with the full run of the same prompt in the same job:
 
-    Text_anchor     the demonstrations' template and label words without their texts, as text of its own
-    Hidden_anchor   the keys and values, in all layers, of the same tokens within the whole demonstrations
+    Text_anchor     a separate text with the template and label words of the demonstrations, without their texts
+    Hidden_anchor   the keys and values, in all layers, of the same tokens within the full demonstrations
                     (:func:`icl_lens.studies.anchors.compressed_demonstrations.kept_positions`)
-    Hidden_random   the same positions, but in place of each label word's first token a random token of its demonstration's
-                    text; drawn anew for each draw, the same for all prompts that share their demonstrations
+    Hidden_random   the same positions, with the first token of each label word replaced by a random token of its
+                    demonstration's text; each draw has new random tokens, equal for all prompts with the same demonstrations
 
-A label word's further tokens are kept where its first is replaced, as released. The released ``compress_top.py`` never clears
-its mask, so its draw n has the random tokens of all draws up to n: ``accumulate``.
+Only the first token of a label word is replaced; its further tokens are kept, as in the released code. The released
+``compress_top.py`` never clears its mask, so its draw n keeps the random tokens of all draws up to n. The setting
+``accumulate`` reproduces this.
 
-The comparison is of the predicted label and of the sets of the 5 likeliest tokens. Hidden_random-top, the draw with the highest
-label loyalty, is chosen in :mod:`icl_lens.studies.anchors.compression.summary`.
+The comparison covers the predicted label and the sets of the 5 most likely tokens. Hidden_random-top, the draw with the highest
+label loyalty, is selected in :mod:`icl_lens.studies.anchors.compression.summary`.
 """
 
 from __future__ import annotations
@@ -47,18 +48,19 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Predictions for every prompt by every method, against the prompt's full run.
+    """Compare the predictions of each method for each prompt with the full run of the prompt.
 
     Args:
-        prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        model: Any model whose keys and values can be kept.
+        prompts, batch_tokens, progress, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        model: Any model with a KV cache that supports kept positions.
 
     Raises:
-        InputError: A prompt has no demonstration, or one without a token to draw, or the model's family cannot do it.
+        InputError: A prompt has no demonstration, a demonstration has no token to draw, or the model's family does not support
+            compression.
 
     Returns:
-        One row a prompt and condition, in that order, the full run first: prompt_id, method, draw (0 but for hidden_random),
-        positions, prediction (class index), correct, label_agrees, word_jaccard_5.
+        One row per prompt and condition, in this order, with the full run first: prompt_id, method, draw (always 0 except for
+        hidden_random), positions, prediction (class index), correct, label_agrees, word_jaccard_5.
     """
     settings = settings or Settings()
     planned = conditions(settings)
@@ -103,7 +105,7 @@ def compute(
 
 
 def kept(prompt: TokenizedPrompt, condition: Condition, settings: Settings) -> np.ndarray:
-    """The positions that a condition keeps, ascending, shape (K,).
+    """Return the positions that a condition keeps, ascending, shape (K,).
 
     Raises:
         InputError: A demonstration has no token to draw.
@@ -117,7 +119,9 @@ def kept(prompt: TokenizedPrompt, condition: Condition, settings: Settings) -> n
 
 
 def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
-    """One random position of each demonstration's text, shape (D,); its seed, its demonstrations and the draw decide them.
+    """Return one random position of each demonstration's text, shape (D,).
+
+    The positions depend only on the prompt's seed, its demonstrations and the draw.
 
     Raises:
         InputError: A demonstration has no token to draw.
@@ -135,7 +139,7 @@ def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
 
 
 def text_anchor(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompt:
-    """The prompt with its demonstrations' texts taken out, and the blanks before them ("Review:\\nSentiment: Positive")."""
+    """Remove the demonstrations' texts and the spaces before them from a prompt ("Review:\\nSentiment: Positive")."""
     text, moved, last = "", [], 0
     for (start, end), (label, label_end) in zip(prompt.text_spans.tolist(), prompt.label_spans.tolist(), strict=True):
         text += prompt.text[last:start].rstrip(" ")
@@ -144,7 +148,7 @@ def text_anchor(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) -> 
         last = label_end
     text += prompt.text[last:]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    # A beginning-of-sequence token that is not in the text itself stands before it here, too.
+    # Keep a BOS token that the tokenizer prepended, that is, one that is not part of the text.
     unwritten = prompt.ids[:1] if prompt.ids[0] == tokenizer.bos_token_id and prompt.spans[0, 1] == 0 else prompt.ids[:0]
     ends = np.array([0] * len(unwritten) + [end for _, end in encoded["offset_mapping"]])  # (T,)
     return replace(

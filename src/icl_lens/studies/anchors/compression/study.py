@@ -1,4 +1,4 @@
-"""Compression of the demonstrations (*Label Words are Anchors*, section 3.2, Table 2): methods, settings, and the study."""
+"""Methods, settings and declaration of the study ``compression`` (*Label Words are Anchors*, section 3.2, Table 2)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Positions = Literal["continued", "restarted"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 OWN = "own"
-"""In place of positions for the uncompressed run, with which every method is compared, and for Text_anchor."""
+"""Value of ``positions`` for Text_anchor and for the full run, with which each method is compared."""
 
 WORDS = 5
-"""Word loyalty compares the sets of so many likeliest tokens."""
+"""Number of most likely tokens that word loyalty compares."""
 
 
 class Settings(Section):
-    """How demonstrations are compressed."""
+    """Settings of the compression of demonstrations."""
 
     positions: list[Positions] = Field(
         default=["continued"],
@@ -42,7 +42,7 @@ class Settings(Section):
 
 
 class Condition(NamedTuple):
-    """One way to compress."""
+    """One compression condition."""
 
     method: Method
     draw: int
@@ -50,7 +50,7 @@ class Condition(NamedTuple):
 
 
 def conditions(settings: Settings) -> list[Condition]:
-    """Every condition, in the order of the rows."""
+    """Return all conditions, in the order of the rows."""
     found = [Condition("text_anchor", 0, OWN)]
     for positions in POSITIONS:
         if positions in settings.positions:
@@ -77,7 +77,7 @@ STUDY = Study(
     package=__package__,
     help="prediction with compressed demonstrations (a subset of keys and values)",
     schema=SCHEMA,
-    # One pass over the whole prompts, one for Text_anchor; of the queries one for each further condition.
+    # One pass over the full prompts, one for Text_anchor, and one over the queries for each further condition.
     cost=Cost(passes=2, behind=lambda settings: len(conditions(settings)) - 1),
     settings=Keys("compression", Settings, "Keeping a few keys and values of the demonstrations, or their text (Table 2)."),
     items=(

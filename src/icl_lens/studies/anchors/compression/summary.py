@@ -1,9 +1,10 @@
-"""What Table 2 shows of compression: loyalties and accuracy by method.
+"""Results of compression for Table 2: loyalties and accuracy by method.
 
-*Label Words are Anchors*, section 3.2: label loyalty, word loyalty of the 5 likeliest tokens and accuracy, means over a seed's
-prompts, then seeds, then tasks, with the intervals of :mod:`icl_lens.statistics.resampling`. Of Hidden_random each prompt
-counts by its mean over the draws. Hidden_random-top is, for each task and seed, the draw with the highest label loyalty (the
-first of equals), chosen on the prompts that it is then measured on, as in the paper: its interval ignores that choice.
+*Label Words are Anchors*, section 3.2. The metrics are label loyalty, word loyalty of the 5 most likely tokens, and accuracy.
+Means are over the prompts of a seed, then over seeds, then over tasks; the confidence intervals are those of
+:mod:`icl_lens.statistics.resampling`. For Hidden_random, each prompt contributes its mean over the draws. Hidden_random-top is,
+for each task and seed, the draw with the highest label loyalty (the first one in a tie). As in the paper, it is selected on the
+same prompts on which it is evaluated, and its confidence interval does not account for this selection.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap, mean
 from icl_lens.studies.anchors.compression.study import OWN, POSITIONS, WORDS
 
-# What is averaged, and the name of its mean.
+# Averaged column -> name of its mean.
 METRICS = {"label_agrees": "label_loyalty", f"word_jaccard_{WORDS}": "word_loyalty", "correct": "accuracy"}
 
 TOP = "hidden_random_top"
@@ -25,16 +26,17 @@ _POSITIONS = (OWN, *POSITIONS)
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Every method's loyalties and accuracy, for each model and prompt set.
+    """Compute the loyalties and accuracy of each method, for each model and prompt set.
 
     Args:
-        rows: Compression tables, of one or more models, tasks and sets.
-        plan: How to resample.
+        rows: Compression tables of one or more models, tasks and sets.
+        plan: Bootstrap settings.
 
     Returns:
-        One row a model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), method (and :data:`TOP` of the
-        draws), positions; of each metric its value, ``_low`` and ``_high`` (the interval's ends), ``_lowest_draw`` and
-        ``_highest_draw`` (of a mean over one draw alone; the value itself where there is one draw); draws, prompts, seeds.
+        One row per model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), method (and :data:`TOP`) and
+        positions. Columns for each metric: its value, ``_low`` and ``_high`` (the ends of the confidence interval),
+        ``_lowest_draw`` and ``_highest_draw`` (lowest and highest mean of a single draw; equal to the value if there is only
+        one draw). Further columns: draws, prompts, seeds.
     """
     plan = plan or Bootstrap()
     rows = pd.concat([rows, best_draws(rows)], ignore_index=True)
@@ -55,7 +57,7 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
                         f"{metric}_highest_draw": float(max(draw[number] for draw in draws)),
                     }
                 found.append({**row, "draws": len(draws), "prompts": estimate.prompts, "seeds": part["seed"].nunique()})
-    # Model by model and task by task as they came; within these as the paper has the methods.
+    # Keep the order of models, sets and tasks; within these, use the paper's order of the methods.
     table = pd.DataFrame(found)
     block = table.groupby(["model", "set", "task"], sort=False).ngroup()
     places, methods = table["positions"].map(_POSITIONS.index), table["method"].map(_ORDER.index)
@@ -64,7 +66,9 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
 
 
 def best_draws(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of Hidden_random-top: of each model, set, task, seed and positions the draw with the highest label loyalty.
+    """Return the rows of Hidden_random-top.
+
+    For each model, set, task, seed and positions, this is the draw with the highest label loyalty.
 
     Args:
         rows: Compression tables.

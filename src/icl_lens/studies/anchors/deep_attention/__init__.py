@@ -1,1 +1,1 @@
-"""The study deep_attention: attention of the last position to label words (Figure 5)."""
+"""Study ``deep_attention``: attention of the last position to label words (Figure 5)."""

@@ -1,14 +1,14 @@
-"""Deep attention: how much the last position attends to each class's label words, layer by layer.
+"""Attention of the last position to the label words of each class, in each layer.
 
-*Label Words are Anchors*, section 2.3 and appendix E. With A_{h,l} the attention matrix of head h in layer l, q the last
-position and p_k the position of the k-th demonstration's label word (its first token), the score of class i in layer l is
+*Label Words are Anchors*, section 2.3 and appendix E. Let A_{h,l} be the attention matrix of head h in layer l, q the last
+position, and p_k the position of the k-th demonstration's label word (its first token). The score of class i in layer l is
 
     sum over k of class i, and over heads h, of A_{h,l}(q, p_k)
 
-How well these scores tell the model's own prediction (AUCROC_l) and the share R_l that layers up to l contribute (eq. 5) are
-computed from these rows by :mod:`icl_lens.statistics.attention_auc`.
+From these scores, :mod:`icl_lens.statistics.attention_auc` computes how well they predict the model's own output (AUCROC_l) and
+the share R_l that the layers up to l contribute (eq. 5).
 
-How the scores are measured: :mod:`icl_lens.studies.anchors.label_attention`.
+:mod:`icl_lens.studies.anchors.label_attention` computes the scores.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> pd.DataFrame:
-    """The score of every prompt, layer and class.
+    """Compute the attention score of each prompt, layer and class.
 
     Args:
-        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, prompts, batch_tokens, progress: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration, or the model's family is not supported.
 
     Returns:
-        One row per prompt, layer and class, in that order: prompt_id, layer (from 0), class (index), attention (a sum over
-        heads and demonstrations, so at most the number of heads; 0 for a class without a demonstration).
+        One row per prompt, layer and class, in this order: prompt_id, layer (from 0), class (index), attention (a sum over
+        heads and demonstrations, and therefore at most the number of heads; 0 for a class without a demonstration).
     """
     return class_attention(model, prompts, batch_tokens, progress)

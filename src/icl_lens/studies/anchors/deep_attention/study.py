@@ -1,4 +1,4 @@
-"""Attention of the last position to label words: the declaration of the study."""
+"""Declaration of the study ``deep_attention``: attention of the last position to label words."""
 
 from __future__ import annotations
 

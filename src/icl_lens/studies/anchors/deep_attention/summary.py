@@ -1,7 +1,8 @@
-"""What figures show of deep attention: AUCROC_l and R_l by layer, with intervals, per task and over tasks.
+"""Results of deep attention for the figures: AUCROC_l and R_l by layer with confidence intervals, per task and over tasks.
 
-Definitions and intervals are those of :mod:`icl_lens.statistics.attention_auc` (*Label Words are Anchors*, section 2.3,
-appendix E, eq. 5). As in the released notebook, R_l over tasks is that of the mean curve, not the mean of the tasks' own.
+:mod:`icl_lens.statistics.attention_auc` defines the metrics and their confidence intervals (*Label Words are Anchors*, section
+2.3, appendix E, eq. 5). As in the released notebook, R_l over tasks is computed from the mean AUCROC curve; it is not the mean
+of the R_l of the tasks.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
 def summarise(
     scores: pd.DataFrame, predictions: pd.DataFrame, plan: Bootstrap | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUCROC_l and R_l of each model and prompt set.
+    """Compute AUCROC_l and R_l for each model and prompt set.
 
     Args:
-        scores: deep_attention tables, of one or more models, tasks and sets.
-        predictions: icl tables of the same.
-        plan: How to resample.
+        scores: deep_attention tables of one or more models, tasks and sets.
+        predictions: icl tables of the same models, tasks and sets.
+        plan: Bootstrap settings.
 
     Raises:
         InputError: A prompt has no scores.
 
     Returns:
-        One row a model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), way to score two classes, metric
-        (auc, r) and layer (from 1): value, low and high (the interval's ends; all three empty where nothing can be measured),
-        prompts, seeds (both of what is measured), seeds_missing (of all tasks, whose predictions are all one class),
-        classes_dropped (never predicted, summed over tasks and seeds). And the report of
-        :func:`icl_lens.statistics.attention_auc.auc_curve`, with model and set.
+        A pair of tables. The first has one row per model, set, task (and
+        :data:`~icl_lens.statistics.resampling.OVER_TASKS`), method to score two classes, metric (auc, r) and layer (from 1).
+        Its columns: value, low and high (the ends of the confidence interval; all three are missing if the metric is
+        undefined), prompts and seeds (those that the metric is computed from), seeds_missing (seeds of all tasks in which the
+        model predicts only one class), classes_dropped (classes that are never predicted, summed over tasks and seeds). The
+        second is the report of :func:`icl_lens.statistics.attention_auc.auc_curve`, with model and set.
     """
     found, reports = [], []
     by_set = dict(list(scores.groupby(["model", "set"])))

@@ -1,1 +1,1 @@
-"""The study diagnosis: class confusion predicted from the keys of the label words (Figures 6 and 14)."""
+"""Study ``diagnosis``: class confusion predicted from the keys of the label words (Figures 6 and 14)."""

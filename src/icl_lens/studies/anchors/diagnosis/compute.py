@@ -1,17 +1,19 @@
 """Error diagnosis: class confusion predicted from the keys of the label words.
 
-*Label Words are Anchors*, section 3.3, eq. 11, and the released ``Error_analysis.ipynb``. In one layer, with all heads joined,
-let q_i be the query vector of the last position of prompt i, and k_c the key vector of the label word of class c (its first
-token). The principal directions v_m of the centred q_i, with standard deviations sigma_m, say how queries differ; along them
+*Label Words are Anchors*, section 3.3, eq. 11, and the released ``Error_analysis.ipynb``. In one layer, with all heads
+concatenated, let q_i be the query vector of the last position of prompt i, and k_c the key vector of the label word of class c
+(its first token). Let v_m be the principal directions of the centered q_i, and sigma_m their standard deviations. The predicted
+confusion is
 
     k^_{c,m} = sigma_m v_m' k_c,          m = 1..M
     Confusion_pred(a, b) = ||k^_a - k^_b|| / max over pairs of ||k^_. - k^_.||
 
-so that a small value predicts that a and b are taken for each other. Queries come from prompts whose demonstrations change
-(``pooled-1shot``), keys from one demonstration set per seed (``ordered-1shot``); the same from the keys of every set of the
-pool, averaged, is reported beside it. Vectors are those before the rotary embedding, as in GPT-2, which has none
-(:func:`icl_lens.attention.keys_and_values.queries_and_keys`); a key that heads share is repeated for each of them. The real
-confusion comes from the answers (:mod:`icl_lens.studies.anchors.diagnosis.summary`).
+A small value predicts that the model confuses a and b. The queries come from prompts with varying demonstrations
+(``pooled-1shot``), and the keys from one demonstration set per seed (``ordered-1shot``). The table also contains the mean
+prediction over the keys of all demonstration sets in the pool. The vectors are those before the rotary embedding, for
+consistency with GPT-2, which has none (:func:`icl_lens.attention.keys_and_values.queries_and_keys`). A key that several heads
+share is repeated for each head. The real confusion is computed from the predictions
+(:mod:`icl_lens.studies.anchors.diagnosis.summary`).
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ from icl_lens.studies.inputs import Given, Inputs, of_table, of_tables
 
 
 def prepare(given: Given) -> Inputs:
-    """What :func:`compute` takes: the prompts, and those of the further table ``pooled``, that fit the model's context.
+    """Return the prompts and the pooled prompts (further table ``pooled``) that fit the model's context.
 
     Raises:
-        InputError: None fits.
+        InputError: No prompt or no pooled prompt fits.
     """
     own, pooled = of_table(given), of_tables(given, {"prompts": given.further["pooled"]})
     return Inputs(own.prompts, own.left_out + pooled.left_out, {"pooled": pooled.prompts})
@@ -52,23 +54,24 @@ def compute(
     settings: Settings | None = None,
     pooled: Sequence[TokenizedPrompt] = (),
 ) -> pd.DataFrame:
-    """The predicted confusion of every seed.
+    """Compute the predicted confusion of each seed.
 
     Args:
-        model, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        prompts: They fit the model's context; all of a seed have the same demonstrations, one a class.
-        progress: Told once, when all vectors are read.
-        pooled: Prompts of the same seeds, whose query vectors are taken.
+        model, batch_tokens, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        prompts: Prompts that fit the model's context. All prompts of a seed have the same demonstrations, one per class.
+        progress: Called once, after all vectors are computed.
+        pooled: Prompts of the same seeds that provide the query vectors.
 
     Raises:
-        InputError: A seed has fewer than two pooled prompts or a class is not demonstrated exactly once, the keys of all
-            classes are alike, the layer is not there, or the model's family is not supported.
+        InputError: A seed has fewer than two pooled prompts, a class does not have exactly one demonstration, the keys of all
+            classes are equal, the layer does not exist, or the model's family is not supported.
 
     Returns:
-        One row a seed, source of the keys, M and pair of classes, in that order: prompt_id (of the seed's first prompt, whose
-        demonstrations are the seed's), keys (``first``, of this set; ``pool``, the mean over the distinct sets of the pooled
-        prompts), sets (how many), layer (from 0), components (M as asked for), components_there (as many of them as there are),
-        class_i < class_j, predicted_confusion (0 to 1; small: predicted to be confused).
+        One row per seed, source of the keys, M and pair of classes, in this order: prompt_id (of the first prompt of the seed,
+        which has the seed's demonstrations), keys (``first``: the keys of this demonstration set; ``pool``: the mean over the
+        distinct sets of the pooled prompts), sets (number of demonstration sets), layer (from 0), components (the requested M),
+        components_there (the M that is used, limited by the number of directions), class_i < class_j, predicted_confusion
+        (0 to 1; a small value predicts confusion).
     """
     settings = settings or Settings()
     layer = main_layer(model.layers) if settings.layer is None else settings.layer
@@ -92,7 +95,7 @@ def compute(
     for seed, first, own in zip(seeds, firsts, keys, strict=True):
         places = [i for i, p in enumerate(pooled) if p.seed == seed]
         deviations, directions = principal(queries[places])  # (D,), (D, W)
-        # Prompts with the same demonstrations have the same keys: each set counts once.
+        # Prompts with the same demonstrations have the same keys, so each set counts once.
         sets = {pooled[i].ids[: pooled[i].anchors[-1] + 1].tobytes(): pool_keys[i] for i in places}
         for source, of_source in (("first", [own]), ("pool", list(sets.values()))):
             for asked in counts(settings):
@@ -128,10 +131,11 @@ def vectors(
     batch_tokens: int,
     layer: int,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Query vectors of the last positions and key vectors of the label words in one layer, all heads joined.
+    """Compute the query vectors of the last positions and the key vectors of the label words in one layer.
 
     Returns:
-        Queries, shape (N, W) with W = H * d, and of each prompt its keys in the order of the classes, shape (C, W).
+        The queries, shape (N, W) with W = H * d, all heads concatenated, and the keys of each prompt in the order of the
+        classes, shape (C, W).
     """
     queries: list[np.ndarray] = [np.empty(0)] * len(prompts)
     keys: list[np.ndarray] = [np.empty(0)] * len(prompts)
@@ -147,13 +151,13 @@ def vectors(
 
 
 def principal(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The principal directions of query vectors, widest first.
+    """Compute the principal directions of query vectors, in descending order of standard deviation.
 
     Args:
-        queries: Shape (N, W).
+        queries: Query vectors, shape (N, W).
 
     Returns:
-        Standard deviations, shape (D,), and unit directions, shape (D, W), with D the smaller of N - 1 and W.
+        Standard deviations, shape (D,), and unit directions, shape (D, W), with D = min(N - 1, W).
     """
     centred = queries - queries.mean(0)  # (N, W)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -162,7 +166,7 @@ def principal(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def confusion(keys: np.ndarray, deviations: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Confusion_pred of every pair of classes (eq. 11), with 1 on the diagonal as in the paper.
+    """Compute Confusion_pred for each pair of classes (eq. 11), with 1 on the diagonal as in the paper.
 
     Args:
         keys: Key vectors of the classes, shape (C, W).
@@ -170,12 +174,12 @@ def confusion(keys: np.ndarray, deviations: np.ndarray, directions: np.ndarray) 
         directions: v_m, shape (M, W).
 
     Returns:
-        Shape (C, C); NaN where no two keys differ.
+        Predicted confusion, shape (C, C); NaN outside the diagonal if all keys are equal.
     """
     scaled = keys @ directions.T * deviations  # (C, M)
     apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1)  # (C, C)
     largest = apart.max()
-    # Keys that are one vector differ by the rounding of a product.
+    # Equal keys can differ by the rounding error of the product.
     matrix = apart / largest if largest > 1e-9 * np.abs(scaled).max() else np.full_like(apart, np.nan)
     np.fill_diagonal(matrix, 1)
     return matrix

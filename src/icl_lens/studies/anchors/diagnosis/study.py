@@ -1,4 +1,7 @@
-"""Error diagnosis (*Label Words are Anchors*, section 3.3 and appendix J, Figures 6 and 14): settings and the study."""
+"""Settings and declaration of the study ``diagnosis``.
+
+*Label Words are Anchors*, section 3.3 and appendix J, Figures 6 and 14.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from icl_lens.studies.study import Further, Keys, Study
 
 
 class Settings(Section):
-    """Where queries and keys are read, and what is kept of them."""
+    """Settings of the error diagnosis: layer of the queries and keys, and number of principal directions."""
 
     layer: int | None = Field(
         default=None,
@@ -33,12 +36,12 @@ class Settings(Section):
 
 
 def main_layer(depth: int) -> int:
-    """The layer of a model of ``depth`` layers: 32 of GPT2-XL's 48."""
+    """Return the default layer of a model with ``depth`` layers, for example 32 for the 48 layers of GPT2-XL."""
     return 2 * depth // 3
 
 
 def counts(settings: Settings) -> list[int]:
-    """All M, ascending: Figure 6's and Figure 14's."""
+    """Return all values of M for Figures 6 and 14, ascending."""
     return sorted({settings.directions, *settings.sweep})
 
 
@@ -59,7 +62,7 @@ SCHEMA = study_schema(
 
 
 def _work(job: Job) -> Work:
-    """Each query once, under demonstrations of its own, and no layer beyond the studied one."""
+    """Estimate one pass per query, each with its own demonstrations, through the layers up to the studied layer."""
     prompts = job.seeds * job.queries
     return Work(prompts, prompts * (job.query + job.demonstrations) * (main_layer(job.layers) / job.layers))
 

@@ -1,14 +1,14 @@
-"""What figures show of the error diagnosis: predicted and real confusion pair by pair, and how far their ranks agree.
+"""Results of the error diagnosis for the figures: predicted and real confusion of each pair, and their rank correlation.
 
-Predicted confusion is the study's (:mod:`icl_lens.studies.anchors.diagnosis.compute`). Real confusion is the paper's (*Label
-Words are Anchors*, section 3.3): of the texts whose gold class is a or b, the AUC with which p_a / (p_a + p_b) tells those of
-a. It is the same for (a, b) and (b, a); 1 is never confused, one half is chance. A pair of which a class has no text has none,
-and stays empty.
+:mod:`icl_lens.studies.anchors.diagnosis.compute` computes the predicted confusion. Real confusion follows the paper (*Label
+Words are Anchors*, section 3.3): it is the AUC with which p_a / (p_a + p_b) separates the texts of class a from those of class
+b, among the texts of both classes. It is symmetric in a and b. A value of 1 means that the model never confuses the classes,
+and 0.5 is chance level. The value is missing for a pair if one of its classes has no text.
 
-The paper compares the two by eye. Here each demonstration set (a seed) gives Spearman's rank correlation over its pairs; the
-estimate is the mean over sets, its interval a bootstrap over sets. A set in which the model confuses no pair, so that all are
-alike, has none. Beside it stands how rarely names of classes dealt out at random would have agreed as well: pairs that share a
-class are not independent, so the classes are relabelled and not the pairs.
+The paper compares the two by eye. Here, each demonstration set (a seed) gives Spearman's rank correlation over its pairs. The
+estimate is the mean over sets, with a bootstrap confidence interval over sets. The correlation is undefined for a set in which
+the model confuses no pair, because all values are equal. The table also reports how often a random permutation of the classes
+agrees at least as well. Pairs that share a class are not independent, so the permutation test permutes classes, not pairs.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from icl_lens.statistics.resampling import Bootstrap, mean
 
 _KEY = ["model", "set", "task"]
 
-# Relabellings are all looked at up to so many, and drawn above.
+# Maximum number of class permutations to enumerate. If there are more, this number is sampled.
 _RELABELLINGS = 5040
 
 
 def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Predicted beside real confusion.
+    """Join predicted and real confusion.
 
     Args:
-        predicted: diagnosis tables, of one or more models and tasks.
+        predicted: diagnosis tables of one or more models and tasks.
         answers: icl tables of the same prompts.
 
     Raises:
-        InputError: A seed that is predicted has no answers.
+        InputError: A seed in ``predicted`` has no rows in ``answers``.
 
     Returns:
-        The rows of ``predicted`` without prompt_id, their predicted_confusion named predicted, and: real (empty where a class
-        has no text), items_i and items_j (texts of the two classes).
+        The rows of ``predicted`` without prompt_id and with predicted_confusion renamed to predicted. Additional columns: real
+        (missing if a class has no text), items_i and items_j (numbers of texts of the two classes).
     """
     found = pd.concat(
         [_real(part).assign(**dict(zip([*_KEY, "seed"], key, strict=True))) for key, part in answers.groupby([*_KEY, "seed"])]
@@ -56,13 +56,13 @@ def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _real(answers: pd.DataFrame) -> pd.DataFrame:
-    """Real confusion of every pair, from the answers of one seed."""
+    """Compute the real confusion of each pair from the predictions of one seed."""
     log_probs = np.stack(answers["class_log_probs"].to_numpy())  # (N, C)
     gold = answers["gold"].to_numpy()  # (N,)
     rows = []
     for a, b in combinations(range(log_probs.shape[1]), 2):
         of_pair = (gold == a) | (gold == b)
-        # p_a / (p_a + p_b) rises with log p_a - log p_b, which does not round to 1.
+        # p_a / (p_a + p_b) increases with log p_a - log p_b, which does not round to 1.
         value = auc(log_probs[of_pair, a] - log_probs[of_pair, b], gold[of_pair] == a)
         rows.append(
             {
@@ -77,17 +77,18 @@ def _real(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How far predicted and real confusion agree in rank.
+    """Compute the rank correlation of predicted and real confusion.
 
     Args:
-        compared: As :func:`compare` returns it.
-        plan: How to resample; demonstration sets are always resampled.
+        compared: The return value of :func:`compare`.
+        plan: Bootstrap settings; demonstration sets are always resampled.
 
     Returns:
-        One row a model, set, task, source of the keys and M: value (mean over seeds of Spearman's correlation; empty where it
-        exists for none: fewer than two pairs), low and high (empty with fewer than two seeds), seeds (over which it exists),
-        pairs (fewest of a seed), relabelled (share of relabellings that agree as well or better, this one among them). And one
-        row a seed: the same key, seed, pairs, correlation.
+        A pair of tables. The first has one row per model, set, task, source of the keys and M. Its columns: value (mean over
+        seeds of Spearman's correlation; missing if it is undefined for all seeds, for example with fewer than two pairs), low
+        and high (missing with fewer than two seeds), seeds (number of seeds with a defined correlation), pairs (minimum over
+        seeds), relabelled (share of class permutations, including the identity, that agree at least as well). The second has
+        one row per seed, with the same key columns and seed, pairs, correlation.
     """
     plan = plan or Bootstrap()
     plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)
@@ -115,21 +116,22 @@ def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple
 
 
 def average(compared: pd.DataFrame, column: str) -> np.ndarray:
-    """The mean over seeds of one column, as a matrix with the paper's diagonal of 1, shape (C, C).
+    """Return the mean over seeds of one column, as a matrix with ones on the diagonal as in the paper, shape (C, C).
 
-    A cell that is empty for some seeds is the mean of the others, for all seeds NaN.
+    The mean of a cell ignores seeds with a missing value. It is NaN if the value is missing for all seeds.
 
     Args:
-        compared: As :func:`compare` returns it, of one model, set, task, source of the keys and M.
+        compared: The return value of :func:`compare`, for one model, set, task, source of the keys and M.
         column: predicted or real.
     """
     return _square(compared.groupby(["class_i", "class_j"], as_index=False)[column].mean(), column)
 
 
 def lowest(matrix: np.ndarray) -> tuple[int, int] | None:
-    """The pair of classes that is most confused: that of the lowest known cell above the diagonal.
+    """Return the most confused pair of classes, that is, the pair with the lowest non-missing cell above the diagonal.
 
-    None where no cell is known, or all of several are alike, such as those of a model that confuses nothing.
+    Return None if all cells are missing, or if there are several cells and all are equal, for example for a model that
+    confuses no classes.
     """
     above = np.where(np.triu(np.ones_like(matrix, dtype=bool), 1), matrix, np.nan)
     known = above[~np.isnan(above)]
@@ -139,7 +141,7 @@ def lowest(matrix: np.ndarray) -> tuple[int, int] | None:
 
 
 def why_none(row: pd.Series) -> str:
-    """Why a row of :func:`correlations` has no value, half a sentence."""
+    """Return a phrase that explains why a row of :func:`correlations` has no value."""
     if row["pairs"] < 2:
         return f"no rank correlation, for it takes two pairs of classes, and {row['pairs']} can be measured"
     return "no rank correlation, for in every demonstration set the real confusion of all pairs is the same"
@@ -163,10 +165,10 @@ def _known_pairs(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _relabelled(matrices: list[tuple[np.ndarray, np.ndarray]], seed: int) -> float:
-    """The share of relabellings of the predicted classes whose mean correlation is as high as that of none, or higher."""
+    """Return the share of permutations of the predicted classes with a mean correlation at least as high as the original."""
     classes = len(matrices[0][0])
     if factorial(classes) <= _RELABELLINGS:
-        orders = np.array(list(permutations(range(classes))))  # (P, C), the first of them the identity
+        orders = np.array(list(permutations(range(classes))))  # (P, C), identity first
     else:
         generator = np.random.default_rng(seed)
         orders = np.stack([np.arange(classes), *(generator.permutation(classes) for _ in range(_RELABELLINGS - 1))])

@@ -1,1 +1,1 @@
-"""The study flow: the information flow of a few prompts along every edge."""
+"""Study ``flow``: the information flow of a few prompts along every edge."""

@@ -1,11 +1,11 @@
-"""The information flow of a few prompts in full: I_l(i, j) along every edge worth drawing.
+"""Information flow I_l(i, j) of a few prompts along each relevant edge.
 
     I_l = | sum_h  A_{h,l} * dL/dA_{h,l} |                       (*Label Words are Anchors*, section 2.1, eq. 1)
 
-How I_l is measured: :mod:`icl_lens.studies.anchors.information_flow`. The paper's Figure 1 draws two layers of one prompt. An
-edge leads from position j to a later position i (the diagonal counts for nothing). Edges that carry little of the layer's flow
-and little attention are left out; every row says how much the whole layer holds, so that what is left out can be told. The same
-edge's attention weight stands beside it, and the layer's S_wp, S_pq and S_ww (eq. 2 to 4) in each of its rows.
+:mod:`icl_lens.studies.anchors.information_flow` computes I_l. The paper's Figure 1 draws two layers of one prompt. An edge goes
+from position j to a later position i; the diagonal is ignored. Edges with a small share of the layer's flow and a small
+attention weight are omitted. Each row contains the total flow of the layer, so that the omitted flow can be computed. Each row
+also contains the attention weight of the edge, and S_wp, S_pq and S_ww (eq. 2 to 4) of the layer.
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """The edges of the chosen prompts.
+    """Compute the information flow along the edges of the selected prompts.
 
     Args:
-        model, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        prompts: They fit the model's context. Which of them are taken is a matter of the settings.
-        progress: Told after each batch how many prompts it held, at the end of all that were not taken.
+        model, batch_tokens, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`. The settings select
+            the prompts.
+        prompts: Prompts that fit the model's context.
+        progress: Called after each batch with its number of prompts, and at the end with the number of prompts that were not
+            selected.
 
     Raises:
-        InputError: A prompt is asked for that is not there, or has no demonstration; the model's family is not supported, or
-            its number format is too narrow.
+        InputError: A requested prompt does not exist, a selected prompt has no demonstration, the model's family is not
+            supported, or the range of its number format is too small.
 
     Returns:
-        One row a prompt, layer and edge, in that order: prompt_id, layer (from 0), query (position i), key (position j < i),
-        saliency (I_l(i, j)), attention (mean over heads of A_{h,l}(i, j)), layer_total (the sum of I_l over all edges of the
-        layer, those left out too), s_wp, s_pq, s_ww (of the layer). Edges are sorted by query, then key; each layer has at
-        least one.
+        One row per prompt, layer and edge, in this order: prompt_id, layer (from 0), query (position i), key (position j < i),
+        saliency (I_l(i, j)), attention (mean over heads of A_{h,l}(i, j)), layer_total (sum of I_l over all edges of the layer,
+        including omitted edges), s_wp, s_pq, s_ww (of the layer). Edges are sorted by query, then by key. Each layer has at
+        least one edge.
     """
     settings = settings or Settings()
     taken = chosen(prompts, settings)
     information_flow.require_demonstrations(taken)
     require_supported(model.network)
     layers = model.layers
-    found: dict[tuple[int, int], dict[str, Any]] = {}  # (place, layer) -> its edges and what its rows say of the layer
+    found: dict[tuple[int, int], dict[str, Any]] = {}  # (prompt index, layer) -> columns of its edges
     for batch in batches(model, taken, batch_tokens, kept="graph"):
         edge_means = EdgeMeans(batch, [taken[place] for place in batch.index])
 
@@ -85,10 +87,10 @@ def compute(
 
 
 def chosen(prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[TokenizedPrompt]:
-    """The prompts whose flow is kept, in their order, and behind them those that are kept besides (also).
+    """Return the selected prompts, in order of prompt_id or of the prompts, followed by the additional prompts (``also``).
 
     Raises:
-        InputError: A prompt is asked for that is not there.
+        InputError: A requested prompt does not exist.
     """
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     absent = next((number for number in (*(settings.prompt_ids or ()), *settings.also) if number not in by_id), None)
@@ -108,11 +110,15 @@ def chosen(prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[Token
 
 
 def _kept(flow: np.ndarray, attention: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """The edges of one layer that are not left out: query, key, saliency and attention of each, shape (E,) each; layer_total.
+    """Return the edges of one layer that are kept.
 
     Args:
         flow: A multiple of I_l below the diagonal, shape (T, T).
         attention: Mean over heads of the attention weights below the diagonal, shape (T, T).
+        settings: Thresholds for the saliency and the attention of an edge.
+
+    Returns:
+        query, key, saliency and attention, shape (E,) each, and layer_total.
     """
     keep = (flow >= settings.least * flow.max()) & (flow > 0) | (attention >= settings.least_attention)
     query, key = np.nonzero(keep) if keep.any() else (np.array([1]), np.array([0]))

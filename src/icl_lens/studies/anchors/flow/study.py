@@ -1,4 +1,4 @@
-"""Whose information flow is kept in full, and how much of it: the settings and the declaration of the study."""
+"""Settings and declaration of the study ``flow``: which prompts, and which edges of them, are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PromptIds = list[Annotated[int, Field(ge=0)]]
 
 
 class Settings(Section):
-    """Whose flow is kept, and how much of it."""
+    """Settings of the information flow: which prompts and which edges are kept."""
 
     seeds: int = Field(default=5, ge=1, description="The first so many seeds have prompts in it.")
     prompts: int = Field(default=5, ge=1, description="The first so many prompts of each.")

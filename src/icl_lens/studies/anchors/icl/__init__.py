@@ -1,1 +1,1 @@
-"""The study icl: what the model answers to each prompt."""
+"""Study ``icl``: the prediction of the model for each prompt."""

@@ -1,8 +1,8 @@
-"""In-context learning itself: what the model answers to each prompt.
+"""In-context learning: the model's prediction for each prompt.
 
 The prediction is the label word with the highest logit at the last position (*Label Words are Anchors*, section 2; the released
-code's ``LMForwardAPI``). The table also keeps the log-probabilities over the label words, and the ten most likely tokens of the
-whole vocabulary, which word loyalty compares. A beginning that several prompts share is read once.
+code's ``LMForwardAPI``). The table also contains the log-probabilities over the label words, and the ten most likely tokens of
+the whole vocabulary, which word loyalty compares. A prefix that several prompts share is computed once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> pd.DataFrame:
-    """Predictions for every prompt.
+    """Compute the prediction for each prompt.
 
     Args:
-        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, prompts, batch_tokens, progress: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
 
     Returns:
-        One row per prompt, in their order: prompt_id, gold and prediction (class indices), class_log_probs (C floats:
-        log-softmax over the label words), top_tokens (10 token ids, likeliest first).
+        One row per prompt, in the order of the prompts: prompt_id, gold and prediction (class indices), class_log_probs (C
+        floats: log-softmax over the label words), top_tokens (10 token ids, in descending order of probability).
     """
     return predict(model, prompts, batch_tokens, progress, TOP_TOKENS)

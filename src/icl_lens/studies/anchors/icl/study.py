@@ -1,4 +1,4 @@
-"""What the model answers to each prompt: the declaration of the study."""
+"""Declaration of the study ``icl``: the model's prediction for each prompt."""
 
 from __future__ import annotations
 

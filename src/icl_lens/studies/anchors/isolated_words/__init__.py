@@ -1,1 +1,1 @@
-"""The study isolated_words: the likeliest next tokens with label words isolated (Table 5)."""
+"""Study ``isolated_words``: the most likely next tokens with isolated label words (Table 5)."""

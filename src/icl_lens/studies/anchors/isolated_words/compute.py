@@ -1,11 +1,11 @@
-"""What a model would say next when label words are isolated, in words: why word loyalty is measured beside label loyalty.
+"""Most likely next tokens with isolated label words, which show why word loyalty is needed in addition to label loyalty.
 
-*Label Words are Anchors*, section 2.2 and appendix C (Table 5): with label words isolated in the first layers the predicted
-label may stay while the likeliest tokens of the whole vocabulary become quite others. Isolation is that of
-:mod:`icl_lens.studies.anchors.isolated_runs`, in the first and in the last k layers.
+*Label Words are Anchors*, section 2.2 and appendix C (Table 5): with label words isolated in the first layers, the predicted
+label may stay the same although the most likely tokens of the whole vocabulary change. The runs come from
+:mod:`icl_lens.studies.anchors.isolated_runs`, with isolation in the first or in the last k layers.
 
-The paper shows one prompt and does not say how it was found. Here it is, for each class, the first prompt of that class that
-the model answers right; where it answers none right, the first of that class.
+The paper shows one prompt and does not report how it was selected. This study selects, for each class, the first prompt of the
+class that the model predicts correctly, or the first prompt of the class if there is no correct prediction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from icl_lens.studies.anchors.isolated_runs import runs
 from icl_lens.studies.anchors.isolated_words.study import Settings
 from icl_lens.studies.anchors.isolating import main_layers
 
-# How many prompts are answered at a time until each class has one that is answered right.
+# Number of prompts predicted at a time until each class has a correctly predicted prompt.
 _LOOKED_AT = 64
 
 
@@ -38,20 +38,20 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Predictions and likeliest next tokens of one prompt a class, plain and with its label words isolated.
+    """Compute the prediction and the most likely next tokens of one prompt per class, without and with isolated label words.
 
     Args:
-        model, prompts, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        progress: Told how many prompts were looked at.
+        model, prompts, batch_tokens, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        progress: Called with the number of prompts that were examined.
 
     Raises:
-        InputError: A prompt has no demonstration, more layers are asked for than there are, or the model's family is not
-            supported.
+        InputError: A prompt has no demonstration, the settings request more layers than the model has, or the model's family is
+            not supported.
 
     Returns:
-        One row per prompt and condition, prompts in their order: prompt_id, gold (class index), side (of the layers in which
-        label words are isolated: none, first or last), layers (k; 0 for none), prediction (class index), top_tokens (texts of
-        the likeliest next tokens, likeliest first), top_log_probs (their log-probabilities, nats).
+        One row per prompt and condition, in the order of the prompts: prompt_id, gold (class index), side (none, first or last:
+        the layers in which label words are isolated), layers (k; 0 for none), prediction (class index), top_tokens (texts of
+        the most likely next tokens, in descending order of probability), top_log_probs (their log-probabilities, in nats).
     """
     settings = settings or Settings()
     k = settings.layers or main_layers(model.layers)
@@ -88,7 +88,7 @@ def _examples(
     batch_tokens: int,
     progress: Callable[[int], object],
 ) -> list[TokenizedPrompt]:
-    """For each class that has a prompt, the first that is answered right, or else the first; in the prompts' order."""
+    """Return the first correctly predicted prompt of each class, or else its first prompt, in the order of the prompts."""
     first: dict[int, int] = {}
     for place, prompt in enumerate(prompts):
         first.setdefault(prompt.gold, place)
@@ -108,12 +108,12 @@ def _examples(
 
 
 def _likeliest(model: LanguageModel, logits: Tensor, words: int) -> dict[str, list]:
-    """The likeliest next tokens of one prompt, as text, and their log-probabilities.
+    """Return the most likely next tokens of one prompt, as texts, and their log-probabilities.
 
     Args:
-        model: Its tokenizer tells the texts.
-        logits: Of every token, shape (V,).
-        words: How many.
+        model: The model; its tokenizer decodes the tokens.
+        logits: Logits of all tokens, shape (V,).
+        words: Number of tokens.
     """
     best = logits.topk(min(words, len(logits)))  # (W,) each
     log_probs = logits.cpu().double().log_softmax(-1)[best.indices.cpu()]  # (W,)

@@ -1,4 +1,4 @@
-"""How Table 5's label words are isolated: the settings and the declaration of the study."""
+"""Settings and declaration of the study ``isolated_words`` (Table 5)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCHEMA = study_schema(
 
 
 class Settings(Section):
-    """How label words are isolated, and how many words are kept."""
+    """Settings of the isolation of label words, and the number of words that are kept."""
 
     layers: int | None = Field(
         default=None,

@@ -1,1 +1,1 @@
-"""The study isolation: predictions with label words isolated (Figures 4 and 8)."""
+"""Study ``isolation``: predictions with isolated label words (Figures 4 and 8)."""

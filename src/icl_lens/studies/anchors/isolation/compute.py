@@ -1,16 +1,16 @@
-"""Isolation: does the prediction survive when label words are cut off from the text before them?
+"""Predictions with isolated label words, which cannot attend to the text before them.
 
-*Label Words are Anchors*, section 2.2 and appendix D. In the first or the last k layers, every head, the edges from a position
-p to all earlier ones are blocked, for each of D positions p: the label words, or others in their place
-(:mod:`icl_lens.studies.anchors.isolated_positions`). With A the attention weights,
+*Label Words are Anchors*, section 2.2 and appendix D. In all heads of the first or the last k layers, D positions p are blocked
+from attending to all earlier positions. These positions are the label words or control positions
+(:mod:`icl_lens.studies.anchors.isolated_positions`). With attention weights A,
 
     before the softmax (released code, default)     A(p, j) = 0 for j < p, and A(p, p) = 1
-    after the softmax (the paper's sentence)        A(p, j) = 0 for j < p, and A(p, p) as it was; the row is not renormalised
+    after the softmax (the paper's text)            A(p, j) = 0 for j < p, and A(p, p) is unchanged; the row is not renormalized
 
-The run so changed is compared with the plain run of the same prompt, made in the same job: is the predicted label the same, and
-how far do the sets of the 5 (paper) and 10 (released notebook) likeliest tokens overlap?
+The isolated run is compared with the plain run of the same prompt, made in the same job. The comparison covers the predicted
+label and the overlap of the sets of the 5 (paper) and 10 (released notebook) most likely tokens.
 
-How the runs are made: :mod:`icl_lens.studies.anchors.isolated_runs`.
+:mod:`icl_lens.studies.anchors.isolated_runs` performs the runs.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Predictions for every prompt under every condition, against the prompt's plain run.
+    """Compare the predictions for each prompt under each condition with the plain run of the same prompt.
 
     Args:
-        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, prompts, batch_tokens, progress, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
 
     Raises:
-        InputError: A prompt has no demonstration or lacks what is to be isolated, more layers are asked for than there are, or
-            the model's family is not supported.
+        InputError: A prompt has no demonstration or lacks the tokens to isolate, the settings request more layers than the
+            model has, or the model's family is not supported.
 
     Returns:
-        One row per prompt and condition, in that order: prompt_id, target, side, layers (k), draw (0 but for random),
+        One row per prompt and condition, in this order: prompt_id, target, side, layers (k), draw (always 0 except for random),
         prediction (class index), label_agrees, word_jaccard_5, word_jaccard_10.
     """
     return compare(model, prompts, batch_tokens, progress, settings or Settings())

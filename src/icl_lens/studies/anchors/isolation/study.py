@@ -1,4 +1,4 @@
-"""Isolation of label words: the declaration of the study. Its settings are in :mod:`icl_lens.studies.anchors.isolating`."""
+"""Declaration of the study ``isolation``. Its settings are in :mod:`icl_lens.studies.anchors.isolating`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""What figures show of isolation: loyalties by condition, with intervals, per task and over tasks.
+"""Results of isolation for the figures: loyalties by condition with confidence intervals, per task and over tasks.
 
-Loyalty (*Label Words are Anchors*, section 2.2) is how often the predicted label stays the same (label loyalty), and the mean
-Jaccard overlap of the likeliest tokens (word loyalty, of 5 as in the paper and of 10 as in the released notebook). Means are
-over a seed's prompts, then seeds, then tasks; intervals are those of :mod:`icl_lens.statistics.resampling`. Of the random
-control each prompt counts by its mean over the draws; how far the draws lie apart stands beside it.
+Loyalties are defined in *Label Words are Anchors*, section 2.2. Label loyalty is the share of prompts with an unchanged
+predicted label. Word loyalty is the mean Jaccard similarity of the most likely tokens (5 as in the paper, and 10 as in the
+released notebook). Means are over the prompts of a seed, then over seeds, then over tasks; the confidence intervals are those
+of :mod:`icl_lens.statistics.resampling`. For the random control, each prompt contributes its mean over the draws, and the table
+also reports the range over draws.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import pandas as pd
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap, mean
 from icl_lens.studies.anchors.isolating import WORDS
 
-# What is averaged, and the name of its mean.
+# Averaged column -> name of its mean.
 METRICS = {"label_agrees": "label_loyalty", **{f"word_jaccard_{size}": f"word_loyalty_{size}" for size in WORDS}}
 
-# The paired difference of the paper's two conditions, on the same prompts.
+# Paired difference of the paper's two conditions on the same prompts.
 DIFFERENCE = "label - random"
 
 _UNIT = ["task", "seed", "prompt_id"]
@@ -26,19 +27,19 @@ _CONDITION = ["target", "side", "layers"]
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Every loyalty of every condition, for each model and prompt set.
+    """Compute the loyalties of each condition, for each model and prompt set.
 
     Args:
-        rows: Isolation tables, of one or more models, tasks and sets.
-        plan: How to resample.
+        rows: Isolation tables of one or more models, tasks and sets.
+        plan: Bootstrap settings.
 
     Raises:
-        InputError: Some prompts lack a condition that others have.
+        InputError: Some prompts lack a condition that other prompts have.
 
     Returns:
-        One row a model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), target (and :data:`DIFFERENCE`),
-        side, layers (k) and metric: value, low and high (the interval's ends), lowest_draw and highest_draw (of a mean over one
-        draw alone; the value itself where there is one draw), draws, prompts, seeds.
+        One row per model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), target (and :data:`DIFFERENCE`),
+        side, layers (k) and metric: value, low and high (the ends of the confidence interval), lowest_draw and highest_draw
+        (lowest and highest mean of a single draw; equal to the value if there is only one draw), draws, prompts, seeds.
     """
     found = []
     for (model, name), of_set in rows.groupby(["model", "set"], sort=False):
@@ -88,7 +89,7 @@ def _summarise(rows: pd.DataFrame, plan: Bootstrap) -> list[dict]:
 
 
 def _wide(rows: pd.DataFrame, columns: Sequence[tuple]) -> pd.DataFrame:
-    """One row a prompt, averaged over draws, with the columns (metric, target, side, layers) under their names."""
+    """Return one row per prompt, averaged over draws, with one named column per (metric, target, side, layers)."""
     wide = rows.pivot_table(index=_UNIT, columns=_CONDITION, values=list(METRICS), aggfunc="mean", observed=True)
     wide = wide[list(columns)]
     wide.columns = [_name(column) for column in columns]
@@ -96,6 +97,6 @@ def _wide(rows: pd.DataFrame, columns: Sequence[tuple]) -> pd.DataFrame:
 
 
 def _name(column: tuple) -> str:
-    """A column's name in a message."""
+    """Return the name of a column, as error messages show it."""
     metric, target, side, layers = column
     return f"{METRICS[metric]} of {target} in the {side} {layers}"

@@ -1,1 +1,1 @@
-"""The study isolation_controls: isolation with shuffled labels and with an untrained copy."""
+"""Study ``isolation_controls``: isolation with shuffled labels and with an untrained copy."""

@@ -1,12 +1,13 @@
-"""Isolation with the controls that the paper lacks: shuffled labels, an untrained copy, and other tokens than label words.
+"""Isolation with controls that the paper does not have: shuffled labels, an untrained copy, and tokens next to label words.
 
-*Label Words are Anchors*, section 2.2: isolating the label words in the first layers changes the prediction, isolating as many
-random tokens does not. If that is because the model reads the demonstrations there, it should not be so for a model that cannot
-read (an untrained copy); and it may or may not be so where text and label do not belong together (shuffled labels). The newline
-after a label word and the template's token before it stand as close to it, and carry no label.
+*Label Words are Anchors*, section 2.2: isolating the label words in the first layers changes the prediction, but isolating the
+same number of random tokens does not. If the reason is that the model processes the demonstrations in these layers, the effect
+should be absent in an untrained copy. It may or may not be present if texts and labels do not match (shuffled labels). The
+newline after a label word and the template token before it are adjacent to the label word but contain no label.
 
-Isolation is that of :mod:`icl_lens.studies.anchors.isolated_runs`, in Figure 4's number of first and of last layers; each
-control's runs are compared with the plain runs of that same control. The controls: :mod:`icl_lens.studies.anchors.controls`.
+The runs come from :mod:`icl_lens.studies.anchors.isolated_runs`, with Figure 4's number of first or last layers. The runs of
+each control are compared with the plain runs of the same control. The controls are in
+:mod:`icl_lens.studies.anchors.controls`.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Predictions for every control, prompt and condition.
+    """Compute the predictions for each control, prompt and condition.
 
     Args:
-        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        shuffled: The same with their labels shuffled.
+        model, prompts, batch_tokens, progress, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        shuffled: The same prompts with shuffled labels.
 
     Raises:
-        InputError: As :func:`icl_lens.studies.anchors.isolated_runs.compare`.
+        InputError: See :func:`icl_lens.studies.anchors.isolated_runs.compare`.
 
     Returns:
-        The rows of :func:`icl_lens.studies.anchors.isolated_runs.compare` for each control in turn; ``control`` is its name.
+        The rows of :func:`icl_lens.studies.anchors.isolated_runs.compare` for one control after the other. The column
+        ``control`` contains the name of the control.
     """
     settings = settings or Settings()
     chosen = isolation(settings, model.layers)

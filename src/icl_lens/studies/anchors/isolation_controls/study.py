@@ -1,4 +1,4 @@
-"""Isolation with controls: the declaration of the study."""
+"""Declaration of the study ``isolation_controls``: isolation with controls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STUDY = Study(
     help="isolation again with shuffled labels and on an untrained copy of the model",
     schema=SCHEMA,
     cost=Cost(
-        passes=len(CONTROLS),  # the plain run of each control, and in `more` the run of each condition
+        passes=len(CONTROLS),  # plain run of each control; `more` adds the runs of the conditions
         more=lambda job: len(CONTROLS) * len(conditions(isolation(job.settings, job.layers), job.layers)),
         queries=lambda settings: settings.queries,
     ),
@@ -44,7 +44,7 @@ STUDY = Study(
             notebook="anchors/figure_controls",
             set="shared-1shot",
             studies=("isolation_controls", "attention_controls"),
-            # The fewest classes and the most: the paper has no such figure, and every task costs two jobs.
+            # Only the tasks with the fewest and the most classes: each task costs two jobs, and the paper has no such figure.
             tasks=("sst2", "trec"),
         ),
     ),

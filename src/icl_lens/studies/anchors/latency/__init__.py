@@ -1,1 +1,1 @@
-"""The study latency: how long a query takes with full and with compressed demonstrations (Tables 3 and 6)."""
+"""Study ``latency``: the time per query with full and with compressed demonstrations (Tables 3 and 6)."""

@@ -1,17 +1,19 @@
-"""Latency: how long a query takes behind compressed demonstrations, against the whole prompt read at once.
+"""Latency of a query with compressed demonstrations, compared with a forward pass over the full prompt.
 
-*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). Three methods to get to the same position's logits:
+*Label Words are Anchors*, section 3.2 and appendix I (Tables 3 and 6). Three methods compute the logits at the same position:
 
-    full            the whole prompt in one forward pass (the paper's baseline)
-    hidden_anchor   the query behind the K kept positions of its demonstrations
-    shared          the query behind all P of them, kept whole: exact, and also read once
+    full            the full prompt in one forward pass (the paper's baseline)
+    hidden_anchor   the query with the K kept positions of its demonstrations as prefix
+    shared          the query with all P positions of its demonstrations as prefix; this is exact, and the prefix is also
+                    computed once
 
-Only the forward pass is timed, up to the logits at the last position, with the model's own attention kernel: the inputs are on
-the device before, nothing is decoded, and the device has finished before the clock starts and before it stops. What is read
-once for all queries (the demonstrations) is not counted, as in the paper. Each pass is run once before it is timed, and the
-methods alternate. The paper compares one prompt at a time; the prompts of a seed together, in batches, show the throughput.
+Only the forward pass up to the logits at the last position is timed, with the model's own attention kernel. The inputs are
+already on the device, there is no decoding, and the device is synchronized before the timer starts and before it stops. As in
+the paper, the time does not include the pass over the demonstrations, which runs once for all queries. Each pass runs once
+before it is timed, and the methods alternate. The paper compares one prompt at a time. Batches of all prompts of a seed
+additionally measure the throughput.
 
-Times differ from machine to machine and from run to run.
+Times vary between machines and between runs.
 """
 
 from __future__ import annotations
@@ -41,21 +43,22 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Seconds of every repeat, and the lengths that they hang on.
+    """Measure the time of each repeat, and the lengths that it depends on.
 
     Args:
-        prompts, batch_tokens, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        model: Any model whose keys and values can be kept.
-        progress: Told after each set of demonstrations how many prompts it has, those that are not timed too.
+        prompts, batch_tokens, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        model: Any model with a KV cache that supports kept positions.
+        progress: Called after each set of demonstrations with its number of prompts, including prompts that are not timed.
 
     Raises:
-        InputError: A prompt has no demonstration, or the model's family cannot do it.
+        InputError: A prompt has no demonstration, or the model's family does not support compression.
 
     Returns:
-        One row a timed pass, method and repeat: prompt_id (of a batch its first), method, prompts (timed together; 1 for the
-        paper's comparison), repeat, seconds, prompt_tokens (of the whole prompt; their mean), cache_tokens (whose keys and
-        values are kept: none, K or P), query_tokens (their mean, template included), demo_words and query_words (whitespace
-        words of the raw texts, L_demo and L_x in Table 6).
+        One row per timed pass, method and repeat: prompt_id (of the first prompt for a batch), method, prompts (number of
+        prompts timed together; 1 for the paper's comparison), repeat, seconds, prompt_tokens (mean length of the full prompts),
+        cache_tokens (number of tokens in the KV cache: 0, K or P), query_tokens (mean length of the queries, including the
+        template), demo_words and query_words (numbers of whitespace-separated words of the raw texts, L_demo and L_x in Table
+        6).
     """
     settings = settings or Settings()
     groups = compressed_demonstrations.group_by_demonstrations(prompts)
@@ -104,7 +107,7 @@ def _pass(
     index: list[int],
     behind: Compressed | None,
 ) -> Callable[[], None]:
-    """A forward pass over some prompts whose batches lie ready on the device."""
+    """Prepare the batches of some prompts on the device, and return a function that runs the forward pass over them."""
     if behind is None:
         ready = list(batching.batches(model, prompts, batch_tokens, index))
     else:
@@ -121,7 +124,7 @@ def _pass(
 
 
 def _time(model: LanguageModel, passes: dict[Method, Callable[[], None]], repeats: int) -> dict[Method, list[float]]:
-    """Seconds of each method's repeats; the first run of each does not count."""
+    """Return the times of each method's repeats, in seconds, without its first run."""
     seconds: dict[Method, list[float]] = {method: [] for method in passes}
     for repeat in range(-1, repeats):
         for method, run in passes.items():
@@ -135,7 +138,7 @@ def _time(model: LanguageModel, passes: dict[Method, Callable[[], None]], repeat
 
 
 def _finish(model: LanguageModel) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has completed all queued work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     elif model.device.type == "mps":
@@ -143,6 +146,6 @@ def _finish(model: LanguageModel) -> None:
 
 
 def _words(prompt: TokenizedPrompt, span: np.ndarray) -> int:
-    """How many whitespace words some characters of a prompt are."""
+    """Return the number of whitespace-separated words in a span of a prompt's text."""
     start, end = span
     return len(prompt.text[start:end].split())

@@ -1,4 +1,7 @@
-"""Latency (*Label Words are Anchors*, section 3.2 and appendix I, Tables 3 and 6): methods, settings, and the study."""
+"""Methods, settings and declaration of the study ``latency``.
+
+*Label Words are Anchors*, section 3.2 and appendix I, Tables 3 and 6.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
 
 Method = Literal["full", "hidden_anchor", "shared"]
-"""The whole prompt is read (the paper's comparison); the query behind the kept positions; the query behind all of them."""
+"""The full prompt (the paper's baseline), the query after the kept positions, or the query after all positions."""
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class Settings(Section):
-    """How much is timed."""
+    """Settings of the latency measurement: number of prompts and repeats."""
 
     prompts: int = Field(default=5, ge=1, description="Prompts of each seed that are timed, the first ones.")
     repeats: int = Field(default=5, ge=1, description="Times that each is timed, after one that does not count.")
@@ -44,7 +47,7 @@ STUDY = Study(
     package=__package__,
     help="latency of a query with full and with compressed demonstrations",
     schema=SCHEMA,
-    cost=Cost(passes=0),  # a few prompts: loading the model is the cost
+    cost=Cost(passes=0),  # a few prompts: loading the model dominates the cost
     settings=Keys("latency", Settings, "Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."),
     alone=True,
     items=(

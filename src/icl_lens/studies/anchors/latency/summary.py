@@ -1,7 +1,7 @@
-"""What Tables 3 and 6 show of latency: the acceleration ratio.
+"""Results of latency for Tables 3 and 6: the acceleration ratio.
 
-*Label Words are Anchors*, section 3.2 and appendix I: seconds of the whole prompt, divided by seconds of the query behind
-compressed demonstrations.
+*Label Words are Anchors*, section 3.2 and appendix I. The ratio is the time for the full prompt divided by the time for the
+query with compressed demonstrations.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from icl_lens.studies.anchors.latency.study import METHODS
 
 
 def accelerations(rows: pd.DataFrame) -> pd.DataFrame:
-    """How many times faster a query is, for each model, set, task and number of prompts at a time.
+    """Compute the acceleration ratios for each model, set and task, with single prompts and with batches.
 
-    A prompt's seconds are the median of its repeats, a seed's the mean of its prompts'. The ratio is that of the means over
-    seeds, as in the released notebook; lowest and highest are the ratios of single seeds.
+    The time of a prompt is the median of its repeats, and the time of a seed is the mean over its prompts. The ratio is the
+    ratio of the means over seeds, as in the released notebook. The lowest and highest values are ratios of single seeds.
 
     Args:
-        rows: latency tables, of one or more models, tasks and sets.
+        rows: latency tables of one or more models, tasks and sets.
 
     Raises:
         InputError: A table does not have all methods.
 
     Returns:
-        One row a model, set, task and whether prompts go together: together (False for one at a time), ratio, lowest and
-        highest (full / hidden_anchor), shared, shared_lowest and shared_highest (full / shared); for each method
-        ``seconds_METHOD`` a prompt and ``spread_METHOD`` (the largest less the smallest of a pass's repeats, as a share of
-        their median; the median pass); demo_tokens, cache_tokens (of ``hidden_anchor``), query_tokens, demo_words, query_words
-        (means over seeds of means over prompts); passes, seeds.
+        One row per model, set, task and value of together: together (whether prompts run in batches; False for one prompt at a
+        time), ratio, lowest and highest (full / hidden_anchor), shared, shared_lowest and shared_highest (full / shared). For
+        each method: ``seconds_METHOD`` per prompt and ``spread_METHOD`` (the range of a pass's repeats as a share of their
+        median; median over passes). Further columns: demo_tokens, cache_tokens (of ``hidden_anchor``), query_tokens,
+        demo_words, query_words (means over seeds of means over prompts), passes, seeds.
     """
     found = []
     rows = rows.assign(together=rows["prompts"] > 1)

@@ -1,1 +1,1 @@
-"""The study reweighting: trained factors on the attention to label words (Table 1)."""
+"""Study ``reweighting``: trained factors on the attention to label words (Table 1)."""

@@ -1,20 +1,21 @@
-"""Anchor re-weighting: a learned factor on the attention that the last position pays to each demonstration's label word.
+"""Anchor re-weighting: a trained factor on the attention of the last position to the label word of each demonstration.
 
 *Label Words are Anchors*, section 3.1, eq. 9 and 12, and appendix H. With A the attention weights of layer l and head h, q the
-last position and p_i the label word of demonstration i,
+last position, and p_i the label word of demonstration i,
 
     A_hat(q, p_i) = exp(beta^i_{l,h}) A(q, p_i)
 
-after the softmax, and the row is not renormalised (released code). beta starts at 0, where nothing is changed, and is trained
-by Adam on further training texts under the same demonstrations, one at a time; the loss is the cross-entropy of the gold label
-over the label words. The model's weights stay as they are.
+after the softmax. The row is not renormalized (released code). beta starts at 0, which does not change the attention. Adam
+trains it on further training texts with the same demonstrations, one text at a time. The loss is the cross-entropy of the gold
+label over the label words. The model's weights are frozen.
 
-Keys and values of all positions but the last do not depend on beta. The beginning of each training prompt, all but its last
-token, is read once, without a gradient; a step runs the last token alone, forward and backward. Training holds the keys and
-values of a seed's demonstrations, once for all its prompts, and those of its training texts, so it fits where inference fits.
+The keys and values of all positions except the last do not depend on beta. The model therefore reads all but the last token of
+each training prompt once, without gradients, and each step runs only the last token, forward and backward. Training keeps the
+keys and values of a seed's demonstrations, once for all prompts, and those of its training texts. It therefore fits in memory
+if inference fits.
 
-The re-weighted answers are compared with those to the same prompts as they are, and with those to prompts with more
-demonstrations per class, which are the same and the training texts: as many as the context holds.
+The re-weighted predictions are compared with those for the unchanged prompts, and with those for prompts with more
+demonstrations per class. The additional demonstrations are the training texts, as many as fit into the context.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from icl_lens.studies.inputs import Given, Inputs, of_table
 
 @dataclass(frozen=True)
 class Trained:
-    """What training found for one seed.
+    """Result of the training for one seed.
 
     Attributes:
-        beta: Shape (L, H, D), float32.
-        losses: Mean loss over the steps of each epoch, each before its step, shape (E,), nats.
+        beta: Trained beta, shape (L, H, D), float32.
+        losses: Mean loss over the steps of each epoch, shape (E,), in nats. The loss of a step is computed before its update.
     """
 
     beta: np.ndarray
@@ -55,14 +56,14 @@ class Trained:
 
 
 def prepare(given: Given) -> Inputs:
-    """From the prompts tables to what :func:`compute` takes: of the baseline as many demonstrations as the context holds.
+    """Prepare the arguments of :func:`compute`. The baseline gets as many demonstrations as fit into the context.
 
     Args:
-        given: What was read. The further tables are ``train``, whose queries are the training texts, and ``baseline``, the same
-            queries with more demonstrations.
+        given: The model, tables and options of the run. The further tables are ``train``, with the training texts as queries,
+            and ``baseline``, with the same queries as the prompts and more demonstrations.
 
     Raises:
-        InputError: The tables do not go together: other demonstrations, seeds or queries; or no prompt fits.
+        InputError: The tables do not match (different demonstrations, seeds or queries), or no prompt fits.
     """
     own = of_table(given)
     table, auxiliary, few_shot = given.rows_of(own.prompts), given.further["train"], given.further["baseline"]
@@ -95,10 +96,10 @@ def prepare(given: Given) -> Inputs:
 
 
 def _only_set(rows: pd.DataFrame) -> tuple[int, ...]:
-    """The demonstrations of one seed's prompts.
+    """Return the demonstrations that all prompts of a seed share.
 
     Raises:
-        InputError: They differ from prompt to prompt.
+        InputError: The prompts have different demonstrations.
     """
     found = {tuple(indices) for indices in rows["demo_indices"]}
     if len(found) != 1:
@@ -121,24 +122,25 @@ def compute(
     shots: int,
     own_shots: int,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Answers to every prompt by three methods, and what was trained.
+    """Train beta for each seed, and compute the predictions of three methods for each prompt.
 
     Args:
-        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        prompts: They fit the model's context, and share their demonstrations within a seed.
-        auxiliary: Training prompts of every seed, with the demonstrations of the seed.
-        few_shot: The prompts with more demonstrations; those of other ids are left out.
-        shots: Of those, per class.
-        own_shots: Of the prompts, per class.
+        model, batch_tokens, progress, settings: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
+        prompts: Prompts that fit the model's context. All prompts of a seed have the same demonstrations.
+        auxiliary: Training prompts of each seed, with the seed's demonstrations.
+        few_shot: The prompts with more demonstrations. Prompts with other ids are ignored.
+        shots: Number of demonstrations per class in ``few_shot``.
+        own_shots: Number of demonstrations per class in ``prompts``.
 
     Raises:
-        InputError: A prompt has no demonstration, a seed no training prompt, the loss leaves the number format's range, or the
-            model's family is not supported.
+        InputError: A prompt has no demonstration, a seed has no training prompt, the loss leaves the range of the number
+            format, or the model's family is not supported.
 
     Returns:
-        One row a prompt and method, in that order: prompt_id, method, shots, gold and prediction (class indices), correct,
-        class_log_probs (C floats: log-softmax over the label words). And for each seed the tensors ``beta_SEED``, shape (L, H,
-        D), ``losses_SEED``, shape (E,), and ``classes_SEED``, the class of each demonstration, shape (D,).
+        A pair of rows and tensors. One row per prompt and method, in this order: prompt_id, method, shots, gold and prediction
+        (class indices), correct, class_log_probs (C floats: log-softmax over the label words). Tensors for each seed:
+        ``beta_SEED``, shape (L, H, D), ``losses_SEED``, shape (E,), and ``classes_SEED``, the class of each demonstration,
+        shape (D,).
     """
     settings = settings or Settings()
     bare = next((p for p in prompts if not len(p.anchors)), None)
@@ -181,18 +183,19 @@ def train(
 ) -> dict[int, Trained]:
     """Train beta on the prompts of each seed.
 
-    Seeds are trained side by side where there is room: each has its own beta, steps and order, so that what it learns is what
-    it learns alone.
+    Seeds are trained in parallel if memory permits. Each seed has its own beta, steps and order, so the result is the same as
+    in separate training.
 
     Args:
-        model: A supported model, parameters frozen.
-        runs: Training prompts of each seed, all of a seed with the same demonstrations.
-        settings: See :class:`Settings`; its seed and the run's decide the order of the prompts.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`; seeds side by side hold at most the keys and values of four
-            times as many (:data:`icl_lens.network.memory.TOKEN_SHARE`), and a seed that holds more is alone.
+        model: A supported model with frozen parameters.
+        runs: Training prompts of each seed. All prompts of a seed have the same demonstrations.
+        settings: See :class:`Settings`. Its seed and the seed of the run determine the order of the prompts.
+        batch_tokens: See :func:`icl_lens.models.batching.batches`. Seeds in parallel keep the keys and values of at most four
+            times this number of tokens (:data:`icl_lens.network.memory.TOKEN_SHARE`). A seed that needs more is trained
+            separately.
 
     Raises:
-        InputError: A seed has none, or the loss or its gradient is no finite number.
+        InputError: A seed has no training prompt, or the loss or its gradient is non-finite.
     """
     waiting: dict[tuple[int, ...], list[int]] = {}
     for seed, examples in runs.items():
@@ -214,7 +217,7 @@ def train(
 
 
 def _held(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> int:
-    """Tokens whose keys and values :func:`_read_but_last` keeps."""
+    """Return the number of tokens for which :func:`_read_but_last` keeps keys and values."""
     groups = sharing(model, examples)
     return sum(len(g.ids) + sum(len(examples[i].ids) - 1 - len(g.ids) for i in g.index) for g in groups)
 
@@ -222,11 +225,14 @@ def _held(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> int:
 def _train_together(
     model: LanguageModel, runs: Mapping[int, Sequence[TokenizedPrompt]], settings: Settings, batch_tokens: int
 ) -> dict[int, Trained]:
-    """:func:`train` for S seeds with equally many prompts, demonstrations and classes; S is 1 where no prefix can be shared."""
+    """Train S seeds with equal numbers of prompts, demonstrations and classes, see :func:`train`.
+
+    S is 1 if the model does not support shared prefixes.
+    """
     examples = list(runs.values())
     heads, demonstrations = model.network.config.get_text_config().num_attention_heads, len(examples[0][0].anchors)
     beta = torch.zeros(len(runs), model.layers, heads, demonstrations, device=model.device, requires_grad=True)  # (S, L, H, D)
-    optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))  # each entry by itself
+    optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))  # updates entries independently
     generators = [np.random.default_rng([settings.seed, seed]) for seed in runs]
     read = [_read_but_last(model, prompts, batch_tokens) for prompts in examples]
     losses = []
@@ -260,7 +266,10 @@ def _train_together(
 def _read_but_last(
     model: LanguageModel, examples: Sequence[TokenizedPrompt], batch_tokens: int
 ) -> dict[int, prefixes.Prefix | None]:
-    """All but the last token of each prompt as the model has read it, the common beginning once; None where it cannot share."""
+    """Return the prefix of each prompt, all but its last token, or None if the model does not support shared prefixes.
+
+    The part that all prompts share is computed once.
+    """
     read: dict[int, prefixes.Prefix | None] = dict.fromkeys(range(len(examples)))
     if model.shares_prefixes:
         for group in sharing(model, examples):
@@ -271,9 +280,15 @@ def _read_but_last(
 
 
 def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is scaled in a batch, and by what, shape (L, B or 1, H, D): see :func:`icl_lens.attention.scale.scale_rows`."""
+    """Return the arguments of :func:`icl_lens.attention.scale.scale_rows` for a batch.
+
+    Args:
+        batch: The batch.
+        prompts: Prompts that the indices of the batch refer to.
+        factors: Factors, shape (L, B or 1, H, D).
+    """
     anchors = torch.from_numpy(np.stack([prompts[i].anchors for i in batch.index])).to(factors.device)  # (B, D)
-    # Where a row is padded on the left, places count from the padding.
+    # In a row with padding on the left, shift the positions by the length of the padding.
     padding = batch.last - torch.tensor([prompts[i].last for i in batch.index], device=factors.device)  # (B,)
     return batch.last, anchors + padding[:, None], factors.expand(-1, len(anchors), -1, -1)
 
@@ -282,11 +297,11 @@ def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], factors: Tensor) 
 def reweighted(
     model: LanguageModel, prompts: Sequence[TokenizedPrompt], batch_tokens: int, beta: np.ndarray
 ) -> list[np.ndarray]:
-    """Log-probabilities over the label words, shape (C,) each, re-weighted by beta of shape (L, H, D)."""
+    """Return the log-probabilities over the label words, shape (C,) each, re-weighted by beta of shape (L, H, D)."""
     factors = torch.from_numpy(beta).to(model.device).exp()[:, None]  # (L, 1, H, D)
 
     def logits(model: LanguageModel, batch: Batch) -> Tensor:
-        # Open for a batch only: the beginning that the next group reads holds no last row.
+        # Enter the context for each batch separately: the prefix of the next group contains no last position to scale.
         with scale_rows(model.network) as reweigh:
             reweigh(*_entries(batch, prompts, factors))
             return class_logits(model, batch)  # (B, C)

@@ -1,4 +1,7 @@
-"""Anchor re-weighting (*Label Words are Anchors*, section 3.1 and appendix H, Table 1): methods, settings, and the study."""
+"""Methods, settings and declaration of the study ``reweighting``.
+
+*Label Words are Anchors*, section 3.1 and appendix H, Table 1.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from icl_lens.studies.item import Item
 from icl_lens.studies.study import Further, Keys, Study
 
 VANILLA, FEW_SHOT, REWEIGHTED = METHODS = ("vanilla", "few_shot", "reweighted")
-"""The rows of Table 1: the demonstrations as they are, more of them, and the demonstrations re-weighted."""
+"""Rows of Table 1: unchanged demonstrations, more demonstrations, and re-weighted demonstrations."""
 
 
 class Settings(Section):
-    """How beta is trained, and the baselines."""
+    """Settings of the training of beta and of the baselines."""
 
     learning_rate: float = Field(default=0.01, gt=0, description="Adam's (the paper's; the released code's default is 0.1).")
     epochs: int = Field(default=10, ge=1, description="How often every training example is seen, one at a time.")
@@ -51,7 +54,7 @@ STUDY = Study(
     package=__package__,
     help="answers with trained factors on the attention to label words, without, and with more demonstrations",
     schema=SCHEMA,
-    # Each prompt as it is, re-weighted, and with more demonstrations; the training, single tokens, is left out.
+    # Each prompt unchanged, re-weighted, and with more demonstrations. The training runs single tokens and is not counted.
     cost=Cost(passes=3),
     settings=Keys(
         "reweighting", Settings, "Factors on the attention to label words, trained, and what they are compared with."

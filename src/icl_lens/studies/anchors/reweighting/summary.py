@@ -1,4 +1,7 @@
-"""Table 1: how often each method is right, with intervals, and scores that do not reward the commonest class."""
+"""Results of re-weighting for Table 1: accuracy with confidence intervals, balanced accuracy and macro F1 of each method.
+
+Balanced accuracy and macro F1 do not reward predictions of the majority class.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,23 @@ from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
 from icl_lens.studies.anchors.reweighting.study import METHODS, REWEIGHTED, VANILLA
 
 DIFFERENCE = "reweighted - vanilla"
-"""Stands where a method's name would for the paired difference of their accuracies."""
+"""Value of ``method`` for the paired difference of the accuracies."""
 
 
 def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
-    """The accuracy of each model, task and method, and of the mean over tasks, with intervals.
+    """Compute the accuracy of each model, task and method, and the mean over tasks, with confidence intervals.
 
     Args:
         rows: reweighting tables of one or more models and tasks.
-        classes: How many classes each task has.
-        plan: How to resample.
+        classes: Number of classes of each task.
+        plan: Bootstrap settings.
 
     Returns:
-        One row a model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and method (then :data:`DIFFERENCE`):
-        model, task, method, shots (a range over tasks, empty for the difference), accuracy, low, high, balanced_accuracy,
-        macro_f1 (means over a seed's classes that are there, seeds, then tasks; of the difference, their differences),
-        commonest_class (the accuracy of always that one), absent (seeds and classes without a test text, of how many), prompts
-        and seeds.
+        One row per model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and method (then :data:`DIFFERENCE`):
+        model, task, method, shots (a range over tasks, empty for the difference), accuracy, low, high, balanced_accuracy and
+        macro_f1 (means over the classes present in a seed, then over seeds, then over tasks; for the difference, the
+        differences of these means), commonest_class (accuracy of the majority baseline), absent (number of pairs of a seed and
+        a class without a test text, and the total number of pairs), prompts and seeds.
     """
     found = []
     for model, of_model in rows.groupby("model", sort=False):
@@ -71,13 +74,13 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
 
 
 def shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """How often each class is the answer of each method and the gold label.
+    """Compute the share of each class among the predictions of each method and among the gold labels.
 
     Args:
         rows: reweighting tables of one or more models and tasks.
 
     Returns:
-        One row a model, task, method (``gold`` first) and class: model, task, method, class, share (mean over seeds).
+        One row per model, task, method (``gold`` first) and class: model, task, method, class, share (mean over seeds).
     """
     found = []
     for (model, task), part in rows.groupby(["model", "task"], sort=False):
@@ -92,13 +95,13 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores(rows: pd.DataFrame) -> tuple[float, float]:
-    """Balanced accuracy and macro F1 of one task and method, the mean over seeds."""
+    """Compute balanced accuracy and macro F1 of one task and method, as means over seeds."""
     by_seed = [(part["gold"].to_numpy(), part["prediction"].to_numpy()) for _, part in rows.groupby("seed")]
     return tuple(sum(score(*answers) for answers in by_seed) / len(by_seed) for score in (balanced_accuracy, macro_f1))
 
 
 def _over(scores: dict, tasks: list[str], method: str) -> tuple[float, float]:
-    """The mean of both scores over tasks; of the difference, the difference of the means."""
+    """Compute the mean of both scores over tasks, or the difference of the means for :data:`DIFFERENCE`."""
     if method == DIFFERENCE:
         after, before = _over(scores, tasks, REWEIGHTED), _over(scores, tasks, VANILLA)
         return after[0] - before[0], after[1] - before[1]

@@ -1,1 +1,1 @@
-"""The study saliency: information flow by saliency in each layer (Figure 3)."""
+"""Study ``saliency``: information flow by saliency in each layer (Figure 3)."""

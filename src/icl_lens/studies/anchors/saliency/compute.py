@@ -2,17 +2,18 @@
 
     I_l = | sum_h  A_{h,l} * dL/dA_{h,l} |                                                    (eq. 1)
 
-L is the cross-entropy of the query's gold label over the label words, A_{h,l} the attention matrix of head h in layer l and
-* the elementwise product; the diagonal of I_l is set to 0. With p_k the position of the k-th demonstration's label word, q
+L is the cross-entropy of the query's gold label over the label words, A_{h,l} is the attention matrix of head h in layer l, and
+* is the elementwise product. The diagonal of I_l is set to 0. With p_k the position of the k-th demonstration's label word, q
 the last position, and positions counted from 0,
 
-    S_wp = mean of I_l(p_k, j) over k and j < p_k          information flowing from the text to label words   (eq. 2)
-    S_pq = mean of I_l(q, p_k) over k                      from label words to the position that predicts     (eq. 3)
-    S_ww = mean of I_l(i, j) over all other j < i          amid all other words                               (eq. 4)
+    S_wp = mean of I_l(p_k, j) over k and j < p_k          flow from the text to label words                  (eq. 2)
+    S_pq = mean of I_l(q, p_k) over k                      flow from label words to the last position         (eq. 3)
+    S_ww = mean of I_l(i, j) over all other j < i          flow between all other words                       (eq. 4)
 
-The table holds these raw means for each prompt and layer; shares and averages are the figures' business.
+The table contains these raw means for each prompt and layer. :mod:`icl_lens.studies.anchors.saliency.summary` computes the
+shares and averages for the figures.
 
-How I_l is measured: :mod:`icl_lens.studies.anchors.information_flow`.
+:mod:`icl_lens.studies.anchors.information_flow` computes I_l.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> pd.DataFrame:
-    """The three means of every prompt and layer.
+    """Compute the three means for each prompt and layer.
 
     Args:
-        model, prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, prompts, batch_tokens, progress: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
 
     Raises:
-        InputError: A prompt has no demonstration, the model's family is not supported, or its number format is too narrow.
+        InputError: A prompt has no demonstration, the model's family is not supported, or the range of its number format is too
+            small.
 
     Returns:
-        One row a prompt and layer, in that order: prompt_id, layer (from 0), s_wp, s_pq, s_ww.
+        One row per prompt and layer, in this order: prompt_id, layer (from 0), s_wp, s_pq, s_ww.
     """
     layers = model.layers
     information_flow.require_demonstrations(prompts)

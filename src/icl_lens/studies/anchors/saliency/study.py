@@ -1,4 +1,4 @@
-"""Information flow by saliency in each layer: the declaration of the study."""
+"""Declaration of the study ``saliency``: information flow by saliency in each layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STUDY = Study(
     package=__package__,
     help="S_wp, S_pq and S_ww of each prompt and layer",
     schema=SCHEMA,
-    cost=Cost(passes=3),  # it runs backward to every activation and writes all attention matrices out
+    cost=Cost(passes=3),  # the backward pass reaches all activations and materializes all attention matrices
     items=(
         Item(
             name="figure_3",

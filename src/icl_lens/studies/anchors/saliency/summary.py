@@ -1,9 +1,10 @@
-"""What figures show of saliency: how the flow of each layer divides into S_wp, S_pq and S_ww, with intervals.
+"""Results of saliency for the figures: shares of S_wp, S_pq and S_ww in the flow of each layer, with confidence intervals.
 
-The aggregation is the released ``attention_attr_ana.ipynb``'s (*Label Words are Anchors*, section 2.1): the mean of each raw
-quantity over a seed's prompts, divided by the sum of the three in that layer, then the mean over seeds. A prompt with a large
-loss weighs more than one with a small loss. Intervals are those of :mod:`icl_lens.statistics.resampling`; the range over seeds,
-which says what another demonstration set would do, stands beside them.
+The aggregation follows the released ``attention_attr_ana.ipynb`` (*Label Words are Anchors*, section 2.1). It takes the mean of
+each raw quantity over the prompts of a seed, divides it by the sum of the three quantities in the layer, and averages over
+seeds. A prompt with a large loss therefore has more weight than a prompt with a small loss. The confidence intervals are those
+of :mod:`icl_lens.statistics.resampling`. The table also contains the range over seeds, which shows the effect of the
+demonstration set.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ METRICS = ("s_wp", "s_pq", "s_ww")
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """The shares of every layer, for each model, task and prompt set, and their paired differences.
+    """Compute the shares of each layer and their paired differences, for each model, task and prompt set.
 
     Args:
-        rows: Saliency tables, of one or more models, tasks and sets.
-        plan: How to resample.
+        rows: Saliency tables of one or more models, tasks and sets.
+        plan: Bootstrap settings.
 
     Returns:
-        One row a model, task, set, metric (``s_wp``, ..., and differences such as ``s_wp - s_pq``) and layer: share, low and
-        high (the interval's ends), lowest_seed, highest_seed, seeds, prompts.
+        One row per model, task, set, metric (``s_wp``, ..., and differences such as ``s_wp - s_pq``) and layer: share, low and
+        high (the ends of the confidence interval), lowest_seed, highest_seed, seeds, prompts.
     """
     found = []
     for (model, task, name), part in rows.groupby(["model", "task", "set"], sort=False):

@@ -1,1 +1,1 @@
-"""The study tokens: the tokens of each prompt."""
+"""Study ``tokens``: the tokens of each prompt."""

@@ -1,6 +1,6 @@
-"""How a model's tokenizer reads each prompt: every token, where it stands in the text, and which tokens are label words.
+"""Tokens of each prompt: each token, its span in the text, and which tokens are label words.
 
-What a figure needs to write a prompt beside what a model does with it. Positions are those of every other study.
+Figures use this table to label a model's results with the prompt's tokens. The positions are the same as in all other studies.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> pd.DataFrame:
-    """The tokens of every prompt.
+    """Return the tokens of each prompt.
 
     Args:
-        model: Its tokenizer is used.
+        model: The model; only its tokenizer is used.
         prompts: Any prompts.
-        batch_tokens: Of no consequence: no model is run.
-        progress: Told after each prompt.
+        batch_tokens: Ignored, because the study does not run the model.
+        progress: Called after each prompt.
 
     Returns:
-        One row a prompt and position, in that order: prompt_id, position (from 0), token (the characters it stands for; the
-        tokenizer's word for one that stands for none), start and end (its [start, end) characters of the prompt's text), class
-        (of a label word's first token, its class index; -1 elsewhere), last (whether it is the position that predicts).
+        One row per prompt and position, in this order: prompt_id, position (from 0), token (its characters in the text, or the
+        tokenizer's decoded text if it has no characters), start and end (its span [start, end) in the prompt's text, in
+        characters), class (class index for the first token of a label word; -1 for other tokens), last (whether it is the last
+        position, at which the model predicts).
     """
     tables = []
     for prompt in prompts:

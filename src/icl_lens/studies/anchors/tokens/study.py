@@ -1,4 +1,4 @@
-"""The tokens of each prompt: the declaration of the study."""
+"""Declaration of the study ``tokens``: the tokens of each prompt."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ STUDY = Study(
     package=__package__,
     help="the tokens of each prompt, where they stand, and which are label words",
     schema=SCHEMA,
-    cost=Cost(passes=0),  # it runs no model
+    cost=Cost(passes=0),  # the study does not run the model
     walked=True,
 )

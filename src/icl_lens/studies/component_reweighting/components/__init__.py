@@ -1,1 +1,1 @@
-"""The study components: what each head and each MLP answers by itself, and weighted sums of them."""
+"""Study ``components``: answers of individual heads and MLPs, and of weighted sums of them."""

@@ -1,30 +1,31 @@
-"""Components: what each head and each MLP alone answers, and what a few labels make of them.
+"""Computation of the study ``components``: answers of individual heads and MLPs, and of their trained weighted sums.
 
-*When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024). With g_j the label logits that part j (a head, an MLP)
-writes at the last position (:mod:`icl_lens.studies.component_reweighting.decomposition`), part j answers argmax_y g_j[y]
-(section 3), and re-weighted components answer argmax_y sum_j w_j g_j[y] with trained weights (section 5,
+The study follows *When Parts Are Greater Than Sums* (Chang, Thomason, Jia; EMNLP 2024). Let g_j be the label logits that part j
+(a head or an MLP) writes at the last position (:mod:`icl_lens.studies.component_reweighting.decomposition`). Part j answers
+argmax_y g_j[y] (section 3). Re-weighted components answer argmax_y sum_j w_j g_j[y] with trained weights (section 5,
 :mod:`icl_lens.studies.component_reweighting.component_weights`).
 
-A prompt has about four demonstrations. Every prompt is written by three templates and one contrast, with the same
-demonstrations and queries. A seed's labelled texts stand as queries behind its demonstrations, the classes in turn; a budget of
-b labels takes the first b. Beside re-weighting stand, from the same labels: more demonstrations (as many as the context holds),
-the template that answers most of them right, the whole model calibrated, and the component that answers most right.
+A prompt has about four demonstrations. Each prompt is written with three templates and one contrast template, with the same
+demonstrations and query. The labelled texts of a seed are queries after its demonstrations, in an order that alternates between
+classes. A budget of b labels takes the first b. Four baselines use the same labels: more demonstrations (as many as the context
+length allows), the template that answers most of them correctly, calibration of the full model, and the component that answers
+most of them correctly.
 
-Methods of the table, each with its budget behind a hyphen:
+Methods of the table, each followed by a hyphen and its budget:
 
-    icl                  the demonstrations as they are
-    few_shot             b labels in the prompt, the demonstrations among them
-    prompt_selection     the template that answers most of b texts right (equal: the lower loss)
+    icl                  the demonstrations alone
+    few_shot             b labels in the prompt, including the demonstrations
+    prompt_selection     the template that answers most of b texts correctly (ties: the lower loss)
     calib+, calib_log    calibrated on b texts, as released and on log-probabilities
-    best_component       the head or MLP that answers most of b texts right (equal: the lower loss)
-    comprw               heads and MLPs re-weighted on b texts besides the demonstrations, as released
-    comprw_strict        the same on so many fewer that b counts the demonstrations, too
-    comprw_with_rest     comprw, embedding and constant added as they are, which the released code leaves out
-    comprw_unstopped     comprw without a rule that ends it early
-    comprw_l1=X          comprw with another weight of the absolute weights
+    best_component       the head or MLP that answers most of b texts correctly (ties: the lower loss)
+    comprw               heads and MLPs re-weighted on b texts in addition to the demonstrations, as released
+    comprw_strict        the same with fewer texts, so that b includes the demonstrations
+    comprw_with_rest     comprw plus the unweighted embedding and constant, which the released code omits
+    comprw_unstopped     comprw without early stopping
+    comprw_l1=X          comprw with L1 coefficient X
 
-One forward pass a prompt and template reads everything, the attention that each head pays to label words and whether its
-attention to demonstrations reconstructs the model's answer included.
+One forward pass per prompt and template reads everything. This includes the attention that each head pays to label words, and
+whether its attention to demonstrations reconstructs the model's answer.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ from icl_lens.studies.inputs import Given, Inputs, of_tables
 
 @dataclass(frozen=True)
 class FewShot:
-    """The prompts with a budget of labels in them.
+    """Prompts that contain a budget of labels.
 
     Attributes:
         under: Template -> prompts.
-        labels: How many labels stand in each.
+        labels: Number of labels in each prompt.
     """
 
     under: Mapping[str, Sequence[TokenizedPrompt]]
@@ -78,17 +79,17 @@ class FewShot:
 
 
 def prepare(given: Given) -> Inputs:
-    """The prompts under every template, the labelled texts as prompts, and prompts with more demonstrations.
+    """Prepare the prompts under each template, the labelled texts as prompts, and prompts with more demonstrations.
 
-    The study is about the first prompts of each seed, written by the task's own template with the first few demonstrations.
+    The study uses the first prompts of each seed, written with the task's own template and the first few demonstrations.
 
     Args:
-        given: Its table has prompts whose demonstrations are all labelled texts of their seed; the model's context decides how
-            many demonstrations there is room for.
+        given: Inputs of the study. The prompts of its table have all labelled texts of their seed as demonstrations. The
+            model's context length limits the number of demonstrations.
 
     Raises:
-        InputError: The table is not a ``labelled-...`` set, or its prompts of one seed have different demonstrations; or no
-            prompt or no labelled text fits the context.
+        InputError: The table is not a ``labelled-...`` set, its prompts of one seed have different demonstrations, or no prompt
+            or no labelled text fits the context.
     """
     model, settings = given.model, given.settings
     classes = len(given.table["label_words"].iloc[0])
@@ -114,15 +115,15 @@ def prepare(given: Given) -> Inputs:
 
 
 def _require_labelled(table: pd.DataFrame, demonstrations: int, budget: int) -> None:
-    """Checks that each seed has the same labelled texts in all its prompts, and enough of them.
+    """Check that all prompts of a seed have the same labelled texts, and that there are enough of them.
 
     Args:
         table: A prompts table.
-        demonstrations: How many of the labelled texts are demonstrations.
-        budget: How many are needed besides them.
+        demonstrations: Number of labelled texts that are demonstrations.
+        budget: Number of labelled texts that are needed in addition to them.
 
     Raises:
-        InputError: The prompts of a seed have different ones, or too few.
+        InputError: The prompts of a seed have different labelled texts, or too few.
     """
     for seed, rows in table.groupby("seed"):
         if len({tuple(indices) for indices in rows["demo_indices"]}) != 1:
@@ -142,7 +143,7 @@ def _wordings(table: pd.DataFrame, settings: Settings) -> dict[str, str]:
 
 
 def _written(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
-    """Every prompt by a template, with the first ``shots`` of each class."""
+    """Write each prompt with a template and the first ``shots`` demonstrations of each class."""
     rows = table.to_dict("records")
     return pd.DataFrame(
         [templates.rewritten(row, template, templates.first_of_each(row["demo_labels"], shots)) for row in rows]
@@ -150,7 +151,7 @@ def _written(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
 
 
 def _labelled(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
-    """The labelled texts of each seed that are no demonstrations, as queries behind these, the classes in turn."""
+    """Write the other labelled texts of each seed as queries after its demonstrations, alternating between classes."""
     rows = []
     for _, of_seed in table.groupby("seed", sort=True):
         row = of_seed.iloc[0].to_dict()
@@ -164,10 +165,10 @@ def _labelled(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
 
 
 def _fitting(model: LanguageModel, under: Mapping[str, list[TokenizedPrompt]]) -> dict[str, list[TokenizedPrompt]]:
-    """The prompts that fit the model's context under every template.
+    """Keep the prompts that fit the model's context under every template.
 
     Raises:
-        InputError: None does.
+        InputError: No prompt fits.
     """
     long = {p.prompt_id for each in under.values() for p in each if model.context is not None and len(p.ids) > model.context}
     found = {name: [p for p in each if p.prompt_id not in long] for name, each in under.items()}
@@ -190,27 +191,33 @@ def compute(
     labelled: Mapping[str, Sequence[TokenizedPrompt]],
     few_shot: Mapping[int, FewShot],
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Answers of every method, and the parts that they are made of.
+    """Compute the answers of each method, and the parts behind them.
 
     Args:
-        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        prompts: Those of :func:`prepare`; ``under`` has those of them that fit the context under every template.
-        under: Template -> the prompts, the same in all.
-        labelled: Template (without the contrast) -> each seed's labelled texts as prompts, in the order of the budgets.
-        few_shot: Budget -> the prompts with so many labels in them.
+        model, batch_tokens, progress, settings: Common to all studies, see :mod:`icl_lens.studies.study`.
+        prompts: Prompts of :func:`prepare`. ``under`` contains those that fit the context under every template.
+        under: Template -> prompts, the same prompts for each template.
+        labelled: Template (without the contrast) -> each seed's labelled texts as prompts, in the order in which budgets take
+            them.
+        few_shot: Budget -> prompts that contain this number of labels.
 
     Raises:
-        InputError: A seed has fewer labelled texts (that fit) than a budget, or the model's family cannot be decomposed.
+        InputError: A seed has fewer labelled texts that fit the context than a budget, or the model's family cannot be
+            decomposed.
 
     Returns:
-        One row a template, method and prompt, in that order: prompt_id, template, method, labels (how many labels it takes in
-        all, the demonstrations among them), gold, prediction (class indices); under the contrast ``icl`` only. And tensors:
-        ``kind`` (place in :data:`icl_lens.studies.component_reweighting.decomposition.KINDS`), ``layer`` and ``head`` of each
-        part, shape (K,); ``prompt_id``, ``seed``, ``gold``, shape (N,); for each template T ``parts_T``, shape (N, K, C),
-        ``logits_T``, shape (N, C), ``attention_T`` and ``reconstruction_T``, shape (N, L, H) (``attention`` and
-        ``reconstructed`` of :class:`~icl_lens.studies.component_reweighting.decomposition.Decomposed`); of each way to
-        re-weight METHOD ``weights_METHOD``, shape (S, T, M), of the M heads and MLPs in their order, ``epochs_METHOD``, shape
-        (S, T), and ``loss_METHOD`` alike, seeds ascending, templates in order.
+        A table and tensors.
+
+        The table has one row per template, method and prompt, in that order: prompt_id, template, method, labels (total number
+        of labels that the method uses, including the demonstrations), gold, prediction (class indices). The contrast has only
+        the method ``icl``.
+
+        The tensors are: ``kind`` (index in :data:`icl_lens.studies.component_reweighting.decomposition.KINDS`), ``layer`` and
+        ``head`` of each part, shape (K,); ``prompt_id``, ``seed``, ``gold``, shape (N,). For each template T: ``parts_T``,
+        shape (N, K, C), ``logits_T``, shape (N, C), ``attention_T`` and ``reconstruction_T``, shape (N, L, H) (``attention``
+        and ``reconstructed`` of :class:`~icl_lens.studies.component_reweighting.decomposition.Decomposed`). For each
+        re-weighting method METHOD: ``weights_METHOD``, shape (S, T, M), for the M heads and MLPs in order, and
+        ``epochs_METHOD`` and ``loss_METHOD``, shape (S, T). Seeds ascend and templates are in order.
     """
     settings = settings or Settings()
     require_supported(model.network)
@@ -264,11 +271,11 @@ def compute(
 
 @dataclass(frozen=True)
 class Examples:
-    """A seed's labelled texts under one template, in the order in which budgets take them.
+    """Labelled texts of one seed under one template, in the order in which budgets take them.
 
     Attributes:
         parts: g, shape (n, K, C).
-        logits: Of the whole model, shape (n, C).
+        logits: Logits of the full model, shape (n, C).
         gold: Class indices, shape (n,).
     """
 
@@ -282,9 +289,9 @@ class Answers:
     """Predictions, collected method by method.
 
     Attributes:
-        prompt_ids: Of the N prompts.
-        gold: Their class indices, shape (N,).
-        found: (template, method) -> how many labels it takes, and predictions, shape (N,).
+        prompt_ids: Ids of the N prompts.
+        gold: Class indices of the prompts, shape (N,).
+        found: (template, method) -> number of labels that the method uses, and its predictions, shape (N,).
     """
 
     prompt_ids: list[int]
@@ -292,14 +299,14 @@ class Answers:
     found: dict[tuple[str, str], tuple[int, np.ndarray]] = field(default_factory=dict)
 
     def add(self, template: str, method: str, labels: int, predictions: np.ndarray, where: np.ndarray | None = None) -> None:
-        """Take predictions of all prompts, or of those where ``where`` holds."""
+        """Store predictions for all prompts, or for those where ``where`` is true."""
         if where is None:
             where = np.ones(len(self.gold), dtype=bool)
         _, known = self.found.setdefault((template, method), (labels, np.zeros(len(self.gold), dtype=np.int64)))
         known[where] = predictions
 
     def table(self) -> pd.DataFrame:
-        """Rows as :func:`compute` returns them."""
+        """Return the rows of the table that :func:`compute` returns."""
         order = list(dict.fromkeys(template for template, _ in self.found))
         parts = [
             pd.DataFrame({"prompt_id": self.prompt_ids, "gold": self.gold, "prediction": predictions}).assign(
@@ -321,7 +328,11 @@ def _from_labels(
     settings: Settings,
     answers: Answers,
 ) -> dict[str, np.ndarray]:
-    """Add what labelled texts teach to ``answers``; returns what was trained, as :func:`compute` has it."""
+    """Add the answers of all methods that train on labelled texts to ``answers``.
+
+    Returns:
+        The trained tensors, as described in :func:`compute`.
+    """
     runs = list(examples)
     texts = max(len(each.gold) for each in examples.values())
     classes = next(iter(examples.values())).logits.shape[-1]
@@ -365,7 +376,7 @@ def _from_labels(
     )
     tensors = {}
     order = (len({seed for seed, _ in runs}), -1)
-    names = [run for run in sorted(runs, key=lambda run: run[0])]  # seeds ascending, templates in their order
+    names = [run for run in sorted(runs, key=lambda run: run[0])]  # seeds in ascending order, templates in order
     for number, plan in enumerate(plans):
         own = {run: number * count + place for place, run in enumerate(runs)}
         for run in runs:
@@ -383,7 +394,7 @@ def _from_labels(
 
 @dataclass(frozen=True)
 class _Plan:
-    """One way to re-weight: its name, how many texts it is trained on, and what is changed of the released rules."""
+    """One re-weighting method: its name, its number of training texts, and its changes to the released rules."""
 
     method: str
     texts: int
@@ -404,7 +415,7 @@ def _choose(
     demonstrations: int,
     answers: Answers,
 ) -> None:
-    """The best template and the best single component by the first ``budget`` labelled texts."""
+    """Add the answers of the best template and of the best component on the first ``budget`` labelled texts."""
     places = range(len(runs))
     whole = {place: _quality(logits[place, :budget, None], gold[place, :budget])[0] for place in places}
     for place, run in enumerate(runs):
@@ -419,12 +430,16 @@ def _choose(
 
 
 def _quality(logits: Tensor, gold: Tensor) -> list[tuple[float, float]]:
-    """How good the answers of M rivals are to n texts: how many are right, then minus the loss. Logits: (n, M, C)."""
+    """Score the answers of M candidates to n texts from logits of shape (n, M, C).
+
+    Returns:
+        For each candidate, the number of correct answers and the negative loss.
+    """
     right = (logits.argmax(-1) == gold[:, None]).sum(0)  # (M,)
     loss = -logits.log_softmax(-1).gather(-1, gold[:, None, None].expand(-1, logits.shape[1], 1))[..., 0].mean(0)  # (M,)
     return list(zip(right.tolist(), (-loss).tolist(), strict=True))
 
 
 def _padded(tensor: Tensor, length: int) -> Tensor:
-    """The tensor with zeros behind, to so many rows."""
+    """Pad a tensor with zero rows to a given length."""
     return torch.cat([tensor, tensor.new_zeros(length - len(tensor), *tensor.shape[1:])])

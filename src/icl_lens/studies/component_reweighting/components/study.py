@@ -1,4 +1,4 @@
-"""Components: the declaration of the study; its settings are in :mod:`icl_lens.studies.component_reweighting.settings`."""
+"""Declaration of the study ``components``; see :mod:`icl_lens.studies.component_reweighting.settings` for its settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUDY = Study(
     package=__package__,
     help="what every head and MLP alone answers, and answers of weighted sums of them, under several templates",
     schema=SCHEMA,
-    # Four templates with few demonstrations, three with two budgets of labels in the prompt; fewer tokens than this counts.
+    # Four templates with few demonstrations, and three with two budgets of labels in the prompt. This overestimates the tokens.
     cost=Cost(passes=10, queries=lambda settings: settings.queries),
     settings=Keys(
         "components",

@@ -1,15 +1,17 @@
-"""What the pictures of components show: accuracies, kinds, transfer, methods, agreement with attention, training.
+"""Statistics behind the figures and tables of components.
 
-*When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), sections 3 to 5. A **run** is one prompt in the paper's sense: a
-template and a demonstration set (a seed). As there, an accuracy is the mean over runs, and its spread the population standard
-deviation over them; the intervals beside are 95 % bootstrap intervals over test texts (:mod:`icl_lens.statistics.resampling`).
+The statistics are accuracies, kinds of components, transfer, methods, agreement with attention, and changes over training. They
+follow *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), sections 3 to 5. A **run** is one prompt in the paper's
+sense: a template and a demonstration set (a seed). As in the paper, an accuracy is the mean over runs, and its spread is the
+population standard deviation over runs. The intervals are 95 % bootstrap intervals over test texts
+(:mod:`icl_lens.statistics.resampling`).
 
-**Kinds**, with M heads and MLPs, C classes and chance the larger of 1/C and the commonest class's share (the paper describes
-them in prose; these thresholds are ours):
+**Kinds** of components are defined as follows, with M heads and MLPs, C classes, and chance the larger of 1/C and the share of
+the most frequent class. The paper describes the kinds in prose; these thresholds are ours:
 
-    biased   one label is the answer to 99 % of the texts or more
-    good     right as often as the whole model or oftener, and oftener than chance (one-sided binomial p < .01 / M)
-    bad      right less often than 1/C - .1, and less often than 1/C (likewise)
+    biased   predicts one label for at least 99 % of the texts
+    good     accuracy at least that of the full model, and above chance (one-sided binomial p < .01 / M)
+    bad      accuracy below 1/C - .1, and significantly below 1/C (same test)
 """
 
 from __future__ import annotations
@@ -29,47 +31,50 @@ from icl_lens.studies.component_reweighting.settings import CALIBRATED, CONTRAST
 
 GOOD, BAD, BIASED, OTHER = COMPONENT_KINDS = ("good", "bad", "label-biased", "other")
 
-# Of the paper's tests and overlaps.
+# Significance level, bias threshold, margin below 1/C, and number of components in an overlap.
 _LEVEL, _BIASED, _BELOW, TOP = 0.01, 0.99, 0.1, 5
 
 FULL, BEST, WORST = MEASURES = ("full", "best", "worst")
-"""The whole model, and the component that answers most and fewest test texts right: chosen on the test texts (an oracle)."""
+"""The full model, and the components that answer most and fewest test texts correctly.
+
+Both components are chosen on the test texts, so they are oracles.
+"""
 
 APART = 0.1
-"""Accuracies of the whole model that differ by more are far apart (ours)."""
+"""Minimum difference between two accuracies of the full model that counts as large (ours)."""
 
 PAIRS = ("demonstrations", "contrast", "templates")
-"""Two runs that differ in the demonstrations alone, in next to nothing of the template, in the template."""
+"""What two runs differ in: the demonstrations only, a minimal change of the template, the template."""
 
 OF_HEADS = ("attention", "reconstruction", "accuracy")
-"""What is measured of a head.
+"""Measures of a head.
 
-What it pays to label words; how often its attention to demonstrations adds up to the model's answer, as in kernel regression (a
-tie counts by the chance of a fair draw); how often what it writes is right.
+They are: its attention to label words; how often its attention to demonstrations gives the model's answer, as in kernel
+regression (a tie counts as the probability of a fair draw); how often its own output gives the correct answer.
 """
 
 CORRELATIONS = ("attention ~ accuracy", "reconstruction ~ accuracy", "reconstruction ~ attention")
-"""Which two of :data:`OF_HEADS` are correlated over heads."""
+"""Pairs of :data:`OF_HEADS` that are correlated over heads."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the components of one model say on one task.
+    """Answers of the components of one model on one task.
 
     Attributes:
-        model: Its name.
-        task: Its name.
+        model: Name of the model.
+        task: Name of the task.
         classes: C.
-        components: One row a head or MLP, M of them: kind (``head``, ``mlp``), layer, head.
+        components: One row per head or MLP, M in total: kind (``head``, ``mlp``), layer, head.
         templates: T names, the contrast last.
         predictions: Template -> class indices, shape (N, M).
-        full: Template -> the whole model's, shape (N,).
-        gold: Shape (N,).
-        seed: Shape (N,).
-        prompt_id: Shape (N,).
-        attention: Template -> what each head pays to label words, shape (N, M), NaN for an MLP.
-        reconstruction: Template -> whether each head's attention to demonstrations adds up to the model's answer, shape (N, M),
-            NaN for an MLP.
+        full: Template -> class indices of the full model, shape (N,).
+        gold: Class indices, shape (N,).
+        seed: Seed of each prompt, shape (N,).
+        prompt_id: Id of each prompt, shape (N,).
+        attention: Template -> attention that each head pays to label words, shape (N, M), NaN for an MLP.
+        reconstruction: Template -> whether each head's attention to demonstrations gives the model's answer, shape (N, M), NaN
+            for an MLP.
     """
 
     model: str
@@ -87,7 +92,7 @@ class Answers:
 
     @classmethod
     def of(cls, model: str, task: str, tensors: Mapping[str, np.ndarray]) -> Answers:
-        """From what the study ``components`` wrote beside its table."""
+        """Create an instance from the tensors of the study ``components``."""
         movable = np.flatnonzero((tensors["head"] >= 0) | ((tensors["layer"] >= 0) & (tensors["head"] < 0)))
         layer, head = tensors["layer"][movable], tensors["head"][movable]
         components = pd.DataFrame({"kind": np.where(head >= 0, "head", "mlp"), "layer": layer, "head": head})
@@ -115,29 +120,29 @@ class Answers:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """The templates that accuracies are means over: all but the contrast."""
+        """Templates that accuracies are averaged over: all except the contrast."""
         return self.templates[:-1]
 
     @property
     def seeds(self) -> list[int]:
-        """Ascending."""
+        """Seeds in ascending order."""
         return sorted(set(self.seed.tolist()))
 
     def right(self, template: str) -> np.ndarray:
-        """Which component answers which prompt right, shape (N, M)."""
+        """Return whether each component answers each prompt correctly, shape (N, M)."""
         return self.predictions[template] == self.gold[:, None]
 
     def accuracy(self, template: str, seed: int) -> np.ndarray:
-        """Of every component in one run, shape (M,)."""
+        """Compute the accuracy of each component in one run, shape (M,)."""
         return self.right(template)[self.seed == seed].mean(0)
 
     def full_accuracy(self, template: str) -> float:
-        """Of the whole model, over all prompts."""
+        """Compute the accuracy of the full model over all prompts."""
         return float((self.full[template] == self.gold).mean())
 
 
 def binomial_above(count: int, texts: int, chance: float) -> float:
-    """The probability of ``count`` right answers or more, of so many, each right by chance."""
+    """Compute the probability of at least ``count`` correct answers out of ``texts`` if each is correct by chance."""
     if count <= 0:
         return 1.0
     inside = [
@@ -148,16 +153,16 @@ def binomial_above(count: int, texts: int, chance: float) -> float:
 
 
 def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) -> np.ndarray:
-    """The kind of each component in one run, see the module's beginning.
+    """Classify each component in one run by kind, as defined in the module docstring.
 
     Args:
         predictions: Class indices, shape (n, M).
-        gold: Shape (n,).
-        full: The whole model's accuracy.
+        gold: Class indices, shape (n,).
+        full: Accuracy of the full model.
         classes: C.
 
     Returns:
-        Of :data:`COMPONENT_KINDS`, shape (M,).
+        Values of :data:`COMPONENT_KINDS`, shape (M,).
     """
     texts, count = predictions.shape
     right = (predictions == gold[:, None]).sum(0)  # (M,)
@@ -177,11 +182,12 @@ def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) 
 
 
 def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
-    """A row a component and seed under one template: how often it is right, and how often it answers one label.
+    """Compute how often each component is correct under one template, and how often it predicts one label.
 
     Returns:
-        model, task, template, seed, kind, layer, head, share (of answers that are the label), accuracy, low, high (of the
-        accuracy, over test texts), full (the whole model's accuracy), type (of :data:`COMPONENT_KINDS`), prompts.
+        One row per component and seed: model, task, template, seed, kind, layer, head, share (of answers that are the label),
+        accuracy, low, high (of the accuracy, over test texts), full (accuracy of the full model), type (of
+        :data:`COMPONENT_KINDS`), prompts.
     """
     rows = []
     for seed in answers.seeds:
@@ -210,13 +216,14 @@ def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
 
 
 def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
-    """The whole model, and the best and the worst component of each run; how many components are of which kind.
+    """Compute accuracies of the full model, the best and the worst component, and the number of components of each kind.
 
     Returns:
-        One row a model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and measure (:data:`MEASURES`,
-        ``best - full``, ``chance_best``: what the best of as many components without any skill is expected to reach, and the
-        number of components a run that are ``good``, ``bad``, ``label-biased``): model, task, measure, value, low, high (NaN
-        without an interval), sd (population, over runs), heads (of ``best``: the share of runs in which it is a head), prompts.
+        One row per model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and measure: model, task, measure,
+        value, low, high (NaN without an interval), sd (population, over runs), heads (of ``best``: the share of runs in which
+        it is a head), prompts. The measures are those of :data:`MEASURES`; ``best - full``; ``chance_best``, the expected
+        accuracy of the best of the same number of components that answer at random; and the number of ``good``, ``bad`` and
+        ``label-biased`` components per run.
     """
     rows = []
     for model in dict.fromkeys(each.model for each in every):
@@ -283,24 +290,25 @@ def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> p
 
 
 def best_by_chance(texts: int, chance: float, count: int) -> float:
-    """The expected accuracy of the best of ``count`` components that are right by chance, independently."""
+    """Compute the expected accuracy of the best of ``count`` components that are independently correct by chance."""
     above = np.array([binomial_above(k, texts, chance) for k in range(1, texts + 1)])  # P(X >= k)
     return float((1 - (1 - above) ** count).sum() / texts)
 
 
-# What is measured of pairs of runs; a run is a template and a seed.
+# Measures of a pair of runs. A run is a template and a seed.
 _MEASURES = ("r", "r_apart", "iou", "full")
 Run = tuple[str, int]
 
 
 def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
-    """How alike component accuracies are in two runs, over all pairs of each sort.
+    """Compute how similar component accuracies are in two runs, over all pairs of each type.
 
     Returns:
-        One row a model, task (then the mean of tasks), sort of pair (:data:`PAIRS`) and measure: model, task, pair, measure
-        (``r``, Pearson's; ``r_apart``, the same of the pairs in which the whole model's accuracies are more than :data:`APART`
-        apart, NaN where none is; ``iou``, of the :data:`TOP` best components; ``full``, how far apart the whole model's
-        accuracies are), value, low, high (over test texts), null (without any agreement), pairs, prompts.
+        One row per model, task (then the mean of tasks), type of pair (:data:`PAIRS`) and measure: model, task, pair, measure,
+        value, low, high (over test texts), null (the value without any agreement), pairs, prompts. The measures are: ``r``,
+        Pearson's correlation; ``r_apart``, the same over the pairs in which the accuracies of the full model differ by more
+        than :data:`APART`, NaN if there are no such pairs; ``iou``, intersection over union of the :data:`TOP` best components;
+        ``full``, the absolute difference between the accuracies of the full model.
     """
     plan = plan or Bootstrap()
     rows = []
@@ -332,7 +340,10 @@ def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Data
 def _alike(
     accuracy: Mapping[Run, np.ndarray], whole: Mapping[Run, np.ndarray], pairs: Sequence[tuple[Run, Run]]
 ) -> dict[str, np.ndarray]:
-    """The means over pairs of runs of every measure of :func:`transfer`, as they are and on each resample, shape (1 + R,)."""
+    """Compute the mean over pairs of runs of each measure of :func:`transfer`, shape (1 + R,).
+
+    The first entry is the value on the full sample; the others are the values on the resamples.
+    """
     both = [(accuracy[a], accuracy[b]) for a, b in pairs]
     correlations = [_pearson(a, b) for a, b in both]
     apart = [abs(whole[a][0] - whole[b][0]) > APART for a, b in pairs]
@@ -350,16 +361,17 @@ def _row(
     value, drawn = found
     low, high = _centred(value, drawn)
     if measure in ("iou", "full"):
-        low = max(low, 0.0)  # an overlap, a distance
+        low = max(low, 0.0)  # an overlap or a distance is never negative
     null = {"iou": iou, "full": np.nan}.get(measure, 0.0)
     ends = {"value": value, "low": float(low), "high": float(high), "null": null}
     return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
 
 
 def _centred(value: float, drawn: np.ndarray) -> tuple[float, float]:
-    """A 95 % bootstrap interval of an agreement, moved by as much as the resamples' mean differs from the value.
+    """Compute a 95 % bootstrap interval of an agreement, corrected for bias.
 
-    Accuracies of resampled texts scatter more than accuracies do, so a correlation of them is lower; the shift takes that away.
+    Accuracies on resampled texts are noisier than accuracies on the full sample, so their correlation is lower. The interval is
+    shifted by the difference between the value and the mean of the resamples.
     """
     known = drawn[~np.isnan(drawn)]
     if not len(known):
@@ -369,7 +381,12 @@ def _centred(value: float, drawn: np.ndarray) -> tuple[float, float]:
 
 
 def _of_runs(answers: Answers, plan: Bootstrap) -> tuple[dict, dict]:
-    """(template, seed) -> accuracies as they are and on each resample, shape (1 + R, M); and the whole model's, (1 + R,)."""
+    """Compute the accuracies of components and of the full model in each run, on the full sample and on each resample.
+
+    Returns:
+        (template, seed) -> accuracies of the components, shape (1 + R, M), and (template, seed) -> accuracies of the full
+        model, shape (1 + R,).
+    """
     components, whole = {}, {}
     for seed in answers.seeds:
         own = answers.seed == seed
@@ -390,28 +407,31 @@ def _pairs(answers: Answers, pair: str) -> list[tuple[tuple[str, int], tuple[str
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Along the last axis; NaN where either is constant."""
+    """Compute Pearson's correlation along the last axis; NaN where either input is constant."""
     a, b = (x - x.mean(-1, keepdims=True) for x in (first, second))
     spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     return np.divide((a * b).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 1e-12)
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of the :data:`TOP` best along the last axis; of equals the first."""
+    """Compute the intersection over union of the :data:`TOP` best entries along the last axis.
+
+    Among equal entries, earlier ones rank higher.
+    """
     a, b = (np.argsort(-x, axis=-1, kind="stable")[..., :TOP] for x in (first, second))
     shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
     return shared / (a.shape[-1] + b.shape[-1] - shared)
 
 
 def _iou_by_chance(count: int) -> float:
-    """The expected :func:`_iou` of two draws from ``count`` components."""
+    """Compute the expected :func:`_iou` of two random draws from ``count`` components."""
     top = min(TOP, count)
     ways = [comb(top, k) * comb(count - top, top - k) for k in range(top + 1)]
     return sum(way * k / (2 * top - k) for k, way in enumerate(ways)) / comb(count, top)
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over those that are known; NaN where none is."""
+    """Compute the mean over values that are not NaN; NaN where all values are."""
     stacked = np.stack(values)
     known = ~np.isnan(stacked)
     count = known.sum(0)
@@ -419,16 +439,17 @@ def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, np.ndarray]]) -> pd.DataFrame:
-    """The accuracy of every method, and the differences that the paper speaks of.
+    """Compute the accuracy of each method, and the differences between methods that the paper discusses.
 
     Args:
-        rows: components tables of one or more models and tasks.
-        tensors: What lies beside each, by model and task.
+        rows: Tables of the study ``components`` for one or more models and tasks.
+        tensors: Tensors of the study, by model and task.
 
     Returns:
-        One row a model, task (then the mean of tasks) and method (then differences, named ``a - b``): model, task, method,
-        labels (how many it takes, a range over tasks; empty for a difference), value, low, high, sd (population, over runs, the
-        mean of tasks), epochs and zeros (of a way to re-weight: steps it took, share of weights at 0), prompts.
+        One row per model, task (then the mean of tasks) and method (then differences, named ``a - b``): model, task, method,
+        labels (number of labels that the method uses, a range over tasks; empty for a difference), value, low, high, sd
+        (population, over runs, averaged over tasks), epochs and zeros (for re-weighting methods: number of steps, and share of
+        weights at 0), prompts.
     """
     asked = rows[rows["template"] != CONTRAST].assign(right=lambda table: table["gold"] == table["prediction"])
     found = []
@@ -481,13 +502,15 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
 
 
 def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Whether heads that attend to label words, that reconstruct the model's answer, and that answer right are the same.
+    """Test whether the heads that attend to label words, reconstruct the model's answer, and answer correctly are the same.
 
     Returns:
-        One row a model, task and head: model, task, layer, head and :data:`OF_HEADS`, means over runs. And one row a model,
-        task (then the mean of tasks) and pair (:data:`CORRELATIONS`): model, task, pair, value (Spearman's correlation of the
-        two over heads), low, high (over test texts), null_low and null_high (the middle 95 % of it with the heads of one
-        shuffled), heads, prompts.
+        Two tables. The first has one row per model, task and head: model, task, layer, head and :data:`OF_HEADS`, averaged over
+        runs.
+
+        The second has one row per model, task (then the mean of tasks) and pair (:data:`CORRELATIONS`): model, task, pair,
+        value (Spearman's correlation of the two measures over heads), low, high (over test texts), null_low and null_high
+        (central 95 % interval of the correlation when the heads of one measure are shuffled), heads, prompts.
     """
     plan = plan or Bootstrap()
     dots, rows = [], []
@@ -514,7 +537,10 @@ def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tup
 
 
 def _of_heads(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> dict[str, np.ndarray]:
-    """Each of :data:`OF_HEADS`, the mean over runs, shape (1 + R, heads): as it is, then resampled."""
+    """Compute each measure of :data:`OF_HEADS`, averaged over runs, shape (1 + R, heads).
+
+    The first row is the value on the full sample; the others are the values on the resamples.
+    """
     sums = {name: np.zeros((1 + plan.resamples, int(heads.sum()))) for name in OF_HEADS}
     for seed in answers.seeds:
         own = answers.seed == seed
@@ -538,11 +564,11 @@ def _correlation(model: str, task: str, pair: str, found: np.ndarray, null: np.n
 
 
 def under_two(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.DataFrame:
-    """Every component, and the whole model, under two templates.
+    """Compare each component, and the full model, under two templates.
 
     Returns:
-        model, task, kind (``head``, ``mlp``, ``full`` for the whole model), layer, head, and the accuracies ``first`` and
-        ``second``, means over seeds; prompts.
+        One row per component, and one for the full model: model, task, kind (``head``, ``mlp``, or ``full`` for the full
+        model), layer, head, ``first`` and ``second`` (accuracies under the two templates, averaged over seeds), prompts.
     """
     means = []
     for template in (first, second):
@@ -555,23 +581,27 @@ def under_two(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.
 
 
 def by_layer(answers: Answers, template: str = OWN) -> np.ndarray:
-    """Accuracies as a map, shape (L, H + 1): a row a layer, its heads and then its MLP; means over seeds."""
+    """Arrange accuracies as a map, shape (L, H + 1): one row per layer, its heads first and then its MLP.
+
+    Accuracies are averaged over seeds.
+    """
     accuracy = np.mean([answers.accuracy(template, seed) for seed in answers.seeds], axis=0)  # (M,)
     return accuracy.reshape(int(answers.components["layer"].max()) + 1, -1)
 
 
 def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
-    """The whole model and the best component of each run at several steps of a training.
+    """Compute the accuracies of the full model and of the best component of each run at several training steps.
 
     Args:
-        every: Of models that are one model at several steps: their names but for a number at the end are alike.
-        steps: Model -> its step.
+        every: Answers of checkpoints of the same model. Their names differ only in a number at the end.
+        steps: Model -> its training step.
         plan: How to resample.
 
     Returns:
-        Rows of :func:`best_and_worst` with a step, the training's name in ``model``; and of each task (and their mean) and of
-        ``full`` and ``best`` the measure ``sd MEASURE``: the standard deviation over the checkpoints after the first third of
-        the steps, with step -1 (NaN where there are fewer than two).
+        Rows of :func:`best_and_worst` with a step, and with the name of the training run in ``model``. In addition, one row
+        with the measure ``sd MEASURE`` for each task (and their mean) and for each of ``full`` and ``best``: the standard
+        deviation over the checkpoints after the first third of the steps, with step -1 (NaN if there are fewer than two
+        checkpoints).
     """
     table = best_and_worst(every, plan)
     table["step"] = table["model"].map(steps)
@@ -589,5 +619,5 @@ def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Boot
 
 
 def _training(model: str) -> str:
-    """A model's name without what tells its step: ``organism`` of ``organism-step-000010``."""
+    """Strip the step from a model's name: ``organism-step-000010`` becomes ``organism``."""
     return re.sub(r"[-_.]*(step|checkpoint)?[-_.]*[0-9]+$", "", model) or model

@@ -1,7 +1,7 @@
 """The study hidden_markov: kernel regression and the exact Bayesian posterior on random hidden Markov models.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. The paper states tasks, states and
-observations; the other defaults are ours.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. The paper states the numbers of tasks,
+states and observations; the other defaults are ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from icl_lens.studies.study import Keys, Study
 
 
 class Settings(Section):
-    """The models, the prompts drawn from them, and the kernel."""
+    """Settings of the models, of the prompts drawn from them, and of the kernel."""
 
     tasks: int = Field(default=8, ge=1, description="Tasks that the pre-training distribution mixes, each equally often (8).")
     states: int = Field(default=80, ge=1, description="Hidden states of the merged model, the same number of each task (80).")

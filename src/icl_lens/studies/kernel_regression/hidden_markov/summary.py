@@ -1,7 +1,7 @@
-"""What a table shows of kernel regression on hidden Markov models: distance and accuracy by n, the trend, what is left over.
+"""Summary of kernel regression on hidden Markov models: distance and accuracy by n, the trend, and the remaining distance.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. Intervals are 95 % bootstrap intervals
-over models and, within them, prompts: models differ far more than prompts do, and the paper's are one draw of them.
+over models and, within each model, over prompts. Models differ much more than prompts do, and the paper's models are one draw.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from icl_lens.statistics.ranks import spearman
 from icl_lens.statistics.resampling import Bootstrap, Estimate, mean
 
 MODEL = "hidden Markov models"
-"""Stands in the column ``model``: no language model is run."""
+"""Value of the column ``model``; no language model is run."""
 
-# Table 3 as printed: n -> distance, accuracy.
+# Values printed in Table 3: n -> distance, accuracy.
 PAPER: dict[int, tuple[float, float]] = {
     1: (1.322, 0.337),
     2: (0.942, 0.532),
@@ -35,11 +35,11 @@ METRICS = {
     "posterior_right": "posterior_correct",
     "weightless": "weightless",
 }
-"""Metric -> the column of the study whose mean it is."""
+"""Mapping from each metric to the column of the study that it averages."""
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Everything the table shows, tidy.
+    """Return all values that the table shows, as tidy rows.
 
     Args:
         rows: A hidden_markov table.
@@ -49,11 +49,11 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         InputError: A model or prompt lacks a number of demonstrations.
 
     Returns:
-        One row a metric and n: model, metric, n, limit (whether it stands for infinitely many), value, low, high, paper (empty
-        where the paper has none), models, prompts. The metrics of :data:`METRICS`, and of all n together (n is that of the
-        limit): ``trend``, Spearman's correlation of n and the mean distance; ``beyond_sampling``, the mean distance at the
-        limit less that which would be there if the distance at the largest n fell with the root of n from there on: above 0, a
-        floor is left.
+        One row per metric and n: model, metric, n, limit (whether n represents infinitely many demonstrations), value, low,
+        high, paper (empty if the paper has no value), models, prompts. The metrics are those of :data:`METRICS` and two over
+        all n together (with the n of the limit). ``trend`` is the Spearman correlation between n and the mean distance.
+        ``beyond_sampling`` is the mean distance at the limit minus the distance expected there if the distance at the largest n
+        decreased with the square root of n from that point on. A value above 0 means that a floor remains.
     """
     plan = plan or Bootstrap()
     plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)

@@ -1,9 +1,9 @@
-"""Figure 2 as rows: the attention map, bin by bin, and how each layer's rows divide into parts.
+"""Tidy rows of Figure 2: the attention map bin by bin, and the share of each layer's attention to each part of the prompt.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 2. The bins are those of
-:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`. A bin of a text is a height between its tokens' weights,
-the bin of a label word a sum; what a layer gives to which part of the prompt is told by the parts, which sum to 1 and have
-intervals (:mod:`icl_lens.statistics.resampling`).
+:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`. The bin of a text is an interpolated value between its
+tokens' weights, and the bin of a label word is a sum. Use the parts to see how much attention a layer gives to each part of the
+prompt. They sum to 1 and have intervals (:mod:`icl_lens.statistics.resampling`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TITLES = {
     "query": "query",
     "end": "after the query",
 }
-"""What a legend calls the parts."""
+"""Names of the parts in a legend."""
 
 
 def bins(demonstrations: int, settings: Settings) -> pd.DataFrame:
-    """What each bin of the map is, in order: ``place`` (demonstration from 1, 0 for the query), ``part`` and ``position``."""
+    """Describe each bin of the map, in order: ``place`` (demonstration from 1, 0 for the query), ``part`` and ``position``."""
     each = range(1, settings.bins + 1)
     rows = [
         (place, part, position)
@@ -44,20 +44,20 @@ def bins(demonstrations: int, settings: Settings) -> pd.DataFrame:
 def chart(
     rows: pd.DataFrame, tensors: Mapping[str, np.ndarray], settings: Settings, single: bool = False
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """The map of one model and task.
+    """Compute the map of one model and task.
 
     Args:
-        rows: Its kernel_regression rows.
-        tensors: Those beside them.
-        settings: The study's.
-        single: The first prompt alone, not the mean over prompts, then over seeds.
+        rows: Rows of the study kernel_regression.
+        tensors: Tensors that are stored with the rows.
+        settings: Settings of the study.
+        single: Whether to use only the first prompt instead of the mean over prompts, then over seeds.
 
     Raises:
-        InputError: The tensors have other bins than the settings say.
+        InputError: The bins of the tensors do not match the settings.
 
     Returns:
-        Shape (L, H, M); and one row a layer and head (from 1) and bin: model, set, task, metric (``attention``), these, the
-        columns of :func:`bins`, and value.
+        The map, shape (L, H, M); and a table with one row per layer and head (from 1) and bin: model, set, task, metric
+        (``attention``), these columns, the columns of :func:`bins`, and value.
     """
     values = tensors["map_first"] if single else np.nanmean(tensors["map"], axis=0)  # (L, H, M)
     of_bins = bins(max(map(len, rows["demo_labels"])), settings)
@@ -72,16 +72,16 @@ def chart(
 
 
 def parts(rows: pd.DataFrame, plan: Bootstrap | None = None, single: bool = False) -> pd.DataFrame:
-    """What share of a layer's rows goes to each part of the prompt, the mean over its heads.
+    """Compute the share of a layer's attention that goes to each part of the prompt, as the mean over its heads.
 
     Args:
-        rows: kernel_regression rows of one model, set and task.
+        rows: Rows of the study kernel_regression for one model, set and task.
         plan: How to resample.
-        single: The first prompt alone, without an interval.
+        single: Whether to use only the first prompt, without an interval.
 
     Returns:
-        One row a layer (from 1) and part (:data:`~icl_lens.studies.kernel_regression.settings.PARTS`): model, set, task, metric
-        (``share``), these, value, low, high, prompts and seeds.
+        One row per layer (from 1) and part (:data:`~icl_lens.studies.kernel_regression.settings.PARTS`): model, set, task,
+        metric (``share``), these columns, value, low, high, prompts and seeds.
     """
     if single:
         rows = rows[rows["prompt_id"] == rows["prompt_id"].iloc[0]]

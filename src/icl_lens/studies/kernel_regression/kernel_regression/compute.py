@@ -1,25 +1,26 @@
-"""In-context learning as kernel regression: how much the last position attends to each demonstration, head by head.
+"""In-context learning as kernel regression: how much the last position attends to each demonstration, for each head.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025). If in-context learning is the kernel regression (eq. 6)
 
     y_hat = sum_i e(y_i) K(x_test, x_i) / sum_i K(x_test, x_i)
 
-then attention from the last position to the demonstration (x_i, y_i) plays the part of the kernel. For a head, a_i is the
+then attention from the last position to the demonstration (x_i, y_i) corresponds to the kernel. For a head, a_i is the
 *largest* weight in the last position's row over all tokens of the demonstration (section 5.2), and the head reconstructs
 
     y~ = argmax_c  sum_i a_i 1[y_i = c] / sum_i a_i
 
-which :mod:`icl_lens.studies.kernel_regression.reconstruction` computes and scores. The rows of the table are those of
-:mod:`icl_lens.studies.kernel_regression.demonstration_attention`; there are two controls beside the maximum.
+:mod:`icl_lens.studies.kernel_regression.reconstruction` computes and scores this reconstruction. The rows of the table are
+those of :mod:`icl_lens.studies.kernel_regression.demonstration_attention`, which also includes two controls for the maximum.
 
 **The attention map** (Figure 2) is the whole row averaged over a seed's prompts. Each x_i, the demonstration without its label
-word, is resampled to 30 positions by linear interpolation between its tokens' weights, first token to last; so is the query
-with the template's piece after it, down to the last position itself. Each y_i is one bin, the sum over its tokens. Classes come
-in another order from seed to seed, so bins are aligned by the demonstration's place in the prompt. A bin of a text is a height,
-not a mass: how a row divides into parts is kept by itself, prompt by prompt.
+word, is resampled to 30 positions by linear interpolation between its tokens' weights, from the first token to the last. The
+query is resampled in the same way, together with the part of the template after it, up to and including the last position. Each
+y_i is one bin, the sum over its tokens. The order of the classes differs between seeds, so bins are aligned by the
+demonstration's position in the prompt. The bin of a text is an interpolated weight, not a sum of weights. The shares of a row
+that go to its parts are therefore stored separately, for each prompt.
 
-**Text kernels** (Table 2): cosines between the query's text and the demonstrations' texts, of TF-IDF vectors whose document
-frequencies are counted in the prompts that are not held out, and of the sentence encoders that the settings name.
+**Text kernels** (Table 2) are cosines between the query's text and the demonstrations' texts. They use TF-IDF vectors, with
+document frequencies from the prompts that are not held out, and the sentence encoders in the settings.
 """
 
 from __future__ import annotations
@@ -45,19 +46,19 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Attention to every demonstration, by prompt, layer and head; the attention map; cosines of texts.
+    """Compute the attention to each demonstration by prompt, layer and head, the attention map, and the cosines of texts.
 
     Args:
-        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, prompts, batch_tokens, progress, settings: Standard arguments of a study, see :mod:`icl_lens.studies.study`.
 
     Raises:
         InputError: A prompt has no demonstration, the model's family is not supported, or an encoder cannot be used.
 
     Returns:
-        The rows of :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`. And tensors: ``map`` (S,
-        L, H, M), the mean over each seed's prompts, its M bins those of x_1, y_1, ..., x_D, y_D and the query; ``map_seeds``
-        (S,); ``map_first`` (L, H, M), of the first prompt alone; ``prompt_id`` (N,); ``cosine: NAME`` (N, D) for TF-IDF and
-        each encoder. What a prompt with fewer demonstrations lacks is NaN.
+        The rows of :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`, and these tensors:
+        ``map`` (S, L, H, M), the mean over each seed's prompts, with M bins for x_1, y_1, ..., x_D, y_D and the query;
+        ``map_seeds`` (S,); ``map_first`` (L, H, M), for only the first prompt; ``prompt_id`` (N,); ``cosine: NAME`` (N, D) for
+        TF-IDF and each encoder. Entries for demonstrations that a prompt does not have are NaN.
     """
     settings = settings or Settings()
     chart = _Map(prompts, settings.bins)
@@ -71,7 +72,7 @@ def compute(
 
 
 class _Map:
-    """Collects the attention map: a sum over the prompts of each seed, and how many prompts each bin rests on."""
+    """Accumulator of the attention map: a sum over the prompts of each seed, and the number of prompts in each bin."""
 
     def __init__(self, prompts: Sequence[TokenizedPrompt], bins: int) -> None:
         self.bins = bins
@@ -84,7 +85,7 @@ class _Map:
         self.first: np.ndarray | None = None
 
     def add(self, place: int, weights: np.ndarray, where: Places) -> None:
-        """A prompt's rows, shape (L, H, T)."""
+        """Add the rows of one prompt, shape (L, H, T)."""
         drawn = np.full((*weights.shape[:2], self.width), np.nan)  # (L, H, M)
         for demo, (start, label, stop) in enumerate(zip(where.starts, where.labels, where.stops, strict=True)):
             at = demo * (self.bins + 1)
@@ -99,9 +100,9 @@ class _Map:
             self.first = drawn
 
     def _resampled(self, weights: np.ndarray) -> np.ndarray:
-        """Weights of n tokens at equally many places between the first and the last, shape (L, H, bins)."""
+        """Resample the weights of n tokens to evenly spaced positions from the first to the last token, shape (L, H, bins)."""
         count = weights.shape[-1]
-        if not count:  # a template that begins with its text, whose only token is the prompt's first
+        if not count:  # the template begins with its text, and the text's only token is the prompt's first
             return np.full((*weights.shape[:-1], self.bins), np.nan)
         at = np.linspace(0, count - 1, self.bins)
         below = np.minimum(at.astype(int), max(count - 2, 0))
@@ -109,7 +110,7 @@ class _Map:
         return weights[..., below] * (1 - (at - below)) + weights[..., above] * (at - below)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """See :func:`compute`."""
+        """Return the map tensors of :func:`compute`."""
         counts = self.counts[:, None, None]  # (S, 1, 1, M)
         mean = np.divide(self.sums, counts, out=np.full_like(self.sums, np.nan), where=counts > 0)
         return {
@@ -120,7 +121,7 @@ class _Map:
 
 
 def _cosines(prompts: Sequence[TokenizedPrompt], settings: Settings, device: torch.device) -> dict[str, list[np.ndarray]]:
-    """By text kernel, each prompt's cosines with its demonstrations, shape (D,) each."""
+    """Compute each prompt's cosines with its demonstrations for each text kernel, shape (D,) each."""
 
     def written(prompt: TokenizedPrompt, span: np.ndarray) -> str:
         return prompt.text[span[0] : span[1]]

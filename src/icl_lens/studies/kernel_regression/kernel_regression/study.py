@@ -1,4 +1,4 @@
-"""The study kernel_regression: how much the last position attends to each demonstration, head by head.
+"""The study kernel_regression: how much the last position attends to each demonstration, for each head.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Figures 2 and 3 and Table 2.
 """
@@ -42,8 +42,9 @@ STUDY = Study(
     tensors=True,
     checkpoints=lambda settings: settings.encoders,
     items=(
-        # Figures 2 and 3, and both again for each further task of the paper, of which the built-in texts have none, and for
-        # other models (appendix D), shown where one of them is configured; which Llama 2 is not said.
+        # Figures 2 and 3, repeated for each further task of the paper (the built-in texts include none of them) and for other
+        # models (appendix D). The latter are shown if one of these models is configured. The paper does not say which Llama 2
+        # it uses.
         *(
             Item(
                 name=f"kr_figure_{first + place}",
@@ -96,7 +97,7 @@ STUDY = Study(
             studies=("kernel_regression",),
             tensors=("kernel_regression",),
             tasks=("sst2",),
-            # Which of them is not stated.
+            # The paper does not say which of its models it uses.
             paper_models="one of its models",
             hubs=(
                 "EleutherAI/gpt-j-6b",

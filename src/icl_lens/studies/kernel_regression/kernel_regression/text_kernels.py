@@ -1,8 +1,9 @@
-"""How alike texts are by themselves: cosines of word counts and of sentence embeddings, from which kernels are made.
+"""Similarity of single texts: cosines of word counts and of sentence embeddings, on which the text kernels are based.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Table 2, compares attention with kernel regression (eq. 6)
-on sentence embeddings. How a kernel is made of them is not stated; :mod:`icl_lens.studies.kernel_regression.reconstruction`
-makes it of cosines. Cosines of TF-IDF vectors are ours: they need no model.
+on sentence embeddings. The paper does not say how it computes a kernel from them;
+:mod:`icl_lens.studies.kernel_regression.reconstruction` computes it from cosines. The cosines of TF-IDF vectors are our
+addition; they need no model.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from transformers import AutoModel, AutoTokenizer
 from icl_lens.errors import InputError
 from icl_lens.hub.checkpoints import checkpoint_files
 
-# Texts that an encoder reads at once.
+# Number of texts per batch of an encoder.
 _BATCH = 64
 
 
 def tf_idf_cosines(pairs: Sequence[tuple[str, Sequence[str]]], fitted: Sequence[str]) -> list[np.ndarray]:
-    """Cosines of TF-IDF vectors: a word counts as often as it stands in a text, times ln((1 + n) / (1 + df)) + 1.
+    """Compute cosines of TF-IDF vectors: the weight of a word is its count in the text times ln((1 + n) / (1 + df)) + 1.
 
     Words are runs of letters, digits and underscores, in lower case.
 
     Args:
-        pairs: A query's text and its demonstrations' texts; N of them.
-        fitted: The n texts that df, the number of texts with a word, is counted in. A word that none has counts as rarest.
+        pairs: N pairs of a query's text and its demonstrations' texts.
+        fitted: The n texts in which df, the number of texts with a word, is counted. A word that is in none of them has df = 0.
 
     Returns:
-        For each pair the cosines with its demonstrations, shape (D,) each; 0 for a text without words.
+        For each pair, the cosines with its demonstrations, shape (D,) each; 0 for a text without words.
     """
     frequency = Counter(word for text in fitted for word in set(_words(text)))
     known: dict[str, Mapping[str, float]] = {}
@@ -63,18 +64,19 @@ def _words(text: str) -> list[str]:
 def encoder_cosines(
     pairs: Sequence[tuple[str, Sequence[str]]], folder: Path | str, device: torch.device | str = "cpu"
 ) -> list[np.ndarray]:
-    """Cosines of sentence embeddings: the mean of an encoder's last hidden states over a text's tokens.
+    """Compute cosines of sentence embeddings: the mean of an encoder's last hidden states over a text's tokens.
 
-    That is what all-MiniLM-L6-v2 and bert-base-nli-mean-tokens, the paper's two, do. Longer texts are cut, where the folder's
-    ``sentence_bert_config.json`` says or where the encoder's positions end.
+    The paper's two encoders, all-MiniLM-L6-v2 and bert-base-nli-mean-tokens, use this mean. Longer texts are truncated to the
+    length in the folder's ``sentence_bert_config.json`` or to the encoder's maximum number of positions.
 
     Args:
-        pairs: As :func:`tf_idf_cosines`.
-        folder: The encoder's checkpoint: config.json, safetensors and its tokenizer. Nothing is fetched, no code of it runs.
-        device: Where it runs.
+        pairs: See :func:`tf_idf_cosines`.
+        folder: Folder with the encoder's checkpoint: config.json, safetensors and the tokenizer. Nothing is downloaded, and no
+            code from the folder is executed.
+        device: Device of the encoder.
 
     Raises:
-        InputError: The folder is none, cannot be loaded, or pools its tokens otherwise.
+        InputError: The path is not a folder, cannot be loaded, or uses another pooling.
     """
     texts = list(dict.fromkeys(text for query, demonstrations in pairs for text in (query, *demonstrations)))
     vectors = dict(zip(texts, _embedded(texts, Path(folder), device), strict=True))
@@ -83,7 +85,7 @@ def encoder_cosines(
 
 @torch.inference_mode()
 def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) -> np.ndarray:
-    """Embeddings of length 1, shape (n, d)."""
+    """Compute embeddings of length 1, shape (n, d)."""
     _require_mean(folder)
     if any(path.suffix == ".bin" for path in checkpoint_files(folder)):
         raise InputError(f"encoder folder {folder} holds no safetensors, which are the only weights read of an encoder")
@@ -93,10 +95,10 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
         network, report = AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
         )
-    except Exception as error:  # transformers and the tokenizers library raise what they like
+    except Exception as error:  # transformers and tokenizers raise many exception types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"encoder folder {folder}: it cannot be loaded ({reason})") from error
-    # A head that the checkpoint lacks plays no part in the last hidden states.
+    # A pooler that is missing from the checkpoint does not affect the last hidden states.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         raise InputError(f"encoder folder {folder}: the checkpoint lacks {len(missing)} weights, {missing[0]} among them")
@@ -110,7 +112,7 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
         places = order[start : start + _BATCH]
         given = [texts[i] for i in places]
         inputs = tokenizer(given, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
-        # Summed in float64, which not every device has.
+        # The sum is in float64, which some devices do not support, so it runs on the CPU.
         states = network(**inputs).last_hidden_state.cpu().double()  # (B, T, d)
         kept = inputs["attention_mask"][..., None].cpu().double()  # (B, T, 1)
         means = torch.nn.functional.normalize((states * kept).sum(1) / kept.sum(1).clamp(min=1), dim=-1)  # (B, d)
@@ -120,7 +122,7 @@ def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) ->
 
 
 def _require_mean(folder: Path) -> None:
-    """Refuse an encoder whose own description says that it takes something else than the mean over tokens."""
+    """Raise an error if the encoder's own configuration selects a pooling other than the mean over tokens."""
     description = folder / "1_Pooling" / "config.json"
     if description.is_file():
         modes = {name for name, chosen in _described(description).items() if name.startswith("pooling_mode") and chosen is True}

@@ -1,16 +1,18 @@
-"""Kernel regression with what its reviewers asked for: inputs permuted, labels flipped, and the same demonstrations reordered.
+"""Controls of kernel regression that its reviewers requested: permuted inputs, flipped labels and reordered demonstrations.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025). A sum over demonstrations (eq. 6) has no order, so kernel
-regression predicts that neither answer nor reconstruction changes with the order of the demonstrations; a language model's
-answer may. The controls, each on the same held-out prompts (:data:`icl_lens.studies.kernel_regression.settings.CONTROLS`):
+*In-context learning as kernel regression* (Han et al., TMLR 2025). A sum over demonstrations (eq. 6) does not depend on their
+order. Kernel regression therefore predicts that neither the prediction nor the reconstruction changes with the order of the
+demonstrations. The prediction of a language model may change. All controls use the same held-out prompts
+(:data:`icl_lens.studies.kernel_regression.settings.CONTROLS`):
 
-- the demonstrations' texts change places among themselves while the labels keep theirs, so that text and label no longer belong
-  together (always so that some text gets another label);
-- each class's label word is replaced by that of the next class, the last one's by the first's;
-- whole demonstrations, text and label, stand in other orders.
+- The texts of the demonstrations are permuted while the labels keep their positions, so that text and label no longer belong
+  together. At least one text always gets a different label.
+- The label word of each class is replaced with the label word of the next class, and that of the last class with that of the
+  first.
+- Whole demonstrations, text and label, are reordered.
 
-Each control's rows are those of :mod:`icl_lens.studies.kernel_regression.demonstration_attention`; prompts are rewritten by
-:func:`icl_lens.prompts.demonstrations.replace_demonstrations`.
+The rows of each control are those of :mod:`icl_lens.studies.kernel_regression.demonstration_attention`.
+:func:`icl_lens.prompts.demonstrations.replace_demonstrations` rewrites the prompts.
 """
 
 from __future__ import annotations
@@ -31,19 +33,19 @@ from icl_lens.studies.kernel_regression.settings import INPUTS_PERMUTED, LABELS_
 
 
 def prepare(given: Given) -> Inputs:
-    """The prompts of :func:`controlled` that fit in every control.
+    """Return the prompts of :func:`controlled` that fit the model's context in every control.
 
     Raises:
-        InputError: As :func:`controlled`, or none fits.
+        InputError: No prompt fits, or :func:`controlled` raises it.
     """
     return of_tables(given, controlled(given.table, given.settings))
 
 
 def controlled(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
-    """The prompts tables of all controls: the first held-out prompts of each seed, as they are and changed.
+    """Build the prompts tables of all controls from the first held-out prompts of each seed, unchanged and changed.
 
     Raises:
-        InputError: A prompt's demonstrations leave nothing to permute.
+        InputError: A prompt's demonstrations cannot be permuted.
     """
     first = table[first_held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
     changes = {
@@ -105,18 +107,20 @@ def compute(
     settings: Settings | None = None,
     **changed: Sequence[TokenizedPrompt],
 ) -> pd.DataFrame:
-    """Attention to every demonstration, and answers, for every control.
+    """Compute the attention to each demonstration and the predictions, for each control.
 
     Args:
-        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
-        prompts: As they are; they fit the model's context.
-        changed: The same prompts by control, as :func:`controlled` names them.
+        model, batch_tokens, progress, settings: Standard arguments of a study, see :mod:`icl_lens.studies.study`.
+        prompts: The unchanged prompts; they fit the model's context.
+        changed: The same prompts for each control, with the names from :func:`controlled`.
 
     Raises:
-        InputError: As :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`.
+        InputError: See :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`.
 
     Returns:
-        Its rows (without the row's parts) for each control in turn, with ``control`` and ``draw`` (which order, 0 elsewhere).
+        The rows of :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows` (without the shares of
+        the row's parts) for each control in turn, with ``control`` and ``draw`` (the number of the order; 0 for the other
+        controls).
     """
     settings = settings or Settings()
     report = Runs(progress, 1 + len(changed))

@@ -1,6 +1,6 @@
-"""The study kernel_regression_controls: kernel regression on prompts with inputs permuted, labels flipped, or reordered.
+"""The study kernel_regression_controls: kernel regression with permuted inputs, flipped labels or reordered demonstrations.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025); the paper lacks these controls.
+*In-context learning as kernel regression* (Han et al., TMLR 2025); the paper does not include these controls.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STUDY = Study(
     package=__package__,
     help="the same with inputs permuted, labels flipped, and demonstrations reordered",
     schema=SCHEMA,
-    # The prompts as they are, permuted and flipped, and each further order.
+    # The unchanged prompts, those with permuted inputs, those with flipped labels, and each further order.
     cost=Cost(passes=0, more=lambda job: 3 + job.settings.orders, queries=lambda settings: settings.control_queries),
     settings=KEYS,
     inputs="prepare",
@@ -43,7 +43,7 @@ STUDY = Study(
             notebook="kernel_regression/kr_figure_controls",
             set="fresh-4shot",
             studies=("kernel_regression", "kernel_regression_controls"),
-            # The fewest classes and the most: the paper has no such figure, and every task costs a job.
+            # The tasks with the fewest and the most classes. The paper has no such figure, and each task costs a job.
             tasks=("sst2", "trec"),
         ),
     ),

@@ -1,9 +1,11 @@
-"""What the controls of kernel regression show: answers and reconstructions beside those on the prompts as they are.
+"""Summary of the kernel regression controls: predictions and reconstructions, compared with those on the unchanged prompts.
 
-The controls are those of :mod:`icl_lens.studies.kernel_regression.kernel_regression_controls.compute`. The head is the one that
-:mod:`icl_lens.studies.kernel_regression.reconstruction` chooses, on prompts that are not held out; all here is about held-out
-prompts. A sum over demonstrations has no order, so were a head's weights kernels of (x_test, x_i), no reconstruction would
-change with the order; and flipping the labels would move every reconstruction to the next class.
+The controls are those of :mod:`icl_lens.studies.kernel_regression.kernel_regression_controls.compute`.
+:mod:`icl_lens.studies.kernel_regression.reconstruction` chooses the head on prompts that are not held out. All values in this
+module are for held-out prompts.
+
+A sum over demonstrations does not depend on their order. If a head's weights were kernels of (x_test, x_i), no reconstruction
+would change with the order, and flipped labels would move each reconstruction to the next class.
 """
 
 from __future__ import annotations
@@ -25,26 +27,28 @@ METRICS = {
     "reconstruction_changed": "reconstruction changed",
 }
 ANY = "any_order"
-"""Stands where a control's name would for a change in any of the orders."""
+"""Value of the column ``control`` for a change in any of the orders."""
 
 
 def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Every control's shares, for one model and task.
+    """Compute the metrics of each control for one model and task.
 
     Args:
-        rows: kernel_regression rows.
-        controls: kernel_regression_controls rows of the same model, set and task.
-        settings: Both studies'.
+        rows: Rows of the study kernel_regression.
+        controls: Rows of the study kernel_regression_controls for the same model, set and task.
+        settings: Settings of both studies.
         plan: How to resample.
 
     Raises:
-        InputError: The controls are of prompts that are not held out, or rows are missing.
+        InputError: The controls contain prompts that are not held out, or rows are missing.
 
     Returns:
-        One row a ``control`` and ``metric`` (:data:`METRICS`; of the orders the mean over them, and of :data:`ANY` how often
-        one at least changes it): model, set, task, these, layer and head (from 1), value, low, high, null_95 (of ``agreement``:
-        what this head gives with labels shuffled within prompts), prompts and seeds. With flipped labels ``accuracy`` counts
-        the class that the right text's demonstrations then have; changes are from the flipped answer and reconstruction.
+        One row per ``control`` and ``metric`` (:data:`METRICS`): model, set, task, these columns, layer and head (from 1),
+        value, low, high, null_95 (for ``agreement``: the 95 % quantile of this head's agreement with labels shuffled within
+        prompts), prompts and seeds. For the reordered prompts, the value is the mean over the orders. For :data:`ANY`, it is
+        how often at least one order causes a change. With flipped labels, ``accuracy`` counts predictions of the class that the
+        demonstrations of the gold class have after flipping. Changes are then relative to the prediction and the reconstruction
+        on the unchanged prompt, each moved to the next class.
     """
     main = attention(rows)
     scored = held_out(main.seeds, main.ids, settings)
@@ -112,12 +116,12 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
 
 
 def _reconstructed(part: Attention, head: int, classes: int) -> np.ndarray:
-    """What a head reconstructs, shape (N,)."""
+    """Return the class that a head reconstructs for each prompt, shape (N,)."""
     return votes(part.weights["max"][:, [head]], part.labels, classes)[:, 0].argmax(-1)
 
 
 def _null(classes: int, parts: list[Attention], head: int, settings: Settings) -> float:
-    """The 95 % quantile of a head's agreement, the mean over parts, with labels shuffled within each prompt."""
+    """Compute the 95 % quantile of a head's agreement (the mean over parts) with labels shuffled within each prompt."""
     generator = np.random.default_rng([settings.seed, 2])
     drawn = []
     for _ in range(settings.permutations):

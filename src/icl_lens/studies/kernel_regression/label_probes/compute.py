@@ -1,20 +1,21 @@
-"""What keys and values around label words say: linear probes, head by head and position by position.
+"""Linear probes of the keys and values around label words, for each head and position.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. If attention is the kernel regression of eq. 6, a
-demonstration's key should hold its text as the kernel sees it and its value the label. For each head and each position l_i + p
-near the label word of demonstration i (p = 0 is its first token) a ridge regression onto one-hot targets (penalty .01), which
-answers with the largest, tells
+demonstration's key should encode its text in the form that the kernel uses, and its value should encode the label. For each
+head and each position l_i + p near the label word of demonstration i (p = 0 is the word's first token), a ridge regression onto
+one-hot targets (penalty .01) predicts the class with the largest output:
 
-    argmax_o P(o | x_i), the next token that the text x_i alone announces, from the key
+    argmax_o P(o | x_i), the most likely next token after the text x_i alone, from the key
     y_i, the label, from the value
 
-(:mod:`icl_lens.studies.kernel_regression.texts_alone` computes P(o | x_i)).
+(:mod:`icl_lens.studies.kernel_regression.texts_alone` computes P(o | x_i).)
 
-The paper does not say whether keys are those before or after the rotary embedding, nor what is fitted on what. Here both keys
-are read: before it (``key``: where a token stands does not matter) and after it (``turned_key``). Features and targets are
-taken less their means over what is fitted, in float64, and the penalty stands beside sums. The **folds** divide the prompts,
-and what is fitted leaves out every demonstration whose text is also tested. Heads that share a key and value are one: a head
-here is a key-value head, numbered as the model has them.
+The paper does not say whether it uses keys before or after the rotary embedding, or on which data it fits the probes. This
+study reads both kinds of keys: before the embedding (``key``, independent of the token's position) and after it
+(``turned_key``). The means over the fitting data are subtracted from features and targets, in float64. The penalty is relative
+to sums over demonstrations, not to means. The **folds** divide the prompts. The fitting data excludes each demonstration with a
+text that is also tested. Heads that share a key and value count as one: here, a head is a key-value head, numbered as in the
+model.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from icl_lens.studies.kernel_regression.texts_alone import likeliest, texts_of
 
 
 def prepare(given: Given) -> Inputs:
-    """The prompts that are read: the first of each seed, of which those that fit.
+    """Return the first prompts of each seed, without those that do not fit the model's context.
 
     Raises:
-        InputError: None fits.
+        InputError: No prompt fits.
     """
     return of_tables(given, {"prompts": given.table.groupby("seed", sort=False).head(given.settings.queries)})
 
@@ -55,20 +56,21 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """How often every probe is right.
+    """Compute the accuracy of each probe.
 
     Args:
-        model, prompts, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, prompts, batch_tokens, progress, settings: Standard arguments of a study, see :mod:`icl_lens.studies.study`.
 
     Raises:
-        InputError: A prompt has no demonstration, there are fewer prompts than folds, a fold leaves nothing to fit on or to
-            test, or the model's family is not supported.
+        InputError: A prompt has no demonstration, there are fewer prompts than folds, a fold leaves no demonstration to fit on
+            or to test, or the model's family is not supported.
 
     Returns:
-        One row a feature and target (:data:`~icl_lens.studies.kernel_regression.label_probes.study.PROBES`), offset, layer,
-        head (both from 0) and fold: prompt_id (of the fold's first prompt), fitted (demonstrations), classes (told apart),
-        accuracy, majority (of always the commonest class of those fitted on), and of the fold's prompts that are asked
-        something ``members`` (prompt_id), ``asked`` and ``right`` (demonstrations).
+        One row per feature and target (:data:`~icl_lens.studies.kernel_regression.label_probes.study.PROBES`), offset, layer,
+        head (both from 0) and fold: prompt_id (of the fold's first prompt), fitted (number of demonstrations), classes (number
+        of classes that the probe distinguishes), accuracy, majority (the accuracy of always predicting the most frequent class
+        of the fitting data). For the fold's prompts that have tested demonstrations, the row also has ``members`` (prompt_id),
+        ``asked`` and ``right`` (the numbers of tested and of correctly predicted demonstrations).
     """
     settings = settings or Settings()
     bare = next((p for p in prompts if not len(p.anchors)), None)
@@ -78,7 +80,7 @@ def compute(
         raise InputError(f"{len(prompts)} prompts cannot be divided into {settings.folds} folds (studies.label_probes.folds)")
     require_supported(model.network)
     alone = texts_of(model, prompts)
-    owner = np.repeat(np.arange(len(prompts)), [len(p.anchors) for p in prompts])  # (n,) a demonstration's prompt
+    owner = np.repeat(np.arange(len(prompts)), [len(p.anchors) for p in prompts])  # (n,) prompt index of each demonstration
     text = np.concatenate(alone.demos)  # (n,)
     targets = {
         "token": commonest(likeliest(model, alone.texts, batch_tokens)[text], settings.tokens),
@@ -100,7 +102,7 @@ def compute(
                     )
                 classes, coded = np.unique(targets[target][fitted], return_inverse=True)
                 asked = owner[tested]
-                members, first, count = np.unique(asked, return_index=True, return_counts=True)  # demonstrations lie in order
+                members, first, count = np.unique(asked, return_index=True, return_counts=True)  # demonstrations are in order
                 shared = {
                     "prompt_id": prompts[members[0]].prompt_id,
                     "feature": feature,
@@ -125,7 +127,7 @@ def compute(
 
 
 def commonest(tokens: np.ndarray, count: int) -> np.ndarray:
-    """Tokens, -1 for all but the ``count`` commonest; of equally common ones those with the smaller id."""
+    """Replace all but the ``count`` most frequent tokens with -1; among equally frequent tokens, the smaller ids remain."""
     values, how_often = np.unique(tokens, return_counts=True)
     kept = values[np.argsort(-how_often, kind="stable")[:count]]
     return np.where(np.isin(tokens, kept), tokens, -1)
@@ -138,22 +140,23 @@ def features(
     offsets: Sequence[int],
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[dict[Feature, list[Tensor]], np.ndarray]:
-    """Keys and values near the label words.
+    """Read the keys and values near the label words.
 
     Args:
-        model, prompts, batch_tokens, progress: As :func:`compute`.
-        offsets: O of them.
+        model, prompts, batch_tokens, progress: See :func:`compute`.
+        offsets: O offsets.
 
     Returns:
-        By feature and layer, shape (H_kv, O, n, d) with the demonstrations of all prompts in a row, on the CPU in float32 at
-        least; and which positions there are, shape (O, n). (Where there is none, zeros stand.)
+        For each feature and layer, a tensor of shape (H_kv, O, n, d) with the demonstrations of all prompts in order, on the
+        CPU in at least float32; and a mask of the positions that exist, shape (O, n). The features are zero for positions that
+        do not exist.
     """
     starts = np.concatenate([[0], np.cumsum([len(p.anchors) for p in prompts])])  # (N + 1,)
     there = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
     read: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
     for batch in batches(model, prompts, batch_tokens, kept="states"):
         with record_keys_and_values(model.network, unturned=True) as memory:
-            # Without the vocabulary matrix.
+            # The empty index skips the product with the vocabulary matrix.
             model.network(**batch.inputs(), logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))
         for layer in range(model.layers):
             of_layer = {"key": memory[layer].unturned_key, "turned_key": memory[layer].key, "value": memory[layer].value}
@@ -173,16 +176,16 @@ def features(
 
 
 def ridge(fitted: Tensor, classes: np.ndarray, tested: Tensor, penalty: float) -> np.ndarray:
-    """The class that a ridge regression onto one-hot targets answers with, for several heads at once.
+    """Predict classes by ridge regression onto one-hot targets, for several heads at once.
 
     Args:
-        fitted: What is fitted on, shape (H, n, d).
-        classes: Its classes, from 0, shape (n,).
-        tested: Shape (H, m, d).
-        penalty: Of the sum of squared weights, beside the sum of squared errors; the intercept has none.
+        fitted: Features to fit on, shape (H, n, d).
+        classes: Their classes, from 0, shape (n,).
+        tested: Features to predict from, shape (H, m, d).
+        penalty: Penalty on the sum of squared weights, added to the sum of squared errors. The intercept is not penalized.
 
     Returns:
-        Shape (H, m).
+        Predicted classes, shape (H, m).
     """
     targets = torch.nn.functional.one_hot(torch.from_numpy(classes)).to(fitted)  # (n, C)
     mean = fitted.mean(1, keepdim=True)  # (H, 1, d)

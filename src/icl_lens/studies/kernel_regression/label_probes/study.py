@@ -1,4 +1,4 @@
-"""The study label_probes: what linear probes tell from keys and values around label words.
+"""The study label_probes: predictions of linear probes from the keys and values around label words.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5.
 """
@@ -20,7 +20,7 @@ Target = Literal["token", "label"]
 
 
 class Probe(NamedTuple):
-    """What is told from what."""
+    """A feature and the target that is predicted from it."""
 
     feature: Feature
     target: Target
@@ -31,11 +31,14 @@ PROBES: dict[Probe, str] = {
     Probe("turned_key", "token"): "the same, keys after the rotary embedding",
     Probe("value", "label"): "values tell the label",
 }
-"""The paper's two probes, and its first again on keys as attention multiplies them; what each says, for a picture."""
+"""The paper's two probes, and the first one again on keys after the rotary embedding, as attention uses them.
+
+The values describe the probes in figures.
+"""
 
 
 class Settings(Section):
-    """Where probes read, and how they are fitted and tested."""
+    """Settings for reading, fitting and testing the probes."""
 
     queries: int = Field(
         default=30,
@@ -88,7 +91,7 @@ STUDY = Study(
     settings=Keys("label_probes", Settings, "Linear probes of the keys and values around label words."),
     inputs="prepare",
     items=tuple(
-        # Figure 5 and its repeats; the built-in texts have none of the paper's further tasks.
+        # Figure 5 and its repeats. The built-in texts include none of the paper's further tasks.
         Item(
             name=f"kr_figure_{number}",
             title="What linear probes tell from the keys and values around label words, by layer and position",

@@ -1,7 +1,7 @@
-"""What figures show of probes: accuracy by layer, head and position, and whether it peaks at the label word.
+"""Summary of the probes: accuracy by layer, head and position, and whether the accuracy peaks at the label word.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. Accuracies are those of all folds together;
-intervals are 95 % bootstrap intervals over prompts, the fitted probes as they are.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. Accuracies are over all folds together. Intervals
+are 95 % bootstrap intervals over prompts; the fitted probes are fixed across resamples.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ _PROBE = ["feature", "target"]
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Everything a figure shows, tidy.
+    """Return all values that the figures show, as tidy rows.
 
     Args:
-        rows: label_probes tables, of one or more models and tasks.
+        rows: label_probes tables for one or more models and tasks.
         plan: How to resample.
 
     Raises:
-        InputError: A probe is missing for some head, layer or position, or stands twice.
+        InputError: A probe is missing or duplicated for some head, layer or position.
 
     Returns:
-        One row a model, set, task, feature, target, metric, offset, layer and head (from 1): value, low, high, majority,
-        classes, fitted (mean over folds), demonstrations (tested), prompts. Metrics: ``accuracy`` of a head; ``layer`` the mean
-        over a layer's heads (head 0); ``mean`` over all heads (layer and head 0); ``peak`` (layer and head 0), the mean at
-        offset 0 less the largest at another offset, which its offset names: above 0 the label word's own position is best.
+        One row per model, set, task, feature, target, metric, offset, layer and head (from 1): value, low, high, majority,
+        classes, fitted (mean over folds), demonstrations (number tested), prompts. The metrics are ``accuracy``, of one head;
+        ``layer``, the mean over a layer's heads (head 0); ``mean``, over all heads (layer and head 0); and ``peak`` (layer and
+        head 0), the mean at offset 0 minus the largest mean at another offset, which is the offset of the row. A ``peak`` above
+        0 means that the accuracy is highest at the label word's own position.
     """
     plan = plan or Bootstrap()
     found = []
@@ -48,7 +49,8 @@ def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
     counted = rows[[*places, "seed", "members", "asked", "right"]].explode(["members", "asked", "right"])
     wide = counted.pivot(index="members", columns=places, values=["asked", "right"]).fillna(0).astype(float).sort_index(axis=1)
     right, asked = (wide[name].to_numpy() for name in ("right", "asked"))  # (N, O * L * H) each
-    # Folds mix the prompts of all seeds, and a row names one prompt of its fold: prompts are resampled as one stratum.
+    # Folds mix the prompts of all seeds, and a row has the prompt_id of only one prompt of its fold. Prompts are therefore
+    # resampled as one stratum.
     weights = plan.prompt_weights(task, 0, len(wide))  # (R, N)
     with np.errstate(invalid="ignore"):
         value, drawn = right.sum(0) / asked.sum(0), (weights @ right) / (weights @ asked)

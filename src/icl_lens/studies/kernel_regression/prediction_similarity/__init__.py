@@ -1,1 +1,1 @@
-"""The study prediction_similarity: how alike the next tokens of a query's and a demonstration's text are (Figure 4)."""
+"""The study prediction_similarity: similarity of next-token predictions for a query's and a demonstration's text (Figure 4)."""

@@ -1,12 +1,13 @@
-"""Prediction similarity: how alike the next tokens are that a query's text and each demonstration's text announce.
+"""Prediction similarity: how similar the next-token distributions of a query's text and of each demonstration's text are.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. With P(. | x) the distribution of the next token over
-the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.texts_alone`),
+*In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. Let P(. | x) be the distribution of the next token
+over the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.texts_alone`). The similarity
 
     s(x_1, x_2) = P(. | x_1)' P(. | x_2)
 
-the chance that both are followed by the same token. It stands for the kernel of eq. 6, and attention to a demonstration should
-rise with it (:mod:`icl_lens.studies.kernel_regression.prediction_similarity.summary`). No attention is read here.
+is the probability that the same token follows both texts. It represents the kernel of eq. 6, so attention to a demonstration
+should increase with it (:mod:`icl_lens.studies.kernel_regression.prediction_similarity.summary`). This module does not read
+attention.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> pd.DataFrame:
-    """The similarity of every prompt's query with each of its demonstrations.
+    """Compute the similarity of each prompt's query to each of its demonstrations.
 
     Args:
-        prompts, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
+        prompts, batch_tokens, progress: Standard arguments of a study, see :mod:`icl_lens.studies.study`.
         model: Any model.
 
     Raises:
-        InputError: A prompt has no demonstration, or a text no token of its own.
+        InputError: A prompt has no demonstration, or a text has no token of its own.
 
     Returns:
-        One row a prompt, in their order: prompt_id, similarity (D floats, from 0 to 1), query_token and demo_tokens (the
-        likeliest next token of the query's and of each demonstration's text, ids).
+        One row per prompt, in their order: prompt_id, similarity (D floats, from 0 to 1), query_token and demo_tokens (ids of
+        the most likely next token after the query's text and after each demonstration's text).
     """
     bare = next((p for p in prompts if not len(p.text_spans)), None)
     if bare:

@@ -1,4 +1,4 @@
-"""The study prediction_similarity: how alike the next tokens are that a query's text and each demonstration's text announce.
+"""The study prediction_similarity: how similar the next-token predictions for the query's and each demonstration's text are.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9 and Figure 4.
 """

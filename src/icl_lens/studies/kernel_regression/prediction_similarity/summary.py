@@ -1,14 +1,16 @@
-"""What a figure shows of prediction similarity: head by head, how attention to a demonstration goes with it.
+"""Summary of prediction similarity: how it correlates with the attention to a demonstration, for each head.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 4: Pearson's correlation, over pairs of a query and a
-demonstration, between s (eq. 9, :mod:`icl_lens.studies.kernel_regression.prediction_similarity.compute`) and a, the attention
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 4: the Pearson correlation, over pairs of a query and
+a demonstration, between s (eq. 9, :mod:`icl_lens.studies.kernel_regression.prediction_similarity.compute`) and a, the attention
 of the last position to that demonstration (:mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`). The paper does
-not say over which pairs. Here it is over all pairs of all prompts together (``pooled``), and besides the mean of each prompt's
-own correlation over its demonstrations (``per_prompt``): pooling also sees that prompts differ in the level of both.
+not say over which pairs. This module computes the correlation over all pairs of all prompts together (``pooled``), and the mean
+of each prompt's own correlation over its demonstrations (``per_prompt``). The pooled correlation also reflects that prompts
+differ in the level of both quantities.
 
-The paper says that the map resembles that of the heads that reconstruct the prediction, by eye. Here Spearman's correlation
-over heads measures it, beside how often heads dealt out at random would agree as well. And beside the correlations stands what
-the largest of all heads would be with the similarities permuted among a prompt's demonstrations.
+The paper compares the map by eye with that of the heads that reconstruct the prediction, and says that they resemble each
+other. This module measures the resemblance by the Spearman correlation over heads, and reports how often randomly permuted
+heads agree as well. For the correlations, it also reports the largest correlation of all heads when the similarities are
+permuted among a prompt's demonstrations.
 
 Intervals are 95 % bootstrap intervals over prompts.
 """
@@ -28,19 +30,21 @@ from icl_lens.statistics.weighted_votes import agreement, votes
 WAYS = {"pooled": "all pairs together", "per_prompt": "mean of each prompt's own"}
 _KEY = ["model", "set", "task"]
 
-# Orders of the heads, and of the similarities within prompts, that are drawn for the two nulls.
+# Numbers of random orders for the two null distributions: of the heads, and of the similarities within prompts.
 _PERMUTATIONS = 1000
 _SHUFFLES = 200
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Both quantities of one model, set and task, prompt by prompt; what a prompt with fewer demonstrations lacks is NaN.
+    """Similarity and attention for each prompt of one model, set and task.
+
+    Entries are NaN for demonstrations that a prompt does not have.
 
     Attributes:
         similarity: Shape (N, D).
         attention: Shape (N, L, H, D).
-        agrees: Whether what a head reconstructs is what the model answers, shape (N, L, H).
+        agrees: Whether the class that a head reconstructs is the model's prediction, shape (N, L, H).
         seeds: Shape (N,), ascending.
     """
 
@@ -51,16 +55,16 @@ class Pairs:
 
 
 def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max") -> Pairs:
-    """Rows of both tables, of one model, set and task, side by side.
+    """Align the rows of both tables for one model, set and task.
 
     Args:
         similarity: A prediction_similarity table.
-        attention: A kernel_regression table: one row a prompt, layer and head with ``column`` and demo_labels (a value a
-            demonstration), prediction.
-        column: The list of attentions to take.
+        attention: A kernel_regression table: one row per prompt, layer and head with ``column`` and demo_labels (one value per
+            demonstration each), and prediction.
+        column: Column with the lists of attention values to use.
 
     Raises:
-        InputError: The tables are of different prompts or demonstrations, or rows are missing or stand twice.
+        InputError: The tables have different prompts or demonstrations, or rows are missing or duplicated.
     """
     similarity = similarity.sort_values(["seed", "prompt_id"], kind="stable")
     ids = similarity["prompt_id"].tolist()
@@ -95,17 +99,17 @@ def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max")
 
 
 def correlate(pairs: Pairs, task: str, plan: Bootstrap | None = None) -> dict[str, Estimate]:
-    """Correlations of similarity and attention, and the share of agreement.
+    """Compute the correlations of similarity and attention, and the share of agreement.
 
     Args:
         pairs: N prompts.
-        task: Their task, for the resamples.
+        task: Task of the prompts, for the resamples.
         plan: How to resample.
 
     Returns:
-        ``pooled`` and ``per_prompt`` (see :data:`WAYS`), ``agreement``, each of shape (L, H); NaN where a correlation does not
-        exist (one side is constant). And ``resemblance: WAY``, Spearman's correlation over heads of either with agreement,
-        shape (); heads without a correlation are left out of it.
+        ``pooled`` and ``per_prompt`` (see :data:`WAYS`) and ``agreement``, each of shape (L, H); NaN if a correlation is
+        undefined (one side is constant). Also ``resemblance: WAY``, the Spearman correlation over heads between each of the two
+        and agreement, shape (); it leaves out heads without a correlation.
     """
     plan = plan or Bootstrap()
     weights = _weights(pairs.seeds, task, plan)  # (R, N)
@@ -131,7 +135,7 @@ def correlate(pairs: Pairs, task: str, plan: Bootstrap | None = None) -> dict[st
 
 
 def _over_heads(correlation: np.ndarray, agreement: np.ndarray) -> np.ndarray:
-    """Spearman's correlation along the last axis, over the heads that have a correlation in every row."""
+    """Compute the Spearman correlation along the last axis, over the heads that have a correlation in each row."""
     known = ~np.isnan(correlation).reshape(-1, correlation.shape[-1]).any(0)
     if known.sum() < 2:
         return np.full(correlation.shape[:-1], np.nan)
@@ -139,14 +143,18 @@ def _over_heads(correlation: np.ndarray, agreement: np.ndarray) -> np.ndarray:
 
 
 def largest_by_chance(pairs: Pairs, plan: Bootstrap | None = None) -> dict[str, float]:
-    """By way, what the largest correlation of all heads stays below in 95 % of permutations of s among a prompt's pairs."""
+    """Estimate how large the largest correlation of all heads is by chance.
+
+    The similarities s are permuted among the pairs of each prompt. For each way, the result is the value that the largest
+    correlation stays below in 95 % of the permutations.
+    """
     plan = plan or Bootstrap()
     generator = np.random.default_rng(plan.seed)
     known, similarity, attention = _centred(pairs.similarity, pairs.attention)  # (N, D), (N, D), (N, M, D)
     moments = _moments(pairs.similarity, pairs.attention)  # (N, M, 6)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(_SHUFFLES):
-        # Unknown places sort last, so that only the known ones change places.
+        # Padding sorts last, so that only existing pairs are permuted.
         order = np.where(known, generator.random(known.shape), 2.0).argsort(1)
         shuffled = np.take_along_axis(similarity, order, 1)  # (N, D)
         moments[..., 5] = (attention @ shuffled[..., None])[..., 0]  # only the product of both changes
@@ -156,12 +164,14 @@ def largest_by_chance(pairs: Pairs, plan: Bootstrap | None = None) -> dict[str, 
 
 
 def agree_by_chance(correlation: np.ndarray, agreement: np.ndarray, plan: Bootstrap | None = None) -> float:
-    """The share of orders of the heads, dealt out at random (this one among them), whose resemblance is as high or higher.
+    """Return the share of random orders of the heads that resemble the correlations at least as well as the real order.
+
+    The real order is one of the orders.
 
     Args:
         correlation: Shape (L, H).
         agreement: Shape (L, H).
-        plan: Its seed is used.
+        plan: Only its seed is used.
     """
     plan = plan or Bootstrap()
     generator = np.random.default_rng(plan.seed)
@@ -175,21 +185,22 @@ def agree_by_chance(correlation: np.ndarray, agreement: np.ndarray, plan: Bootst
 
 
 def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Everything the figure shows, tidy.
+    """Return all values that the figure shows, as tidy rows.
 
     Args:
-        similarity: prediction_similarity tables, of one or more models and tasks.
-        attention: kernel_regression tables of the same.
+        similarity: prediction_similarity tables for one or more models and tasks.
+        attention: kernel_regression tables for the same models and tasks.
         plan: How to resample.
 
     Raises:
-        InputError: As :func:`pair`.
+        InputError: A kernel_regression table is missing, or the tables do not match; see :func:`pair`.
 
     Returns:
-        One row a model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value less
-        by_chance), prompts. Metrics: ``pooled``, ``per_prompt``, ``agreement`` (by_chance and beyond empty); ``largest: WAY``,
-        the head with the largest correlation again, by_chance what :func:`largest_by_chance` finds of all heads; and, layer and
-        head being 0, ``resemblance: WAY``, by_chance :func:`agree_by_chance` (a share of orders, so beyond is empty).
+        One row per model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value minus
+        by_chance), prompts. The metrics are ``pooled``, ``per_prompt`` and ``agreement`` (with by_chance and beyond empty);
+        ``largest: WAY``, a second row for the head with the largest correlation, with by_chance from :func:`largest_by_chance`
+        over all heads; and ``resemblance: WAY``, with layer and head 0 and by_chance from :func:`agree_by_chance` (a share of
+        orders, so beyond is empty).
     """
     rows = []
     by_key = dict(list(attention.groupby(_KEY)))
@@ -215,21 +226,21 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
 
 
 def _row(metric: str, estimate: Estimate, place: tuple[int, ...]) -> dict:
-    """One head's row, or that of all heads together, whose place is empty."""
+    """Build the row of one head, or the row of all heads together if ``place`` is empty."""
     layer, head = (place[0] + 1, place[1] + 1) if place else (0, 0)
     ends = {name: float(getattr(estimate, name)[place]) for name in ("value", "low", "high")}
     return {"metric": metric, "layer": layer, "head": head, **ends, "by_chance": np.nan, "beyond": np.nan}
 
 
 def _weights(seeds: np.ndarray, task: str, plan: Bootstrap) -> np.ndarray:
-    """How often each prompt is drawn, seed by seed, shape (R, N)."""
+    """Return how often each resample draws each prompt, seed by seed, shape (R, N)."""
     return np.concatenate(
         [plan.prompt_weights(task, int(seed), int((seeds == seed).sum())) for seed in np.unique(seeds)], axis=1
     )
 
 
 def _moments(similarity: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """Of each prompt and head: how many pairs, and the sums of s, a, s^2, a^2 and s a over them; shape (N, L * H, 6)."""
+    """Compute the number of pairs and the sums of s, a, s^2, a^2 and s a, for each prompt and head; shape (N, L * H, 6)."""
     known, s, a = _centred(similarity, attention)
     known, s = known[:, None], s[:, None]  # (N, 1, D)
     parts = [np.broadcast_to(known, a.shape), np.broadcast_to(s, a.shape), a, np.broadcast_to(s * s, a.shape), a * a, s * a]
@@ -237,7 +248,15 @@ def _moments(similarity: np.ndarray, attention: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_known(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Weighted means over prompts of what is not NaN: values (N, M), weights (R, N) or all alike; shape (R, M) or (M,)."""
+    """Compute weighted means over prompts, without NaN.
+
+    Args:
+        values: Shape (N, M).
+        weights: Shape (R, N); None for equal weights.
+
+    Returns:
+        Shape (R, M), or (M,) for equal weights.
+    """
     known = ~np.isnan(values)
     weights = np.ones(len(values)) if weights is None else weights
     total = weights @ known
@@ -245,9 +264,10 @@ def _mean_of_known(values: np.ndarray, weights: np.ndarray | None = None) -> np.
 
 
 def _centred(similarity: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which pairs there are (N, D), and both sides less their means over all pairs, (N, D) and (N, L * H, D); 0 for no pair.
+    """Return a mask of the existing pairs, and both quantities minus their means over all pairs.
 
-    So sums of squares are not differences of large numbers.
+    Centring avoids sums of squares that are differences of large numbers. The shapes are (N, D) for the mask, and (N, D) and
+    (N, L * H, D) for the quantities, which are 0 for padding.
     """
     count, width = similarity.shape
     attention = attention.reshape(count, -1, width)  # (N, M, D)
@@ -258,10 +278,10 @@ def _centred(similarity: np.ndarray, attention: np.ndarray) -> tuple[np.ndarray,
 
 
 def _pearson(moments: np.ndarray) -> np.ndarray:
-    """Pearson's correlation from :func:`_moments`, shape (...); NaN where a side is constant."""
+    """Compute the Pearson correlation from :func:`_moments`, shape (...); NaN if a side is constant."""
     n, s, a, ss, aa, sa = np.moveaxis(moments, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         spread_s, spread_a, shared = ss - s * s / n, aa - a * a / n, sa - s * a / n
-        # What is left of a constant is rounding.
+        # A constant side has a tiny nonzero spread because of rounding.
         there = (spread_s > 1e-12 * ss) & (spread_a > 1e-12 * aa)
         return np.where(there, shared / np.sqrt(spread_s * spread_a), np.nan)

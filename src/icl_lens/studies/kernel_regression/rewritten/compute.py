@@ -1,8 +1,8 @@
-"""In-context learning on test texts that are rewritten: rare words, more complex syntax, typos.
+"""In-context learning on rewritten test texts: rare words, complex syntax or typos.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. The rules are those of
-:mod:`icl_lens.studies.kernel_regression.rewritten.rewriting`, the answers those of :mod:`icl_lens.models.answers`; every
-rewriting is of the same prompts.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1.
+:mod:`icl_lens.studies.kernel_regression.rewritten.rewriting` defines the rules, and :mod:`icl_lens.models.answers` computes the
+predictions. All rewritings use the same prompts.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from icl_lens.studies.kernel_regression.rewritten.study import REWRITINGS, Setti
 
 
 def prepare(given: Given) -> Inputs:
-    """The first prompts of each seed that fit in every rewriting.
+    """Return the first prompts of each seed that fit the model's context in every rewriting.
 
     Raises:
-        InputError: None fits, or more clauses are asked for than there are.
+        InputError: No prompt fits, or the settings ask for more clauses than there are.
     """
     return of_tables(given, rewritings(given.table, given.settings))
 
 
 def rewritings(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
-    """The first prompts of each seed, as they are and in each rewriting."""
+    """Build the prompts tables from the first prompts of each seed, unchanged and in each rewriting."""
     first = table.groupby("seed", sort=False).head(settings.queries)
     return {"prompts": first, **{how: rewrite(first, how, settings) for how in REWRITINGS[1:]}}
 
@@ -45,18 +45,18 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Answers to every prompt in every rewriting.
+    """Compute the prediction for each prompt in each rewriting.
 
     Args:
-        model, batch_tokens, progress: As every study takes them, see :mod:`icl_lens.studies.study`.
-        prompts: As they are; they fit the model's context.
+        model, batch_tokens, progress: Standard arguments of a study, see :mod:`icl_lens.studies.study`.
+        prompts: The unchanged prompts; they fit the model's context.
         rare_words, complex_syntax, typos: The same prompts, rewritten.
-        settings: How they were rewritten; nothing more is done with them.
+        settings: Settings with which the prompts were rewritten; not used here.
 
     Returns:
-        One row a rewriting and prompt, in that order: prompt_id, rewriting, gold and prediction (class indices),
-        class_log_probs (C floats), query_tokens (of the query's text), replaced (the share of the original text's words that
-        have a rare synonym).
+        One row per rewriting and prompt, in that order: prompt_id, rewriting, gold and prediction (class indices),
+        class_log_probs (C floats), query_tokens (number of tokens in the query's text), replaced (the share of words in the
+        original text that have a rare synonym).
     """
     runs = dict(zip(REWRITINGS, (prompts, rare_words, complex_syntax, typos), strict=True))
     report = Runs(progress, len(runs))

@@ -1,4 +1,4 @@
-"""Rare words for common ones, of the same sense and form: English that a reader knows and a text about films seldom uses."""
+"""Rare synonyms of common words, in the same sense and form: words that readers know but texts about films seldom use."""
 
 from __future__ import annotations
 
@@ -67,4 +67,4 @@ _PAIRS = """
 """
 
 RARE_WORDS: dict[str, str] = dict(pair.split(":") for pair in _PAIRS.split())
-"""Common word -> rare word, both in lower case."""
+"""Mapping from each common word to a rare word, both in lower case."""

@@ -1,14 +1,15 @@
-"""Test texts rewritten by rules: rare words, more complex syntax, typos. The meaning stays, the words are others.
+"""Rules that rewrite test texts with rare words, complex syntax or typos and keep their meaning.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1: texts unlike those of pre-training should be
-answered worse. The paper has GPT-3.5 rewrite them; that cannot be repeated, so here rules do, which anyone can read:
+*In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1: the accuracy should be lower on texts that are
+unlike those of pre-training. The paper rewrites them with GPT-3.5, which cannot be reproduced. This module uses rules instead,
+which are easy to inspect:
 
-    rare_words      each word that has a rare synonym in a list is replaced by it
-    complex_syntax  clauses that say nothing of the opinion are put around the text
-    typos           each letter is, with some chance, swapped with the next, dropped, doubled or mistyped
+    rare_words      each word that has a rare synonym in a list is replaced with it
+    complex_syntax  clauses that express no opinion are put around the text
+    typos           each letter is, with a given probability, swapped with the next, dropped, doubled or mistyped
 
 The list is :data:`icl_lens.studies.kernel_regression.rewritten.rare_words.RARE_WORDS`. Only the query's text is rewritten; the
-demonstrations stay as they are.
+demonstrations do not change.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from icl_lens.errors import InputError
 from icl_lens.studies.kernel_regression.rewritten.rare_words import RARE_WORDS
 from icl_lens.studies.kernel_regression.rewritten.study import REWRITINGS, Rewriting, Settings
 
-# Neighbours on a keyboard.
+# Neighbouring keys on a keyboard.
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEIGHBOURS = {letter: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS for i, letter in enumerate(row)}
 
-# {} stands for the text; none says what is thought of anything.
+# {} is replaced with the text. No clause expresses an opinion.
 _CLAUSES = (
     "as has been remarked by some of those who were present , {}",
     "it should be noted , whatever else may be said about it , that {}",
@@ -41,7 +42,7 @@ _CLAUSES = (
 
 
 def rare_words(text: str) -> str:
-    """Each listed word replaced by its rare synonym; a capital at its beginning stays one."""
+    """Replace each listed word with its rare synonym and keep its capitalization."""
 
     def replaced(match: re.Match) -> str:
         word = match[0]
@@ -56,16 +57,16 @@ def rare_words(text: str) -> str:
 
 
 def share_replaced(text: str) -> float:
-    """The share of a text's words that :func:`rare_words` replaces; 0 for a text without words."""
+    """Return the share of a text's words that :func:`rare_words` replaces; 0 for a text without words."""
     words = re.findall(r"[A-Za-z]+", text)
     return sum(word.lower() in RARE_WORDS for word in words) / len(words) if words else 0.0
 
 
 def complex_syntax(text: str, clauses: int, generator: np.random.Generator) -> str:
-    """The text inside several clauses; a full stop at its end is put at the end of the whole.
+    """Put the text inside several clauses; a full stop at its end moves to the end of the result.
 
     Raises:
-        InputError: There are not so many clauses.
+        InputError: There are fewer clauses than requested.
     """
     if clauses > len(_CLAUSES):
         raise InputError(f"{clauses} clauses are asked for (studies.rewritten.clauses), but there are {len(_CLAUSES)}")
@@ -77,9 +78,9 @@ def complex_syntax(text: str, clauses: int, generator: np.random.Generator) -> s
 
 
 def typos(text: str, chance: float, generator: np.random.Generator) -> str:
-    """Each ASCII letter swapped with the next letter, dropped, doubled or replaced by a neighbour on the keyboard, by chance.
+    """Change each ASCII letter with some probability: swap it with the next, drop it, double it or use a neighbouring key.
 
-    At least one letter is left.
+    At least one letter remains.
     """
     letters = list(text)
     written: list[str] = []
@@ -108,15 +109,16 @@ def typos(text: str, chance: float, generator: np.random.Generator) -> str:
 
 
 def rewrite(prompts: pd.DataFrame, how: Rewriting, settings: Settings) -> pd.DataFrame:
-    """A prompts table with the text of every query rewritten, and the spans behind it moved.
+    """Rewrite the text of each query in a prompts table and shift the spans after it.
 
     Args:
         prompts: A prompts table.
         how: One of :data:`~icl_lens.studies.kernel_regression.rewritten.study.REWRITINGS`.
-        settings: A query's rewriting depends on them and on its own text alone, not on what else is in the table.
+        settings: Settings of the rewriting. The result for a query depends only on them and on the query's own text, not on the
+            other rows of the table.
 
     Raises:
-        InputError: More clauses are asked for than there are.
+        InputError: The settings ask for more clauses than there are.
     """
     ways: dict[Rewriting, Callable[[str, np.random.Generator], str]] = {
         "original": lambda text, generator: text,

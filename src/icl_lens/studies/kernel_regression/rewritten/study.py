@@ -1,4 +1,4 @@
-"""The study rewritten: what the model answers to test texts that are rewritten by rules.
+"""The study rewritten: the model's predictions for test texts that are rewritten by rules.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1.
 """
@@ -17,11 +17,11 @@ from icl_lens.studies.study import Keys, Study
 
 Rewriting = Literal["original", "rare_words", "complex_syntax", "typos"]
 REWRITINGS: tuple[Rewriting, ...] = get_args(Rewriting)
-"""The rows of Table 1, in its order; the first leaves the text as it is."""
+"""Rows of Table 1, in its order; the first leaves the text unchanged."""
 
 
 class Settings(Section):
-    """What is rewritten, and how much."""
+    """Settings of the rewritings and of their strength."""
 
     queries: int = Field(
         default=40, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."

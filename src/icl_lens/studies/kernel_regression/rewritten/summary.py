@@ -1,4 +1,4 @@
-"""What a table shows of rewritten test texts: accuracy, and what each rewriting costs on the same prompts.
+"""Summary of predictions for rewritten test texts: accuracy, and the drop for each rewriting on the same prompts.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1. Intervals are 95 % bootstrap intervals over
 prompts; differences are paired.
@@ -11,7 +11,7 @@ import pandas as pd
 from icl_lens.statistics.resampling import Bootstrap, mean
 from icl_lens.studies.kernel_regression.rewritten.study import REWRITINGS
 
-# Table 1 as printed: GPT-J on SST-2, rewritten by GPT-3.5-turbo.
+# Values printed in Table 1: GPT-J on SST-2, with texts rewritten by GPT-3.5-turbo.
 PAPER: dict[str, float] = {"original": 0.805, "rare_words": 0.677, "complex_syntax": 0.788, "typos": 0.534}
 
 NAMES = {
@@ -23,17 +23,17 @@ NAMES = {
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Accuracy by rewriting.
+    """Compute the accuracy and its drop for each rewriting.
 
     Args:
-        rows: rewritten tables, of one or more models and tasks.
+        rows: rewritten tables for one or more models and tasks.
         plan: How to resample.
 
     Returns:
-        One row a model, set, task, metric and rewriting: value, low, high, paper (its accuracy of that rewriting, or its drop),
-        tokens (mean of the query's text), replaced (mean share of words with a rare synonym), commonest_answer (the share of
-        the class answered most often), commonest_class (of the commonest gold class), prompts. Metrics: ``accuracy``, and
-        ``drop``, the original's accuracy less this one's.
+        One row per model, set, task, metric and rewriting: value, low, high, paper (the paper's accuracy or drop for that
+        rewriting), tokens (mean number of tokens in the query's text), replaced (mean share of words with a rare synonym),
+        commonest_answer (share of the most frequent prediction), commonest_class (share of the most frequent gold class),
+        prompts. The metrics are ``accuracy`` and ``drop``, the accuracy on the original minus the accuracy on this rewriting.
     """
     found = []
     for key, part in rows.groupby(["model", "set", "task"], sort=False):

@@ -1,1 +1,1 @@
-"""The study representation_change: answers, representations and attention with and without examples."""
+"""Study ``representation_change``: answers, representations and attention with and without examples."""

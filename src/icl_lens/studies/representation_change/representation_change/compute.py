@@ -1,23 +1,26 @@
-"""How answers, representations and attention change with examples in context, on prompts that are paired by their query.
+"""Computation of the study ``representation_change``: answers, representations and attention with examples in context.
 
-Yousefi et al., "In-Context Learning in Large Language Models: A Neuroscience-inspired Analysis of Representations" (arXiv
-2310.00313); no code was published, so what the text leaves open is our choice and a setting. Each prompt is read once. Of it
-are kept
+The study follows Yousefi et al., "In-Context Learning in Large Language Models: A Neuroscience-inspired Analysis of
+Representations" (arXiv 2310.00313). No code was published, so what the text leaves open is our choice and a setting. Prompts
+are paired by their query. Each prompt is read once. The study keeps for each prompt:
 
-* the greedy answer, and the log-probability of each candidate answer, for models too small to write the right form;
-* one vector a layer and pooling: mean, maximum and last of the hidden states of the *query's own* tokens. Those of the examples
-  are left out, for prompts that share examples would be alike by them;
+* the greedy answer, and the log-probability of each candidate answer, for models that are too small to write an answer in the
+  right format;
+* one vector per layer and pooling: mean, maximum and last of the hidden states of the *query's own* tokens. Tokens of the
+  examples are excluded, because prompts that share examples would otherwise be similar for that reason;
 * the attention of the last token r in each layer, averaged over heads and over the tokens of a set,
 
       a_l(S) = 1 / (H |S|) sum_h sum_{j in S} att_{l,h}(r, j),      A_l = a_l(s) / a_l(t)
 
-  with s the tokens that matter (the y that the query shows; the activity that is asked for) and t those that do not (its x; the
-  distractors' activities). Only these means leave a batch: no attention is stored, of a model of any size.
+  with s the relevant tokens (the y that the query shows; the activity that is asked for) and t the irrelevant ones (the x of
+  the query; the activities of the distractors). Only these means are kept; no attention matrix is stored, for any model
+  size.
 
-Over the prompts of a condition (a number of examples, their control, a number of distractors) the vectors give the cosine of
-every two prompts (:mod:`icl_lens.statistics.similarity`), its alignment with each hypothesis
+A condition is a number of examples, whether they are the control, and a number of distractors. Over the prompts of a condition,
+the vectors give the cosine of each pair of prompts (:mod:`icl_lens.statistics.similarity`), its alignment with each hypothesis
 (:mod:`icl_lens.studies.representation_change.hypotheses`) with a Mantel null, linear CKA, and probes
-(:mod:`icl_lens.statistics.probes`). They are then let go: tensors beside the table hold the cosines and what was made of them.
+(:mod:`icl_lens.statistics.probes`). The vectors are then discarded. The tensors contain the cosines and the results computed
+from them.
 """
 
 from __future__ import annotations
@@ -48,12 +51,13 @@ from icl_lens.studies.representation_change.settings import COMPONENTS, SETS, Se
 
 
 def prepare(given: Given) -> Inputs:
-    """The prompts whose query fits the context in every condition, and their rows of the table, written as chats if need be.
+    """Select the prompts of the queries that fit the context in each condition, and their rows of the table.
 
-    A query of which one prompt does not fit is left out of every condition, because all comparisons are paired.
+    Prompts are written as chats if requested. If one prompt of a query does not fit, the query is left out of all conditions,
+    because all comparisons are paired.
 
     Raises:
-        InputError: No query fits in every condition.
+        InputError: No query fits in each condition.
     """
     model = given.model
     table = _as_chats(given.table, model.tokenizer) if given.as_chat else given.table
@@ -68,7 +72,7 @@ def prepare(given: Given) -> Inputs:
 
 
 def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-    """A paired_prompts table whose prompts are chats (:mod:`icl_lens.prompts.chat`).
+    """Rewrite the prompts of a paired_prompts table as chats (:mod:`icl_lens.prompts.chat`).
 
     The last piece of the query opens the answer.
     """
@@ -84,8 +88,8 @@ def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.Dat
     return moved.assign(
         **{name: [[[int(e) for e in span] for span in part[i]] for part in parts] for i, name in enumerate(spans)},
         query_span=[
-            # The query ends where the prompt does: what stands between it and the piece that opens the answer is the
-            # template's.
+            # The query ends where the prompt ends. The text between the query and the piece that opens the answer belongs to
+            # the chat template.
             [span[0], len(text)]
             for span, text in zip(moved["query_span"], moved["text"], strict=True)
         ],
@@ -101,24 +105,28 @@ def compute(
     settings: Settings | None = None,
     table: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Reads every prompt once, condition by condition.
+    """Read each prompt once, condition by condition.
 
     Args:
-        model, batch_tokens, progress, settings: As every study takes them, see :mod:`icl_lens.studies.study`.
+        model, batch_tokens, progress, settings: Common to all studies, see :mod:`icl_lens.studies.study`.
         prompts: The prompts, in any order.
-        table: Their rows of a paired_prompts table; every query in every condition of its number of distractors.
+        table: Rows of a paired_prompts table for the prompts. Each query appears in each condition of its number of
+            distractors.
 
     Raises:
-        InputError: A condition lacks a query, a query's tokens are not where its span is, or the family is not supported.
+        InputError: A condition lacks a query, the tokens of a query do not match its span, or the family is not supported.
 
     Returns:
-        One row per prompt, with the columns of
-        :data:`~icl_lens.studies.representation_change.representation_change.study.SCHEMA`. And tensors by name, those of a
-        number of distractors d under ``d{d}.``, with C conditions, layers 0 (embeddings) to L, Q poolings, H hypotheses, T
-        probed components, P queries in the order of query_id and M pairs of them: ``cosine`` (C, L + 1, Q, M); ``spearman``,
-        ``pearson``, ``mantel_p``, ``null_high`` (the null's 95th percentile), ``partial`` and ``cka`` (C, L + 1, Q, H);
-        ``probe`` (C, L + 1, T, P), 1 where the first pooling's probe is right, and ``probe_commonest`` (T,), always the
-        commonest class.
+        A table and tensors by name.
+
+        The table has one row per prompt, with the columns of
+        :data:`~icl_lens.studies.representation_change.representation_change.study.SCHEMA`.
+
+        The names of the tensors for d distractors begin with ``d{d}.``. There are C conditions, layers 0 (embeddings) to L, Q
+        poolings, H hypotheses, T probed components, P queries in the order of query_id and M pairs of queries: ``cosine`` (C, L
+        + 1, Q, M); ``spearman``, ``pearson``, ``mantel_p``, ``null_high`` (95th percentile of the null), ``partial`` and
+        ``cka`` (C, L + 1, Q, H); ``probe`` (C, L + 1, T, P), 1 where the probe of the first pooling is correct; and
+        ``probe_commonest`` (T,), the majority baseline.
     """
     settings = settings or Settings()
     require_supported(model.network)
@@ -161,7 +169,11 @@ def _read(
     new_tokens: int,
     progress: Callable[[int], object],
 ) -> tuple[dict[str, list], Tensor]:
-    """The prompts of one condition: columns of the table, and vectors of shape (Q, L + 1, P, W) on the processor."""
+    """Read the prompts of one condition.
+
+    Returns:
+        Columns of the table, and vectors of shape (Q, L + 1, P, W) on the CPU.
+    """
     spans = {name: rows[f"{name}_spans"].tolist() for name in SETS}
     sets = [[tokens_of(p, spans[name][i]) for name in SETS] for i, p in enumerate(prompts)]
     query = [tokens_of(p, [span]) for p, span in zip(prompts, rows["query_span"], strict=True)]
@@ -182,7 +194,7 @@ def _read(
         behind = generation.Answering(model, batch, cache, logits)
         scores: list[list[float]] = [[] for _ in batch.index]
         for place in range(max(len(candidates[i]) for i in batch.index)):
-            # A prompt with fewer candidates (two were the same number) reads its last again.
+            # A prompt has fewer candidates if two of them are the same number. Its last candidate is then repeated.
             read = behind.log_likelihood([candidates[i][min(place, len(candidates[i]) - 1)] for i in batch.index])
             for row, (i, score) in enumerate(zip(batch.index, read.tolist(), strict=True)):
                 if place < len(candidates[i]):
@@ -200,7 +212,11 @@ def _read(
 def _forward(
     model: LanguageModel, batch: Batch, sets: Sequence[Sequence[np.ndarray]]
 ) -> tuple[Tensor, DynamicCache, tuple[Tensor, ...], Tensor]:
-    """One pass: logits at the last tokens (B, V), the cache, all hidden states (B, T, W), and a_l of each set (B, S, L)."""
+    """Run one forward pass.
+
+    Returns:
+        The logits at the last tokens (B, V), the KV cache, all hidden states (B, T, W), and a_l of each set (B, S, L).
+    """
     cache = DynamicCache()
     with record_rows(model.network, batch.last) as attention:
         logits, output = last_output(model, batch, use_cache=True, past_key_values=cache, output_hidden_states=True)
@@ -216,16 +232,16 @@ def _forward(
 
 
 def pool(states: Sequence[Tensor], batch: Batch, query: Sequence[np.ndarray]) -> Tensor:
-    """Mean, maximum and last of the hidden states of each prompt's query tokens.
+    """Compute the mean, maximum and last of the hidden states of each prompt's query tokens.
 
     Args:
-        states: Of each layer, shape (B, T, W).
-        batch: Its prompts.
-        query: The positions of the query's tokens, of all prompts.
+        states: Hidden states of each layer, shape (B, T, W).
+        batch: Batch of the prompts.
+        query: Positions of the query's tokens, for all prompts.
 
     Returns:
-        Shape (3, L + 1, B, W), in the order of :data:`~icl_lens.studies.representation_change.settings.POOLINGS`, in float32 at
-        least, on the processor.
+        Pooled states on the CPU, at least float32, shape (3, L + 1, B, W), in the order of
+        :data:`~icl_lens.studies.representation_change.settings.POOLINGS`.
     """
     inside = torch.zeros(batch.ids.shape, dtype=torch.bool)  # (B, T)
     for row, i in enumerate(batch.index):
@@ -247,11 +263,15 @@ def _compare(
     prompts: dict[int, TokenizedPrompt],
     settings: Settings,
 ) -> dict[str, np.ndarray]:
-    """What the similarities of each condition (C, L + 1, Q, M) have to do with the hypotheses; shapes (C, L + 1, Q, H)."""
+    """Compare the similarities of each condition, shape (C, L + 1, Q, M), with the hypotheses.
+
+    Returns:
+        Name -> statistic, shape (C, L + 1, Q, H).
+    """
     first = conditions[0][1].sort_values("query_id")
     shape, flat = cosine.shape[:3], cosine.reshape(-1, cosine.shape[-1])  # (S, M)
     ranks, values = similarity.unit_ranks(flat), similarity.unit_values(flat)  # (S, M) each
-    # The query's own words, the same in every condition.
+    # The query's own tokens, which are the same in each condition.
     words = [
         {token for token, start in zip(p.ids.tolist(), p.spans[:, 0].tolist(), strict=True) if start >= span[0]}
         for p, span in ((prompts[i], span) for i, span in zip(first["prompt_id"], first["query_span"], strict=True))
@@ -274,20 +294,20 @@ def _compare(
         }
         for name, value in each.items():
             found.setdefault(name, []).append(value.reshape(shape))
-        # A distance is no kernel: its own diagonal, 0, is the largest value.
+        # A negative distance is not a kernel: its diagonal is 0, which is its largest value.
         found.setdefault("cka", []).append(similarity.cka(kernels, hypothesis))
     return {name: np.stack(values, -1) for name, values in found.items()}
 
 
 def _probe(rows: pd.DataFrame, vectors: np.ndarray, settings: Settings) -> np.ndarray:
-    """Where probes of one pooling are right, shape (L + 1, T, P); vectors (L + 1, P, W)."""
+    """Return where the probes of one pooling are correct, shape (L + 1, T, P), from vectors of shape (L + 1, P, W)."""
     folds = probes.grouped_folds(rows["group"].tolist(), settings.folds, settings.seed)
     right = [probes.predicted(vectors, classes, folds, settings.penalty) == classes for classes in _probed(rows).values()]
     return np.stack(right, 1).astype(np.uint8)
 
 
 def _probed(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The classes of each probed component, shape (P,) each."""
+    """Return the classes of each probed component, shape (P,) each."""
     task = rows["task"].iloc[0]
     columns = {name: [row[i] for row in rows["components"]] for i, name in enumerate(COMPONENTS[task])}
     columns["position"] = rows["position"].tolist()
@@ -296,5 +316,5 @@ def _probed(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _commonest(rows: pd.DataFrame) -> np.ndarray:
-    """How often always the commonest class is right, shape (T,)."""
+    """Compute the majority baseline of each probed component, shape (T,)."""
     return np.array([np.bincount(classes).max() / len(classes) for classes in _probed(rows).values()])

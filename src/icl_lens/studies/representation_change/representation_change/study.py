@@ -1,6 +1,7 @@
-"""Representation change: the declaration of the study.
+"""Declaration of the study ``representation_change``.
 
-Its settings are in :mod:`icl_lens.studies.representation_change.settings`: the modules that write its prompts need them, too.
+Its settings are in :mod:`icl_lens.studies.representation_change.settings`, because the modules that write its prompts need them
+too.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ SCHEMA = study_schema(
     every_prompt=True,
 )
 
-# Assumed tokens: of a list of points, of a story without distractors, of each sentence more, of an answer.
+# Assumed numbers of tokens: in a list of points, a story without distractors, each additional sentence, and an answer.
 LIST_TOKENS, STORY_TOKENS, SENTENCE_TOKENS, ANSWER_TOKENS = 70, 18, 6, 4
 
 
 def _work(job: Job) -> Work:
-    """Each prompt is read once, and after it each of its candidates and its answer."""
+    """Estimate the work of a job: each prompt is read once, followed by each of its candidates and by its answer."""
     own = getattr(job.settings, job.task)
     if job.task == "lines":
         cells = [(len(own.slopes) * len(own.intercepts) * own.queries_per_line, LIST_TOKENS, 3 * ANSWER_TOKENS)]
@@ -71,7 +72,7 @@ STUDY = Study(
             tensors=("representation_change",) if tensors else (),
             tasks=("lines", "reading"),
             own_tasks=True,
-            # The controls are ours: the paper has none.
+            # The controls are ours; the paper has none.
             paper_models="" if name == "rc_controls" else "Llama-2-70B and Vicuna-13B",
         )
         for name, title, tensors in (

@@ -1,12 +1,13 @@
-"""What figures show of representation change: answers, alignments, probes and attention by condition, and how they go together.
+"""Statistics behind the figures of representation change.
 
-Every number is of one model, task and number of distractors. Conditions are paired by their queries, and so are resamples: a
-query has one weight in all of them, so the interval of a difference is that of paired differences. With w_i the weight of query
-i an alignment is resampled as the correlation of the ranks of the whole sample with weights w_i w_j on pair (i, j); a query
-drawn twice never makes a pair with itself.
+The statistics are answers, alignments, probes and attention by condition, and correlations between them. Each number refers to
+one model, task and number of distractors. Conditions are paired by their queries, and so are resamples: a query has the same
+weight in all conditions, so the interval of a difference is an interval of paired differences. An alignment is resampled as a
+weighted correlation of the ranks of the full sample, with weight w_i w_j on pair (i, j), where w_i is the weight of query i. A
+query that is drawn twice is never paired with itself.
 
-A row says in ``contrast`` what it is: a condition (``none``, ``examples``, ``control``) or a difference of two of them. Layers
-count from 0, the embeddings; what attention does in the first layer stands at 1. Means of layers are of layers 1 to L.
+The column ``contrast`` names a condition (``none``, ``examples``, ``control``) or a difference between two conditions. Layers
+count from 0, which is the embeddings; the attention of the first layer has index 1. Means over layers cover layers 1 to L.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from icl_lens.studies.representation_change import hypotheses
 from icl_lens.studies.representation_change.paired_answers import judged
 from icl_lens.studies.representation_change.settings import POOLINGS, SETS, condition_name, probed
 
-# The share of layers in which a correlation must be found for claim C4 of the study's checklist.
+# Significance level of q in the share of layers, for claim C4 of the study's checklist.
 _LEVEL = 0.05
-# Numbers of one matrix of resampled pairs.
+# Maximum number of entries in a matrix of resampled pairs, to limit memory.
 _ENTRIES = 20_000_000
 
 Condition = tuple[int, bool]
 
 
 def cells(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:
-    """The rows of each model, task and number of distractors, with what names them."""
+    """Return the rows of each model, task and number of distractors, with these three values as a dict."""
     keys = ["model", "task", "distractors"]
     return [(dict(zip(keys, key, strict=True)), part) for key, part in rows.groupby(keys, sort=False)]
 
 
 def conditions(rows: pd.DataFrame) -> dict[Condition, pd.DataFrame]:
-    """The rows of each condition, by (examples, control), the queries in order."""
+    """Return the rows of each condition, by (examples, control), with queries in order."""
     grouped = rows.groupby(["examples", "control"], sort=True)
     return {(int(k), bool(control)): part.sort_values("query_id") for (k, control), part in grouped}
 
 
 def means(values: np.ndarray, rows: pd.DataFrame, plan: Bootstrap) -> Estimate:
-    """The mean over queries, those without a value left out.
+    """Estimate the mean over queries, ignoring queries without a value.
 
     Args:
-        values: Shape (P, ...).
-        rows: The queries' rows, in the same order.
+        values: Values of the queries, shape (P, ...).
+        rows: Rows of the queries, in the same order.
         plan: How to resample.
     """
     values = np.asarray(values, dtype=float)
@@ -69,19 +70,19 @@ def means(values: np.ndarray, rows: pd.DataFrame, plan: Bootstrap) -> Estimate:
 
 
 def _weights(rows: pd.DataFrame, plan: Bootstrap) -> np.ndarray:
-    """How often each query is drawn, shape (R, P): the same in all conditions."""
+    """Return how often each query is drawn, shape (R, P). The weights are the same in all conditions."""
     return plan.prompt_weights(f"{rows['task'].iloc[0]} {rows['distractors'].iloc[0]}", int(rows["seed"].iloc[0]), len(rows))
 
 
 def contrasts(of: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]]) -> pd.DataFrame:
-    """Conditions and their paired differences as rows.
+    """Arrange conditions and their paired differences as rows.
 
     Args:
-        of: An estimate of each condition, of one shape.
+        of: Estimates of all conditions, with the same shape.
         axes: Name and labels of each axis of that shape.
 
     Returns:
-        One row a number of examples, contrast and cell: examples, contrast, the axes, value, low, high, prompts.
+        One row per number of examples, contrast and cell: examples, contrast, the axes, value, low, high, prompts.
     """
     found = []
     for (examples, control), estimate in of.items():
@@ -111,26 +112,29 @@ def contrasts(of: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]
 
 
 def marked(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with ``which``: ``none``, ``most`` (the most examples of its model, task and number of distractors) or ``fewer``."""
+    """Add a column ``which``: ``none``, ``most`` or ``fewer``.
+
+    ``most`` marks the largest number of examples of a model, task and number of distractors.
+    """
     most = table.groupby(["model", "task", "distractors"])["examples"].transform("max")
     return table.assign(which=np.where(table["examples"] == 0, "none", np.where(table["examples"] == most, "most", "fewer")))
 
 
 def over_layers(of: dict[Condition, Estimate]) -> dict[Condition, Estimate]:
-    """Means over the second to last entries of the first axis: the layers without the embeddings."""
+    """Compute means over the last axis without its first entry, that is, over layers without the embeddings."""
     return {key: estimate.apply(lambda v: v[..., 1:].mean(-1)) for key, estimate in of.items()}
 
 
 def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """How far off answers are.
+    """Compute the errors of answers.
 
     Args:
         rows: representation_change tables.
         plan: How to resample.
 
     Returns:
-        One row a cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and contrast,
-        with value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
+        One row per cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and
+        contrast, with value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -144,12 +148,12 @@ def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
 
 
 def _measure(rows: pd.DataFrame, measure: str) -> np.ndarray:
-    """A measure of answers, shape (P,)."""
+    """Return a measure of answers, shape (P,)."""
     return (~rows["parsed"] if measure == "unparsed" else rows[measure]).to_numpy(dtype=float)
 
 
 def _tests(values: dict[Condition, np.ndarray], examples: int, contrast: str) -> dict[str, float]:
-    """The paired tests of a difference; NaN for a condition by itself."""
+    """Compute the paired tests of a difference; NaN for a single condition."""
     if " - " not in contrast:
         return {"t": np.nan, "p_t": np.nan, "p_wilcoxon": np.nan}
     which = {"none": (0, False), "examples": (examples, False), "control": (examples, True)}
@@ -160,11 +164,11 @@ def _tests(values: dict[Condition, np.ndarray], examples: int, contrast: str) ->
 
 
 def log_ratios(rows: pd.DataFrame, kind: str = "mean", below: str = "irrelevant") -> np.ndarray:
-    """log A_l of each prompt and layer, shape (P, L); NaN where a set is empty or is not attended to at all.
+    """Compute log A_l of each prompt and layer, shape (P, L); NaN where a set is empty or gets no attention.
 
     Args:
-        rows: Of one condition.
-        kind: mean, per token as A is defined; or sum, of all tokens of a set.
+        rows: Rows of one condition.
+        kind: ``mean``, attention per token as in the definition of A, or ``sum``, attention to all tokens of a set.
         below: The set t that the relevant tokens are compared with.
     """
     sides = []
@@ -178,12 +182,12 @@ def log_ratios(rows: pd.DataFrame, kind: str = "mean", below: str = "irrelevant"
 
 
 def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """The attention ratio layer by layer.
+    """Compute the attention ratio for each layer.
 
     Returns:
-        One row a cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and
-        contrast: value (mean of log A), low, high, prompts; ``of`` says ``layer`` or ``mean of layers``. A cell without
-        distractors has no irrelevant tokens, and no rows of them.
+        One row per cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and
+        contrast: value (mean of log A), low, high, prompts. ``of`` is ``layer`` or ``mean of layers``. A cell without
+        distractors has no irrelevant tokens, so it has no such rows.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -195,7 +199,7 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
                 if not estimates or (below == "context" and (0, False) in estimates):
                     continue
                 layers = range(1, 1 + len(next(iter(estimates.values())).value))
-                if below == "context":  # without examples there is no context, and so no change
+                if below == "context":  # there is no context without examples, so there are no differences
                     table = pd.concat([_condition(*key, e, layers) for key, e in estimates.items()])
                 else:
                     mean = {key: e.apply(lambda v: v.mean(-1)) for key, e in estimates.items()}
@@ -205,30 +209,30 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
 
 
 def _condition(examples: int, control: bool, estimate: Estimate, layers: Sequence[int]) -> pd.DataFrame:
-    """Rows of one condition by itself, layer by layer."""
+    """Return the rows of a single condition, one per layer."""
     found = {"layer": layers, "value": estimate.value, "low": estimate.low, "high": estimate.high}
     name = "control" if control else "examples"
     return pd.DataFrame(found).assign(prompts=estimate.prompts, examples=examples, contrast=name, of="layer")
 
 
 def _with_means(by_layer: pd.DataFrame, mean: pd.DataFrame) -> pd.DataFrame:
-    """Rows of layers above rows of their means, told apart by ``of``."""
+    """Concatenate rows of layers and rows of their means, distinguished by ``of``."""
     return pd.concat([by_layer.assign(of="layer"), mean.assign(of="mean of layers")], ignore_index=True)
 
 
 def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstrap | None = None) -> pd.DataFrame:
-    """Alignment with every hypothesis, layer by layer.
+    """Compute the alignment with each hypothesis for each layer.
 
     Args:
         rows: The representation_change table of one model and task.
-        tensors: Those beside it.
+        tensors: Tensors of the same study.
         plan: How to resample.
 
     Returns:
-        One row a number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low and
-        high (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg),
-        null_high, prompts; ``of`` says ``layer`` or ``mean of layers``. Of a difference pearson, partial and cka are
-        differences too.
+        One row per number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low
+        and high (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg),
+        null_high, prompts. ``of`` is ``layer`` or ``mean of layers``. For a contrast that is a difference, pearson, partial and
+        cka are differences too.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -272,7 +276,7 @@ _COMPARED = ("cosine", "spearman", "pearson", "partial", "cka", "mantel_p", "nul
 
 
 def _of_conditions(table: pd.DataFrame, values: dict[str, np.ndarray], labels: Sequence[str]) -> list[float]:
-    """A value of each row that is a condition by itself; NaN for a difference."""
+    """Return a value for each row that is a single condition; NaN for a difference."""
     place = {name: number for number, name in enumerate(labels)}
     return [
         np.nan
@@ -283,15 +287,15 @@ def _of_conditions(table: pd.DataFrame, values: dict[str, np.ndarray], labels: S
 
 
 def _resampled(cosine: np.ndarray, matrices: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Alignments on resamples of the queries.
+    """Compute alignments on resamples of the queries.
 
     Args:
-        cosine: Shape (C, L + 1, M).
+        cosine: Cosines, shape (C, L + 1, M).
         matrices: H hypotheses, shape (P, P) each.
-        weights: Of the queries, shape (R, P).
+        weights: Weights of the queries, shape (R, P).
 
     Returns:
-        Shape (C, R, L + 1, H).
+        Alignments, shape (C, R, L + 1, H).
     """
     shape = cosine.shape[:2]
     ranks = similarity.unit_ranks(cosine.reshape(-1, cosine.shape[-1]))  # (S, M); NaN where constant
@@ -312,11 +316,11 @@ def _resampled(cosine: np.ndarray, matrices: Sequence[np.ndarray], weights: np.n
 
 
 def probe_accuracies(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstrap | None = None) -> pd.DataFrame:
-    """How often probes are right, layer by layer.
+    """Compute the accuracy of probes for each layer.
 
     Returns:
-        One row a number of distractors, component, layer, number of examples and contrast: value, low, high, prompts, commonest
-        (always the commonest class); ``of`` as in :func:`alignments`.
+        One row per number of distractors, component, layer, number of examples and contrast: value, low, high, prompts,
+        commonest (majority baseline). ``of`` is as in :func:`alignments`.
     """
     plan, found = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -335,14 +339,14 @@ def probe_accuracies(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: B
 
 
 def own_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
-    """How well each query's similarities to the others agree with a hypothesis: Spearman's correlation of its row.
+    """Compute how well each query's similarities to the other queries agree with a hypothesis (Spearman's correlation).
 
     Args:
-        cosine: Condensed, shape (..., M).
-        hypothesis: Shape (P, P).
+        cosine: Condensed cosines, shape (..., M).
+        hypothesis: Matrix of the hypothesis, shape (P, P).
 
     Returns:
-        Shape (..., P); NaN for a query that has all in common with every other, or nothing.
+        Correlations, shape (..., P); NaN for a query with a constant row of the hypothesis.
     """
     matrix = similarity.square(cosine)  # (..., P, P)
     size = matrix.shape[-1]
@@ -352,23 +356,23 @@ def own_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
 
 
 def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutations: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Whether the queries whose answers improve are those whose alignment or attention ratio rises, layer by layer.
+    """Correlate, over queries, the improvement of answers with the rise of alignment or of the attention ratio, by layer.
 
-    For the most examples, against none and against their control, of every query: by how much its error falls, or the
-    log-probability of its right answer rises; and by how much its own alignment with the task's hypothesis
-    (:func:`own_alignment`) and its log A rise.
+    The largest number of examples is compared with no examples and with its control. For each query, the improvement is the
+    decrease of its error or the increase of the log-probability of its correct answer. The change is the increase of its own
+    alignment with the task's hypothesis (:func:`own_alignment`) or of its log A.
 
     Args:
         rows: The representation_change table of one model and task.
-        tensors: Those beside it.
-        permutations: Of the queries, for p (two-sided).
-        seed: Of the permutations.
+        tensors: Tensors of the same study.
+        permutations: Number of permutations of the queries for p (two-sided).
+        seed: Seed of the permutations.
 
     Returns:
-        One row a number of distractors, contrast (examples - none, examples - control), improvement (error, log_prob), change
+        One row per number of distractors, contrast (examples - none, examples - control), improvement (error, log_prob), change
         (alignment, attention) and layer: value (Spearman's correlation), p, q (Benjamini and Hochberg over layers), prompts;
-        ``of`` is ``layer``. And one that is ``share of layers``: in how many of 1 to L the correlation is positive with q below
-        0.05. Empty where all queries improve alike.
+        ``of`` is ``layer``. One further row has ``share of layers`` in ``of``: the share of layers 1 to L in which the
+        correlation is positive with q below 0.05. The value is empty if all queries improve equally.
     """
     found = []
     for names, part in cells(rows):
@@ -416,7 +420,7 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
 
 
 def _correlated(first: np.ndarray, second: np.ndarray, permutations: int, seed: int) -> tuple[float, float, int]:
-    """Spearman's correlation of what is known of both, its p, and of how many queries."""
+    """Compute Spearman's correlation over queries with both values, its p, and the number of these queries."""
     known = ~(np.isnan(first) | np.isnan(second))
     if known.sum() < 4:
         return np.nan, np.nan, int(known.sum())
@@ -424,15 +428,15 @@ def _correlated(first: np.ndarray, second: np.ndarray, permutations: int, seed: 
 
 
 def across_conditions(behaviour_: pd.DataFrame, alignments_: pd.DataFrame, ratios_: pd.DataFrame) -> pd.DataFrame:
-    """Of each condition with examples the change of error, of alignment and of log A, means over queries and layers.
+    """Compute the changes of error, alignment and log A of each condition with examples, averaged over queries and layers.
 
     Args:
-        behaviour_: As :func:`behaviour` returns it.
-        alignments_: As :func:`alignments` returns it.
-        ratios_: As :func:`ratios` returns it.
+        behaviour_: Result of :func:`behaviour`.
+        alignments_: Result of :func:`alignments`.
+        ratios_: Result of :func:`ratios`.
 
     Returns:
-        One row a cell, number of examples and contrast (examples - none, control - none): error, alignment, attention.
+        One row per cell, number of examples and contrast (examples - none, control - none): error, alignment, attention.
     """
     keys = ["model", "task", "distractors", "examples", "contrast"]
     wanted = ("examples - none", "control - none")
