@@ -1,4 +1,4 @@
-"""The matrix products that saliency cannot do without, at their actual shapes, to be timed by themselves.
+"""The matrix products that saliency requires, with their actual shapes, for timing without any other work.
 
 For a prompt of T tokens:
 
@@ -6,9 +6,16 @@ For a prompt of T tokens:
     backward   the gradient with respect to the input of each of these matrices; dA = dO V', dV = A' dO, dQ = dS K, dK = dS' Q
     once       the label words' logits, and their gradient with respect to the hidden state
 
-Not counted, because it can be spared: parameter gradients; all other logits; in the last layer every row but the last one,
-except for keys and values; in the first layer what leads back to the embeddings; scores made a second time. Attention is
-counted in two parts of rows, of which the first meets half of the keys, as :mod:`icl_lens.attention.flow_kernel` cuts it.
+The count leaves out the work that saliency does not need:
+
+- parameter gradients
+- all other logits
+- in the last layer, all rows except the last one (keys and values need all rows)
+- in the first layer, the gradients that lead back to the embeddings
+- scores computed a second time
+
+Attention is counted in two blocks of rows. The first block reads half of the keys. :mod:`icl_lens.attention.flow_kernel` splits
+the rows in the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +34,7 @@ Shape = tuple[int, ...]
 
 
 def saliency(network: PreTrainedModel, prompts: Sequence[TokenizedPrompt]) -> tuple[Callable[[], None], float]:
-    """What computes the bare products of all prompts, one after another, and their operations."""
+    """Return a function that computes the bare products of all prompts one after another, and their number of operations."""
     pairs: list[tuple[Shape | Tensor, Shape | Tensor]] = []
     for prompt in prompts:
         pairs += _linear(network, len(prompt.ids))
@@ -62,13 +69,13 @@ def saliency(network: PreTrainedModel, prompts: Sequence[TokenizedPrompt]) -> tu
 
 
 def _linear(network: PreTrainedModel, tokens: int) -> Iterator[tuple[Shape, Tensor]]:
-    """Forward products of the linear layers, and those of their inputs' gradients."""
+    """Yield the forward products of the linear layers and the products of their inputs' gradients."""
     attentions = attention_modules(network)
     inputs, queries = set(), set()
     for module in attentions:
         linear = [m for m in module.modules() if isinstance(m, nn.Linear | Conv1D)]
         inputs |= set(linear[:-1])  # the last is the output projection
-        queries |= set(linear[:1]) if len(linear) > 3 else set()  # a joined projection makes keys and values, too
+        queries |= set(linear[:1]) if len(linear) > 3 else set()  # a joined projection also computes keys and values
     decoder = network.get_decoder()
     names = {module: name for name, module in decoder.named_modules()}
     # "layers.17.self_attn" -> "layers.17."
@@ -89,7 +96,7 @@ def _layer(name: str) -> str:
 
 
 def _attention(network: PreTrainedModel, tokens: int) -> Iterator[tuple[Shape, Shape]]:
-    """Products of attention of all heads, forward and backward."""
+    """Yield the forward and backward products of attention for all heads."""
     shape = network.config.get_text_config()
     heads, layers = shape.num_attention_heads, shape.num_hidden_layers
     width = getattr(shape, "head_dim", None) or shape.hidden_size // heads

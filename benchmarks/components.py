@@ -1,10 +1,10 @@
-"""What taking prompts apart costs: the study's way against its plain reference, and against a plain forward pass.
+"""Cost of decomposing prompts into components, compared with the plain reference and with a plain forward pass.
 
     .venv/bin/python benchmarks/components.py [MODEL_FOLDER] [--count N] [--threads N]
 
-Everything is timed in one run, after a warm-up. The opponent is tests/reference/components.py, the implementation that it must
-agree with: one prompt at a time, a head heard by silencing the others. Beside it stands what the same prompts cost without
-being taken apart.
+The script measures all times in one run, after a warm-up. The baseline is tests/reference/components.py, the implementation
+that the study must agree with. It processes one prompt at a time and measures each head by silencing the others. The output
+also shows the cost of a forward pass over the same prompts without the decomposition.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # the value that the command line sets
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _time(run: Callable) -> tuple[float, object]:
-    """The median seconds of three runs, and what the first returned."""
+    """Return the median seconds of three runs and the result of the first run."""
     seconds, results = [], []
     for _ in range(3):
         start = time.perf_counter()

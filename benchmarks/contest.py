@@ -1,7 +1,7 @@
-"""What every benchmark shares: two models with the same weights, prompts of a stated length, and a fair clock.
+"""Shared code of the benchmarks: two models with the same weights, prompts of a given length, and a clock.
 
-A contest runs its sides in turn, A B A B, after one warm-up each, and the median of each side's times counts. The warm-up's
-results are compared: what is not equal is not a contest.
+A contest runs its sides in turn (A B A B) after one warm-up each. The result of each side is the median of its times. The
+callers compare the results of the warm-ups: a contest is valid only if they are equal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # the value that the command line sets
 
 import numpy as np
 import pandas as pd
@@ -32,15 +32,15 @@ from icl_lens.prompts import protocol
 from icl_lens.prompts.positions import TokenizedPrompt, tokenize
 from icl_lens.tasks.task import TASKS
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the plain references are the tests'
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the plain references are part of the tests
 
 SHAPES = {
     "124M": {"n_embd": 768, "n_layer": 12, "n_head": 12},
     "XL": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
 }
 
-# The built-in texts are shorter than the data sets'; so many of one label as one text are about as long (SST-2 71, TREC 131,
-# AGNews 291 tokens by GPT-2's tokenizer: 165 on average).
+# The built-in texts are shorter than the texts of the data sets. This number of texts of one label, joined to one text, gives
+# prompts of similar length (SST-2 71, TREC 131, AGNews 291 tokens with GPT-2's tokenizer: 165 on average).
 LONG_AS_REAL = {"sst2": 1, "trec": 1, "agnews": 4, "emoc": 1}
 
 _FILES = {
@@ -52,7 +52,7 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A model as icl-lens runs it, and one with the same weights as transformers makes it, for the plain side."""
+    """A model as icl-lens runs it, and a transformers model with the same weights for the plain side."""
 
     title: str
     model: LanguageModel
@@ -60,21 +60,21 @@ class Pair:
 
 
 def embedded(device: str) -> Pair:
-    """The embedded model."""
+    """Load the embedded model."""
     model = loading.load(EMBEDDED_MODEL, device=device)
     plain = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32).to(device)
     return Pair("embedded", model, plain.eval().requires_grad_(False))
 
 
 def checkpoint(folder: Path, device: str) -> Pair:
-    """A model that lies in a folder."""
+    """Load a model from a folder."""
     model = loading.load(folder, device=device)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     return Pair("checkpoint", model, plain.eval().requires_grad_(False))
 
 
 def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str, config: GPT2Config | None = None) -> Pair:
-    """A GPT-2 of one of :data:`SHAPES`, or of a config, with random weights, made on the device."""
+    """Create a GPT-2 with random weights on the device, from one of :data:`SHAPES` or from a config."""
     config = config or GPT2Config(**SHAPES[shape])
     torch.manual_seed(0)
     with torch.device(device):
@@ -87,7 +87,11 @@ def random_gpt2(shape: str, tokenizer: PreTrainedTokenizerBase, device: str, con
 def tokenized(
     pair: Pair, task: str, prompt_set: str, count: int, data: Path | None = None, long: bool = False, seeds: tuple = (42,)
 ) -> list[TokenizedPrompt]:
-    """Prompts of one task, ``count`` a seed, of the original files under ``data`` or built-in texts (``long``: as long)."""
+    """Return tokenized prompts of one task, ``count`` per seed.
+
+    The texts come from the original files under ``data``, or else from the built-in corpus. With ``long``, built-in texts are
+    joined so that they are about as long as the original ones.
+    """
     table = protocol.build(TASKS[task], _corpus(task, data, long), prompt_set, list(seeds), count)
     return batching.fitting(pair.model, tokenize(table, pair.model.tokenizer))
 
@@ -101,7 +105,7 @@ def _corpus(task: str, data: Path | None, long: bool) -> pd.DataFrame:
 
 
 def _joined(corpus: pd.DataFrame, times: int) -> pd.DataFrame:
-    """Texts that are several of one split and label, one after the other."""
+    """Join each ``times`` consecutive texts of one split and label to one text."""
     rows = []
     for (split, label), part in corpus.groupby(["split", "label"]):
         texts = part["text"].tolist()
@@ -117,7 +121,10 @@ def mean_length(read: list[TokenizedPrompt]) -> float:
 
 @dataclass(frozen=True)
 class Clock:
-    """Measures seconds: of the wall, or of the CPU that this process used (all its threads), which neighbours do not touch."""
+    """A clock that measures wall seconds, or CPU seconds of this process (all its threads).
+
+    Other processes on the machine do not affect the CPU seconds.
+    """
 
     kind: str
     device: str
@@ -129,7 +136,7 @@ class Clock:
 
 
 def contest(runs: Mapping[str, Callable], clock: Clock, repeats: int) -> tuple[dict[str, float], dict[str, object]]:
-    """Median seconds of each side, in turn, and what each returned at its warm-up."""
+    """Run the sides in turn and return the median seconds of each side and its result from the warm-up."""
     results = {side: run() for side, run in runs.items()}
     seconds: dict[str, list[float]] = {side: [] for side in runs}
     for _ in range(repeats):
@@ -140,12 +147,12 @@ def contest(runs: Mapping[str, Callable], clock: Clock, repeats: int) -> tuple[d
     return {side: statistics.median(times) for side, times in seconds.items()}, results
 
 
-# What decides how fast float32 products are, as Linux names it on x86 and on ARM.
+# The processor features that determine the speed of float32 products, with their Linux names on x86 and ARM.
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
 
 
 def features(about: str) -> list[str]:
-    """Those of :data:`FEATURES` that a processor has, by the text of /proc/cpuinfo."""
+    """Return the :data:`FEATURES` that a processor has, from the text of /proc/cpuinfo."""
     flags = {
         flag
         for line in about.splitlines()
@@ -156,9 +163,10 @@ def features(about: str) -> list[str]:
 
 
 def rates(clock: Clock, repeats: int = 5) -> dict[str, tuple[str, float]]:
-    """Of exact and of fast products: the format in which the device computes them, and its bare operations a second.
+    """Return the format and the operations per second of bare products on the device, for exact and for fast products.
 
-    The product is 1024 x 768 x 3072, a feed-forward layer's of the 124M shape.
+    The format is the one in which the device computes the products. The product is 1024 x 768 x 3072, as in a feed-forward
+    layer of the 124M shape.
     """
     device = torch.device(clock.device)
     first, second = torch.randn(1024, 768, device=device), torch.randn(768, 3072, device=device)
@@ -179,7 +187,7 @@ def rates(clock: Clock, repeats: int = 5) -> dict[str, tuple[str, float]]:
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference as a share of the largest value."""
+    """Return the largest absolute difference as a share of the largest absolute expected value."""
     found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
     assert found.shape == expected.shape, f"{found.shape} against {expected.shape}"
     return float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -187,10 +195,10 @@ def apart(found: np.ndarray, expected: np.ndarray) -> float:
 
 @torch.inference_mode()
 def products(network: PreTrainedModel, tokens: int, batch: int = 1) -> tuple[Callable[[], None], float]:
-    """The bare products of a forward pass over prompts of one length, with the model's own matrices, and their operations.
+    """Return the bare products of a forward pass over prompts of one length, and their number of operations.
 
-    They are those of its linear layers, of its attention's scores and outputs, and of one row a prompt with the vocabulary
-    matrix.
+    The products use the model's own matrices. They are the products of the linear layers, of the attention scores and outputs,
+    and of one row per prompt with the vocabulary matrix.
     """
     device, dtype = network.device, network.dtype
     pairs = []

@@ -1,15 +1,15 @@
-"""How far each model family's answers differ between two ways to compute the same: one Markdown table, float32, CPU.
+"""Numerical difference between two ways to compute the same result, per model family: a Markdown table, float32, CPU.
 
     .venv/bin/python benchmarks/families.py [FAMILY ...]
 
-Tiny random models (tests/families.py) answer AGNews-like prompts, of which some share their demonstrations. A number is the
-largest difference as a share of the largest value:
+Tiny random models (tests/families.py) run on AGNews-like prompts. Some of the prompts share their demonstrations. Each number
+is the largest difference as a share of the largest value:
 
-    batch     last logits of padded batches, and of each prompt alone
-    prefix    last logits after a shared prefix, and of each prompt alone
-    blocked   last logits with label words isolated in the first and last layer, by the fused kernel, and written out
-    rows      one recorded row of attention weights per prompt and layer, and that row of transformers' eager attention
-    saliency  S_wp, S_pq and S_ww (the worst of them), and those of the plain reference in tests/reference/saliency.py
+    batch     last logits of padded batches against last logits of each prompt alone
+    prefix    last logits after a shared prefix against last logits of each prompt alone
+    blocked   last logits with label words isolated in the first and last layer: fused kernel against explicit computation
+    rows      one recorded row of attention weights per prompt and layer against the same row of transformers' eager attention
+    saliency  S_wp, S_pq and S_ww (the worst of them) against the plain reference in tests/reference/saliency.py
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @torch.inference_mode()
 def _logits(model: LanguageModel, prompts: list[TokenizedPrompt], batches: Iterable[batching.Batch]) -> torch.Tensor:
-    """Last logits in the prompts' order, shape (N, V)."""
+    """Return the last logits in the order of the prompts, shape (N, V)."""
     rows = torch.full((len(prompts), len(model.tokenizer)), torch.nan)
     for batch in batches:
         rows[batch.index] = last_logits(model, batch)

@@ -1,14 +1,15 @@
-"""How far isolation and deep attention lie from their plain references in each family: one Markdown table, float32, CPU.
+"""Difference of isolation and deep attention from their plain references, per family: a Markdown table, float32, CPU.
 
     .venv/bin/python benchmarks/hypotheses.py [FAMILY ...]
 
-Tiny random models (tests/families.py) answer AGNews-like prompts, of which some share their demonstrations. Numbers but counts
-are the largest difference as a share of the largest value:
+Tiny random models (tests/families.py) run on AGNews-like prompts. Some of the prompts share their demonstrations. Except for
+counts, each number is the largest difference as a share of the largest value:
 
-    before, after    last logits with positions isolated in the first and last 1 and 2 layers, of every target, blocked before
-                     and after the softmax; in brackets, the largest difference that isolating makes
-    deep             attention of the last position to each class's label words, of every layer
-    rows             rows of the isolation table, both ways; and those in which prediction or overlap is not the reference's
+    before, after    last logits with positions isolated in the first and last 1 and 2 layers, for each target, blocked before
+                     and after the softmax; in brackets, the largest difference that the isolation causes
+    deep             attention from the last position to the label words of each class, for each layer
+    rows             number of rows of the isolation table for both ways of blocking, and the number of rows with a prediction
+                     or overlap that differs from the reference
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def main() -> None:
 def _isolation(
     model: LanguageModel, reference: LanguageModel, prompts: list[TokenizedPrompt], settings: Settings
 ) -> tuple[float, float, int, int]:
-    """Largest distance of logits, largest effect, rows compared, rows that differ."""
+    """Return the largest difference of logits, the largest effect, and the numbers of compared and of differing rows."""
     table = isolation.compute(model, prompts, BUDGET, settings=settings)
     mine = table[["prediction", "word_jaccard_5", "word_jaccard_10"]].to_numpy(dtype=float)
     planned = isolating.conditions(settings, model.layers)

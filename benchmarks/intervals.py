@@ -1,8 +1,9 @@
-"""How often the bootstrap's 95 % intervals hold what they estimate, on simulated data, and how long they take.
+"""Coverage of the bootstrap's 95 % confidence intervals on simulated data, and the time to compute them.
 
     .venv/bin/python benchmarks/intervals.py [--runs N]
 
-The prompts of a seed are exponential with variance 1; seeds (demonstration sets) differ by a normal effect. 50 prompts a seed.
+The values of a seed's prompts are exponential with variance 1. Seeds (demonstration sets) differ by a normal effect. Each seed
+has 50 prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from icl_lens.statistics import attention_auc, resampling
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.coverage import coverage_of_means, table
 
-# seeds, standard deviation between seeds, whether seeds are resampled, what the interval should hold
+# seeds, standard deviation between seeds, whether seeds are resampled, the seeds of the mean that the interval should contain
 CASES = (
     (5, 1.0, False, "these seeds"),
     (5, 0.3, False, "all seeds"),

@@ -1,15 +1,18 @@
-"""Memory of the studies beside the weights: saliency counted and measured, and the largest model that a card takes.
+"""Memory of the studies in addition to the weights: counted and measured for saliency, and the largest model for a GPU.
 
     .venv/bin/python benchmarks/memory.py count [--shape XL] [--tokens 1000]
     .venv/bin/python benchmarks/memory.py measure [--shape 124M] [--tokens 1000]
     .venv/bin/python benchmarks/memory.py cards                          (Linux)
 
-`count` runs one forward pass of one prompt on the device "meta", where tensors have shapes and no contents, and adds up what
-autograd saves for the way back, each tensor once and no weights, for the plain reference and for icl-lens. On the way back each
-holds besides it a few matrices of one layer: of heads x tokens x tokens for the reference, of a bounded number of rows for
-icl-lens; they are stated. `measure` runs both for real, in a process each, and reads the largest resident set (on CUDA the
-largest allocation) above what the weights take. `cards` measures every study on two small models and says what the table that
-it prints follows from.
+`count` runs one forward pass of one prompt on the device "meta", where tensors have shapes but no contents. It adds up the
+tensors that autograd saves for the backward pass, each tensor once and without weights, for the plain reference and for
+icl-lens. During the backward pass, each of the two also holds a few matrices of one layer: of size heads x tokens x tokens for
+the reference, and of a bounded number of rows for icl-lens. The output lists them separately.
+
+`measure` runs both computations, each in its own process. It reads the largest resident set (on CUDA, the largest allocation)
+above the memory of the weights.
+
+`cards` measures each study on two small models. It prints a table and explains how the numbers are derived.
 """
 
 from __future__ import annotations
@@ -61,8 +64,8 @@ _SETTINGS = {
     "isolation, after the softmax": Isolation(blocking="after_softmax"),
     "latency": Latency(prompts=1, repeats=1),
 }
-WIDTH, DEPTHS = 512, (4, 12)  # of the models on which they are measured
-LABELS = 6  # label words, those of TREC
+WIDTH, DEPTHS = 512, (4, 12)  # width and numbers of layers of the measured models
+LABELS = 6  # number of label words, as in TREC
 
 
 def main() -> None:
@@ -96,10 +99,10 @@ def _network(shape: str, way: str, tokens: int, device: str) -> GPT2LMHeadModel:
 
 
 def _loss(network: GPT2LMHeadModel, way: str, tokens: int) -> tuple[torch.Tensor, tuple]:
-    """The label words' summed logits, with a graph behind them, and what else is alive until the way back."""
+    """Return the label words' summed logits, with their autograd graph, and the other tensors kept for the backward pass."""
     ids = (torch.arange(tokens, device=network.device) % 5000)[None]  # (1, T)
     labels = torch.arange(LABELS, device=network.device)
-    # Said in full, for on the device "meta" nothing can be read off a mask of tokens.
+    # An explicit mask, because tensors on the device "meta" have no values from which a mask could be derived.
     mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min, device=network.device).triu(1)[
         None, None
     ]  # (1, 1, T, T)
@@ -135,8 +138,8 @@ def _count(shape: str, tokens: int) -> None:
     matrix = 4 * heads * tokens**2
     rows = min(heads * tokens**2, max(flow_kernel._ELEMENTS_ELSEWHERE, heads * tokens))
     logits = 4 * tokens * 50257
-    # Plain: the gradients of all layers' matrices, which are asked for together, and three at work in one layer; the logits of
-    # all positions and their gradient. icl-lens: four matrices of some rows, and flow, mean and mask.
+    # Plain: the gradients of the matrices of all layers, which are requested together, three temporary matrices of one layer,
+    # and the logits of all positions with their gradient. icl-lens: four matrices of some rows, and flow, mean and mask.
     back = {"plain": (layers + 3) * matrix + 2 * logits, "icl-lens": 4 * 4 * rows + 3 * 4 * tokens**2}
     print(f"saliency of one prompt of {tokens} tokens, GPT-2 of {shape} shape ({layers} layers, {heads} heads), float32\n")
     print("| | saved for the way back | made on the way back, at most | together |")
@@ -178,12 +181,12 @@ def _one(shape: str, tokens: int, way: str, device: str) -> int:
             with flows(network, lambda layer, flow, mean: flow.sum(dtype=torch.float64), rows=rows):
                 _loss(network, way, length)[0].backward()
 
-    once(16)  # libraries make their own room
+    once(16)  # warm-up, so that the libraries allocate their own memory
     return _peak(lambda: once(tokens), device)
 
 
 def _study(name: str, pair: Pair) -> Callable[[], object]:
-    """One study of two prompts of about a thousand tokens, one at a time, by its own defaults."""
+    """Return a function that runs one study with its defaults on two prompts of about a thousand tokens, one at a time."""
     plain = name.endswith(", plain")
     shots = "fresh-7shot" if name.startswith(("icl", "saliency", "flow")) else "shared-7shot"
     read = contest.tokenized(pair, "trec", shots, 2)
@@ -200,26 +203,26 @@ def _study(name: str, pair: Pair) -> Callable[[], object]:
 
 
 def _one_study(name: str, depth: int) -> dict[str, float]:
-    """The largest resident set above what was there, in bytes, and the mean number of tokens of a prompt."""
+    """Return the largest growth of the resident set in bytes and the mean number of tokens per prompt."""
     small = contest.embedded("cpu")
     shape = {"n_embd": WIDTH, "n_layer": depth, "n_head": WIDTH // 64}
     pair = contest.random_gpt2("cards", small.model.tokenizer, "cpu", GPT2Config(**shape, n_positions=2048))
     read = contest.tokenized(pair, "trec", "fresh-7shot", 2)
     run = _study(name, pair)
     once = contest.tokenized(pair, "trec", "fresh-1shot", 1)
-    saliency.compute(pair.model, once, 1)  # libraries make their own room
+    saliency.compute(pair.model, once, 1)  # warm-up, so that the libraries allocate their own memory
     return {"bytes": _peak(run), "tokens": contest.mean_length(read)}
 
 
 def _peak(run: Callable[[], object], device: str = "cpu") -> int:
-    """By how much the resident set (Linux), or what CUDA has allocated, grows at most while something runs, in bytes."""
+    """Return the largest growth in bytes of the resident set (Linux) or of the CUDA allocation while ``run`` runs."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the largest so far counts no more
+    Path("/proc/self/clear_refs").write_text("5")  # reset the recorded maximum
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
@@ -231,7 +234,7 @@ def _status(field: str) -> int:
 
 
 def _cards() -> None:
-    """The largest GPT-2-like model (d = 64 heads, depth 0.03 d) whose weights and one prompt's study fit a card."""
+    """Print the largest GPT-2-like model (d = 64 heads, depth 0.03 d) that fits a GPU with weights and one prompt's study."""
     shallow, deep = DEPTHS
     print(
         f"""Measured on a CPU in float32, a process each: the largest resident set above the weights while a study runs of two
@@ -247,7 +250,7 @@ of depth 0.03 d and 12 L d^2 + 50257 d parameters whose weights fit beside that,
         found = {}
         for depth in DEPTHS:
             asked = [sys.executable, __file__, "one-study", "--study", name, "--depth", str(depth)]
-            # What is freed goes back at once, so that a resident set is what is held and not also the heap's holes.
+            # Freed memory returns to the system at once, so that the resident set excludes free gaps in the heap.
             done = subprocess.run(
                 asked, check=True, capture_output=True, text=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
             )

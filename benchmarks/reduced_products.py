@@ -1,11 +1,11 @@
-"""How far `matmul: fast` moves the results of a model on a CPU with bfloat16 products, emulated where the CPU has none.
+"""Effect of `matmul: fast` on a model's results on a CPU with bfloat16 products, emulated where the CPU has none.
 
     .venv/bin/python benchmarks/reduced_products.py --model FOLDER --data FOLDER [--tasks sst2 agnews] [--queries N]
 
-It runs each study of `table_precision` twice on the same prompts, once with exact products and once with both factors of every
-product rounded to bfloat16 and summed in float32 (`tests/reduced_products.py`), and prints that table. The emulation is slower
-than exact products, so it measures no speed. It reproduces the format of factors and sums; real hardware may sum in another
-order and may leave some products in float32.
+The script runs each study of `table_precision` twice on the same prompts and prints that table. One run uses exact products.
+The other run rounds both factors of each product to bfloat16 and sums in float32 (`tests/reduced_products.py`). The emulation
+is slower than exact products, so the script does not measure speed. The emulation reproduces the format of factors and sums.
+Real hardware may sum in another order and may compute some products in float32.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.INFO)
     loaded = loading.load(options.model, device="cpu")
-    loading.load = lambda folder, name, device, dtype: replace(loaded, name=name)  # once for all studies
+    loading.load = lambda folder, name, device, dtype: replace(loaded, name=name)  # load the model once for all studies
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
         shown = [
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _studied(results: Path, task: str, name: str, options: argparse.Namespace) -> Path:
-    """The folder of a task's studies, with exact products, or fast where the name says so."""
+    """Run a task's studies with exact products, or fast ones if the name ends in "-fast", and return their folder."""
     made = results / f"prompts/{task}/{ITEM.set}.parquet"
     if not made.exists():
         corpus = results / f"corpora/{task}.parquet"

@@ -1,9 +1,10 @@
-"""How cost grows with prompt length, batch and number of queries: benchmarks/scaling.png, and the numbers that it shows.
+"""Growth of cost with prompt length, batch size and number of queries: benchmarks/scaling.png and its numbers.
 
     .venv/bin/python benchmarks/scaling.py [--clock cpu] [--longest 4096] [--repeats 3]
 
-The model is random and of the embedded model's shape (6 layers, width 64, 2 heads), with positions that reach 4,096 tokens. The
-growth law is the exponent between one length and the next, log(cost ratio) / log(length ratio).
+The model has random weights and the shape of the embedded model (6 layers, width 64, 2 heads). Its context length is sufficient
+for prompts of 4,096 tokens. The growth law is the exponent between one length and the next,
+log(cost ratio) / log(length ratio).
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _exponent(cost: list[float], lengths: list[int], n: int) -> float:
 
 
 def _prompt(number: int, length: int, shared: int = 0) -> TokenizedPrompt:
-    """Random tokens, two of them label words; the first ``shared`` are those of every prompt."""
+    """Return a prompt of random tokens with two label words; its first ``shared`` tokens are the same in each prompt."""
     ids = np.random.default_rng(number).integers(1, VOCABULARY, length)
     ids[:shared] = np.random.default_rng(10**6).integers(1, VOCABULARY, shared)
     anchors = np.array([length // 4, length // 2]) if not shared else np.array([shared // 2, shared - 2])

@@ -1,12 +1,12 @@
-"""The two sides of each row of the table: a study of icl-lens, and the plain reference of tests/reference on the same prompts.
+"""The two sides of each row of the table: a study of icl-lens and the plain reference of tests/reference on the same prompts.
 
-Each function returns an array of one row a prompt, equal for both sides to rounding. Both sides are what their names say and no
-more: the plain side runs one prompt at a time, with eager attention, as the released scripts do.
+Each function returns an array with one row per prompt. The arrays of both sides are equal up to rounding. The plain side runs
+one prompt at a time with eager attention, as the released scripts do.
 """
 
 from __future__ import annotations
 
-import contest  # noqa: F401 - first: it makes the references importable
+import contest  # noqa: F401 - must be first: it makes the references importable
 import numpy as np
 import torch
 
@@ -33,7 +33,7 @@ from tests.reference.saliency import saliency as plain_saliency_of
 
 
 def fast_saliency(pair, read, budget) -> np.ndarray:
-    """Shape (N, L, 3)."""
+    """Return S_wp, S_pq and S_ww, shape (N, L, 3)."""
     found = saliency.compute(pair.model, read, budget)
     return found[list(saliency.METRICS)].to_numpy().reshape(len(read), -1, 3)
 
@@ -44,7 +44,7 @@ def plain_saliency(pair, read) -> np.ndarray:
 
 
 def fast_attention(pair, read, budget) -> np.ndarray:
-    """Shape (N, L, C)."""
+    """Return the attention to the label words of each class, shape (N, L, C)."""
     rows = deep_attention.compute(pair.model, read, budget)
     return attention_scores(rows, [p.prompt_id for p in read]).transpose(1, 0, 2)
 
@@ -59,7 +59,7 @@ def plain_attention(pair, read) -> np.ndarray:
 
 
 def fast_isolation(pair, read, budget, settings: Isolation) -> np.ndarray:
-    """Prediction, and overlap of 5 and of 10 words, of every condition, shape (N, C, 3)."""
+    """Return the prediction and the overlap of 5 and of 10 words for each condition, shape (N, C, 3)."""
     found = isolation.compute(pair.model, read, budget, settings=settings)
     columns = ["prediction", "word_jaccard_5", "word_jaccard_10"]
     return found[columns].to_numpy(dtype=float).reshape(len(read), -1, 3)
@@ -85,7 +85,7 @@ def plain_isolation(pair, read, settings: Isolation) -> np.ndarray:
 
 
 def fast_compression(pair, read, budget, settings: Compression) -> np.ndarray:
-    """Prediction, and overlap of 5 words, of every method and draw, shape (N, C, 2)."""
+    """Return the prediction and the overlap of 5 words for each method and draw, shape (N, C, 2)."""
     found = compression.compute(pair.model, read, budget, settings=settings)
     return found[["prediction", "word_jaccard_5"]].to_numpy(dtype=float).reshape(len(read), -1, 2)
 
@@ -112,7 +112,7 @@ def plain_compression_of(pair, read, settings: Compression) -> np.ndarray:
 
 
 def fast_reweighting(pair, shown, auxiliary, budget, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
-    """The trained factors of every seed, flat, and the log-probabilities of every prompt, re-weighted, flat."""
+    """Return the trained factors of each seed and the re-weighted log-probabilities of each prompt, both concatenated."""
     seeds = sorted({p.seed for p in shown})
     runs = {seed: [p for p in auxiliary if p.seed == seed] for seed in seeds}
     trained = reweighting.train(pair.model, runs, settings, budget)

@@ -1,13 +1,14 @@
-"""How much faster each study is than its plain reference: one Markdown table, every number a ratio measured in one run.
+"""Speed of each study relative to its plain reference: a Markdown table, each number a ratio measured in one run.
 
     .venv/bin/python benchmarks/table.py [--models embedded 124M] [--rows ROW ...] [--repeats N] [--queries N] [--clock cpu]
     .venv/bin/python benchmarks/table.py --device cuda --models XL
     .venv/bin/python benchmarks/table.py --model FOLDER [--data DIR]     (a real model; 8 prompts of one seed, two tasks)
 
-Same weights, same prompts, the sides in turn (A B A B), medians. A row whose results differ by more than 1e-4 of the largest
-value is void, and so is the whole table where the plain reference is slower than the released code is known to be. What is
-timed is a study's own `compute`, its checks of the model included. Where prompts share their demonstrations, the plain side
-runs the first few of them: it takes each by itself, so its time is theirs times the number of prompts.
+Both sides use the same weights and the same prompts. They run in turn (A B A B), and the table shows ratios of median times. A
+row is void if the results of its sides differ by more than 1e-4 of the largest value. The whole table is void if the plain
+reference is slower than the known speed of the released code. The measured time is the time of a study's own `compute`,
+including its checks of the model. If prompts share their demonstrations, the plain side runs only the first few of them. It
+processes each prompt separately, so its total time is the time per prompt times the number of prompts.
 """
 
 from __future__ import annotations
@@ -44,28 +45,30 @@ from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
 
 TASKS = ("sst2", "trec", "agnews")
 TOLERANCE = 1e-4
-# Of fast products, by the format that the device computes them in.
+# Tolerance for fast products, by the format in which the device computes them.
 TOLERANCE_FAST = {"float32": TOLERANCE, "tf32": 1e-2, "bfloat16": 1e-1}
 
-# What the released code does in a second on 2 such cores, 124M shape, prompts of 165 tokens, where a bare product of
-# 1024 x 768 x 3072 runs at 157 to 237 GFLOP/s: the middle of it stands for an idle machine.
+# Prompts per second of the released code on 2 cores, for the 124M shape and prompts of 165 tokens. On these cores, a bare
+# product of 1024 x 768 x 3072 runs at 157 to 237 GFLOP/s. The midpoint represents an idle machine.
 RELEASED = {"forward": 2.5, "saliency": 1.0}
 IDLE = 197e9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run of a model.
+    """The amount of work to run for a model.
 
     Attributes:
-        budget: Tokens a batch.
-        fresh: Prompts with demonstrations of their own, a seed and task; the plain side runs ``few_fresh`` of them.
-        queries: Prompts that share their demonstrations, a seed and task; the plain side runs ``few`` of them.
-        seeds: How many.
-        epochs: Of training.
-        draws: Of compression.
-        repeats: How often each side runs; the median counts.
-        tasks: Whose prompts are run.
+        budget: Tokens per batch.
+        fresh: Number of prompts with their own demonstrations, per seed and task.
+        few_fresh: Number of these prompts that the plain side runs.
+        queries: Number of prompts that share their demonstrations, per seed and task.
+        few: Number of these prompts that the plain side runs.
+        seeds: Number of seeds.
+        epochs: Number of training epochs.
+        draws: Number of random draws of compression.
+        repeats: Number of runs of each side. The result is their median.
+        tasks: Tasks to take the prompts from.
     """
 
     budget: int
@@ -81,11 +84,11 @@ class Plan:
 
 
 PLANS = {
-    # A job of the default run: five seeds of a hundred queries.
+    # One job of the default run: five seeds with a hundred queries each.
     "embedded": Plan(budget=4096, fresh=100, few_fresh=64, queries=100, few=4, seeds=5, epochs=2, draws=5, repeats=3),
-    # The plain side runs what the released code was timed on, 18 prompts, six of each data set.
+    # The plain side runs the number of prompts that the released code was timed on: 18, six per data set.
     "124M": Plan(budget=512, fresh=18, few_fresh=6, queries=16, few=1, seeds=1, epochs=1, draws=5, repeats=1),
-    # A real model: short and long prompts, so few that a run takes minutes.
+    # A real model: short and long prompts, few enough for a run of some minutes.
     "checkpoint": Plan(
         budget=4096, fresh=8, few_fresh=4, queries=8, few=1, seeds=1, epochs=1, draws=5, repeats=1, tasks=("sst2", "agnews")
     ),
@@ -106,13 +109,13 @@ TARGETS = {
     "all_items": ("the main paper's items, 4 tasks x 5 seeds x at most 1,000 queries: minutes", {"XL": 30}),
 }
 
-# Queries a seed of the four tasks, at most 1,000.
+# Queries per seed, summed over the four tasks, at most 1,000 per task.
 PAPER_QUERIES = 872 + 500 + 1000 + 1000
 
 
 @dataclass
 class Measured:
-    """A cell of the table: the number, its parts, and how far the sides lie apart (none where nothing is compared)."""
+    """A cell of the table: the number, its parts, and the difference between the sides (0 if nothing is compared)."""
 
     value: float
     parts: str
@@ -126,21 +129,21 @@ class Measured:
 
 
 class Bench:
-    """Measures the rows for one model."""
+    """Measurements of the table rows for one model."""
 
     def __init__(self, pair: Pair, plan: Plan, options: argparse.Namespace) -> None:
         self.pair, self.plan, self.options = pair, plan, options
         self.clock = Clock(options.clock, options.device)
         self.long = pair.title != "embedded"
-        self.pace: dict[str, dict[str, float]] = {}  # seconds a prompt of icl-lens, by row and task
-        self.plain_pace: dict[str, dict[str, float]] = {}  # and of the plain side
+        self.pace: dict[str, dict[str, float]] = {}  # seconds per prompt of icl-lens, by row and task
+        self.plain_pace: dict[str, dict[str, float]] = {}  # the same for the plain side
 
     def read(self, task: str, prompt_set: str, count: int) -> list:
         seeds = tuple(range(42, 42 + self.plan.seeds))
         return contest.tokenized(self.pair, task, prompt_set, count, self.options.data, self.long, seeds)
 
     def _mean(self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable) -> Measured:
-        """The mean over tasks of the ratio of seconds a prompt."""
+        """Return the mean over tasks of the ratio of seconds per prompt."""
         ratios, far = {}, []
         ours, theirs = self.pace.setdefault(row, {}), self.plain_pace.setdefault(row, {})
         for task in self.plan.tasks:
@@ -161,7 +164,7 @@ class Bench:
         return self._mean("saliency", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
 
     def bare(self) -> Measured:
-        """Seconds of saliency over those of its bare products alone, on the same prompts, in turn."""
+        """Return the seconds of saliency divided by the seconds of its bare products, on the same prompts, run in turn."""
         ratios = {}
         for task in self.plan.tasks:
             read = self.read(task, "fresh-1shot", self.plan.fresh)
@@ -203,7 +206,7 @@ class Bench:
         return self._isolation("random", Isolation(targets=["random"], layers=self._figure_8()))
 
     def _figure_8(self) -> list[int] | None:
-        """Figure 8's numbers of layers; every one up to half the depth in the embedded model, as by default."""
+        """Return Figure 8's numbers of layers, or None for the embedded model (each number up to half the depth)."""
         return None if self.pair.title == "embedded" else [1, 3, 5, 7]
 
     def attention(self) -> Measured:
@@ -232,14 +235,19 @@ class Bench:
             seconds, results = contest.contest(runs, self.clock, self.plan.repeats)
             ratios[task] = seconds["plain"] / seconds["fast"]
             far += [contest.apart(a, b) for a, b in zip(results["fast"], results["plain"], strict=True)]
-            steps = len(auxiliary) * plan.epochs + len(shown)  # a step and an answer are about one prompt's forward pass each
+            steps = len(auxiliary) * plan.epochs + len(
+                shown
+            )  # a step and a prediction each cost about one forward pass of a prompt
             ours[task], theirs[task] = seconds["fast"] / steps, seconds["plain"] / steps
             print(f"  reweighting, {task}: {ratios[task]:.2f}, apart {max(far):.0e}", file=sys.stderr, flush=True)
         parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
         return Measured(statistics.mean(ratios.values()), parts, max(far))
 
     def forward(self) -> Measured:
-        """A pass over prompts of one length, next-token logits at the last position, against its products alone."""
+        """Compare a forward pass with its bare products.
+
+        The pass runs over prompts of one length and computes next-token logits at the last position.
+        """
         prompt = self.read("trec", "fresh-1shot", 1)[0]
         rows = 1 if self.options.device == "cpu" else 16
         batch = next(batching.batches(self.pair.model, [prompt] * rows, rows * len(prompt.ids)))
@@ -250,7 +258,7 @@ class Bench:
         return Measured(seconds["bare"] / seconds["run"], f"{len(prompt.ids)} tokens x {rows}, bare {rate:.0f} GFLOP/s")
 
     def all_items(self) -> Measured | None:
-        """From seconds a prompt as measured in the rows above; draws, conditions and epochs as in those rows."""
+        """Estimate the minutes of all items from the seconds per prompt, draws, conditions and epochs of the rows above."""
         rows = ("saliency", "isolation", "random", "attention", "compression", "reweighting")
         if not set(rows) <= set(self.pace):
             return None
@@ -260,14 +268,14 @@ class Bench:
         return Measured((seconds + pace["reweighting"] * steps) / 60, "from the pace of the rows above")
 
     def whole(self) -> Measured | None:
-        """Snakemake's wall time for the main paper's items, of TREC alone, against the plain loop over the same prompts."""
+        """Compare Snakemake's wall time for the main paper's items on TREC only with the plain loop over the same prompts."""
         rows = ("saliency", "isolation", "random", "attention", "compression", "reweighting")
         if self.options.whole is None or not set(rows) <= set(self.plain_pace) or self.options.clock != "wall":
             return None
         targets = [f"figure_{n}" for n in range(1, 7)] + [f"table_{n}" for n in range(1, 4)]
         seeds, queries = 5, self.options.whole
         with tempfile.TemporaryDirectory() as folder:
-            config = Path(folder) / "config.json"  # JSON is YAML
+            config = Path(folder) / "config.json"  # JSON is valid YAML
             own = {name: {"tasks": ["trec"]} for name in targets if not name.startswith("table")}
             config.write_text(json.dumps({"tasks": ["trec"], "queries": queries, "results": f"{folder}/results", "items": own}))
             cores = ["--cores", str(self.options.threads), "--quiet", "all"]
@@ -283,7 +291,7 @@ class Bench:
         return Measured(plain / seconds, said)
 
     def context(self) -> tuple[str, bool]:
-        """What plain transformers does, and whether the reference is at least as fast as the released code."""
+        """Describe the speed of plain transformers and check that the reference is at least as fast as the released code."""
         read = [p for task in self.plan.tasks for p in self.read(task, "fresh-1shot", 2)[:2]]
         plain, device = self.pair.plain, self.options.device
 

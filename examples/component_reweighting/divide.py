@@ -1,10 +1,12 @@
-"""Make a task's two files of one: a data set released in one split (BoolQ, WiC, ARC-Easy in some copies) is divided by a seed.
+"""Split one data file of a task into a training and a test file at random.
 
     python examples/component_reweighting/divide.py val.jsonl data/boolq    # train.jsonl and test.jsonl
     python examples/component_reweighting/divide.py ARC-Easy-Dev.jsonl data/arc_easy --arc
 
-With --arc, an item {"question": {"stem", "choices"}, "answerKey"} becomes {"text", "label"}: its options stand in its text,
-each behind its letter, and the label is the letter of the right one. Items without exactly four options are left out, and
+Some copies of data sets (BoolQ, WiC, ARC-Easy) are released with one split. The seed determines the division.
+
+With --arc, an item {"question": {"stem", "choices"}, "answerKey"} becomes {"text", "label"}. The text contains the options,
+each after its letter. The label is the letter of the correct option. Items without exactly four options are left out and
 counted.
 """
 
@@ -19,17 +21,21 @@ LETTERS = "ABCD"
 
 
 def flat(item: dict) -> dict | None:
-    """A multiple-choice item as text and label; None without exactly four options."""
+    """Convert a multiple-choice item to text and label; return None unless it has exactly four options."""
     choices = item["question"]["choices"]
     if len(choices) != len(LETTERS):
         return None
     options = " ".join(f"{letter}: {choice['text']}" for letter, choice in zip(LETTERS, choices, strict=True))
-    right = [choice["label"] for choice in choices].index(item["answerKey"])  # some items count their options 1 to 4
+    right = [choice["label"] for choice in choices].index(item["answerKey"])  # some items number their options 1 to 4
     return {"text": f"{item['question']['stem']} {options}", "label": LETTERS[right]}
 
 
 def divide(source: Path, folder: Path, seed: int, arc: bool) -> tuple[int, int, int]:
-    """Write train.jsonl and test.jsonl, half of the rows each; how many they have, and how many were left out."""
+    """Write half of the rows to train.jsonl and the other half to test.jsonl.
+
+    Returns:
+        The number of training rows, of test rows, and of rows that were left out.
+    """
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").split("\n") if line.strip()]
     kept = [row for row in map(flat, rows) if row is not None] if arc else rows
     random.Random(seed).shuffle(kept)

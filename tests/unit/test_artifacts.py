@@ -80,7 +80,8 @@ def test_a_flipped_byte_is_told_wherever_it_is(tmp_path):
             read, metadata = artifacts.read(path, "corpora")
         except InputError:
             continue
-        # Not every byte is under a checksum (the footer's statistics are not): what is read must still be right.
+        # The checksums do not cover all bytes (for example the footer's statistics), so data that can be read must still be
+        # correct.
         silent += not read.equals(artifacts_table(table)) or metadata.get("schema") != "corpora"
     assert silent == 0
 

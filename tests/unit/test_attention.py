@@ -212,7 +212,7 @@ def test_gradients_are_those_that_autograd_finds(network):
 @pytest.mark.parametrize("nested", [False, True], ids=["alone", "with matrices"])
 @pytest.mark.parametrize("elements", [1, 100, 2**19])
 def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, elements, nested):
-    monkeypatch.setitem(flow_kernel._ELEMENTS, "cpu", elements)  # rows at a time: one, a few, all
+    monkeypatch.setitem(flow_kernel._ELEMENTS, "cpu", elements)  # one row at a time, a few rows, all rows
     found, expected = {}, {}
 
     def keep(layer, weights, gradient):
@@ -231,7 +231,7 @@ def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, el
     assert list(found) == [2, 1, 0]
     for layer, (flow, weights) in expected.items():
         assert flow.max() > 0
-        # Behind the last position that reaches the loss is padding, of which the means are never asked for.
+        # Only padding follows the last position that contributes to the loss. The means over padding are never requested.
         assert (found[layer][0] - flow).abs().max() <= 1e-5 * flow.max()
         torch.testing.assert_close(found[layer][1], weights, atol=1e-6, rtol=1e-5)
 
@@ -253,7 +253,7 @@ def test_flows_of_one_row_a_prompt_are_those_of_a_whole_last_layer(network, monk
     for layer, (flow, weights) in found["whole"].items():
         assert flow.max() > 0
         assert (found["rows"][layer][0] - flow).abs().max() <= 1e-5 * flow.max()
-        if layer == 2:  # the mean of the weights is told of that row alone
+        if layer == 2:  # only the mean weights of this row are available
             weights = torch.zeros_like(weights).index_put((places, rows), weights[places, rows])
         torch.testing.assert_close(found["rows"][layer][1], weights, atol=1e-6, rtol=1e-5)
 
@@ -274,7 +274,7 @@ def test_one_row_of_the_last_layer_runs_through_its_feed_forward_part():
 def test_a_family_whose_last_layer_needs_every_row_is_found_out():
     network = tiny("llama", VOCABULARY)
     inner = network.model.layers[-1].forward
-    # What it adds to a row comes from another.
+    # Each output row also depends on another row.
     network.model.layers[-1].forward = lambda state, *args, **kwargs: inner(state, *args, **kwargs) + state[:, :1]
     assert not ends_in_rows(network)
     network.model.layers[-1].forward = lambda state, **kwargs: inner(state[:, :8].reshape(2, 8, -1), **kwargs)

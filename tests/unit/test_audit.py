@@ -1,4 +1,4 @@
-"""Audit: a dozen ways to damage a results folder, each found and each said in one sentence; none in an untouched one."""
+"""Tests of the audit: each kind of damage to a results folder gives a one-line error, and an intact folder gives none."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def rows():
 
 @pytest.fixture
 def results(tmp_path):
-    """A results folder in which nothing is wrong: a corpus, a study of it, a figure of that."""
+    """An intact results folder with a corpus, a study of this corpus and a figure of this study."""
     results = tmp_path / "results"
     write(results, "corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": "a", "label": 0}])
     write(results, STUDY, "saliency", rows(), ["corpora/sst2.parquet"])
@@ -71,7 +71,7 @@ def cut(path):
 
 
 def rewrite(change):
-    """Damage a study's rows and leave its metadata as they are, with the checksums of the new pages."""
+    """Return a function that changes a study's rows, keeps its metadata and writes valid page checksums."""
 
     def damage(results):
         schema = pq.read_schema(results / STUDY)

@@ -1,4 +1,4 @@
-"""The built-in corpora: what they hold, and what a bag of words can and cannot tell about them."""
+"""Tests of the built-in corpora: their contents, and what a bag-of-words model can and cannot predict from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from icl_lens.tasks.task import TASKS
 SEED = 0
 TEMPLATE_WORDS = {"review", "sentiment", "question", "answer", "type", "article", "dialogue", "emotion"}
 LABEL_WORDS = {word.strip().lower() for task in TASKS.values() for word in task.label_words}
-# The class counts of the original releases, stated here again so that a slip in the package shows.
+# The class counts of the original releases, repeated here to detect a mistake in the package.
 ORIGINAL = {
     "sst2": {"train": (29780, 37569), "test": (428, 444)},
     "trec": {"train": (86, 1250, 1162, 1223, 835, 896), "test": (9, 94, 138, 65, 81, 113)},
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_table_and_another_seed_another(task):
 
 
 def test_the_first_texts_are_those_of_every_machine():
-    """Written down once: a change of numpy, of Python or of a lexicon's order must not pass unseen."""
+    """Compare with fixed texts to detect changes in numpy, Python or the order of a lexicon."""
     rng = np.random.default_rng(7)
     found = [next(builtin.texts(task, 0, rng)) for task in TASKS]
     assert found == [
@@ -90,7 +90,7 @@ def test_columns_and_indices(task):
         rows = split_of(task, split)
         assert rows["index"].tolist() == list(range(len(rows)))
         assert set(rows["label"]) == set(range(len(TASKS[task].label_words)))
-        # Classes are mixed: no class sits in one block.
+        # Classes are mixed: the rows are not sorted by class.
         assert (rows["label"].diff() != 0).mean() > 0.2
 
 
@@ -130,7 +130,7 @@ def test_no_test_text_shares_more_than_half_its_content_words_with_a_training_te
 
 def test_overlap_index_assumes_the_worst_about_doubtful_words():
     index = OverlapIndex(["red fox very quick"], lambda text: set(text.split()), frozenset({"very", "quite"}))
-    # "very" counts because it is shared, "quite" does not because it is not: 2 of 3, then 1 of 2.
+    # "very" counts because the texts share it, and "quite" does not because they do not share it: 2 of 3, then 1 of 2.
     assert index.largest_shares(["red whale very", "red whale quite"]) == pytest.approx([2 / 3, 1 / 2])
 
 
@@ -141,7 +141,7 @@ def test_overlap_index_finds_the_largest_share():
 
 
 def nearest_demonstration_accuracy(task: str, *, balanced: bool, content: bool, cosine: bool, prompts: int) -> float:
-    """How often the class of the demonstration that shares most words with the query is the query's class."""
+    """Return how often the query has the same class as the demonstration that shares the most words with it."""
     rng = np.random.default_rng(11)
     train, test = split_of(task, "train"), split_of(task, "test")
     classes = len(TASKS[task].label_words)

@@ -1,4 +1,4 @@
-"""Verdicts: what a rule says of measured rows, and that a missing value never meets one."""
+"""Tests of verdicts: the outcome of a rule for measured rows, and that a missing value never satisfies a rule."""
 
 import math
 
@@ -21,7 +21,7 @@ def claim(value=None, model=None, **rule):
 
 
 def table(*cells, **columns):
-    """Rows of (value, low, high)."""
+    """Return a table with one row per (value, low, high) tuple."""
     values, lows, highs = zip(*cells, strict=True)
     return pd.DataFrame({"model": "m", "value": values, "low": lows, "high": highs, "prompts": 20, **columns})
 
@@ -66,7 +66,7 @@ def test_each_any_and_mean():
     shown = table((0.9, 0.8, 1.0), (0.2, 0.1, 0.3))
     assert outcome(claim(above=0.5), shown) == "partly"
     assert outcome(claim(above=0.5, take="any"), shown) == "same pattern"
-    assert outcome(claim(above=0.5, take="mean"), shown) == "partly"  # .55 [.45, .65]
+    assert outcome(claim(above=0.5, take="mean"), shown) == "partly"  # mean .55, interval [.45, .65]
     assert outcome(claim(below=0.1), shown) == "another pattern"
 
 

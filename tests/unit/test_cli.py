@@ -1,4 +1,4 @@
-"""What a person sees who gives a command something it cannot use: one sentence, no traceback, nothing half-written."""
+"""Tests of the command line with unusable input: a one-line error, no traceback and no partially written files."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def prompts(tmp_path):
 
 
 def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, tmp_path, capsys):
-    # Of isolation: label words and four draws of random tokens, in the first and the last layer.
+    # Isolation: label words and four draws of random tokens, in the first and in the last layers.
     rows_of = {"saliency": 6 * 3, "icl": 6, "isolation": 6 * (1 + 4) * 2, "deep_attention": 6 * 3 * 2}
     for study, rows in rows_of.items():
         out = tmp_path / "results" / "studies" / "own" / "sst2" / "fresh-1shot" / f"{study}.parquet"
@@ -94,7 +94,7 @@ def test_error_diagnosis_reads_two_prompts_tables_and_records_both(checkpoint, p
     )
     assert main(arguments) == 0
     rows, about = artifacts.read(out, "diagnosis")
-    assert len(rows) == 2 * 2 * 2  # seeds, sources of the keys and M; one pair of classes
+    assert len(rows) == 2 * 2 * 2  # 2 seeds, 2 sources of the keys and 2 values of M; one pair of classes
     assert sorted(set(rows["seed"])) == [42, 43]
     both = {f"prompts/sst2/{path.name}": hashes.file_hash(path) for path in (prompts, pooled)}
     assert about["inputs"] == both
@@ -137,7 +137,7 @@ def test_fast_products_are_asked_for_used_where_the_device_has_them_and_recorded
         out = tmp_path / f"{name}.parquet"
         options = ("icl", "--model", checkpoint, "--prompts", prompts, "--out", out, "--matmul", matmul, "--device", "cpu")
         with contextlib.nullcontext() if name == "plain" else emulated():
-            # What a user's own code may have set before: exact products are exact nevertheless.
+            # A user's code may have changed this setting before. Exact products must be exact regardless.
             torch.set_float32_matmul_precision("medium")
             try:
                 assert main([str(option) for option in options]) == 0
@@ -264,7 +264,7 @@ def test_an_option_out_of_range_is_told(option, value, sentence, capsys):
 def test_an_empty_results_folder_is_told(tmp_path, capsys):
     assert main(["audit", str(tmp_path)]) == 1
     assert "holds no artifact" in capsys.readouterr().err
-    # In a process of its own, too: the status is the shell's and there is no traceback.
+    # Also run the command in a separate process, to check the exit status and that there is no traceback.
     command = [sys.executable, "-m", "icl_lens", "audit", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -309,7 +309,7 @@ def compute(model, prompts, batch_tokens, progress):
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """Makes the folder of a study by its name. What a command does to this process because of it is undone."""
+    """A function that creates a study's folder with a given name. The fixture undoes the command's changes to this process."""
     monkeypatch.setattr(plugins, "FOLDERS", {})
     monkeypatch.setenv(plugins.VARIABLE, "")
     monkeypatch.setattr(code, "ROOTS", dict(code.ROOTS))
@@ -370,7 +370,7 @@ def test_a_folder_that_holds_no_study_is_told(plugin, tmp_path, monkeypatch, cap
         told = capsys.readouterr().err
         assert told.startswith(f"icl-lens: plugins: {tmp_path / name} {fault}; ")
         assert len(told.strip().splitlines()) == 1
-    # In a process that the environment tells so, too.
+    # Also test a separate process that reads the folder from the environment variable.
     environment = {**os.environ, plugins.VARIABLE: str(tmp_path / "none")}
     command = [sys.executable, "-m", "icl_lens", "audit"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

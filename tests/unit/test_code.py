@@ -187,7 +187,7 @@ for name in sys.argv[1:]:
 
 
 def _other_pythons():
-    """A Python of each other version that the package supports and that is installed here, by version."""
+    """Return one interpreter for each other supported Python version that is installed, keyed by version."""
     candidates = [shutil.which(f"python3.{minor}") for minor in range(11, 20)]
     candidates += sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"))
     found = {}
@@ -195,7 +195,7 @@ def _other_pythons():
         told = subprocess.run(
             [python, "-S", "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=False
         )
-        version = tuple(map(int, told.stdout.split())) if told.returncode == 0 else ()  # a shim may have nothing behind it
+        version = tuple(map(int, told.stdout.split())) if told.returncode == 0 else ()  # a shim may point to no interpreter
         if version >= (3, 11) and version != sys.version_info[:2]:
             found.setdefault(version, python)
     return found
@@ -209,7 +209,7 @@ def test_the_other_versions_of_python_here_hash_every_module_alike():
     names = sorted(name.removesuffix(".py").removesuffix(".__init__") for name in names)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def start(python):  # all at once: each parses the whole package
+    def start(python):  # start all processes in parallel, because each parses the whole package
         return subprocess.Popen([python, "-S", "-c", SCRIPT, *names], env=environment, stdout=subprocess.PIPE, text=True)
 
     runs = {sys.version_info[:2]: start(sys.executable), **{version: start(python) for version, python in others.items()}}
@@ -219,7 +219,7 @@ def test_the_other_versions_of_python_here_hash_every_module_alike():
 
 
 def needed(write, text, **files):
-    """The modules, below :data:`ROOT`, that the module ``m`` needs."""
+    """Return the modules below :data:`ROOT` that the module ``m`` needs."""
     for name, other in files.items():
         write(other, f"{name}.py")
     write(text)
@@ -233,7 +233,7 @@ def needed(write, text, **files):
         f"from {ROOT}.a import f\nf()",
         f"from {ROOT}.a import f as g\ng()",
         f"import {ROOT}.a as b\nb.f()",
-        f"import {ROOT}.a\nf()",  # nothing uses it: it is imported for its effect
+        f"import {ROOT}.a\nf()",  # unused, but imported for its side effects
         f"import icl_lens\nicl_lens.{ROOT.removeprefix('icl_lens.')}.a.f()",
         "from . import a\na.f()",
         "from .a import f\nf()",

@@ -1,4 +1,4 @@
-"""Corpora from tables with named columns: the same rows from every format, labels by their names, and a sentence for faults."""
+"""Tests of corpora from tables with named columns: the same rows from each format, labels by name, and one-line errors."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ODD = [*ROWS, ("two\nlines and a\ttab", "pos"), ("a return\r\nand a separator\u2
 
 
 def write(path, rows, names=("text", "label")):
-    """Rows in the format that the file's ending says."""
+    """Write rows in the format that the file extension specifies."""
     frame = pd.DataFrame(rows, columns=list(names))
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
@@ -38,7 +38,7 @@ def write(path, rows, names=("text", "label")):
 
 @pytest.fixture
 def read(tmp_path):
-    """A function that reads a train file beside a test file that is right."""
+    """A function that reads a given train file together with a valid test file."""
 
     def run(path, layout=LAYOUT):
         other = write(

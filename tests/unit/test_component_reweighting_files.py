@@ -1,4 +1,4 @@
-"""What ships with the study of components: its claims, its configs, and the script that divides a file."""
+"""Tests of the files that belong to the study of components: its claims, its configs, and the script that splits a file."""
 
 import io
 import json

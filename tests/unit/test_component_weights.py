@@ -9,7 +9,7 @@ from ..reference import components as plain
 
 
 def drawn(seed, texts=12, count=9, classes=3, skill=0.6):
-    """Parts that know a little, shape (n, M, C), and the gold labels."""
+    """Return weakly informative parts, shape (n, M, C), and the gold labels."""
     generator = np.random.default_rng(seed)
     gold = np.arange(texts) % classes
     parts = generator.normal(size=(texts, count, classes)).astype(np.float32)
@@ -18,7 +18,7 @@ def drawn(seed, texts=12, count=9, classes=3, skill=0.6):
 
 
 def together(runs, length=12):
-    """Runs of fewer texts padded with texts that would mislead."""
+    """Return a batch of runs in which shorter runs are padded with misleading texts."""
     parts = np.full((len(runs), length, *runs[0][0].shape[1:]), 7.0, dtype=np.float32)
     gold, counted = np.zeros((len(runs), length), dtype=np.int64), np.zeros((len(runs), length), dtype=bool)
     for number, (g, y) in enumerate(runs):
@@ -35,7 +35,7 @@ def test_reweighting_is_the_released_loop_whatever_is_trained_beside():
         assert found.epochs[number] == epochs
         assert found.weights[number].numpy() == pytest.approx(weights, abs=1e-4)
     assert len(set(found.epochs.tolist())) > 2
-    assert found.epochs[2] == 1  # right at once: it ends after its first step
+    assert found.epochs[2] == 1  # all predictions are correct at once, so training ends after the first step
     assert found.epochs[4] == 600
     assert 0 <= found.weights.min() < 1 == found.weights.max()
 
@@ -62,7 +62,7 @@ def test_calibration_is_as_released_and_as_meant(proper):
     found = calibrate(*together(runs), Settings(calibration_epochs=800), proper=proper)
     for number, (logits, gold) in enumerate(runs):
         weights, epochs = plain.calibrated(logits, gold, proper, epochs=800)
-        # Near its lowest, the last bits of the loss decide in which step it fails to be lower.
+        # Near the minimum, rounding of the loss decides in which step the loss stops decreasing.
         assert abs(int(found.epochs[number]) - epochs) <= (10 if proper else 0)
         assert found.weights[number].numpy() == pytest.approx(weights, abs=1e-3 if proper else 1e-4)
     x = torch.from_numpy(runs[0][0])
@@ -71,7 +71,7 @@ def test_calibration_is_as_released_and_as_meant(proper):
 
 
 def test_the_released_calibration_hardly_moves_and_the_proper_one_balances():
-    # Every text leans to class 0; half of them are of class 1 and lean a little less.
+    # The logits favor class 0 for all texts. Half of the texts are of class 1, and their logits favor class 0 slightly less.
     logits = torch.tensor([[3.0, 0.0], [2.0, 0.0]] * 6)[None]
     gold = torch.tensor([[0, 1] * 6])
     counted = torch.ones(1, 12, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_the_released_calibration_hardly_moves_and_the_proper_one_balances():
 
 
 def test_patience_counts_failures_in_all_and_not_in_a_row():
-    # One part on the edge of two texts that pull apart: the loss goes up and down.
+    # A single part near the decision boundary of two conflicting texts: the loss goes up and down.
     parts, gold = drawn(8, texts=6, skill=0.0)
     parts *= 30
     for patience in (1, 3):

@@ -26,7 +26,7 @@ SETTINGS = Settings(budgets=[4, 8], sweep=[0.1], epochs=60, calibration_epochs=6
 
 
 def labelled(task="agnews", seeds=(42, 43), queries=4, name="labelled-8"):
-    """A prompts table of texts that say little."""
+    """Return a prompts table of uninformative texts."""
     classes = len(TASKS[task].label_words)
     rows = [
         {"split": split, "index": n, "text": f"{TEXTS[n % len(TEXTS)]} {n}", "label": n % classes}
@@ -185,7 +185,7 @@ def test_prompts_too_long_for_the_task_s_template_or_another_are_left_out(model,
     whole = prepare(model, table)
     assert whole.left_out == 0
     lengths = {name: {p.prompt_id: len(p.ids) for p in prompts} for name, prompts in whole.more["under"].items()}
-    # The context is the second longest of the longest of each prompt, so that the longest is left out.
+    # Set the context length to the second largest of the prompts' maximum lengths, so that only the longest prompt is left out.
     longest = sorted({max(of[i] for of in lengths.values()) for i in lengths["f1"]})
     short = LanguageModel("short", tiny("gpt2", len(tokenizer), context=longest[-2]), tokenizer, "float32", {})
     found = prepare(short, table)

@@ -14,7 +14,7 @@ PLAN = Bootstrap(resamples=200)
 
 
 def tensors(seed=0, texts=40, layers=2, heads=2, classes=2, skill=(0, 0, 1, 0, 3, 0), shift=0.0):
-    """What a study of two seeds writes: the skill of each head and MLP is the chance that it knows the answer, of 3."""
+    """Return a study's tensors for two seeds; each head and MLP knows the answer with a probability of skill / 3."""
     generator = np.random.default_rng(seed)
     gold = np.tile(np.arange(classes), 2 * texts // classes)
     count = layers * (heads + 1)
@@ -30,16 +30,16 @@ def tensors(seed=0, texts=40, layers=2, heads=2, classes=2, skill=(0, 0, 1, 0, 3
         for part, knows in enumerate(skill, 1):
             right = generator.random(2 * texts) < knows / 3
             g[right, part, gold[right]] += 100
-        g[:, 2] = [1.0, 0.0] if classes == 2 else 0.0  # the second head says one label
+        g[:, 2] = [1.0, 0.0] if classes == 2 else 0.0  # the second head always predicts one label
         found[f"parts_{name}"] = g.astype(np.float32)
         logits = generator.normal(size=(2 * texts, classes))
         logits[np.arange(2 * texts), gold] += 0.5 - shift * number
         found[f"logits_{name}"] = logits.astype(np.float32)
         attention = np.zeros((2 * texts, layers, heads))
-        attention[:, 1, 0] = 0.9  # the head of skill 1 in layer 1 (its MLP is a part besides)
+        attention[:, 1, 0] = 0.9  # the head with skill 1 in layer 1 (the MLP of this layer is a separate part)
         found[f"attention_{name}"] = attention.astype(np.float32)
         reconstruction = np.zeros((2 * texts, layers, heads))
-        reconstruction[:, 0, 1] = 1.0  # the second head, which says one label
+        reconstruction[:, 0, 1] = 1.0  # the second head, which always predicts one label
         found[f"reconstruction_{name}"] = reconstruction.astype(np.float32)
     return found
 
@@ -67,7 +67,8 @@ def test_kinds_follow_thresholds_and_the_correction_for_many_components():
 
     columns = [right, wrong, always, correct(64), correct(36), correct(45)]
     assert summary.kinds(np.stack(columns, 1), gold, 0.6, 2).tolist() == [GOOD, BAD, BIASED, OTHER, OTHER, OTHER]
-    # 64 of 100 is .0033 by chance: enough for one component, not for six; and not where the whole model is better.
+    # 64 of 100 correct answers have a probability of .0033 by chance. This is significant for one component, but not for six,
+    # and not if the accuracy of the whole model is higher.
     assert summary.kinds(correct(64)[:, None], gold, 0.6, 2).tolist() == [GOOD]
     assert summary.kinds(correct(64)[:, None], gold, 0.7, 2).tolist() == [OTHER]
     assert summary.kinds(correct(36)[:, None], gold, 0.6, 2).tolist() == [BAD]
@@ -143,7 +144,7 @@ def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_over_all_pairs(answe
     known = table.dropna(subset=["low"])
     assert (known["low"] <= known["value"] + 1e-9).all()
     assert (known["high"] >= known["value"] - 1e-9).all()
-    # Two draws of 5 from 6: every pair counted.
+    # Two draws of 5 from 6 components: enumerate all pairs.
     every = [len(set(a) & set(b)) / len(set(a) | set(b)) for a in combinations(range(6), 5) for b in combinations(range(6), 5)]
     assert table.loc[("t", "templates", "iou"), "null"] == pytest.approx(np.mean(every))
 
@@ -228,7 +229,7 @@ def test_heads_that_attend_to_label_words_and_are_right_correlate(answers):
 
 
 def test_each_pair_correlates_its_own_two_and_tasks_are_averaged():
-    """Four heads; attention ranks them 1 2 3 4, reconstruction 4 3 2 1, accuracy 2 1 3 4, without noise."""
+    """Use four heads without noise: attention ranks them 1 2 3 4, reconstruction 4 3 2 1 and accuracy 2 1 3 4."""
     made = tensors()
     right = {(0, 0): 0.4, (0, 1): 0.2, (1, 0): 0.6, (1, 1): 0.8}
     for name in ("f1", "f2", "contrast"):

@@ -1,4 +1,4 @@
-"""``icl-lens reweight-components`` and ``icl-lens classify --components``."""
+"""Tests of ``icl-lens reweight-components`` and ``icl-lens classify --components``."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def classify(capsys, folder, weights, texts, *more):
     return rc, [json.loads(line) for line in said.out.splitlines()], said.err
 
 
-# Without the rule that counts epochs whose loss does not fall: near the lowest loss, rounding decides when it ends.
+# Disable the rule that counts epochs without a decrease of the loss. Near the minimum, rounding decides when this rule applies.
 PATIENT = {"epochs": 150, "patience": 10**6}
 
 

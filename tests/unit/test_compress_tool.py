@@ -1,4 +1,4 @@
-"""``icl-lens compress`` and ``icl-lens classify``: a person's own demonstrations, kept in one file."""
+"""Tests of ``icl-lens compress`` and ``icl-lens classify`` with a user's own demonstrations in one file."""
 
 import io
 import json

@@ -18,18 +18,18 @@ from ..families import CONTEXT, FAMILIES, tiny, unsupported
 from ..prompts_table import prompts_table, shared_table
 from ..reference.compression import compressed_logits, restarted_logits
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest difference from the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 
 def written(prompt, positions):
-    """The characters that some positions stand for, one after the other."""
+    """Return the concatenated characters of some token positions."""
     return "".join(prompt.text[start:end] for start, end in prompt.spans[positions])
 
 
 @torch.inference_mode()
 def logits_behind(model, prompts, compressed, budget=4096, **options):
-    """Every prompt's next-token logits behind compressed demonstrations, (N, V)."""
+    """Return the next-token logits of each prompt with compressed demonstrations, shape (N, V)."""
     found = {}
     for batch in compressed_demonstrations.batches(model, prompts, budget, compressed, **options):
         found |= dict(zip(batch.index, compressed_demonstrations.query_logits(model, batch, compressed), strict=True))
@@ -119,7 +119,7 @@ def test_with_all_positions_kept_it_is_the_plain_run(language_model):
 
 
 def test_a_window_hides_what_is_outside_by_the_true_positions(language_model):
-    """Behind a few kept positions a layer that counts keys would see further back than its window."""
+    """Compare with a layer that counts cached keys: with few kept positions it attends beyond the sliding window."""
     model = language_model("mistral")
     prompt = tokenize(shared_table(count=1), model.tokenizer)[0]
     compressed = compressed_demonstrations.compress(model, prompt, compressed_demonstrations.kept_positions(prompt))

@@ -1,4 +1,4 @@
-"""The study of compression against its plain reference, and the study of latency."""
+"""Tests of the study of compression against its plain reference, and of the study of latency."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ RESTARTABLE = Settings(positions=["continued", "restarted"], draws=2)
 
 
 def expected_logits(plain, model, prompt, method, draw, positions):
-    """Next-token logits of one prompt by one method, read whole and alone."""
+    """Return the next-token logits of one prompt with one method, computed for the whole prompt and without batching."""
     ids, length = prompt.ids.tolist(), compressed_demonstrations.query_start(prompt)
     if method == "text_anchor":
         text = prompt.text
@@ -65,7 +65,7 @@ def test_every_row_agrees_with_the_plain_reference(family, task, language_model)
             logits = expected_logits(plain, model, prompt, row.method, row.draw, row.positions)
             classes = logits[prompt.label_ids].sort(descending=True).values
             words = logits.topk(6).values
-            if (classes[0] - classes[1]) > 1e-3:  # a near-tie may fall either way
+            if (classes[0] - classes[1]) > 1e-3:  # for a near-tie, either class may be predicted
                 compared += 1
                 assert row.prediction == int(logits[prompt.label_ids].argmax())
                 assert row.label_agrees == (row.prediction == int(full[prompt.label_ids].argmax()))
@@ -109,7 +109,7 @@ def test_a_draw_replaces_each_label_words_first_token_by_one_of_its_own_text(tok
                 assert new in text
                 assert new < label
             drawn.add(tuple(kept))
-    assert len(drawn) > 50  # of 60
+    assert len(drawn) > 50  # out of 60
 
 
 def test_draws_are_the_same_for_prompts_that_share_their_demonstrations_and_hang_on_the_seed(tokenizer):
@@ -166,7 +166,7 @@ def test_latency_times_every_method_and_tells_the_lengths(language_model):
         part.groupby("method")["repeat"].apply(list).to_dict() == {method: [0, 1, 2] for method in METHODS}
         for _, part in passes
     )
-    # Of each seed the first two prompts, one by one and (where they share their demonstrations) together.
+    # For each seed, the first two prompts are measured one by one, and together if they share their demonstrations.
     alone = rows[rows["prompts"] == 1]
     seeds = {p.prompt_id: p.seed for p in prompts}
     assert sorted(seeds[i] for i in set(alone["prompt_id"])) == [42, 42, 43, 43]
@@ -196,7 +196,7 @@ def test_each_way_timed_runs_what_it_says(language_model, monkeypatch):
     latency.compute(model, prompts, 4096, settings=LatencySettings(prompts=1, repeats=2))
     length, tokens = compressed_demonstrations.query_start(prompts[0]), len(prompts[0].ids)
     query, kept = tokens - length, len(compressed_demonstrations.kept_positions(prompts[0]))
-    assert seen == [(tokens, tokens), (query, kept + query), (query, tokens)] * 3  # the first of three does not count
+    assert seen == [(tokens, tokens), (query, kept + query), (query, tokens)] * 3  # the first of the three rounds is a warm-up
 
 
 @pytest.mark.parametrize(("name", "settings"), [("compression", Settings(draws=1)), ("latency", LatencySettings(repeats=1))])

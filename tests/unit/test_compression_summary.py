@@ -1,4 +1,4 @@
-"""Tables 2, 3 and 6 as they are averaged, against means taken one by one."""
+"""Tests of the averages in tables 2, 3 and 6 against means that are computed step by step."""
 
 import itertools
 
@@ -21,7 +21,7 @@ CONDITIONS = [("full", 0, "own"), ("text_anchor", 0, "own")] + [
 
 @pytest.fixture
 def rows():
-    """Two tasks of unequal size, two seeds, every method."""
+    """A table with two tasks of different sizes, two seeds and all methods."""
     generator = np.random.default_rng(0)
     found = []
     for task, prompts in (("sst2", 30), ("trec", 10)):
@@ -40,7 +40,7 @@ def rows():
 
 
 def average(rows, values):
-    """The mean over prompts, then seeds, then tasks, as the paper takes it."""
+    """Return the mean over prompts, then over seeds, then over tasks, as in the paper."""
     tasks = []
     for task in sorted(set(rows["task"])):
         seeds = [values[(rows["task"] == task) & (rows["seed"] == seed)].mean() for seed in (42, 43)]
@@ -62,7 +62,7 @@ def test_every_mean_is_the_papers(rows):
                 draws = [average(one, one[column].astype(float)) for one in draws]
                 ends = [shown[f"{metric}_lowest_draw"], shown[f"{metric}_highest_draw"]]
                 assert ends == pytest.approx([min(draws), max(draws)])
-            assert shown["prompts"] == {OVER_TASKS: 80, "trec": 20}[task]  # draws are no prompts
+            assert shown["prompts"] == {OVER_TASKS: 80, "trec": 20}[task]  # draws do not count as prompts
             assert shown["draws"] == (3 if method == "hidden_random" else 1)
     assert (summary.loc[(OVER_TASKS, "full", "own"), ["label_loyalty", "word_loyalty"]] == 1).all()
 
@@ -94,7 +94,7 @@ def test_methods_stand_as_in_the_paper_and_models_apart(rows):
 
 
 def latencies(**seconds):
-    """Two seeds of two prompts, three repeats each, and each seed's prompts together."""
+    """Return three repeats for each of two prompts of two seeds, and three for the two prompts of each seed together."""
     found = []
     for seed, number in itertools.product((42, 43), (0, 1, 2)):
         for method, repeat in itertools.product(METHODS, range(3)):
@@ -121,7 +121,7 @@ def test_an_acceleration_is_the_ratio_of_the_means_of_medians():
         assert row["spread_full"] == pytest.approx(8 / 2)
         assert row["seeds"] == 2
     assert alone["seconds_hidden_anchor"] == pytest.approx(2 * 2 * 1.5)
-    assert together["seconds_hidden_anchor"] == pytest.approx(2 * 2)  # of one prompt
+    assert together["seconds_hidden_anchor"] == pytest.approx(2 * 2)  # seconds per prompt
     assert (alone["passes"], together["passes"]) == (4, 2)
     assert (alone["demo_tokens"], alone["cache_tokens"], alone["query_tokens"]) == (40, 10, 10.5)
     assert (alone["demo_words"], alone["query_words"]) == (30, 5.5)

@@ -44,7 +44,7 @@ def test_the_reference_has_every_key_at_every_depth_with_its_meaning():
 
 
 def test_numbers_inside_a_mapping_may_come_as_text():
-    """As Snakemake hands over --config organism={steps: 7}."""
+    """Parse values in the form in which Snakemake passes --config organism={steps: 7}."""
     parsed = parse.parse({"organism": {"steps": "7", "learning_rate": "1e-2", "episodes": {"classes": ["2", "3"]}}})
     assert (parsed.organism.steps, parsed.organism.learning_rate, parsed.organism.episodes.classes) == (7, 0.01, [2, 3])
     with pytest.raises(InputError, match=r"'organism\.steps' is 'many'"):
@@ -176,7 +176,7 @@ def test_a_comparison_of_dtypes_shows_models_that_are_there_in_float32_and_in_an
         {"name": "a", "path": "a"},
         {"name": "a-half", "path": "a", "dtype": "float16"},
         {"name": "b", "path": "b"},
-        {"name": "b-chat", "path": "b", "dtype": "float16", "chat": True},  # another prompt
+        {"name": "b-chat", "path": "b", "dtype": "float16", "chat": True},  # a different prompt
         {"name": "c-half", "path": "c", "dtype": "float16"},
         {"name": "c-brain", "path": "c", "dtype": "bfloat16"},
         {"name": "d", "path": "d"},

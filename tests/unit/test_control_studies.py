@@ -31,7 +31,7 @@ STUDIES = ("isolation_controls", "attention_controls")
 
 
 def drawn_anew(model, seed):
-    """A model of the same architecture as it is before training, made as transformers makes one."""
+    """Return an untrained model of the same architecture, initialized by transformers."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = type(model.network)(copy.deepcopy(model.network.config)).eval()
@@ -39,18 +39,18 @@ def drawn_anew(model, seed):
 
 
 def prepared(model, table, settings, as_read):
-    """What the studies are given of a prompts table."""
+    """Return the input of the studies for a prompts table."""
     return controls.prepare(Given(model, table, {}, settings, "auto", False, as_read))
 
 
 def prompts_of(model, tokenizer, table, settings):
-    """The prompts as they are and with their labels shuffled."""
+    """Return the original prompts and the prompts with shuffled labels."""
     found = prepared(model, table, settings, lambda rows: tokenize(rows, tokenizer))
     return {"prompts": found.prompts, **found.more}
 
 
 def subjects(model, tokenizer, table, settings):
-    """Each control's model and prompts, the new order of the labels read from the prompts' own texts."""
+    """Return the prompts, and each control's model and prompts. The shuffled labels are read from the texts of the prompts."""
     prompts = prompts_of(model, tokenizer, table, settings)
     return prompts, {
         "none": (model, prompts["prompts"]),
@@ -71,7 +71,7 @@ def test_isolation_of_every_control_agrees_with_the_plain_reference(language_mod
     for control, (subject, its) in each.items():
         part = rows[rows["control"] == control]
         assert len(part) == 6 * 4 * 2
-        # An untrained model's likeliest tokens are nearly alike, so that fewer rows are clear of rounding.
+        # The largest logits of an untrained model are nearly equal, so rounding affects more of its rows.
         assert check(subject, its, part, settings) > (0 if control == "untrained" else len(part))
 
 

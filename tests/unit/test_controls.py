@@ -40,7 +40,7 @@ def test_prompts_that_share_demonstrations_still_do(tokenizer):
 def test_every_other_order_is_as_likely_and_the_seed_decides():
     orders = [tuple(controls.shuffle_labels(prompts_table("agnews", count=1), seed)["demo_labels"][0]) for seed in range(920)]
     _, counts = np.unique(orders, axis=0, return_counts=True)
-    assert len(counts) == 23  # of 24, the old one never comes
+    assert len(counts) == 23  # 23 of the 24 orders, because the original order never occurs
     assert ((counts - 40) ** 2 / 40).sum() < 22 + 4 * np.sqrt(44)
     assert orders[3] == tuple(controls.shuffle_labels(prompts_table("agnews", count=1), 3)["demo_labels"][0])
 

@@ -25,12 +25,13 @@ from ..prompts_table import prompts_table, shared_table
 from ..reference import kernel_regression as attended
 from ..reference.components import PLACES, component_logits
 
-# In float32: of the parts' sum from the model's own logits, and of a part from the plain reference, as shares of the largest.
+# Largest difference in float32, relative to the largest value: between the sum of the parts and the model's own logits, and
+# between a part and the plain reference.
 TOLERANCE = 1e-4
 
 
 def own_logits(network: PreTrainedModel, prompt) -> torch.Tensor:
-    """A whole prompt's label logits as the model gives them, soft-capping undone."""
+    """Return the model's label logits of a whole prompt, without soft-capping."""
     with torch.inference_mode():
         logits = network(input_ids=torch.tensor([prompt.ids.tolist()]), use_cache=False).logits[0, -1].double()
     cap = getattr(network.config.get_text_config(), "final_logit_softcapping", None)
@@ -86,7 +87,7 @@ def test_a_head_reconstructs_the_answer_where_its_largest_weights_add_up_to_it(l
                 largest = attended.pooled(weights, demonstrations)["max"]
                 shares = attended.reconstruction(largest, row["demo_labels"], len(row["label_words"]))
                 first, second = sorted(shares, reverse=True)[:2]
-                assert first - second > 1e-6  # no tie that rounding could break
+                assert first - second > 1e-6  # no tie that rounding could change
                 assert found[number, layer, head] == float(shares.index(first) == answer)
     assert 0 < found.mean() < 1
 
@@ -108,7 +109,7 @@ def test_equal_sums_count_by_the_chance_of_a_fair_draw(tokenizer):
     where = places(prompt, drop_first=True)
     weights = np.zeros((1, 3, len(prompt.ids)), dtype=np.float32)  # (L, H, T)
     weights[0, 1, where.starts[2]] = weights[0, 1, where.stops[4] - 1] = 0.5
-    weights[0, 2, 0] = 0.9  # counts for nothing
+    weights[0, 2, 0] = 0.9  # not part of a demonstration, so it is ignored
     weights[0, 2, where.labels[4]] = 0.1
     answer = prompt.demo_labels[4]
     assert _reconstructed(prompt, weights, answer, 6).tolist() == [[1 / 6, 0.5, 1]]

@@ -13,12 +13,12 @@ from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table, shared_table
 from ..reference.deep_attention import class_attention
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest difference from the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 
 def measured(model, prompts, budget):
-    """Shape (N, L, C)."""
+    """Return the measured attention scores, shape (N, L, C)."""
     rows = deep_attention.compute(model, prompts, budget)
     return attention_scores(rows, [p.prompt_id for p in prompts]).transpose(1, 0, 2)
 
@@ -89,7 +89,7 @@ def test_progress_counts_every_prompt(language_model, tokenizer):
 def test_a_check_on_first_use_does_not_run_while_rows_are_read(language_model, tokenizer):
     model = language_model("llama")
     prompts = tokenize(shared_table("sst2"), tokenizer)
-    with torch.no_grad():  # last_logits tries the last layer's way of a model that nothing was asked of yet
+    with torch.no_grad():  # on first use, last_logits checks how the model can compute its last layer
         found = measured(model, prompts, 2000)
     assert "ends_in_last_rows" in vars(model)
     np.testing.assert_allclose(found, expected(model, prompts), atol=TOLERANCE)

@@ -1,4 +1,4 @@
-"""Curves of deep attention as figures show them, against scikit-free arithmetic by hand."""
+"""Tests of the curves of deep attention in figures, against step-by-step calculations without scikit-learn."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,10 @@ from icl_lens.studies.anchors.deep_attention.summary import summarise
 
 @pytest.fixture
 def tables():
-    """Two classes of two tasks and two seeds; of "flat" one seed's predictions are all one class, and a third never is."""
+    """Scores and predictions of two classes, for two tasks and two seeds.
+
+    In the task "flat", all predictions of one seed are one class, and a third class is never predicted.
+    """
     generator = np.random.default_rng(1)
     scores, predictions = [], []
     for task, classes in (("flat", 3), ("sst2", 2)):

@@ -1,4 +1,4 @@
-"""Every study's fast path against its plain reference, on each device that is here; the reference stays on the CPU."""
+"""Tests of each study's fast path on each available device, against its plain reference on the CPU."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from ..reference.deep_attention import class_attention
 from ..reference.isolation import isolated_logits
 from ..reference.saliency import saliency as plain_saliency
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest difference from the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 DEVICES = [

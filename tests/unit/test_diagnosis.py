@@ -16,7 +16,7 @@ from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table
 from ..reference.diagnosis import predicted, projections, real
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest difference from the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 REFERENCED = ("gpt2", "gptj", "gpt_neox", "llama", "qwen2", "mistral", "olmo", "gemma2", "phi3", "opt", "starcoder2")
@@ -24,12 +24,12 @@ REFERENCED = ("gpt2", "gptj", "gpt_neox", "llama", "qwen2", "mistral", "olmo", "
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
-    """Two seeds, ten prompts each; every third pair of prompts repeats demonstrations."""
+    """Ten prompts for each of two seeds; every third pair of prompts repeats demonstrations."""
     return tokenize(prompts_table("trec", count=20), tokenizer)
 
 
 def expected(model, family, prompts, pooled, layer, directions):
-    """{(seed's first prompt, keys, M): {(a, b): confusion}}"""
+    """Return the expected confusion, as {(seed's first prompt, keys, M): {(a, b): confusion}}."""
     found = {}
     for seed in dict.fromkeys(p.seed for p in prompts):
         first = next(p for p in prompts if p.seed == seed)
@@ -83,7 +83,7 @@ def test_vectors_hang_on_no_turn_of_their_own_layer_and_the_model_stays_as_it_wa
     with torch.inference_mode():
         before = network(**inputs).logits
         query, key = queries_and_keys(network, inputs, 0)
-        # Layer 0 of a family without learned positions: the same token has the same vectors wherever it stands.
+        # Layer 0 of a family without learned positions: the same token has the same vectors at each position.
         swapped = {**inputs, "input_ids": ids.flip(1)}
         again, key_again = queries_and_keys(network, swapped, 0)
         assert torch.equal(network(**inputs).logits, before)
@@ -113,7 +113,7 @@ def test_rows_say_layer_sets_and_pairs_in_order(language_model, prompts):
     assert rows["components"].tolist() == ([2] * 15 + [10] * 15) * 4
     assert list(zip(rows["class_i"], rows["class_j"], strict=True))[:6] == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 2)]
     assert set(rows.loc[rows["keys"] == "first", "sets"]) == {1}
-    # Of its ten pooled prompts, those with the same demonstrations are one set.
+    # Among the ten pooled prompts, those with the same demonstrations count as one set.
     distinct = len({p.ids[: p.anchors[-1] + 1].tobytes() for p in prompts if p.seed == 42})
     assert rows.loc[(rows["keys"] == "pool") & (rows["prompt_id"] == 100), "sets"].unique().tolist() == [distinct]
     assert rows.groupby(["prompt_id", "keys", "components"])["predicted_confusion"].max().loc[:, "first"].eq(1).all()

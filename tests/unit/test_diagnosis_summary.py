@@ -34,7 +34,7 @@ def answers(seeds=(42, 43), classes=4, count=30, absent=None):
 
 
 def predicted(values, seeds=(42, 43), classes=4, directions=10):
-    """``values``: (seed, a, b) -> confusion."""
+    """Return a table of predicted confusion; ``values`` maps (seed, a, b) to the confusion."""
     rows = [
         {**KEY, "seed": seed, "prompt_id": 0, "keys": "first", "sets": 1, "layer": 2, "components": directions,
          "components_there": directions, "class_i": a, "class_j": b, "predicted_confusion": values(seed, a, b)}
@@ -63,7 +63,7 @@ def test_a_pair_of_which_a_class_has_no_text_stays_empty_and_is_left_out_of_the_
     assert list(zip(empty["class_i"], empty["class_j"], strict=True)) == [(0, 2), (1, 2), (2, 3)]
     _, each = correlations(compared)
     assert dict(zip(each["seed"], each["pairs"], strict=True)) == {42: 6, 43: 3}
-    # A cell known for one seed alone is that seed's.
+    # If only one seed has a value for a cell, the average is this value.
     of_42 = compared[(compared["seed"] == 42) & (compared["class_i"] == 0) & (compared["class_j"] == 2)]["real"].item()
     assert average(compared, "real")[0, 2] == of_42
     assert np.isnan(average(compared[compared["seed"] == 43], "real")[0, 2])
@@ -168,7 +168,7 @@ def test_figure_14_shows_the_correlations_of_a_model_that_makes_mistakes(tmp_pat
     given = {"item": "figure_14", "out": "", "studies": [tmp_path]}
     for cell in json.loads((REPOSITORY / "notebooks/anchors/figure_14.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
-            exec("".join(cell["source"]), given)  # in this process: a kernel takes seconds to start
+            exec("".join(cell["source"]), given)  # run in this process, because a kernel takes seconds to start
     figure, plotted = saved[0]
     first = plotted[plotted["keys"] == "first"].drop_duplicates("components")
     assert first["correlation"].notna().all()

@@ -1,4 +1,4 @@
-"""docs/extending.md says what the code says."""
+"""Tests that docs/extending.md agrees with the code."""
 
 import dataclasses
 import re
@@ -15,14 +15,14 @@ GUIDE = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
 
 
 def table(heading):
-    """The first cells of the table whose first column has a heading, without their backticks."""
+    """Return the first cells, without their backticks, of the table with the given first column heading."""
     rows = re.search(rf"^\| {heading} \|.*\n\|[-|]*\|\n((?:\|.*\n)*)", GUIDE, re.MULTILINE)[1]
     return [re.match(r"\| `(.*?)` \|", row)[1] for row in rows.splitlines()]
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL))
 def test_the_code_that_it_shows_is_the_examples(block):
-    if "def prepare" not in block:  # the example needs none
+    if "def prepare" not in block:  # the example does not define this function
         files = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "examples/recency").glob("*.py")]
         assert any(block in text for text in files)
 
@@ -40,8 +40,8 @@ def test_the_errors_that_it_explains_are_those_of_the_code(error):
     files = [*(code.PACKAGE / "studies").glob("**/*.py"), *(code.PACKAGE / "cli").glob("*.py")]
     files += [code.PACKAGE / "artifacts/audit.py", code.PACKAGE / "artifacts/rows.py", REPOSITORY / "workflow/rules/common.smk"]
     text = "".join(path.read_text(encoding="utf-8") for path in files)
-    text = re.sub(r'"\s*\n\s*f?"', "", text)  # a sentence over several lines
-    # The code puts these parts together: values, the name of a field, and one of several faults.
+    text = re.sub(r'"\s*\n\s*f?"', "", text)  # join strings that span several lines
+    # The code assembles these messages from parts: values, the name of a field, and one of several faults.
     parts = re.split(r"…|NameError|^schema (?=is|lacks)|(?<=rows of compute\(\)) ", error)
     assert [part for part in parts if part.strip(" ;,:") not in text] == []
 

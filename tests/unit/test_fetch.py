@@ -1,4 +1,4 @@
-"""Fetching as its users meet it: the real command, in a process of its own, and a hub on loopback."""
+"""Tests of downloads as users run them: the real command in a separate process, with a local Hub server."""
 
 import errno
 import json
@@ -42,7 +42,7 @@ def server():
 
 @pytest.fixture
 def hub(server):
-    """The hub, with no repositories and no faults."""
+    """The Hub server, without repositories and faults."""
     server.forget()
     server.repositories.clear()
     server.names.clear()
@@ -51,7 +51,7 @@ def hub(server):
 
 @pytest.fixture
 def repository(hub, checkpoint, tmp_path):
-    """A model's repository as people make them: with a card, and code of its own."""
+    """A typical model repository with a model card and custom code."""
     folder = shutil.copytree(checkpoint, tmp_path / "repository")
     (folder / "README.md").write_text("a card")
     (folder / "modeling_own.py").write_text("raise SystemExit('the code ran')\n")
@@ -64,7 +64,7 @@ def repository(hub, checkpoint, tmp_path):
 
 @pytest.fixture
 def environment(hub, tmp_path):
-    """Of a person who has no token and no proxy, and whose hub is ours."""
+    """The environment of a user without a token or a proxy, with the local server as the Hub."""
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(SETTINGS)}
     ours = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_ETAG_TIMEOUT": "1"}
     return {**kept, **ours, "HF_HUB_DOWNLOAD_TIMEOUT": "1", "PYTHONPATH": str(Path(fetch.__file__).parents[1])}
@@ -72,7 +72,7 @@ def environment(hub, tmp_path):
 
 @pytest.fixture
 def icl_lens(environment, tmp_path):
-    """The command, run in a folder of its own: (status, what it says)."""
+    """A function that runs the command in a separate folder and returns (exit status, standard error)."""
 
     def run(*arguments, **more):
         command = [sys.executable, "-m", "icl_lens", *map(str, arguments)]
@@ -106,14 +106,15 @@ def test_one_gguf_file_is_fetched_and_held_to_the_hash_that_the_hub_lists(hub, i
     record = fetched.read(here)
     assert (record.commit, list(record.files)) == (commit, ["q/b.gguf"])
     assert {name for name in names(here) if not name.startswith(".")} == {"q/b.gguf", "fetched.json"}
-    # The conversion compares the file with that record; one that is intact is met by its own fault, having no header.
+    # The conversion compares the file with this record. An intact file passes this check and only fails later, because it has
+    # no header.
     assert gguf_conversion._origin(here / "q/b.gguf", here)["sha256"] == hashes.file_hash(here / "q/b.gguf")
     with pytest.raises(InputError, match="holds no"):
         gguf_conversion._origin(here / "q/a.gguf", here)
 
 
 def sentence(result):
-    """The one sentence that a failed command says at its end."""
+    """Return the error at the end of the output of a failed command."""
     status, told = result
     assert status == 1, told
     last = told.strip().splitlines()[-1]
@@ -148,7 +149,7 @@ def test_the_same_again_asks_for_no_file_and_gives_the_same_bytes(hub, repositor
     assert fetch_model()[0] == 0
     first = (tmp_path / "here/fetched.json").read_bytes()
     hub.forget()
-    (tmp_path / "here/fetched.json").unlink()  # as Snakemake does before it runs a rule again
+    (tmp_path / "here/fetched.json").unlink()  # Snakemake does this before it reruns a rule
     assert fetch_model()[0] == 0
     assert hub.requests
     assert hub.files_asked_for() == []
@@ -198,7 +199,7 @@ def test_a_killed_fetch_goes_on_where_it_was(hub, repository, fetch_model, envir
         assert hub.halfway.wait(10)
         partial = tmp_path / "here/.partial" / hashes.file_hash(repository / "model.safetensors")
         limit = time.monotonic() + 5
-        # What is in the process's buffer dies with it; all but one buffer is on disk.
+        # Killing the process loses its buffer. All data except one buffer is on disk.
         while not (partial.is_file() and partial.stat().st_size > whole // 2 - (1 << 18)) and time.monotonic() < limit:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
@@ -222,7 +223,7 @@ def test_a_fault_that_passes_is_waited_for(hub, repository, fetch_model, tmp_pat
     assert hub.faults[-1].times == 0
     assert (tmp_path / "here/model.safetensors").read_bytes() == (repository / "model.safetensors").read_bytes()
     whole = (repository / "model.safetensors").stat().st_size
-    # Only what is wrong or unwanted is sent twice.
+    # Only corrupted or unrequested data is sent twice.
     again = {"corrupt": whole, "no range": whole // 2}
     assert hub.sent["model.safetensors"] == whole + again.get(what, 0)
 
@@ -286,7 +287,7 @@ def test_a_gated_model_needs_a_token_which_only_the_hub_sees(hub, repository, fe
 
 def test_no_network_and_a_forbidden_network_are_told(repository, fetch_model):
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        unused.bind(("127.0.0.1", 0))  # a port that is in use, but has no listener
         told = sentence(fetch_model("--attempts", 2, HF_ENDPOINT=f"http://127.0.0.1:{unused.getsockname()[1]}"))
     assert told.startswith(f"fetching model {NAME}: 127.0.0.1 cannot be reached (")
     assert told.endswith("), 2 times in a row; is there a network here, and does it need a proxy (HTTPS_PROXY)?")
@@ -409,7 +410,7 @@ def test_pytorch_files_are_fetched_where_there_is_no_other_and_read_as_tensors_o
 
 
 class Evil:
-    """Unpickled, it makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -483,7 +484,7 @@ def test_a_study_takes_a_models_name_on_the_hub_and_fetches_it_once(hub, reposit
     assert set(table["model"]) == {"Tiny-GPT2"}
     commit = hub.repositories["models", NAME].branches["main"]
     assert (about["model"]["hub"], about["model"]["commit"]) == (NAME, commit)
-    # The hub's library would also ask for this model's other files, had the study not been offline.
+    # If the study were not offline, the Hub's library would also request other files of this model.
     assert {request.rpartition("/")[2] for request in hub.requests} == {"main", *fetched.read(tmp_path / FOLDER).files}
     hub.forget()
     assert fetch.resolve(NAME, None, tmp_path / "downloads") == tmp_path / FOLDER
@@ -577,7 +578,7 @@ def test_names_of_folders_wait_for_neither_torch_nor_the_hub():
 
 @pytest.fixture
 def data(hub, tmp_path):
-    """A data set's repository in every layout."""
+    """The repository of a data set with all supported layouts."""
     folder = tmp_path / "data"
     table = pd.DataFrame({"sentence": ["a", "b"], "label": [0, 1]})
     for name in (

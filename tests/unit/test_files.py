@@ -116,7 +116,7 @@ def test_bytes_of_another_encoding_are_told_with_their_line(tmp_path):
         files.read("sst2", train, test)
 
 
-# The published counts: train and test texts per class.
+# The published numbers of train and test texts per class.
 PUBLISHED = {
     "sst2": (None, [29780, 37569], [428, 444]),
     "trec": (None, [86, 1250, 1162, 1223, 835, 896], [9, 94, 138, 65, 81, 113]),

@@ -15,13 +15,13 @@ from ..families import FAMILIES
 from ..prompts_table import prompts_table
 from ..reference.saliency import information_flow as reference
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest difference from the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 EVERYTHING = Settings(seeds=2, prompts=3, least=0)
 
 
 def matrix(rows, layer, length):
-    """The edges of one prompt and layer, shape (T, T)."""
+    """Return the edges of one prompt and layer as a matrix, shape (T, T)."""
     edges = rows[rows["layer"] == layer]
     found = np.zeros((length, length))
     found[edges["query"], edges["key"]] = edges["saliency"]
@@ -64,11 +64,11 @@ def test_its_edges_hold_what_saliency_averages(language_model, tokenizer):
     model = language_model("gpt2")
     prompts = tokenize(prompts_table("emoc", count=1, shots=2), tokenizer)
     rows = flow.compute(model, prompts, 2000, settings=EVERYTHING)
-    model.__dict__["ends_in_rows"] = False  # saliency computes as the information flow does, which looks at every row
+    model.__dict__["ends_in_rows"] = False  # make saliency use all rows, as the information flow does
     means = saliency.compute(model, prompts, 2000)
     into = rows[rows["query"].isin(prompts[0].anchors)]
     out = rows[(rows["query"] == prompts[0].last) & rows["key"].isin(prompts[0].anchors)]
-    # In the last layer nothing flows into label words, so they have no edge there.
+    # In the last layer no information flows into label words, so this layer has no such edges.
     wp, pq = (part.groupby("layer")["saliency"].sum().reindex(range(3), fill_value=0.0) for part in (into, out))
     np.testing.assert_allclose(wp / prompts[0].anchors.sum(), means["s_wp"], rtol=1e-9)
     np.testing.assert_allclose(pq / len(prompts[0].anchors), means["s_pq"], rtol=1e-9)
@@ -94,7 +94,7 @@ def test_attention_stands_beside_the_flow_and_keeps_edges_of_its_own(language_mo
 
 
 def test_it_takes_the_first_prompt_of_the_first_seed_or_those_that_are_asked_for(tokenizer):
-    prompts = tokenize(prompts_table(), tokenizer)  # 100 to 105, of seeds 42 and 43 in turn
+    prompts = tokenize(prompts_table(), tokenizer)  # prompts 100 to 105, with seeds 42 and 43 in turn
 
     def ids(**settings):
         return [p.prompt_id for p in flow.chosen(prompts, Settings(**settings))]
@@ -114,7 +114,7 @@ def test_it_takes_the_first_prompt_of_the_first_seed_or_those_that_are_asked_for
 def test_a_layer_along_which_nothing_flows_keeps_one_edge_of_nothing(language_model, tokenizer):
     model = language_model("gpt2")
     prompts = tokenize(prompts_table(count=1), tokenizer)
-    # So sure of the gold label that its probability is 1 in float64: no loss, no gradient.
+    # The probability of the gold label is exactly 1 in float64, so the loss and the gradient are 0.
     model.network.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)), requires_grad=False)
     model.network.lm_head.bias[prompts[0].label_ids[prompts[0].gold]] = 1e4
     rows = flow.compute(model, prompts, 2000, settings=Settings(seeds=1, prompts=1, least_attention=2))

@@ -1,4 +1,7 @@
-"""The fast paths on Gemma 3 270M against the plain references, where `make gemma` has converted it; six real prompts."""
+"""Tests of the fast paths on Gemma 3 270M against the plain references, on six real prompts.
+
+They need the model that `make gemma` converts.
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ from ..reference.saliency import saliency as plain_saliency
 # Loading the model twice takes 4 GB and half a minute.
 pytestmark = pytest.mark.long
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Tolerance against the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 FILES = {
@@ -60,7 +63,7 @@ def plain(folder):
 
 @pytest.fixture(scope="module")
 def read(model, shared_data):
-    """Two prompts of each task, which share their demonstrations."""
+    """Return two prompts per task, which share their demonstrations."""
     found = {}
     for task, names in FILES.items():
         corpus = files.read(task, *(shared_data / name for name in names))

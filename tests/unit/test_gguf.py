@@ -1,4 +1,7 @@
-"""GGUF files as a source of models: made on the spot, by hand where no package is needed, else with the package gguf."""
+"""Tests of GGUF files as a source of models.
+
+The tests write the files by hand where no package is needed, otherwise with the package gguf.
+"""
 
 import json
 import logging
@@ -34,7 +37,10 @@ def text(value):
 
 
 def written(path, pairs=(ARCHITECTURE, ("general.file_type", 15), TOKENIZER), tensors=((12, (256, 4)),), version=3):
-    """A GGUF file by hand: pairs of str, int or list of str; tensors as (type, shape), their data zeros."""
+    """Write a GGUF file by hand.
+
+    The values of ``pairs`` are str, int or list of str. ``tensors`` gives (type, shape), and the data of each tensor is zeros.
+    """
     head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs))
     for key, value in pairs:
         if isinstance(value, str):
@@ -55,7 +61,7 @@ def written(path, pairs=(ARCHITECTURE, ("general.file_type", 15), TOKENIZER), te
 def test_a_header_says_what_the_file_holds(tmp_path):
     header = gguf_files.check(written(tmp_path / "a.gguf"))
     assert (header.architecture, header.quantisation, header.parameters, header.entries) == ("llama", "Q4_K_M", 1024, 3)
-    # What the file does not name is told from its matrices; vectors are not counted.
+    # If the header does not name the quantisation, it is read from the types of the matrices. Vectors are not counted.
     unnamed = written(
         tmp_path / "b.gguf", (ARCHITECTURE, TOKENIZER), ((0, (7,)), (14, (256, 2)), (12, (256, 4)), (12, (256, 4)))
     )
@@ -157,7 +163,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def tiny_gguf(network, tmp_path_factory):
-    """A tiny Llama with its tokenizer as a GGUF file, its matrices in Q8_0; made with the package gguf."""
+    """Return a GGUF file with a tiny Llama and its tokenizer, with matrices in Q8_0, made with the package gguf."""
     gguf = pytest.importorskip("gguf")
     shape, tokenizer = network.config, llama_like()
     path = tmp_path_factory.mktemp("gguf") / "tiny-q8.gguf"
@@ -219,7 +225,7 @@ def test_a_converted_file_is_the_model_and_its_tokenizer(tiny_gguf, network, mad
     assert loaded.name == "tiny-q8"
     assert loaded.facts["gguf"] == {"file": "tiny-q8.gguf", "sha256": record.sha256, "quantisation": "Q8_0"}
     assert figures.weights(loaded.facts) == "Q8_0 weights, dequantised"
-    # transformers, asked for the file itself, says the same.
+    # transformers gives the same results when it reads the GGUF file directly.
     folder = {"pretrained_model_name_or_path": tiny_gguf.parent, "gguf_file": tiny_gguf.name}
     direct = AutoModelForCausalLM.from_pretrained(**folder, dtype=torch.float32)
     text = "Review: a fine film\nSentiment: Positive\n\n"
@@ -238,7 +244,7 @@ def test_a_conversion_is_not_repeated_unless_the_file_or_a_result_changed(tiny_g
     out = made / "converted.json"
     before = out.read_bytes()
     monkeypatch.setattr(gguf_conversion, "_convert", lambda *arguments: pytest.fail("converted again"))
-    out.unlink()  # as Snakemake does before it runs a job
+    out.unlink()  # Snakemake also deletes the output before it runs a job
     with caplog.at_level(logging.INFO):
         gguf_conversion.convert(tiny_gguf, out)
     assert "was converted before" in caplog.text
@@ -266,7 +272,7 @@ def test_a_conversion_that_is_killed_leaves_no_model_and_the_same_command_starts
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    if last == "replace":  # after one file was moved
+    if last == "replace":  # interrupt the conversion while it moves the files
         moved = []
 
         def replace(source, target):
@@ -299,7 +305,7 @@ def test_what_cannot_be_converted_is_one_sentence(tiny_gguf, tmp_path, made):
     with pytest.raises(InputError, match=r"strange\.gguf: transformers [\d.]+ cannot convert it \(architecture 'lxxma'; "):
         gguf_conversion.convert(strange, out)
     assert not (out.parent / "config.json").exists()
-    # Another model's files in the folder are neither mixed with these nor overwritten.
+    # The conversion neither mixes the files of another model in the folder with its own nor overwrites them.
     (out.parent / "model.safetensors").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"also holds model\.safetensors, which no conversion made"):
         gguf_conversion.convert(tiny_gguf, out)

@@ -1,4 +1,7 @@
-"""Kernel regression on hidden Markov models: against enumeration and plain loops, and what a run of it must show."""
+"""Tests of kernel regression on hidden Markov models.
+
+They compare it with enumeration and plain loops, and check the properties of a run.
+"""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +31,7 @@ from tests import artifacts
 
 from ..reference import hidden_markov as reference
 
-# Small and flat enough that every path matters.
+# The model is small, and its distributions are flat enough that each path matters.
 TINY = Settings(
     tasks=2,
     states=4,
@@ -57,7 +60,7 @@ SMALL = Settings(
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A model, and sequences with their labels and tasks."""
+    """Return a model, and sequences with their labels and tasks."""
     generator = np.random.default_rng(3)
     model = draw_model(TINY, generator)
     tasks = np.array([0, 1, 1, 0, 1])
@@ -84,7 +87,7 @@ def test_the_forward_algorithm_agrees_with_the_sum_over_all_paths(tiny):
 
 def test_the_posterior_agrees_with_the_enumeration_of_the_whole_mixture(tiny):
     model, sequences = tiny
-    evidence = forward(model, sequences).log_evidence  # of x and y together
+    evidence = forward(model, sequences).log_evidence  # joint evidence of x and y
     for count in (1, 3):
         found = posterior(model, evidence[:count].sum(0)[None], forward(model, sequences[4:, :3]))[0]
         plain = reference.posterior(
@@ -121,7 +124,7 @@ def test_a_kernel_of_zeros_lets_every_demonstration_weigh_the_same():
 
 
 def test_a_sequence_that_a_task_cannot_emit_rules_that_task_out():
-    transitions = np.eye(2)[None].repeat(2, 0)  # each chain stays where it begins
+    transitions = np.eye(2)[None].repeat(2, 0)  # each chain stays in its initial state
     emissions = np.zeros((2, 2, 3))
     emissions[0, 0, 0] = emissions[1, 0, 1] = emissions[:, 1, 2] = 1
     found = forward(hidden_markov.Model(transitions, emissions), np.array([[0, 0], [1, 1]]))
@@ -139,7 +142,7 @@ def test_no_token_is_drawn_that_has_no_chance():
 
 def test_with_one_demonstration_the_distance_is_twice_what_the_posterior_leaves_its_label(small):
     one = small[small["n"] == 1]
-    # With a unit vector the L1 distance is 2 (1 - p of its label), and p is the confidence where both agree.
+    # With a unit vector, the L1 distance is 2 (1 - p of its label). Where both agree, p is the confidence.
     both = one[one["agrees"]]
     assert len(both) > 10
     assert np.allclose(both["distance"], 2 * (1 - both["confidence"]))
@@ -165,7 +168,7 @@ def test_the_same_seeds_give_the_same_bytes_and_others_do_not(tmp_path):
     for name in "ab":
         run_synthetic(STUDY, tmp_path / f"synthetic/{name}.parquet", TINY)
     assert (tmp_path / "synthetic/a.parquet").read_bytes() == (tmp_path / "synthetic/b.parquet").read_bytes()
-    # A model is drawn from its own seed: those beside it change nothing.
+    # Each model is drawn from its own seed, so the other seeds of a run do not change it.
     both = compute(TINY.model_copy(update={"seeds": [0, 9]}))
     assert both[both["seed"] == 0].equals(compute(TINY))
     assert not both[both["seed"] == 9]["distance"].reset_index(drop=True).equals(compute(TINY)["distance"])

@@ -1,4 +1,4 @@
-"""Corpora from data sets as the hub keeps them: the published counts, the classes' names, the record of what was fetched."""
+"""Tests of corpora from Hub data sets: the published counts, the names of the classes and the record of the fetched files."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ from icl_lens.tasks.task import TASKS
 from tests import artifacts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-# The order in which the made files number TREC's classes is not the paper's.
+# The generated files number TREC's classes in a different order from the paper.
 SHUFFLED = ("DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC")
 SMALL = {"train": (1, 2, 1, 1, 1, 1), "test": (1, 1, 1, 1, 1, 2)}
 
 
 def write(path, texts, labels, column="coarse_label", names=SHUFFLED):
-    """A Parquet file as the hub's library writes it: class indices, and the classes' names in the metadata."""
+    """Write a Parquet file as the Hub's library does, with class indices and the names of the classes in the metadata."""
     features = Features({"text": Value("string"), column: ClassLabel(names=list(names))})
     data = {"text": texts, column: [names.index(label) for label in labels]}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def write(path, texts, labels, column="coarse_label", names=SHUFFLED):
 
 
 def record(folder, splits, **more):
-    """fetched.json beside the files."""
+    """Write fetched.json next to the files."""
     files = {
         path.relative_to(folder).as_posix(): {
             "size": path.stat().st_size,
@@ -49,7 +49,7 @@ SPLITS = {"train": ["default/train/0000.parquet", "default/train/0001.parquet"],
 
 @pytest.fixture
 def trec(tmp_path):
-    """A fetched folder with as many texts as SMALL says, the training split in two files."""
+    """Return a fetched folder with the numbers of texts in SMALL, where the training split has two files."""
     folder = tmp_path / "trec"
     classes = TASKS["trec"].classes
     train, test = ([name for name, n in zip(classes, counts, strict=True) for _ in range(n)] for counts in SMALL.values())
@@ -100,7 +100,11 @@ def test_every_class_of_both_splits_is_counted(trec, monkeypatch, split):
 
 
 def test_what_is_published_is_of_the_papers_size():
-    """SST-2's dev split has 872 texts, TREC 5452 and 500, AGNews 120,000 and 7600, EmoContext 30,160 and 5509."""
+    """Check the sizes of the published splits.
+
+    SST-2's dev split has 872 texts. The training and test splits have 5452 and 500 texts in TREC, 120,000 and 7600 in AGNews,
+    and 30,160 and 5509 in EmoContext.
+    """
     sizes = {task: tuple(sum(counts) for counts in splits.values()) for task, splits in COUNTS.items()}
     assert sizes == {"sst2": (67349, 872), "trec": (5452, 500), "agnews": (120000, 7600), "emoc": (30160, 5509)}
     for task, splits in COUNTS.items():
@@ -148,7 +152,7 @@ def test_a_split_that_was_not_fetched_is_told(trec):
 def test_a_file_that_is_not_what_was_fetched_is_told(trec, small_counts):
     path = trec / SPLITS["test"][0]
     whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # of the same size
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # the size stays the same
     with pytest.raises(InputError, match=r"test/0000\.parquet is not what was fetched; delete it and .*fetched\.json"):
         read(trec)
     path.write_bytes(whole + b"x")

@@ -32,7 +32,7 @@ def test_answers_are_those_of_one_prompt_at_a_time(language_model, tokenizer, fa
 def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tolerance):
     model = language_model(family)
     prompts = tokenize(prompts_table("agnews"), tokenizer)
-    prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its beginning with another
+    prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its prefix with another
     full = np.stack(icl.compute(model, prompts, 500)["class_log_probs"])
     model.network.to(dtype)
     half = np.stack(icl.compute(model, prompts, 500)["class_log_probs"])

@@ -29,14 +29,14 @@ def prompt(length=12, anchors=(3, 6), seed=42, prompt_id=0):
 
 
 def all_sets(scope, bos=None, draws=6000, **options):
-    """How often each set is drawn."""
+    """Return how often each set of positions is drawn."""
     return Counter(tuple(random_positions(prompt(**options), scope, draw, bos).tolist()) for draw in range(draws))
 
 
 @pytest.mark.parametrize(
     ("scope", "bos", "eligible"),
     [
-        ("prompt", None, [0, 1, 2, 4, 5, 7, 8, 9]),  # 0 to q - 2 less the anchors, q = 11
+        ("prompt", None, [0, 1, 2, 4, 5, 7, 8, 9]),  # 0 to q - 2 without the anchors, where q = 11
         ("prompt", 100, [1, 2, 4, 5, 7, 8, 9]),
         ("demonstrations", None, [0, 1, 2, 4, 5]),
     ],

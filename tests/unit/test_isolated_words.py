@@ -14,7 +14,7 @@ from ..families import FAMILIES
 from ..prompts_table import prompts_table, shared_table
 from ..reference.isolation import isolated_logits
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Tolerance against the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 

@@ -18,12 +18,12 @@ from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table, shared_table
 from ..reference.isolation import isolated_logits, jaccard
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Tolerance against the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 
 
 def every_target(**more):
-    """Settings that isolate everything that can be."""
+    """Return settings that isolate each of the targets."""
     return Settings(targets=list(isolating.TARGETS), **more)
 
 
@@ -34,7 +34,7 @@ def positions_of(model, prompt, row, settings):
 
 
 def check(model, prompts, rows, settings):
-    """Every row against the plain reference, given the same positions; the number of rows that were compared."""
+    """Compare each row with the plain reference at the same positions, and return the number of Jaccard indices compared."""
     plain, compared = {}, 0
     by_id = {p.prompt_id: p for p in prompts}
     for row in rows.to_dict("records"):
@@ -63,7 +63,7 @@ def check(model, prompts, rows, settings):
 
 
 def is_clear(logits, size, margin):
-    """Whether the ``size`` largest are ahead of the others by more than two margins, so that rounding cannot swap them."""
+    """Return whether the ``size`` largest exceed the others by more than two margins, so that rounding cannot swap them."""
     ordered = logits.sort(descending=True).values
     return len(ordered) <= size or float(ordered[size - 1] - ordered[size]) > 2 * margin
 
@@ -77,7 +77,7 @@ def test_it_agrees_with_the_plain_reference(language_model, tokenizer, family, b
         prompts = tokenize(make(task, count=4, shots=shots), tokenizer)
         rows = isolation.compute(model, prompts, 600, settings=settings)
         assert len(rows) == len(prompts) * 4 * 2 * 2
-        assert check(model, prompts, rows, settings) > len(rows)  # of two sizes a row
+        assert check(model, prompts, rows, settings) > len(rows)  # each row has two sizes
 
 
 @pytest.mark.parametrize("scope", ["prompt", "demonstrations"])
@@ -121,7 +121,7 @@ def test_logits_are_the_references(language_model, tokenizer, family, blocking, 
     rows = isolation.compute(model, prompts, 2000, settings=settings)
     for place, prompt in enumerate(prompts):
         of_prompt = rows[rows["prompt_id"] == prompt.prompt_id].to_dict("records")
-        for row, logits in zip(of_prompt, seen[place][1:], strict=True):  # the first is the plain run's
+        for row, logits in zip(of_prompt, seen[place][1:], strict=True):  # the first logits are those of the plain run
             layers = [0, 1] if row["side"] == "first" else [1, 2]
             cut = positions_of(model, prompt, row, settings)
             expected, _ = isolated_logits(model.network, prompt.ids.tolist(), cut, layers, blocking)
@@ -134,7 +134,7 @@ def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monk
     settings = every_target(draws=2, layers=[1, 3])
     shared = isolation.compute(model, prompts, 2000, settings=settings)
     assert shared.equals(isolation.compute(model, prompts, 1, settings=settings))
-    monkeypatch.setattr(isolated_runs, "STATE_BYTES", 1)  # one prompt's states at a time
+    monkeypatch.setattr(isolated_runs, "STATE_BYTES", 1)  # process the states of one prompt at a time
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
     model.__dict__["resumes"] = False
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
@@ -157,8 +157,8 @@ def test_prompts_that_share_read_a_beginning_once_a_condition_and_at_most_once_a
 
     groups = 2
     for target in ("label", "newline", "template"):
-        assert beginnings(target) == groups * (1 + 2)  # the plain run, first, last
-    # Of two isolated tokens none, one or two are in the beginning.
+        assert beginnings(target) == groups * (1 + 2)  # the plain run, the first layers, the last layers
+    # Of two isolated tokens, zero, one or two are in the prefix.
     assert groups * (1 + 2) < beginnings("random") <= groups * (1 + 2 * (2 + 1))
 
 
@@ -168,7 +168,7 @@ def test_in_all_layers_the_first_are_the_last_and_something_changes(language_mod
     rows = isolation.compute(model, prompts, 2000, settings=Settings(targets=["label"], layers=[3]))
     assert (rows[rows["side"] == "first"]["word_jaccard_10"].to_numpy() < 1).any()
     first, last = (rows[rows["side"] == side].drop(columns="side").reset_index(drop=True) for side in ("first", "last"))
-    assert first.equals(last)  # all three layers both times
+    assert first.equals(last)  # both isolate all three layers
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Loyalties as figures show them, against means taken one by one."""
+"""Tests of the loyalties that the figures show, against means computed one by one."""
 
 import itertools
 
@@ -13,7 +13,10 @@ from icl_lens.studies.anchors.isolation.summary import DIFFERENCE, METRICS, summ
 
 @pytest.fixture
 def rows():
-    """Two tasks of unequal size, two seeds, label words and two draws of random tokens in one and two layers."""
+    """Return rows for two tasks of unequal size and two seeds.
+
+    The rows cover label words and two draws of random tokens, in one and in two layers.
+    """
     generator = np.random.default_rng(0)
     found = []
     for task, prompts in (("sst2", 30), ("trec", 10)):
@@ -29,7 +32,7 @@ def rows():
 
 
 def average(rows, metric):
-    """The mean over prompts, then seeds, then tasks, as the paper takes it."""
+    """Return the mean over prompts, then seeds, then tasks, as in the paper."""
     tasks = []
     for task in sorted(set(rows["task"])):
         of_task = rows[rows["task"] == task]
@@ -50,7 +53,7 @@ def test_every_mean_is_the_papers(rows, summary):
             shown = summary.loc[task, target, side, layers, METRICS[metric]]
             assert shown["value"] == pytest.approx(average(chosen, metric), abs=1e-12)
             assert shown["low"] < shown["value"] < shown["high"]
-            assert shown["prompts"] == {OVER_TASKS: 80, "trec": 20}[task]  # draws are no prompts
+            assert shown["prompts"] == {OVER_TASKS: 80, "trec": 20}[task]  # draws do not count as prompts
             draws = [average(chosen[chosen["draw"] == draw], metric) for draw in sorted(set(chosen["draw"]))]
             assert shown[["lowest_draw", "highest_draw"]].tolist() == pytest.approx([min(draws), max(draws)])
             assert shown["draws"] == len(draws)
@@ -62,7 +65,7 @@ def test_the_difference_is_paired(rows, summary):
     label, random = summary.loc[OVER_TASKS, "label", *one], summary.loc[OVER_TASKS, "random", *one]
     assert difference["value"] == pytest.approx(label["value"] - random["value"])
     assert difference["high"] < 0
-    # Two conditions that agree on every prompt do not differ in any resample.
+    # Two conditions that agree on each prompt do not differ in any resample.
     same = rows[rows["target"] == "label"]
     paired = summarise(pd.concat([same, same.assign(target="random")]))
     paired = paired[paired["target"] == DIFFERENCE]

@@ -30,13 +30,13 @@ from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table, shared_table
 from ..reference import kernel_regression as reference
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Tolerance against the plain reference, relative to the largest value, in float32.
 TOLERANCE = 1e-4
 CORE = ("gpt2", "gptj", "gpt_neox", "llama")
 
 
 def read(row, prompt, tokenizer, drop_first=True):
-    """A prompt's demonstrations, as the reference finds them."""
+    """Return the demonstrations of a prompt as the reference finds them."""
     encoding = tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
     before = len(prompt.ids) - len(encoding["input_ids"])
     tokens = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
@@ -44,7 +44,7 @@ def read(row, prompt, tokenizer, drop_first=True):
 
 
 def check(model, table, tokenizer, budgets, settings=None):
-    """The study's rows, the same within TOLERANCE as the reference's with every budget."""
+    """Check that the rows of the study agree with the reference within TOLERANCE for each budget, and return the rows."""
     settings = settings or Settings()
     prompts = tokenize(table, tokenizer)
     plain = {}
@@ -121,7 +121,7 @@ def test_the_map_and_the_parts_agree_with_the_plain_reference(language_model, to
         weights, _ = reference.last_rows(model.network, prompt.ids.tolist())
         demonstrations = read(row, prompt, tokenizer)
         last = demonstrations[-1][0][-1]
-        query = range(last + 2, len(prompt.ids))  # one token, the newline, stands between
+        query = range(last + 2, len(prompt.ids))  # one token, the newline, separates the last demonstration from the query
         assert tokenizer.decode([int(prompt.ids[last + 1])]) == "\n"
         charts[prompt.prompt_id] = [
             [
@@ -195,7 +195,7 @@ def test_an_artifact_fits_its_schema_and_says_what_lies_beside_it(checkpoint, tm
     assert list(audit._rows(KERNEL_REGRESSION.schema, pd.concat([rows, rows[:1]]), about))
 
 
-# What is held out.
+# Held-out prompts.
 
 
 def test_of_each_seed_the_same_share_is_held_out_whatever_order_prompts_stand_in():
@@ -216,7 +216,8 @@ def test_neither_all_nor_none_of_a_seed_s_prompts_are_held_out(share, expected):
 
 
 def test_tf_idf_agrees_with_a_case_by_hand():
-    # Of three fitted texts "a" stands in all, "b" in one, "c" in none: ln(4/4)+1 = 1, ln(4/2)+1, ln(4/1)+1.
+    # Of the three fitted texts, all contain "a", one contains "b" and none contains "c".
+    # The weights are ln(4/4)+1 = 1, ln(4/2)+1 and ln(4/1)+1.
     b, c = np.log(2) + 1, np.log(4) + 1
     (found,) = text_kernels.tf_idf_cosines([("A b", ["a, a!", "b c", "d", ""])], ["a", "a b", "a a"])
     query = np.hypot(1, b)
@@ -336,7 +337,7 @@ def test_controls_run_held_out_prompts_alone():
     ids = [row["prompt_id"] for row in controlled(table, settings)["prompts"]]
     scored = table["prompt_id"][held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
     assert set(ids) < set(scored)
-    assert len(ids) == 2  # one of each seed
+    assert len(ids) == 2  # one per seed
 
 
 def test_demonstrations_of_one_label_have_nothing_to_permute():
@@ -366,7 +367,7 @@ def test_every_control_is_the_study_on_its_prompts(checkpoint, tmp_path, languag
     assert set(artifacts.read(out, "kernel_regression_controls")[0]["control"]) == set(rows["control"])
 
 
-# The workflow's side.
+# Workflow.
 
 
 def test_both_studies_have_their_settings_under_one_key():
@@ -408,7 +409,7 @@ def test_a_task_that_stands_in_for_the_paper_s_is_named():
 
 
 def numbered():
-    """The numbered figures of the group, with their numbers."""
+    """Return the numbered figures of the group with their numbers."""
     drawn_by = ("kernel_regression/kr_figure_2", "kernel_regression/kr_figure_3")
     names = [item.name for item in KERNEL_REGRESSION.items if item.notebook in drawn_by]
     return [(name, int(name.rpartition("_")[2])) for name in names]

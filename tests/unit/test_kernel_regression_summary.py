@@ -17,7 +17,10 @@ FEW = Settings(permutations=20, held_out=0.3)
 
 
 def rows_of(prompts=60, layers=2, count=2, classes=2, shots=2, seed=0, task="sst2", good=(1, 0), answer=None):
-    """kernel_regression rows in which one head attends to the demonstrations of the model's answer, the others anywhere."""
+    """Return kernel_regression rows.
+
+    One head attends to the demonstrations with the label that the model predicts. The other heads have random weights.
+    """
     generator = np.random.default_rng(seed)
     found = []
     for prompt_id in range(prompts):
@@ -108,7 +111,7 @@ def test_the_head_is_chosen_without_the_held_out_prompts_and_scored_on_them_alon
     rows = rows_of()
     scored = held_out(*(rows.drop_duplicates("prompt_id")[name].to_numpy() for name in ("seed", "prompt_id")), FEW)
     out = set(np.flatnonzero(scored))
-    # On the held-out prompts another head is the good one: who chose there would take it.
+    # On the held-out prompts another head is the best one, so a choice on these prompts would select that head.
     other = (rows["layer"] == 0) & (rows["head"] == 0)
     best = (rows["layer"] == 1) & (rows["head"] == 0)
     inside = rows["prompt_id"].isin(out)
@@ -150,7 +153,7 @@ def test_a_head_that_follows_the_answer_is_told_from_the_null_and_one_that_does_
     for quantity in (reconstruction.RECONSTRUCTION, reconstruction.IN_SAMPLE):
         one = bad[(bad["quantity"] == quantity) & (bad["against"] == "model") & (bad["how"] == "max")].iloc[0]
         assert one["p_value"] > 0.02
-    # The best of all heads in sample has a higher chance level than a head scored where it was not chosen has on average.
+    # The best of all heads in sample has a higher chance level than the average head on prompts that did not select it.
     null = reconstruction.null(
         reconstruction.attention(blind), held_out([42 + i % 2 for i in range(100)], range(100), settings), settings
     )
@@ -259,7 +262,7 @@ def test_both_studies_measures_are_of_each_head_by_itself():
     assert shown["low"] <= shown["high"]
 
 
-# The map.
+# The attention map.
 
 
 def test_the_map_s_bins_are_named_in_their_order():
@@ -293,7 +296,10 @@ def test_parts_are_means_over_a_layer_s_heads():
 
 
 def controls_of(rows, settings):
-    """Controls in which the answer follows flipped labels, and one of two orders turns the good head's reconstruction."""
+    """Return controls in which the prediction follows flipped labels.
+
+    One of the two orders also reverses the reconstruction of the good head.
+    """
     first = rows.drop_duplicates("prompt_id")
     chosen = first["prompt_id"][held_out(first["seed"].to_numpy(), first["prompt_id"].to_numpy(), settings)]
     part = rows[rows["prompt_id"].isin(chosen)].drop(columns=[c for c in rows if c.startswith("on_")])

@@ -1,4 +1,4 @@
-"""Probes of keys and values: what is read, how they are fitted and tested, what the summary makes of them."""
+"""Tests of the probes of keys and values: the features, the fit, the evaluation and the summary."""
 
 import numpy as np
 import pandas as pd
@@ -50,9 +50,9 @@ def test_what_is_recorded_is_what_attention_reads_and_the_model_stays_as_it_was(
             assert torch.equal(alone[layer].key, key)
             assert torch.equal(alone[layer].value, value)
             assert alone[layer].unturned_key is None
-            if family != "deepseek_v3":  # its cache holds what keys and values are made of
+            if family != "deepseek_v3":  # its cache holds the inputs from which keys and values are computed
                 for stored, found in ((cached.layers[layer].keys, key), (cached.layers[layer].values, value)):
-                    kept = stored.shape[2]  # a layer with a sliding window keeps the last ones
+                    kept = stored.shape[2]  # a layer with a sliding window keeps only the last positions
                     assert (stored - found[:, :, -kept:]).abs().max() <= 1e-5 * found.abs().max()
         assert torch.equal(network(**inputs).logits, plain)
     for logits in (read_alone, read_both):
@@ -79,7 +79,7 @@ def test_features_agree_with_the_plain_reference(language_model, prompts, family
                         plain = expected[prompt.anchors + offset].transpose(1, 0, 2)  # (H, D, d)
                         assert np.abs(found[:, place] - plain).max() <= TOLERANCE * np.abs(plain).max()
                 start = stop
-    if family == "llama":  # grouped heads: two keys and values for four queries
+    if family == "llama":  # grouped-query attention: two key and value heads for four query heads
         assert read["key"][0].shape[0] == 2
 
 
@@ -158,7 +158,7 @@ def test_a_position_that_is_not_there_is_not_asked(language_model, tokenizer):
 def test_the_majority_is_that_of_what_is_fitted_on():
     tokens = np.array([7, 7, 5, 5, 9, 3])
     assert label_probes.commonest(tokens, 2).tolist() == [7, 7, 5, 5, -1, -1]
-    assert label_probes.commonest(tokens, 3).tolist() == [7, 7, 5, 5, -1, 3]  # of equally common ones the smaller id
+    assert label_probes.commonest(tokens, 3).tolist() == [7, 7, 5, 5, -1, 3]  # ties go to the smaller id
 
 
 def test_the_first_prompts_of_each_seed_are_read(language_model, tokenizer):
@@ -187,10 +187,10 @@ def test_the_same_seed_gives_the_same_rows_and_batches_change_none(language_mode
     assert not rows["members"].equals(other["members"])
     assert len(list(batches(model, prompts, 1))) == len(prompts)
     single = label_probes.compute(model, prompts, 1, settings=settings)
-    assert (single["accuracy"] - rows["accuracy"]).abs().max() < 0.05  # rounding may turn a vote that is nearly even
+    assert (single["accuracy"] - rows["accuracy"]).abs().max() < 0.05  # rounding may change a vote that is nearly tied
 
 
-# A hand-made table: two folds of two prompts, two offsets, one layer of two heads.
+# This hand-made table has two folds of two prompts, two offsets, and one layer of two heads.
 @pytest.fixture
 def table():
     rows = []
@@ -217,7 +217,7 @@ def test_the_summary_counts_all_folds_together_and_says_whether_offset_0_is_best
     assert found["peak", 1, 0, 0] == 0.5
     whole = summarise(table, Bootstrap(resamples=100)).set_index(["metric", "offset", "layer", "head"])
     peak = whole.loc[("peak", 1, 0, 0)]
-    # Head 2 is right in 4 or 2 of 4: a resample of the prompts moves the mean between the two.
+    # Head 2 is correct for 4 of 4 or 2 of 4, so a resample of the prompts moves the mean between the two.
     assert 0.375 <= peak["low"] < 0.5 < peak["high"] <= 0.625
     assert peak["prompts"] == 4
     assert peak["demonstrations"] == 16

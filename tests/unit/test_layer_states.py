@@ -26,7 +26,7 @@ def test_a_pass_that_begins_at_a_layer_has_the_logits_of_a_whole_one(family):
 def test_a_family_that_cannot_begin_at_a_layer_is_found_out():
     network = tiny("llama", 50)
     inner = network.model.norm.forward
-    # Behind the layers stands something of what was before them.
+    # The final norm, which follows the layers, also uses the embeddings, which precede them.
     given = []
     network.model.embed_tokens.register_forward_hook(lambda module, args, output: given.append(output))
     network.model.norm.forward = lambda state: inner(state + given[-1])

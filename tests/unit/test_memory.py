@@ -1,4 +1,4 @@
-"""The bound on what a model computes of one batch on a CPU."""
+"""Tests of the limit on what a model computes for one batch on a CPU."""
 
 from dataclasses import replace
 
@@ -23,11 +23,11 @@ from ..families import FAMILIES, UNSUPPORTED, tiny, unsupported
 from ..prompts_table import prompts_table
 
 VOCABULARY = 2**16
-NO_BUDGET = 10**6  # tokens per batch: more than all prompts have
+NO_BUDGET = 10**6  # tokens per batch: more than all prompts together have
 
 
 class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that operations make, a model's own weights and their views left out."""
+    """Number of elements of the largest tensor that operations create, excluding the model's weights and their views."""
 
     def __init__(self, network):
         super().__init__()
@@ -105,7 +105,7 @@ def test_the_loss_of_a_large_vocabulary_is_that_of_the_first_tokens(wide_model, 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_backward_pass_holds_is_within_what_is_counted(family):
     network = tiny(family, 300).eval().requires_grad_(False)
-    activations.fuse(network)  # as models.load does
+    activations.fuse(network)  # models.load does the same
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     saved = {}
 

@@ -1,6 +1,6 @@
-"""Every study and tool on a pretended device (tests/pretended_device.py).
+"""Tests of each study and tool on a simulated device (tests/pretended_device.py).
 
-It raises where CUDA or MPS would, and the results are those of the CPU.
+The simulated device raises an error where CUDA or MPS does, and the results match those of the CPU.
 """
 
 import json
@@ -29,13 +29,13 @@ from ..conftest import TEXTS
 from ..families import tiny
 from ..pretended_device import DEVICE, OnDevice, pretended
 
-# Agreement with the CPU, as a share of the largest value, in float32: some kernels differ.
+# Tolerance against the CPU, relative to the largest value, in float32. Some kernels differ.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Case:
-    """The smallest run of a study that passes through all of it."""
+    """The smallest run of a study that covers all of its code."""
 
     prompts: str = "fresh-1shot"
     settings: dict = field(default_factory=dict)
@@ -76,7 +76,10 @@ def test_every_study_has_a_case():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    """A model that turns its keys and shares them among heads, in the working directory of a run; beside it an encoder."""
+    """Return the working directory of a run, which contains a model and an encoder.
+
+    The model rotates its keys (rotary embeddings) and shares them among heads (grouped-query attention).
+    """
     folder = tmp_path_factory.mktemp("device")
     tiny("llama", len(tokenizer), layers=2, context=2048).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -89,7 +92,7 @@ def folder(tmp_path_factory, tokenizer):
 
 @pytest.fixture(scope="module")
 def written(folder):
-    """A function from a prompt set's name to its file."""
+    """Return a function that maps the name of a prompt set to its file."""
     rows = [
         {"split": split, "index": n, "text": f"{TEXTS[n % len(TEXTS)]} {n}", "label": n % 2}
         for split, size in (("train", 24), ("test", 3))
@@ -111,7 +114,7 @@ def written(folder):
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """The pretended device is there, and every model is put on it."""
+    """Make the simulated device available and put each model on it."""
     monkeypatch.setattr(loading, "pick_device", lambda device: DEVICE)
     with pretended():
         yield
@@ -129,7 +132,7 @@ def same(found, expected) -> bool:
 
 
 def flat(column: pd.Series) -> np.ndarray:
-    """A column's values, lists one behind another."""
+    """Return the values of a column, with arrays concatenated."""
     return np.concatenate(column.to_numpy()) if isinstance(column.iloc[0], np.ndarray) else column.to_numpy()
 
 
@@ -137,8 +140,8 @@ def flat(column: pd.Series) -> np.ndarray:
 def test_a_study_runs_on_a_device_and_finds_what_it_finds_on_the_cpu(study, folder, written, monkeypatch, request):
     case = CASES[study]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(code, "code_hash", lambda *modules: "")  # half a second a study
-    monkeypatch.setattr(probes, "MOST_STEPS", 20)  # the fit is the CPU's work
+    monkeypatch.setattr(code, "code_hash", lambda *modules: "")  # saves half a second per study
+    monkeypatch.setattr(probes, "MOST_STEPS", 20)  # the fit runs on the CPU
     settings = parse_settings(study, json.dumps(case.settings)) if case.settings else None
     options = [further.option for further in registry.study(study).further]
     further = {option: written(name, None) for option, name in zip(options, case.further, strict=True)}
@@ -191,7 +194,8 @@ def test_the_pretended_device_refuses_what_cuda_and_mps_refuse():
     with pretended() as device:
         there = values.to(device)
         assert isinstance(there, OnDevice)
-        assert torch.equal((there * 2 + torch.tensor(1.0))[[0, 1]].cpu(), values * 2 + 1)  # a number and indices may differ
+        # A scalar and indices may be on another device.
+        assert torch.equal((there * 2 + torch.tensor(1.0))[[0, 1]].cpu(), values * 2 + 1)
         for mixed in (lambda: there + values, lambda: values @ there.T, lambda: values[torch.tensor([0], device=device)]):
             with pytest.raises(RuntimeError, match="on the same device"):
                 mixed()

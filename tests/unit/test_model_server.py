@@ -1,4 +1,7 @@
-"""Jobs of a model that a process holds: a server like a run's, on a copy of the package that can be edited."""
+"""Tests of jobs that use a model held by a server process.
+
+The server is like that of a run. It uses a copy of the package that tests can edit.
+"""
 
 import json
 import os
@@ -26,7 +29,7 @@ ORGANISM = Path(code.PACKAGE) / "organism" / "checkpoint"
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
 
-# Appended to the copy: each loading of weights leaves a line, so that a test sees who loads.
+# Tests append this to the copy. Each load of the weights writes a line, so that a test can count the loads.
 COUNTED = """
 _load_uncounted = _load_network
 def _load_network(folder, *rest):
@@ -35,7 +38,7 @@ def _load_network(folder, *rest):
     return _load_uncounted(folder, *rest)
 """
 
-# Appended to the copy during a run.
+# A test appends this to the copy during a run.
 EDITED = """
 _main_unedited = main
 def main(arguments=None):
@@ -43,7 +46,7 @@ def main(arguments=None):
     return _main_unedited(arguments)
 """
 
-# A module that commands run: what can wait forever in a fork of a process that has used threads.
+# Commands run this module. Its operations can deadlock in a fork of a process that has used threads.
 PRODUCT = """
 import torch
 if __name__ == "__main__":
@@ -52,7 +55,7 @@ if __name__ == "__main__":
     assert (x @ x).exp().isinf().all()
 """
 
-# A module that commands run: whether the package was read before.
+# Commands run this module. It prints whether the package was imported before.
 READ = """
 import sys
 if __name__ == "__main__":
@@ -62,7 +65,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with a copy of the package, a model, prompts and the socket of a server that uses these."""
+    """Provide a folder with a copy of the package, a model, prompts and the socket of a server that uses them."""
     folder = tmp_path_factory.mktemp("r")
     copy = folder / "icl_lens"
     shutil.copytree(code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "checkpoint"))
@@ -92,20 +95,20 @@ def run(tmp_path_factory):
 
 
 def icl(run: Path, model: str = "model") -> subprocess.CompletedProcess:
-    """Run the study in a process of the server's, with one thread."""
+    """Run the icl study in a process of the server, with one thread."""
     options = ("--prompts", "prompts/sst2.parquet", "--out", "out/icl.parquet", "--device", "cpu")
     return asked(run, "icl_lens", "icl", "--model", model, *options)
 
 
 def asked(run: Path, *command: str) -> subprocess.CompletedProcess:
-    """Run a module in a process of the server's, with one thread."""
+    """Run a module in a process of the server, with one thread."""
     command = [sys.executable, "-SP", preloaded.__file__, run / "socket", *command]
     environment = {**os.environ, "PYTHONPATH": str(run), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
     return subprocess.run(command, cwd=run, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def loaded(run: Path) -> int:
-    """How often weights were loaded until now."""
+    """Return how often the weights have been loaded so far."""
     return len((run / "log").read_text().splitlines())
 
 
@@ -158,7 +161,7 @@ def test_changed_weights_and_an_edit_of_the_package_are_seen_by_the_next_job(run
     _, about = artifacts.read(run / "out" / "icl.parquet", "icl")
     weights = run / "model" / "model.safetensors"
     changed = bytearray(weights.read_bytes())
-    changed[-2] ^= 1  # the last weight, by a little
+    changed[-2] ^= 1  # change the last weight slightly
     weights.write_bytes(changed)
     assert icl(run).returncode == 0
     _, about_changed = artifacts.read(run / "out" / "icl.parquet", "icl")
@@ -200,7 +203,7 @@ def test_what_was_read_of_the_package_is_forgotten_once_a_file_changes(run):
         ["icl", "--model", "no such folder", "--device", "cpu"],
         ["icl", "--model", str(ORGANISM), "--device", "cuda"],
         ["icl", "--model", str(ORGANISM), "--device", "cpu", "--dtype", "int8"],
-        ["icl", "--model", str(ORGANISM), "--device", "cpu"],  # which is too large
+        ["icl", "--model", str(ORGANISM), "--device", "cpu"],  # the model is too large
     ],
 )
 def test_other_commands_run_by_themselves(tmp_path, monkeypatch, arguments):

@@ -33,7 +33,7 @@ from ..prompts_table import prompts_table, shared_table
 
 @pytest.fixture
 def broken(checkpoint, tmp_path):
-    """A copy of a good checkpoint, to break."""
+    """Return a copy of a valid checkpoint that a test can break."""
     return shutil.copytree(checkpoint, tmp_path / "my model")
 
 
@@ -61,7 +61,7 @@ def test_every_family_loads_from_its_folder(tmp_path, tokenizer, family):
     assert (model.layers, model.facts["layers"], model.facts["heads"]) == (3, 3, 4)
     assert model.context == CONTEXT
     ids = torch.arange(40)[None]
-    with torch.inference_mode():  # to rounding: a written-out activation is one operation in the loaded model
+    with torch.inference_mode():  # equal up to rounding: the loaded model computes a written-out activation in one operation
         torch.testing.assert_close(model.network(ids).logits, network(ids).logits, atol=1e-5, rtol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_a_family_that_is_not_supported_answers_prompts_but_is_not_studied_furth
     network, reason = unsupported(family, len(tokenizer))
     model = loading.load(saved(tmp_path / family, network, tokenizer))
     prompts = tokenize(prompts_table("sst2", count=3), tokenizer)
-    prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its beginning with another
+    prompts += [dataclasses.replace(p, prompt_id=200 + p.prompt_id) for p in prompts]  # each shares its prefix with another
     rows = icl.compute(model, prompts, 300)
     for log_probs, prompt in zip(rows["class_log_probs"], prompts, strict=True):
         with torch.inference_mode():
@@ -275,7 +275,7 @@ def test_a_random_model_is_seen_to_be_untrained(checkpoint, tokenizer):
     prompts = tokenize(prompts_table(), tokenizer)
     model = loading.load(checkpoint)
     assert observe(model, prompts)["untrained"] is True
-    # A model that has learned these texts (here: fitted to them for some steps) is not.
+    # A model that has learned these texts is not untrained. Here, a few training steps fit the model to them.
     network = model.network.requires_grad_(True)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     batch = next(batching.batches(model, prompts, 10**6))

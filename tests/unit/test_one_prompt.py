@@ -16,7 +16,7 @@ from ..reference.saliency import information_flow
 
 @pytest.fixture(scope="module")
 def folder(checkpoint, tmp_path_factory):
-    """What the studies say of two prompts; the flow is kept whole."""
+    """Return the folder with the results of the studies; the flow covers two prompts and drops no values."""
     root = tmp_path_factory.mktemp("results")
     task = {"name": "emoc", "title": "EmoC", "label_words": [" Others", " Happy", " Sad", " Angry"]}
     metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43], task=task)
@@ -34,7 +34,7 @@ def test_the_first_prompt_is_read_unless_another_is_asked_for(folder):
     text = prompts_table("emoc", count=3)["text"]
     for one, written in ((first, text[0]), (other, text[2])):
         assert one.text(0, one.last + 1) == " ".join(written.split())
-        # The label words of these four are more than one token to the tests' tokenizer, so a word begins with its anchor's.
+        # The test tokenizer splits these four label words into several tokens, so each word begins with the text of its anchor.
         for anchor, label in zip(one.anchors, one.tokens.loc[one.anchors, "class"], strict=True):
             assert one.label_words[label].startswith(one.words[anchor])
     assert r"\n" in first.words

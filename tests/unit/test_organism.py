@@ -1,4 +1,4 @@
-"""The embedded model: its tokenizer, its episodes, and what the shipped weights can do."""
+"""Tests of the embedded model: its tokenizer, its episodes and the accuracy of the shipped weights."""
 
 import json
 import math
@@ -65,7 +65,10 @@ def evaluation(model, corpora, shipped_card):
 
 @pytest.fixture(scope="module")
 def sampler():
-    """A small world: three topics with texts, three made-up ones and two seen as plain text only."""
+    """Return a function that builds samplers of a small set of topics.
+
+    Three topics have texts, three are made up and two appear only as plain text.
+    """
     words = made_up_topics(8, 5, seed=3)
     fillers = ["the", "of", "near"]
     templates = [*task_templates(), *made_up_templates(20, seed=4)]
@@ -150,7 +153,7 @@ class TestTopics:
 
 class TestEpisodes:
     def test_the_tensors_are_what_the_tokenizer_makes_of_the_prompt(self, tokenizer, corpora):
-        """Every task's template around real texts, against the prompt built as a string."""
+        """Compare the template of each task around real texts with the prompt built as a string."""
         generator = torch.Generator().manual_seed(0)
         templates = Templates.build(task_templates(), lambda text: tokenizer(text).input_ids)
         for index, (name, task) in enumerate(TASKS.items()):
@@ -172,7 +175,7 @@ class TestEpisodes:
                 assert ids == tokenizer(prompt).input_ids
                 assert [tokenizer.decode(ids[p]) for p in label_position[row]] == [words[i] for i in demos]
             longest = prompt_lengths(templates, torch.full((3,), index), text_length)
-            assert torch.equal(longest - 1, length)  # there is no separator after the last label
+            assert torch.equal(longest - 1, length)  # no separator follows the last label
             assert int(longest.max()) <= episode_length(templates, 4, int(text_length.max()))
 
     def test_an_episode_in_any_template_is_what_the_tokenizer_makes_of_its_text(self, sampler):
@@ -204,7 +207,7 @@ class TestEpisodes:
         group_of = {int(word): int(g) for g, words in zip(bank.group, bank.lexicon, strict=True) for word in words}
         seen = [{group_of[int(token)] for token in row if int(token) in group_of} for row in draw(60, 8, HARD).input_ids]
         assert {len(groups) for groups in seen} == {1}
-        assert set().union(*seen) == {0, 1}  # never the group that is seen as plain text only
+        assert set().union(*seen) == {0, 1}  # the group that appears only as plain text is never drawn
 
     @pytest.mark.parametrize("share", [0.0, 1.0])
     def test_the_share_of_corpus_texts_is_kept(self, sampler, share):
@@ -297,7 +300,7 @@ class TestCheckpoint:
         assert model.config.max_position_embeddings >= 1024
 
     def test_it_is_what_the_target_makes(self, corpora, shipped_card):
-        """The card's recipe is the default, its texts are the built-in ones, and the code that made it is the code here."""
+        """Check that the card has the default recipe, the built-in texts and the hashes of the current code."""
         training = shipped_card["training"]
         assert Recipe.model_validate(training["recipe"]) == Config().organism
         assert training["corpora"] == {task: content_hash(table) for task, table in corpora.items()}
@@ -309,7 +312,7 @@ class TestCheckpoint:
 
 
 class TestLearningInContext:
-    """The card's numbers, measured again on fewer prompts, with a margin for that."""
+    """Tests that measure the numbers of the card again on fewer prompts, with a margin for the smaller sample."""
 
     @pytest.mark.parametrize(("classes", "least"), [(2, 0.95), (4, 0.90), (6, 0.85)])
     def test_one_demonstration_per_class_with_fresh_label_words(self, evaluation, classes, least):

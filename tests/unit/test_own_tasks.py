@@ -1,4 +1,4 @@
-"""Tasks of the user's own: what a config may say of them, and the sentence for what it may not."""
+"""Tests of user-defined tasks: the config keys they accept and the error messages for invalid ones."""
 
 import re
 from pathlib import Path
@@ -188,7 +188,7 @@ def test_a_name_of_the_papers_or_of_a_folder_of_the_results_is_refused():
 
 
 def test_a_definition_says_the_same_as_the_config():
-    """As the workflow hands it to the commands: only what was given, as JSON, which is YAML."""
+    """Pass the definition as the workflow does: as JSON, which is valid YAML, with only the keys that were given."""
     odd = {**GOOD, "template": 'It\'s "é☃": {text}\n\t$V:{label}'}
     for keys in (GOOD, {"like": "trec", "label_words": TREC}, odd):
         own = OwnTask.model_validate(keys)

@@ -1,4 +1,4 @@
-"""The generators of representation change: every number of the recipe, nothing copied, spans where they should be."""
+"""Tests of the generators of representation change: each number of the recipe, no copied text and correct spans."""
 
 import re
 from itertools import pairwise
@@ -122,7 +122,7 @@ def test_distractors_share_neither_name_nor_activity_with_the_answer(told):
         query = row.text[start:end]
         assert len({row.truth, *row.competing}) == 3
         assert query.count(row.truth) == 1
-        assert query.count(row.components[0]) == 2  # in its sentence and in the question
+        assert query.count(row.components[0]) == 2  # once in its sentence and once in the question
         assert row.text.endswith(f"Question: What is {row.components[0]} doing? Answer:")
 
 

@@ -1,4 +1,4 @@
-"""Pictures made small: the same shapes, texts and styles."""
+"""Tests of the compression of SVG pictures, which keeps the same shapes, texts and styles."""
 
 import re
 from urllib.parse import unquote
@@ -25,7 +25,7 @@ def drawn(tmp_path_factory):
 
 
 def elements(svg):
-    """Tag, text, and style of every element that is drawn, in order; and all numbers of paths and places."""
+    """Return the tag, text and style of each drawn element, in order, and all numbers of paths and positions."""
     root = ElementTree.fromstring(svg)
     rules = dict(re.findall(r"\.(s\d+)\{([^}]*)\}", svg))
     found, numbers = [], []

@@ -42,7 +42,8 @@ def test_an_estimate_is_the_formula_it_says(paper):
     assert study.prompts == 5 * 872
     operations = 2 * 1_557_611_200 * 5 * 872 * 71 * 3
     assert study.hours * 3600 == pytest.approx(operations / 20e12 + 4 * 1.557611200, rel=1e-6)
-    # 48 layers: 4 numbers of layers, 2 sides, label, newline, template and 5 draws of random tokens; and the plain run.
+    # With 48 layers there are 4 layer counts and 2 sides for label, newline, template and 5 draws of random tokens.
+    # The plain run adds one.
     isolation = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/isolation.parquet"))
     shared = plan.estimate(paper, PurePosixPath("r/studies/gpt2-xl/trec/shared-2shot/icl.parquet"))
     loading = 4 * 1.557611200 / 3600
@@ -74,7 +75,7 @@ def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
 
     own = parse.parse({"models": [{"name": "own", "path": str(checkpoint)}]})
     parameters = sum(p.numel() for p in loading.load(checkpoint).network.parameters())
-    # What is tied in the model stands in its file once.
+    # The file stores tied weights once.
     assert plan.size(own, own.models[0]) == (parameters, 3, 0)
 
 

@@ -88,7 +88,7 @@ def test_a_beginning_of_sequence_token_that_there_is_not_is_told(tokenizer):
 
 
 def test_the_first_piece_of_a_long_label_word_is_its_anchor_and_that_is_said_once(caplog):
-    tokenizer = byte_level(vocabulary=460)  # so small that " Angry" is " An", "gr", "y"
+    tokenizer = byte_level(vocabulary=460)  # small enough to split " Angry" into " An", "gr" and "y"
     with caplog.at_level(logging.INFO):
         prompts = tokenize(prompts_table("emoc", count=5), tokenizer)
     said = [record.getMessage() for record in caplog.records]
@@ -155,7 +155,7 @@ def test_a_table_that_is_not_in_order_is_refused(tokenizer, column, value, sente
 
 
 def test_a_label_word_that_shares_a_token_with_its_surroundings_is_refused(tokenizer):
-    # " Positives" is one unknown word to this tokenizer: its token is not the label word's alone.
+    # " Positives" is one unknown word for this tokenizer, so its token covers more than the label word.
     table = prompts_table(count=1)
     text = table.at[0, "text"]
     start, end = table.at[0, "label_spans"][0]

@@ -1,4 +1,4 @@
-"""In which format products of float32 matrices are computed: as asked, whatever torch or the environment is set to."""
+"""Tests of the format of float32 matrix products: it is the requested one, regardless of torch or environment settings."""
 
 import logging
 
@@ -29,19 +29,19 @@ CHECKS = {
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """A test's settings end with it."""
+    """Restore the settings after each test."""
     with precision.exact_products():
         yield
 
 
 def settings():
-    """All that torch tells of float32 products."""
+    """Return all settings of torch for float32 products."""
     return vars(precision._Settings.read())
 
 
 @pytest.fixture(params=["older interface", "newer interface", "for all backends"])
 def reduced(request):
-    """torch set to reduced products, as a user may have done before."""
+    """Set torch to reduced products, as a user may do in advance."""
     if request.param == "older interface":
         torch.set_float32_matmul_precision("medium")
         torch.backends.cudnn.allow_tf32 = True
@@ -111,7 +111,7 @@ def test_fast_where_the_device_has_no_such_products_is_exact_and_says_so(caplog,
     monkeypatch.setattr(precision, "measured", lambda device: "float32")
     with caplog.at_level(logging.WARNING), precision.products("fast", CPU) as found:
         assert found == "float32"
-        assert torch.get_float32_matmul_precision() == "highest"  # other kernels would add up in another order
+        assert torch.get_float32_matmul_precision() == "highest"  # other kernels would add in a different order
     assert [r.getMessage() for r in caplog.records] == [
         "matmul: fast has no effect: this CPU (no AMX) has no faster float32 products, so they are exact"
     ]

@@ -1,4 +1,4 @@
-"""Texts alone, their similarity, and how attention goes with it."""
+"""Tests of texts read alone, their similarity, and its relation to attention."""
 
 import dataclasses
 
@@ -30,7 +30,10 @@ CORE = ("gpt2", "gptj", "gpt_neox", "llama")
 
 
 def own_tokens(prompt, tokenizer, span):
-    """The tokens of a text with its blank, tokenised alone: in these templates a text ends where a token ends."""
+    """Return the tokens of a text with its leading blank, tokenised alone.
+
+    In these templates, the end of a text is the end of a token.
+    """
     start, end = span
     blank = start > 0 and prompt.text[start - 1] == " "
     return tokenizer(prompt.text[start - blank : end], add_special_tokens=False)["input_ids"]
@@ -75,7 +78,7 @@ def test_each_distinct_text_is_read_once(language_model, tokenizer, monkeypatch)
         assert alone.texts[query].text == prompt.text[slice(*prompt.query_span)]
         assert [alone.texts[d].text for d in demos] == [prompt.text[a:b] for a, b in prompt.text_spans]
     whole = prediction_similarity.compute(model, prompts, 2000)
-    monkeypatch.setattr(texts_alone, "_HELD", 1)  # no two prompts' texts fit in memory together
+    monkeypatch.setattr(texts_alone, "_HELD", 1)  # the texts of two prompts never fit in memory together
     assert len(list(texts_alone.portions(model, prompts))) == 12
     pd.testing.assert_frame_equal(prediction_similarity.compute(model, prompts, 2000), whole, rtol=1e-5)
 
@@ -101,7 +104,7 @@ def test_progress_counts_every_prompt(language_model, tokenizer):
     assert sum(done) == 5
 
 
-# Hand-made tables: 40 prompts of two seeds, 2 layers x 3 heads, 4 demonstrations, in some prompts 3.
+# Hand-made tables with 40 prompts from two seeds, 2 layers x 3 heads, and 4 demonstrations (3 in some prompts).
 KEYS = {"model": "m", "task": "sst2", "set": "fresh-2shot"}
 
 
@@ -117,7 +120,7 @@ def tables():
         labels = generator.permutation([0, 1, 0, 1])[:count].tolist()
         for layer in range(2):
             for head in range(3):
-                # Heads follow the similarity more and more; the last is constant.
+                # The attention of each head follows the similarity more than the head before. The last head is constant.
                 noise = generator.random(count)
                 share = (layer * 3 + head) / 5
                 a = np.full(count, 0.1) if (layer, head) == (1, 2) else share * s + (1 - share) * noise
@@ -181,7 +184,7 @@ def test_chance_is_what_permuted_similarities_and_heads_give(tables):
     shuffled = dataclasses.replace(shuffled, attention=pairs.attention[..., :3])
     levels, found = largest_by_chance(shuffled), correlate(shuffled, "sst2", Bootstrap(resamples=2))
     for way, level in levels.items():
-        assert 0 < np.nanmax(found[way].value) < level < 0.6  # similarities that are permuted already are no more than chance
+        assert 0 < np.nanmax(found[way].value) < level < 0.6  # permuted similarities do not exceed the chance level
     line = np.arange(6.0).reshape(2, 3)
     assert agree_by_chance(line, line) < 0.02
     assert agree_by_chance(line, -line) == 1

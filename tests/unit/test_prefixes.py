@@ -17,7 +17,7 @@ from ..differentiation import differentiate
 from ..families import FAMILIES
 from ..prompts_table import prompts_table, shared_table
 
-# Agreement with the whole prompts read one by one, as a share of the largest logit, in float32.
+# Tolerance against the whole prompts read one by one, relative to the largest logit, in float32.
 TOLERANCE = 1e-4
 
 
@@ -37,7 +37,7 @@ def prompt(ids, anchors=(1,), labels=(0,), number=0):
 
 
 def shared_prompts(tokenizer):
-    """Two groups of three prompts that share their demonstrations, interleaved, and two prompts that share with none."""
+    """Return two interleaved groups of three prompts that share their demonstrations, and two prompts that share none."""
     return tokenize(shared_table("agnews", count=8), tokenizer)
 
 
@@ -116,7 +116,7 @@ def test_the_study_reads_the_prefix_once_and_the_tails_alone(language_model, tok
     model = language_model("gpt2")
     prompts = shared_prompts(tokenizer)
     assert model.shares_prefixes
-    assert model.ends_in_last_rows  # both are tried before anything is counted
+    assert model.ends_in_last_rows  # check both before the hook counts anything
     read = []
     model.network.transformer.wte.register_forward_hook(lambda module, args, output: read.append(args[0].shape))
     icl.compute(model, prompts, 10**6)
@@ -155,7 +155,7 @@ def test_a_prefix_serves_any_number_of_batches(language_model, tokenizer):
 
 
 def halves(model, prompts):
-    """One group's batch whole and as tails, with the group's beginning."""
+    """Return the first group of prompts, with its prefix, and the batch of its whole prompts."""
     group = prefixes.groups(prompts)[0]
     return group, next(batching.batches(model, prompts, 10**6, group.index))
 
@@ -198,7 +198,7 @@ def test_an_edge_is_blocked_where_the_fused_kernel_was_handed_no_mask(language_m
     assert len(group.ids) == 20
     assert whole.mask.all()
     edges = torch.zeros(2, 20 + length, 20 + length, dtype=torch.bool)
-    edges[:, -1, -7:-3] = True  # within every window
+    edges[:, -1, -7:-3] = True  # inside each window
     with torch.inference_mode():
         with block(model.network, {1: edges}):
             plain = last_logits(model, whole)
@@ -216,7 +216,7 @@ def test_weights_are_recorded_scaled_and_differentiated_after_a_prefix(language_
     prompts = shared_prompts(tokenizer)
     group, whole = halves(model, prompts)
     start = len(group.ids)
-    factors = torch.linspace(0.2, 2.0, whole.mask.shape[1])  # one a key
+    factors = torch.linspace(0.2, 2.0, whole.mask.shape[1])  # one per key
     gradients = {"whole": {}, "tails": {}}
     recorded = {}
     for kind in ("whole", "tails"):

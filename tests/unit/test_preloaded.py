@@ -11,7 +11,7 @@ from icl_lens.cli import preloaded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
 
-# A module that commands run: it tells what a command can tell of itself.
+# Commands run this module. It prints the arguments, working directory, environment, input and loaded modules of the command.
 ASKED = """
 import os, sys
 if __name__ == "__main__":
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A folder that a process serves which has the module ``marker`` loaded."""
+    """Provide the folder of a server process that has loaded the module ``marker``."""
     folder = tmp_path_factory.mktemp("p")
     (folder / "asked.py").write_text(ASKED)
     (folder / "marker.py").write_text("")

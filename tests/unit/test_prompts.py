@@ -1,4 +1,4 @@
-"""The draws are compared with the released code's own calls, written out here with the libraries that it used."""
+"""Tests of the draws against the calls of the released code, written out here with the libraries that it used."""
 
 import datasets
 import numpy as np
@@ -33,7 +33,7 @@ def as_datasets(table):
 def test_fresh_demonstrations_are_those_of_the_released_code(seed, shots):
     table = corpus(classes=4)
     data = as_datasets(table)
-    # attention_attr.py: the test subset, then for each of its texts new demonstrations, drawn with replacement.
+    # attention_attr.py draws the test subset. For each of its texts, it then draws new demonstrations with replacement.
     test_sample = data["test"].shuffle(seed=seed).select(range(15))
     labels = np.array(data["train"]["label"])
     by_class = [np.where(labels == c)[0] for c in range(4)]
@@ -61,7 +61,8 @@ def test_fresh_prompts_of_a_seed_have_one_order_of_classes():
 def test_a_pool_is_the_released_sampler_s_64_shots_class_by_class(seed):
     table = corpus(classes=4, train=600, test=80)
     train = as_datasets(table)["train"]
-    # Error_analysis.ipynb: 64 of each class by sample_two_set_with_shot_per_class; text i has the (i mod 64)-th of each.
+    # Error_analysis.ipynb draws 64 texts of each class with sample_two_set_with_shot_per_class.
+    # Prompt i has the (i mod 64)-th text of each class.
     indices = list(range(len(train)))
     np.random.RandomState(seed).shuffle(indices)
     by_class = [[index for index in indices if train[index]["label"] == c][:64] for c in range(4)]
@@ -104,7 +105,7 @@ def test_a_pool_has_one_demonstration_per_class(name):
 def test_shared_demonstrations_are_those_of_the_released_code(seed, shots):
     table = corpus(classes=4)
     train = as_datasets(table)["train"]
-    # sample_two_set_with_shot_per_class: shuffle all indices, take the first of each class as they are met.
+    # sample_two_set_with_shot_per_class shuffles all indices and takes the first texts of each class in this order.
     state = np.random.get_state()
     indices = list(range(len(train)))
     np.random.seed(seed)
@@ -187,7 +188,7 @@ def test_an_empty_split_and_a_strange_label_are_told():
 def test_auxiliary_queries_are_the_second_set_of_the_released_code(seed):
     table = corpus(classes=4, train=120)
     train = as_datasets(table)["train"]
-    # sample_two_set_with_shot_per_class: what is met when a class has its first texts goes to the second set.
+    # sample_two_set_with_shot_per_class adds a text to the second set if its class already has all texts of the first set.
     indices = list(range(len(train)))
     np.random.seed(seed)
     np.random.shuffle(indices)

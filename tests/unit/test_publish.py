@@ -1,4 +1,7 @@
-"""What is published of a run: the numbers are the run's, no text of a data set is quoted, and all is written or nothing."""
+"""Tests of the published page of a run.
+
+The page has the numbers of the run and quotes no text of a data set. The command writes all files or none.
+"""
 
 import json
 import re
@@ -38,7 +41,7 @@ def write_table(results, name, kind, rows, inputs=(), **more):
 
 
 def study(results, name, rows, of):
-    """A study's table of twelve prompts."""
+    """Write the table of a study with twelve prompts and return its path."""
     observed = {"prompts": 12, "untrained": False, "left_out": 0, "unknown_tokens": 0.0}
     path = f"studies/m/sst2/{of}/{name}.parquet"
     more = {"model": MODEL, "dtype": "float32", "device": "cpu", "task": TASK, "observed": observed}
@@ -47,7 +50,7 @@ def study(results, name, rows, of):
 
 
 def recorded(results, item, csv, inputs, **others):
-    """An item's files, with the record that the workflow writes."""
+    """Write the files of an item, with the record that the workflow writes."""
     kind = "figures" if item.startswith("figure") else "tables"
     (results / kind).mkdir(exist_ok=True)
     csv.to_csv(results / kind / f"{item}.csv", index=False)
@@ -59,13 +62,13 @@ def recorded(results, item, csv, inputs, **others):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Results with Figure 3 and Table 1 of one task, drawn by chance from seed 0."""
+    """Return results with Figure 3 and Table 1 of one task, drawn at random from seed 0."""
     results, draw = tmp_path_factory.mktemp("publish") / "real", np.random.default_rng(0)
     corpus = [{"split": split, "index": i, "text": MARKER, "label": i} for split in ("train", "test") for i in (0, 1)]
     write_table(results, "corpora/sst2.parquet", "corpora", corpus)
     keys = [{"model": "m", "task": "sst2", "seed": seed, "prompt_id": 10 * seed + n} for seed in SEEDS for n in range(4)]
     fresh, shared = ([{**key, "set": name} for key in keys] for name in ("fresh-1shot", "shared-1shot"))
-    # S_wp is largest in the first layer, S_pq in the others, with a spread over seeds.
+    # S_wp is largest in the first layer and S_pq in the others. The values vary over seeds.
     flow = [
         {**k, "layer": n, "s_wp": w + 0.1 * (k["seed"] - 43), "s_pq": 0.7 - w, "s_ww": draw.random() / 5}
         for k in fresh
@@ -93,7 +96,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def claims(tmp_path_factory):
-    """A folder with the paper's claims on both items."""
+    """Return a folder with the paper's claims about both items."""
     paper = yaml.safe_load((REPOSITORY / "resources/claims/anchors.yaml").read_text())
     paper["claims"] = [claim for claim in paper["claims"] if claim["item"] in ("figure_3", "table_1")]
     folder = tmp_path_factory.mktemp("claims")
@@ -108,7 +111,7 @@ def command(results, docs, claims, *options):
 
 @pytest.fixture(scope="module")
 def docs(made, claims, tmp_path_factory):
-    """What the command writes."""
+    """Return the folder that the command writes."""
     docs = tmp_path_factory.mktemp("written") / "docs"
     assert command(made, docs, claims, "--name", "gemma") == 0
     return docs
@@ -116,7 +119,7 @@ def docs(made, claims, tmp_path_factory):
 
 @pytest.fixture
 def results(made, tmp_path):
-    """A copy to damage."""
+    """Return a copy of the results that a test can damage."""
     return shutil.copytree(made, tmp_path / "real")
 
 
@@ -125,7 +128,7 @@ def contents(folder):
 
 
 def refused(results, tmp_path, claims, match, name="gemma"):
-    """It is refused, and nothing is written."""
+    """Check that the command raises an error and writes nothing."""
     results = results if isinstance(results, list) else [results]
     with pytest.raises(InputError, match=match):
         publish.write(results, tmp_path / "docs", name, sorted(claims.iterdir()), PAGE)
@@ -141,11 +144,11 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     }
     page = (docs / "gemma.md").read_text()
     scorecard = pd.read_csv(docs / "gemma-scorecard.csv").set_index("claim")
-    # Nothing of the data set's text.
+    # The files contain no text of the data set.
     assert not [name for name, content in contents(docs).items() if MARKER.encode() in content]
     assert "(gemma/figure_3.png)" in page
     assert (docs / "gemma/figure_3.png").read_text() == "a picture"
-    # The head: the model with its weights, the data with what is missing of it, the seeds, the baseline.
+    # The page begins with the model and its weights, the data and the number of missing texts, the seeds and the baseline.
     assert "m: Q4\\_K\\_M weights, dequantised." in page
     assert "| gguf quantisation | Q4\\_K\\_M |" in page
     assert "1,234,567" in page
@@ -153,7 +156,7 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     assert "SST-2: demonstrations come from a subset of the training split (2 of 67,349 texts)." in page
     assert "| SST-2 | fresh-1shot | 0.500 " in page
     assert "torch " in page
-    # A claim with its interval and its spread: shallow-gather is about layer 0 of 4.
+    # A claim has an interval and a spread over seeds. The claim shallow-gather is about layer 0 of 4.
     shown = saliency_summary.summarise(artifacts.read(results / "studies/m/sst2/fresh-1shot/saliency.parquet", "saliency")[0])
     cell = shown[(shown["metric"] == "s_wp - s_pq") & (shown["layer"] == 0)].iloc[0]
     row = scorecard.loc["shallow-gather"]
@@ -164,7 +167,7 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     section = page.partition("## Figure 3")[2].partition("## Table 1")[0]
     assert "**Holds.** *In shallow layers S\\_wp, the flow from the text to the label words, is higher than S\\_pq" in section
     assert f"{cell['share']:.3f} \\[{cell['low']:.3f}, {cell['high']:.3f}\\]" in section
-    # The number of another model stands beside ours, which is not judged by it.
+    # The page shows the paper's number, which is of another model, next to ours. It does not judge ours by that number.
     row = scorecard.loc["table-1-vanilla-sst-2"]
     assert (row["verdict"], row["paper_value"]) == ("not testable here", "0.6128")
     numbers = pd.read_csv(docs / "gemma/table_1.csv").set_index(["task", "method"])
@@ -173,7 +176,7 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     assert "| SST-2 | few\\_shot | 1 |" in page
     assert "A note." in page
     assert "Not part of this run: Figure 4;" in page
-    # What was read and written.
+    # The record lists the files that were read and written.
     record = json.loads((docs / "gemma/inputs.json").read_text())
     assert {"corpora/sst2.parquet", "figures/figure_3.csv"} <= set(record["inputs"]["real"])
     for name, digest in record["inputs"]["real"].items():
@@ -277,7 +280,10 @@ def test_the_command_says_in_one_sentence_what_it_lacks(results, claims, tmp_pat
 
 
 def test_the_committed_page_is_what_the_run_at_hand_gives():
-    """Where the results that docs/gemma.md was written from lie in results/: else there is nothing to compare with."""
+    """Compare the page docs/gemma.md with the runs in results/ that it was written from.
+
+    The test is skipped where these runs are missing.
+    """
     runs = [REPOSITORY / "results" / name for name in ("gemma-real", "gemma-real-interventions", "gemma-real-companions")]
     missing = [run.name for run in runs if not run.is_dir()]
     if missing:

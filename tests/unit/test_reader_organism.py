@@ -75,7 +75,7 @@ def test_one_rule_completes_all_lists_of_a_prompt(material):
         for text in texts(material, material.lists()):
             repeated = [points[-1][0] == points[-1][1] for points in lists_of(text)]
             shares.append(repeated[-1])
-            # Mute examples never repeat, whatever the last list does.
+            # Uninformative examples never repeat a value, whether or not the last list does.
             assert len(set(repeated)) == 1 or not any(repeated[:-1])
     assert 0.4 < np.mean(shares) < 0.7
 

@@ -1,4 +1,4 @@
-"""Readings: when a claim holds, holds in weakened form, does not hold, and cannot be told."""
+"""Tests of readings: when a claim holds, holds in weakened form, does not hold, or remains open."""
 
 import math
 
@@ -18,7 +18,7 @@ def claim(**rule):
 
 
 def table(*cells):
-    """Rows of (value, low, high), a layer each."""
+    """Return a table with one row per layer from cells of (value, low, high)."""
     rows = [dict(zip(("value", "low", "high"), cell, strict=True)) for cell in cells]
     return pd.DataFrame(rows).assign(model="m", layer=range(1, len(rows) + 1), prompts=20)
 

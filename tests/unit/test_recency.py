@@ -19,7 +19,7 @@ from ..reference import recency as reference
 FOLDER = REPOSITORY / "examples/recency"
 COMPUTE = "icl_lens.studies.plugins.recency.compute"
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest allowed difference from the plain reference in float32, as a share of the largest value.
 TOLERANCE = 1e-4
 
 
@@ -34,7 +34,7 @@ def settings(study, **values):
 
 
 def plain(model, table, prompts, tokenizer, first_token=False):
-    """Shape (N, L, D), by the reference."""
+    """Return the attention that the reference computes, shape (N, L, D)."""
     found = []
     for row, prompt in zip(table.to_dict("records"), prompts, strict=True):
         offsets = tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -45,7 +45,7 @@ def plain(model, table, prompts, tokenizer, first_token=False):
 
 
 def measured(study, model, prompts, budget, **values):
-    """Shape (N, L, D)."""
+    """Return the attention that the study computes, shape (N, L, D)."""
     rows = study.function("compute")(model, prompts, budget, settings=settings(study, **values))
     return rows["attention"].to_numpy().reshape(len(prompts), model.layers, -1)
 
@@ -103,7 +103,7 @@ def test_progress_counts_every_prompt(study, language_model, tokenizer):
 
 
 def rows_of(attention, tokens, task="sst2"):
-    """Rows of one layer, of prompts in one seed; attention and tokens of shape (N, D)."""
+    """Return rows of one layer for the prompts of one seed; attention and tokens have shape (N, D)."""
     places = range(1, len(attention[0]) + 1)
     return pd.DataFrame(
         {"model": "m", "set": "s", "task": task, "seed": 1, "prompt_id": number, "layer": 0, "place": place}

@@ -33,14 +33,14 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-"""The parts of the package from the lowest to the highest; a module imports lower parts and its own part only."""
+"""The parts of the package from the lowest to the highest. A module imports only lower parts and its own part."""
 
 CONTRACT = {"cost", "group", "inputs", "item", "study"}
-"""The modules of ``studies`` that a study may import, beside those of its paper."""
+"""The modules of ``studies`` that a study may import in addition to the modules of its paper."""
 
 
 def imports_of_modules():
-    """(module, what it imports of ours) for each import in the package."""
+    """Yield (module, imported name) for each import of the package's own code in the package."""
     for path in sorted(code.PACKAGE.rglob("*.py")):
         parts = [code.PACKAGE.name, *path.relative_to(code.PACKAGE).with_suffix("").parts]
         module, package = ".".join(parts).removesuffix(".__init__"), parts[:-1]
@@ -75,7 +75,7 @@ def test_imports_go_to_lower_layers_only():
 
 
 def folder_of_study(name):
-    """The package of the study's folder that a module, or what is imported from one, is in; None where it is in none."""
+    """Return the package of the study folder that contains a module or an imported name, or None if there is none."""
     package = ".".join(name.split(".")[:4])
     return package if package in registry.packages().values() else None
 
@@ -166,15 +166,15 @@ def test_a_study_that_does_not_exist_is_refused_with_those_that_do():
         registry.study("saliencies")
 
 
-# Mistakes in a study, by field.
+# Invalid fields of a study.
 
 
 class Settings(Section):
-    """Nothing to choose."""
+    """Settings without fields."""
 
 
 def declared(**fields):
-    """A study without a fault, but for the fields given."""
+    """Return a study that is valid except for the given fields."""
     good = {
         "package": "icl_lens.studies.anchors.sample",
         "help": "what it finds",
@@ -275,7 +275,7 @@ STUDY = Study(
 
 
 def folder(parent, name="sample", text=DECLARATION, **fields):
-    """A plugin's folder."""
+    """Create a plugin's folder and return its path."""
     place = Path(parent) / name
     place.mkdir(parents=True)
     names = {"kind": name, "keys": name, "item": f"figure_{name}", "reads": name, **fields}

@@ -1,4 +1,4 @@
-"""The report: what stands in it, that it needs nothing else, and that no text of a data set becomes markup."""
+"""Tests of the report: its contents, that it needs no other files, and that no text of a data set becomes markup."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def write_table(results, name, kind, rows, inputs=(), **more):
 
 @pytest.fixture
 def results(tmp_path):
-    """A results folder with one figure and one table, made from artifacts whose texts are markup."""
+    """A results folder with one figure and one table, made from artifacts with texts that contain markup."""
     results = tmp_path / "results"
     task = {"name": "sst2", "title": EVIL, "template": "", "label_words": [" a", " b"]}
     more = {"corpus": {"source": "builtin"}, "task": task}
@@ -71,7 +71,7 @@ def results(tmp_path):
         made = {f"{item}.{ending}": "0" * 64 for ending in endings}
         read = {path: hashes.file_hash(results / path) for path in inputs}
         (results / f"{item}.json").write_text(json.dumps({"inputs": read, "outputs": made}))
-    (tmp_path / "claims.yaml").write_text(json.dumps(CLAIMS))  # JSON is YAML
+    (tmp_path / "claims.yaml").write_text(json.dumps(CLAIMS))  # JSON is valid YAML
     return results
 
 
@@ -165,7 +165,7 @@ def test_no_page_is_wider_than_the_screen(results, width):
 
 
 def walkable(results):
-    """A folder of studies with two prompts of two layers, whose words are markup."""
+    """Create a folder of studies for two prompts and two layers, with words that contain markup."""
     folder = results / "studies/m/sst2/walk"
     model = {"name": "m", "family": "gpt2", "layers": 2, "parameters": 1000}
     task = {"name": "sst2", "title": EVIL, "template": "", "label_words": [" a", f" {EVIL}"]}
@@ -232,7 +232,7 @@ def test_a_walk_draws_the_strongest_edges_and_what_was_measured(results):
     assert prompt["probabilities"] == [0.135, 0.865]
 
 
-# The contrast of each text that is seen with what lies behind it (WCAG 2, relative luminance), worst first.
+# The contrast of each visible text with its background (WCAG 2, relative luminance), lowest first.
 CONTRASTS = """
 const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
 const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);

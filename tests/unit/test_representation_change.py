@@ -20,7 +20,7 @@ from ..conftest import byte_level, llama_like, sentencepiece_like
 from ..families import FAMILIES, tiny
 from ..reference import representation_change as reference
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest allowed difference from the plain reference in float32, as a share of the largest value.
 TOLERANCE = 1e-4
 
 CORE = ("gpt2", "gptj", "gpt_neox", "llama")
@@ -40,7 +40,7 @@ def listed():
 
 @pytest.fixture(scope="module")
 def told():
-    """Stories of which only four queries are kept."""
+    """Stories with only the first four queries."""
     return reading.build(SMALL.reading, 42).query("query_id < 4")
 
 
@@ -59,7 +59,7 @@ def close(found, plain):
 
 
 def query_of(prompt, row):
-    """By characters, not by the package: the tokens of the query's own text."""
+    """Return the tokens of the query's own text, found from character offsets and not with the package."""
     return [i for i, (start, end) in enumerate(prompt.spans) if end > row.query_span[0] and prompt.text[start:end].strip()]
 
 
@@ -89,7 +89,7 @@ def test_rows_agree_with_the_plain_reference(language_model, listed, family, bud
             for layer in range(model.layers + 1):
                 each = [vectors[q, examples, control][place, layer] for q in range(3)]
                 if np.ptp(each, axis=0).max() < 1e-5:
-                    continue  # the last token's embedding may be the same in all prompts
+                    continue  # The last token's embedding may be the same in all prompts.
                 plain = reference.cosines(each)
                 found = tensors["d0.cosine"][number, layer, place]
                 assert np.abs(found - plain[np.triu_indices(3, 1)]).max() < 1e-3
@@ -126,7 +126,7 @@ def test_neither_padding_nor_batch_size_changes_a_result(language_model, told):
 
 
 def test_only_the_querys_own_tokens_are_pooled(language_model, listed):
-    """In layer 0 a rotary model knows no positions: with examples the query's embeddings are what they were without."""
+    """Check layer 0 of a rotary model, which has no positions: the query's embeddings are equal with and without examples."""
     _, _, tensors = run(language_model("llama"), listed)
     none, examples, control = tensors["d0.cosine"][:, 0]
     assert np.nanmax(np.abs(none - examples)) < 1e-5

@@ -40,7 +40,7 @@ def test_an_activity_is_read_in_the_first_line():
 
 
 def told(answers):
-    """Rows of one number of distractors with an answer for each condition."""
+    """Return rows for a single number of distractors, with an answer for each condition."""
     table = reading.build(Reading(queries=20, distractors=[1], examples=[0, 1]), 42)
     rng = np.random.default_rng(0)
     attention = rng.uniform(0.1, 1, size=(len(table), 3, 2))
@@ -120,7 +120,7 @@ def test_log_ratios_are_per_token_and_sums_are_of_all():
 
 
 def tensors_of(rows, seed=0):
-    """Random similarities of three conditions, two layers and three poolings."""
+    """Return random similarities for three conditions, two layers and three poolings."""
     count = rows["query_id"].nunique()
     rng = np.random.default_rng(seed)
     cosine = rng.normal(size=(3, 2, 3, count * (count - 1) // 2))
@@ -149,7 +149,7 @@ def test_each_alignment_stands_where_its_tensor_has_it():
     assert value["examples - control"] == pytest.approx(expected[1] - expected[2])
     assert one.set_index("contrast")["mantel_p"]["control"] == tensors["d1.mantel_p"][2, 1, 1, 1]
     mean = found[(found["of"] == "mean of layers") & (found["pooling"] == "max") & (found["hypothesis"] == "name")]
-    assert mean.set_index("contrast")["value"]["none"] == pytest.approx(expected[0])  # of two layers one is the embeddings
+    assert mean.set_index("contrast")["value"]["none"] == pytest.approx(expected[0])  # one of the two layers is the embeddings
 
 
 def test_resampled_alignments_are_those_of_the_drawn_queries():
@@ -199,10 +199,10 @@ def test_a_correlation_is_found_where_attention_rises_with_improvement():
     by_layer = of[of["of"] == "layer"].set_index("layer")
     assert by_layer.loc[1, "value"] == pytest.approx(1)
     assert by_layer.loc[1, "q"] <= 0.02
-    assert math.isnan(by_layer.loc[2, "value"])  # nothing changes there
+    assert math.isnan(by_layer.loc[2, "value"])  # the attention does not change in this layer
     assert of[of["of"] == "share of layers"]["value"].iloc[0] == 0.5
     error = found[(found["improvement"] == "error") & (found["of"] == "share of layers")]
-    assert error["value"].isna().all()  # all answers are as wrong as they were
+    assert error["value"].isna().all()  # the errors of all answers stay the same
 
 
 def test_probe_accuracies_stand_where_their_tensor_has_them():

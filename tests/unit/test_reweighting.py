@@ -21,15 +21,15 @@ from ..families import FAMILIES
 from ..prompts_table import shared_table
 from ..reference import reweighting as reference
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest allowed difference from the plain reference in float32, as a share of the largest value.
 TOLERANCE = 1e-4
 
-# Few steps, each large enough to matter.
+# Few steps, each large enough to change the result.
 SETTINGS = Settings(epochs=2, learning_rate=0.05)
 
 
 def tables(task="agnews", count=7, seed=42):
-    """Prompts of one seed that share their demonstrations, and training prompts with the same ones."""
+    """Return prompts of one seed that share their demonstrations, and training prompts with the same demonstrations."""
     whole = shared_table(task, count=2 * count + 2)
     whole = whole[whole["text"].str.startswith(whole["text"][0][: whole["label_spans"][0][-1][1]])]
     whole = whole.assign(seed=seed, set="shared-1shot").reset_index(drop=True)
@@ -38,7 +38,7 @@ def tables(task="agnews", count=7, seed=42):
 
 
 def few(table):
-    """The same prompts with two demonstrations per class: those they have, twice."""
+    """Return the same prompts with two demonstrations per class, by repeating their own demonstrations."""
     rows = table.to_dict("records")
     for row in rows:
         end = row["label_spans"][-1][1] + 1  # the newline before the query
@@ -84,7 +84,7 @@ def log_probs(rows, method):
 def test_beta_losses_and_answers_agree_with_the_plain_reference(language_model, tokenizer, family):
     model = language_model(family)
     prompts, auxiliary, more = inputs(tokenizer)
-    assert len(prompts) > 2 and len(auxiliary) > 2  # noqa: PT018 - both say that there is something to compare
+    assert len(prompts) > 2 and len(auxiliary) > 2  # noqa: PT018 - both check that there is something to compare
     rows, tensors = run(model, tokenizer)
     generator = np.random.default_rng([SETTINGS.seed, 42])
     orders = [generator.permutation(len(auxiliary)).tolist() for _ in range(SETTINGS.epochs)]
@@ -153,7 +153,7 @@ def test_training_reads_each_beginning_once_and_then_single_tokens(language_mode
 def test_a_seed_learns_side_by_side_what_it_learns_alone(language_model, tokenizer, family):
     model = language_model(family)
     _, auxiliary, _ = inputs(tokenizer)
-    # Another seed with other prompts, longer and in another order: the first ones of the first seed end in more text.
+    # A second seed with other prompts: longer ones in another order. The first prompts of the first seed end with more text.
     longer = [dataclasses.replace(p, ids=np.concatenate([p.ids, p.ids[-9:]]), gold=(p.gold + 1) % 4) for p in auxiliary[::-1]]
     runs = {42: auxiliary, 43: longer}
     assert model.shares_prefixes

@@ -9,7 +9,7 @@ from icl_lens.studies.anchors.reweighting.summary import DIFFERENCE, shares, sum
 
 
 def table(task, classes, golds, predictions, shots=(1, 5, 1)):
-    """Rows of two seeds; ``predictions`` by method."""
+    """Return rows of two seeds; ``predictions`` maps each method to its predictions."""
     rows = []
     for seed in (42, 43):
         for number, gold in enumerate(golds):
@@ -33,7 +33,7 @@ def two_tasks():
 def test_scores_are_their_definitions_over_the_classes_that_are_there():
     gold, predicted = [0, 0, 0, 2, 2, 3], [0, 0, 1, 2, 0, 3]
     assert balanced_accuracy(gold, predicted) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
-    # F1 of 0: precision 2/3, recall 2/3; of 2: precision 1, recall 1/2; of 3: 1. Class 1 has no text.
+    # F1 of class 0: precision 2/3, recall 2/3. F1 of class 2: precision 1, recall 1/2. F1 of class 3: 1. Class 1 has no text.
     assert macro_f1(gold, predicted) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
 
 

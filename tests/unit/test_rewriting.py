@@ -1,4 +1,4 @@
-"""Test texts rewritten by rules, and what a model answers to them."""
+"""Tests of the rule-based rewriting of test texts and of a model's predictions for the rewritten texts."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def test_rare_words_are_none_of_the_built_in_texts_and_have_no_rare_word_of_thei
     common = {word for text in texts for word in text.split()}
     assert not set(RARE_WORDS.values()) & common
     assert not set(RARE_WORDS.values()) & set(RARE_WORDS)
-    # Every word that carries an opinion in them is replaced.
+    # Each opinion word of the built-in texts is replaced.
     assert {word for lexicon in LEXICONS for words in lexicon.values() for word in words} <= set(RARE_WORDS)
     assert all(word == word.lower() for pair in RARE_WORDS.items() for word in pair)
 
@@ -70,7 +70,7 @@ def test_typos_touch_about_the_share_asked_and_nothing_but_letters():
     assert [c for c in found if not c.isalpha()] == [c for c in text if not c.isalpha()]
     words = list(zip(text.split(), found.split(), strict=True))
     changed = np.mean([a != b for a, b in words if a.isalpha()])
-    assert 0.3 < changed < 0.7  # of words of about four letters each 1 - 0.85 ** 4
+    assert 0.3 < changed < 0.7  # 1 - 0.85 ** 4 of the words, which have about four letters each
     assert typos(text, 1e-9, np.random.default_rng(0)) == text
     assert typos("a", 1.0, np.random.default_rng(1)).strip()
 
@@ -119,7 +119,7 @@ def test_answers_are_those_to_the_rewritten_prompts(language_model, tokenizer):
         found = rows[rows["rewriting"] == how]
         assert np.allclose(found["class_log_probs"].tolist(), plain["class_log_probs"].tolist(), atol=1e-5)
         whole = [len(tokenizer(p.text[p.query_span[0] - 1 : p.query_span[1]])["input_ids"]) for p in prompts[name]]
-        # A blank that is a token of its own is none of the text's.
+        # A space that is a separate token is not part of the text.
         assert all(n in (m, m - 1) for n, m in zip(found["query_tokens"], whole, strict=True))
     assert rows["replaced"].iloc[0] == share_replaced(table["text"][0][slice(*table["query_span"][0])])
 
@@ -128,7 +128,7 @@ def test_the_summary_has_accuracies_and_paired_drops():
     rows = []
     for prompt_id in range(20):
         for how in REWRITINGS:
-            # Typos cost the same ten prompts in every resample; rare words one.
+            # Typos make the same ten prompts wrong in each resample; rare words make one prompt wrong.
             wrong = {"typos": prompt_id < 10, "rare_words": prompt_id == 0}.get(how, False)
             rows.append(
                 {

@@ -16,12 +16,12 @@ from ..families import FAMILIES
 from ..prompts_table import prompts_table
 from ..reference.saliency import saliency as reference
 
-# Agreement with the plain reference, as a share of the largest value, in float32.
+# Largest allowed difference from the plain reference in float32, as a share of the largest value.
 TOLERANCE = 1e-4
 
 
 def measured(model, prompts, budget):
-    """Shape (3, N, L)."""
+    """Return S_wp, S_pq and S_ww as the study computes them, shape (3, N, L)."""
     rows = saliency.compute(model, prompts, budget)
     assert rows["prompt_id"].tolist() == np.repeat([p.prompt_id for p in prompts], 3).tolist()
     assert rows["layer"].tolist() == [0, 1, 2] * len(prompts)
@@ -47,7 +47,7 @@ def test_it_agrees_with_the_plain_reference(language_model, tokenizer, family, t
 
 
 def test_in_float64_it_is_the_reference_to_rounding(language_model, tokenizer):
-    model = language_model("gpt2")  # the family whose eager attention has no float32 step inside
+    model = language_model("gpt2")  # the eager attention of this family has no float32 step
     model.network.double()
     prompts = tokenize(prompts_table(), tokenizer)
     plain = expected(model, prompts)
@@ -74,9 +74,9 @@ def test_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
 def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tolerance):
     if family == "deepseek_v3":
-        tolerance = 0.1  # a token near the border between two experts may go to the other
+        tolerance = 0.1  # a token near the boundary between two experts may switch to the other expert
     if family == "opt" and dtype == torch.bfloat16:
-        tolerance = 0.11  # one prompt of these lies 0.1013 off, the mean of all far less
+        tolerance = 0.11  # one prompt differs by 0.1013; the mean over all prompts is far smaller
     model = language_model(family)
     prompts = tokenize(prompts_table("agnews"), tokenizer)
     full = measured(model, prompts, 2000)
@@ -90,7 +90,7 @@ def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tol
 
 
 def confident(model, tokenizer, loss):
-    """A prompt whose gold label is the model's answer, with this loss: a bias is made as large as that needs."""
+    """Return a prompt with the model's prediction as gold label, after setting a bias so that the prompt has the given loss."""
     prompts = tokenize(prompts_table(count=1), tokenizer)
     with torch.inference_mode():
         logits = class_logits(model, next(iter(batching.batches(model, prompts, 2000))))[0]
@@ -107,7 +107,7 @@ def test_a_confident_answer_keeps_its_saliency_in_half_precision(language_model,
     assert 0 < full.max() < loss
     model.network.half()
     half = measured(model, prompts, 2000)
-    # The last logits are less sharp in float16, which is one factor for all that flows to them.
+    # The last logits are less precise in float16, which scales all flows to them by the same factor.
     factor = half.max() / full.max()
     assert 0.9 < factor < 1.1
     assert np.abs(half - factor * full).max() <= 0.01 * full.max()

@@ -1,4 +1,4 @@
-"""Shares of S_wp, S_pq and S_ww: the released aggregation, its intervals and paired differences."""
+"""Tests of the shares of S_wp, S_pq and S_ww: the released aggregation, its intervals and paired differences."""
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ def test_a_share_is_the_mean_over_seeds_of_quotients_of_means(rows):
 
 
 def test_differences_are_paired(rows):
-    rows["s_pq"] = rows["s_wp"]  # equal in every prompt, so in every resample
+    rows["s_pq"] = rows["s_wp"]  # equal for each prompt and therefore in each resample
     found = summarise(rows).set_index(["metric", "layer"])
     assert np.abs(found.loc["s_wp - s_pq", ["share", "low", "high"]].to_numpy()).max() < 1e-12
     assert found.loc[("s_wp", 0), "high"] - found.loc[("s_wp", 0), "low"] > 0.01

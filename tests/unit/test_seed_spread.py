@@ -1,4 +1,4 @@
-"""The values of single seeds: their mean is what the item shows, and each is what its own prompts give."""
+"""Tests of the values of single seeds: their mean is the item's value, and each follows from the seed's own prompts."""
 
 import math
 
@@ -29,7 +29,7 @@ SET = "shared-1shot"
 
 
 def prompts(task):
-    """Keys of four prompts of each seed."""
+    """Yield the keys of four prompts for each seed."""
     for seed in SEEDS:
         for number in range(4):
             yield {"model": "m", "task": task, "set": SET, "seed": seed, "prompt_id": 10 * seed + number}
@@ -41,7 +41,7 @@ def answers(task, draw):
         {
             **key,
             "gold": int(draw.integers(classes)),
-            # Every class is predicted in every seed, so that each has an AUCROC.
+            # Each class is predicted in each seed, so that each seed has an AUCROC.
             "prediction": key["prompt_id"] % 10 % 2,
             "class_log_probs": [-1.0] * classes,
             "top_tokens": [0] * 10,
@@ -51,7 +51,7 @@ def answers(task, draw):
 
 
 def study(kind, task, draw):
-    """A study's rows, drawn by chance."""
+    """Return a study's rows with random values."""
 
     def of_prompts(*conditions, **measured):
         return [
@@ -96,7 +96,7 @@ SUMMARIES = {
 
 
 def written(results, kind):
-    """A study and the answers of both tasks in a results folder; the rows, the answers and the paths."""
+    """Write a study and the answers of both tasks to a results folder; return the rows, the answers and the paths."""
     draw = np.random.default_rng(0)
     rows, icl, paths = [], [], []
     for task in TASKS:
@@ -120,9 +120,9 @@ def test_the_item_shows_the_mean_of_the_seeds(tmp_path, item):
     assert (np.ptp(values, axis=0) > 0).any(), "seeds differ"
     linear = (
         shown["metric"] != "r" if item == "figure_5" else pd.Series(item != "table_3", index=shown.index)
-    )  # else a quotient
+    )  # all other values are quotients
     np.testing.assert_allclose(values.mean(0)[linear], shown[column][linear], atol=1e-12)
-    # Each is what the prompts of that seed alone give. (The draws of hidden_random_top are chosen seed by seed anyway.)
+    # Each value follows from that seed's prompts only. (The draws of hidden_random_top are chosen separately per seed anyway.)
     alone = summarise(rows[rows["seed"] == SEEDS[1]], icl[icl["seed"] == SEEDS[1]])
     np.testing.assert_allclose(found[SEEDS[1]][column], alone[column], atol=1e-12)
 

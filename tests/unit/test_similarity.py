@@ -57,7 +57,7 @@ def test_a_hypothesis_is_aligned_with_itself(of_lines):
 
 def test_cosines_agree_with_the_definition():
     vectors = RNG.normal(size=(7, 5)) * [1, 5, 0.1, 2, 1]
-    vectors[:, 3] = 4.0  # one value for all: no difference
+    vectors[:, 3] = 4.0  # a constant column makes no difference
     plain = reference.cosines(vectors)
     assert similarity.cosines(vectors) == pytest.approx(plain[np.triu_indices(7, 1)])
     assert np.isnan(similarity.cosines(np.ones((4, 3)))).all()
@@ -70,7 +70,7 @@ def test_linear_cka_agrees_with_the_definition():
 
 
 def test_the_mantel_null_is_calibrated():
-    """Of similarities that know nothing of the hypothesis few p values are small: 5 % are below 0.05."""
+    """Check that 5 % of the p values are below 0.05 for similarities that are independent of the hypothesis."""
     hypothesis = hypotheses.same(np.arange(24) % 4)
     unit = similarity.unit_ranks(similarity.cosines(RNG.normal(size=(400, 24, 3))))
     value = unit @ similarity.unit_ranks(similarity.condensed(hypothesis))
@@ -121,7 +121,7 @@ def test_the_incomplete_beta_function_has_known_values(a, b, x, expected):
 def test_a_paired_t_test_is_calibrated_and_has_a_known_value():
     t, p = significance.paired_t(np.array([1.0, 2.0, 3.0, 4.0, -1.0]))
     assert t == pytest.approx(1.8 / (math.sqrt(3.7) / math.sqrt(5)))
-    # Of four degrees of freedom Student's distribution has a closed form.
+    # Student's t distribution with four degrees of freedom has a closed form.
     u = t / math.sqrt(t * t + 4)
     assert p == pytest.approx(1 - 1.5 * u + u**3 / 2)
     draws = [significance.paired_t(row)[1] for row in RNG.normal(size=(500, 10))]
@@ -167,7 +167,7 @@ def test_a_probe_is_the_minimum_of_its_loss():
 
 
 def test_folds_are_fitted_on_the_others_only():
-    """A component that is the group itself can never be read off what was not seen."""
+    """Check that a probe never predicts a component that equals the group, because the test groups are unseen."""
     import torch
 
     groups = np.arange(30) % 6

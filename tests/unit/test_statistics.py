@@ -11,7 +11,7 @@ from ..reference.deep_attention import auc_by_counting, one_versus_one
 
 
 def scores_of(generator, classes, layers=4, prompts=40, ties=True):
-    """Scores that prefer the predicted class, with many ties, and the predictions."""
+    """Return scores that favour the predicted class (with many ties by default) and the predictions."""
     predicted = generator.integers(0, classes, prompts)
     scores = generator.random((layers, prompts, classes)) + 0.3 * (predicted[:, None] == np.arange(classes))
     return (np.round(scores, 1) if ties else scores) + 0.1, predicted
@@ -51,7 +51,7 @@ def test_agreement_is_what_scikit_learn_computes(classes):
 
 def test_with_two_classes_the_two_ways_differ_and_normalised_is_symmetric():
     scores, predicted = scores_of(np.random.default_rng(5), 2, ties=False)
-    scores *= np.random.default_rng(6).random((4, 40, 1))  # overall attention says nothing of the class
+    scores *= np.random.default_rng(6).random((4, 40, 1))  # the overall attention is independent of the class
     normalised, raw = (attention_auc.agreement(scores, predicted, way).auc for way in ("normalised", "raw"))
     assert not np.allclose(normalised, raw)
     np.testing.assert_allclose(attention_auc.agreement(scores[..., ::-1], 1 - predicted).auc, normalised, rtol=1e-12)
@@ -144,13 +144,13 @@ def test_degenerate_inputs_have_degenerate_intervals_or_are_refused():
 
 
 def binomial_margin(runs, share=0.95):
-    """Three standard errors of a share observed in ``runs`` simulations."""
+    """Return three standard errors of a share observed in ``runs`` simulations."""
     return 3 * np.sqrt(share * (1 - share) / runs)
 
 
 def test_an_interval_holds_the_mean_over_test_texts_as_often_as_it_says():
     share = coverage_of_means(300, seeds=5, prompts=50, between=1.0, seeds_too=False, truth="these seeds")
-    # A little too narrow: a resample varies as n - 1 of n prompts do, and the data are skewed.
+    # The interval is slightly too narrow: resampling n prompts gives (n - 1) / n of the variance, and the data are skewed.
     assert 0.95 - binomial_margin(300) - 0.01 <= share <= 0.95 + binomial_margin(300)
 
 
@@ -241,7 +241,7 @@ def test_a_seed_that_predicts_one_class_is_left_out_and_said_to_be():
 
 
 def test_an_interval_of_a_curve_holds_the_true_auc_as_often_as_it_says():
-    # Scores of the right class are exponential with mean 2, of the other with mean 1: raw AUC is 2 / 3.
+    # Scores are exponential, with mean 2 for the right class and mean 1 for the other class. The raw AUC is 2 / 3.
     generator, hits, runs = np.random.default_rng(2), 0, 200
     for _ in range(runs):
         predicted = np.arange(100) % 2

@@ -1,4 +1,4 @@
-"""Training: the recipe's faults, the loss, going on after a kill, and the tables and card that a training leaves."""
+"""Tests of training: errors in the recipe, the loss, resuming after an interruption, and the tables and card it writes."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
-    """The built-in corpora of two tasks, as the workflow makes them."""
+    """The built-in corpora of two tasks, written as in the workflow."""
     folder = tmp_path_factory.mktemp("results") / "corpora"
     for task in ("sst2", "trec"):
         tables.write_builtin(task, 0, folder / f"{task}.parquet")
@@ -66,7 +66,7 @@ def material(recipe, texts):
 
 
 def run(folder, recipe, corpora):
-    """One training, as the rule calls it; where its files are."""
+    """Run one training as the workflow rule does and return the paths of its files."""
     places = {
         "work": folder / "unfinished",
         "checkpoints": folder / "checkpoints",
@@ -138,7 +138,7 @@ class TestMaterial:
             Material.build(small, texts)
 
     def test_no_drawn_episode_is_longer_than_was_reckoned(self, texts):
-        """The context that the sentence asks for is enough, and one token less is refused."""
+        """Check that the context length in the error message is sufficient and that one token less is refused."""
         small = Recipe.model_validate({**TINY, "architecture": {**TINY["architecture"], "context": 16}})
         with pytest.raises(InputError) as caught:
             Material.build(small, texts)
@@ -203,12 +203,12 @@ class TestLosses:
             assert term.item() == pytest.approx(math.log(len(material.tokenizer)), rel=1e-5)
 
     def test_first_seen_asks_for_the_frequencies_of_the_words_not_used_yet(self, recipe, material):
-        """With logits that are exactly the log frequencies, the loss of the first label is their entropy."""
+        """Check that the first label's loss is the entropy of the frequencies if the logits are exactly their logarithms."""
         trainer = Trainer(recipe, material)
         model = trainer.model
         weight = material.label_weight.double() / material.label_weight.double().sum()
         with torch.no_grad():
-            # The one feature that is always 1 carries the log frequencies; all other tokens are impossible.
+            # All features are 1, so that the head sets the logits to the log frequencies. All other tokens are impossible.
             model.model.norm.weight.zero_()
             model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
             head = torch.full_like(model.lm_head.weight, -1e4 / recipe.architecture.width)
@@ -274,7 +274,7 @@ class TestRun:
         assert artifacts.read(again["table"], "training")[0].equals(artifacts.read(trained["table"], "training")[0])
 
     def _stopped(self, tmp_path, recipe, corpora, monkeypatch):
-        """A training that was stopped after ten steps; its state."""
+        """Stop a training after ten steps and return the path of its saved state."""
         monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
         steps = Trainer.advance
 
@@ -369,12 +369,15 @@ class TestEvaluation:
             assert ("paper's label words", "trec", 6, shots) in cells
         assert ("fresh label words, no demonstrations", "held-out texts", 2, 0) in cells
         assert ("fresh label words, swapped", "held-out texts", 4, 1) in cells
-        # Three plain-text topics hold no prompt of four classes.
+        # Three plain-text topics are too few for a prompt of four classes.
         on = "topics seen as plain text only"
         assert {c[2] for c in cells if c[1] == on} == {2}
 
     def test_the_accuracy_is_that_of_the_prompts_as_text(self, trained, recipe, texts, material):
-        """Two prompts at a time against one at a time, built as a string and read with the tokenizer alone."""
+        """Compare the predictions with those for prompts built as strings.
+
+        The evaluation runs prompts in batches. The comparison runs one prompt at a time, encoded with only the tokenizer.
+        """
         folder = trained["checkpoints"] / training.checkpoint_name(60)
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
         measures = evaluation.Evaluation(model, material, texts, prompts=30)

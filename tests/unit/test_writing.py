@@ -1,4 +1,4 @@
-"""What a study may return: anything else is one sentence, and nothing is written."""
+"""Tests of what a study may return: any other result gives a one-sentence error, and no file is written."""
 
 import dataclasses
 

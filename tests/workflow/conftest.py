@@ -1,4 +1,4 @@
-"""Real Snakemake runs, in a copy of the repository whose path has a blank in it."""
+"""Fixtures that run Snakemake in a copy of the repository whose path contains a space."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..conftest import REPOSITORY
 COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "resources", "envs")
 
 
-# The models are tiny, so a study takes as long as its imports: two of them side by side.
+# The models are tiny, so a study takes as long as its imports. Run two studies in parallel.
 TWO_AT_ONCE = ("--resources", "gpu=2")
 
 
-# A configuration that makes every item in as little time as they can be made in.
+# A configuration that makes each item in the shortest possible time.
 TINY = {
     "models": [{"name": "tiny", "path": "my models/tiny"}],
     "tasks": ["sst2", "trec"],
@@ -64,13 +64,13 @@ class Clone:
                 shutil.copy(source, folder / name)
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run Snakemake in the copy; standard output and error together are ``stdout``."""
+        """Run Snakemake in the copy; ``stdout`` contains both standard output and standard error."""
         with self.start(*arguments) as process:
             output, _ = process.communicate(timeout=900)
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
     def icl_lens(self, *arguments: str, told: str = "") -> subprocess.CompletedProcess:
-        """Run a command of the copy's own package; ``told`` is its standard input."""
+        """Run a command of the copy's own package; ``told`` is the standard input."""
         return subprocess.run(
             [sys.executable, "-m", "icl_lens", *map(str, arguments)],
             cwd=self.folder,
@@ -82,11 +82,11 @@ class Clone:
         )
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        """Start Snakemake in the copy, in a process group of its own."""
+        """Start Snakemake in the copy, in a separate process group."""
         return subprocess.Popen(
             [Path(sys.executable).parent / "snakemake", *map(str, arguments), *TWO_AT_ONCE],
             cwd=self.folder,
-            # The copy's package comes before the installed one, in Snakemake and in every job.
+            # The copy's package takes precedence over the installed one, in Snakemake and in each job.
             env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -95,7 +95,7 @@ class Clone:
         )
 
     def config(self, name: str, **keys) -> Path:
-        """Write an overlay (JSON is YAML)."""
+        """Write a config overlay (JSON is valid YAML)."""
         path = self.folder / f"{name}.yaml"
         path.write_text(json.dumps(keys))
         return path
@@ -115,13 +115,13 @@ def with_model(clone, checkpoint) -> Clone:
 
 @pytest.fixture(scope="session")
 def tiny(with_model) -> tuple[Clone, Path]:
-    """A clone, and a tiny configuration in it."""
+    """A clone and its tiny configuration."""
     return with_model, with_model.config("tiny", **TINY)
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny) -> tuple[Clone, Path]:
-    """The same, every item made once."""
+    """A clone and its tiny configuration, after a run that made all items."""
     clone, overlay = tiny
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Every study, notebook, summary, claim and tool on models that make mistakes, and on other odd cases."""
+"""Tests of each study, notebook, summary, claim and tool with models that make mistakes, and in other unusual cases."""
 
 import functools
 import json
@@ -20,24 +20,24 @@ from ..fallible import NEARLY_CONSTANT, ORGANISM, READER, noisy, one_head
 from ..one_process import Run
 from .conftest import TINY
 
-# One task, two demonstration sets, and a few items: what `make test` has time for.
+# One task, two demonstration sets and a few items, which is fast enough for `make test`.
 QUICK = {**TINY, "tasks": ["trec"], "queries": 4}
 FEW = ("figure_6", "figure_14", "table_1", "cr_figure_2")
 
 
 def items_of(mapping):
-    """What `all` makes of a config, and the tables that compare formats and show a training, where it has models for them."""
+    """Return the items that `all` makes of a config, and the format and training tables if it has models for them."""
     parsed = parse.parse(mapping)
     extra = ("table_precision", "cr_figure_3")
     return [name for name, item in registry.items().items() if all(parsed.shown(name)) and (item.in_all or name in extra)]
 
 
 def draw(run, item):
-    """Make one item; what it warns of, and a text or cell that says nan, is an error.
+    """Make one item; a warning, or a nan or inf in a text or cell, is an error.
 
     Raises:
-        AssertionError: A file of the item says nan or inf.
-        Exception: What the notebook raises, warnings among it.
+        AssertionError: A file of the item contains nan or inf.
+        Exception: The notebook raises an error or issues a warning.
     """
     run.inputs(item)
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def draw(run, item):
 
 
 def setting(folder, path, **keys):
-    """A config of one model."""
+    """Return a config with one model."""
     return {**TINY, "models": [{"name": "odd", "path": str(path)}], "results": str(folder / "results"), **keys}
 
 
@@ -101,7 +101,7 @@ def test_the_tools_take_a_model_that_errs(fallible, tmp_path, capsys, monkeypatc
     common = ("--model", str(fallible), "--task", "trec", "--device", "cpu")
     cache, weights = str(tmp_path / "a.cache"), str(tmp_path / "a.weights")
     settings = json.dumps({"epochs": 20, "sweep": [0.0]})
-    monkeypatch.setattr(loading, "load", functools.cache(loading.load))  # one model four times
+    monkeypatch.setattr(loading, "load", functools.cache(loading.load))  # load the model once for four commands
     assert commands.main(["compress", *common, "--demos", str(labelled), "--out", cache]) == 0
     made = ["--train", str(labelled), "--demonstrations", "6", "--settings", settings, "--out", weights]
     assert commands.main(["reweight-components", *common, *made]) == 0
@@ -113,7 +113,7 @@ def test_the_tools_take_a_model_that_errs(fallible, tmp_path, capsys, monkeypatc
         assert "NaN" not in json.dumps(answers)
 
 
-# What few models are: nearly always one class, one head, or the paper's own number formats and several steps; and few data.
+# Unusual models: nearly always one class, a single head, or the paper's own number formats with several steps. Also small data.
 ODD = {
     "one task": {"tasks": ["trec"], "queries": 4},
     "all tasks, rendered": {"tasks": ["sst2", "trec", "agnews", "emoc"], "seeds": [42, 43, 44], "queries": 8},
@@ -124,7 +124,7 @@ ODD = {
 
 
 def odd_models(case, fallible, folder):
-    """The models of a case, as a config names them."""
+    """Return the models of a case as config entries."""
     if case == "nearly always one class":
         return [{"name": "odd", "path": str(noisy(ORGANISM, folder / "odd", NEARLY_CONSTANT))}]
     if case == "one head, two classes, one seed":

@@ -1,4 +1,4 @@
-"""The workflow with a model and data sets from a hub: a server on loopback, fetched once, then everything offline."""
+"""Tests of the workflow with a Hub model and data sets: downloaded once from a local server, then everything runs offline."""
 
 import json
 import shutil
@@ -17,18 +17,18 @@ from tests import artifacts
 from ..hub_server import Hub
 from .test_workflow import jobs, made
 
-# The three layouts of the hub, and emo2019 in the first, too: task -> a split's file.
+# The three layouts of the Hub, and emo2019 in the first layout: task -> file of a split.
 LAYOUTS = {
     "sst2": "sst2/{split}-00000-of-00001.parquet",
     "trec": "default/{split}/0000.parquet",
     "agnews": "data/{split}-00000-of-00001.parquet",
     "emoc": "emo2019/{split}/0000.parquet",
 }
-TEXTS = 3  # of each class and split
+TEXTS = 3  # for each class and split
 
 
 def dataset_folder(folder, task):
-    """A data set as its repository has it, with few texts and the classes numbered from the last."""
+    """Write a data set as in its repository, with few texts and the class numbers in reverse order."""
     dataset, names = DATASETS[task], list(reversed(TASKS[task].classes))
     features = Features({dataset.text[0]: Value("string"), dataset.label: ClassLabel(names=names)})
     for split in dataset.splits.values():
@@ -46,7 +46,7 @@ def revision_of(task):
 
 
 def own_task(task):
-    """One of the paper's tasks as a user's own, from the same data set, to which nothing published applies."""
+    """Return one of the paper's tasks as a user's own task on the same data set, so that no published numbers apply."""
     dataset = DATASETS[task]
     return {
         "template": TASKS[task].template,
@@ -72,7 +72,7 @@ def hub(tmp_path_factory, checkpoint):
 
 @pytest.fixture(scope="module")
 def online(hub, tmp_path_factory):
-    """The environment of a person without a token, whose hub is ours."""
+    """The environment of a user without a token, with the local server as the Hub."""
     with pytest.MonkeyPatch.context() as patch:
         for name in (
             "HF_HUB_OFFLINE",
@@ -92,7 +92,7 @@ def online(hub, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fetched(clone, online):
-    """A run on four data sets and a model of the hub: the clone and the command."""
+    """A clone and its command, after a run on four data sets and a model of the Hub."""
     overlay = clone.config(
         "hub",
         results="from hub",
@@ -142,7 +142,7 @@ def test_once_fetched_nothing_more_is_asked_of_the_hub(fetched, hub, online):
     asked = len(hub.requests)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no server listens on this port
         assert "Nothing to be done" in clone.snakemake(*command).stdout
         shutil.rmtree(clone.folder / "from hub")
         done = clone.snakemake(*command)

@@ -1,4 +1,4 @@
-"""Training as its users run it: from nothing, after a kill, and never unless asked for."""
+"""Tests of training as users run it: from scratch, after a kill, and only on request."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def overlay(clone) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(clone, overlay) -> tuple[str, str]:
-    """A model that the target trained, killed once in the middle; what the log said before the kill and in the end."""
+    """The log before the kill and the final log of a training target that was killed once and then resumed."""
     work, log = clone.folder / "trained/training/unfinished", clone.folder / "trained/logs/training/training.log"
     arguments = ["organism", "--cores", "1", "--configfile", overlay.name]
     with clone.start(*arguments) as process:
@@ -98,14 +98,15 @@ def test_it_is_not_trained_again(trained, clone, overlay):
 @pytest.mark.long
 def test_the_trained_model_is_studied_and_never_trained_by_all(trained, clone, overlay):
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name))
-    # Of 2 tasks 2 fresh prompt sets with 2 studies and 2 shared ones with 3; 3 of SST-2 under labels A and B; 2 of one prompt
-    # and 2 of each task to walk; controls of 2 studies, compression and latency of each; 1 of real confusion.
+    # For 2 tasks: 2 fresh prompt sets with 2 studies and 2 shared sets with 3 studies. In addition: 3 studies of SST-2 with
+    # labels A and B, 2 of one prompt, 2 of each task for the interactive prompts. For each task: controls of 2 studies,
+    # compression and latency. Finally, 1 of real confusion.
     others = ("reweighting", "diagnosis")
     studied = [planned.get(registry.rule(study), 0) for name, study in registry.studies().items() if name not in others]
     assert sum(studied) == 8 + 12 + 3 + 2 + 4 + 8 + 1
     assert (planned["reweighting"], planned["diagnosis"]) == (2, 1)
     assert "training" not in planned
-    # Not even when its recipe has changed.
+    # A changed recipe does not trigger training either.
     planned = jobs(clone.snakemake("-n", "--configfile", overlay.name, "--config", "organism={seed: 9}"))
     assert "training" not in planned
     planned = jobs(clone.snakemake("-n", "organism", "--configfile", overlay.name, "--config", "organism={seed: 9}"))
@@ -129,7 +130,7 @@ def test_its_checkpoints_are_studied_by_all_once_they_are_there(trained, clone, 
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     shown = pd.read_csv(clone.folder / "trained/figures/cr_figure_3.csv")
-    assert shown.loc[shown["step"] >= 0, "step"].nunique() == saved  # the summary over training stands at -1
+    assert shown.loc[shown["step"] >= 0, "step"].nunique() == saved  # the summary over training has step -1
 
 
 def test_the_default_never_trains(clone):

@@ -1,4 +1,4 @@
-"""A task of the user's own, through the whole workflow: the example of the README, as it is shipped."""
+"""Tests of the whole workflow with a user's own task: the example of the README without changes."""
 
 import json
 import re
@@ -17,10 +17,10 @@ from ..conftest import REPOSITORY
 from .test_workflow import jobs, refused
 
 SMALL = ("queries=2", "seeds=[42]", "studies={label_probes: {folds: 2}}")
-# Studies of single prompts, or of a part of them, keep as few as one.
+# Studies of single prompts or of a part of the prompts may have as few as one prompt.
 FEW = ("flow", "isolated_words", "diagnosis", "label_probes", "kernel_regression_controls")
 EXAMPLE = ("--configfile", "config/own-task.yaml")
-# Items of every paper and both kinds, Figure 6 with a rule of its own among them; `make test-long` makes all.
+# Items of each paper and of both kinds, including Figure 6 with its own rule; `make test-long` makes all items.
 SOME = ("figure_3", "figure_4", "figure_6", "table_1", "table_4", "kr_figure_2", "kr_table_2", "cr_figure_1")
 
 
@@ -28,7 +28,7 @@ EVERY = tuple(registry.items())
 
 
 def shown(names=EVERY):
-    """The items of those names that `all` makes of studies of the task."""
+    """Return the given items that `all` makes from studies of the task."""
     settings = parse.load(REPOSITORY / "config/own-task.yaml")
     items = [registry.items()[name] for name in names]
     return [item for item in items if item.in_all and item.studies and not item.own_tasks and all(settings.shown(item.name))]
@@ -36,14 +36,14 @@ def shown(names=EVERY):
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
 def example(clone, request):
-    """Items made from config/own-task.yaml: the clone, the results folder, their names, and the command's arguments."""
+    """The clone, the results folder, the items' names and the command's arguments, after a run of config/own-task.yaml."""
     names = SOME if request.param == "some" else tuple(registry.items())
     arguments = ("--cores", "2", *(names if request.param == "some" else ()), *EXAMPLE, "--config", *SMALL)
     done = clone.snakemake(*arguments)
     assert done.returncode == 0, done.stdout
     results = clone.folder / "results/own-task"
     yield clone, results, names, arguments
-    # It lies within the results of `tiny_run`, whose files other tests count.
+    # This folder is inside the results of `tiny_run`, and other tests count the files there.
     shutil.rmtree(results)
 
 
@@ -97,7 +97,7 @@ def test_prompts_are_written_by_its_template(example):
 
 
 def tables(names):
-    """How many tables show the task's studies."""
+    """Return the number of tables that show the task's studies."""
     return sum(item.kind == "table" for item in shown(names))
 
 
@@ -114,7 +114,7 @@ def test_a_second_run_has_nothing_to_do_and_an_edit_of_a_text_reruns_all_of_it(e
     assert planned["corpora"] == 1
     studied = sum(planned.get(rule, 0) for rule in {registry.rule(study) for study in registry.studies().values()})
     assert studied == len(list((results / "studies/organism/tickets").rglob("*.parquet")))
-    assert planned["table"] == tables(names)  # no text stands in table 4, none in kr_table_3
+    assert planned["table"] == tables(names)  # table_4 and kr_table_3 contain no texts
 
 
 def test_another_wording_is_told_apart_in_prompts_and_tables(example):

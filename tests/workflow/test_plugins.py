@@ -1,4 +1,4 @@
-"""A study added by its own folder: as a plugin, and in the package; and what a plugin can do wrong."""
+"""Tests of a study that is added as a folder, as a plugin and in the package, and of the errors of a faulty plugin."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ PLUGIN = f"examples/{STUDY}"
 
 @pytest.fixture(scope="module")
 def small_run(with_model):
-    """A clone in which one paper's figures are made, which take few jobs."""
+    """A clone and its overlay, after a run that made one paper's figures, which need few jobs."""
     keys = {**TINY, "tasks": ["sst2"], "groups": ["representation_change"], "results": "results/small"}
     overlay = with_model.config("small", **keys)
     done = with_model.snakemake("--cores", "2", "--configfile", overlay.name)
@@ -26,7 +26,7 @@ def small_run(with_model):
 
 
 def files_of(folder):
-    """Every file of a clone that a person writes, relative to it."""
+    """Return the contents of all files of a clone that users write, keyed by relative path."""
     made = {"results", ".snakemake", "__pycache__", "my models", "downloads"}
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -36,24 +36,24 @@ def files_of(folder):
 
 
 def run_with(clone, overlay, *arguments, **keys):
-    """Run Snakemake with an overlay over the small configuration."""
+    """Run Snakemake with an additional overlay on the small configuration."""
     other = clone.config("with-plugin", **keys)
     return clone.snakemake(*arguments, "--cores", "2", "--configfile", overlay.name, other.name)
 
 
 def audit(clone, *options):
-    """What `icl-lens audit` says of the clone's results."""
+    """Return the completed `icl-lens audit` of the clone's results."""
     return clone.icl_lens(*options, "audit", "results/small")
 
 
 def test_a_study_outside_the_package_is_run_drawn_audited_planned_and_reported(small_run):
     clone, overlay = small_run
     planned = jobs(run_with(clone, overlay, "-n", plugins=[PLUGIN]))
-    own = {f"{STUDY}_study", "icl", "prompts", "corpora"}  # the figure reads icl, too
+    own = {f"{STUDY}_study", "icl", "prompts", "corpora"}  # the figure also reads icl
     assert own <= set(planned) <= own | {"figure", "report", "all", "default", "total"}, "a new study reruns no other one"
     assert planned["figure"] == 1
     summary = run_with(clone, overlay, "--summary", "--quiet", "all", plugins=[PLUGIN]).stdout
-    summary = "\n".join(line for line in summary.splitlines() if "\t" in line)  # what Snakemake logs stands beside it
+    summary = "\n".join(line for line in summary.splitlines() if "\t" in line)  # drop Snakemake's log lines
     plan = clone.icl_lens("plan", "--config", "config.yaml", overlay.name, "with-plugin.yaml", told=summary)
     assert re.search(rf"^\| tiny \| {STUDY} \| \d+ \| \d+ \|", plan.stdout, re.MULTILINE), plan.stdout + plan.stderr
     done = run_with(clone, overlay, plugins=[PLUGIN])
@@ -70,7 +70,7 @@ def test_a_study_outside_the_package_is_run_drawn_audited_planned_and_reported(s
     unknown = audit(clone)
     assert unknown.returncode == 1
     assert "name the study's folder with --plugin" in unknown.stdout
-    # Without the plugin everything else is as it was; only the page that showed the figure is written again.
+    # Without the plugin nothing else changes. Only the page that showed the figure is rewritten.
     for path in results.rglob(f"*{STUDY}*"):
         path.unlink()
     done = clone.snakemake("--cores", "2", "--configfile", overlay.name)
@@ -79,7 +79,7 @@ def test_a_study_outside_the_package_is_run_drawn_audited_planned_and_reported(s
 
 
 def test_a_new_study_is_a_folder_a_notebook_and_its_tests_and_reruns_nothing(small_run):
-    """The same study as a part of the package: what is written for it, and what runs."""
+    """Check which files the same study needs as part of the package, and which jobs run."""
     clone, overlay = small_run
     before = files_of(clone.folder)
     own = clone.folder / f"src/icl_lens/studies/kernel_regression/{STUDY}"

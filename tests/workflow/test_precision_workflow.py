@@ -1,4 +1,4 @@
-"""The table of number formats as its users make it."""
+"""Tests of the table of number formats as users make it."""
 
 import math
 
@@ -17,7 +17,7 @@ SHARES = ("s_wp", "s_pq", "s_ww")
 
 @pytest.fixture(scope="module")
 def two_dtypes(tiny):
-    """A config that has the tiny model in float32, in bfloat16 and with fast products, over that of `tiny`."""
+    """A config overlay on `tiny` with the tiny model in float32, in bfloat16 and with fast products."""
     clone, overlay = tiny
     path = "my models/tiny"
     models = [{"name": "brain", "path": path, "dtype": "bfloat16"}, {"name": "tiny", "path": path}]
@@ -34,7 +34,7 @@ def table(two_dtypes):
 
 
 def read(clone, model, study):
-    """The TREC rows of one study, in the order of prompts."""
+    """Return the TREC rows of one study, sorted by prompt."""
     rows, _ = artifacts.read(clone.folder / f"dtypes/studies/{model}/trec/fresh-1shot/{study}.parquet", study)
     return rows.sort_values("prompt_id").to_dict("records")
 

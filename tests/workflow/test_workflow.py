@@ -1,4 +1,4 @@
-"""The workflow as its users run it: every item, one figure, again, after an edit, after a kill, with bad input."""
+"""Tests of the workflow as users run it: all items, one figure, reruns, edits, a killed run and invalid input."""
 
 import hashlib
 import json
@@ -24,32 +24,32 @@ from ..browser import complaints, opened
 from ..conftest import REPOSITORY
 from .conftest import TINY, Clone
 
-# What `all` makes of the tiny configuration.
+# The items that `all` makes of the tiny configuration.
 SHOWN = [item for item in registry.items().values() if item.in_all and all(parse.parse(TINY).shown(item.name))]
 FIGURES = [item.name for item in SHOWN if item.kind == "figure"]
 TABLES = [item.name for item in SHOWN if item.kind == "table"]
 
 
 def made(folder):
-    """Content hash of every made file that must be the same bytes from run to run."""
+    """Return the content hashes of all results that must be identical in each run."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and not {"logs", "benchmarks"} & set(path.relative_to(folder).parts)
-        and path.stem not in {"latency", "table_3", "table_6"}  # seconds, and what is made of them
-        and path.parent.name != "report"  # which shows those
+        and path.stem not in {"latency", "table_3", "table_6"}  # measured seconds, and tables of them
+        and path.parent.name != "report"  # the report shows these tables
     }
 
 
 CLAIMS = sorted((REPOSITORY / "resources/claims").glob("*.yaml"))
 
-# Items that show TREC alone, and so are the same in a run of TREC alone.
+# Items that only show TREC, so they are the same in a run with only TREC.
 OF_TREC = ("figure_6", "figure_7", "figure_14", "kr_figure_7")
 
 
 def jobs(done):
-    """Rule -> number of jobs that a dry run announces."""
+    """Return the number of jobs per rule that a dry run announces."""
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE)}
 
 
@@ -96,7 +96,7 @@ def test_what_is_plotted_is_the_papers_aggregation_of_the_artifact(tiny_run):
 
 
 def by_seed_and_task(tables, of_seed):
-    """The mean over seeds, then tasks, of what a function finds for the rows of one seed, as the paper takes it."""
+    """Return the mean over seeds, then over tasks, of a function of the rows of one seed, as in the paper."""
     return sum(sum(of_seed(rows[rows["seed"] == seed]) for seed in (42, 43)) / 2 for rows in tables) / len(tables)
 
 
@@ -125,7 +125,7 @@ def test_plotted_loyalties_are_the_artifacts_means(tiny_run, figure, folders):
 
 
 def test_plotted_curves_are_the_artifacts_aucs(tiny_run):
-    """With three prompts a seed most predictions are all one class: then the cells are empty and the figure says so."""
+    """Check that cells are empty and the figure says so for seeds with one predicted class (most, with three prompts)."""
     clone, _ = tiny_run
     plotted = pd.read_csv(clone.folder / "results/figures/figure_11.csv")
     plotted = plotted[plotted["two_classes"] == "normalised"].set_index(["task", "metric", "layer"])
@@ -184,7 +184,7 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run, tmp_path):
     clone, _ = tiny_run
     before = made(clone.folder / "results")
     assert len(before) > 30
-    # Another clone, another order of jobs; one task and few items, so that the test takes a part of the time.
+    # Use another clone and another order of jobs. One task and few items keep the test short.
     other = Clone(tmp_path / "another clone")
     shutil.copytree(clone.folder / "my models", other.folder / "my models")
     overlay = other.config("tiny", **{**TINY, "tasks": ["trec"]})
@@ -200,11 +200,11 @@ def test_from_scratch_every_file_is_the_same_bytes(tiny_run, tmp_path):
 
 
 def downstream(clone, changed, edited=None):
-    """Rule -> number of jobs that must run again, by what the artifacts themselves say they were made from and by.
+    """Return the number of jobs per rule that must rerun, according to the provenance in the artifacts.
 
     Args:
-        changed: Names of files below results/ whose content is another, or a test of such names.
-        edited: A source file whose code was edited, relative to the clone.
+        changed: Names of files below results/ with changed content, or a predicate of such names.
+        edited: A source file with edited code, relative to the clone.
     """
     results = clone.folder / "results"
     stale = changed if callable(changed) else changed.__contains__
@@ -371,7 +371,7 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     clone, overlay = tiny_run
     results, notebook = clone.folder / "results", clone.folder / "notebooks/anchors/table_4.ipynb"
     command = ("--cores", "2", "--configfile", overlay.name)
-    assert clone.snakemake(*command).returncode == 0  # earlier tests remade inputs of the report without it
+    assert clone.snakemake(*command).returncode == 0  # earlier tests remade inputs of the report, but not the report
     whole, executed = notebook.read_text(), (results / "notebooks/table_4.ipynb").read_text()
     before = (results / "report/index.html").read_bytes()
     try:
@@ -388,7 +388,7 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
     assert 'id="walk-data"' in html
     faults = audit.audit(results, registry.schemas())[1]
     assert [fault.sentence.rpartition(": ")[2] for fault in faults] == ["the report is incomplete, table_4 missing from it"]
-    # The same command makes what is missing and the whole page, and a second time nothing.
+    # The same command makes the missing item and the complete page. A second run has nothing to do.
     assert clone.snakemake(*command).returncode == 0
     assert (results / "notebooks/table_4.ipynb").read_text() == executed
     assert (results / "report/index.html").read_bytes() == before
@@ -405,7 +405,7 @@ def test_a_killed_run_goes_on_with_the_same_command(tiny_run):
         deadline = time.monotonic() + 120
         while not log.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.5)  # in the middle of a model job
+        time.sleep(0.5)  # wait until a model job is running
         os.killpg(process.pid, signal.SIGKILL)
     assert log.exists()
     assert not (clone.folder / "killed/figures/figure_7.pdf").exists()
@@ -415,7 +415,7 @@ def test_a_killed_run_goes_on_with_the_same_command(tiny_run):
 
 
 def refused(clone, *arguments):
-    """The last line of a run that must fail without a traceback."""
+    """Return the last line of a run that must fail without a traceback."""
     done = clone.snakemake("-n", *arguments)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
