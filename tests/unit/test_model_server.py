@@ -23,6 +23,7 @@ from icl_lens.studies import registry
 from icl_lens.studies.run import run as run_study
 from tests import artifacts
 
+from ..preloading import script_with
 from ..prompts_table import prompts_table
 
 ORGANISM = Path(code.PACKAGE) / "organism" / "checkpoint"
@@ -75,10 +76,7 @@ def run(tmp_path_factory):
     with open(copy / "models" / "loading.py", "a") as file:
         file.write(COUNTED.format(log=str(folder / "log")))
     script = copy / "cli" / "preloaded.py"
-    text = script.read_text()
-    loaded = [f'    "{name}",\n' for name in preloaded.LIBRARIES if name.startswith(("pandas", "torch", "transformers"))]
-    start, end = text.index("LIBRARIES = ("), text.index("# What a process says")
-    script.write_text(text[:start] + f"LIBRARIES = (\n{''.join(loaded)})\n" + text[end:])
+    script.write_text(script_with(name for name in preloaded.LIBRARIES if name.startswith(("pandas", "torch", "transformers"))))
     shutil.copytree(ORGANISM, folder / "model")
     about = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42, 43])
     artifacts.write(folder / "prompts" / "sst2.parquet", prompts_table(count=4), about)

@@ -9,6 +9,8 @@ import pytest
 
 from icl_lens.cli import preloaded
 
+from ..preloading import script_with
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a loaded one on Linux only")
 
 # Commands run this module. It prints the arguments, working directory, environment, input and loaded modules of the command.
@@ -33,10 +35,8 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("p")
     (folder / "asked.py").write_text(ASKED)
     (folder / "marker.py").write_text("")
-    here = Path(preloaded.__file__)
     script = folder / "preloaded.py"
-    start, end = here.read_text().index("LIBRARIES = ("), here.read_text().index("# What a process says")
-    script.write_text(here.read_text()[:start] + 'LIBRARIES = ("marker",)\n' + here.read_text()[end:])
+    script.write_text(script_with(["marker"]))
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     process = subprocess.Popen(
         [sys.executable, "-P", script, "--serve", folder / "socket"], stdin=subprocess.PIPE, env=environment
@@ -114,9 +114,7 @@ def test_a_killed_client_takes_its_command_along_and_a_killed_command_is_told(se
 def test_a_command_waits_for_a_process_that_is_still_loading(tmp_path):
     (tmp_path / "asked.py").write_text(ASKED)
     (tmp_path / "marker.py").write_text("import time\ntime.sleep(2)\n")
-    here = Path(preloaded.__file__).read_text()
-    start, end = here.index("LIBRARIES = ("), here.index("# What a process says")
-    (tmp_path / "preloaded.py").write_text(here[:start] + 'LIBRARIES = ("marker",)\n' + here[end:])
+    (tmp_path / "preloaded.py").write_text(script_with(["marker"]))
     code = (
         f"import sys, preloaded; sys.stdin.read() if preloaded.start({str(tmp_path)!r}, dict(__import__('os').environ)) else 0"
     )
