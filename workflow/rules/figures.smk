@@ -1,4 +1,4 @@
-# Figures and tables: a notebook is executed on artifacts, stripped of its times, and its inputs and outputs recorded.
+# Figures and tables: execute a notebook on artifacts, remove its timestamps, and record its inputs and outputs.
 
 
 rule figure:
@@ -19,7 +19,7 @@ rule figure:
         "<logs>/figures/{item}.log",
     wildcard_constraints:
         item=item_names("figure"),
-    # Kernels that start at the same moment can race for a port.
+    # Kernels that start at the same time can race for a port.
     retries: 1
     conda:
         "../../envs/icl-lens.yaml"
@@ -31,11 +31,11 @@ rule figure:
         described=lambda wildcards: item_description(wildcards.item),
     message:
         "Drawing {wildcards.item}"
-    # The notebook as executed lies beside its log; a failed one stays there to be looked at.
+    # The executed notebook is saved next to its log. A failed notebook is kept there for inspection.
     shell:
         "papermill {input.notebook:q} {log:q}.ipynb --kernel python3 --parameters_yaml {params.parameters:q} "
         "--no-progress-bar > {log:q} 2>&1 || {{ "
-        # Papermill's own traceback says nothing; the notebook's error stands below it.
+        # Papermill's own traceback is not informative; the notebook's error follows it.
         "grep -q '^papermill.exceptions' {log:q} && sed '1,/^papermill.exceptions/d' {log:q} > {log:q}.short && "
         "mv {log:q}.short {log:q}; exit 1; }}; "
         "icl-lens record --source {input.notebook:q} --executed {log:q}.ipynb --out {output.notebook:q} "
@@ -60,7 +60,7 @@ use rule figure as table with:
         item=item_names("table"),
 
 
-# Each item is a target under its paper name.
+# Each item is a target with its name in the paper.
 for item in shown_items():
 
     rule:
@@ -70,7 +70,7 @@ for item in shown_items():
             item_files(item),
 
 
-# And so is each group of them that shows anything; organism.smk has its own.
+# Each non-empty group of items is a target, too. organism.smk defines the target of its own group.
 for group in filter(group_items, GROUPS):
 
     rule:

@@ -1,8 +1,8 @@
-# GGUF files: converted once into a folder that studies read like any other model's.
+# GGUF files: each is converted once into a folder that studies read like any other model folder.
 #
-# As of what is fetched, the output is the record beside the files: Snakemake deletes the outputs of a failed job, and files
-# whose source has not changed are not made again. There is no `code=`: an edit of the package must not convert gigabytes again.
-# `stamp` makes a job of every change of the file; the command then compares its hash with the record's.
+# As in fetch.smk, the output is the record next to the files, because Snakemake deletes the outputs of a failed job. Files
+# whose source has not changed are not converted again. This rule has no `code=`, so that an edit of the package does not
+# convert gigabytes again. `stamp` triggers a job when the file changes. The command then compares its hash with the record.
 
 
 localrules:

@@ -1,4 +1,4 @@
-# A model that learns in context, trained from scratch: only `organism` and its figure ask for it, `all` never trains.
+# Train a model that learns in context from scratch. Only `organism` and its figure request it; `all` never trains.
 
 
 rule training:
@@ -23,7 +23,7 @@ rule training:
             exclude_none=True, exclude={"evaluation"}
         ),
         device=CONFIG.device,
-        # Not an output: Snakemake deletes those of a killed job, and the next run goes on from here.
+        # Not an output: Snakemake deletes the outputs of a killed job, and the next run resumes from these files.
         work=f"{CONFIG.results}/training/unfinished",
     message:
         "Training on {CONFIG.tasks} ({CONFIG.organism.total_steps} steps; {log} says how far it is)"

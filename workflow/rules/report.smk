@@ -1,4 +1,4 @@
-# The page that says which claims held, with every figure and table that `all` makes.
+# The report page: the results for each claim, with every figure and table that `all` makes.
 
 
 rule report:

@@ -1,4 +1,4 @@
-# Representation change has prompts of its own, written from no corpus, and models of its own.
+# Representation change has separate models and separate prompts, which are generated without a corpus.
 
 
 rule representation_prompts:
@@ -22,7 +22,7 @@ rule representation_prompts:
         "icl-lens representation-prompts --task {wildcards.task} {params.settings} --out {output:q} 2> {log:q}"
 
 
-# The second model, trained from scratch: only `reader_organism` asks for it, `all` never trains.
+# Train the second model from scratch. Only `reader_organism` requests it; `all` never trains.
 rule reader_training:
     output:
         facts="<results>/training/reader/training.json",

@@ -1,8 +1,8 @@
-# One study of one model on one prompts file: a job loads one model once and does all seeds. Each study has a rule of its own name,
-# because studies differ in the prompts that they read and in what they write.
+# One study of one model on one prompts file. A job loads one model once and runs all seeds. Each study has a rule with its name,
+# because studies read different prompts and write different files.
 #
-# What differs between studies goes through `input`, `output` and `params` with the study as a default argument: a loop's variable
-# has its last value when a rule's functions are called.
+# The functions in `input`, `output` and `params` take the study as a default argument, because the loop variable has its last
+# value when Snakemake calls them.
 
 for study in registry.studies().values():
     if study.reads is None:
