@@ -93,13 +93,13 @@ def set_cell(value):
 DAMAGES = {
     "a byte of a table flipped": (lambda r: flip(r / STUDY), "not a whole Parquet file|is not what it was"),
     "a table cut short": (lambda r: cut(r / STUDY), "not a whole Parquet file"),
-    "a table deleted": (lambda r: (r / STUDY).unlink(), f"{STUDY} is gone"),
+    "a table deleted": (lambda r: (r / STUDY).unlink(), f"{STUDY} is missing"),
     "an input made anew otherwise": (
         lambda r: write(r, "corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": "b", "label": 0}]),
         "corpora/sst2.parquet is not what it was",
     ),
-    "an input deleted": (lambda r: (r / "corpora/sst2.parquet").unlink(), "corpora/sst2.parquet is gone"),
-    "a row twice": (rewrite(lambda t: pd.concat([t, t.tail(1)])), "1 rows stand twice"),
+    "an input deleted": (lambda r: (r / "corpora/sst2.parquet").unlink(), "corpora/sst2.parquet is missing"),
+    "a row twice": (rewrite(lambda t: pd.concat([t, t.tail(1)])), "duplicate rows: 1"),
     "a row missing": (rewrite(lambda t: t.drop(index=3)), "1 prompts have fewer rows than the others, 1 among them"),
     "a prompt missing": (rewrite(lambda t: t[t["prompt_id"] != 1]), "2 prompts have rows, 3 were run"),
     "an infinite number": (rewrite(set_cell(np.inf)), "column s_pq holds infinite or missing numbers"),
@@ -117,7 +117,7 @@ DAMAGES = {
         "no study makes a feelings table",
     ),
     "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png is not what it was"),
-    "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is gone"),
+    "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is missing"),
     "the report changed": (
         lambda r: (r / "report/index.html").write_text("All claims hold."),
         "report/index.html is not what it was",
@@ -132,7 +132,7 @@ DAMAGES = {
     ),
     "tensors without their table": (
         lambda r: (r / "studies/m/sst2/shared-1shot/reweighting.safetensors").write_bytes(b""),
-        "the table that it belongs to is gone",
+        "its table is missing",
     ),
     "a file that no rule makes": (lambda r: (r / "figures/notes.txt").write_text(""), "notes.txt: no rule makes such a file"),
     "a table in the wrong folder": (
@@ -172,7 +172,7 @@ def test_every_kind_of_table_has_keys_that_tell_its_rows_apart():
         row = {name: [[1]] if pa.types.is_list(kind) else [1] for name, kind in schema.columns.items()}
         assert list(audit._rows(schema, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
         twice = list(audit._rows(schema, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
-        assert "1 rows stand twice" in twice[0], schema.kind
+        assert "duplicate rows: 1" in twice[0], schema.kind
 
 
 def test_one_table_of_an_earlier_version_hides_no_other_fault(results):

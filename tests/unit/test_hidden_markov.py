@@ -230,7 +230,7 @@ def test_the_audit_knows_the_table_and_finds_what_is_wrong_with_it(tmp_path):
     assert audit.audit(tmp_path, [STUDY.schema]) == (1, [])
     table, about = artifacts.read(out, "hidden_markov")
     artifacts.write(out, pd.concat([table, table.head(2)]), about)
-    assert "2 rows stand twice (same seed, trial, task, n, limit)" in audit.audit(tmp_path, [STUDY.schema])[1][0].sentence
+    assert "duplicate rows: 2 (same seed, trial, task, n, limit)" in audit.audit(tmp_path, [STUDY.schema])[1][0].sentence
     (tmp_path / "synthetic/notes.txt").write_text("")
     assert any("no rule makes such a file" in fault.sentence for fault in audit.audit(tmp_path, [STUDY.schema])[1])
 

@@ -35,7 +35,7 @@ def test_what_keeps_the_schema_is_written(tmp_path):
         (lambda t: t.assign(mood=1), "the rows of compute() have a column 'mood' that the schema lacks"),
         (lambda t: t.assign(s_pq=t["s_pq"].astype(str)), "column 's_pq' of compute() is of type str"),
         (lambda t: t.assign(layer=t["layer"] + 0.5), "the rows of compute() do not meet it"),
-        (lambda t: pd.concat([t, t.tail(1)]), "of the rows of compute() 1 rows stand twice"),
+        (lambda t: pd.concat([t, t.tail(1)]), "the rows of compute() break it: duplicate rows: 1"),
         (lambda t: t.drop(index=3), "1 prompts have fewer rows than the others, 1 among them"),
         (lambda t: t[t["prompt_id"] != 1], "2 prompts have rows, 3 were run"),
         (lambda t: t.assign(s_pq=[np.nan, *t["s_pq"][1:]]), "empty cells in column s_pq"),

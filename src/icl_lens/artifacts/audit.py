@@ -214,7 +214,7 @@ def _strangers(results: Path) -> Iterator[Fault]:
                 and path.startswith("studies/")
                 and not (here / name).with_suffix(".parquet").exists()
             ):
-                yield Fault(f"{here / name}: the table that it belongs to is gone", (here / name,))
+                yield Fault(f"{here / name}: its table is missing", (here / name,))
 
 
 def _record_faults(results: Path, record: Path) -> list[Fault]:
@@ -236,7 +236,7 @@ def _changed(results: Path, path: Path, recorded: dict[str, str], remove: tuple[
         if name.split("/")[0] not in hashes.STAGES:
             continue  # a data file outside the results folder
         if not (results / name).is_file():
-            faults.append(Fault(f"{path}: {name} is gone", remove))
+            faults.append(Fault(f"{path}: {name} is missing", remove))
         elif hashes.file_hash(results / name) != digest:
             faults.append(Fault(f"{path}: {name} is not what it was when this was made", remove))
     return faults

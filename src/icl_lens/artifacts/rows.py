@@ -19,7 +19,7 @@ def faults(schema: Schema, table: pd.DataFrame, prompts: int | None) -> Iterator
     """
     twice = int(table.duplicated(list(schema.keys)).sum())
     if twice:
-        yield f"{twice} rows stand twice (same {', '.join(schema.keys)})"
+        yield f"duplicate rows: {twice} (same {', '.join(schema.keys)})"
     if schema.every_prompt:
         counts = table.groupby("prompt_id").size()
         if counts.nunique() > 1:

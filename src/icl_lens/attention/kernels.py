@@ -8,6 +8,7 @@ families that use the attention interface of transformers select these functions
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,7 +34,7 @@ _KERNEL = "_icl_lens_kernel"
 ROWS = "_icl_lens_rows"
 
 
-class Reader:
+class Reader(ABC):
     """Base class of edits that read the arguments of the attention function. They change no weight and need no matrix.
 
     Attributes:
@@ -45,6 +46,7 @@ class Reader:
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         return weights
 
+    @abstractmethod
     def read(
         self,
         module: nn.Module,
@@ -56,20 +58,20 @@ class Reader:
         **arguments: object,
     ) -> None:
         """Read the arguments of a module's attention function."""
-        raise NotImplementedError
 
 
-class OwnAttention:
+class OwnAttention(ABC):
     """Base class of edits that compute the attention themselves if no other edit is open, without the attention matrix."""
 
+    @abstractmethod
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the attention weights after the edit, of the same shape, if another open edit needs them."""
 
+    @abstractmethod
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
     ) -> Tensor:
         """Return the outputs of the heads, shape (B, H, Q, d)."""
-        raise NotImplementedError
 
 
 class Reached(Exception):  # noqa: N818 - not an error: it stops a forward pass early

@@ -6,6 +6,7 @@ second run covers one position per prompt.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal, get_args
@@ -24,7 +25,7 @@ from icl_lens.network.layers import attention_modules, layer_of
 from icl_lens.network.precision import exact_products
 
 
-class LastMemory:
+class LastMemory(ABC):
     """State that a last layer keeps between its two runs.
 
     Attributes:
@@ -39,9 +40,9 @@ class LastMemory:
     stops = False
     last: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @abstractmethod
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
         """Return whether an open edit needs all rows of the attention weights."""
-        raise NotImplementedError
 
 
 @contextmanager

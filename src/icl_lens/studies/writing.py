@@ -103,7 +103,7 @@ def write(
         raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {wanted}")
     wrong = next(row_faults(study.schema, rows, (observed or {}).get("prompts")), None)
     if wrong:
-        raise broken(study, f"schema: of the rows of compute() {wrong}")
+        raise broken(study, f"schema: the rows of compute() break it: {wrong}")
     inputs = {artifact_name(path, out): file_hash(path) for path in files}
     metadata = describe(study.schema, modules, inputs, settings, seeds, observed, **more)
     if beside is not None:
