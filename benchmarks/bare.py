@@ -41,14 +41,14 @@ def saliency(network: PreTrainedModel, prompts: Sequence[TokenizedPrompt]) -> tu
         pairs += _attention(network, len(prompt.ids))
         rows = network.get_output_embeddings().weight[torch.from_numpy(prompt.label_ids).to(network.device)]  # (C, d)
         pairs += [((1, rows.shape[1]), rows.t()), ((1, len(rows)), rows)]
-    made: dict[Shape, Tensor] = {}
+    tensors: dict[Shape, Tensor] = {}
 
     def operand(given: Shape | Tensor) -> Tensor:
         if isinstance(given, Tensor):
             return given
-        if given not in made:
-            made[given] = torch.randn(given, device=network.device, dtype=network.dtype)
-        return made[given]
+        if given not in tensors:
+            tensors[given] = torch.randn(given, device=network.device, dtype=network.dtype)
+        return tensors[given]
 
     products = [(operand(a), operand(b)) for a, b in pairs]
     outputs: dict[Shape, Tensor] = {}
@@ -103,15 +103,15 @@ def _attention(network: PreTrainedModel, tokens: int) -> Iterator[tuple[Shape, S
     half = -(-tokens // 2)
     for layer in range(layers):
         parts = [(1, tokens)] if layer == layers - 1 else [(half, half), (tokens - half, tokens)]
-        for rows, seen in parts:
+        for rows, visible in parts:
             if not rows:
                 continue
-            of_rows, of_keys, matrix = (heads, rows, width), (heads, seen, width), (heads, rows, seen)
-            turned, across = (heads, width, seen), (heads, seen, rows)
-            yield of_rows, turned  # scores Q K'
-            yield matrix, of_keys  # outputs A V
-            yield of_rows, turned  # dA = dO V'
+            query_shape, key_shape, matrix = (heads, rows, width), (heads, visible, width), (heads, rows, visible)
+            transposed_keys, transposed_matrix = (heads, width, visible), (heads, visible, rows)
+            yield query_shape, transposed_keys  # scores Q K'
+            yield matrix, key_shape  # outputs A V
+            yield query_shape, transposed_keys  # dA = dO V'
             if layer:
-                yield across, of_rows  # dV = A' dO
-                yield matrix, of_keys  # dQ = dS K
-                yield across, of_rows  # dK = dS' Q
+                yield transposed_matrix, query_shape  # dV = A' dO
+                yield matrix, key_shape  # dQ = dS K
+                yield transposed_matrix, query_shape  # dK = dS' Q

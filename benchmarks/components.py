@@ -52,25 +52,28 @@ def main() -> None:
     decomposer = Decomposer(model.network)
     size = f"{model.layers} layers, {model.facts['parameters']:,} parameters"
     print(f"{options.model}: {size}, CPU, {options.threads} threads")
-    print(f"{options.count} prompts a task, 4 demonstrations (TREC 6), {len(decomposer.parts())} parts\n")
-    print("| task | tokens a prompt | prompts per second: apart, plain pass | apart / reference | largest difference |")
+    print(f"{options.count} prompts per task, 4 demonstrations (TREC: 6), {len(decomposer.parts())} components\n")
+    rates = "prompts per second: by component, plain forward pass"
+    print(f"| task | tokens per prompt | {rates} | by component / reference | largest difference |")
     print("|---|---|---|---|---|")
     for name, task in TASKS.items():
         table = protocol.build(task, builtin.generate(name, 0), "labelled-24", [42], options.count)
         settings = Settings(queries=options.count)
         given = Given(model, table, {}, settings, "auto", False, lambda rows: tokenize(rows, model.tokenizer))
         tokenized = components.prepare(given).prompts
-        few = tokenized[: options.referred]
-        decompose(model, decomposer, few, BATCH_TOKENS)
-        apart, found = _time(lambda tokenized=tokenized: decompose(model, decomposer, tokenized, BATCH_TOKENS))
-        whole, _ = _time(lambda tokenized=tokenized: class_log_probs(model, tokenized, BATCH_TOKENS))
-        slow, theirs = _time(
-            lambda few=few: np.stack([component_logits(model.network, p.ids.tolist(), p.label_ids.tolist())[0] for p in few])
+        referred = tokenized[: options.referred]
+        decompose(model, decomposer, referred, BATCH_TOKENS)
+        decomposed_seconds, found = _time(lambda tokenized=tokenized: decompose(model, decomposer, tokenized, BATCH_TOKENS))
+        plain_seconds, _ = _time(lambda tokenized=tokenized: class_log_probs(model, tokenized, BATCH_TOKENS))
+        reference_seconds, expected = _time(
+            lambda referred=referred: np.stack(
+                [component_logits(model.network, p.ids.tolist(), p.label_ids.tolist())[0] for p in referred]
+            )
         )
-        pace = slow / len(few) / (apart / len(tokenized))
-        difference = np.abs(found.parts[: len(few)].numpy() - theirs).max() / np.abs(theirs).max()
+        pace = reference_seconds / len(referred) / (decomposed_seconds / len(tokenized))
+        difference = np.abs(found.parts[: len(referred)].numpy() - expected).max() / np.abs(expected).max()
         length = np.mean([len(p.ids) for p in tokenized])
-        speeds = f"{len(tokenized) / apart:.0f}, {len(tokenized) / whole:.0f}"
+        speeds = f"{len(tokenized) / decomposed_seconds:.0f}, {len(tokenized) / plain_seconds:.0f}"
         print(f"| {task.title} | {length:.0f} | {speeds} | {pace:.1f}x | {difference:.0e} |")
 
 

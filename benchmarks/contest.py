@@ -109,14 +109,14 @@ def _joined(corpus: pd.DataFrame, times: int) -> pd.DataFrame:
     rows = []
     for (split, label), part in corpus.groupby(["split", "label"]):
         texts = part["text"].tolist()
-        whole = range(0, len(texts) - times + 1, times)
-        rows += [{"split": split, "label": label, "text": " ".join(texts[i : i + times])} for i in whole]
+        starts = range(0, len(texts) - times + 1, times)
+        rows += [{"split": split, "label": label, "text": " ".join(texts[i : i + times])} for i in starts]
     frame = pd.DataFrame(rows)
     return frame.assign(index=frame.groupby("split").cumcount())
 
 
-def mean_length(read: list[TokenizedPrompt]) -> float:
-    return statistics.mean(len(p.ids) for p in read)
+def mean_length(prompts: list[TokenizedPrompt]) -> float:
+    return statistics.mean(len(p.ids) for p in prompts)
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ def contest(runs: Mapping[str, Callable], clock: Clock, repeats: int) -> tuple[d
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
 
 
-def features(about: str) -> list[str]:
+def features(cpuinfo: str) -> list[str]:
     """Return the :data:`FEATURES` that a processor has, from the text of /proc/cpuinfo."""
     flags = {
         flag
-        for line in about.splitlines()
+        for line in cpuinfo.splitlines()
         if line.partition(":")[0].strip().lower() in ("flags", "features")
         for flag in line.partition(":")[2].split()
     }
@@ -186,7 +186,7 @@ def rates(clock: Clock, repeats: int = 5) -> dict[str, tuple[str, float]]:
     return found
 
 
-def apart(found: np.ndarray, expected: np.ndarray) -> float:
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest absolute difference as a share of the largest absolute expected value."""
     found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
     assert found.shape == expected.shape, f"{found.shape} against {expected.shape}"

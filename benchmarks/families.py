@@ -75,16 +75,16 @@ def _logits(model: LanguageModel, prompts: list[TokenizedPrompt], batches: Itera
 
 
 @torch.inference_mode()
-def _alone(model: LanguageModel, prompts: list[TokenizedPrompt]) -> torch.Tensor:
+def _one_by_one(model: LanguageModel, prompts: list[TokenizedPrompt]) -> torch.Tensor:
     return torch.stack([model.network(torch.from_numpy(p.ids)[None], use_cache=False).logits[0, -1] for p in prompts])
 
 
 def _batch(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
-    return _difference(_logits(model, prompts, batching.batches(model, prompts, BUDGET)), _alone(model, prompts))
+    return _difference(_logits(model, prompts, batching.batches(model, prompts, BUDGET)), _one_by_one(model, prompts))
 
 
 def _prefix(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
-    return _difference(_logits(model, prompts, batching.shared_batches(model, prompts, BUDGET)), _alone(model, prompts))
+    return _difference(_logits(model, prompts, batching.shared_batches(model, prompts, BUDGET)), _one_by_one(model, prompts))
 
 
 @torch.inference_mode()
@@ -93,14 +93,14 @@ def _blocked(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
     for batch in batching.batches(model, prompts, BUDGET):
         keys = batch.mask.shape[1]
         edges = torch.zeros(len(batch.index), keys, keys, dtype=torch.bool)
-        for row, place in enumerate(batch.index):
-            for anchor in prompts[place].anchors:
+        for row, i in enumerate(batch.index):
+            for anchor in prompts[i].anchors:
                 edges[row, anchor, :anchor] = True
         with block(model.network, {0: edges, model.layers - 1: edges}):
             fused = last_logits(model, batch)
             with record(model.network):
-                written_out = last_logits(model, batch)
-        worst = max(worst, _difference(fused, written_out))
+                explicit = last_logits(model, batch)
+        worst = max(worst, _difference(fused, explicit))
     return worst
 
 
@@ -128,7 +128,7 @@ def _saliency(model: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
         [reference(model.network, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold) for p in prompts], axis=1
     )  # (3, N, L)
     found = [rows[metric].to_numpy().reshape(len(prompts), -1) for metric in saliency.METRICS]
-    return max(np.abs(mine - theirs).max() / theirs.max() for mine, theirs in zip(found, plain, strict=True))
+    return max(np.abs(actual - expected).max() / expected.max() for actual, expected in zip(found, plain, strict=True))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icl_lens.models.batching import sharing
+from icl_lens.models.batching import group_by_prefix
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import TokenizedPrompt, tokenize
 from icl_lens.statistics.attention_auc import attention_scores
 from icl_lens.studies.anchors import isolated_runs, isolating
 from icl_lens.studies.anchors.deep_attention import compute as deep_attention
-from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolated_positions import fixed_positions, random_positions
 from icl_lens.studies.anchors.isolating import TARGETS, Settings
 from icl_lens.studies.anchors.isolation import compute as isolation
 
@@ -58,9 +58,9 @@ def main() -> None:
         cells, rows, differing = [], 0, 0
         for blocking in ("before_softmax", "after_softmax"):
             settings = Settings(targets=list(TARGETS), layers=[1, 2], draws=2, blocking=blocking)
-            apart, effect, these, wrong = _isolation(model, reference, prompts, settings)
-            cells.append(f"{apart:.0e} ({effect:.0e})")
-            rows, differing = rows + these, differing + wrong
+            difference, effect, compared, unequal = _isolation(model, reference, prompts, settings)
+            cells.append(f"{difference:.0e} ({effect:.0e})")
+            rows, differing = rows + compared, differing + unequal
         cells.append(f"{_deep(model, reference, prompts):.0e}")
         print(f"| {family} | {' | '.join(cells)} | {rows} | {differing} |")
 
@@ -71,43 +71,47 @@ def _isolation(
 ) -> tuple[float, float, int, int]:
     """Return the largest difference of logits, the largest effect, and the numbers of compared and of differing rows."""
     table = isolation.compute(model, prompts, BUDGET, settings=settings)
-    mine = table[["prediction", "word_jaccard_5", "word_jaccard_10"]].to_numpy(dtype=float)
+    actual = table[["prediction", "word_jaccard_5", "word_jaccard_10"]].to_numpy(dtype=float)
     planned = isolating.conditions(settings, model.layers)
-    mine = mine.reshape(len(prompts), len(planned), 3)
-    apart = effect = largest = 0.0
-    wrong = 0
+    actual = actual.reshape(len(prompts), len(planned), 3)
+    difference = effect = largest = 0.0
+    unequal = 0
     plain = [isolated_logits(reference.network, p.ids.tolist(), [], [], settings.blocking)[0] for p in prompts]
     for number, (target, draw, side, k) in enumerate(planned):
         layers = range(k) if side == "first" else range(model.layers - k, model.layers)
         if target == "random":
-            cut = [random_positions(p, settings.random_scope, draw, model.tokenizer.bos_token_id) for p in prompts]
+            positions_of_prompts = [
+                random_positions(p, settings.random_scope, draw, model.tokenizer.bos_token_id) for p in prompts
+            ]
         else:
-            cut = [isolated(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
-        for group in sharing(model, prompts):
-            for batch, logits in isolated_runs.runs(model, prompts, group, cut, layers, settings.blocking, BUDGET):
-                for place, row in zip(batch.index, logits, strict=True):
-                    prompt = prompts[place]
-                    ids, positions = prompt.ids.tolist(), cut[place].tolist()
+            positions_of_prompts = [fixed_positions(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
+        for group in group_by_prefix(model, prompts):
+            for batch, logits in isolated_runs.runs(
+                model, prompts, group, positions_of_prompts, layers, settings.blocking, BUDGET
+            ):
+                for i, row in zip(batch.index, logits, strict=True):
+                    prompt = prompts[i]
+                    ids, positions = prompt.ids.tolist(), positions_of_prompts[i].tolist()
                     expected, _ = isolated_logits(reference.network, ids, positions, layers, settings.blocking)
-                    apart = max(apart, (row - expected).abs().max().item())
-                    effect = max(effect, (plain[place] - expected).abs().max().item())
+                    difference = max(difference, (row - expected).abs().max().item())
+                    effect = max(effect, (plain[i] - expected).abs().max().item())
                     largest = max(largest, expected.abs().max().item())
-                    words = [jaccard(expected.topk(n).indices.tolist(), plain[place].topk(n).indices.tolist()) for n in (5, 10)]
-                    theirs = np.array([int(expected[prompt.label_ids].argmax()), *words])
-                    wrong += bool((np.abs(mine[place, number] - theirs) > 1e-12).any())
-    return apart / largest, effect / largest, len(table), wrong
+                    words = [jaccard(expected.topk(n).indices.tolist(), plain[i].topk(n).indices.tolist()) for n in (5, 10)]
+                    expected_row = np.array([int(expected[prompt.label_ids].argmax()), *words])
+                    unequal += bool((np.abs(actual[i, number] - expected_row) > 1e-12).any())
+    return difference / largest, effect / largest, len(table), unequal
 
 
 def _deep(model: LanguageModel, reference: LanguageModel, prompts: list[TokenizedPrompt]) -> float:
-    mine = attention_scores(deep_attention.compute(model, prompts, BUDGET), [p.prompt_id for p in prompts])  # (L, N, C)
-    theirs = np.stack(
+    actual = attention_scores(deep_attention.compute(model, prompts, BUDGET), [p.prompt_id for p in prompts])  # (L, N, C)
+    expected = np.stack(
         [
             class_attention(reference.network, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), len(p.label_ids))
             for p in prompts
         ],
         axis=1,
     )  # (L, N, C)
-    return np.abs(mine - theirs).max() / theirs.max()
+    return np.abs(actual - expected).max() / expected.max()
 
 
 if __name__ == "__main__":

@@ -37,11 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
     runs = parser.parse_args().runs
-    print("| seeds | deviation between seeds | seeds resampled | mean over | held |")
+    print("| seeds | standard deviation between seeds | seeds resampled | mean over | coverage |")
     print("|---|---|---|---|---|")
     for seeds, between, resampled, truth in CASES:
-        held = coverage_of_means(runs, seeds, 50, between, resampled, truth)
-        print(f"| {seeds} | {between} | {'yes' if resampled else 'no'} | {truth} | {held:.3f} |")
+        coverage = coverage_of_means(runs, seeds, 50, between, resampled, truth)
+        print(f"| {seeds} | {between} | {'yes' if resampled else 'no'} | {truth} | {coverage:.3f} |")
 
     generator = np.random.default_rng(0)
     rows = table(generator.random((20, 1000)), tasks=4).assign(**{f"x{m}": 0.5 for m in range(48)})

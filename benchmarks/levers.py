@@ -24,37 +24,37 @@ from icl_lens.network import vocabulary
 
 
 @contextmanager
-def _whole_last_layer(pair: Pair) -> Iterator[None]:
-    with mock.patch.dict(pair.model.__dict__, ends_in_rows=False):
+def _full_last_layer(pair: Pair) -> Iterator[None]:
+    with mock.patch.dict(pair.model.__dict__, supports_single_row=False):
         yield
 
 
 def _masked(pair: Pair) -> mock._patch:
-    inner = Batch.inputs
-    return mock.patch.object(Batch, "inputs", lambda self: {**inner(self), "attention_mask": self.mask})
+    original = Batch.inputs
+    return mock.patch.object(Batch, "inputs", lambda self: {**original(self), "attention_mask": self.mask})
 
 
 def _all_logits(pair: Pair) -> mock._patch:
-    return mock.patch.object(vocabulary, "only", return_value=nullcontext(False))
+    return mock.patch.object(vocabulary, "restrict_tokens", return_value=nullcontext(False))
 
 
 def _fused_forward(pair: Pair) -> mock._patch:
-    inner = flow_kernel._Attention.forward
+    original = flow_kernel._Attention.forward
 
     def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights):
         ctx.save_for_backward(query, key, value, mask)
-        ctx.how = scale, softcap, sink, with_weights
+        ctx.options = scale, softcap, sink, with_weights
         if softcap is not None or key.shape[-1] != value.shape[-1]:
-            return inner(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights)
-        each = (flow_kernel._each_head(x, query.shape[1] // key.shape[1]) for x in (key, value))
-        return nn.functional.scaled_dot_product_attention(query, *each, attn_mask=mask, scale=scale)
+            return original(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights)
+        repeated = (flow_kernel._repeat_heads(x, query.shape[1] // key.shape[1]) for x in (key, value))
+        return nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=scale)
 
     return mock.patch.object(flow_kernel._Attention, "forward", staticmethod(forward))
 
 
-BACK = {
+ABLATIONS = {
     "all levers": lambda pair: nullcontext(),
-    "the last layer at every position": _whole_last_layer,
+    "the last layer at every position": _full_last_layer,
     "a mask over the padding": _masked,
     "attention forward by torch's fused kernel": _fused_forward,
     "all logits at the last position": _all_logits,
@@ -70,24 +70,24 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = Clock(options.clock, "cpu")
-    print(
-        f"saliency, prompts a second; {options.clock} clock, {options.threads} threads, median of {options.repeats}, in turn\n"
-    )
-    print(f"| model | task | {' | '.join(BACK)} |\n|---|---{'|---' * len(BACK)}|")
+    print(f"saliency, prompts per second; {options.clock} clock, {options.threads} threads, median of {options.repeats}\n")
+    print(f"| model | task | {' | '.join(ABLATIONS)} |\n|---|---{'|---' * len(ABLATIONS)}|")
     for name in options.models:
         small = contest.embedded("cpu")
         pair = small if name == "embedded" else contest.random_gpt2(name, small.model.tokenizer, "cpu")
         for task in TASKS:
-            read = contest.tokenized(pair, task, "fresh-1shot", PLANS[name].few_fresh, None, name != "embedded")
+            prompts = contest.tokenized(pair, task, "fresh-1shot", PLANS[name].few_fresh, None, name != "embedded")
 
-            def run(back, pair=pair, read=read, budget=PLANS[name].budget) -> None:
-                with back(pair):
-                    sides.fast_saliency(pair, read, budget)
+            def run(ablation, pair=pair, prompts=prompts, budget=PLANS[name].budget) -> None:
+                with ablation(pair):
+                    sides.fast_saliency(pair, prompts, budget)
 
             seconds, _ = contest.contest(
-                {title: lambda back=back, run=run: run(back) for title, back in BACK.items()}, clock, options.repeats
+                {title: lambda ablation=ablation, run=run: run(ablation) for title, ablation in ABLATIONS.items()},
+                clock,
+                options.repeats,
             )
-            rates = [len(read) / s for s in seconds.values()]
+            rates = [len(prompts) / s for s in seconds.values()]
             print(f"| {name} | {task} | {' | '.join(f'{rate:.3g}' for rate in rates)} |", flush=True)
 
 

@@ -36,7 +36,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from icl_lens.attention import flow_kernel
 from icl_lens.attention.flow import flows
 from icl_lens.network import activations
-from icl_lens.network.vocabulary import only
+from icl_lens.network.vocabulary import restrict_tokens
 from icl_lens.studies import registry
 from icl_lens.studies.anchors.isolating import Settings as Isolation
 from icl_lens.studies.anchors.latency.study import Settings as Latency
@@ -111,13 +111,13 @@ def _loss(network: GPT2LMHeadModel, way: str, tokens: int) -> tuple[torch.Tensor
         embeddings = network.get_input_embeddings()(ids).detach().requires_grad_()
         output = network(inputs_embeds=embeddings, attention_mask=mask, output_attentions=True, use_cache=False)
         return output.logits[0, -1, labels].sum(), tuple(output.attentions)
-    with only(network, labels):
+    with restrict_tokens(network, labels):
         return network(ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits.sum(), ()
 
 
 def _count(shape: str, tokens: int) -> None:
     layers, heads = (SHAPES[shape][name] for name in ("n_layer", "n_head"))
-    held = {}
+    totals = {}
     for way in WAYS:
         network = _network(shape, way, tokens, "meta")
         weights = {p.untyped_storage()._cdata for p in network.parameters()}
@@ -134,35 +134,37 @@ def _count(shape: str, tokens: int) -> None:
         context = flows(network, lambda *_: None, rows=rows) if way == "icl-lens" else torch.enable_grad()
         with hooks, context:
             _loss(network, way, tokens)
-        held[way] = sum(size for _, size in saved.values())
+        totals[way] = sum(size for _, size in saved.values())
     matrix = 4 * heads * tokens**2
-    rows = min(heads * tokens**2, max(flow_kernel._ELEMENTS_ELSEWHERE, heads * tokens))
+    rows = min(heads * tokens**2, max(flow_kernel._ELEMENTS_DEFAULT, heads * tokens))
     logits = 4 * tokens * 50257
     # Plain: the gradients of the matrices of all layers, which are requested together, three temporary matrices of one layer,
     # and the logits of all positions with their gradient. icl-lens: four matrices of some rows, and flow, mean and mask.
-    back = {"plain": (layers + 3) * matrix + 2 * logits, "icl-lens": 4 * 4 * rows + 3 * 4 * tokens**2}
+    peak = {"plain": (layers + 3) * matrix + 2 * logits, "icl-lens": 4 * 4 * rows + 3 * 4 * tokens**2}
     print(f"saliency of one prompt of {tokens} tokens, GPT-2 of {shape} shape ({layers} layers, {heads} heads), float32\n")
-    print("| | saved for the way back | made on the way back, at most | together |")
+    print("| | saved for the backward pass | peak allocated in the backward pass | total |")
     print("|---|---|---|---|")
     for way in WAYS:
-        print(f"| {way} | {held[way] / GIB:.2f} GiB | {back[way] / GIB:.2f} GiB | {(held[way] + back[way]) / GIB:.2f} GiB |")
-    activations_alone = {"plain": held["plain"] - layers * matrix, "icl-lens": held["icl-lens"]}
+        print(
+            f"| {way} | {totals[way] / GIB:.2f} GiB | {peak[way] / GIB:.2f} GiB | {(totals[way] + peak[way]) / GIB:.2f} GiB |"
+        )
+    activation_bytes = {"plain": totals["plain"] - layers * matrix, "icl-lens": totals["icl-lens"]}
     unit = 4 * SHAPES[shape]["n_embd"] * tokens * layers
-    print("\nsaved in units of width x tokens x layers, one matrix a layer left out: ", end="")
-    print(", ".join(f"{way} {size / unit:.1f}" for way, size in activations_alone.items()))
-    whole = [held[way] + back[way] for way in WAYS]
-    print(f"\nicl-lens / plain: {whole[1] / whole[0]:.3f}; wanted: at most 0.333")
+    print("\nsaved in units of width x tokens x layers, without one attention matrix per layer: ", end="")
+    print(", ".join(f"{way} {size / unit:.1f}" for way, size in activation_bytes.items()))
+    sums = [totals[way] + peak[way] for way in WAYS]
+    print(f"\nicl-lens / plain: {sums[1] / sums[0]:.3f}; target: at most 0.333")
 
 
 def _measure(shape: str, tokens: int, device: str) -> None:
-    print(f"saliency of one prompt of {tokens} tokens, GPT-2 of {shape} shape, float32, {device}, a process each\n")
-    print("| | largest above the weights |")
+    print(f"saliency of one prompt of {tokens} tokens, GPT-2 of {shape} shape, float32, {device}, one process per row\n")
+    print("| | peak above the weights |")
     print("|---|---|")
     peaks = {}
     for way in WAYS:
-        asked = ["one", "--shape", shape, "--tokens", str(tokens), "--way", way, "--device", device]
-        done = subprocess.run([sys.executable, __file__, *asked], check=True, capture_output=True, text=True)
-        peaks[way] = json.loads(done.stdout.splitlines()[-1])
+        arguments = ["one", "--shape", shape, "--tokens", str(tokens), "--way", way, "--device", device]
+        process = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+        peaks[way] = json.loads(process.stdout.splitlines()[-1])
         print(f"| {way} | {peaks[way] / 2**20:.0f} MiB |")
     print(f"\nicl-lens / plain: {peaks['icl-lens'] / peaks['plain']:.3f}")
 
@@ -170,7 +172,7 @@ def _measure(shape: str, tokens: int, device: str) -> None:
 def _one(shape: str, tokens: int, way: str, device: str) -> int:
     network = _network(shape, way, tokens, device)
 
-    def once(length: int) -> None:
+    def run_once(length: int) -> None:
         if way == "plain":
             loss, matrices = _loss(network, way, length)
             gradients = torch.autograd.grad(loss, matrices)
@@ -181,25 +183,25 @@ def _one(shape: str, tokens: int, way: str, device: str) -> int:
             with flows(network, lambda layer, flow, mean: flow.sum(dtype=torch.float64), rows=rows):
                 _loss(network, way, length)[0].backward()
 
-    once(16)  # warm-up, so that the libraries allocate their own memory
-    return _peak(lambda: once(tokens), device)
+    run_once(16)  # warm-up, so that the libraries allocate their own memory
+    return _peak(lambda: run_once(tokens), device)
 
 
 def _study(name: str, pair: Pair) -> Callable[[], object]:
     """Return a function that runs one study with its defaults on two prompts of about a thousand tokens, one at a time."""
     plain = name.endswith(", plain")
     shots = "fresh-7shot" if name.startswith(("icl", "saliency", "flow")) else "shared-7shot"
-    read = contest.tokenized(pair, "trec", shots, 2)
+    prompts = contest.tokenized(pair, "trec", shots, 2)
     settings = _SETTINGS.get(name)
     if name == "components":
-        return lambda: decompose(pair.model, Decomposer(pair.model.network), read, 1)
+        return lambda: decompose(pair.model, Decomposer(pair.model.network), prompts, 1)
     if name == "reweighting":
         auxiliary = contest.tokenized(pair, "trec", f"{shots}-auxiliary", 4)
-        return lambda: sides.fast_reweighting(pair, read, auxiliary, 1, Reweighting(epochs=1))
+        return lambda: sides.fast_reweighting(pair, prompts, auxiliary, 1, Reweighting(epochs=1))
     if plain:
-        return lambda: sides.plain_saliency(pair, read)
+        return lambda: sides.plain_saliency(pair, prompts)
     study = import_module(registry.study(name.partition(",")[0]).module)
-    return lambda: study.compute(pair.model, read, 1, **({"settings": settings} if settings else {}))
+    return lambda: study.compute(pair.model, prompts, 1, **({"settings": settings} if settings else {}))
 
 
 def _one_study(name: str, depth: int) -> dict[str, float]:
@@ -207,11 +209,11 @@ def _one_study(name: str, depth: int) -> dict[str, float]:
     small = contest.embedded("cpu")
     shape = {"n_embd": WIDTH, "n_layer": depth, "n_head": WIDTH // 64}
     pair = contest.random_gpt2("cards", small.model.tokenizer, "cpu", GPT2Config(**shape, n_positions=2048))
-    read = contest.tokenized(pair, "trec", "fresh-7shot", 2)
+    prompts = contest.tokenized(pair, "trec", "fresh-7shot", 2)
     run = _study(name, pair)
-    once = contest.tokenized(pair, "trec", "fresh-1shot", 1)
-    saliency.compute(pair.model, once, 1)  # warm-up, so that the libraries allocate their own memory
-    return {"bytes": _peak(run), "tokens": contest.mean_length(read)}
+    warm_up_prompts = contest.tokenized(pair, "trec", "fresh-1shot", 1)
+    saliency.compute(pair.model, warm_up_prompts, 1)  # warm-up, so that the libraries allocate their own memory
+    return {"bytes": _peak(run), "tokens": contest.mean_length(prompts)}
 
 
 def _peak(run: Callable[[], object], device: str = "cpu") -> int:
@@ -237,11 +239,13 @@ def _cards() -> None:
     """Print the largest GPT-2-like model (d = 64 heads, depth 0.03 d) that fits a GPU with weights and one prompt's study."""
     shallow, deep = DEPTHS
     print(
-        f"""Measured on a CPU in float32, a process each: the largest resident set above the weights while a study runs of two
-prompts, one at a time, on random GPT-2s of width {WIDTH} with {shallow} and with {deep} layers. From the two follow a and k in
-b d T (a + k L) bytes: b of a number (4, in half precision 2), d the width, T the tokens, L the layers. Then the largest model
-of depth 0.03 d and 12 L d^2 + 50257 d parameters whose weights fit beside that, for 1,000 tokens, and 1 GiB for the libraries
-(and 1.25 GiB for the rows of matrices that saliency and the information flow make at a time on a GPU).
+        f"""Measured on a CPU in float32, one process per row: the peak resident set above the weights while a study
+runs on two prompts, one at a time, with random GPT-2 models of width {WIDTH} and {shallow} or {deep} layers.
+These two values give a and k in the memory b d T (a + k L) in bytes, where b is the size of a number (4, or 2
+in half precision), d the width, T the number of tokens and L the number of layers. The table shows the
+largest model of depth 0.03 d, with 12 L d^2 + 50257 d parameters, that fits with this memory for 1,000
+tokens and 1 GiB for the libraries (for saliency and the information flow on a GPU, also 1.25 GiB for the
+matrix rows that are computed at a time).
 """
     )
     print("| study | tokens | a | k | 24 GB, float32 | 24 GB, half | 80 GB, float32 | 80 GB, half |")
@@ -249,14 +253,14 @@ of depth 0.03 d and 12 L d^2 + 50257 d parameters whose weights fit beside that,
     for name in (*STUDIES, "saliency, plain"):
         found = {}
         for depth in DEPTHS:
-            asked = [sys.executable, __file__, "one-study", "--study", name, "--depth", str(depth)]
+            arguments = [sys.executable, __file__, "one-study", "--study", name, "--depth", str(depth)]
             # Freed memory returns to the system at once, so that the resident set excludes free gaps in the heap.
-            done = subprocess.run(
-                asked, check=True, capture_output=True, text=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+            process = subprocess.run(
+                arguments, check=True, capture_output=True, text=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
             )
-            found[depth] = json.loads(done.stdout.splitlines()[-1])
+            found[depth] = json.loads(process.stdout.splitlines()[-1])
         tokens = found[deep]["tokens"]
-        units = {depth: one["bytes"] / (4 * WIDTH * tokens) for depth, one in found.items()}
+        units = {depth: result["bytes"] / (4 * WIDTH * tokens) for depth, result in found.items()}
         k = max(0.0, (units[deep] - units[shallow]) / (deep - shallow))
         a = max(0.0, units[shallow] - k * shallow)
         extra = 1.25 * GIB if name in ("saliency", "flow") else 0.0

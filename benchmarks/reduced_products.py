@@ -54,31 +54,31 @@ def main() -> None:
     loading.load = lambda folder, name, device, dtype: replace(loaded, name=name)  # load the model once for all studies
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
-        shown = [
-            str(_studied(results, task, name, options))
+        folders = [
+            str(_run_studies(results, task, name, options))
             for task in options.tasks
             for name in (loaded.name, f"{loaded.name}-fast")
         ]
         papermill.execute_notebook(
             str(Path(__file__).resolve().parents[1] / f"notebooks/{ITEM.notebook}.ipynb"),
             None,
-            {"item": ITEM.name, "out": str(results / ITEM.name), "studies": shown},
+            {"item": ITEM.name, "out": str(results / ITEM.name), "studies": folders},
             kernel_name="python3",
             progress_bar=False,
         )
         print((results / f"{ITEM.name}.md").read_text())
 
 
-def _studied(results: Path, task: str, name: str, options: argparse.Namespace) -> Path:
+def _run_studies(results: Path, task: str, name: str, options: argparse.Namespace) -> Path:
     """Run a task's studies with exact products, or fast ones if the name ends in "-fast", and return their folder."""
-    made = results / f"prompts/{task}/{ITEM.set}.parquet"
-    if not made.exists():
+    prompts_file = results / f"prompts/{task}/{ITEM.set}.parquet"
+    if not prompts_file.exists():
         corpus = results / f"corpora/{task}.parquet"
         if options.data and task in contest._FILES:
             tables.write_files(task, *(options.data / task / file for file in contest._FILES[task]), corpus)
         else:
             tables.write_builtin(task, 0, corpus)
-        protocol.write(TASKS[task], corpus, ITEM.set, options.seeds, options.queries, made)
+        protocol.write(TASKS[task], corpus, ITEM.set, options.seeds, options.queries, prompts_file)
     fast = name.endswith("-fast")
     folder = results / f"studies/{name}/{task}/{ITEM.set}"
     for study in ITEM.studies:
@@ -87,9 +87,9 @@ def _studied(results: Path, task: str, name: str, options: argparse.Namespace) -
         with emulated() if fast else contextlib.nullcontext():
             out = folder / f"{study}.parquet"
             run.run(
-                study,
+                registry.study(study),
                 options.model,
-                made,
+                prompts_file,
                 out,
                 name=name,
                 device="cpu",

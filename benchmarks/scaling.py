@@ -76,22 +76,22 @@ def main() -> None:
         for name in names:
             cost[name].append(found[name])
     print(f"clock: {options.clock}, {options.threads} threads, median of {options.repeats}")
-    print("milliseconds a prompt, alone, and the exponent since the length before\n")
+    print("milliseconds per prompt (one at a time), and the exponent relative to the previous length\n")
     print(f"| tokens | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
     for n, length in enumerate(lengths):
         cells = [f"{1000 * cost[name][n]:.1f}" + (f" ({_exponent(cost[name], lengths, n):.2f})" if n else "") for name in names]
         print(f"| {length} | {' | '.join(cells)} |")
     for name in names:
         axes[0].loglog(lengths, cost[name], marker="o", label=name)
-    axes[0].set(xlabel="tokens of a prompt", ylabel="seconds a prompt, alone", title="length")
+    axes[0].set(xlabel="tokens per prompt", ylabel="seconds per prompt (batch size 1)", title="length")
 
     prompts = [_prompt(n, 128) for n in range(max(BATCHES))]
     found = seconds({str(size): lambda size=size: saliency.compute(model, prompts, 128 * size) for size in BATCHES})
     rate = [len(prompts) / found[str(size)] for size in BATCHES]
-    print(f"\n| prompts of 128 tokens a batch | {' | '.join(map(str, BATCHES))} |\n|---{'|---' * len(BATCHES)}|")
-    print(f"| saliency prompts a second | {' | '.join(f'{r:.0f}' for r in rate)} |")
+    print(f"\n| prompts of 128 tokens per batch | {' | '.join(map(str, BATCHES))} |\n|---{'|---' * len(BATCHES)}|")
+    print(f"| saliency, prompts per second | {' | '.join(f'{r:.0f}' for r in rate)} |")
     axes[1].semilogx(BATCHES, rate, marker="o", color="C1", base=2)
-    axes[1].set(xlabel="prompts of 128 tokens a batch", ylabel="saliency prompts a second", title="batch", ylim=0)
+    axes[1].set(xlabel="prompts of 128 tokens per batch", ylabel="prompts per second (saliency)", title="batch", ylim=0)
 
     shared = {count: [_prompt(n, DEMONSTRATIONS + QUERY, DEMONSTRATIONS) for n in range(count)] for count in QUERIES}
     runs = {f"fast {count}": lambda p=p: deep_attention.compute(model, p, 4096) for count, p in shared.items()}
@@ -100,12 +100,12 @@ def main() -> None:
         return [class_attention(plain, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), 2) for p in prompts]
 
     found = seconds(runs | {f"plain {count}": lambda p=p: one_by_one(p) for count, p in shared.items()})
-    print(f"\n| queries of {QUERY} tokens behind {DEMONSTRATIONS} | {' | '.join(map(str, QUERIES))} |")
+    print(f"\n| queries of {QUERY} tokens after {DEMONSTRATIONS} | {' | '.join(map(str, QUERIES))} |")
     print("|---" * (1 + len(QUERIES)) + "|")
     for side, title, colour in (("plain", "deep attention, plain", "C3"), ("fast", "deep attention", "C2")):
         values = [found[f"{side} {count}"] for count in QUERIES]
         each = [f"{1000 * value / count:.2f}" for value, count in zip(values, QUERIES, strict=True)]
-        print(f"| {title}, milliseconds a query | {' | '.join(each)} |")
+        print(f"| {title}, milliseconds per query | {' | '.join(each)} |")
         axes[2].loglog(QUERIES, values, marker="o", label=title, color=colour)
     axes[2].set(xlabel="queries that share demonstrations", ylabel="seconds in all", title="queries")
     for axis in (axes[0], axes[2]):

@@ -18,7 +18,7 @@ from icl_lens.studies.anchors.compression.study import Condition as Compressed
 from icl_lens.studies.anchors.compression.study import Settings as Compression
 from icl_lens.studies.anchors.compression.study import conditions as compressions
 from icl_lens.studies.anchors.deep_attention import compute as deep_attention
-from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolated_positions import fixed_positions, random_positions
 from icl_lens.studies.anchors.isolating import Settings as Isolation
 from icl_lens.studies.anchors.isolating import conditions as isolations
 from icl_lens.studies.anchors.isolation import compute as isolation
@@ -32,99 +32,99 @@ from tests.reference.isolation import isolated_logits, jaccard
 from tests.reference.saliency import saliency as plain_saliency_of
 
 
-def fast_saliency(pair, read, budget) -> np.ndarray:
+def fast_saliency(pair, prompts, budget) -> np.ndarray:
     """Return S_wp, S_pq and S_ww, shape (N, L, 3)."""
-    found = saliency.compute(pair.model, read, budget)
-    return found[list(saliency.METRICS)].to_numpy().reshape(len(read), -1, 3)
+    found = saliency.compute(pair.model, prompts, budget)
+    return found[list(saliency.METRICS)].to_numpy().reshape(len(prompts), -1, 3)
 
 
-def plain_saliency(pair, read) -> np.ndarray:
-    of = (plain_saliency_of(pair.plain, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold).T for p in read)
-    return np.stack(list(of))
+def plain_saliency(pair, prompts) -> np.ndarray:
+    flows = (plain_saliency_of(pair.plain, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold).T for p in prompts)
+    return np.stack(list(flows))
 
 
-def fast_attention(pair, read, budget) -> np.ndarray:
+def fast_attention(pair, prompts, budget) -> np.ndarray:
     """Return the attention to the label words of each class, shape (N, L, C)."""
-    rows = deep_attention.compute(pair.model, read, budget)
-    return attention_scores(rows, [p.prompt_id for p in read]).transpose(1, 0, 2)
+    rows = deep_attention.compute(pair.model, prompts, budget)
+    return attention_scores(rows, [p.prompt_id for p in prompts]).transpose(1, 0, 2)
 
 
-def plain_attention(pair, read) -> np.ndarray:
+def plain_attention(pair, prompts) -> np.ndarray:
     return np.stack(
         [
             class_attention(pair.plain, p.ids.tolist(), p.anchors.tolist(), p.demo_labels.tolist(), len(p.label_ids))
-            for p in read
+            for p in prompts
         ]
     )
 
 
-def fast_isolation(pair, read, budget, settings: Isolation) -> np.ndarray:
+def fast_isolation(pair, prompts, budget, settings: Isolation) -> np.ndarray:
     """Return the prediction and the overlap of 5 and of 10 words for each condition, shape (N, C, 3)."""
-    found = isolation.compute(pair.model, read, budget, settings=settings)
+    found = isolation.compute(pair.model, prompts, budget, settings=settings)
     columns = ["prediction", "word_jaccard_5", "word_jaccard_10"]
-    return found[columns].to_numpy(dtype=float).reshape(len(read), -1, 3)
+    return found[columns].to_numpy(dtype=float).reshape(len(prompts), -1, 3)
 
 
-def plain_isolation(pair, read, settings: Isolation) -> np.ndarray:
+def plain_isolation(pair, prompts, settings: Isolation) -> np.ndarray:
     tokenizer, depth = pair.model.tokenizer, pair.model.layers
     found = []
-    for prompt in read:
+    for prompt in prompts:
         ids, rows = prompt.ids.tolist(), []
         before = isolated_logits(pair.plain, ids, [], [], settings.blocking)[0]
         for target, draw, side, k in isolations(settings, depth):
             if target == "random":
-                cut = random_positions(prompt, settings.random_scope, draw, tokenizer.bos_token_id)
+                positions = random_positions(prompt, settings.random_scope, draw, tokenizer.bos_token_id)
             else:
-                cut = isolated(prompt, target, lambda token: tokenizer.decode([token]))
+                positions = fixed_positions(prompt, target, lambda token: tokenizer.decode([token]))
             layers = range(k) if side == "first" else range(depth - k, depth)
-            after = isolated_logits(pair.plain, ids, cut.tolist(), layers, settings.blocking)[0]
+            after = isolated_logits(pair.plain, ids, positions.tolist(), layers, settings.blocking)[0]
             words = [jaccard(after.topk(n).indices.tolist(), before.topk(n).indices.tolist()) for n in (5, 10)]
             rows.append([int(after[prompt.label_ids].argmax()), *words])
         found.append(rows)
     return np.array(found, dtype=float)
 
 
-def fast_compression(pair, read, budget, settings: Compression) -> np.ndarray:
+def fast_compression(pair, prompts, budget, settings: Compression) -> np.ndarray:
     """Return the prediction and the overlap of 5 words for each method and draw, shape (N, C, 2)."""
-    found = compression.compute(pair.model, read, budget, settings=settings)
-    return found[["prediction", "word_jaccard_5"]].to_numpy(dtype=float).reshape(len(read), -1, 2)
+    found = compression.compute(pair.model, prompts, budget, settings=settings)
+    return found[["prediction", "word_jaccard_5"]].to_numpy(dtype=float).reshape(len(prompts), -1, 2)
 
 
-def plain_compression_of(pair, read, settings: Compression) -> np.ndarray:
+def plain_compression_of(pair, prompts, settings: Compression) -> np.ndarray:
     found = []
-    for prompt in read:
+    for prompt in prompts:
         ids, length, rows = prompt.ids.tolist(), compressed_demonstrations.query_start(prompt), []
         full = plain_compression.compressed_logits(pair.plain, ids, 0, [])
         for condition in (Compressed("full", 0, OWN), *compressions(settings)):
             if condition.method == "full":
                 logits = full
             elif condition.method == "text_anchor":
-                short = compression.text_anchor(prompt, pair.model.tokenizer).ids.tolist()
-                logits = plain_compression.compressed_logits(pair.plain, short, 0, [])
+                text_anchor_ids = compression.text_anchor(prompt, pair.model.tokenizer).ids.tolist()
+                logits = plain_compression.compressed_logits(pair.plain, text_anchor_ids, 0, [])
             else:
                 restarted = condition.positions == "restarted"
                 run = plain_compression.restarted_logits if restarted else plain_compression.compressed_logits
-                logits = run(pair.plain, ids, length, compression.kept(prompt, condition, settings).tolist())
+                logits = run(pair.plain, ids, length, compression.positions_to_keep(prompt, condition, settings).tolist())
             words = jaccard(logits.topk(5).indices.tolist(), full.topk(5).indices.tolist())
             rows.append([int(logits[prompt.label_ids].argmax()), words])
         found.append(rows)
     return np.array(found, dtype=float)
 
 
-def fast_reweighting(pair, shown, auxiliary, budget, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
+def fast_reweighting(pair, prompts, auxiliary, budget, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
     """Return the trained factors of each seed and the re-weighted log-probabilities of each prompt, both concatenated."""
-    seeds = sorted({p.seed for p in shown})
+    seeds = sorted({p.seed for p in prompts})
     runs = {seed: [p for p in auxiliary if p.seed == seed] for seed in seeds}
     trained = reweighting.train(pair.model, runs, settings, budget)
     answers = []
     for seed in seeds:
-        own = [p for p in shown if p.seed == seed]
-        answers += reweighting.reweighted(pair.model, own, budget, trained[seed].beta)
+        seed_prompts = [p for p in prompts if p.seed == seed]
+        answers += reweighting.reweighted(pair.model, seed_prompts, budget, trained[seed].beta)
     return np.concatenate([trained[seed].beta.ravel() for seed in seeds]), np.concatenate(answers)
 
 
-def plain_reweighting_of(pair, shown, auxiliary, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
-    seeds = sorted({p.seed for p in shown})
+def plain_reweighting_of(pair, prompts, auxiliary, settings: Reweighting) -> tuple[np.ndarray, np.ndarray]:
+    seeds = sorted({p.seed for p in prompts})
     heads = pair.plain.config.get_text_config().num_attention_heads
     betas, answers = [], []
     for seed in seeds:
@@ -135,7 +135,7 @@ def plain_reweighting_of(pair, shown, auxiliary, settings: Reweighting) -> tuple
         beta, _ = plain_reweighting.train(pair.plain, rows, orders, heads, settings.learning_rate)
         betas.append(beta.cpu().numpy().ravel())
         with torch.no_grad():
-            for p in shown:
+            for p in prompts:
                 if p.seed == seed:
                     logits = plain_reweighting.class_logits(
                         pair.plain, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), beta

@@ -144,35 +144,35 @@ class Bench:
 
     def _mean(self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable) -> Measured:
         """Return the mean over tasks of the ratio of seconds per prompt."""
-        ratios, far = {}, []
-        ours, theirs = self.pace.setdefault(row, {}), self.plain_pace.setdefault(row, {})
+        ratios, differences = {}, []
+        pace, plain_pace = self.pace.setdefault(row, {}), self.plain_pace.setdefault(row, {})
         for task in self.plan.tasks:
-            read = self.read(task, prompt_set, count)
-            runs = {"fast": lambda read=read: fast(read), "plain": lambda read=read: plain(read[:few])}
+            prompts = self.read(task, prompt_set, count)
+            runs = {"fast": lambda prompts=prompts: fast(prompts), "plain": lambda prompts=prompts: plain(prompts[:few])}
             seconds, results = contest.contest(runs, self.clock, self.plan.repeats)
-            ours[task], theirs[task] = seconds["fast"] / len(read), seconds["plain"] / min(few, len(read))
-            ratio = ratios[f"{task} {contest.mean_length(read):.0f} tokens"] = theirs[task] / ours[task]
-            far.append(contest.apart(results["fast"][:few], results["plain"]))
-            print(f"  {row}, {task}: {ratio:.2f}, apart {far[-1]:.0e}", file=sys.stderr, flush=True)
+            pace[task], plain_pace[task] = seconds["fast"] / len(prompts), seconds["plain"] / min(few, len(prompts))
+            ratio = ratios[f"{task} {contest.mean_length(prompts):.0f} tokens"] = plain_pace[task] / pace[task]
+            differences.append(contest.relative_difference(results["fast"][:few], results["plain"]))
+            print(f"  {row}, {task}: {ratio:.2f}, difference {differences[-1]:.0e}", file=sys.stderr, flush=True)
         parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
-        return Measured(statistics.mean(ratios.values()), parts, max(far))
+        return Measured(statistics.mean(ratios.values()), parts, max(differences))
 
     def saliency(self) -> Measured:
         pair, plan = self.pair, self.plan
-        fast = lambda read: sides.fast_saliency(pair, read, plan.budget)  # noqa: E731
-        plain = lambda read: sides.plain_saliency(pair, read)  # noqa: E731
+        fast = lambda prompts: sides.fast_saliency(pair, prompts, plan.budget)  # noqa: E731
+        plain = lambda prompts: sides.plain_saliency(pair, prompts)  # noqa: E731
         return self._mean("saliency", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
 
     def bare(self) -> Measured:
         """Return the seconds of saliency divided by the seconds of its bare products, on the same prompts, run in turn."""
         ratios = {}
         for task in self.plan.tasks:
-            read = self.read(task, "fresh-1shot", self.plan.fresh)
-            products, operations = bare.saliency(self.pair.model.network, read)
-            fast = lambda read=read: sides.fast_saliency(self.pair, read, self.plan.budget)  # noqa: E731
+            prompts = self.read(task, "fresh-1shot", self.plan.fresh)
+            products, operations = bare.saliency(self.pair.model.network, prompts)
+            fast = lambda prompts=prompts: sides.fast_saliency(self.pair, prompts, self.plan.budget)  # noqa: E731
             seconds, _ = contest.contest({"fast": fast, "bare": products}, self.clock, self.plan.repeats)
             rate = operations / seconds["bare"] / 1e9
-            ratios[f"{task} {contest.mean_length(read):.0f} tokens, bare {rate:.0f} GFLOP/s"] = (
+            ratios[f"{task} {contest.mean_length(prompts):.0f} tokens, bare {rate:.0f} GFLOP/s"] = (
                 seconds["fast"] / seconds["bare"]
             )
         parts = ", ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())
@@ -183,20 +183,20 @@ class Bench:
         pair, plan = self.pair, self.plan
         formats = set()
 
-        def fast(read: list) -> np.ndarray:
+        def fast(prompts: list) -> np.ndarray:
             with precision.products("fast", pair.model.device) as form:
                 formats.add(form)
-                return sides.fast_saliency(pair, read, plan.budget)
+                return sides.fast_saliency(pair, prompts, plan.budget)
 
-        plain = lambda read: sides.plain_saliency(pair, read)  # noqa: E731
+        plain = lambda prompts: sides.plain_saliency(pair, prompts)  # noqa: E731
         found = self._mean("tf32", "fresh-1shot", plan.fresh, plan.few_fresh, fast, plain)
         found.tolerance = max(TOLERANCE_FAST[form] for form in formats)
         return found
 
     def _isolation(self, row: str, settings: Isolation) -> Measured:
         pair, plan = self.pair, self.plan
-        fast = lambda read: sides.fast_isolation(pair, read, plan.budget, settings)  # noqa: E731
-        plain = lambda read: sides.plain_isolation(pair, read, settings)  # noqa: E731
+        fast = lambda prompts: sides.fast_isolation(pair, prompts, plan.budget, settings)  # noqa: E731
+        plain = lambda prompts: sides.plain_isolation(pair, prompts, settings)  # noqa: E731
         return self._mean(row, "shared-1shot", plan.queries, plan.few, fast, plain)
 
     def isolation(self) -> Measured:
@@ -211,37 +211,39 @@ class Bench:
 
     def attention(self) -> Measured:
         pair, plan = self.pair, self.plan
-        fast = lambda read: sides.fast_attention(pair, read, plan.budget)  # noqa: E731
+        fast = lambda prompts: sides.fast_attention(pair, prompts, plan.budget)  # noqa: E731
         few = 4 * plan.few
-        return self._mean("attention", "shared-1shot", plan.queries, few, fast, lambda read: sides.plain_attention(pair, read))
+        return self._mean(
+            "attention", "shared-1shot", plan.queries, few, fast, lambda prompts: sides.plain_attention(pair, prompts)
+        )
 
     def compression(self) -> Measured:
         pair, plan, settings = self.pair, self.plan, Compression(draws=self.plan.draws)
-        fast = lambda read: sides.fast_compression(pair, read, plan.budget, settings)  # noqa: E731
-        plain = lambda read: sides.plain_compression_of(pair, read, settings)  # noqa: E731
+        fast = lambda prompts: sides.fast_compression(pair, prompts, plan.budget, settings)  # noqa: E731
+        plain = lambda prompts: sides.plain_compression_of(pair, prompts, settings)  # noqa: E731
         return self._mean("compression", "shared-1shot", plan.queries, plan.few, fast, plain)
 
     def reweighting(self) -> Measured:
         pair, plan = self.pair, self.plan
         settings = Reweighting(epochs=plan.epochs)
-        ratios, far = {}, []
-        ours, theirs = self.pace.setdefault("reweighting", {}), self.plain_pace.setdefault("reweighting", {})
+        ratios, differences = {}, []
+        pace, plain_pace = self.pace.setdefault("reweighting", {}), self.plain_pace.setdefault("reweighting", {})
         for task in self.plan.tasks:
-            shown, auxiliary = (self.read(task, name, 4 * plan.few) for name in ("shared-1shot", "shared-1shot-auxiliary"))
+            prompts, auxiliary = (self.read(task, name, 4 * plan.few) for name in ("shared-1shot", "shared-1shot-auxiliary"))
             runs = {
-                "fast": lambda a=shown, b=auxiliary: sides.fast_reweighting(pair, a, b, plan.budget, settings),
-                "plain": lambda a=shown, b=auxiliary: sides.plain_reweighting_of(pair, a, b, settings),
+                "fast": lambda a=prompts, b=auxiliary: sides.fast_reweighting(pair, a, b, plan.budget, settings),
+                "plain": lambda a=prompts, b=auxiliary: sides.plain_reweighting_of(pair, a, b, settings),
             }
             seconds, results = contest.contest(runs, self.clock, self.plan.repeats)
             ratios[task] = seconds["plain"] / seconds["fast"]
-            far += [contest.apart(a, b) for a, b in zip(results["fast"], results["plain"], strict=True)]
+            differences += [contest.relative_difference(a, b) for a, b in zip(results["fast"], results["plain"], strict=True)]
             steps = len(auxiliary) * plan.epochs + len(
-                shown
+                prompts
             )  # a step and a prediction each cost about one forward pass of a prompt
-            ours[task], theirs[task] = seconds["fast"] / steps, seconds["plain"] / steps
-            print(f"  reweighting, {task}: {ratios[task]:.2f}, apart {max(far):.0e}", file=sys.stderr, flush=True)
+            pace[task], plain_pace[task] = seconds["fast"] / steps, seconds["plain"] / steps
+            print(f"  reweighting, {task}: {ratios[task]:.2f}, difference {max(differences):.0e}", file=sys.stderr, flush=True)
         parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
-        return Measured(statistics.mean(ratios.values()), parts, max(far))
+        return Measured(statistics.mean(ratios.values()), parts, max(differences))
 
     def forward(self) -> Measured:
         """Compare a forward pass with its bare products.
@@ -276,8 +278,10 @@ class Bench:
         seeds, queries = 5, self.options.whole
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder) / "config.json"  # JSON is valid YAML
-            own = {name: {"tasks": ["trec"]} for name in targets if not name.startswith("table")}
-            config.write_text(json.dumps({"tasks": ["trec"], "queries": queries, "results": f"{folder}/results", "items": own}))
+            item_options = {name: {"tasks": ["trec"]} for name in targets if not name.startswith("table")}
+            config.write_text(
+                json.dumps({"tasks": ["trec"], "queries": queries, "results": f"{folder}/results", "items": item_options})
+            )
             cores = ["--cores", str(self.options.threads), "--quiet", "all"]
             command = [str(Path(sys.executable).parent / "snakemake"), *targets, *cores, "--configfile", str(config)]
             start = time.perf_counter()
@@ -287,18 +291,18 @@ class Bench:
         pace = {row: self.plain_pace[row]["trec"] for row in rows}
         plain = sum(pace[row] for row in rows[:-1]) * prompts
         plain += pace["reweighting"] * (prompts + seeds * 6 * 4 * Reweighting().epochs)
-        said = f"TREC, {seeds} seeds x {queries} queries: {seconds:.0f} s, plain {plain:.0f} s by its pace in the rows above"
-        return Measured(plain / seconds, said)
+        parts = f"TREC, {seeds} seeds x {queries} queries: {seconds:.0f} s, plain {plain:.0f} s by its pace in the rows above"
+        return Measured(plain / seconds, parts)
 
     def context(self) -> tuple[str, bool]:
         """Describe the speed of plain transformers and check that the reference is at least as fast as the released code."""
-        read = [p for task in self.plan.tasks for p in self.read(task, "fresh-1shot", 2)[:2]]
+        prompts = [p for task in self.plan.tasks for p in self.read(task, "fresh-1shot", 2)[:2]]
         plain, device = self.pair.plain, self.options.device
 
         @torch.inference_mode()
         def forward(kernel: str, **options: object) -> None:
             plain.set_attn_implementation(kernel)
-            for p in read:
+            for p in prompts:
                 plain(torch.from_numpy(p.ids)[None].to(device), use_cache=False, **options)
 
         runs = {
@@ -307,11 +311,13 @@ class Bench:
             "sdpa": lambda: forward("sdpa"),
         }
         seconds, _ = contest.contest(runs, self.clock, self.plan.repeats)
-        rate = {name: len(read) / s for name, s in seconds.items()}
-        said = ", ".join(f"{name} {r:.2f}" for name, r in rate.items())
-        said = f"forward passes a second, one prompt at a time, all logits ({contest.mean_length(read):.0f} tokens): {said}"
+        rate = {name: len(prompts) / s for name, s in seconds.items()}
+        summary = ", ".join(f"{name} {r:.2f}" for name, r in rate.items())
+        summary = (
+            f"forward passes a second, one prompt at a time, all logits ({contest.mean_length(prompts):.0f} tokens): {summary}"
+        )
         if self.pair.title != "124M":
-            return said, True
+            return summary, True
         first, second = torch.randn(1024, 768), torch.randn(768, 3072)
         speed, _ = contest.contest({"product": lambda: [first @ second for _ in range(20)]}, self.clock, 5)
         product = 20 * 2 * 1024 * 768 * 3072 / speed["product"]
@@ -320,12 +326,12 @@ class Bench:
         if "saliency" in self.plain_pace:
             reached["saliency"] = 1 / statistics.mean(self.plain_pace["saliency"].values())
         valid = all(reached[name] >= RELEASED[name] * share for name in reached)
-        bar = ", ".join(f"{name} {reached[name]:.2f} a second, wanted {RELEASED[name] * share:.2f}" for name in reached)
-        said += (
+        limits = ", ".join(f"{name} {reached[name]:.2f} a second, wanted {RELEASED[name] * share:.2f}" for name in reached)
+        summary += (
             f"; the reference against the released code, whose rate is scaled by {share:.2f} because a bare product runs at "
-            f"{product / 1e9:.0f} GFLOP/s here and now: {bar}: {'valid' if valid else 'void'}"
+            f"{product / 1e9:.0f} GFLOP/s here and now: {limits}: {'valid' if valid else 'void'}"
         )
-        return said, valid
+        return summary, valid
 
 
 def main() -> None:
@@ -347,16 +353,16 @@ def main() -> None:
         parser.error("there is no CUDA device here")
     if options.model:
         options.models = ["checkpoint"]
-        print(f"checkpoint: {options.model.resolve().name}; {PLANS['checkpoint'].fresh} prompts of one seed a task")
+        print(f"checkpoint: {options.model.resolve().name}; {PLANS['checkpoint'].fresh} prompts of one seed per task")
     torch.set_num_threads(options.threads)
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads of {_processor()}"
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
     print(f"{date.today()}, {machine}, {load}; torch {torch.__version__}, transformers {transformers.__version__}")
     if options.device == "cpu":
-        print(f"processor features: {', '.join(contest.features(_about_processor())) or 'unknown'}")
+        print(f"processor features: {', '.join(contest.features(_cpuinfo())) or 'unknown'}")
     rates = contest.rates(Clock(options.clock, options.device))
-    said = ", ".join(f"{matmul} {rate / 1e9:.0f} GFLOP/s (in {form})" for matmul, (form, rate) in rates.items())
-    print(f"bare float32 products, 1024 x 768 x 3072: {said}")
+    summary = ", ".join(f"{matmul} {rate / 1e9:.0f} GFLOP/s (in {form})" for matmul, (form, rate) in rates.items())
+    print(f"bare float32 products, 1024 x 768 x 3072: {summary}")
     print(f"clock: {options.clock}, sides in turn, medians")
     print(f"texts: {'the original files' if options.data else 'built in, AGNews texts joined by four for the larger models'}\n")
     cells: dict[tuple[str, str], str] = {}
@@ -376,16 +382,16 @@ def main() -> None:
                 cells[name, row] = str(measured or "not measured")
                 if measured and measured.difference > measured.tolerance:
                     void.append(f"{name}, {row}: the results differ")
-        said, valid = bench.context()
-        notes.append(f"{name}: {said}")
+        summary, valid = bench.context()
+        notes.append(f"{name}: {summary}")
         if not valid:
             void.append(f"{name}: the plain reference is slower than the released code")
         del bench, pair
     print(f"| work, x plain, float32 | {' | '.join(f'{name}: wanted | measured' for name in options.models)} |")
     print("|---" * (1 + 2 * len(options.models)) + "|")
     for row in options.rows:
-        title, wanted = TARGETS[row]
-        pairs = (f"{wanted.get(name, '-')} | {cells.get((name, row), '-')}" for name in options.models)
+        title, targets = TARGETS[row]
+        pairs = (f"{targets.get(name, '-')} | {cells.get((name, row), '-')}" for name in options.models)
         print(f"| {title} | {' | '.join(pairs)} |")
     print()
     for note in notes:
@@ -404,13 +410,13 @@ def _pair(name: str, options: argparse.Namespace) -> Pair:
     return contest.random_gpt2(name, tokenizer, options.device)
 
 
-def _about_processor() -> str:
+def _cpuinfo() -> str:
     about = Path("/proc/cpuinfo")
     return about.read_text() if about.exists() else ""
 
 
 def _processor() -> str:
-    names = [line.partition(":")[2].strip() for line in _about_processor().splitlines() if "model name" in line]
+    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if "model name" in line]
     return names[0] if names else platform.processor()
 
 

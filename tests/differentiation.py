@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from icl_lens.attention.flow import _Tap
+from icl_lens.attention.flow import _GradientCallback
 from icl_lens.attention.kernels import edited
 
 # (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
@@ -26,7 +26,7 @@ def differentiate(network: PreTrainedModel, sink: Sink) -> Iterator[None]:
     """
 
     def tap(layer: int, weights: Tensor) -> Tensor:
-        return _Tap.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, sink)
+        return _GradientCallback.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, sink)
 
     with edited(network, tap), torch.enable_grad():
         yield

@@ -90,7 +90,7 @@ _OUT_OF_REACH = (
     "its attention does not pass through transformers' attention interface, so its weights can be neither read nor edited"
 )
 _NO_PLACE = "its attention modules have no layer index (layer_idx)"
-_MORE = "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)"
+_MORE = "its attention is not plain softmax(QK)V (for example, it has attention sinks or two softmaxes)"
 UNSUPPORTED = {
     "mamba": "it has no attention layers",
     "rwkv": _NO_PLACE,

@@ -88,7 +88,7 @@ class Run:
             settings = self.config.settings("representation_change", task)
             _command("representation-prompts", "--task", task, "--settings", settings.model_dump_json(), "--out", out)
             return out
-        corpus = self.results / f"corpora/{self.config.texts_of(task)}.parquet"
+        corpus = self.results / f"corpora/{self.config.text_source(task)}.parquet"
         if not corpus.exists():
             _command("corpora", "--task", corpus.stem, "--seed", self.config.data.seed, "--out", corpus)
         own = self.config.definition(task)

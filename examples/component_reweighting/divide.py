@@ -49,13 +49,13 @@ def divide(source: Path, folder: Path, seed: int, arc: bool) -> tuple[int, int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="a .jsonl file")
-    parser.add_argument("folder", type=Path, help="where train.jsonl and test.jsonl go")
+    parser.add_argument("source", type=Path, help="input file (.jsonl)")
+    parser.add_argument("folder", type=Path, help="output folder of train.jsonl and test.jsonl")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arc", action="store_true", help="the file holds multiple-choice items of ARC")
+    parser.add_argument("--arc", action="store_true", help="the input contains multiple-choice items of ARC")
     options = parser.parse_args()
     train, test, left_out = divide(options.source, options.folder, options.seed, options.arc)
-    print(f"{options.folder}: {train} rows for training, {test} for testing, {left_out} left out")
+    print(f"{options.folder}: {train} rows for training, {test} for testing, {left_out} excluded")
 
 
 if __name__ == "__main__":

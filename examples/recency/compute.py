@@ -1,16 +1,17 @@
-"""Recency: how much the last position attends to each demonstration, by the demonstration's place in the prompt.
+"""Attention of the last position to each demonstration, by the place of the demonstration in the prompt.
 
 With A_{h,l} the attention matrix of head h of H in layer l, q the last position and T_i the tokens of the demonstration in
 place i of D (i = 1 is the first, D the last before the query), the attention to place i in layer l is
 
     a_{l,i} = 1/H  sum over heads h  sum over tokens t of T_i  A_{h,l}(q, t)
 
-A demonstration's tokens are those from its template's first piece to its label word's last token
-(:mod:`icl_lens.prompts.demonstration_places`). Position 0 is in none, unless ``first_token`` is set. ``summary.py`` computes
-the shares of the places, a_{l,i} / sum_j a_{l,j}, from means over prompts. A head that attends to all tokens alike gives a long
-demonstration more than a short one, so the table also has the numbers of tokens.
+The tokens of a demonstration are those from the beginning of its template to the last token of its label word
+(:mod:`icl_lens.prompts.demonstration_places`). Position 0 belongs to no demonstration, unless ``first_token`` is set.
+``summary.py`` computes the shares of the places, a_{l,i} / sum_j a_{l,j}, from means over prompts. A head with uniform
+attention gives a long demonstration more attention than a short one, so the table also contains the numbers of tokens.
 
-One forward pass per prompt on the fused kernel; only the last row of each layer's attention is computed explicitly.
+The study runs one forward pass per prompt with the fused kernel. Only the last row of the attention of each layer is computed
+explicitly.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """The attention to each demonstration, by prompt and layer.
+    """Compute the attention to each demonstration, per prompt and layer.
 
     Args:
         model: Any supported model.
-        prompts: They fit the model's context.
+        prompts: Prompts that fit the context of the model.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
         progress: Called after each batch with the number of its prompts.
         settings: See :class:`Settings`.
@@ -56,12 +57,14 @@ def compute(
 
     Returns:
         One row per prompt, layer and place, in that order: prompt_id, layer (from 0), place (from 1, the first in the prompt),
-        attention (from 0 to 1), tokens (how many the demonstration has).
+        attention (from 0 to 1), tokens (number of tokens of the demonstration).
     """
     settings = settings or Settings()
     bare = next((p for p in prompts if not len(p.anchors)), None)
     if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; recency compares the attention to several")
+        raise InputError(
+            f"prompt {bare.prompt_id} has no demonstrations; use a prompt set with demonstrations, such as fresh-4shot"
+        )
     require_supported(model.network)
     layers = model.layers
     found: list[pd.DataFrame] = [pd.DataFrame()] * len(prompts)

@@ -1,4 +1,4 @@
-"""Recency: which demonstrations the last position attends to, by their place in the prompt. Settings and declaration."""
+"""Settings and declaration of the recency study: attention of the last position to demonstrations, by their place."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from icl_lens.studies.study import Keys, Study
 
 
 class Settings(Section):
-    """Which tokens count."""
+    """Settings of the recency study."""
 
     first_token: bool = Field(
         default=False,
-        description="Whether the prompt's first token counts in the first demonstration. Many models attend to the first token "
-        "whatever it is, so it does not count by default.",
+        description="Whether the first token of the prompt belongs to the first demonstration. By default it does not, because "
+        "many models attend to the first token regardless of its content.",
     )
 
 
@@ -35,7 +35,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="how much the last position attends to each demonstration, by its place in the prompt",
+    help="attention of the last position to each demonstration, by its place in the prompt",
     schema=SCHEMA,
     cost=Cost(passes=1),
     settings=Keys("recency", Settings, "Attention to the demonstrations by their place in the prompt."),

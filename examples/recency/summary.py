@@ -1,6 +1,7 @@
-"""The shares of attention that figures show: by task, layer and place, with intervals.
+"""Shares of attention by task, layer and place, with intervals, for the figure.
 
-The share of place i in layer l is a_{l,i} / sum_j a_{l,j}, of the means over a seed's prompts; then the mean over seeds.
+The share of place i in layer l is a_{l,i} / sum_j a_{l,j}, computed from the means over the prompts of a seed, then averaged
+over seeds.
 :mod:`icl_lens.statistics.resampling` computes the intervals.
 """
 
@@ -14,11 +15,11 @@ from icl_lens.statistics.resampling import Bootstrap
 
 
 def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
-    """The share of each place, of each model, prompt set and task.
+    """Compute the share of each place for each model, prompt set and task.
 
     Args:
-        rows: recency tables, of one or more models, tasks and sets.
-        plan: How to resample.
+        rows: recency tables of one or more models, tasks and prompt sets.
+        plan: Bootstrap plan.
 
     Raises:
         InputError: The prompts of a table differ in their number of demonstrations.
@@ -37,7 +38,7 @@ def _of_table(rows: pd.DataFrame, plan: Bootstrap | None) -> pd.DataFrame:
     if rows.groupby("prompt_id")["place"].max().nunique() > 1:
         raise InputError(
             f"the prompts of {first['model']} on {first['task']}, {first['set']}, differ in their number of demonstrations; "
-            "recency compares places of equally many"
+            "use a prompt set with the same number for all prompts"
         )
     wide = rows.pivot(index=["task", "seed", "prompt_id"], columns=["layer", "place"], values=["attention", "tokens"])
     layers, places = (sorted(rows[name].unique()) for name in ("layer", "place"))

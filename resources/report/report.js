@@ -1,5 +1,5 @@
 "use strict";
-// The scorecard: sorted by a click on a heading, filtered by paper, outcome and words. Without script it is a plain table.
+// Sorting (click on a heading) and filtering (paper, outcome, words) of the scorecard. Without JavaScript it is a plain table.
 const table = document.getElementById("claims");
 const rows = [...table.tBodies[0].rows];
 const paper = document.getElementById("paper");

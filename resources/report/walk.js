@@ -1,7 +1,7 @@
 "use strict";
-// Walking one prompt: the page's choices go into the charts' data. What the charts look like stands in icl_lens/report/walk.py.
+// Exploring one prompt: the selected task, prompt and layer determine the data of the charts. icl_lens/report/walk.py defines the charts.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-// The prompts are many: JSON, compressed, in base64.
+// The data of all prompts, as compressed JSON in base64.
 const packed = Uint8Array.from(atob(document.getElementById("walk-data").textContent), (character) => character.charCodeAt(0));
 const tasks = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 const specifications = read("walk-charts");
@@ -43,9 +43,9 @@ function changeSeed() {
 
 function changePrompt() {
   const [task, prompt] = chosen();
-  const right = prompt.gold === prompt.prediction;
+  const correct = prompt.gold === prompt.prediction;
   part("answer").textContent =
-    `${task.model} answers ${task.labels[prompt.prediction]}, ` + (right ? "which is right." : `but the label is ${task.labels[prompt.gold]}.`);
+    `${task.model} predicts ${task.labels[prompt.prediction]}` + (correct ? ", which is correct." : `; the correct label is ${task.labels[prompt.gold]}.`);
   const anchors = new Set(prompt.anchors);
   part("tokens").replaceChildren(...prompt.words.flatMap((word, position) => {
     const token = document.createElement(anchors.has(position) ? "mark" : "span");
@@ -76,12 +76,12 @@ function changeLayer() {
   const [, prompt] = chosen();
   const layer = Number(choice.layer.value);
   part("layer-shown").value = layer;
-  choice.layer.setAttribute("aria-valuetext", `layer ${layer}, counted from 0`);
+  choice.layer.setAttribute("aria-valuetext", `layer ${layer}, numbered from 0`);
   const edges = prompt.flow[choice.measure.value][layer].map(([query, key, share, kind]) => (
     { query, key, share, kind: kinds[kind], from: 0, to: 1, read: prompt.words[key], by: prompt.words[query] }));
   charts.flow.data("edges", edges).runAsync();
   const strongest = edges.slice(-3).reverse().map((edge) => `${edge.by} from ${edge.read}`).join("; ");
-  part("flow").setAttribute("aria-label", edges.length ? `Layer ${layer}, strongest: ${strongest}` : `Layer ${layer}: nothing flows`);
+  part("flow").setAttribute("aria-label", edges.length ? `Layer ${layer}, strongest edges: ${strongest}` : `Layer ${layer}: no flow`);
   charts.shares.data("chosen", [{ layer }]).runAsync();
   part("shares").setAttribute("aria-label", `Layer ${layer}: ` + prompt.shares[layer].map((share, i) => `${means[i]} ${share}`).join(", "));
 }
@@ -93,6 +93,6 @@ choice.prompt.addEventListener("change", changePrompt);
 choice.layer.addEventListener("input", changeLayer);
 choice.measure.addEventListener("change", changeLayer);
 changeTask();
-// A chart measures its width when the window does; one that was drawn before its data must be told.
+// A chart measures its width when the window is resized. This event updates the charts that were drawn before they had data.
 window.dispatchEvent(new Event("resize"));
 document.documentElement.dataset.walk = "ready";

@@ -19,7 +19,7 @@ INTERVAL = 10.0
 
 @contextmanager
 def progress(
-    total: int, what: str, unit: Literal["prompt", "seed", "byte"] = "prompt", done: int = 0
+    total: int, description: str, unit: Literal["prompt", "seed", "byte"] = "prompt", done: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """Show the progress of a computation over ``total`` prompts or seeds, or of a download of ``total`` bytes.
 
@@ -28,13 +28,13 @@ def progress(
 
     Args:
         total: The total number of prompts, seeds or bytes.
-        what: The text before the numbers.
+        description: The text before the numbers.
         unit: The unit that is counted.
         done: The number of units that an interrupted run finished before; they are excluded from the displayed speed.
     """
     if sys.stderr.isatty():
         shown_unit = {"unit": "B", "unit_scale": True} if unit == "byte" else {"unit": unit}
-        with tqdm(total=total, desc=what, initial=done, **shown_unit) as bar:
+        with tqdm(total=total, desc=description, initial=done, **shown_unit) as bar:
             yield bar.update
         return
     start = shown = time.monotonic()
@@ -48,9 +48,9 @@ def progress(
             shown = now
             rate = (finished - done) / max(now - start, 1e-9)
             if unit == "byte":
-                logger.info("%s: %s of %s, %s a second", what, amount(finished), amount(total), amount(rate))
+                logger.info("%s: %s of %s, %s per second", description, amount(finished), amount(total), amount(rate))
             else:
-                logger.info("%s: %d of %d %ss, %.1f a second", what, finished, total, unit, rate)
+                logger.info("%s: %d of %d %ss, %.1f per second", description, finished, total, unit, rate)
 
     yield advance
 
@@ -59,20 +59,20 @@ class Runs:
     """Counter that converts finished runs to finished prompts, for computations with several runs per prompt.
 
     Args:
-        tell: A function that is called with the number of newly finished prompts.
+        advance: A function that is called with the number of newly finished prompts.
         runs: The number of runs per prompt.
     """
 
-    def __init__(self, tell: Callable[[int], object], runs: int) -> None:
-        self.tell, self.runs = tell, runs
-        self.done = self.told = 0
+    def __init__(self, advance: Callable[[int], object], runs: int) -> None:
+        self.advance, self.runs = advance, runs
+        self.done = self.reported = 0
 
     def __call__(self, count: int) -> None:
         self.done += count
-        more = self.done // self.runs - self.told
-        if more:
-            self.tell(more)
-            self.told += more
+        finished = self.done // self.runs - self.reported
+        if finished:
+            self.advance(finished)
+            self.reported += finished
 
 
 def amount(count: float) -> str:

@@ -10,5 +10,5 @@ def test_accuracy_stands_beside_the_commonest_class_and_tasks_count_alike():
     found = accuracy(table).set_index("task")
     assert found["accuracy"].to_dict() == {"a": 1, "b": 0.5, OVER_TASKS: 0.75}
     assert found["commonest_class"].to_dict() == {"a": 0.75, "b": 0.5, OVER_TASKS: 0.625}
-    assert unsolved_note(accuracy(table), "So there.") == ["No better than always the commonest class: b (m). So there."]
+    assert unsolved_note(accuracy(table), "So there.") == ["Accuracy is at or below the majority baseline: b (m). So there."]
     assert unsolved_note(accuracy(table[table["task"] == "a"]), "So there.") == []

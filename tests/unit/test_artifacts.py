@@ -62,7 +62,8 @@ def test_a_table_with_an_empty_cell_is_not_written(tmp_path):
 def test_a_file_cut_short_is_told(written, keep):
     written.write_bytes(written.read_bytes()[:keep])
     with pytest.raises(
-        InputError, match=r"sst2\.parquet is not a whole Parquet file \(cut short or damaged\?\): `icl-lens audit --repair`"
+        InputError,
+        match=r"sst2\.parquet is not a valid Parquet file \(truncated or corrupted\); delete it with `icl-lens audit",
     ):
         artifacts.read(written, "corpora")
 
@@ -95,7 +96,7 @@ def artifacts_table(table):
 
 
 def test_another_kind_of_table_is_told(written):
-    with pytest.raises(InputError, match="is a corpora table where a prompts table is wanted"):
+    with pytest.raises(InputError, match="is a corpora table; expected a prompts table"):
         artifacts.read(written, "prompts")
 
 
@@ -106,7 +107,7 @@ def test_a_table_made_elsewhere_needs_the_columns_only(tmp_path):
     assert list(table.columns) == list(ROWS.columns)
     assert metadata == {}
     ROWS.drop(columns="text").to_parquet(path)
-    with pytest.raises(InputError, match="is not a corpora table: it has no column text"):
+    with pytest.raises(InputError, match="is not a corpora table: missing column text"):
         artifacts.read(path, "corpora")
     ROWS.assign(label="Positive").to_parquet(path)
     with pytest.raises(InputError, match="is not a corpora table"):

@@ -6,7 +6,7 @@ import torch
 
 from icl_lens.attention import flow_kernel
 from icl_lens.attention.block import block
-from icl_lens.attention.flow import ends_in_rows, flows
+from icl_lens.attention.flow import flows, supports_single_row
 from icl_lens.attention.record import record, record_rows
 from icl_lens.attention.scale import scale
 from icl_lens.attention.supported import require_supported
@@ -239,7 +239,7 @@ def test_flows_are_those_of_the_differentiated_matrices(network, monkeypatch, el
 @pytest.mark.parametrize("elements", [1, 2**19])
 def test_flows_of_one_row_a_prompt_are_those_of_a_whole_last_layer(network, monkeypatch, elements):
     monkeypatch.setitem(flow_kernel._ELEMENTS, "cpu", elements)
-    assert ends_in_rows(network)
+    assert supports_single_row(network)
     places, rows = torch.arange(2), torch.tensor([11, 8])
     found, logits = {}, {}
     for kind, at in (("whole", None), ("rows", rows)):
@@ -276,9 +276,9 @@ def test_a_family_whose_last_layer_needs_every_row_is_found_out():
     inner = network.model.layers[-1].forward
     # Each output row also depends on another row.
     network.model.layers[-1].forward = lambda state, *args, **kwargs: inner(state, *args, **kwargs) + state[:, :1]
-    assert not ends_in_rows(network)
+    assert not supports_single_row(network)
     network.model.layers[-1].forward = lambda state, **kwargs: inner(state[:, :8].reshape(2, 8, -1), **kwargs)
-    assert not ends_in_rows(network), "nor one that fails"
+    assert not supports_single_row(network), "nor one that fails"
 
 
 def test_flows_keep_no_matrix(monkeypatch):

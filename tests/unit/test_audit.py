@@ -91,53 +91,53 @@ def set_cell(value):
 
 
 DAMAGES = {
-    "a byte of a table flipped": (lambda r: flip(r / STUDY), "not a whole Parquet file|is not what it was"),
-    "a table cut short": (lambda r: cut(r / STUDY), "not a whole Parquet file"),
+    "a byte of a table flipped": (lambda r: flip(r / STUDY), "not a valid Parquet file|has changed since"),
+    "a table cut short": (lambda r: cut(r / STUDY), "not a valid Parquet file"),
     "a table deleted": (lambda r: (r / STUDY).unlink(), f"{STUDY} is missing"),
     "an input made anew otherwise": (
         lambda r: write(r, "corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": "b", "label": 0}]),
-        "corpora/sst2.parquet is not what it was",
+        "corpora/sst2.parquet has changed since",
     ),
     "an input deleted": (lambda r: (r / "corpora/sst2.parquet").unlink(), "corpora/sst2.parquet is missing"),
     "a row twice": (rewrite(lambda t: pd.concat([t, t.tail(1)])), "duplicate rows: 1"),
     "a row missing": (rewrite(lambda t: t.drop(index=3)), "1 prompts have fewer rows than the others, 1 among them"),
-    "a prompt missing": (rewrite(lambda t: t[t["prompt_id"] != 1]), "2 prompts have rows, 3 were run"),
-    "an infinite number": (rewrite(set_cell(np.inf)), "column s_pq holds infinite or missing numbers"),
+    "a prompt missing": (rewrite(lambda t: t[t["prompt_id"] != 1]), "2 prompts have rows, but 3 prompts were run"),
+    "an infinite number": (rewrite(set_cell(np.inf)), "non-finite or missing numbers in column s_pq"),
     "an empty cell": (rewrite(set_cell(np.nan)), "has empty cells in column s_pq"),
     "made by other code": (
         lambda r: write(r, STUDY, "saliency", rows(), ["corpora/sst2.parquet"], code=SCHEME + "0" * 64),
-        r"the code that made it \(icl_lens.studies.anchors.saliency.compute\) is not the code that is installed",
+        r"the code that made it \(icl_lens.studies.anchors.saliency.compute\) differs from the installed code",
     ),
     "another kind under its name": (
         lambda r: shutil.copy(r / "corpora/sst2.parquet", r / STUDY),
-        "is a corpora table where a saliency table is wanted",
+        "is a corpora table; expected a saliency table",
     ),
     "a table that no study makes": (
         lambda r: shutil.copy(r / STUDY, r / "studies/m/sst2/shared-1shot/feelings.parquet"),
-        "no study makes a feelings table",
+        "unknown kind of table, no study is named feelings",
     ),
-    "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png is not what it was"),
+    "a picture changed": (lambda r: (r / "figures/figure_3.png").write_text("?"), "figures/figure_3.png has changed since"),
     "a picture deleted": (lambda r: (r / "figures/figure_3.svg").unlink(), "figures/figure_3.svg is missing"),
     "the report changed": (
         lambda r: (r / "report/index.html").write_text("All claims hold."),
-        "report/index.html is not what it was",
+        "report/index.html has changed since",
     ),
     "a figure made anew after the report": (
         lambda r: (r / "figures/figure_3.json").write_text((r / "figures/figure_3.json").read_text() + " "),
-        "report/index.json: figures/figure_3.json is not what it was",
+        "report/index.json: stale, because figures/figure_3.json has changed since",
     ),
     "a record damaged": (
         lambda r: (r / "figures/figure_3.json").write_text("{}"),
-        "is not a record of inputs and outputs",
+        "not a valid record of inputs and outputs",
     ),
     "tensors without their table": (
         lambda r: (r / "studies/m/sst2/shared-1shot/reweighting.safetensors").write_bytes(b""),
         "its table is missing",
     ),
-    "a file that no rule makes": (lambda r: (r / "figures/notes.txt").write_text(""), "notes.txt: no rule makes such a file"),
+    "a file that no rule makes": (lambda r: (r / "figures/notes.md").write_text(""), "notes.md: unexpected file"),
     "a table in the wrong folder": (
         lambda r: shutil.copy(r / STUDY, r / "saliency.parquet"),
-        "saliency.parquet: no rule makes such a file",
+        "saliency.parquet: unexpected file",
     ),
 }
 
@@ -170,39 +170,39 @@ def test_the_same_method_under_two_templates_is_two_rows(results):
 def test_every_kind_of_table_has_keys_that_tell_its_rows_apart():
     for schema in registry.schemas():
         row = {name: [[1]] if pa.types.is_list(kind) else [1] for name, kind in schema.columns.items()}
-        assert list(audit._rows(schema, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
-        twice = list(audit._rows(schema, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
+        assert list(audit._row_messages(schema, pd.DataFrame(row), {"observed": {"prompts": 1}})) == []
+        twice = list(audit._row_messages(schema, pd.DataFrame(row).loc[[0, 0]], {"observed": {"prompts": 1}}))
         assert "duplicate rows: 1" in twice[0], schema.kind
 
 
 def test_one_table_of_an_earlier_version_hides_no_other_fault(results):
-    about = parquet.about(results / STUDY) | {"code": "0" * 64}
+    about = parquet.read_metadata(results / STUDY) | {"code": "0" * 64}
     artifacts.write(results / STUDY, pd.DataFrame(rows()), about)
-    (results / "figures/notes.txt").write_text("")
+    (results / "figures/notes.md").write_text("")
     said = "\n".join(fault.sentence for fault in audit.audit(results, registry.schemas())[1])
-    assert "saliency.parquet: an earlier version of icl-lens made it" in said
-    assert "notes.txt: no rule makes such a file" in said
+    assert "saliency.parquet: made by an earlier version of icl-lens" in said
+    assert "notes.md: unexpected file" in said
     assert results / STUDY in audit.repair(results, registry.schemas())
 
 
 def test_a_table_with_other_columns_than_the_schema_has_now_is_found(results):
-    about = parquet.about(results / STUDY)
+    about = parquet.read_metadata(results / STUDY)
     artifacts.write(results / STUDY, pd.DataFrame(rows()), about | {"columns": {**about["columns"], "layer": "double"}})
     (fault, *_) = audit.audit(results, registry.schemas())[1]
-    assert "its columns are not those that saliency tables have in this version" in fault.sentence
+    assert "its columns differ from those of saliency tables in this version" in fault.sentence
 
 
 def test_a_table_of_a_study_outside_the_package_is_left_where_it_is(results):
-    about = parquet.about(results / STUDY) | {"modules": ["icl_lens.studies.plugins.mood.compute"]}
+    about = parquet.read_metadata(results / STUDY) | {"modules": ["icl_lens.studies.plugins.mood.compute"]}
     path = results / STUDY.replace("saliency", "mood")
     artifacts.write(path, pd.DataFrame(rows()), about)
     faults = audit.audit(results, registry.schemas())[1]
-    assert "mood.parquet: its study is outside the package; name the study's folder with --plugin" in faults[0].sentence
+    assert "mood.parquet: the study is outside the package; pass its folder with --plugin" in faults[0].sentence
     assert path not in audit.repair(results, registry.schemas())
 
 
 def test_a_folder_of_an_earlier_version_has_one_fault_and_nothing_of_it_is_deleted(results):
-    about = parquet.about(results / STUDY)
+    about = parquet.read_metadata(results / STUDY)
     kept = {key: value for key, value in about.items() if key != "modules"}
     earlier = kept | {"code": "0" * 64, "module": "icl_lens.saliency"}
     for name, kind, table in (

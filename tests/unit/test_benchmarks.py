@@ -83,8 +83,8 @@ def test_the_bare_products_of_saliency_are_most_of_those_it_computes(table, lang
     with FlopCounterMode(display=False) as bare:
         run()
     assert bare.get_total_flops() == operations
-    assert model.ends_in_rows  # evaluate this cached property now, so that the counter below does not count its operations
-    assert model.ends_in_last_rows
+    assert model.supports_single_row  # evaluate this cached property now, so that the counter below does not count it
+    assert model.last_row_mode
     with FlopCounterMode(display=False) as whole:
         for batch in batching.batches(model, prompts, 1, kept="graph"):
             information_flow.measure(model, batch, lambda *_: None)

@@ -99,7 +99,9 @@ def test_there_is_one_beginning_of_sequence_token_whoever_writes_it(kind):
         for prompt in tokenize(chat.wrap(prompts_table(), tokenizer), tokenizer, bos):
             assert prompt.ids[0] == tokenizer.bos_token_id
             assert (prompt.ids == tokenizer.bos_token_id).sum() == 1
-    with pytest.raises(InputError, match=re.escape("(bos: no), but the text begins with one, '<s>'")):
+    with pytest.raises(
+        InputError, match=re.escape("begins with the BOS token '<s>', as chat templates write it, but bos is no")
+    ):
         tokenizer = chatting(kind, "inst")
         tokenize(chat.wrap(prompts_table(), tokenizer), tokenizer, bos=False)
 
@@ -124,12 +126,12 @@ def refused(template, table=None):
 
 def test_a_template_that_does_not_fit_is_refused():
     message = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    assert "has no chat template; study this model without one" in refused(None)
+    assert "has no chat template; set chat: false" in refused(None)
     assert "changes the prompt's text" in refused(message.replace("m['content']", "m['content'] | replace('\n', ' ')"))
     assert "writes the prompt's text more than once" in refused("{{ messages[0]['content'] }}" + message)
-    assert "prompt 100: the tokenizer's chat template fails (no)" in refused("{{ raise_exception('no') }}" + message)
-    assert "template fails (continue_final_message is set but" in refused("{{ messages[0]['content'] }}")
-    assert "does not leave the assistant's turn open after 'Sentiment:'" in refused(
+    assert "prompt 100: the tokenizer's chat template raises an error (no)" in refused("{{ raise_exception('no') }}" + message)
+    assert "template raises an error (continue_final_message is set but" in refused("{{ messages[0]['content'] }}")
+    assert "must leave the assistant's turn open after 'Sentiment:'" in refused(
         "{% for m in messages %}{{ m['content'] if loop.first else m['content'] | replace('Sentiment', 'sentiment') }}"
         "{{ '' if loop.first else 'Sentiment' }}{% endfor %}"
     )
@@ -139,4 +141,4 @@ def test_a_template_that_does_not_fit_is_refused():
 def test_a_prompt_that_does_not_end_with_a_template_piece_is_refused():
     table = prompts_table()
     table.at[2, "prefix_spans"] = []
-    assert "prompt 102: its text does not end with a template piece" in refused("chatml", table)
+    assert "prompt 102: the text must end with a template piece" in refused("chatml", table)

@@ -111,7 +111,7 @@ def test_a_rule_about_an_absent_column_is_refused():
 
 def test_a_difference_that_does_not_pair_rows_is_refused():
     shown = table((0.9, 0.8, 1.0), (0.8, 0.7, 0.9), (0.1, 0.0, 0.2), side=["last", "last", "first"], layers=2)
-    with pytest.raises(InputError, match="claim c: rows and minus of its rule do not pair"):
+    with pytest.raises(InputError, match="claim c: rows and minus of the rule do not select pairs"):
         claims.judge(claim(rows={"side": "first"}, minus={"side": "last"}, below=0), shown)
 
 
@@ -126,9 +126,9 @@ def test_the_shipped_claims_are_about_items_that_exist():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c["claims"][0]["rule"].update(within=1), "needs one test"),
+        (lambda c: c["claims"][0]["rule"].update(within=1), "needs exactly one test"),
         (lambda c: c["claims"][0].update(rule={"within": 0.1}), "needs the paper's value"),
-        (lambda c: c["claims"].append(c["claims"][0]), "stands twice"),
+        (lambda c: c["claims"].append(c["claims"][0]), "duplicate id"),
         (lambda c: c.update(claims=[]), "at least 1"),
         (lambda c: c["claims"][0].pop("item"), "claims.0.item"),
         (lambda c: c["claims"][0].update(verdict="reproduced"), "claims.0.verdict"),
@@ -147,5 +147,5 @@ def test_a_faulty_claims_file_is_refused_in_one_sentence(tmp_path, change, said)
 
 def test_a_file_that_is_no_yaml_is_refused(tmp_path):
     (tmp_path / "claims.yaml").write_text("claims: [")
-    with pytest.raises(InputError, match="cannot be read as a claims file"):
+    with pytest.raises(InputError, match="is not a valid claims file"):
         claims.load(tmp_path / "claims.yaml")

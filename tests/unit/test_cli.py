@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens.artifacts import code, hashes, parquet
+from icl_lens.artifacts import audit, code, hashes, parquet
 from icl_lens.cli.commands import main
 from icl_lens.network import precision
+from icl_lens.prompts import protocol
+from icl_lens.report import page
 from icl_lens.studies import plugins, registry
 from tests import artifacts
 
@@ -71,8 +74,8 @@ def test_a_study_writes_its_table_with_keys_and_provenance(checkpoint, prompts, 
     prompts.write_bytes(prompts.read_bytes() + b" ")
     assert main(["audit", str(tmp_path / "results")]) == 1
     told = capsys.readouterr().out
-    assert "prompts/sst2/fresh-1shot.parquet is not what it was when this was made" in told
-    assert "is not a whole Parquet file" in told
+    assert "prompts/sst2/fresh-1shot.parquet has changed since this was made" in told
+    assert "is not a valid Parquet file" in told
 
 
 def test_error_diagnosis_reads_two_prompts_tables_and_records_both(checkpoint, prompts, tmp_path, capsys):
@@ -152,7 +155,7 @@ def test_fast_products_are_asked_for_used_where_the_device_has_them_and_recorded
 
 
 def test_a_product_that_cannot_be_exact_is_refused_in_one_sentence(checkpoint, prompts, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(precision, "measured", lambda device: "bfloat16")
+    monkeypatch.setattr(precision, "measured_format", lambda device: "bfloat16")
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     out = tmp_path / "icl.parquet"
     options = ("icl", "--model", checkpoint, "--prompts", prompts, "--out", out, "--device", "cpu")
@@ -197,25 +200,25 @@ def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
     [
         (["saliency", "--model", "{tmp}/none", "--prompts", "{prompts}"], "icl-lens saliency: model folder"),
         (["saliency", "--model", "{model}", "--prompts", "{tmp}/none.parquet"], "none.parquet does not exist"),
-        (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a whole Parquet file (cut short or damaged?)"),
-        (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: it has no column"),
+        (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a valid Parquet file (truncated or corrupted)"),
+        (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: missing column"),
         (
             ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{draw: 2}}"],
             "config: unknown key 'studies.isolation.draw' (= 2); did you mean 'draws'?",
         ),
         (
             ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{layers: [9]}}"],
-            "isolation in 9 layers is asked for (layers), but the model has 3",
+            "studies.isolation.layers contains 9, but the model has only 3 layers",
         ),
         (["corpora", "--task", "sst2"], "give one of --seed (the built-in texts), --train and --test (files), --fetched"),
         (["corpora", "--task", "sst2", "--train", "{tmp}/a", "--test", "{tmp}/b"], "a cannot be read"),
         (
             ["prompts", "--task", "sst2", "--corpus", "{corpus}", "--set", "fresh-9shot", "--seeds", "1", "--queries", "3"],
-            "9 demonstrations per class are asked for, but the training split has 1 texts of class 0 (Negative)",
+            "9 demonstrations per class are required, but the training split has only 1 texts of class 0 (Negative)",
         ),
         (
             ["prompts", "--task", "sst2", "--corpus", "{corpus}", "--set", "few", "--seeds", "1", "--queries", "3"],
-            "'few' is no prompt set; a set is named like fresh-1shot",
+            "'few' is not a prompt set; use a name such as fresh-1shot",
         ),
     ],
 )
@@ -239,7 +242,7 @@ def test_what_cannot_be_used_is_one_sentence(checkpoint, prompts, tmp_path, caps
 def test_a_place_that_cannot_be_written_is_told_before_the_work(checkpoint, prompts, tmp_path, capsys):
     (tmp_path / "a file").write_text("")
     under_a_file = tmp_path / "a file" / "x.parquet"
-    for out, sentence in ((tmp_path, "is a folder; name a file"), (under_a_file, "cannot be written there")):
+    for out, sentence in ((tmp_path, "is a folder; specify a file"), (under_a_file, "cannot be written (")):
         assert main(["icl", "--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 1
         told = capsys.readouterr().err
         assert sentence in told
@@ -249,40 +252,135 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(checkpoint, prom
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("--seeds", "-1", "-1 is no seed"),
-        ("--seeds", str(2**32), "is no seed"),
-        ("--queries", "0", "0 is too few"),
+        ("--seeds", "-1", "Invalid value for '--seeds': Input should be greater than or equal to 0"),
+        ("--seeds", str(2**32), "Invalid value for '--seeds': Input should be less than or equal to 4294967295"),
+        ("--queries", "0", "Invalid value for '--queries': Input should be greater than or equal to 1"),
     ],
 )
 def test_an_option_out_of_range_is_told(option, value, sentence, capsys):
     options = {"--task": "sst2", "--corpus": "x", "--set": "fresh-1shot", "--seeds": "1", "--queries": "1", "--out": "y"}
-    with pytest.raises(SystemExit):
-        main(["prompts", *(part for pair in (options | {option: value}).items() for part in pair)])
-    assert sentence in capsys.readouterr().err
+    assert main(["prompts", *(part for pair in (options | {option: value}).items() for part in pair)]) == 2
+    assert capsys.readouterr().err == f"icl-lens prompts: {sentence} (see `icl-lens prompts --help`)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "icl-lens: Missing command."),
+        (["salency"], "icl-lens: No such command 'salency'. Did you mean 'saliency'"),
+        (["prompts", "--sets", "x"], "icl-lens prompts: No such option: --sets (Possible options: --seeds, --set"),
+        (["prompts"], "icl-lens prompts: Missing option '--task'."),
+        (["prompts", "--task", "--corpus", "x"], "icl-lens prompts: Option '--task' requires an argument."),
+        (
+            ["prompts", "--seeds", *"--task sst2 --corpus x --set s --queries 1 --out y".split()],
+            "icl-lens prompts: Missing option '--seeds'.",
+        ),
+        (["representation-prompts"], "icl-lens representation-prompts: Missing option '--task'. Choose from: lines, reading"),
+        (["representation-prompts", "--task", "[x]"], "Invalid value for '--task': '[x]' is not one of 'lines', 'reading'."),
+        (["audit", "a", "[b]"], "icl-lens audit: Got unexpected extra argument(s) ([b])"),
+    ],
+)
+def test_invalid_arguments_give_one_line_that_names_the_option(arguments, sentence, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        (["--seeds", "1", "2", "--queries", "3"], [1, 2]),
+        (["--queries", "3", "--seeds", "1", "2"], [1, 2]),
+        (["--seeds", "1", "--queries", "3", "--seeds", "2"], [1, 2]),
+        (["--seeds=1", "--queries=3"], [1]),
+    ],
+)
+def test_an_option_takes_several_values_or_is_repeated(arguments, values, monkeypatch):
+    seen = []
+    monkeypatch.setattr(protocol, "write", lambda task, corpus, name, seeds, queries, *_: seen.append((seeds, queries)))
+    assert main(["prompts", "--task", "sst2", "--corpus", "x", "--set", "fresh-1shot", "--out", os.devnull, *arguments]) == 0
+    assert seen == [(values, 3)]
+
+
+def test_an_option_may_have_no_value_where_none_is_needed(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(page, "write", lambda *values: seen.append(values))
+    options = ["--results", "r", "--items", "figure_1", "--claims", "a", "b", "--walks", "--page", "p", "--missing"]
+    assert main(["report", *options, "--out", str(tmp_path / "index.html")]) == 0
+    assert [str(path) for path in seen[0][2]] == ["a", "b"]
+    assert seen[0][5:] == ([], {})
+
+
+def test_a_user_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit, "audit", interrupt)
+    assert main(["audit"]) == 130
+    assert capsys.readouterr().err == "icl-lens audit: interrupted\n"
 
 
 def test_an_empty_results_folder_is_told(tmp_path, capsys):
     assert main(["audit", str(tmp_path)]) == 1
-    assert "holds no artifact" in capsys.readouterr().err
+    assert "contains no artifacts" in capsys.readouterr().err
     # Also run the command in a separate process, to check the exit status and that there is no traceback.
     command = [sys.executable, "-m", "icl_lens", "audit", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"icl-lens audit: {tmp_path / 'none'} is no folder; `make` fills results/\n"
+    assert done.stderr == f"icl-lens audit: {tmp_path / 'none'} is not a folder; run `make` to fill results/\n"
 
 
-def test_help_comes_without_waiting_for_torch():
+def test_help_does_not_wait_for_torch():
     script = """
 import sys
 from icl_lens.cli.commands import main
-try:
-    main(["--help"])
-except SystemExit:
-    print({"torch", "transformers", "pandas"} & set(sys.modules))
+main(["--help"])
+print({"torch", "transformers", "pandas"} & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert all(f"    {study.command} " in done.stdout or f"    {study.command}\n" in done.stdout for study in OWN_STUDIES)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=plain())
+    commands = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert {study.command for study in OWN_STUDIES} < set(commands)
+    assert all(
+        f"─ {panel} ─" in done.stdout
+        for panel in ("Data", "Studies", "Tools for your own texts", "Training", "Results and config")
+    )
+    assert max(len(line) for line in done.stdout.splitlines()) == 80, "the width if there is no terminal"
     assert done.stdout.endswith("set()\n")
+
+
+def plain(**more: str) -> dict[str, str]:
+    """Return an environment without the variables that force colors or set the width."""
+    unset = ("COLUMNS", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH")
+    return {key: value for key, value in os.environ.items() if key not in unset} | more
+
+
+def test_help_has_colors_unless_no_color_is_set():
+    for environment, colored in (({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)):
+        command = [sys.executable, "-m", "icl_lens", "audit", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain(**environment))
+        assert bool(re.search(r"\x1b\[[\d;]*3\d", done.stdout)) is colored
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"icl-lens \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("icl-lens sali", ["saliency"]),
+        ("icl-lens saliency --ma", ["--matmul"]),
+        ("icl-lens saliency --device c", ["cpu", "cuda"]),
+        ("icl-lens prompts --seeds 1 2 --que", ["--queries"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(words, completions):
+    environment = plain(COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1), _ICL_LENS_COMPLETE="complete_bash")
+    done = subprocess.run([sys.executable, "-m", "icl_lens"], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == completions
 
 
 STUDY_PY = """
@@ -292,7 +390,7 @@ from icl_lens.studies.study import Further, Study
 
 STUDY = Study(
     package=__package__,
-    help="how many tokens 100 % of the prompts have",
+    help="how many [tokens] 100 % of the prompts have",
     schema=study_schema(__package__.rpartition(".")[2], {"tokens": INTEGER}),
     cost=Cost(passes=1),
     further=FURTHER,
@@ -332,12 +430,10 @@ def test_a_plugin_adds_a_command(plugin, checkpoint, prompts, tmp_path, capsys):
     out = tmp_path / "results" / "studies" / "m" / "sst2" / "fresh-1shot" / "prompt_lengths.parquet"
     given = ["--plugin", str(plugin("prompt_lengths"))]
     command = ["prompt-lengths", "--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out), "--device", "cpu"]
-    with pytest.raises(SystemExit):
-        main(command)
-    assert "invalid choice: 'prompt-lengths'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*given, "--help"])
-    assert "how many tokens 100 % of the prompts have" in " ".join(capsys.readouterr().out.split())
+    assert main(command) == 2
+    assert "No such command 'prompt-lengths'." in capsys.readouterr().err
+    assert main([*given, *command, "--help"]) == 0
+    assert "How many [tokens] 100 % of the prompts have." in capsys.readouterr().out
     assert main([*given, *command]) == 0
     table, _ = parquet.read(out, registry.study("prompt_lengths").schema)
     assert (table["tokens"] > 0).all()
@@ -347,13 +443,17 @@ def test_a_plugin_adds_a_command(plugin, checkpoint, prompts, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "further", "sentence"),
     [
-        ("saliency", "()", "plugins: {folder}: icl-lens has a study named saliency itself; rename the folder"),
-        ("anchors", "()", "plugins: {folder}: icl-lens has a group of figures named anchors itself; rename the folder"),
-        ("audit", "()", "plugins: icl-lens has a command audit already; rename the folder of the study"),
+        ("saliency", "()", "plugins: {folder}: the name 'saliency' is taken by a study of icl-lens; rename the folder"),
+        (
+            "anchors",
+            "()",
+            "plugins: {folder}: the name 'anchors' is taken by a group of figures of icl-lens; rename the folder",
+        ),
+        ("audit", "()", "plugins: the name 'audit' is taken by a command of icl-lens; rename the folder of the study"),
         (
             "own_lengths",
             "(Further('out', 'more prompts', 'shared-1shot'),)",
-            "study own_lengths: further: argument --out: conflicting option string: --out; rename the option",
+            "study own_lengths: further: the command already has an option --out; rename it",
         ),
     ],
 )
@@ -365,7 +465,7 @@ def test_a_name_that_is_taken_is_told(plugin, name, further, sentence, capsys):
 
 def test_a_folder_that_holds_no_study_is_told(plugin, tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
-    for name, fault in (("none", "is not a folder"), ("empty", "holds no study.py")):
+    for name, fault in (("none", "is not a folder"), ("empty", "contains no study.py")):
         assert main(["--plugin", str(plugin("lengths" + name)), "--plugin", str(tmp_path / name), "config"]) == 1
         told = capsys.readouterr().err
         assert told.startswith(f"icl-lens: plugins: {tmp_path / name} {fault}; ")
@@ -375,11 +475,13 @@ def test_a_folder_that_holds_no_study_is_told(plugin, tmp_path, monkeypatch, cap
     command = [sys.executable, "-m", "icl_lens", "audit"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"icl-lens: plugins: {tmp_path / 'none'} is not a folder; name a folder that holds a study.py\n"
+    assert done.stderr == f"icl-lens: plugins: {tmp_path / 'none'} is not a folder; give a folder that contains a study.py\n"
 
 
-def test_plugins_are_named_before_the_command(plugin, capsys):
-    with pytest.raises(SystemExit):
-        main(["config", "--plugin", str(plugin("lengths"))])
-    assert "unrecognized arguments: --plugin" in capsys.readouterr().err
-    assert not plugins.FOLDERS
+def test_plugins_are_given_before_or_after_the_command(plugin, capsys):
+    first, second = (str(plugin(name)) for name in ("lengths", "other_lengths"))
+    assert main(["--plugin", first, "lengths", "--help", f"--plugin={second}"]) == 0
+    assert list(plugins.FOLDERS) == ["lengths", "other_lengths"]
+    capsys.readouterr()
+    assert main(["config", "--plugin"]) == 1
+    assert capsys.readouterr().err == "icl-lens: --plugin has no value; give the folder of a study\n"

@@ -117,7 +117,7 @@ def test_class_indices_are_read_by_their_names_whatever_their_order(tmp_path, re
 
 def test_a_withheld_label_is_told(tmp_path, read):
     path = labelled(tmp_path / "train.parquet", ["a", "b"], [0, -1], ["pos", "neg"])
-    with pytest.raises(InputError, match=r"row 2: unknown label '-1' \(-1 stands where a label was withheld"):
+    with pytest.raises(InputError, match=r"row 2: unknown label '-1' \(-1 marks a withheld label; use a split with labels\)"):
         read(path)
 
 
@@ -143,7 +143,7 @@ def test_metadata_that_cannot_be_read_is_told(tmp_path, read):
     table = pa.table({"text": ["a"], "label": [0]})
     for metadata in (b"{", b'{"info": {"features": {"text": {"_type": "No"}, "label": {"_type": "No"}}}}', b'{"info": 3}'):
         pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "train.parquet")
-        with pytest.raises(InputError, match="what its metadata says of its columns cannot be read"):
+        with pytest.raises(InputError, match="the metadata of its columns cannot be read"):
             read(tmp_path / "train.parquet")
 
 
@@ -152,24 +152,24 @@ BAD = [
     ("train.csv", "text,label\nfine, pos\n", "row 1: unknown label ' pos'"),
     ("train.csv", "text,label\nfine\n", "row 1: unknown label ''"),
     ("train.csv", "text,label\nfine,pos\n  ,pos\n", "row 2: the text is empty"),
-    ("train.csv", "text;label\nfine;pos\n", "has no column 'text'; its columns are text;label"),
-    ("train.csv", "text,class\nfine,pos\n", "has no column 'label'; its columns are text, class"),
+    ("train.csv", "text;label\nfine;pos\n", "has no column 'text' (columns: text;label)"),
+    ("train.csv", "text,class\nfine,pos\n", "has no column 'label' (columns: text, class)"),
     ("train.csv", "", "is not a CSV table"),
-    ("train.csv", "text,label\n", "its train split has no texts (train.csv)"),
+    ("train.csv", "text,label\n", "the train split is empty (train.csv)"),
     ("train.csv", "text,label\nfine,pos\na,b,pos\n", "is not a CSV table"),
     ("train.csv", "text,label\na,b,pos\n", "is not a CSV table"),
     ("train.csv", 'text,label\n"fine,pos\n', "is not a CSV table"),
     ("train.tsv", "text\tlabel\na\tb\tpos\n", "is not a TSV table"),
-    ("train.jsonl", "", "has no column 'text'; it is empty"),
-    ("train.jsonl", '{"text": "a", "label": "pos"}\n\n{"text": \n', "line 3: not JSON"),
-    ("train.jsonl", '["a", "pos"]\n', "line 1: a line must be one object"),
+    ("train.jsonl", "", "has no column 'text' (the file is empty)"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n\n{"text": \n', "line 3: not valid JSON"),
+    ("train.jsonl", '["a", "pos"]\n', "line 1: each line must be one JSON object"),
     ("train.jsonl", '{"text": "a", "label": "pos"}\n{"text": "b"}\n', "row 2: unknown label ''"),
-    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"label": "pos"}\n', "row 2: column text is no text"),
-    ("train.jsonl", '{"text": 3, "label": "pos"}\n', "row 1: column text is no text"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"label": "pos"}\n', "row 2: text must contain text, got nan"),
+    ("train.jsonl", '{"text": 3, "label": "pos"}\n', "row 1: text must contain text, got 3"),
     ("train.jsonl", '{"text": "a", "label": ["pos"]}\n', "row 1: unknown label \"['pos']\""),
     ("train.jsonl", '{"text": "a", "label": null}\n', "row 1: unknown label ''"),
     ("train.parquet", "no parquet", "is not a PARQUET table"),
-    ("train.txt", "text,label\n", "a table ends in .csv, .tsv, .jsonl or .parquet"),
+    ("train.txt", "text,label\n", "the name of a table must end in .csv, .tsv, .jsonl or .parquet"),
 ]
 
 
@@ -201,7 +201,7 @@ def test_one_file_for_both_splits_is_refused_by_whatever_name(tmp_path):
     path = write(tmp_path / "all.csv", ROWS)
     (tmp_path / "link.csv").symlink_to(path)
     for other in (path, tmp_path / "link.csv", tmp_path / "x" / ".." / "all.csv"):
-        with pytest.raises(InputError, match=r"all\.csv is named for both splits; a query could then be its own demonstration"):
+        with pytest.raises(InputError, match=r"both splits use all\.csv; use different files"):
             columns.read("mine", LAYOUT, {"train": [path], "test": [other]})
 
 
@@ -232,8 +232,8 @@ def test_the_command_writes_the_table_with_its_provenance(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--seed", "0"], "mine is a task of your own: there are no built-in texts of it"),
-        (["--fetched", "x"], "--definition of mine names no data set on the hub"),
+        (["--seed", "0"], "mine is your own task, and has no built-in texts; give --train and --test, or --fetched"),
+        (["--fetched", "x"], "--definition of mine names no data set on the Hub"),
         (["--train", "x"], "give one of --seed"),
         ([], "give one of --seed"),
     ],

@@ -14,7 +14,7 @@ from icl_lens.report import claims
 from icl_lens.studies import registry
 from icl_lens.studies.component_reweighting.components.summary import BAD, BEST, BIASED, PAIRS
 from icl_lens.studies.component_reweighting.settings import CALIBRATED, FEW_SHOT, REWEIGHTED, STRICT
-from icl_lens.studies.component_reweighting.templates import of_task
+from icl_lens.studies.component_reweighting.templates import task_templates
 
 from ..conftest import REPOSITORY
 
@@ -48,7 +48,7 @@ def test_the_papers_config_has_its_eight_tasks_three_shifts_and_wordings_of_all(
     }
     for name in tasks:
         task = overlay.task(name)
-        assert len(of_task(name, task.template, overlay.studies.components.templates)) == 4
+        assert len(task_templates(name, task.template, overlay.studies.components.templates)) == 4
     assert set(overlay.own_tasks) == set(overlay.studies.components.templates)
 
 
@@ -77,7 +77,7 @@ def test_a_file_is_divided_by_its_seed(tmp_path, arc):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     parts = [[*map(json.loads, (tmp_path / "two" / f"{name}.jsonl").read_text().splitlines())] for name in ("train", "test")]
     if arc:
-        assert "1 rows for training, 1 for testing, 1 left out" in said
+        assert "1 rows for training, 1 for testing, 1 excluded" in said
         assert {row["label"] for part in parts for row in part} == {"C"}
         assert sorted(row["text"] for part in parts for row in part) == [
             "Why? A: w1 B: w2 C: w3 D: w4",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens.studies.component_reweighting.component_weights import calibrate, calibrated, reweight
+from icl_lens.studies.component_reweighting.component_weights import apply_calibration, calibrate, reweight
 from icl_lens.studies.component_reweighting.settings import Settings
 
 from ..reference import components as plain
@@ -59,7 +59,7 @@ def test_calibration_is_as_released_and_as_meant(proper):
         logits = generator.normal(loc=[2, 0, 0], size=(texts, 3))
         logits[np.arange(texts), gold] += 1
         runs.append((logits.astype(np.float32), gold))
-    found = calibrate(*together(runs), Settings(calibration_epochs=800), proper=proper)
+    found = calibrate(*together(runs), Settings(calibration_epochs=800), on_log_probs=proper)
     for number, (logits, gold) in enumerate(runs):
         weights, epochs = plain.calibrated(logits, gold, proper, epochs=800)
         # Near the minimum, rounding of the loss decides in which step the loss stops decreasing.
@@ -67,7 +67,7 @@ def test_calibration_is_as_released_and_as_meant(proper):
         assert found.weights[number].numpy() == pytest.approx(weights, abs=1e-3 if proper else 1e-4)
     x = torch.from_numpy(runs[0][0])
     expected = x.log_softmax(-1) + found.weights[0] if proper else x.softmax(-1) * found.weights[0]
-    assert torch.equal(calibrated(x, found.weights[0], proper), expected)
+    assert torch.equal(apply_calibration(x, found.weights[0], proper), expected)
 
 
 def test_the_released_calibration_hardly_moves_and_the_proper_one_balances():

@@ -65,14 +65,14 @@ def made(model, table):
 
 def test_parts_and_answers_are_those_of_the_plain_reference_under_every_template(model, made):
     (rows, tensors), given = made
-    for name, prompts in given["under"].items():
+    for name, prompts in given["by_template"].items():
         for n, prompt in enumerate(prompts):
             expected, whole = plain.component_logits(model.network, prompt.ids.tolist(), prompt.label_ids.tolist())
             assert np.abs(tensors[f"parts_{name}"][n] - expected).max() <= 1e-4 * np.abs(expected).max()
             row = rows[(rows["template"] == name) & (rows["method"] == "icl") & (rows["prompt_id"] == prompt.prompt_id)]
             assert row["prediction"].tolist() == [int(whole.argmax())]
-    assert list(given["under"]) == ["f1", "f2", "f3", "contrast"]
-    assert len({p[0].text for p in given["under"].values()}) == 4
+    assert list(given["by_template"]) == ["f1", "f2", "f3", "contrast"]
+    assert len({p[0].text for p in given["by_template"].values()}) == 4
 
 
 def test_weights_and_what_they_answer_are_those_of_the_plain_loop(model, made):
@@ -110,7 +110,7 @@ def test_labelled_texts_stand_behind_the_seeds_demonstrations_and_budgets_hold_e
     _, given = made
     for seed in (42, 43):
         prompts = [p for p in given["labelled"]["f1"] if p.seed == seed]
-        test = next(p for p in given["under"]["f1"] if p.seed == seed)
+        test = next(p for p in given["by_template"]["f1"] if p.seed == seed)
         assert all(p.text[: p.query_span[0]] == test.text[: test.query_span[0]] for p in prompts)
         assert [p.gold for p in prompts[:4]] == [p.gold for p in prompts[4:8]] == [0, 1, 2, 3]
         shown = [test.text[a:b] for a, b in test.text_spans]
@@ -121,11 +121,11 @@ def test_few_shot_prompts_hold_the_budget_and_the_same_labels_as_the_strict_trai
     (rows, _), given = made
     for budget in (4, 8):
         assert given["few_shot"][budget].labels == budget
-        assert all(len(p.demo_labels) == budget for p in given["few_shot"][budget].under["f2"])
+        assert all(len(p.demo_labels) == budget for p in given["few_shot"][budget].by_template["f2"])
     strict = {p.text[slice(*p.query_span)] for p in given["labelled"]["f1"] if p.seed == 42}
-    prompt = next(p for p in given["few_shot"][8].under["f1"] if p.seed == 42)
+    prompt = next(p for p in given["few_shot"][8].by_template["f1"] if p.seed == 42)
     shown = [prompt.text[a:b] for a, b in prompt.text_spans]
-    few = next(p for p in given["under"]["f1"] if p.seed == 42)
+    few = next(p for p in given["by_template"]["f1"] if p.seed == 42)
     first = [few.text[a:b] for a, b in few.text_spans]
     assert set(shown) - set(first) <= strict
     labels = rows.groupby("method")["labels"].first()
@@ -173,33 +173,33 @@ def test_a_short_context_has_fewer_demonstrations_or_is_told(model, tokenizer, t
     _, given = run(few, table.groupby("seed").head(1))
     assert given["few_shot"][8].labels == 4
     none = LanguageModel("none", tiny("gpt2", len(tokenizer), context=20), tokenizer, "float32", {})
-    with pytest.raises(InputError, match="model none: no prompt fits its context of 20 tokens"):
+    with pytest.raises(InputError, match="model none: all prompts are longer than its context of 20 tokens"):
         prepare(none, table)
     own = LanguageModel("own", tiny("gpt2", len(tokenizer), context=longest), tokenizer, "float32", {})
     long = {"agnews": Wording(templates=["Text: {text}\n" + 8 * "So " + ":{label}"], contrast="Text: {text}\nAnswer:{label}")}
-    with pytest.raises(InputError, match=f"model own: no prompt fits its context of {longest} tokens under every template"):
+    with pytest.raises(InputError, match=f"model own: no prompt fits its context of {longest} tokens with every template"):
         prepare(own, table, SETTINGS.model_copy(update={"templates": long}))
 
 
 def test_prompts_too_long_for_the_task_s_template_or_another_are_left_out(model, tokenizer, table):
     whole = prepare(model, table)
     assert whole.left_out == 0
-    lengths = {name: {p.prompt_id: len(p.ids) for p in prompts} for name, prompts in whole.more["under"].items()}
+    lengths = {name: {p.prompt_id: len(p.ids) for p in prompts} for name, prompts in whole.more["by_template"].items()}
     # Set the context length to the second largest of the prompts' maximum lengths, so that only the longest prompt is left out.
     longest = sorted({max(of[i] for of in lengths.values()) for i in lengths["f1"]})
     short = LanguageModel("short", tiny("gpt2", len(tokenizer), context=longest[-2]), tokenizer, "float32", {})
     found = prepare(short, table)
     kept = {i for i in lengths["f1"] if max(of[i] for of in lengths.values()) <= longest[-2]}
-    assert {p.prompt_id for p in found.more["under"]["f1"]} == kept
+    assert {p.prompt_id for p in found.more["by_template"]["f1"]} == kept
     assert {p.prompt_id for p in found.prompts} == {i for i, length in lengths["f1"].items() if length <= longest[-2]}
     assert found.left_out == len(lengths["f1"]) - len(kept) > 0
 
 
 def test_tables_that_are_no_labelled_set_are_refused(model, table):
-    with pytest.raises(InputError, match="the prompts hold 12 labelled texts, where 28 are needed"):
+    with pytest.raises(InputError, match="the prompts contain 12 labelled texts, but 28 are required"):
         prepare(model, table, Settings())
     changing = table.assign(demo_indices=[list(range(n, n + 12)) for n in range(len(table))])
-    with pytest.raises(InputError, match="seed 42: the prompts have several sets of demonstrations"):
+    with pytest.raises(InputError, match="seed 42: the prompts have different demonstrations"):
         prepare(model, changing)
 
 

@@ -1,9 +1,10 @@
 from itertools import combinations
-from math import comb
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 
 from icl_lens.report import component_panels
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
@@ -49,13 +50,6 @@ def answers():
     return Answers.of("m", "t", tensors())
 
 
-def test_the_chance_of_so_many_right_answers_is_counted():
-    exact = sum(comb(20, k) * 0.3**k * 0.7 ** (20 - k) for k in range(11, 21))
-    assert summary.binomial_above(11, 20, 0.3) == pytest.approx(exact)
-    assert summary.binomial_above(0, 20, 0.3) == 1
-    assert summary.binomial_above(20, 20, 0.3) == pytest.approx(0.3**20)
-
-
 def test_kinds_follow_thresholds_and_the_correction_for_many_components():
     gold = np.arange(100) % 2
     right = gold.copy()
@@ -68,7 +62,7 @@ def test_kinds_follow_thresholds_and_the_correction_for_many_components():
     columns = [right, wrong, always, correct(64), correct(36), correct(45)]
     assert summary.kinds(np.stack(columns, 1), gold, 0.6, 2).tolist() == [GOOD, BAD, BIASED, OTHER, OTHER, OTHER]
     # 64 of 100 correct answers have a probability of .0033 by chance. This is significant for one component, but not for six,
-    # and not if the accuracy of the whole model is higher.
+    # and not if the accuracy of the full model is higher.
     assert summary.kinds(correct(64)[:, None], gold, 0.6, 2).tolist() == [GOOD]
     assert summary.kinds(correct(64)[:, None], gold, 0.7, 2).tolist() == [OTHER]
     assert summary.kinds(correct(36)[:, None], gold, 0.6, 2).tolist() == [BAD]
@@ -79,7 +73,7 @@ def test_kinds_follow_thresholds_and_the_correction_for_many_components():
     assert summary.kinds(almost[:, None], gold, 1, 2).tolist() == [OTHER]
 
 
-def test_always_the_commonest_class_is_no_skill():
+def test_a_component_at_the_majority_baseline_is_not_good():
     gold = np.array([0] * 85 + [1] * 15)
     mostly = np.zeros(100, dtype=int)
     mostly[:5] = 1
@@ -88,38 +82,40 @@ def test_always_the_commonest_class_is_no_skill():
 
 def test_components_are_heads_and_mlps_in_their_order(answers):
     assert answers.components["kind"].tolist() == ["head", "head", "mlp"] * 2
+    assert answers.components["layer"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert answers.components["head"].fillna(9).tolist() == [0, 1, 9] * 2  # the head of an MLP is missing
     assert answers.templates == ("f1", "f2", "contrast")
-    assert answers.asked == ("f1", "f2")
+    assert answers.main_templates == ("f1", "f2")
     accuracy = answers.accuracy("f1", 42)
     assert accuracy[4] == 1
-    assert summary.by_layer(answers).shape == (2, 3)
-    assert summary.by_layer(answers)[1, 1] == 1
+    assert summary.accuracy_map(answers).shape == (2, 3)
+    assert summary.accuracy_map(answers)[1, 1] == 1
     assert np.isnan(answers.attention["f1"][:, 2]).all()
     assert answers.attention["f1"][0, 3] == pytest.approx(0.9)
 
 
-def test_the_best_and_the_worst_are_those_of_each_run_and_their_gain_is_paired(answers):
+def test_the_best_and_the_worst_component_are_chosen_per_run_and_their_gain_is_paired(answers):
     table = summary.best_and_worst([answers], PLAN).set_index(["task", "measure"])
     accuracies = [answers.accuracy(t, s) for t in ("f1", "f2") for s in (42, 43)]
     assert table.loc[("t", "best"), "value"] == pytest.approx(np.mean([a.max() for a in accuracies]))
     assert table.loc[("t", "worst"), "value"] == pytest.approx(np.mean([a.min() for a in accuracies]))
     assert table.loc[("t", "worst"), "sd"] == pytest.approx(np.std([a.min() for a in accuracies]))
-    whole = np.mean([(answers.full[t] == answers.gold).mean() for t in ("f1", "f2")])
-    assert table.loc[("t", "full"), "value"] == pytest.approx(whole)
+    full = np.mean([(answers.full[t] == answers.gold).mean() for t in ("f1", "f2")])
+    assert table.loc[("t", "full"), "value"] == pytest.approx(full)
     gain = table.loc[("t", "best - full")]
-    assert gain["value"] == pytest.approx(1 - whole)
+    assert gain["value"] == pytest.approx(1 - full)
     assert gain["low"] < gain["value"] < gain["high"]
     assert table.loc[("t", "best"), "heads"] == 1
     assert table.loc[("t", BIASED), "value"] == 1
     assert table.loc[(OVER_TASKS, "full"), "value"] == table.loc[("t", "full"), "value"]
 
 
-def test_the_best_of_guessers_is_expected_as_simulated():
+def test_the_expected_best_accuracy_by_chance_agrees_with_a_simulation():
     drawn = np.random.default_rng(0).binomial(40, 0.5, size=(20000, 6)).max(1).mean() / 40
     assert summary.best_by_chance(40, 0.5, 6) == pytest.approx(drawn, abs=0.005)
 
 
-def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_over_all_pairs(answers):
+def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_components_over_all_pairs(answers):
     table = summary.transfer([answers], PLAN).set_index(["task", "pair", "measure"])
     runs = {(t, s): answers.accuracy(t, s) for t in answers.templates for s in (42, 43)}
 
@@ -137,7 +133,8 @@ def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_over_all_pairs(answe
     far = [
         (a, b)
         for a, b in demonstrations
-        if abs(np.subtract(*[(answers.full[t] == answers.gold)[answers.seed == s].mean() for t, s in (a, b)])) > summary.APART
+        if abs(np.subtract(*[(answers.full[t] == answers.gold)[answers.seed == s].mean() for t, s in (a, b)]))
+        > summary.LARGE_DIFFERENCE
     ]
     apart = table.loc[("t", "demonstrations", "r_apart"), "value"]
     assert np.isnan(apart) if not far else apart == pytest.approx(mean(far))
@@ -149,7 +146,7 @@ def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_over_all_pairs(answe
     assert table.loc[("t", "templates", "iou"), "null"] == pytest.approx(np.mean(every))
 
 
-def test_pairs_whose_whole_accuracies_are_far_apart_have_a_correlation_of_their_own():
+def test_pairs_with_a_large_difference_of_the_full_model_have_a_separate_correlation():
     wide = Answers.of("m", "t", tensors(shift=1.5))
     table = summary.transfer([wide], PLAN).set_index(["task", "pair", "measure"])
     assert table.loc[("t", "contrast", "full"), "value"] > 0.3
@@ -215,7 +212,7 @@ def test_methods_are_means_over_runs_with_paired_differences_and_the_spread_over
     assert table.loc[("a", "few_shot-12"), "labels"] == "12"
 
 
-def test_heads_that_attend_to_label_words_and_are_right_correlate(answers):
+def test_attention_to_label_words_correlates_with_accuracy_over_heads(answers):
     dots, table = summary.anchor_heads([answers], PLAN)
     assert dots[["layer", "head"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert dots["attention"].tolist() == pytest.approx([0, 0, 0.9, 0])
@@ -228,7 +225,7 @@ def test_heads_that_attend_to_label_words_and_are_right_correlate(answers):
     assert table["pair"].tolist() == list(summary.CORRELATIONS) * 2
 
 
-def test_each_pair_correlates_its_own_two_and_tasks_are_averaged():
+def test_each_pair_correlates_two_measures_and_tasks_are_averaged():
     """Use four heads without noise: attention ranks them 1 2 3 4, reconstruction 4 3 2 1 and accuracy 2 1 3 4."""
     made = tensors()
     right = {(0, 0): 0.4, (0, 1): 0.2, (1, 0): 0.6, (1, 1): 0.8}
@@ -251,14 +248,15 @@ def test_each_pair_correlates_its_own_two_and_tasks_are_averaged():
     assert value[OVER_TASKS].to_dict() == pytest.approx(dict(zip(summary.CORRELATIONS, (0.8, 0, 0), strict=True)))
 
 
-def test_under_two_templates_every_component_and_the_whole_model_have_both_accuracies(answers):
-    table = summary.under_two(answers)
+def test_each_component_and_the_full_model_have_an_accuracy_under_both_templates(answers):
+    table = summary.template_accuracies(answers)
     assert table["kind"].tolist() == [*answers.components["kind"], "full"]
+    assert table.loc[table["kind"] == "full", ["layer", "head"]].isna().all(axis=None)
     assert table["second"].iloc[4] == 1
     assert table["first"].iloc[-1] == pytest.approx((answers.full["f1"] == answers.gold).mean())
 
 
-def test_a_training_is_its_models_in_the_order_of_their_steps():
+def test_checkpoints_are_grouped_by_training_run_in_the_order_of_their_steps():
     names = {"run-step-000200": 200, "run-step-000000": 0, "run-step-000400": 400}
     every = [Answers.of(name, "t", tensors(seed=step)) for name, step in names.items()]
     table = summary.over_training(every, names, PLAN)
@@ -269,7 +267,7 @@ def test_a_training_is_its_models_in_the_order_of_their_steps():
     assert late == pytest.approx(np.std(line["value"].iloc[1:]))
 
 
-def test_dots_say_share_accuracy_and_kind(answers):
+def test_scatter_has_label_share_accuracy_and_kind(answers):
     dots = summary.scatter(answers, "f1")
     assert len(dots) == 12
     biased = dots[(dots["layer"] == 0) & (dots["head"] == 1)]
@@ -279,7 +277,7 @@ def test_dots_say_share_accuracy_and_kind(answers):
     assert (dots["accuracy"] <= dots["high"]).all()
 
 
-def test_the_whole_models_accuracy_is_over_all_its_runs(answers):
+def test_the_accuracy_of_the_full_model_is_the_mean_over_runs(answers):
     of_runs = [(answers.full["f2"] == answers.gold)[answers.seed == seed].mean() for seed in answers.seeds]
     assert answers.full_accuracy("f2") == pytest.approx(np.mean(of_runs))
 
@@ -290,3 +288,42 @@ def test_the_whole_models_accuracy_is_over_all_its_runs(answers):
 )
 def test_a_cell_is_a_value_with_its_interval(value, low, high, text):
     assert component_panels.cell({"value": value, "low": low, "high": high}, digits=2) == text
+
+
+def test_numbers_and_names_of_a_caption():
+    assert component_panels.span([250, 250]) == "250"
+    assert component_panels.span([1000, 50, 250]) == "50 to 1,000"
+    assert component_panels.joined(["SST-2"]) == "SST-2"
+    assert component_panels.joined(["SST-2", "TREC", "AGNews"]) == "SST-2, TREC and AGNews"
+
+
+def parts_of(models, tasks):
+    """Return parts with the attributes that the arrangement of panels reads."""
+    observed = {"observed": {"untrained": False}}
+    return [
+        SimpleNamespace(answers=SimpleNamespace(model=model, task=task), task_title=task, metadata=observed)
+        for model in models
+        for task in tasks
+    ]
+
+
+def test_six_tasks_are_arranged_in_two_lines_of_three_columns():
+    figure, columns = component_panels.panels(parts_of(["m"], "abcdef"), rows=2, height=1.5)
+    assert len(figure.axes) == 2 * 2 * 3
+    assert [column.left for column in columns] == [True, False, False] * 2
+    assert [column.title for column in columns] == [(task,) for task in "abcdef"]
+    pyplot.close(figure)
+
+
+def test_each_model_starts_on_a_new_line_and_is_named():
+    figure, columns = component_panels.panels(parts_of(["m", "n$"], "ab"), rows=1, height=1.5)
+    assert [column.left for column in columns] == [True, False] * 2
+    assert columns[2].title == ("n\\$", "a")
+    pyplot.close(figure)
+
+
+def test_many_tasks_have_more_columns_so_that_the_figure_fits_on_a_page():
+    figure, columns = component_panels.panels(parts_of("mnop", "abcdefg"), rows=1, height=1.9)
+    assert [column.left for column in columns] == [True, *[False] * 6] * 4
+    assert figure.get_figheight() <= 8
+    pyplot.close(figure)

@@ -153,12 +153,12 @@ def test_another_model_or_tokenizer_is_refused_and_another_folder_is_not(checkpo
     tokenizer.save_pretrained(model)
     rc, rows, said = classify(capsys, model, cache, tmp_path / "t.txt")
     assert (rc, rows) == (1, [])
-    assert "was made with another model, tiny (gpt2, 3 layers), whose files are not those of model" in said
+    assert "was made with another model, tiny (gpt2, 3 layers); its files differ from those of model" in said
     shutil.copytree(checkpoint, spoken)
     byte_level(vocabulary=300).save_pretrained(spoken)
     rc, rows, said = classify(capsys, spoken, cache, tmp_path / "t.txt")
     assert (rc, rows) == (1, [])
-    assert "was made with another tokenizer than that of spoken" in said
+    assert "was made with another tokenizer; its files differ from those of spoken" in said
 
 
 def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, capsys):
@@ -175,13 +175,13 @@ def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, 
 
     save_file(tensors, tmp_path / "foreign")
     for content, sentence in (
-        (b"hello", "is no cache of icl-lens: it is no safetensors file"),
-        (b"", "is no cache of icl-lens: it is no safetensors file"),
-        ((tmp_path / "foreign").read_bytes(), "is no cache of icl-lens: it is a safetensors file of something else"),
-        (whole[:-10], "is damaged, or was cut short"),
-        (whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "is damaged, or was cut short"),
-        (with_header(format=99), "follows version 99 of the cache's format, this icl-lens reads version 1"),
-        (with_header(kept=[3, 2]), "its header contradicts itself"),
+        (b"hello", "is not a cache of icl-lens: it is not a safetensors file"),
+        (b"", "is not a cache of icl-lens: it is not a safetensors file"),
+        ((tmp_path / "foreign").read_bytes(), "is not a cache of icl-lens: it is a safetensors file of another kind"),
+        (whole[:-10], "is corrupted or truncated"),
+        (whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "is corrupted or truncated"),
+        (with_header(format=99), "has version 99 of the cache format, but this version of icl-lens reads version 1"),
+        (with_header(kept=[3, 2]), "its header is inconsistent"),
         (with_header(start="x"), "its header cannot be read"),
     ):
         (tmp_path / "bad").write_bytes(content)
@@ -198,21 +198,21 @@ def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, 
         (
             "d.jsonl",
             '{"text": "a", "label": "Positive"}\n{"text": "b", "label": "Meh"}\n',
-            "line 2: unknown label 'Meh'; task sst2",
+            "line 2: unknown label 'Meh'; labels of task sst2",
         ),
-        ("d.jsonl", '{"text": "a", "label": 2}\n', "line 1: unknown label 2; task sst2 has Negative, Positive"),
+        ("d.jsonl", '{"text": "a", "label": 2}\n', "line 1: unknown label 2; labels of task sst2: Negative, Positive"),
         ("d.jsonl", '{"text": "a", "label": true}\n', "line 1: unknown label True"),
         ("d.jsonl", '{"text": "a", "label": [0]}\n', "line 1: unknown label [0]"),
-        ("d.jsonl", "", "holds no demonstration"),
-        ("d.csv", "text,label\n", "holds no demonstration"),
-        ("d.jsonl", '\n{"text": "a"}\n', "line 2: no 'label'; there is 'text'"),
-        ("d.jsonl", '{"text": 3, "label": 0}\n', "line 1: its text is 3, which is no text"),
+        ("d.jsonl", "", "contains no demonstrations"),
+        ("d.csv", "text,label\n", "contains no demonstrations"),
+        ("d.jsonl", '\n{"text": "a"}\n', "line 2: missing field 'label' (found: 'text')"),
+        ("d.jsonl", '{"text": 3, "label": 0}\n', "line 1: 'text' must be a string, got 3"),
         ("d.jsonl", '{"text": " ", "label": 0}\n', "line 1: the text is empty"),
-        ("d.jsonl", "{text\n", "line 1: not JSON"),
-        ("d.jsonl", "[1]\n", "line 1: a line must be one object"),
-        ("d.csv", "text,label\na,0\na,b,1\n", "line 3: 3 fields where the header names 2 (text, label)"),
-        ("d.csv", 'text,label\n"a,0\n', "not CSV"),
-        ("d.txt", "a\n", "demonstrations are a .jsonl or a .csv file"),
+        ("d.jsonl", "{text\n", "line 1: not valid JSON"),
+        ("d.jsonl", "[1]\n", "line 1: each line must be a JSON object"),
+        ("d.csv", "text,label\na,0\na,b,1\n", "line 3: 3 fields, but the header has 2 (text, label)"),
+        ("d.csv", 'text,label\n"a,0\n', "not valid CSV"),
+        ("d.txt", "a\n", "demonstrations must be a .jsonl or .csv file"),
     ],
 )
 def test_demonstrations_that_cannot_be_used_are_one_sentence_and_no_cache(
@@ -234,10 +234,10 @@ def test_bytes_that_are_no_text_are_told_by_line(tmp_path):
     with pytest.raises(InputError, match="line 2: the text is empty"):
         text_files.texts(tmp_path / "t.txt")
     (tmp_path / "t.txt").write_text("")
-    with pytest.raises(InputError, match="holds no text"):
+    with pytest.raises(InputError, match="contains no texts"):
         text_files.texts(tmp_path / "t.txt")
     (tmp_path / "t.jsonl").write_text('{"text": "\\ud800"}')
-    with pytest.raises(InputError, match="line 1: the text holds half a character"):
+    with pytest.raises(InputError, match="line 1: the text contains half a character"):
         text_files.texts(tmp_path / "t.jsonl")
 
 
@@ -260,7 +260,7 @@ def test_a_class_without_a_demonstration_is_allowed_and_said(checkpoint, tmp_pat
     path = _written(tmp_path / "d.jsonl", '{"text": "a fine film", "label": 1}\n')
     with caplog.at_level("WARNING"):
         assert compress(checkpoint, path, tmp_path / "one") == 0
-    assert "no demonstration of class Negative" in caplog.text
+    assert "class Negative has no demonstration" in caplog.text
     assert "model tiny is untrained" in caplog.text
     assert demo_cache.read_header(tmp_path / "one").labels == [1]
 
@@ -274,11 +274,11 @@ def test_what_is_too_long_for_the_context_is_said_before_any_answer(tokenizer, d
     rc, rows, said = classify(capsys, short, tmp_path / "c", texts)
     assert (rc, rows) == (1, [])
     start = demo_cache.read_header(tmp_path / "c").start
-    assert "line 2: its text is " in said
-    assert f"leave {90 - start} of the context of short (90)" in said
+    assert "line 2: the text has " in said
+    assert f"leave only {90 - start} of the 90 tokens of the context of short" in said
     many = _written(tmp_path / "many.jsonl", '{"text": "a fine film , warm and clever", "label": 1}\n' * 20)
     assert compress(short, many, tmp_path / "d") == 1
-    assert "none is left for a text" in capsys.readouterr().err
+    assert "fill the context of short (90 tokens)" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
 
 

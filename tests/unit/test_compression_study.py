@@ -100,7 +100,7 @@ def test_a_draw_replaces_each_label_words_first_token_by_one_of_its_own_text(tok
     for prompt in tokenize(prompts_table("trec", count=3, shots=2), tokenizer):
         anchored = compressed_demonstrations.kept_positions(prompt)
         for draw in range(20):
-            kept = study.kept(prompt, Condition("hidden_random", draw, "continued"), Settings())
+            kept = study.positions_to_keep(prompt, Condition("hidden_random", draw, "continued"), Settings())
             assert len(kept) == len(anchored)
             assert set(anchored) - set(kept) == set(prompt.anchors)
             for new, label, text in zip(
@@ -125,7 +125,7 @@ def test_accumulated_draws_keep_all_before_them_as_released(tokenizer):
     prompt = tokenize(prompts_table(count=1), tokenizer)[0]
     sizes = []
     for draw in range(4):
-        kept = study.kept(prompt, Condition("hidden_random", draw, "continued"), Settings(accumulate=True))
+        kept = study.positions_to_keep(prompt, Condition("hidden_random", draw, "continued"), Settings(accumulate=True))
         union = set(np.concatenate([study.random_text_positions(prompt, n) for n in range(draw + 1)]))
         assert set(kept) == set(compressed_demonstrations.kept_positions(prompt)) - set(prompt.anchors) | union
         sizes.append(len(kept))
@@ -148,7 +148,7 @@ def test_a_text_without_a_token_to_draw_is_one_sentence(language_model):
     model = language_model("gpt2")
     prompt = tokenize(prompts_table(count=1), model.tokenizer)[0]
     empty = replace(prompt, text_spans=np.array([prompt.text_spans[0], [prompt.text_spans[1, 0]] * 2]))
-    with pytest.raises(InputError, match="prompt 100: the text of demonstration 2 has no token to draw; leave such texts out"):
+    with pytest.raises(InputError, match="prompt 100: the text of demonstration 2 has no token to draw; remove this text"):
         study.compute(model, [empty], 4096)
     bare = replace(prompt, anchors=np.empty(0, dtype=np.int64))
     for module in (study, latency):
@@ -219,5 +219,5 @@ def test_a_family_that_cannot_is_refused_before_anything_is_run(tokenizer):
     model = LanguageModel("bloom", network, tokenizer, "float32", {})
     prompts = tokenize(prompts_table(count=1), tokenizer)
     for module in (study, latency):
-        with pytest.raises(InputError, match="family bloom cannot be studied with compressed demonstrations"):
+        with pytest.raises(InputError, match="family bloom does not support compressed demonstrations"):
             module.compute(model, prompts, 4096)

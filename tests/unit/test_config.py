@@ -47,7 +47,7 @@ def test_numbers_inside_a_mapping_may_come_as_text():
     """Parse values in the form in which Snakemake passes --config organism={steps: 7}."""
     parsed = parse.parse({"organism": {"steps": "7", "learning_rate": "1e-2", "episodes": {"classes": ["2", "3"]}}})
     assert (parsed.organism.steps, parsed.organism.learning_rate, parsed.organism.episodes.classes) == (7, 0.01, [2, 3])
-    with pytest.raises(InputError, match=r"'organism\.steps' is 'many'"):
+    with pytest.raises(InputError, match=r"'organism\.steps' must be a valid integer, got 'many'"):
         parse.parse({"organism": {"steps": "many"}})
 
 
@@ -55,14 +55,14 @@ def test_numbers_inside_a_mapping_may_come_as_text():
     ("bad", "sentence"),
     [
         ({"querries": 3}, "unknown key 'querries' (= 3); did you mean 'queries'?"),
-        ({"queries": "many"}, "'queries' is 'many': it should be a valid integer"),
-        ({"queries": True}, "'queries' is True: it should be a valid integer"),
-        ({"queries": 0}, "'queries' is 0: it should be greater than or equal to 1"),
+        ({"queries": "many"}, "'queries' must be a valid integer, got 'many'"),
+        ({"queries": True}, "'queries' must be a valid integer, got True"),
+        ({"queries": 0}, "'queries' must be greater than or equal to 1, got 0"),
         ({"tasks": ["sst"]}, "tasks: 'sst' is unknown; did you mean 'sst2'?"),
-        ({"tasks": []}, "'tasks' is []: list should have at least 1 item"),
-        ({"device": "gpu"}, "'device' is 'gpu'; it must be 'auto', 'cpu', 'cuda' or 'mps'"),
-        ({"data": {"source": "fils"}}, "'data.source' is 'fils'; it must be 'builtin', 'files' or 'hub'"),
-        ({"data": {"source": "files"}}, "data.root must name the folder"),
+        ({"tasks": []}, "'tasks' must have at least 1 item, got []"),
+        ({"device": "gpu"}, "'device' must be 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'"),
+        ({"data": {"source": "fils"}}, "'data.source' must be 'builtin', 'files' or 'hub', got 'fils'"),
+        ({"data": {"source": "files"}}, "data.root is missing; with data.source: files, set it to the folder"),
         ({"data": {"root": "x"}}, "need data.source: files, but data.source is 'builtin'"),
         (
             {"data": {"source": "files", "root": "x", "files": {"agnews": {"trian": "y"}}}},
@@ -72,37 +72,52 @@ def test_numbers_inside_a_mapping_may_come_as_text():
             {"data": {"source": "files", "root": "x", "files": {"ag": {}}}},
             "data.files: 'ag' is unknown; did you mean 'agnews'?",
         ),
-        ({"models": [{"name": "a"}]}, "models: a needs one of path (a folder), hub (owner/name) and gguf (a GGUF file"),
+        (
+            {"models": [{"name": "a"}]},
+            "models: a needs exactly one source: path (a folder), hub (owner/name) or gguf (a GGUF file",
+        ),
         (
             {"models": [{"name": "a", "path": "x", "hub": "o/n"}]},
-            "models: a needs one of path (a folder), hub (owner/name) and",
+            "models: a needs exactly one source: path (a folder), hub (owner/name) or",
         ),
-        ({"models": [{"name": "a", "path": "x", "gguf": "x.gguf"}]}, "models: a has a path and a gguf; leave one of them out"),
-        ({"models": [{"name": "a", "gguf": "x.bin"}]}, "models: a: gguf is 'x.bin'; the name of a GGUF file ends in .gguf"),
-        ({"models": [{"name": "a", "gguf": "x.gguf", "revision": "main"}]}, "models: a has a gguf of this machine, so its"),
+        ({"models": [{"name": "a", "path": "x", "gguf": "x.gguf"}]}, "models: a: path and gguf cannot be combined; remove one"),
+        ({"models": [{"name": "a", "gguf": "x.bin"}]}, "models: a: gguf must end in .gguf, got 'x.bin'"),
+        (
+            {"models": [{"name": "a", "gguf": "x.gguf", "revision": "main"}]},
+            "models: a: revision needs hub, but the model is local (gguf)",
+        ),
         (
             {"representation_models": [{"name": "a", "hub": "o/n", "gguf": "../x.gguf"}]},
-            "models: a: '../x.gguf' cannot be a file of o/n; give its path inside the repository",
+            "models: a: gguf must be a file path inside the repository o/n, got '../x.gguf'",
         ),
-        ({"models": [{"name": "a", "path": "x", "revision": "main"}]}, "models: a has a path, so its revision says nothing"),
-        ({"models": [{"name": "a", "hub": "a b"}]}, "'models[0].hub' is 'a b'"),
+        (
+            {"models": [{"name": "a", "path": "x", "revision": "main"}]},
+            "models: a: revision needs hub, but the model is local (path)",
+        ),
+        ({"models": [{"name": "a", "hub": "a b"}]}, "'models[0].hub' must be a name (owner/name) of letters, digits"),
         ({"data": {"source": "builtin", "revisions": {"trec": "main"}}}, "data.revisions needs data.source: hub"),
-        ({"models": [{"name": "a/b", "path": "x"}]}, "'models[0].name' is 'a/b'; a name is made of letters, digits"),
-        ({"seeds": 42}, "'seeds' is 42; it must be a list, such as [42]"),
-        ({"models": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]}, "models: 'a' stands there twice"),
-        ({"models": [{"name": "prompts", "path": "x"}]}, "the name 'prompts' is a folder of the results tree"),
-        ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
-        ({"seeds": [-1]}, "'seeds[0]' is -1: it should be greater than or equal to 0"),
-        ({"items": {"figure_3": {"tasks": ["sst2", "sst2"]}}}, "items.figure_3.tasks: 'sst2' stands there twice"),
-        ({"items": {"table_4": {"models": ["organism"]}}}, "items.table_4.models: table_4 shows no model"),
-        ({"items": {"figure_3": {"prompt": 2}}}, "items.figure_3.prompt: figure_3 does not draw a single prompt"),
-        ({"items": {"figure_3": {"layers": [0]}}}, "items.figure_3.layers: figure_3 does not draw a single prompt"),
+        ({"models": [{"name": "a/b", "path": "x"}]}, "'models[0].name' must be a name of letters, digits"),
+        ({"seeds": 42}, "'seeds' must be a list, such as [42], got 42"),
+        (
+            {"models": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]},
+            "models: duplicate value 'a'; values must be unique",
+        ),
+        ({"models": [{"name": "prompts", "path": "x"}]}, "the name 'prompts' is reserved for a folder of the results"),
+        ({"seeds": [1, 1]}, "seeds: duplicate value 1"),
+        ({"seeds": [-1]}, "'seeds[0]' must be greater than or equal to 0, got -1"),
+        ({"items": {"figure_3": {"tasks": ["sst2", "sst2"]}}}, "items.figure_3.tasks: duplicate value 'sst2'"),
+        ({"items": {"table_4": {"models": ["organism"]}}}, "items.table_4.models: table_4 uses no model"),
+        ({"items": {"figure_3": {"prompt": 2}}}, "items.figure_3.prompt: figure_3 does not show a single prompt"),
+        ({"items": {"figure_3": {"layers": [0]}}}, "items.figure_3.layers: figure_3 does not show a single prompt"),
         (
             {"items": {"figure_1": {"layers": ["middle"]}}},
-            "items.figure_1.layers[0]: 'middle' is no layer; it must be a number from",
+            "items.figure_1.layers[0]: a layer must be a number (from 0), shallow or deep, got 'middle'",
         ),
-        ({"items": {"figure_1": {"layers": [-1]}}}, "items.figure_1.layers[0]: -1 is no layer"),
-        ({"data": None}, "'data' is None; it must be a mapping of keys to values"),
+        (
+            {"items": {"figure_1": {"layers": [-1]}}},
+            "items.figure_1.layers[0]: a layer must be a number (from 0), shallow or deep, got -1",
+        ),
+        ({"data": None}, "'data' must be a mapping of keys to values, got None"),
         ({"items": {"figure_33": {}}}, "items: 'figure_33' is unknown; did you mean 'figure_3'?"),
         ({"items": {"figure_3": {"model": ["x"]}}}, "unknown key 'items.figure_3.model' (= ['x']); did you mean 'models'?"),
         (
@@ -110,14 +125,14 @@ def test_numbers_inside_a_mapping_may_come_as_text():
             "items.figure_3.models: 'orgnism' is unknown; did you mean 'organism'?",
         ),
         ({"studies": {"isolatoin": {}}}, "unknown key 'studies.isolatoin' (= {}); did you mean 'isolation'?"),
-        ({"studies": {"isolation": {"draws": 0}}}, "'studies.isolation.draws' is 0: it should be greater than or equal to 1"),
+        ({"studies": {"isolation": {"draws": 0}}}, "'studies.isolation.draws' must be greater than or equal to 1, got 0"),
         (
             {"studies": {"isolation": {"targets": ["lable"]}}},
-            "'studies.isolation.targets[0]' is 'lable'; it must be 'label', 'random', 'newline' or 'template'",
+            "'studies.isolation.targets[0]' must be 'label', 'random', 'newline' or 'template', got 'lable'",
         ),
         (
             {"own_tasks": {"sst2_ab": {"like": "sst2", "label_words": {"negative": " X", "positive": " Y"}}}},
-            "own_tasks.sst2_ab: sst2_ab is a task that icl-lens brings itself; choose another name",
+            "own_tasks.sst2_ab: sst2_ab is a built-in task; choose another name",
         ),
         ({"tasks": ["sst2_ab"]}, "tasks: 'sst2_ab' is unknown; did you mean 'sst2'?"),
         ({"tasks": ["trec"], "items": {"figure_12": {"tasks": ["sst2_ab"]}}}, "items.figure_12.tasks: 'sst2_ab' is unknown"),
@@ -149,14 +164,18 @@ def test_two_faults_are_both_told():
 def test_a_file_that_is_no_config_is_told(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
-    for name, sentence in (("list.yaml", "is not a config"), ("broken.yaml", "is not YAML"), ("none.yaml", "cannot be read")):
+    for name, sentence in (
+        ("list.yaml", "is not a config"),
+        ("broken.yaml", "is not valid YAML"),
+        ("none.yaml", "cannot be read"),
+    ):
         with pytest.raises(InputError, match=sentence):
             parse.load(tmp_path / name)
 
 
 def test_yaml_is_read_safely(tmp_path):
     (tmp_path / "evil.yaml").write_text("results: !!python/object/apply:os.system ['true']\n")
-    with pytest.raises(InputError, match="is not YAML"):
+    with pytest.raises(InputError, match="is not valid YAML"):
         parse.load(tmp_path / "evil.yaml")
 
 
@@ -246,7 +265,7 @@ def test_a_studys_settings_are_its_keys_in_the_config():
     defaults = parse.parse({}).studies.isolation
     assert parse.parse_settings("isolation", defaults.model_dump_json()) == defaults == Settings()
     assert parse.parse({"studies": {"isolation": {"draws": "2", "layers": ["1"]}}}).studies.isolation.layers == [1]
-    with pytest.raises(InputError, match="--settings is not YAML"):
+    with pytest.raises(InputError, match="--settings is not valid YAML"):
         parse.parse_settings("isolation", "{draws: [")
 
 
@@ -328,7 +347,7 @@ def test_groups_are_papers_and_each_is_named_once():
     assert set(parse.parse({}).groups) <= {item.group for item in registry.items().values()} | {*registry.papers()}
     with pytest.raises(InputError, match="groups"):
         parse.parse({"groups": ["anchors", "astrology"]})
-    with pytest.raises(InputError, match="groups: 'anchors' stands there twice"):
+    with pytest.raises(InputError, match="groups: duplicate value 'anchors'"):
         parse.parse({"groups": ["anchors", "anchors"]})
 
 

@@ -148,7 +148,7 @@ def test_a_template_without_a_newline_is_told(language_model, tokenizer):
     table = prompts_table(count=2)
     table["text"] = table["text"].str.replace("\n", " ")
     prompts = prompts_of(language_model("gpt2"), tokenizer, table, Settings())
-    with pytest.raises(InputError, match="leave `newline` out of the targets"):
+    with pytest.raises(InputError, match="remove `newline` from the targets"):
         isolation_controls.compute(language_model("gpt2"), **prompts, batch_tokens=2000)
     settings = Settings(targets=["label", "template"])
     rows = isolation_controls.compute(language_model("gpt2"), **prompts, batch_tokens=2000, settings=settings)

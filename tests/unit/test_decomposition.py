@@ -15,7 +15,7 @@ from icl_lens.studies.component_reweighting.decomposition import (
     HEAD,
     MLP,
     Decomposer,
-    _reconstructed,
+    _reconstructs,
     decompose,
     parts,
 )
@@ -112,7 +112,7 @@ def test_equal_sums_count_by_the_chance_of_a_fair_draw(tokenizer):
     weights[0, 2, 0] = 0.9  # not part of a demonstration, so it is ignored
     weights[0, 2, where.labels[4]] = 0.1
     answer = prompt.demo_labels[4]
-    assert _reconstructed(prompt, weights, answer, 6).tolist() == [[1 / 6, 0.5, 1]]
+    assert _reconstructs(prompt, weights, answer, 6).tolist() == [[1 / 6, 0.5, 1]]
 
 
 def test_attention_of_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
@@ -169,7 +169,7 @@ def test_a_model_that_writes_more_than_is_heard_is_refused():
     layer = network.model.layers[1]
     whole = layer.forward
     layer.forward = lambda *args, **kwargs: 1.1 * whole(*args, **kwargs)
-    with pytest.raises(InputError, match="adds more to the residual stream than its attention and its MLP"):
+    with pytest.raises(InputError, match="adds more to the residual stream than the outputs of its attention and its MLP"):
         Decomposer(network)
 
 

@@ -67,7 +67,7 @@ def test_a_class_without_a_demonstration_has_no_attention(language_model, tokeni
 def test_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; deep attention needs label words"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstration, but deep attention requires label words"):
         deep_attention.compute(language_model("gpt2"), tokenize(table, tokenizer), 2000)
 
 
@@ -91,5 +91,5 @@ def test_a_check_on_first_use_does_not_run_while_rows_are_read(language_model, t
     prompts = tokenize(shared_table("sst2"), tokenizer)
     with torch.no_grad():  # on first use, last_logits checks how the model can compute its last layer
         found = measured(model, prompts, 2000)
-    assert "ends_in_last_rows" in vars(model)
+    assert "last_row_mode" in vars(model)
     np.testing.assert_allclose(found, expected(model, prompts), atol=TOLERANCE)

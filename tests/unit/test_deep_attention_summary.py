@@ -49,13 +49,13 @@ def test_curves_are_means_of_each_seeds_auc(tables):
                 of_seeds.append(auc(second, positive))
             by_task[task] = np.mean(of_seeds, axis=0)
             for layer in range(3):
-                shown = curves.loc[task, way, "auc", layer + 1]
+                shown = curves.loc[task, way, "auc", layer]
                 assert shown["value"] == pytest.approx(by_task[task][layer], abs=1e-12)
         mean = (by_task["flat"] + by_task["sst2"]) / 2
         excess = np.cumsum(mean - 0.5)
         for layer in range(3):
-            assert curves.loc[OVER_TASKS, way, "auc", layer + 1]["value"] == pytest.approx(mean[layer])
-            assert curves.loc[OVER_TASKS, way, "r", layer + 1]["value"] == pytest.approx(excess[layer] / excess[-1])
+            assert curves.loc[OVER_TASKS, way, "auc", layer]["value"] == pytest.approx(mean[layer])
+            assert curves.loc[OVER_TASKS, way, "r", layer]["value"] == pytest.approx(excess[layer] / excess[-1])
     assert (curves["low"] <= curves["high"]).all()
 
 

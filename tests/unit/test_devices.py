@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens.models.batching import sharing
+from icl_lens.models.batching import group_by_prefix
 from icl_lens.prompts.positions import tokenize
 from icl_lens.statistics.attention_auc import attention_scores
 from icl_lens.studies.anchors import compressed_demonstrations, isolated_runs
@@ -76,7 +76,7 @@ def test_isolation_agrees(model, plain, tokenizer, blocking):
     anchors = [p.anchors for p in prompts]
     found = {}
     with torch.inference_mode():
-        for group in sharing(model, prompts):
+        for group in group_by_prefix(model, prompts):
             for batch, logits in isolated_runs.runs(model, prompts, group, anchors, (0, 2), blocking, 1000):
                 found |= dict(zip(batch.index, logits.cpu(), strict=True))
     of = [isolated_logits(plain, p.ids.tolist(), p.anchors.tolist(), (0, 2), blocking)[0] for p in prompts]

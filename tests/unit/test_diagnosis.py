@@ -127,16 +127,18 @@ def test_the_layer_is_two_thirds_of_the_depth_which_is_the_released_one_of_gpt2_
 
 def test_what_cannot_be_diagnosed_is_said(language_model, prompts, tokenizer):
     model = language_model("gpt2")
-    with pytest.raises(InputError, match=r"layer 3 is asked for \(studies.diagnosis.layer\), but the model has layers 0 to 2"):
+    with pytest.raises(InputError, match=r"studies\.diagnosis\.layer is 3, but the model has only layers 0 to 2"):
         diagnosis.compute(model, prompts, 2000, settings=Settings(layer=3), pooled=prompts)
-    with pytest.raises(InputError, match="seed 43 has 1 pooled prompts that fit; principal directions need two at least"):
+    with pytest.raises(
+        InputError, match="seed 43 has 1 pooled prompts that fit the model's context, but at least 2 are required"
+    ):
         diagnosis.compute(model, prompts, 2000, pooled=[*prompts[::2], prompts[1]])
     two = tokenize(prompts_table("trec", count=2, shots=2), tokenizer)
-    with pytest.raises(InputError, match="prompt 100: error diagnosis needs one demonstration of each class"):
+    with pytest.raises(InputError, match="prompt 100 does not have exactly one demonstration of each class"):
         diagnosis.compute(model, two, 2000, pooled=two)
     with torch.no_grad():
         model.network.transformer.h[2].attn.c_attn.weight[:, 32:64] = 0
-    with pytest.raises(InputError, match="seed 42: the keys of all label words are alike in layer 2"):
+    with pytest.raises(InputError, match="seed 42: the keys of all label words are equal in layer 2"):
         diagnosis.compute(model, prompts, 2000, pooled=prompts)
 
 

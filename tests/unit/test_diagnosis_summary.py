@@ -8,7 +8,7 @@ import pytest
 from icl_lens.errors import InputError
 from icl_lens.report import figures
 from icl_lens.statistics.ranks import spearman
-from icl_lens.studies.anchors.diagnosis.summary import average, compare, correlations, lowest, why_none
+from icl_lens.studies.anchors.diagnosis.summary import average, compare, correlations, lowest, why_undefined
 from tests import artifacts
 
 from ..conftest import REPOSITORY
@@ -131,13 +131,13 @@ def test_a_set_without_any_confusion_has_no_correlation_and_the_reason_is_said()
     assert (summary["seeds"].item(), np.isnan(summary["low"].item())) == (1, True)
     given["class_log_probs"] = sure
     none, _ = correlations(compare(predicted(lambda seed, a, b: a + b / 3), given))
-    assert "the real confusion of all pairs is the same" in why_none(none.iloc[0])
+    assert "the real confusion is the same for all pairs" in why_undefined(none.iloc[0])
     two, _ = correlations(compare(predicted(lambda seed, a, b: 1.0, classes=2), answers(classes=2)))
-    assert "it takes two pairs of classes, and 1 can be measured" in why_none(two.iloc[0])
+    assert "this needs two pairs of classes and only 1 can be measured" in why_undefined(two.iloc[0])
 
 
 def test_a_seed_without_answers_is_said():
-    with pytest.raises(InputError, match="the icl table has no answers of m on trec for seed 43"):
+    with pytest.raises(InputError, match="the icl table has no predictions of m on trec for seed 43"):
         compare(predicted(lambda seed, a, b: 0.5), answers(seeds=(42,)))
 
 
@@ -164,14 +164,14 @@ def test_figure_14_shows_the_correlations_of_a_model_that_makes_mistakes(tmp_pat
         about = artifacts.describe(kind, "icl_lens.studies.anchors.diagnosis.summary", {}, {"sweep": sweep}, [42, 43], **facts)
         artifacts.write(tmp_path / f"{kind}.parquet", rows, about)
     saved = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, plotted, stem: saved.append((figure, plotted)))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, plotted, stem, notes: saved.append((plotted, notes)))
     given = {"item": "figure_14", "out": "", "studies": [tmp_path]}
     for cell in json.loads((REPOSITORY / "notebooks/anchors/figure_14.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
             exec("".join(cell["source"]), given)  # run in this process, because a kernel takes seconds to start
-    figure, plotted = saved[0]
+    plotted, notes = saved[0]
     first = plotted[plotted["keys"] == "first"].drop_duplicates("components")
     assert first["correlation"].notna().all()
-    note = figure.get_supxlabel().replace("\n", " ")
+    note = " ".join(notes)
     for row in first.itertuples():
         assert f"{row.correlation:.2f} (M = {row.components})" in note

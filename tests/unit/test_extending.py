@@ -42,7 +42,7 @@ def test_the_errors_that_it_explains_are_those_of_the_code(error):
     text = "".join(path.read_text(encoding="utf-8") for path in files)
     text = re.sub(r'"\s*\n\s*f?"', "", text)  # join strings that span several lines
     # The code assembles these messages from parts: values, the name of a field, and one of several faults.
-    parts = re.split(r"…|NameError|^schema (?=is|lacks)|(?<=rows of compute\(\)) |(?<=break it: )", error)
+    parts = re.split(r"…|NameError|^schema (?=must|lacks)|(?<=rows of compute\(\)) |(?<=break it: )", error)
     assert [part for part in parts if part.strip(" ;,:") not in text] == []
 
 

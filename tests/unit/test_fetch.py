@@ -67,7 +67,7 @@ def environment(hub, tmp_path):
     """The environment of a user without a token or a proxy, with the local server as the Hub."""
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(SETTINGS)}
     ours = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_ETAG_TIMEOUT": "1"}
-    return {**kept, **ours, "HF_HUB_DOWNLOAD_TIMEOUT": "1", "PYTHONPATH": str(Path(fetch.__file__).parents[1])}
+    return {**kept, **ours, "HF_HUB_DOWNLOAD_TIMEOUT": "1", "PYTHONPATH": str(Path(fetch.__file__).parents[2])}
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_one_gguf_file_is_fetched_and_held_to_the_hash_that_the_hub_lists(hub, i
     commit = hub.add("models", NAME, tmp_path / "repository")
     here = tmp_path / "here"
     fetching = ("fetch-model", "--hub", NAME, "--out", here / "fetched.json", "--gguf")
-    assert sentence(icl_lens(*fetching, "c.gguf")).endswith("holds no file 'c.gguf'; it holds q/a.gguf, q/b.gguf")
+    assert sentence(icl_lens(*fetching, "c.gguf")).endswith("has no file 'c.gguf'; it contains q/a.gguf, q/b.gguf")
     status, told = icl_lens(*fetching, "q/b.gguf")
     assert status == 0, told
     record = fetched.read(here)
@@ -109,7 +109,7 @@ def test_one_gguf_file_is_fetched_and_held_to_the_hash_that_the_hub_lists(hub, i
     # The conversion compares the file with this record. An intact file passes this check and only fails later, because it has
     # no header.
     assert gguf_conversion._origin(here / "q/b.gguf", here)["sha256"] == hashes.file_hash(here / "q/b.gguf")
-    with pytest.raises(InputError, match="holds no"):
+    with pytest.raises(InputError, match=r"contains no q/a\.gguf fetched from the Hub"):
         gguf_conversion._origin(here / "q/a.gguf", here)
 
 
@@ -234,27 +234,31 @@ def test_a_fault_that_passes_is_waited_for(hub, repository, fetch_model, tmp_pat
         (
             "/cdn/",
             503,
-            "fetching model Own/Tiny-GPT2: the hub answers 503 when asked for model.safetensors, 2 times in a row; the",
+            "fetching model Own/Tiny-GPT2: the Hub answers with status 503 for model.safetensors (2 times in a row); rerun",
         ),
         (
             "/api/",
             502,
-            "fetching model Own/Tiny-GPT2: the hub answers 502 when asked for its list of files, 2 times in a row; the",
+            "fetching model Own/Tiny-GPT2: the Hub answers with status 502 for the list of files (2 times in a row); rerun",
         ),
-        ("/config.json", "corrupt", "config.json arrived 2 times with a content that is not the one the hub lists ("),
+        (
+            "/config.json",
+            "corrupt",
+            "config.json was downloaded 2 times, and its content never matched the digest on the Hub (",
+        ),
         (
             "/api/",
             "stall",
-            "the hub is silent for too long when asked for its list of files, 2 times in a row; the same command",
+            "timeout while fetching the list of files (2 times in a row); rerun the command",
         ),
-        ("/api/", "truncate", "the connection breaks off in its list of files (peer closed connection"),
-        ("/api/", "no hub", "does not answer as a hub does when asked for model Own/Tiny-GPT2: check HF_ENDPOINT, and whether"),
+        ("/api/", "truncate", "the connection was lost while fetching the list of files (peer closed connection"),
+        ("/api/", "no hub", "returns an invalid response for model Own/Tiny-GPT2; check HF_ENDPOINT, and whether"),
         (
             "/api/",
             403,
-            "the token that is set may not read model Own/Tiny-GPT2: give it that right, or set HF_TOKEN to another",
+            "the token has no read access to model Own/Tiny-GPT2; grant it read access, or set HF_TOKEN to another token",
         ),
-        ("/cdn/", 404, "the hub answers 404 when asked for model.safetensors of model Own/Tiny-GPT2"),
+        ("/cdn/", 404, "the Hub answers with status 404 for model.safetensors of model Own/Tiny-GPT2"),
     ],
 )
 def test_a_fault_that_stays_is_one_sentence(hub, repository, fetch_model, tmp_path, part, what, told):
@@ -267,17 +271,17 @@ def test_what_the_hub_does_not_give_is_told_with_what_to_do(hub, repository, fet
     for token in ({}, {"HF_TOKEN": "any"}):
         told = sentence(fetch_model(hub="own/absent", **token))
         assert told == (
-            "the hub has no model own/absent, or shows it only to some: check the name, and if it is private or gated set "
-            "HF_TOKEN to a token of an account that may read it"
+            "model own/absent does not exist on the Hub, or is private or gated; check the name, or set HF_TOKEN to a token of "
+            "an account with access"
         )
     told = sentence(fetch_model("--revision", "v9"))
-    assert told == (f"model {NAME} has no revision 'v9': name a branch, a tag or a whole commit that {hub.endpoint}/{NAME} has")
-    assert "the hub refuses the token that is set" in sentence(fetch_model(HF_TOKEN="expired"))
+    assert told == (f"model {NAME} has no revision 'v9'; use a branch, a tag or a full commit hash from {hub.endpoint}/{NAME}")
+    assert "the Hub rejects the token" in sentence(fetch_model(HF_TOKEN="expired"))
 
 
 def test_a_gated_model_needs_a_token_which_only_the_hub_sees(hub, repository, fetch_model):
     hub.repositories["models", NAME].gated = True
-    terms = f"model {NAME} is gated: accept its terms at {hub.endpoint}/{NAME} and set HF_TOKEN to a token of that account"
+    terms = f"model {NAME} is gated; accept its terms at {hub.endpoint}/{NAME} and set HF_TOKEN to a token of that account"
     assert sentence(fetch_model()) == terms
     assert sentence(fetch_model(HF_TOKEN="unknown")) == terms
     hub.forget()
@@ -290,26 +294,26 @@ def test_no_network_and_a_forbidden_network_are_told(repository, fetch_model):
         unused.bind(("127.0.0.1", 0))  # a port that is in use, but has no listener
         told = sentence(fetch_model("--attempts", 2, HF_ENDPOINT=f"http://127.0.0.1:{unused.getsockname()[1]}"))
     assert told.startswith(f"fetching model {NAME}: 127.0.0.1 cannot be reached (")
-    assert told.endswith("), 2 times in a row; is there a network here, and does it need a proxy (HTTPS_PROXY)?")
+    assert told.endswith(") (2 times in a row); check the network connection, and whether it needs a proxy (HTTPS_PROXY)")
     told = sentence(fetch_model("--attempts", 1, HF_ENDPOINT="http://no-such-host.invalid"))
     assert told.startswith(f"fetching model {NAME}: no-such-host.invalid cannot be reached (")
-    assert sentence(fetch_model(HF_ENDPOINT="my-hub")) == "HF_ENDPOINT is 'my-hub', which is no address (https://...)"
+    assert sentence(fetch_model(HF_ENDPOINT="my-hub")) == "HF_ENDPOINT must be a URL (https://...), got 'my-hub'"
     assert sentence(fetch_model(HF_HUB_OFFLINE="1")) == (
-        f"model {NAME} cannot be fetched because HF_HUB_OFFLINE is set: unset it, or fetch where there is a network and copy "
-        "the downloads folder here"
+        f"model {NAME} cannot be fetched because HF_HUB_OFFLINE is set; unset it, or fetch on a machine with network access "
+        "and copy the downloads folder to this one"
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"hub": "a/b/c"}, "'a/b/c' is no name that a repository of the hub can have: owner/name is needed"),
-        ({"hub": "../b"}, "is no name that a repository of the hub can have"),
+        ({"hub": "a/b/c"}, "'a/b/c' is not a valid name of a Hub repository; use owner/name"),
+        ({"hub": "../b"}, "is not a valid name of a Hub repository"),
         (
             {"revision": "../../up"},
-            "'../../up' is no name that a revision can have: a branch, a tag or a whole commit is needed",
+            "'../../up' is not a valid revision; use a branch, a tag or a full commit hash",
         ),
-        ({"out": "here/other.json"}, "must be named fetched.json, in the folder that the files go to"),
+        ({"out": "here/other.json"}, "must be the path of fetched.json in the download folder, got"),
     ],
 )
 def test_names_that_nothing_can_have_are_told(arguments, told, tmp_path):
@@ -329,20 +333,22 @@ def test_a_full_disk_is_told_before_the_first_byte(hub, repository, environment,
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     told = sentence((done.returncode, done.stderr))
-    assert told.startswith(f"fetching model {NAME} takes 0.10 GB in here, where 0.05 GB are free: free some, or name another")
+    assert told.startswith(
+        f"fetching model {NAME} needs 0.10 GB in here, but only 0.05 GB are free; free some space, or use another"
+    )
     assert hub.files_asked_for() == []
 
 
 def test_a_disk_that_is_full_or_forbidden_on_the_way_is_told(tmp_path):
     repository = download.Repository("model", NAME, "main")
-    with pytest.raises(InputError) as caught, download.alone(tmp_path, repository):
+    with pytest.raises(InputError) as caught, download.locked(tmp_path, repository):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(caught.value) == (
-        f"fetching model {NAME}: the disk is full at {tmp_path}: free some, and the same command goes on"
+        f"fetching model {NAME}: the disk is full at {tmp_path}; free some space, and rerun the command to resume"
     )
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "x"
-    with pytest.raises(InputError, match=r"file/x cannot be written \(Not a directory\)"), download.alone(place, repository):
+    with pytest.raises(InputError, match=r"file/x cannot be written \(Not a directory\)"), download.locked(place, repository):
         pass
 
 
@@ -353,16 +359,16 @@ def test_a_repository_that_is_no_checkpoint_is_told(hub, repository, fetch_model
         hub.add("models", NAME, repository)
         return sentence(fetch_model())
 
-    assert f"model {NAME} at main holds no weights that icl-lens reads (model.safetensors or" in without("model.safetensors")
-    assert "holds no tokenizer: tokenizer.json is needed; it holds README.md, config.json, flax" in without("tokenizer.json")
-    assert "holds no config.json, so it is no checkpoint; it holds README.md, flax_model.msgpack" in without("config.json")
+    assert f"model {NAME} at main has no supported weights (model.safetensors or" in without("model.safetensors")
+    assert "has no tokenizer, such as tokenizer.json; it contains README.md, config.json, flax" in without("tokenizer.json")
+    assert "is not a checkpoint: config.json is missing; it contains README.md, flax_model.msgpack" in without("config.json")
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("../evil.safetensors", "which is no .safetensors file beside it; it is refused"),
-        ("model-9.safetensors", "which is not there"),
+        ("../evil.safetensors", "which is not a .safetensors file in its folder; use another revision"),
+        ("model-9.safetensors", "lists model-9.safetensors, but the file is missing"),
     ],
 )
 def test_an_index_that_names_what_it_should_not_is_refused(hub, repository, fetch_model, tmp_path, name, told):
@@ -379,14 +385,14 @@ def test_an_index_that_names_what_it_should_not_is_refused(hub, repository, fetc
 def test_a_name_that_leaves_the_folder_is_refused(name, tmp_path):
     repository = download.Repository("dataset", "own/data", "main")
     found = download.Listing("0" * 40, {name: download.RemoteFile(1, "0" * 40)})
-    with pytest.raises(InputError, match="it is refused"):
-        download.fetch(repository, found, [name], download.Folder(tmp_path), download.Patience())
+    with pytest.raises(InputError, match="unsafe file name"):
+        download.fetch(repository, found, [name], download.Folder(tmp_path), download.RetryPolicy())
 
 
 def test_weights_that_lie_in_the_folder_already_are_not_taken_for_the_models(hub, repository, fetch_model, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here/other.safetensors").write_bytes(b"mine")
-    assert "also holds other.safetensors, which was not fetched: move it away" in sentence(fetch_model())
+    assert "also contains other.safetensors, which was not fetched; move it" in sentence(fetch_model())
     assert (tmp_path / "here/other.safetensors").read_bytes() == b"mine"
 
 
@@ -428,7 +434,7 @@ def test_a_pickle_that_holds_code_is_refused_and_its_code_does_not_run(checkpoin
         torch.save(weights, folder / "pytorch_model.bin")
     else:
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Evil(str(tmp_path / "it ran"))}, protocol=2))
-    with pytest.raises(InputError, match=r"pytorch_model\.bin is not loaded: it contains more than tensors") as caught:
+    with pytest.raises(InputError, match=r"pytorch_model\.bin contains objects other than tensors") as caught:
         loading.load(folder, device="cpu")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "it ran").exists()
@@ -446,7 +452,7 @@ def test_a_pytorch_file_cut_short_or_of_other_things_is_told(checkpoint, tmp_pat
     with pytest.raises(InputError, match=r"cannot be loaded|is damaged"):
         loading.load(folder, device="cpu")
     torch.save(weights | {"epoch": 3}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="does not contain tensors by name"):
+    with pytest.raises(InputError, match="is not a dictionary of named tensors"):
         loading.load(folder, device="cpu")
 
 
@@ -459,11 +465,11 @@ def test_a_fetched_file_that_is_no_longer_what_it_was_is_told_and_fetched_again(
     with pytest.raises(InputError) as caught:
         loading.load(here, device="cpu")
     assert str(caught.value) == (
-        f"{weights} has {len(whole) - 8} bytes where fetched.json says {len(whole)}; delete {here}/fetched.json, and the "
-        "command that fetched it fetches this file again"
+        f"{weights} has {len(whole) - 8} bytes, but fetched.json lists {len(whole)}; delete {here}/fetched.json, and rerun "
+        "the command that fetched it to fetch this file again"
     )
     weights.unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors is not there; delete"):
+    with pytest.raises(InputError, match=r"model\.safetensors is missing; delete"):
         loading.load(here, device="cpu")
     (here / "fetched.json").unlink()
     hub.forget()
@@ -471,7 +477,7 @@ def test_a_fetched_file_that_is_no_longer_what_it_was_is_told_and_fetched_again(
     assert weights.read_bytes() == whole
     assert set(hub.sent) == {"model.safetensors"}
     (here / "fetched.json").write_text('{"hub": 3}')
-    with pytest.raises(InputError, match=r"fetched\.json is damaged; delete it"):
+    with pytest.raises(InputError, match=r"fetched\.json is corrupted; delete it"):
         loading.load(here, device="cpu")
 
 
@@ -495,9 +501,9 @@ def test_a_models_name_that_is_neither_a_folder_nor_on_the_hub_is_one_sentence(i
     status, told = icl_lens("icl", "--model", "own/absent", "--prompts", "prompts.parquet", "--out", "icl.parquet")
     assert status == 1
     assert told == (
-        "icl-lens icl: model folder own/absent does not exist, and it cannot be fetched from the hub: the hub has no model "
-        "own/absent, or shows it only to some: check the name, and if it is private or gated set HF_TOKEN to a token of an "
-        "account that may read it\n"
+        "icl-lens icl: model folder own/absent does not exist, and own/absent cannot be fetched from the Hub: model own/absent "
+        "does not exist on the Hub, or is private or gated; check the name, or set HF_TOKEN to a token of an account with "
+        "access\n"
     )
 
 
@@ -528,9 +534,9 @@ def test_what_the_hubs_own_library_cached_is_a_folder_like_any_other(checkpoint,
 
 def test_a_folder_is_itself_and_has_no_revision(checkpoint, tmp_path):
     assert fetch.resolve(str(checkpoint)) == checkpoint
-    with pytest.raises(InputError, match="is a folder, and a folder has no revisions"):
+    with pytest.raises(InputError, match="is a local folder and has no revisions"):
         fetch.resolve(str(checkpoint), "main")
-    with pytest.raises(InputError, match="does not exist, and no model of the hub has such a name"):
+    with pytest.raises(InputError, match="does not exist, and this is not a valid Hub name"):
         fetch.resolve(str(tmp_path / "none"))
 
 
@@ -560,7 +566,7 @@ def test_another_repository_whose_folder_has_the_same_name_is_told(hub, reposito
     record = fetched.Fetched(NAME, "a/b", "0" * 40, {})
     (folder / "fetched.json").write_text(record.text())
     assert fetch.resolve(NAME, "a/b", tmp_path) == folder
-    with pytest.raises(InputError, match=r"holds Own/Tiny-GPT2 at a/b, whose folder has the same name as that of .* at a--b"):
+    with pytest.raises(InputError, match=r"contains Own/Tiny-GPT2 at a/b, which has the same folder name as .* at a--b"):
         fetch.resolve(NAME, "a--b", tmp_path)
 
 
@@ -636,20 +642,19 @@ def test_the_parquet_files_of_a_data_sets_splits_are_fetched(hub, data, fetch_da
 def test_splits_that_are_not_there_whole_and_once_are_told(data, fetch_dataset):
     told = sentence(fetch_dataset("--config", "sst2", "--splits", "train", "test"))
     assert told == (
-        "data set Own/GLUE at main has no Parquet files of split 'test' of configuration 'sst2'; it holds cola/train, "
-        "data/train, default/test, sst2/train, sst2/train-extra, sst2/validation, twice/train; the revision "
-        "refs/convert/parquet may have them"
+        "data set Own/GLUE at main has no Parquet files for split 'test' of configuration 'sst2'; it contains cola/train, "
+        "data/train, default/test, sst2/train, sst2/train-extra, sst2/validation, twice/train; try the revision "
+        "refs/convert/parquet"
     )
     told = sentence(fetch_dataset("--config", "cola", "--splits", "train"))
-    assert told == "data set Own/GLUE at main holds 1 of the 2 files of split 'train' of configuration 'cola'"
+    assert told == "data set Own/GLUE at main has only 1 of the 2 files of split 'train' of configuration 'cola'"
     told = sentence(fetch_dataset("--config", "twice", "--splits", "train"))
-    assert told.startswith("data set Own/GLUE at main has Parquet files in two places of split 'train'")
-    assert "no name that a split of a data set can have" in sentence(fetch_dataset("--splits", "../x"))
+    assert told.startswith("data set Own/GLUE at main has Parquet files in more than one layout for split 'train'")
+    assert "not a valid name of a split of a data set" in sentence(fetch_dataset("--splits", "../x"))
 
 
 def test_the_whole_cli_knows_its_fetch_commands(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
+    assert main(["--help"]) == 0
     told = capsys.readouterr().out
     assert "fetch-model" in told
     assert "fetch-dataset" in told

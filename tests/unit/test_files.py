@@ -54,17 +54,17 @@ def test_a_file_without_a_final_newline_loses_nothing(tmp_path):
     ("task", "text", "sentence"),
     [
         ("sst2", "sentence\tlabel\nfine\t1\nno tab here\n", "train.txt, line 3: expected 2 tab-separated fields"),
-        ("sst2", "sentence\tlabel\na\tb\t1\n", "train.txt, line 2: expected 2 tab-separated fields (sentence, label), found 3"),
-        ("sst2", "text,label\nfine,1\n", "train.txt, line 1: expected a header naming 2 tab-separated fields"),
+        ("sst2", "sentence\tlabel\na\tb\t1\n", "train.txt, line 2: expected 2 tab-separated fields (sentence, label), got 3"),
+        ("sst2", "text,label\nfine,1\n", "train.txt, line 1: expected a header with 2 tab-separated fields"),
         ("sst2", "sentence\tlabel\nfine\t2\n", "train.txt, line 2: unknown label '2'; known: 0, 1"),
         ("sst2", "sentence\tlabel\n \t1\n", "train.txt, line 2: the text is empty"),
-        ("sst2", "sentence\tlabel\n", "train.txt has no texts: the train split of task sst2 is empty"),
-        ("sst2", "", "train.txt has no texts"),
+        ("sst2", "sentence\tlabel\n", "task sst2: the train split is empty ("),
+        ("sst2", "", "the train split is empty ("),
         ("trec", "DESC:manner How ?\nFOO:bar What ?\n", "train.txt, line 2: unknown label 'FOO'; known: ABBR, ENTY"),
-        ("trec", "DESC:manner\n", "train.txt, line 1: expected 2 blank-separated fields (label, question), found 1"),
+        ("trec", "DESC:manner\n", "train.txt, line 1: expected 2 space-separated fields (label, question), got 1"),
         ("agnews", '"1","a","b"\n"5","a","b"\n', "train.txt, line 2: unknown label '5'"),
-        ("agnews", '"1","a","b\n"2","a"\n', "train.txt, line 1: not CSV"),
-        ("agnews", "1\n", "train.txt, line 1: expected 2 comma-separated fields (label, text (one field or more)), found 1"),
+        ("agnews", '"1","a","b\n"2","a"\n', "train.txt, line 1: not valid CSV"),
+        ("agnews", "1\n", "train.txt, line 1: expected 2 comma-separated fields (label, text (one field or more)), got 1"),
         ("emoc", "id\tturn1\tturn2\tturn3\tlabel\n0\ta\tb\tsad\n", "train.txt, line 2: expected 5 tab-separated fields"),
         ("emoc", "id\tturn1\tturn2\tturn3\tlabel\n0\ta\tb\tc\tfurious\n", "train.txt, line 2: unknown label 'furious'"),
     ],
@@ -84,13 +84,13 @@ def test_a_line_number_counts_lines_not_records(tmp_path):
 def test_a_missing_file_is_told(tmp_path):
     train, test = write(tmp_path, "sst2", GOOD["sst2"][0])
     test.unlink()
-    with pytest.raises(InputError, match=r"test\.txt cannot be read \(No such file or directory\); is data\.root right\?"):
+    with pytest.raises(InputError, match=r"test\.txt cannot be read \(No such file or directory\); check data\.root"):
         files.read("sst2", train, test)
 
 
 def test_one_file_for_both_splits_is_told(tmp_path):
     train, _ = write(tmp_path, "sst2", GOOD["sst2"][0])
-    with pytest.raises(InputError, match="is named for both splits"):
+    with pytest.raises(InputError, match="both splits use"):
         files.read("sst2", train, train)
 
 

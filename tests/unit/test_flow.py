@@ -64,7 +64,7 @@ def test_its_edges_hold_what_saliency_averages(language_model, tokenizer):
     model = language_model("gpt2")
     prompts = tokenize(prompts_table("emoc", count=1, shots=2), tokenizer)
     rows = flow.compute(model, prompts, 2000, settings=EVERYTHING)
-    model.__dict__["ends_in_rows"] = False  # make saliency use all rows, as the information flow does
+    model.__dict__["supports_single_row"] = False  # make saliency use all rows, as the information flow does
     means = saliency.compute(model, prompts, 2000)
     into = rows[rows["query"].isin(prompts[0].anchors)]
     out = rows[(rows["query"] == prompts[0].last) & rows["key"].isin(prompts[0].anchors)]
@@ -97,7 +97,7 @@ def test_it_takes_the_first_prompt_of_the_first_seed_or_those_that_are_asked_for
     prompts = tokenize(prompts_table(), tokenizer)  # prompts 100 to 105, with seeds 42 and 43 in turn
 
     def ids(**settings):
-        return [p.prompt_id for p in flow.chosen(prompts, Settings(**settings))]
+        return [p.prompt_id for p in flow.select_prompts(prompts, Settings(**settings))]
 
     assert ids() == [100, 102, 104, 101, 103, 105]
     assert ids(seeds=1, prompts=1) == [100]
@@ -107,7 +107,9 @@ def test_it_takes_the_first_prompt_of_the_first_seed_or_those_that_are_asked_for
     assert ids(seeds=1, prompts=1, also=[105, 102, 100]) == [100, 102, 105]
     assert ids(prompt_ids=[104], also=[103]) == [104, 103]
     for settings in ({"prompt_ids": [100, 7]}, {"also": [7]}):
-        with pytest.raises(InputError, match=r"prompt 7 is asked for \(items\.\*\.prompt, .*the prompts are 100 to 105"):
+        with pytest.raises(
+            InputError, match=r"prompt 7 \(items\.\*\.prompt, .* does not exist .*choose a prompt_id from 100 to 105"
+        ):
             ids(**settings)
 
 
@@ -127,7 +129,9 @@ def test_values_beyond_a_number_formats_range_are_refused(language_model, tokeni
     model.network.lm_head.weight.mul_(1e6)
     model.network.half()
     monkeypatch.setattr(flow, "require_supported", lambda network: None)
-    with pytest.raises(InputError, match=r"of 1 of 1 prompts, 100 among them, leaves the range of float16; use float32"):
+    with pytest.raises(
+        InputError, match=r"of 1 of 1 prompts \(for example prompt 100\) exceeds the range of float16; set dtype to float32"
+    ):
         flow.compute(model, tokenize(prompts_table(), tokenizer), 2000, settings=Settings(seeds=1, prompts=1))
 
 
@@ -135,7 +139,7 @@ def test_a_prompt_without_demonstrations_is_refused_when_it_is_taken(language_mo
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
     prompts = tokenize(table, tokenizer)
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; saliency needs label words"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstration, but saliency requires label words"):
         flow.compute(language_model("gpt2"), prompts, 2000, settings=EVERYTHING)
     assert set(flow.compute(language_model("gpt2"), prompts, 2000, settings=Settings(seeds=1))["prompt_id"]) == {100, 102, 104}
 

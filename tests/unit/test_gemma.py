@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from icl_lens.corpora import files
 from icl_lens.models import loading
-from icl_lens.models.batching import sharing
+from icl_lens.models.batching import group_by_prefix
 from icl_lens.prompts import protocol
 from icl_lens.prompts.positions import tokenize
 from icl_lens.statistics.attention_auc import attention_scores
@@ -110,7 +110,7 @@ def test_deep_attention(model, plain, read, task):
 def test_isolation(model, plain, read, task, layers):
     found = {}
     with torch.inference_mode():
-        for group in sharing(model, read[task]):
+        for group in group_by_prefix(model, read[task]):
             cut = [p.anchors for p in read[task]]
             for batch, logits in isolated_runs.runs(model, read[task], group, cut, layers, "before_softmax", 1000):
                 found |= dict(zip(batch.index, logits, strict=True))

@@ -92,14 +92,17 @@ BAD = {
         "is not a GGUF file: it does not begin with",
     ),
     "empty": (lambda path: path.touch() or path, "is not a GGUF file"),
-    "data cut short": (lambda path: cut(written(path), 40), r"is cut short: its header asks for [\d,]+ bytes, it has [\d,]+"),
-    "header cut short": (lambda path: cut(written(path), 700), "is cut short: its header does not end"),
-    "version 1": (lambda path: written(path, version=1), "is of version 1; icl-lens reads versions 2 and 3"),
-    "no architecture": (lambda path: written(path, (TOKENIZER,)), "does not say its architecture"),
-    "no weights": (lambda path: written(path, tensors=()), "holds no weights"),
-    "no tokenizer": (lambda path: written(path, (ARCHITECTURE,)), "holds no tokenizer"),
-    "a part": (lambda path: written(path, (ARCHITECTURE, TOKENIZER, ("split.count", 3))), "is one of 3 parts of a model: join"),
-    "an unknown type": (lambda path: written(path, tensors=((99, (4, 4)),)), "tensor t0 is of ggml's type 99"),
+    "data cut short": (lambda path: cut(written(path), 40), r"is truncated \(expected [\d,]+ bytes, found [\d,]+\)"),
+    "header cut short": (lambda path: cut(written(path), 700), r"is truncated \(the header is incomplete\)"),
+    "version 1": (lambda path: written(path, version=1), "has version 1, but icl-lens reads only versions 2 and 3"),
+    "no architecture": (lambda path: written(path, (TOKENIZER,)), "is not a model: general.architecture is missing"),
+    "no weights": (lambda path: written(path, tensors=()), "contains only a header and no weights"),
+    "no tokenizer": (lambda path: written(path, (ARCHITECTURE,)), "has no tokenizer"),
+    "a part": (
+        lambda path: written(path, (ARCHITECTURE, TOKENIZER, ("split.count", 3))),
+        "is one of 3 parts of a model; merge",
+    ),
+    "an unknown type": (lambda path: written(path, tensors=((99, (4, 4)),)), "tensor t0 has the unsupported ggml type 99"),
 }
 
 
@@ -130,16 +133,16 @@ def test_without_the_packages_the_command_that_installs_them_is_told(tmp_path, m
 
 def test_a_folder_or_path_of_a_gguf_file_alone_says_how_to_name_it(tmp_path):
     path = written(tmp_path / "a.gguf")
-    with pytest.raises(InputError, match=rf"holds no config.json, but a GGUF file: write `gguf: {path}` in place of its path"):
+    with pytest.raises(InputError, match=rf"has no config.json, but a GGUF file; set `gguf: {path}` instead of path"):
         checkpoint_files(tmp_path)
-    with pytest.raises(InputError, match="is a GGUF file, not a model folder: write `gguf: "):
+    with pytest.raises(InputError, match="is a GGUF file, not a model folder; set `gguf: "):
         checkpoint_files(path)
-    with pytest.raises(InputError, match="is a file, and a model is a folder: `icl-lens convert-gguf` makes one"):
+    with pytest.raises(InputError, match="is a file, not a model folder; convert it with `icl-lens convert-gguf`"):
         fetch.resolve(str(path))
 
 
 def test_files_of_one_name_in_two_folders_do_not_share_a_folder(tmp_path):
-    folders = {fetch.own_gguf_folder("downloads", tmp_path / place / "a.gguf") for place in ("x", "y", "x/../x")}
+    folders = {fetch.local_gguf_folder("downloads", tmp_path / place / "a.gguf") for place in ("x", "y", "x/../x")}
     assert len(folders) == 2
     of_hub = fetch.gguf_folder("downloads", "own/tiny", None, "sub/a.gguf")
     assert of_hub.as_posix() == "downloads/gguf/own--tiny/main/sub--a.gguf"
@@ -150,7 +153,7 @@ def test_a_file_that_is_not_what_was_fetched_is_told(tmp_path):
     facts = {"size": path.stat().st_size, "sha256": "0" * 64}
     record = fetched.Fetched("own/tiny", "main", "1" * 40, {"a.gguf": facts})
     (tmp_path / "fetched.json").write_text(record.text())
-    with pytest.raises(InputError, match=r"a\.gguf is not what was fetched \(its SHA-256 is [0-9a-f]{64}\): delete it"):
+    with pytest.raises(InputError, match=r"a\.gguf differs from the fetched file \(its SHA-256 is [0-9a-f]{64}\); delete it"):
         gguf_conversion.convert(path, tmp_path / "converted" / "converted.json", tmp_path)
     assert not (tmp_path / "converted").exists()
 
@@ -247,7 +250,7 @@ def test_a_conversion_is_not_repeated_unless_the_file_or_a_result_changed(tiny_g
     out.unlink()  # Snakemake also deletes the output before it runs a job
     with caplog.at_level(logging.INFO):
         gguf_conversion.convert(tiny_gguf, out)
-    assert "was converted before" in caplog.text
+    assert "is already converted" in caplog.text
     assert out.read_bytes() == before
     monkeypatch.undo()
     weights = made / "model.safetensors"
@@ -307,10 +310,10 @@ def test_what_cannot_be_converted_is_one_sentence(tiny_gguf, tmp_path, made):
     assert not (out.parent / "config.json").exists()
     # The conversion neither mixes the files of another model in the folder with its own nor overwrites them.
     (out.parent / "model.safetensors").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"also holds model\.safetensors, which no conversion made"):
+    with pytest.raises(InputError, match=r"also contains model\.safetensors, which no conversion wrote"):
         gguf_conversion.convert(tiny_gguf, out)
     (made / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors is not there; delete .*converted\.json"):
+    with pytest.raises(InputError, match=r"model\.safetensors is missing; delete .*converted\.json"):
         loading.load(made)
 
 

@@ -82,7 +82,7 @@ def test_a_task_of_the_paper_is_read_by_the_names_of_its_classes(trec, small_cou
 
 def test_another_number_of_texts_than_is_published_is_told_with_both(trec):
     with pytest.raises(
-        InputError, match=re.escape("CogComp/trec (default, train) has 1 texts of class ABBR, but 86 are published")
+        InputError, match=re.escape("CogComp/trec (default, train) has 1 texts of class ABBR, but the paper's data set has 86")
     ):
         read(trec)
 
@@ -94,7 +94,8 @@ def test_every_class_of_both_splits_is_counted(trec, monkeypatch, split):
         counts = list(SMALL[split])
         counts[number] += 1
         monkeypatch.setitem(COUNTS, "trec", {**SMALL, split: tuple(counts)})
-        said = f"(default, {name}) has {counts[number] - 1} texts of class {label}, but {counts[number]} are published"
+        found, expected = counts[number] - 1, counts[number]
+        said = f"(default, {name}) has {found} texts of class {label}, but the paper's data set has {expected}"
         with pytest.raises(InputError, match=re.escape(said)):
             read(trec)
 
@@ -115,14 +116,14 @@ def test_what_is_published_is_of_the_papers_size():
 def test_a_task_of_ones_own_has_no_published_counts(trec):
     words = {name: f" {letter}" for name, letter in zip(TASKS["trec"].classes, "ABCDEF", strict=True)}
     own = OwnTask(template="{text}:{label}", label_words=words, hub="CogComp/trec", label="coarse_label")
-    table, _ = hub.read(own.task("mine", TASKS), hub.of_own_task(own), trec)
+    table, _ = hub.read(own.task("mine", TASKS), hub.own_task_dataset(own), trec)
     assert len(table) == 14
 
 
 def test_a_task_of_ones_own_must_name_a_data_set():
     own = OwnTask(template="{text}:{label}", label_words={"a": " A", "b": " B"}, train="a.csv", test="b.csv")
-    with pytest.raises(ValueError, match="names no data set on the hub"):
-        hub.of_own_task(own)
+    with pytest.raises(ValueError, match="the task has no data set on the Hub"):
+        hub.own_task_dataset(own)
 
 
 def test_other_classes_than_the_papers_are_told_with_both(trec, small_counts):
@@ -136,16 +137,18 @@ def test_other_classes_than_the_papers_are_told_with_both(trec, small_counts):
 
 
 def test_a_folder_that_was_not_fetched_or_is_a_models_is_told(trec, tmp_path):
-    with pytest.raises(InputError, match="holds no data set fetched from the hub; `icl-lens fetch-dataset` fetches one"):
+    with pytest.raises(InputError, match="contains no data set fetched from the Hub; run `icl-lens fetch-dataset`"):
         read(tmp_path)
     record(trec, None)
-    with pytest.raises(InputError, match="holds no data set fetched from the hub"):
+    with pytest.raises(InputError, match="contains no data set fetched from the Hub"):
         read(trec)
 
 
 def test_a_split_that_was_not_fetched_is_told(trec):
     record(trec, {"train": SPLITS["train"]})
-    with pytest.raises(InputError, match=r"no split 'test' of CogComp/trec was fetched; delete fetched\.json to fetch again"):
+    with pytest.raises(
+        InputError, match=r"split 'test' of CogComp/trec was not fetched; delete fetched\.json and fetch it again"
+    ):
         read(trec)
 
 
@@ -153,13 +156,13 @@ def test_a_file_that_is_not_what_was_fetched_is_told(trec, small_counts):
     path = trec / SPLITS["test"][0]
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # the size stays the same
-    with pytest.raises(InputError, match=r"test/0000\.parquet is not what was fetched; delete it and .*fetched\.json"):
+    with pytest.raises(InputError, match=r"test/0000\.parquet differs from the fetched file; delete it and .*fetched\.json"):
         read(trec)
     path.write_bytes(whole + b"x")
-    with pytest.raises(InputError, match=f"has {len(whole) + 1} bytes where fetched.json says {len(whole)}"):
+    with pytest.raises(InputError, match=f"has {len(whole) + 1} bytes, but fetched.json lists {len(whole)}"):
         read(trec)
     path.unlink()
-    with pytest.raises(InputError, match="is not there; delete"):
+    with pytest.raises(InputError, match="is missing; delete"):
         read(trec)
     path.write_bytes(whole)
     read(trec)
@@ -178,7 +181,7 @@ def test_the_command_writes_the_table_with_its_origin(trec, small_counts, tmp_pa
 def test_the_command_says_what_is_wrong_and_writes_nothing(trec, tmp_path, capsys):
     out = tmp_path / "trec.parquet"
     assert main(["corpora", "--task", "trec", "--fetched", str(trec), "--out", str(out)]) == 1
-    assert "but 86 are published, so it is not the paper's data set; name another revision under" in capsys.readouterr().err
+    assert "but the paper's data set has 86; set another revision under" in capsys.readouterr().err
     assert not out.exists()
     assert main(["corpora", "--task", "trec", "--fetched", str(trec), "--seed", "0", "--out", str(out)]) == 1
     assert "give one of --seed" in capsys.readouterr().err

@@ -37,5 +37,5 @@ def test_half_precision_stays_near(language_model, tokenizer, family, dtype, tol
     model.network.to(dtype)
     half = np.stack(icl.compute(model, prompts, 500)["class_log_probs"])
     assert model.shares_prefixes
-    assert model.ends_in_last_rows
+    assert model.last_row_mode
     assert np.abs(half - full).max() <= tolerance

@@ -7,7 +7,7 @@ import pytest
 
 from icl_lens.errors import InputError
 from icl_lens.prompts.positions import TokenizedPrompt, tokenize
-from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolated_positions import fixed_positions, random_positions
 from icl_lens.tasks.task import TASKS
 
 from ..prompts_table import prompts_table
@@ -72,7 +72,7 @@ def test_a_draw_repeats_and_follows_seed_draw_and_prompt():
 
 
 def test_too_few_eligible_positions_are_refused():
-    with pytest.raises(InputError, match="2 random positions are wanted, but only 1 are eligible"):
+    with pytest.raises(InputError, match="2 random positions are required, but only 1 are eligible"):
         random_positions(prompt(length=5, anchors=(1, 2)), "prompt", 0, bos=None)
 
 
@@ -80,7 +80,7 @@ def test_too_few_eligible_positions_are_refused():
 @pytest.mark.parametrize("shots", [1, 2])
 def test_the_fixed_targets_are_the_tokens_they_name(tokenizer, task, shots):
     for p in tokenize(prompts_table(task, shots=shots), tokenizer):
-        read = {t: isolated(p, t, lambda i: tokenizer.decode([i])) for t in ("label", "newline", "template")}
+        read = {t: fixed_positions(p, t, lambda i: tokenizer.decode([i])) for t in ("label", "newline", "template")}
         assert read["label"].tolist() == p.anchors.tolist()
         assert {tokenizer.decode([p.ids[i]]) for i in read["newline"]} == {"\n"}
         assert {tokenizer.decode([p.ids[i]]) for i in read["template"]} == {":"}
@@ -91,4 +91,4 @@ def test_the_fixed_targets_are_the_tokens_they_name(tokenizer, task, shots):
 
 def test_a_label_word_at_the_very_beginning_has_no_template_before_it():
     with pytest.raises(InputError, match="prompt 0: a label word has no template token before it"):
-        isolated(prompt(anchors=(0, 4)), "template", str)
+        fixed_positions(prompt(anchors=(0, 4)), "template", str)

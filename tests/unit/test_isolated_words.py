@@ -52,7 +52,7 @@ def test_each_class_is_shown_by_its_first_right_prompt_or_else_its_first(languag
         expected.append(int((right if len(right) else of_class)["prompt_id"].iloc[0]))
     is_right = answers.set_index("prompt_id").apply(lambda row: row["gold"] == row["prediction"], axis=1)
     assert set(is_right[expected]) == {True, False}, "both cases occur"
-    monkeypatch.setattr(isolated_words, "_LOOKED_AT", 7)
+    monkeypatch.setattr(isolated_words, "_CHUNK", 7)
     done = []
     rows = isolated_words.compute(model, prompts, 2000, done.append)
     assert rows["prompt_id"].unique().tolist() == sorted(expected)
@@ -70,11 +70,11 @@ def test_in_the_first_layers_other_words_come_out(language_model, tokenizer):
 
 def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
     model = language_model("gpt2")
-    with pytest.raises(InputError, match=r"isolation in 9 layers is asked for \(layers\), but the model has 3"):
+    with pytest.raises(InputError, match=r"studies\.isolated_words\.layers is 9, but the model has only 3 layers"):
         isolated_words.compute(model, tokenize(prompts_table(), tokenizer), 2000, settings=Settings(layers=9))
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; isolation needs label words"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstration, but isolation requires label words"):
         isolated_words.compute(model, tokenize(table, tokenizer), 2000)
 
 

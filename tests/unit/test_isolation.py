@@ -7,7 +7,7 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import tokenize
 from icl_lens.studies import registry
 from icl_lens.studies.anchors import isolated_runs, isolating
-from icl_lens.studies.anchors.isolated_positions import isolated, random_positions
+from icl_lens.studies.anchors.isolated_positions import fixed_positions, random_positions
 from icl_lens.studies.anchors.isolating import Settings
 from icl_lens.studies.anchors.isolation import compute as isolation
 from icl_lens.studies.run import run
@@ -30,7 +30,7 @@ def every_target(**more):
 def positions_of(model, prompt, row, settings):
     if row["target"] == "random":
         return random_positions(prompt, settings.random_scope, row["draw"], model.tokenizer.bos_token_id).tolist()
-    return isolated(prompt, row["target"], lambda t: model.tokenizer.decode([t])).tolist()
+    return fixed_positions(prompt, row["target"], lambda t: model.tokenizer.decode([t])).tolist()
 
 
 def check(model, prompts, rows, settings):
@@ -136,10 +136,12 @@ def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monk
     assert shared.equals(isolation.compute(model, prompts, 1, settings=settings))
     monkeypatch.setattr(isolated_runs, "STATE_BYTES", 1)  # process the states of one prompt at a time
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
-    model.__dict__["resumes"] = False
+    model.__dict__["can_resume"] = False
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
-    del model.__dict__["resumes"]
-    monkeypatch.setattr(isolated_runs, "sharing", lambda model, prompts: prefixes.groups(prompts, least=len(prompts) + 1))
+    del model.__dict__["can_resume"]
+    monkeypatch.setattr(
+        isolated_runs, "group_by_prefix", lambda model, prompts: prefixes.groups(prompts, min_size=len(prompts) + 1)
+    )
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
 
 
@@ -190,15 +192,15 @@ def test_conditions_are_paired_by_their_draw_and_in_a_fixed_order():
 def test_bad_input_is_refused_in_one_sentence(language_model, tokenizer):
     model = language_model("gpt2")
     prompts = tokenize(prompts_table(), tokenizer)
-    with pytest.raises(InputError, match=r"isolation in 9 layers is asked for \(layers\), but the model has 3"):
+    with pytest.raises(InputError, match=r"studies\.isolation\.layers contains 9, but the model has only 3 layers"):
         isolation.compute(model, prompts, 2000, settings=every_target(layers=[9]))
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; isolation needs label words"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstration, but isolation requires label words"):
         isolation.compute(model, tokenize(table, tokenizer), 2000)
     words = word_level()
     flat = LanguageModel("flat", tiny("gpt2", len(words)), words, "float32", {})
-    with pytest.raises(InputError, match="leave `newline` out of the targets"):
+    with pytest.raises(InputError, match="remove `newline` from the targets"):
         isolation.compute(flat, tokenize(prompts_table("agnews"), words), 2000, settings=every_target())
 
 
@@ -234,5 +236,5 @@ def test_an_artifact_says_its_settings(checkpoint, tmp_path):
         "blocking": "before_softmax",
         "random_scope": "prompt",
     }
-    with pytest.raises(ValueError, match="no settings of the study icl"):
+    with pytest.raises(ValueError, match="study icl requires settings of type NoneType, got Settings"):
         run(registry.study("icl"), checkpoint, tmp_path / "prompts" / "sst2.parquet", out, settings=settings)

@@ -165,7 +165,7 @@ def test_answers_are_those_of_icl(language_model, tokenizer):
 def test_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = table.at[3, "text_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; kernel regression needs some to attend to"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstrations; kernel regression needs at least one"):
         kernel_regression.compute(language_model("gpt2"), tokenize(table, tokenizer), 2000)
 
 
@@ -191,8 +191,8 @@ def test_an_artifact_fits_its_schema_and_says_what_lies_beside_it(checkpoint, tm
     assert tensors["prompt_id"].tolist() == list(rows["prompt_id"].unique())
     assert {key: about["settings"][key] for key in settings.model_dump()} == settings.model_dump(mode="json")
     assert len(about["beside"]) == 1
-    assert list(audit._rows(KERNEL_REGRESSION.schema, rows, about)) == []
-    assert list(audit._rows(KERNEL_REGRESSION.schema, pd.concat([rows, rows[:1]]), about))
+    assert list(audit._row_messages(KERNEL_REGRESSION.schema, rows, about)) == []
+    assert list(audit._row_messages(KERNEL_REGRESSION.schema, pd.concat([rows, rows[:1]]), about))
 
 
 # Held-out prompts.
@@ -257,7 +257,7 @@ def test_an_encoder_that_pools_otherwise_is_refused(encoder):
     folder, _ = encoder
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
-    with pytest.raises(InputError, match="it pools by pooling_mode_cls_token; only the mean over tokens is read"):
+    with pytest.raises(InputError, match="uses the pooling pooling_mode_cls_token, but only the mean over tokens is supported"):
         text_kernels.encoder_cosines([("a", ["b"])], folder)
 
 
@@ -275,10 +275,10 @@ def test_an_encoder_that_is_not_there_is_told(tmp_path):
 
 def test_an_encoder_needs_a_name_of_its_own_and_a_padding_token(encoder, tokenizer):
     folder, _ = encoder
-    with pytest.raises(InputError, match="TF-IDF is the kernel that is always there; name the encoder otherwise"):
+    with pytest.raises(InputError, match="the name TF-IDF is reserved for the kernel that is always included"):
         parse({"studies": {"kernel_regression": {"encoders": {TF_IDF: str(folder)}}}})
     tokenizer.save_pretrained(folder)
-    with pytest.raises(InputError, match="its tokenizer has no padding token"):
+    with pytest.raises(InputError, match="the tokenizer has no padding token"):
         text_kernels.encoder_cosines([("a", ["b"])], folder)
 
 
@@ -299,7 +299,7 @@ def test_a_named_encoder_s_cosines_stand_beside_the_table_which_says_what_its_fi
 
 
 def controlled(table, settings):
-    return {name: rows.to_dict("records") for name, rows in kernel_regression_controls.controlled(table, settings).items()}
+    return {name: rows.to_dict("records") for name, rows in kernel_regression_controls.control_tables(table, settings).items()}
 
 
 def texts_of(row):
@@ -343,13 +343,13 @@ def test_controls_run_held_out_prompts_alone():
 def test_demonstrations_of_one_label_have_nothing_to_permute():
     table = prompts_table(count=2)
     table["demo_labels"] = [[0, 0]] * 2
-    with pytest.raises(InputError, match="its demonstrations all have one label, so no text can get another one"):
-        kernel_regression_controls.controlled(table, Settings(held_out=0.9))
+    with pytest.raises(InputError, match="all its demonstrations have the same label, so no text can get a different label"):
+        kernel_regression_controls.control_tables(table, Settings(held_out=0.9))
 
 
 def test_every_control_is_the_study_on_its_prompts(checkpoint, tmp_path, language_model, tokenizer):
     settings = Settings(held_out=0.5, orders=1)
-    tables = kernel_regression_controls.controlled(prompts_table(count=6), settings)
+    tables = kernel_regression_controls.control_tables(prompts_table(count=6), settings)
     prompts = {name: tokenize(rows, tokenizer) for name, rows in tables.items()}
     model = language_model("gpt2")
     rows = kernel_regression_controls.compute(model, **prompts, batch_tokens=2000, settings=settings)
@@ -403,7 +403,7 @@ def test_the_paper_s_own_run_shows_its_tasks_and_its_models():
 
 def test_a_task_that_stands_in_for_the_paper_s_is_named():
     (note,) = KERNEL_REGRESSION.item("kr_figure_6").stand_in_note(["trec", "trec"])
-    assert note == "The paper shows rotten_tomatoes here, which is not configured; trec stands in for it."
+    assert note == "Task here: trec (the paper uses rotten_tomatoes, which is not configured)."
     assert KERNEL_REGRESSION.item("kr_figure_6").stand_in_note(["rotten_tomatoes"]) == []
     assert KERNEL_REGRESSION.item("kr_figure_2").stand_in_note(["trec"]) == []
 

@@ -121,7 +121,7 @@ def test_the_head_is_chosen_without_the_held_out_prompts_and_scored_on_them_alon
         swapped.loc[inside & best, name] = rows.loc[inside & best, name].map(lambda a: a.max() - a)
     table = reconstruction.summarise(swapped, tensors_of(rows), FEW, PLAN)
     one = table[(table["quantity"] == reconstruction.RECONSTRUCTION) & (table["against"] == "model") & (table["how"] == "max")]
-    assert one[["layer", "head", "value", "prompts", "chosen_on"]].values.tolist() == [[2, 1, 0.0, 18, 42]]
+    assert one[["layer", "head", "value", "prompts", "chosen_on"]].values.tolist() == [[1, 0, 0.0, 18, 42]]
     sample = table[(table["quantity"] == reconstruction.IN_SAMPLE) & (table["against"] == "model")]
     assert sample["value"].item() >= 0.7
     assert sample["prompts"].item() == 60
@@ -206,11 +206,11 @@ def test_differences_are_paired():
 
 def test_rows_of_two_tasks_or_without_a_head_are_refused():
     rows = rows_of(prompts=4)
-    with pytest.raises(InputError, match="one of each prompt, layer and head"):
+    with pytest.raises(InputError, match="missing or duplicate rows"):
         reconstruction.attention(pd.concat([rows, rows.assign(task="trec")]))
-    with pytest.raises(InputError, match="one of each prompt, layer and head"):
+    with pytest.raises(InputError, match="missing or duplicate rows"):
         reconstruction.attention(rows.drop(index=3))
-    with pytest.raises(InputError, match="are of other prompts; make both anew"):
+    with pytest.raises(InputError, match="tensors of the kernel_regression table belong to other prompts"):
         reconstruction.summarise(rows, {"prompt_id": np.arange(5)}, FEW, PLAN)
 
 
@@ -225,9 +225,9 @@ def test_every_head_s_agreement_is_counted_and_the_best_s_depth_is_told():
     plain = [np.mean(shares[:, h].argmax(-1) == found.prediction) for h in range(6)]
     of_model = table[table["metric"] == "vs model"]
     assert of_model["value"].tolist() == pytest.approx(plain)
-    assert of_model[["layer", "head"]].values.tolist() == [[layer, head] for layer in (1, 2, 3) for head in (1, 2)]
+    assert of_model[["layer", "head"]].values.tolist() == [[layer, head] for layer in (0, 1, 2) for head in (0, 1)]
     best = table[table["metric"] == "best head vs model"]
-    assert best[["layer", "head", "value"]].values.tolist() == [[2, 2, 1.0]]
+    assert best[["layer", "head", "value"]].values.tolist() == [[1, 1, 1.0]]
     assert 0.5 < best["null_95"].item() < 1
     assert table.loc[table["metric"] == heads.DEPTH, "value"].item() == pytest.approx(2 / 3)
 
@@ -250,11 +250,11 @@ def test_both_studies_measures_are_of_each_head_by_itself():
         scores = np.array([[sum(a[y == c]) for c in range(3)] for a, y in pairs])
         values[seed] = attention_auc.agreement(scores[None], of_seed["prediction"].to_numpy()).auc[0]
     one = found.set_index(["task", "layer", "head", "metric"])["value"]
-    assert one["trec", 2, 1, "auc"] == pytest.approx(np.mean(list(values.values())))
-    assert one["trec", 2, 1, "label_attention"] == pytest.approx(np.mean([sum(a) for a in part["label"]]))
-    assert one["trec", 2, 1, "reconstruction"] == 1
-    mean = np.mean([one[task, 2, 1, "label_attention"] for task in ("sst2", "trec")])
-    assert one[OVER_TASKS, 2, 1, "label_attention"] == pytest.approx(mean)
+    assert one["trec", 1, 0, "auc"] == pytest.approx(np.mean(list(values.values())))
+    assert one["trec", 1, 0, "label_attention"] == pytest.approx(np.mean([sum(a) for a in part["label"]]))
+    assert one["trec", 1, 0, "reconstruction"] == 1
+    mean = np.mean([one[task, 1, 0, "label_attention"] for task in ("sst2", "trec")])
+    assert one[OVER_TASKS, 1, 0, "label_attention"] == pytest.approx(mean)
     assert set(correlations["task"]) == {OVER_TASKS, "sst2", "trec"}
     wide = found[found["task"] == "trec"].pivot(index=["layer", "head"], columns="metric", values="value").rank()
     shown = correlations.set_index(["task", "first", "second"]).loc[("trec", "reconstruction", "auc")]
@@ -273,12 +273,12 @@ def test_the_map_s_bins_are_named_in_their_order():
     tensors = {"map": stacked, "map_first": stacked[0]}
     values, tidy = attention_map.chart(rows, tensors, settings)
     assert np.array_equal(values, stacked.mean(0))
-    of_head = tidy[(tidy["layer"] == 2) & (tidy["head"] == 1)]
+    of_head = tidy[(tidy["layer"] == 1) & (tidy["head"] == 0)]
     assert of_head["part"].tolist() == ["text", "text", "label"] * 4 + ["query"] * 2
     assert of_head["place"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 0, 0]
     assert of_head["value"].tolist() == values[1, 0].tolist()
     assert np.array_equal(attention_map.chart(rows, tensors, settings, single=True)[0], stacked[0])
-    with pytest.raises(InputError, match="has other bins; make both anew"):
+    with pytest.raises(InputError, match="has 14 bins, but its settings give 19"):
         attention_map.chart(rows, tensors, Settings(bins=3))
 
 
@@ -286,8 +286,8 @@ def test_parts_are_means_over_a_layer_s_heads():
     rows = rows_of(prompts=6)
     rows.loc[(rows["layer"] == 1) & (rows["head"] == 0), ["on_labels", "on_query"]] = [0.4, 0.05]
     shares = attention_map.parts(rows, PLAN).set_index(["layer", "part"])["value"]
-    assert shares[1, "labels"] == pytest.approx(0.3)
-    assert shares[2, "labels"] == pytest.approx(0.35)
+    assert shares[0, "labels"] == pytest.approx(0.3)
+    assert shares[1, "labels"] == pytest.approx(0.35)
     assert shares.groupby("layer").sum().tolist() == pytest.approx([1, 1])
     assert attention_map.parts(rows, PLAN, single=True)["low"].isna().all()
 
@@ -325,7 +325,7 @@ def test_controls_are_measured_against_the_prompts_as_they_are():
     assert value["labels_flipped"].tolist() == [1, 1, 0, 0]
     assert value["order"].tolist() == pytest.approx([1, 0.5, 0, 0.5])
     assert value["any_order"].tolist() == [0, 1]
-    assert (table.loc[("none", "agreement"), ["layer", "head"]] == [2, 1]).all()
+    assert (table.loc[("none", "agreement"), ["layer", "head"]] == [1, 0]).all()
     assert 0.4 < table.loc[("none", "agreement"), "null_95"] < 1
     assert table["prompts"].unique().tolist() == [18]
 
@@ -333,8 +333,8 @@ def test_controls_are_measured_against_the_prompts_as_they_are():
 def test_controls_on_prompts_that_chose_the_head_are_refused():
     rows = rows_of()
     other = Settings(permutations=20, seed=1)
-    with pytest.raises(InputError, match="the controls ran prompts on which heads were chosen"):
+    with pytest.raises(InputError, match="contains prompts on which a head is chosen"):
         controls.summarise(rows, controls_of(rows, other), FEW, PLAN)
     whole = controls_of(rows, FEW)
-    with pytest.raises(InputError, match="lacks a control; make it anew"):
+    with pytest.raises(InputError, match="lacks a control; delete the table"):
         controls.summarise(rows, whole[whole["control"] != "order"], FEW, PLAN)

@@ -18,7 +18,7 @@ from icl_lens.studies.kernel_regression.label_probes.summary import summarise
 from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table
 from ..reference import label_probes as reference
-from ..reference.texts_alone import next_token
+from ..reference.single_texts import next_token
 
 TOLERANCE = 1e-4
 CORE = ("gpt2", "gptj", "gpt_neox", "llama")
@@ -40,16 +40,16 @@ def test_what_is_recorded_is_what_attention_reads_and_the_model_stays_as_it_was(
         plain = network(**inputs).logits
         with record_keys_and_values(network) as alone:
             read_alone = network(**inputs).logits
-        with record_keys_and_values(network, unturned=True) as memory:
+        with record_keys_and_values(network, unrotated=True) as memory:
             read_both = network(**inputs).logits
         cached = network(**{**inputs, "use_cache": True}).past_key_values
         assert list(alone) == list(memory) == [0, 1, 2]
-        for layer, (key, value, unturned) in memory.items():
+        for layer, (key, value, unrotated) in memory.items():
             expected = queries_and_keys(network, inputs, layer)[1]
-            assert (unturned - expected).abs().max() <= 1e-5 * expected.abs().max()
+            assert (unrotated - expected).abs().max() <= 1e-5 * expected.abs().max()
             assert torch.equal(alone[layer].key, key)
             assert torch.equal(alone[layer].value, value)
-            assert alone[layer].unturned_key is None
+            assert alone[layer].unrotated_key is None
             if family != "deepseek_v3":  # its cache holds the inputs from which keys and values are computed
                 for stored, found in ((cached.layers[layer].keys, key), (cached.layers[layer].values, value)):
                     kept = stored.shape[2]  # a layer with a sliding window keeps only the last positions
@@ -64,8 +64,8 @@ def test_features_agree_with_the_plain_reference(language_model, prompts, family
     model = language_model(family)
     for budget in (2000, 1):
         with torch.inference_mode():
-            read, there = label_probes.features(model, prompts[:3], budget, OFFSETS)
-        assert there.all()
+            read, available = label_probes.features(model, prompts[:3], budget, OFFSETS)
+        assert available.all()
         for layer in range(model.layers):
             start = 0
             for prompt in prompts[:3]:
@@ -148,17 +148,17 @@ def test_a_position_that_is_not_there_is_not_asked(language_model, tokenizer):
     prompts = tokenize(prompts_table("sst2", count=6), tokenizer)
     far = max(len(p.ids) for p in prompts)
     with torch.inference_mode():
-        read, there = label_probes.features(model, prompts, 2000, [0, far])
-    assert there.tolist() == [[True] * 12, [False] * 12]
+        read, available = label_probes.features(model, prompts, 2000, [0, far])
+    assert available.tolist() == [[True] * 12, [False] * 12]
     assert (read["value"][0][:, 1] == 0).all()
-    with pytest.raises(InputError, match=rf"fold 0 has 0 demonstrations to test at offset {far}"):
+    with pytest.raises(InputError, match=rf"fold 0 at offset {far} has 0 demonstrations to test"):
         label_probes.compute(model, prompts, 2000, settings=Settings(offsets=[far], folds=2))
 
 
 def test_the_majority_is_that_of_what_is_fitted_on():
     tokens = np.array([7, 7, 5, 5, 9, 3])
-    assert label_probes.commonest(tokens, 2).tolist() == [7, 7, 5, 5, -1, -1]
-    assert label_probes.commonest(tokens, 3).tolist() == [7, 7, 5, 5, -1, 3]  # ties go to the smaller id
+    assert label_probes.keep_most_frequent(tokens, 2).tolist() == [7, 7, 5, 5, -1, -1]
+    assert label_probes.keep_most_frequent(tokens, 3).tolist() == [7, 7, 5, 5, -1, 3]  # ties go to the smaller id
 
 
 def test_the_first_prompts_of_each_seed_are_read(language_model, tokenizer):
@@ -175,7 +175,7 @@ def test_what_cannot_be_probed_is_refused_in_one_sentence(language_model, tokeni
         label_probes.compute(model, tokenize(prompts_table(count=3), tokenizer), 2000)
     table = prompts_table(count=6)
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = table.at[3, "text_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; probes need label words"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstration, but probes require label words"):
         label_probes.compute(model, tokenize(table, tokenizer), 2000)
 
 
@@ -209,15 +209,19 @@ def table():
 
 
 def test_the_summary_counts_all_folds_together_and_says_whether_offset_0_is_best(table):
-    found = summarise(table, Bootstrap(resamples=100)).set_index(["metric", "offset", "layer", "head"])["value"]
-    assert found["accuracy", 0, 1, 1] == 1
-    assert found["accuracy", 0, 1, 2] == 0.75
-    assert found["layer", 0, 1, 0] == found["mean", 0, 0, 0] == 0.875
-    assert found["mean", 1, 0, 0] == 0.375
-    assert found["peak", 1, 0, 0] == 0.5
-    whole = summarise(table, Bootstrap(resamples=100)).set_index(["metric", "offset", "layer", "head"])
-    peak = whole.loc[("peak", 1, 0, 0)]
-    # Head 2 is correct for 4 of 4 or 2 of 4, so a resample of the prompts moves the mean between the two.
+    whole = summarise(table, Bootstrap(resamples=100))
+    accuracy = whole[whole["metric"] == "accuracy"].set_index(["offset", "layer", "head"])["value"]
+    assert accuracy[0, 0, 0] == 1
+    assert accuracy[0, 0, 1] == 0.75
+    means = whole[whole["metric"] != "accuracy"].set_index(["metric", "offset"])
+    assert means["head"].isna().all()
+    assert means.loc["layer", "layer"].tolist() == [0, 0]
+    assert means.loc[["mean", "peak"], "layer"].isna().all()
+    assert means.loc[("layer", 0), "value"] == means.loc[("mean", 0), "value"] == 0.875
+    assert means.loc[("mean", 1), "value"] == 0.375
+    assert means.loc[("peak", 1), "value"] == 0.5
+    peak = means.loc[("peak", 1)]
+    # Head 1 is correct for 4 of 4 or 2 of 4, so a resample of the prompts moves the mean between the two.
     assert 0.375 <= peak["low"] < 0.5 < peak["high"] <= 0.625
     assert peak["prompts"] == 4
     assert peak["demonstrations"] == 16
@@ -226,5 +230,5 @@ def test_the_summary_counts_all_folds_together_and_says_whether_offset_0_is_best
 
 @pytest.mark.parametrize("spoil", [lambda t: t.drop(index=0), lambda t: pd.concat([t, t.head(1)])])
 def test_a_table_with_a_probe_missing_or_twice_is_refused(table, spoil):
-    with pytest.raises(InputError, match="lacks a fold, offset, layer or head"):
+    with pytest.raises(InputError, match="missing or duplicate folds, offsets, layers or heads"):
         summarise(spoil(table))

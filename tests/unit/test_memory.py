@@ -93,7 +93,7 @@ def test_greedy_answers_make_one_row_of_logits_for_each_prompt(wide_model, token
 
 def test_the_loss_of_a_large_vocabulary_is_that_of_the_first_tokens(wide_model, tokenizer, monkeypatch):
     prompts = tokenize(prompts_table("sst2", count=4), tokenizer)
-    monkeypatch.setattr(observed, "OBSERVED", 6 * VOCABULARY)
+    monkeypatch.setattr(observed, "MAX_LOGITS", 6 * VOCABULARY)
     with Largest(wide_model.network) as largest:
         found = observed.observe(wide_model, prompts)["next_token_loss"]
     assert largest.elements <= 7 * VOCABULARY
@@ -129,7 +129,7 @@ def test_what_a_backward_pass_holds_is_within_what_is_counted(family):
 def test_the_sizes_of_any_family_can_be_read(family):
     sizes = memory.sizes(unsupported(family, 300)[0])
     assert sizes.vocabulary == 300
-    assert 0 < sizes.row(10, 10) < sizes.row(10, 10, "graph")
+    assert 0 < sizes.row_bytes(10, 10) < sizes.row_bytes(10, 10, "graph")
 
 
 def test_the_embedded_models_batches_are_those_of_the_budget():
@@ -140,6 +140,6 @@ def test_the_embedded_models_batches_are_those_of_the_budget():
     on_cpu = replace(sizes, bounded=True)
     for tokens in (16, 60, 150, 300):
         for kept in ("layer", "states", "graph"):
-            assert on_cpu.rows(4096, tokens, 0, kept) == 4096 // tokens
-            assert on_cpu.rows(4096, tokens, 200, kept) == sizes.rows(4096, tokens, 200, kept)
-    assert on_cpu.held(4096) == 4 * 4096
+            assert on_cpu.max_rows(4096, tokens, 0, kept) == 4096 // tokens
+            assert on_cpu.max_rows(4096, tokens, 200, kept) == sizes.max_rows(4096, tokens, 200, kept)
+    assert on_cpu.max_cached_tokens(4096) == 4 * 4096

@@ -18,7 +18,6 @@ from icl_lens.cli.commands import main
 from icl_lens.config.parse import parse_settings
 from icl_lens.models import loading
 from icl_lens.prompts.protocol import build
-from icl_lens.statistics import probes
 from icl_lens.studies import registry
 from icl_lens.studies.representation_change import paired_prompts
 from icl_lens.studies.run import run
@@ -141,7 +140,6 @@ def test_a_study_runs_on_a_device_and_finds_what_it_finds_on_the_cpu(study, fold
     case = CASES[study]
     monkeypatch.chdir(folder)
     monkeypatch.setattr(code, "code_hash", lambda *modules: "")  # saves half a second per study
-    monkeypatch.setattr(probes, "MOST_STEPS", 20)  # the fit runs on the CPU
     settings = parse_settings(study, json.dumps(case.settings)) if case.settings else None
     options = [further.option for further in registry.study(study).further]
     further = {option: written(name, None) for option, name in zip(options, case.further, strict=True)}

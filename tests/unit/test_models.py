@@ -105,9 +105,9 @@ def test_an_absent_folder_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
-        ("*.safetensors", "holds no weights: a *.safetensors file is needed"),
-        ("tokenizer*", "holds no tokenizer: tokenizer.json is needed"),
-        ("config.json", "holds no config.json"),
+        ("*.safetensors", "has no weights; add *.safetensors"),
+        ("tokenizer*", "has no tokenizer; add its tokenizer.json"),
+        ("config.json", "is not a checkpoint: config.json is missing"),
     ],
 )
 def test_a_folder_without_a_part_is_told(broken, pattern, sentence):
@@ -126,9 +126,9 @@ def test_damaged_parts_are_told(broken):
     (broken / "tokenizer.json").write_text("{")
     assert "the tokenizer cannot be loaded" in fault(broken)
     (broken / "config.json").write_text("{")
-    assert "config.json is not a model config" in fault(broken)
+    assert "config.json is not a valid model configuration" in fault(broken)
     (broken / "config.json").write_text('{"model_type": "no_such_family"}')
-    assert "config.json is not a model config" in fault(broken)
+    assert "config.json is not a valid model configuration" in fault(broken)
 
 
 def test_weights_that_are_not_in_the_file_are_told_not_made_up(broken):
@@ -146,7 +146,7 @@ def test_another_models_tokenizer_is_told(broken):
     model.resize_token_embeddings(50)
     model.save_pretrained(broken)
     assert config["vocab_size"] > 50
-    assert "is it another model's tokenizer?" in fault(broken)
+    assert "use the tokenizer of this model" in fault(broken)
 
 
 @pytest.mark.parametrize("network", [BertForMaskedLM, BertLMHeadModel])
@@ -158,7 +158,7 @@ def test_an_encoder_is_refused(broken, network, tokenizer):
     (broken / "model.safetensors").unlink()
     network(config).save_pretrained(broken)
     sentence = fault(broken)
-    assert "so it is an encoder; a decoder-only language model is needed" in sentence
+    assert "is an encoder (it attends to later tokens); use a decoder-only language model" in sentence
 
 
 def test_an_encoder_decoder_is_refused(broken, tokenizer):
@@ -181,7 +181,7 @@ def test_a_folder_with_code_of_its_own_is_not_run(broken):
     config = json.loads((broken / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
     (broken / "config.json").write_text(json.dumps(config))
-    assert "config.json is not a model config" in fault(broken)
+    assert "config.json is not a valid model configuration" in fault(broken)
 
 
 def test_weights_of_another_size_are_told(broken):
@@ -202,7 +202,7 @@ def test_weights_that_are_not_numbers_are_told(broken):
     network = loading.load(broken).network
     network.transformer.wpe.weight.fill_(float("nan"))
     network.save_pretrained(broken)
-    assert "its logits are not finite in float32" in fault(broken)
+    assert "logits are non-finite in float32" in fault(broken)
 
 
 def test_the_name_of_the_folder_one_stands_in_is_its_own(checkpoint, monkeypatch):
@@ -267,7 +267,7 @@ def test_a_prompt_longer_than_the_context_is_left_out_and_said(language_model, t
     model.network.config.n_positions = exact
     assert batching.fitting(model, prompts[:1]) == prompts[:1], "a prompt as long as the context fits"
     model.network.config.n_positions = CONTEXT
-    with pytest.raises(InputError, match="no prompt fits its context of 512 tokens"):
+    with pytest.raises(InputError, match="all prompts are longer than its context of 512 tokens"):
         batching.fitting(model, [prompts[1]])
 
 
@@ -332,20 +332,20 @@ def test_a_written_out_activation_becomes_one_operation(tmp_path, tokenizer, fam
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_of_one_row_in_the_last_layer_are_those_of_all_rows(language_model, tokenizer, family):
     model = language_model(family)
-    assert model.ends_in_last_rows
+    assert model.last_row_mode
     prompts = tokenize(shared_table("sst2", count=12), tokenizer)
     with torch.inference_mode():
         kept = list(batching.shared_batches(model, prompts, 1000)) + list(batching.batches(model, prompts, 1000))
         assert {bool(batch.prefix) for batch in kept if batch.ids.shape[1] > 1} == {False, True}
         found = [last_logits(model, batch) for batch in kept]
-        model.__dict__["ends_in_last_rows"] = None
+        model.__dict__["last_row_mode"] = None
         for batch, logits in zip(kept, found, strict=True):
             torch.testing.assert_close(logits, last_logits(model, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_the_last_layer_runs_one_row_through_its_feed_forward_part(language_model, tokenizer):
     model = language_model("llama")
-    assert model.ends_in_last_rows == "alone"
+    assert model.last_row_mode == "rows_only"
     widths = []
     for layer in model.network.model.layers:
         layer.mlp.register_forward_hook(lambda module, given, out: widths.append(out.shape[1]))
@@ -370,10 +370,10 @@ def test_the_loss_of_prompts_that_share_is_that_of_each_alone(language_model, to
 @pytest.mark.parametrize(("family", "last"), [("gpt2", True), ("llama", True), ("gemma3_text", True), ("gemma2", False)])
 def test_states_that_meet_the_vocabulary_matrix_later_give_the_same_logits(language_model, family, last):
     network = language_model(family).network
-    assert vocabulary.is_last(network) is last  # Gemma 2 caps its logits
+    assert vocabulary.is_plain(network) is last  # Gemma 2 caps its logits
     ids = torch.arange(1, 9)[None]
     plain = network(input_ids=ids).logits
-    with vocabulary.late(network):
+    with vocabulary.defer(network):
         states = network(input_ids=ids).logits
     if last:
         torch.testing.assert_close(network.get_output_embeddings()(states), plain)

@@ -39,7 +39,7 @@ def test_the_first_prompt_is_read_unless_another_is_asked_for(folder):
             assert one.label_words[label].startswith(one.words[anchor])
     assert r"\n" in first.words
     assert "\n" not in "".join(first.words)
-    with pytest.raises(InputError, match=r"holds the flow of prompt 100, 102, not of 101; choose one of these"):
+    with pytest.raises(InputError, match=r"prompt 101 is not in .*flow\.parquet \(available: 100, 102\); set items"):
         one_prompt.read(folder, 101)
 
 
@@ -82,8 +82,8 @@ def test_what_the_table_leaves_out_is_told_and_counts_as_rest(folder):
     some = one_prompt.OnePrompt(whole.tokens, kept, whole.answer, whole.about, whole.label_words)
     for layer in range(3):
         dropped = whole.edges[(whole.edges["layer"] == layer) & (whole.edges["saliency"] < 0.2 * largest)]
-        assert some.left_out(layer) == pytest.approx(dropped["saliency"].sum() / dropped["layer_total"].iloc[0])
-        assert whole.left_out(layer) == pytest.approx(0, abs=1e-9)
+        assert some.omitted_share(layer) == pytest.approx(dropped["saliency"].sum() / dropped["layer_total"].iloc[0])
+        assert whole.omitted_share(layer) == pytest.approx(0, abs=1e-9)
         assert one_prompt.sums(some, layer)["share"].sum() == pytest.approx(1)
 
 
@@ -93,7 +93,7 @@ def test_a_layer_along_which_nothing_flows_has_no_shares(folder):
     empty = one_prompt.OnePrompt(one.tokens, nothing, one.answer, one.about, one.label_words)
     assert (one_prompt.sums(empty, 0)["share"] == 0).all()
     assert (empty.in_layer(0)["relative"] == 0).all()
-    assert empty.left_out(0) == 0
+    assert empty.omitted_share(0) == 0
 
 
 def test_a_text_keeps_the_blanks_between_tokens_whose_tokenizer_drops_them():
@@ -113,10 +113,10 @@ def test_a_text_keeps_the_blanks_between_tokens_whose_tokenizer_drops_them():
     ],
 )
 def test_layers_are_named_by_their_depth_or_numbered(layers, depth, expected):
-    assert one_prompt.numbered(layers, depth) == expected
-    assert list(one_prompt.numbered(layers, depth)) == list(expected)
+    assert one_prompt.layer_names(layers, depth) == expected
+    assert list(one_prompt.layer_names(layers, depth)) == list(expected)
 
 
 def test_a_layer_that_is_not_there_is_told():
-    with pytest.raises(InputError, match=r"layer 6 is to be drawn \(items\.\*\.layers\), but the model has layers 0 to 5"):
-        one_prompt.numbered([6], 6)
+    with pytest.raises(InputError, match=r"items\.\*\.layers: layer 6 does not exist; the model has layers 0 to 5"):
+        one_prompt.layer_names([6], 6)

@@ -112,26 +112,26 @@ def test_a_template_may_be_anything_that_a_prompt_can_be_written_from(template):
 )
 def test_a_template_that_no_query_can_be_written_from_is_refused(template):
     told = refused({**GOOD, "template": template})
-    assert told.startswith(f"config: own_tasks.mine: template {template!r} must hold {{text}} once and end with {{label}}")
+    assert told.startswith(f"config: own_tasks.mine: template {template!r} must contain {{text}} once, end with {{label}}")
 
 
 @pytest.mark.parametrize("template", ["{text}\nVerdict: {label}", "{text}\n{label}", "{text}:\t{label}"])
 def test_a_blank_before_the_label_is_refused_and_told_where_it_belongs(template):
-    assert "the blank before {label} belongs to the label words" in refused({**GOOD, "template": template})
+    assert "must not have whitespace before {label}" in refused({**GOOD, "template": template})
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ({"neg": "bad", "pos": " good"}, "label_words: 'bad' must begin with a blank"),
-        ({"neg": " ", "pos": " good"}, "label_words: ' ' must begin with a blank, hold a word"),
-        ({"neg": " bad ", "pos": " good"}, "label_words: ' bad ' must begin with a blank, hold a word and end with it"),
-        ({"neg": "", "pos": " good"}, "label_words: '' must begin with a blank"),
-        ({"neg": " good", "pos": " good"}, "label_words: two classes have the same label word"),
-        ({"neg": " bad"}, "should have at least 2 items"),
-        ([" bad", " good"], "it must be a mapping"),
-        ({"neg": None, "pos": " good"}, "label_words.neg' is None"),
-        ({1: " bad", "1": " good", "2": " so"}, "two keys are the same label, once as a number and once as text"),
+        ({"neg": "bad", "pos": " good"}, "label_words: 'bad' must be a word with a leading space"),
+        ({"neg": " ", "pos": " good"}, "label_words: ' ' must be a word with a leading space"),
+        ({"neg": " bad ", "pos": " good"}, "label_words: ' bad ' must be a word with a leading space and no trailing space"),
+        ({"neg": "", "pos": " good"}, "label_words: '' must be a word with a leading space"),
+        ({"neg": " good", "pos": " good"}, "label_words: duplicate word ' good'; words must be unique"),
+        ({"neg": " bad"}, "must have at least 2 items"),
+        ([" bad", " good"], "must be a mapping"),
+        ({"neg": None, "pos": " good"}, "label_words.neg' must be a valid string, got None"),
+        ({1: " bad", "1": " good", "2": " so"}, "duplicate label, once as a number and once as text"),
         ({0.5: " bad", "pos": " good"}, "label_words"),
         ({None: " bad", "pos": " good"}, "label_words"),
     ],
@@ -146,7 +146,9 @@ def test_label_words_that_cannot_be_are_one_sentence(words, sentence):
 def test_an_unquoted_yes_is_told(key, read):
     words = yaml.safe_load(f'{{{key}: " good", other: " bad"}}')
     told = refused({**GOOD, "label_words": words})
-    assert f"YAML reads an unquoted yes, no, true or false as {read}; write it in quotes" in told
+    assert (
+        f"a label must be text, got {read} (YAML reads unquoted yes, no, true and false as booleans); put it in quotes" in told
+    )
     assert told.startswith("config: own_tasks.mine.label_words: ")
     quoted = yaml.safe_load(f'{{"{key}": " good", other: " bad"}}')
     assert parsed({**GOOD, "label_words": quoted}).task("mine").classes == (key, "other")
@@ -159,21 +161,21 @@ def test_an_unquoted_yes_is_told(key, read):
         ({"template": GOOD["template"], **FILES}, "'own_tasks.mine.label_words' is missing"),
         (
             {k: v for k, v in GOOD.items() if k != "test"},
-            "own_tasks.mine: test is missing: name a file, or a data set on the hub",
+            "own_tasks.mine: test is missing; set it to a file, or set hub to a data set on the Hub",
         ),
         ({"template": GOOD["template"], "label_words": WORDS}, "own_tasks.mine: test is missing"),
-        ({**GOOD, "config": "x"}, "own_tasks.mine: revision and config go with hub"),
-        ({**GOOD, "revision": "x"}, "own_tasks.mine: revision and config go with hub"),
-        ({**GOOD, "text": "title"}, "'own_tasks.mine.text' is 'title'; it must be a list, such as ['title']"),
-        ({**GOOD, "text": []}, "'own_tasks.mine.text' is []"),
+        ({**GOOD, "config": "x"}, "own_tasks.mine: revision and config need hub"),
+        ({**GOOD, "revision": "x"}, "own_tasks.mine: revision and config need hub"),
+        ({**GOOD, "text": "title"}, "'own_tasks.mine.text' must be a list, such as ['title'], got 'title'"),
+        ({**GOOD, "text": []}, "'own_tasks.mine.text' must have at least 1 item, got []"),
         ({**GOOD, "tempate": "x"}, "unknown key 'own_tasks.mine.tempate' (= 'x'); did you mean 'template'?"),
         (
             {"like": "sst2", "label_words": {"negative": " A", "positive": " B"}, "train": "x"},
-            "like: sst2 brings its own texts",
+            "like: sst2 provides the texts",
         ),
-        ({"like": "sst2", "label_words": WORDS}, "label_words: the classes of sst2 are negative, positive; name each once"),
-        ({"like": "ssst", "label_words": WORDS}, "own_tasks.mine: like: 'ssst' is none of sst2, trec, agnews, emoc"),
-        ({"like": "mine", "label_words": WORDS}, "own_tasks.mine: like: 'mine' is none of sst2"),
+        ({"like": "sst2", "label_words": WORDS}, "label_words: the keys must be the classes of sst2"),
+        ({"like": "ssst", "label_words": WORDS}, "own_tasks.mine: like: 'ssst' is unknown (known: sst2, trec, agnews, emoc)"),
+        ({"like": "mine", "label_words": WORDS}, "own_tasks.mine: like: 'mine' is unknown (known: sst2"),
     ],
 )
 def test_a_fault_names_the_task_the_key_and_the_remedy(keys, sentence):
@@ -183,8 +185,8 @@ def test_a_fault_names_the_task_the_key_and_the_remedy(keys, sentence):
 def test_a_name_of_the_papers_or_of_a_folder_of_the_results_is_refused():
     assert refused(GOOD, "sst2") == "config: own_tasks.sst2: sst2 is a task of the paper; choose another name"
     for name in STAGES:
-        assert f"the name {name!r} is a folder of the results tree; choose another" in refused(GOOD, name)
-    assert "a name is made of letters" in refused(GOOD, "my/task")
+        assert f"the name {name!r} is reserved for a folder of the results; choose another" in refused(GOOD, name)
+    assert "must be a name of letters" in refused(GOOD, "my/task")
 
 
 def test_a_definition_says_the_same_as_the_config():
@@ -200,7 +202,7 @@ def test_a_task_without_a_definition_must_be_the_papers():
     assert parse.parse_task("sst2", None) == (TASKS["sst2"], None)
     with pytest.raises(InputError, match="'mine' is unknown"):
         parse.parse_task("mine", None)
-    with pytest.raises(InputError, match="--definition is not YAML"):
+    with pytest.raises(InputError, match="--definition is not valid YAML"):
         parse.parse_task("mine", "{a: [")
 
 

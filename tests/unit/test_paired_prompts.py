@@ -179,15 +179,15 @@ def test_prompts_are_written_as_an_artifact_of_their_kind(tmp_path):
     table, about = artifacts.read(out, "paired_prompts")
     assert len(table) == 100
     assert about["task"] == {"name": "reading", "title": "Who is doing what"}
-    with pytest.raises(InputError, match="is a paired_prompts table where a prompts table is wanted"):
+    with pytest.raises(InputError, match="is a paired_prompts table; expected a prompts table"):
         artifacts.read(out, "prompts")
 
 
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"lines": {"examples": [1, 2]}}, "examples must hold 0, with which all else is compared"),
-        ({"lines": {"examples": [0, 16]}}, "16 lists of other lines are asked for, but there are 15"),
+        ({"lines": {"examples": [1, 2]}}, "examples must contain 0, the baseline,"),
+        ({"lines": {"examples": [0, 16]}}, "examples contains 16, but the grid has only 15 other lines"),
         ({"reading": {"examples": [0]}}, "examples"),
         ({"lines": {"slope": [1.0]}}, "did you mean 'slopes'"),
     ],

@@ -33,7 +33,7 @@ def test_jobs_are_counted_once_and_those_that_are_done_not_at_all():
 
 
 def test_what_is_no_summary_is_refused():
-    with pytest.raises(InputError, match="standard input is no summary of Snakemake's"):
+    with pytest.raises(InputError, match="standard input is not a Snakemake summary"):
         plan.jobs(io.StringIO("nothing\n"))
 
 
@@ -81,7 +81,7 @@ def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
 
 def test_a_model_of_unknown_size_is_told():
     own = parse.parse({"models": [{"name": "own", "hub": "someone/something"}]})
-    with pytest.raises(InputError, match="model own: its size is not known before it is fetched"):
+    with pytest.raises(InputError, match="model own: the size is unknown until the model is fetched"):
         plan.size(own, own.models[0])
 
 
@@ -89,7 +89,7 @@ def test_the_report_names_jobs_hours_and_disk(paper):
     lines = list(plan.report(paper, io.StringIO(SUMMARY)))
     assert lines[0] == "3 jobs: 1 figure, 1 icl, 1 saliency"
     assert any(line.startswith("| gpt2-xl | saliency | 1 | 4360 | ") for line in lines)
-    assert any(line.startswith("disk: 6.2 GB to fetch into downloads (6.2 GB of it models)") for line in lines)
+    assert any(line.startswith("disk space, at most: 6.2 GB of downloads in downloads (6.2 GB for models)") for line in lines)
 
 
 def test_configs_are_laid_over_each_other_as_snakemake_does_it(tmp_path):

@@ -83,7 +83,7 @@ def test_a_beginning_of_sequence_token_can_be_asked_for_and_left_out():
 
 
 def test_a_beginning_of_sequence_token_that_there_is_not_is_told(tokenizer):
-    with pytest.raises(InputError, match=re.escape("is wanted (bos: yes), but the tokenizer has none")):
+    with pytest.raises(InputError, match=re.escape("bos is yes, but the tokenizer has no BOS token")):
         tokenize(prompts_table(), tokenizer, bos=True)
 
 
@@ -93,8 +93,8 @@ def test_the_first_piece_of_a_long_label_word_is_its_anchor_and_that_is_said_onc
         prompts = tokenize(prompts_table("emoc", count=5), tokenizer)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == len(set(said)) > 0
-    assert all("is its anchor" in line for line in said)
-    assert any("' Angry' is" in line for line in said)
+    assert all("its anchor is the first token" in line for line in said)
+    assert any("' Angry' has" in line for line in said)
     for prompt in prompts:
         assert [prompt.ids[a] for a in prompt.anchors] == [prompt.label_ids[c] for c in prompt.demo_labels]
 
@@ -119,7 +119,7 @@ def test_an_unknown_label_word_is_refused():
     table = prompts_table()
     table["text"] = table["text"].str.replace(" Negative", " Neutrall")
     table["label_words"] = [[" Neutrall", " Positive"]] * len(table)
-    with pytest.raises(InputError, match="the tokenizer does not know the label word ' Neutrall'"):
+    with pytest.raises(InputError, match="the label word ' Neutrall' is unknown to the tokenizer"):
         tokenize(table, word_level())
 
 
@@ -133,18 +133,18 @@ def test_a_span_that_is_not_the_label_word_is_refused(tokenizer):
 def test_a_class_index_without_a_label_word_is_refused(tokenizer):
     table = prompts_table()
     table["gold"] = 2
-    with pytest.raises(InputError, match="prompt 100: a class index is outside its 2 label words"):
+    with pytest.raises(InputError, match="prompt 100: class indices in gold and demo_labels must be from 0 to 1"):
         tokenize(table, tokenizer)
 
 
 @pytest.mark.parametrize(
     ("column", "value", "sentence"),
     [
-        ("prompt_id", 101, "prompt_id 101 stands twice"),
-        ("demo_labels", [0], "prompt 100: 1 demo_labels, but 2 label_spans"),
-        ("label_spans", [[1, 2, 3], [4, 5, 6]], "prompt 100: a label span is not a [start, end) pair"),
-        ("text", " ", "prompt 100: its text is empty"),
-        ("text", "Review: fine\nSentiment: Positive", "prompt 100: its text ends with a label word"),
+        ("prompt_id", 101, "duplicate prompt_id 101"),
+        ("demo_labels", [0], "prompt 100: 1 demo_labels but 2 label_spans"),
+        ("label_spans", [[1, 2, 3], [4, 5, 6]], "prompt 100: each label span must be a [start, end) pair"),
+        ("text", " ", "prompt 100: the text is empty"),
+        ("text", "Review: fine\nSentiment: Positive", "prompt 100: the text ends with a label word"),
     ],
 )
 def test_a_table_that_is_not_in_order_is_refused(tokenizer, column, value, sentence):
@@ -162,5 +162,5 @@ def test_a_label_word_that_shares_a_token_with_its_surroundings_is_refused(token
     table.at[0, "text"] = text[: end - 4] + text[end - 4 : end] + "s" + text[end:]
     moved = [[s + (s > start), e + (s > start)] for s, e in table.at[0, "label_spans"]]
     table.at[0, "label_spans"] = moved
-    with pytest.raises(InputError, match="shares a token with the text around it"):
+    with pytest.raises(InputError, match="shares a token with the surrounding text"):
         tokenize(table, word_level())

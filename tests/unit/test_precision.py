@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from icl_lens.attention.flow import ends_in_rows
+from icl_lens.attention.flow import supports_single_row
 from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models import loading, prefixes
@@ -21,7 +21,7 @@ CHECKS = {
     "is the family supported?": lambda model: require_supported(model.network),
     "is the model causal?": lambda model: loading._require_causal("folder", model.network),
     "can it share a beginning?": lambda model: prefixes.is_shareable(model.network),
-    "can its last layer do with some rows?": lambda model: ends_in_rows(model.network),
+    "can its last layer do with some rows?": lambda model: supports_single_row(model.network),
     "can its demonstrations be compressed?": compressed_demonstrations.require_compressible,
     "can it be decomposed?": lambda model: Decomposer(model.network),
 }
@@ -89,16 +89,16 @@ def test_checks_whose_two_sides_make_other_products_pass_on_a_device_that_reduce
     model = language_model("llama")
     torch.set_float32_matmul_precision("medium")
     with emulated():
-        assert precision.measured(CPU) == "bfloat16"
-        assert model.ends_in_rows
+        assert precision.measured_format(CPU) == "bfloat16"
+        assert model.supports_single_row
         Decomposer(model.network)
 
 
 def test_the_emulated_device_reduces_products_where_torch_is_set_to_it():
     with emulated():
-        assert precision.measured(CPU) == "float32"
+        assert precision.measured_format(CPU) == "float32"
         torch.set_float32_matmul_precision("medium")
-        assert precision.measured(CPU) == "bfloat16"
+        assert precision.measured_format(CPU) == "bfloat16"
 
 
 def test_fast_says_which_products_the_device_has(caplog):
@@ -108,7 +108,7 @@ def test_fast_says_which_products_the_device_has(caplog):
 
 
 def test_fast_where_the_device_has_no_such_products_is_exact_and_says_so(caplog, monkeypatch):
-    monkeypatch.setattr(precision, "measured", lambda device: "float32")
+    monkeypatch.setattr(precision, "measured_format", lambda device: "float32")
     with caplog.at_level(logging.WARNING), precision.products("fast", CPU) as found:
         assert found == "float32"
         assert torch.get_float32_matmul_precision() == "highest"  # other kernels would add in a different order
@@ -119,7 +119,7 @@ def test_fast_where_the_device_has_no_such_products_is_exact_and_says_so(caplog,
 
 def test_exact_on_a_device_that_reduces_anyway_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    monkeypatch.setattr(precision, "measured", lambda device: "tf32")
+    monkeypatch.setattr(precision, "measured_format", lambda device: "tf32")
     with (
         pytest.raises(InputError, match=r"^matmul is exact, but cuda multiplies .* in tf32 .*; remove NVIDIA_TF32_OVERRIDE=1 "),
         precision.products("exact", torch.device("cuda")),
@@ -137,4 +137,4 @@ def test_a_format_is_told_by_its_digits(monkeypatch, digits, format):
     inner = torch.Tensor.__matmul__
     rounded = lambda one, other: inner(one, (other * 2.0**digits).round() / 2.0**digits)  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
-    assert precision.measured(CPU) == format
+    assert precision.measured_format(CPU) == format

@@ -10,7 +10,7 @@ from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import tokenize
 from icl_lens.statistics.resampling import Bootstrap
-from icl_lens.studies.kernel_regression import texts_alone
+from icl_lens.studies.kernel_regression import single_texts
 from icl_lens.studies.kernel_regression.prediction_similarity import compute as prediction_similarity
 from icl_lens.studies.kernel_regression.prediction_similarity.summary import (
     agree_by_chance,
@@ -23,7 +23,7 @@ from icl_lens.studies.kernel_regression.prediction_similarity.summary import (
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES, tiny
 from ..prompts_table import prompts_table
-from ..reference import texts_alone as reference
+from ..reference import single_texts as reference
 
 TOLERANCE = 1e-4
 CORE = ("gpt2", "gptj", "gpt_neox", "llama")
@@ -63,7 +63,7 @@ def test_a_text_begins_with_the_beginning_of_sequence_token_where_its_prompt_doe
     tokenizer = sentencepiece_like()
     model = LanguageModel("llama", tiny("llama", len(tokenizer)), tokenizer, "float32", {})
     for bos, first in (("auto", True), (False, False)):
-        texts = texts_alone.texts_of(model, tokenize(prompts_table("agnews", count=2), tokenizer, bos)).texts
+        texts = single_texts.distinct_texts(model, tokenize(prompts_table("agnews", count=2), tokenizer, bos)).texts
         assert all((text.ids[0] == tokenizer.bos_token_id) == first for text in texts)
         assert all((text.ids[1:] != tokenizer.bos_token_id).all() for text in texts)
 
@@ -71,15 +71,15 @@ def test_a_text_begins_with_the_beginning_of_sequence_token_where_its_prompt_doe
 def test_each_distinct_text_is_read_once(language_model, tokenizer, monkeypatch):
     model = language_model("gpt2")
     prompts = tokenize(prompts_table("trec", count=12), tokenizer)
-    alone = texts_alone.texts_of(model, prompts)
+    alone = single_texts.distinct_texts(model, prompts)
     assert len(alone.texts) < 12 * 7
     assert len({text.ids.tobytes() for text in alone.texts}) == len(alone.texts)
     for prompt, query, demos in zip(prompts, alone.query, alone.demos, strict=True):
         assert alone.texts[query].text == prompt.text[slice(*prompt.query_span)]
         assert [alone.texts[d].text for d in demos] == [prompt.text[a:b] for a, b in prompt.text_spans]
     whole = prediction_similarity.compute(model, prompts, 2000)
-    monkeypatch.setattr(texts_alone, "_HELD", 1)  # the texts of two prompts never fit in memory together
-    assert len(list(texts_alone.portions(model, prompts))) == 12
+    monkeypatch.setattr(single_texts, "_MAX_BYTES", 1)  # the texts of two prompts never fit in memory together
+    assert len(list(single_texts.split_by_memory(model, prompts))) == 12
     pd.testing.assert_frame_equal(prediction_similarity.compute(model, prompts, 2000), whole, rtol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_text_without_a_token_is_refused(language_model, tokenizer):
     table = prompts_table(count=1)
     start = table.at[0, "text_spans"][0][0]
     table.at[0, "text_spans"] = [[start, start], table.at[0, "text_spans"][1]]
-    with pytest.raises(InputError, match=r"prompt 100: the text at character \d+ has no token of its own"):
+    with pytest.raises(InputError, match=r"prompt 100: no token ends inside the text at character \d+"):
         prediction_similarity.compute(language_model("gpt2"), tokenize(table, tokenizer), 2000)
 
 
@@ -162,17 +162,18 @@ def test_resamples_are_correlations_of_the_drawn_prompts(tables):
 
 
 def test_the_summary_finds_the_heads_that_follow_the_similarity(tables):
-    table = summarise(*tables, Bootstrap(resamples=200)).set_index(["metric", "layer", "head"]).sort_index()
-    pooled = table.loc["pooled"]
-    assert pooled.loc[(2, 2), "value"] > 0.9
-    assert pooled.loc[(1, 1), "low"] < 0 < pooled.loc[(1, 1), "high"]
+    table = summarise(*tables, Bootstrap(resamples=200)).set_index("metric")
+    pooled = table.loc["pooled"].set_index(["layer", "head"])
+    assert pooled.loc[(1, 1), "value"] > 0.9
+    assert pooled.loc[(0, 0), "low"] < 0 < pooled.loc[(0, 0), "high"]
     assert pooled["by_chance"].isna().all()
     for way in ("pooled", "per_prompt"):
         largest = table.loc[f"largest: {way}"]
-        assert largest.index.tolist() == [(2, 2)]
-        assert 0 < largest["by_chance"].iloc[0] < 0.6
-        assert largest["beyond"].iloc[0] == pytest.approx(largest["value"].iloc[0] - largest["by_chance"].iloc[0])
-    resembles = table.loc[("resemblance: pooled", 0, 0)]
+        assert largest[["layer", "head"]].tolist() == [1, 1]
+        assert 0 < largest["by_chance"] < 0.6
+        assert largest["beyond"] == pytest.approx(largest["value"] - largest["by_chance"])
+    resembles = table.loc["resemblance: pooled"]
+    assert resembles[["layer", "head"]].isna().all()
     assert resembles["low"] > 0  # the prediction is the label of the most similar demonstration
     assert resembles["by_chance"] < 0.1
     assert (table["prompts"] == 40).all()
@@ -194,11 +195,11 @@ def test_chance_is_what_permuted_similarities_and_heads_give(tables):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda s, a: (s, a[a["prompt_id"] != 3]), "of different prompts"),
+        (lambda s, a: (s, a[a["prompt_id"] != 3]), "have different prompts"),
         (lambda s, a: (s, a.drop(index=7)), "lacks a layer or head"),
-        (lambda s, a: (s, pd.concat([a, a.head(1)])), "stands twice"),
-        (lambda s, a: (s.assign(similarity=[v[:2] for v in s["similarity"]]), a), "differ in the demonstrations"),
-        (lambda s, a: (s, a.assign(task="trec")), "there is no kernel_regression table of m on sst2"),
+        (lambda s, a: (s, pd.concat([a, a.head(1)])), "duplicate prompts"),
+        (lambda s, a: (s.assign(similarity=[v[:2] for v in s["similarity"]]), a), "have different demonstrations"),
+        (lambda s, a: (s, a.assign(task="trec")), "the kernel_regression table of m on sst2, fresh-2shot is missing"),
     ],
 )
 def test_tables_that_do_not_go_together_are_refused(tables, spoil, said):

@@ -79,7 +79,7 @@ def test_prompts_without_demonstrations_and_too_few_prompts_stand_alone():
     assert [(g.index, len(g.ids)) for g in prefixes.groups(bare)] == [([0, 1], 0)]
     pair = [prompt([1, 2, 3, 4]), prompt([1, 2, 3, 5])]
     assert [len(g.ids) for g in prefixes.groups(pair)] == [3]
-    assert [(g.index, len(g.ids)) for g in prefixes.groups(pair, least=3)] == [([0, 1], 0)]
+    assert [(g.index, len(g.ids)) for g in prefixes.groups(pair, min_size=3)] == [([0, 1], 0)]
 
 
 def test_at_least_one_token_of_each_prompt_remains():
@@ -116,7 +116,7 @@ def test_the_study_reads_the_prefix_once_and_the_tails_alone(language_model, tok
     model = language_model("gpt2")
     prompts = shared_prompts(tokenizer)
     assert model.shares_prefixes
-    assert model.ends_in_last_rows  # check both before the hook counts anything
+    assert model.last_row_mode  # check both before the hook counts anything
     read = []
     model.network.transformer.wte.register_forward_hook(lambda module, args, output: read.append(args[0].shape))
     icl.compute(model, prompts, 10**6)
@@ -259,9 +259,9 @@ def test_rows_are_recorded_after_a_prefix(language_model, tokenizer, family, of_
 
 def test_a_family_that_cannot_share_reads_every_prompt_whole(language_model, tokenizer, monkeypatch, caplog):
     model = language_model("llama")
-    forget = prefixes._Beginning.update
-    monkeypatch.setattr(prefixes._Beginning, "update", lambda self, k, v, *a, **o: forget(self, k, v * 1.01))
+    forget = prefixes._FixedLayer.update
+    monkeypatch.setattr(prefixes._FixedLayer, "update", lambda self, k, v, *a, **o: forget(self, k, v * 1.01))
     with caplog.at_level(logging.INFO):
-        assert [len(g.ids) for g in batching.sharing(model, shared_prompts(tokenizer))] == [0]
+        assert [len(g.ids) for g in batching.group_by_prefix(model, shared_prompts(tokenizer))] == [0]
         assert not model.shares_prefixes
-    assert caplog.text.count("model llama cannot share a prefix: each prompt is read whole") == 1
+    assert caplog.text.count("model llama does not support shared prefixes: each prompt is processed in full") == 1

@@ -104,7 +104,7 @@ def test_a_killed_client_takes_its_command_along_and_a_killed_command_is_told(se
             os.kill(client.pid if killed == "client" else fork, signal.SIGKILL)
             said = client.stderr.read()
             assert client.wait(20) == (-signal.SIGKILL if killed == "client" else 1)
-        assert ("its process was killed" in said) is (killed == "command")
+        assert ("the process of the command was killed" in said) is (killed == "command")
         until = time.monotonic() + 20
         while forks() and time.monotonic() < until:
             time.sleep(0.05)

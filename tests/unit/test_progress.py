@@ -23,8 +23,8 @@ def test_a_download_is_told_in_bytes_and_what_was_here_before_is_no_speed(caplog
         advance(700_000_000)
         advance(1_800_000_000)
     assert [record.getMessage() for record in caplog.records] == [
-        "gpt2: x: 3.2 GB of 5.0 GB, 100.0 MB a second",
-        "gpt2: x: 5.0 GB of 5.0 GB, 150.0 MB a second",
+        "gpt2: x: 3.2 GB of 5.0 GB, 100.0 MB per second",
+        "gpt2: x: 5.0 GB of 5.0 GB, 150.0 MB per second",
     ]
 
 

@@ -96,7 +96,7 @@ def test_a_class_with_few_texts_makes_the_pool_smaller_which_the_metadata_says(t
 
 @pytest.mark.parametrize("name", ["pooled-2shot", "ordered-2shot"])
 def test_a_pool_has_one_demonstration_per_class(name):
-    with pytest.raises(InputError, match="is no prompt set"):
+    with pytest.raises(InputError, match="is not a prompt set"):
         protocol.Protocol.of(name)
 
 
@@ -165,22 +165,24 @@ def test_the_papers_example():
 
 @pytest.mark.parametrize("name", ["fresh", "fresh-0shot", "fresh-1shots", "new-1shot", ""])
 def test_a_set_that_names_no_protocol_is_told(name):
-    with pytest.raises(InputError, match="is no prompt set; a set is named like fresh-1shot"):
+    with pytest.raises(InputError, match="is not a prompt set; use a name such as fresh-1shot"):
         protocol.build(TASKS["agnews"], corpus(4), name, [42], 5)
 
 
 def test_too_few_training_texts_are_told():
-    with pytest.raises(InputError, match=r"task agnews: 30 demonstrations per class .* has [0-9]+ texts of class 0 \(World\)"):
+    with pytest.raises(
+        InputError, match=r"task agnews: 30 demonstrations per class .* has only [0-9]+ texts of class 0 \(World\)"
+    ):
         protocol.build(TASKS["agnews"], corpus(4), "fresh-30shot", [42], 5)
-    with pytest.raises(InputError, match=r"has 0 texts of class 3 \(Technology\)"):
+    with pytest.raises(InputError, match=r"has only 0 texts of class 3 \(Technology\)"):
         protocol.build(TASKS["agnews"], corpus(3), "shared-1shot", [42], 5)
 
 
 def test_an_empty_split_and_a_strange_label_are_told():
     table = corpus(4)
-    with pytest.raises(InputError, match="the corpus has no test texts"):
+    with pytest.raises(InputError, match="the test split of the corpus is empty"):
         protocol.build(TASKS["agnews"], table[table["split"] == "train"], "fresh-1shot", [42], 5)
-    with pytest.raises(InputError, match="a label outside 0 to 1"):
+    with pytest.raises(InputError, match="the labels of the corpus must be from 0 to 1"):
         protocol.build(TASKS["sst2"], table, "fresh-1shot", [42], 5)
 
 
@@ -227,8 +229,8 @@ def test_fewer_shots_of_a_shared_set_are_the_set_with_fewer_shots(task):
 
 def test_too_few_training_texts_for_an_auxiliary_set_are_told():
     with pytest.raises(
-        InputError, match=r"1 demonstrations and 30 further examples per class are asked for, but .* has [0-9]+ "
+        InputError, match=r"1 demonstrations and 30 further examples per class are required, but .* has only [0-9]+ "
     ):
         protocol.build(TASKS["agnews"], corpus(4), "shared-1shot-auxiliary", [42], 5, auxiliary=30)
-    with pytest.raises(InputError, match="is no prompt set"):
+    with pytest.raises(InputError, match="is not a prompt set"):
         protocol.build(TASKS["agnews"], corpus(4), "fresh-1shot-auxiliary", [42], 5)

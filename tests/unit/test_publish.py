@@ -206,7 +206,7 @@ def test_check_finds_exactly_what_differs(made, docs, claims, tmp_path, capsys):
 
 def test_results_that_fail_the_audit_are_not_published(results, claims, tmp_path):
     (results / "figures/figure_3.png").write_text("another picture")
-    refused(results, tmp_path, claims, r"real does not pass `icl-lens audit`.*figure_3.png is not what it was")
+    refused(results, tmp_path, claims, r"real does not pass `icl-lens audit`.*figure_3.png has changed since")
 
 
 def test_a_text_of_the_data_set_is_never_published(results, claims, tmp_path, monkeypatch):
@@ -217,11 +217,11 @@ def test_a_text_of_the_data_set_is_never_published(results, claims, tmp_path, mo
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(docs, tmp_path):
-    publish._require_own(docs / "gemma")
+    publish._require_only_own_files(docs / "gemma")
     other = shutil.copytree(docs / "gemma", tmp_path / "gemma")
     (other / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"did not write \(gemma/mine.txt\)"):
-        publish._require_own(other)
+        publish._require_only_own_files(other)
 
 
 def test_items_are_found_in_whichever_folder_has_them(results, claims, tmp_path):
@@ -260,19 +260,19 @@ def test_a_claim_about_a_column_that_seeds_have_no_values_of_has_no_spread(resul
 
 
 def test_the_name_is_the_models_unless_there_are_several(results, claims, tmp_path):
-    refused(results, tmp_path, claims, "--name a/b cannot be a file name", name="a/b")
+    refused(results, tmp_path, claims, "--name a/b is not a valid file name", name="a/b")
     path = results / "studies/m/sst2/shared-1shot/reweighting.parquet"
     table, about = artifacts.read(path, "reweighting")
     artifacts.write(path, table, about | {"model": MODEL | {"name": "other"}})
     outputs = [results / f"tables/table_1.{ending}" for ending in ("csv", "md", "tex")]
     write_record(results / "tables/table_1.json", [path], outputs)
-    refused(results, tmp_path, claims, r"several models are shown \(m, other\): give --name", name=None)
+    refused(results, tmp_path, claims, r"the results contain several models \(m, other\); pass --name", name=None)
 
 
 def test_the_command_says_in_one_sentence_what_it_lacks(results, claims, tmp_path, capsys):
     for name in ("figures", "tables"):
         shutil.rmtree(results / name)
-    for folder, said in ((tmp_path, "holds no claims file"), (claims, "none of the items to publish is there")):
+    for folder, said in ((tmp_path, "contains no claims file"), (claims, "no figure or table to publish")):
         assert command(results, tmp_path / "docs", folder) == 1
         error = capsys.readouterr().err
         assert said in error

@@ -16,7 +16,7 @@ from icl_lens.reader_organism.code import code_hashes
 from icl_lens.reader_organism.material import Material, build_vocabulary
 from icl_lens.reader_organism.recipe import Recipe
 from icl_lens.studies.representation_change import lines, reading
-from icl_lens.studies.representation_change.paired_answers import number
+from icl_lens.studies.representation_change.paired_answers import parse_number
 from icl_lens.studies.representation_change.settings import Lines, Reading
 
 TINY = Recipe(
@@ -138,7 +138,7 @@ def test_examples_lower_the_shipped_readers_error_on_both_tasks():
         return table.assign(answer=generation.greedy_answers(model, encode(table, model.tokenizer), 6, 4096))
 
     listed = answered(lines.build(Lines(queries_per_line=1, examples=[0, 2]), 1).query("not control"))
-    listed["error"] = [abs(number(a) - float(t)) for a, t in zip(listed["answer"], listed["truth"], strict=True)]
+    listed["error"] = [abs(parse_number(a) - float(t)) for a, t in zip(listed["answer"], listed["truth"], strict=True)]
     told = answered(reading.build(Reading(queries=20, distractors=[1], examples=[0, 2]), 1).query("not control"))
     told["error"] = [float(t not in a) for a, t in zip(told["answer"], told["truth"], strict=True)]
     for table in (listed, told):

@@ -63,7 +63,7 @@ def test_the_deciding_cell_is_the_one_farthest_from_the_rule_or_nearest_where_an
     found = read(claim(above=0.5), shown)
     assert (found.cell, found.value, found.low, found.high) == ("layer 2", *AGAINST)
     assert (found.lowest, found.highest, found.cells) == (0.2, 0.9, 3)
-    assert found.reason == "holds in 1, cannot be told in 1, fails in 1 of 3 cells"
+    assert found.reason == "holds in 1, is inconclusive in 1, fails in 1 of 3 cells"
     assert read(claim(above=0.5, take="any"), shown).cell == "layer 1"
 
 

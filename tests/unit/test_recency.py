@@ -91,7 +91,7 @@ def test_rows_come_prompt_by_prompt_layer_by_layer_place_by_place(study, languag
 def test_a_prompt_without_demonstrations_is_refused(study, language_model, tokenizer):
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; recency compares the attention to several"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstrations; use a prompt set with demonstrations"):
         study.function("compute")(language_model("gpt2"), tokenize(table, tokenizer), 2000)
 
 

@@ -162,7 +162,7 @@ def test_items_come_by_number():
 
 
 def test_a_study_that_does_not_exist_is_refused_with_those_that_do():
-    with pytest.raises(InputError, match=r"there is no study saliencies; known: .*saliency"):
+    with pytest.raises(InputError, match=r"unknown study saliencies; known studies: .*saliency"):
         registry.study("saliencies")
 
 
@@ -194,29 +194,37 @@ SYNTHETIC = Schema("sample", 1, {"x": FLOAT}, (), "synthetic")
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("package", None, "is None; it must be of type str"),
-        ("help", 1, "is 1; it must be of type str"),
-        ("schema", {"x": FLOAT}, r"is \{'x': .*\}; it must be of type Schema"),
-        ("schema", study_schema("other", {"x": FLOAT}), "is of kind 'other'; it must have the study's name"),
-        ("schema", SYNTHETIC, "has stage 'synthetic'; it must be studies"),
-        ("schema", Schema("sample", 1, {"x": FLOAT}, (), "studies"), "lacks columns that every study has"),
-        ("cost", 1, "is 1; it must be of type Cost"),
-        ("settings", Settings, "is <class .*>; it must be of type Keys or NoneType"),
-        ("settings", Keys("sample", Settings(), ""), r"hold Settings\(\); they must be a class derived from"),
-        ("settings", Keys("sample", dict, ""), "hold <class 'dict'>; they must be a class derived from"),
-        ("reads", "prompts", "is 'prompts'; it must be of type Schema or NoneType"),
-        ("further", Further("more", "", "pooled-1shot"), r"is Further\(.*\); it must be of type tuple"),
-        ("further", ("more",), "holds 'more'; each entry must be of type Further"),
-        ("further", (Further("model", "", "pooled-1shot"),), "holds the option 'model'; take another name"),
-        ("inputs", len, "is <built-in function len>; it must be of type str"),
-        ("tensors", 1, "is 1; it must be of type bool"),
-        ("checkpoints", lambda settings: {}, "come from the settings, but the study has none"),
-        ("alone", "yes", "is 'yes'; it must be of type bool"),
-        ("walked", None, "is None; it must be of type bool"),
-        ("items", item(), r"is Item\(.*\); it must be of type tuple"),
-        ("items", ("figure_sample",), "holds 'figure_sample'; each entry must be of type Item"),
-        ("items", (item(), item()), "hold figure_sample twice"),
-        ("items", (item(studies="sample"),), "hold figure_sample with studies='sample'; it must be a tuple"),
+        ("package", None, "must be of type str, got None"),
+        ("help", 1, "must be of type str, got 1"),
+        ("schema", {"x": FLOAT}, r"must be of type Schema, got \{'x': .*\}"),
+        ("schema", study_schema("other", {"x": FLOAT}), "must have the name of the study as its kind, got 'other'"),
+        ("schema", SYNTHETIC, "must have stage studies, got 'synthetic'"),
+        ("schema", Schema("sample", 1, {"x": FLOAT}, (), "studies"), "lacks columns that each study has"),
+        ("cost", 1, "must be of type Cost, got 1"),
+        ("settings", Settings, "must be of type Keys or NoneType, got <class .*>"),
+        (
+            "settings",
+            Keys("sample", Settings(), ""),
+            r"must contain a class derived from icl_lens.section.Section, got Settings\(\)",
+        ),
+        (
+            "settings",
+            Keys("sample", dict, ""),
+            "must contain a class derived from icl_lens.section.Section, got <class 'dict'>",
+        ),
+        ("reads", "prompts", "must be of type Schema or NoneType, got 'prompts'"),
+        ("further", Further("more", "", "pooled-1shot"), r"must be of type tuple, got Further\(.*\)"),
+        ("further", ("more",), "must contain only entries of type Further, got 'more'"),
+        ("further", (Further("model", "", "pooled-1shot"),), "invalid or reserved option name 'model'; use another name"),
+        ("inputs", len, "must be of type str, got <built-in function len>"),
+        ("tensors", 1, "must be of type bool, got 1"),
+        ("checkpoints", lambda settings: {}, "depend on the settings, but the study has no settings"),
+        ("alone", "yes", "must be of type bool, got 'yes'"),
+        ("walked", None, "must be of type bool, got None"),
+        ("items", item(), r"must be of type tuple, got Item\(.*\)"),
+        ("items", ("figure_sample",), "must contain only entries of type Item, got 'figure_sample'"),
+        ("items", (item(), item()), "duplicate name figure_sample"),
+        ("items", (item(studies="sample"),), "figure_sample: studies must be a tuple, got 'sample'"),
     ],
 )
 def test_a_mistake_in_a_study_is_refused_by_the_name_of_its_field(field, value, fault):
@@ -227,18 +235,18 @@ def test_a_mistake_in_a_study_is_refused_by_the_name_of_its_field(field, value, 
 @pytest.mark.parametrize("field", ["inputs", "tensors"])
 def test_what_needs_prompts_is_refused_where_a_study_reads_none(field):
     value = {"inputs": "prepare", "tensors": True}[field]
-    with pytest.raises(InputError, match=f"study sample: {field} is for studies that read prompts, but reads is None"):
+    with pytest.raises(InputError, match=f"study sample: {field} is only for studies that read prompts, but reads is None"):
         declared(schema=SYNTHETIC, reads=None, **{field: value})
 
 
 def test_checkpoints_that_are_no_function_are_refused():
-    with pytest.raises(InputError, match="study sample: checkpoints is 'folder'; it must be a function of the settings"):
+    with pytest.raises(InputError, match="study sample: checkpoints must be a function of the settings, got 'folder'"):
         declared(settings=Keys("sample", Settings, ""), checkpoints="folder")
 
 
 def test_a_study_that_reads_no_prompts_has_a_synthetic_table():
     assert declared(reads=None, schema=SYNTHETIC).reads is None
-    with pytest.raises(InputError, match="schema has stage 'studies'; it must be synthetic"):
+    with pytest.raises(InputError, match="schema must have stage synthetic"):
         declared(reads=None)
 
 
@@ -329,38 +337,38 @@ def test_no_plugins_change_nothing():
 @pytest.mark.parametrize(
     ("name", "fields", "fault"),
     [
-        ("icl", {}, "icl-lens has a study named icl itself; rename the folder"),
-        ("anchors", {}, "icl-lens has a group of figures named anchors itself; rename the folder"),
-        ("My-Study", {}, "'My-Study' cannot be a study's name"),
-        ("os", {}, "'os' is a name that icl-lens uses itself; rename the folder"),
-        ("figure", {}, "'figure' is a target of the workflow; rename the folder"),
-        ("class", {}, "'class' cannot be a study's name"),
-        ("sample", {"kind": "other"}, "study sample: schema is of kind 'other'; it must have the study's name"),
-        ("sample", {"item": "figure_3"}, "sample: items: icl-lens has a figure or table named figure_3 already; rename it"),
-        ("sample", {"item": "sample"}, "plugins: sample: items: 'sample' cannot be a figure's or table's name"),
-        ("sample", {"reads": "absent"}, "plugins: sample: items: figure_sample reads a study absent, which does not exist"),
+        ("icl", {}, "the name 'icl' is taken by a study of icl-lens; rename the folder"),
+        ("anchors", {}, "the name 'anchors' is taken by a group of figures of icl-lens; rename the folder"),
+        ("My-Study", {}, "'My-Study' is not a valid study name"),
+        ("os", {}, "the name 'os' is taken by a module of icl-lens; rename the folder"),
+        ("figure", {}, "the name 'figure' is taken by a target of the workflow; rename the folder"),
+        ("class", {}, "'class' is not a valid study name"),
+        ("sample", {"kind": "other"}, "study sample: schema must have the name of the study as its kind, got 'other'"),
+        ("sample", {"item": "figure_3"}, "sample: items: duplicate name figure_3; names of figures and tables must be unique"),
+        ("sample", {"item": "sample"}, "plugins: sample: items: 'sample' is not a valid name of a figure or table"),
+        ("sample", {"reads": "absent"}, "plugins: sample: items: figure_sample reads the unknown study absent"),
         (
             "sample",
             {"text": DECLARATION.replace("fresh-1shot", "fresh-oneshot")},
-            "plugins: sample: items: figure_sample: set: 'fresh-oneshot' is no prompt set",
+            "plugins: sample: items: figure_sample: set: 'fresh-oneshot' is not a prompt set",
         ),
         (
             "sample",
             {"text": DECLARATION.replace("A sample", "").replace('title=""', "title=None")},
-            "study sample: items hold figure_sample with title=None; it must be a string",
+            "study sample: items figure_sample: title must be a string, got None",
         ),
         (
             "sample",
             {"text": DECLARATION.replace("passes=1", "passes='one'")},
-            r"study sample: \S+study\.py, line \d+: TypeError: passes is 'one'; it must be a number",
+            r"study sample: \S+study\.py, line \d+: TypeError: passes must be a number, got 'one'",
         ),
         (
             "sample",
             {"text": DECLARATION.replace("__package__", "'sample'")},
-            "study sample: package is 'sample'; it must be __package__",
+            "study sample: package must be __package__, got 'sample'",
         ),
-        ("sample", {"keys": "isolation"}, "settings: the keys isolation belong to another study; choose another name"),
-        ("sample", {"text": ""}, "study.py defines no STUDY = Study"),
+        ("sample", {"keys": "isolation"}, "settings: the key isolation is used by another study; choose another name"),
+        ("sample", {"text": ""}, "study.py must define STUDY = Study"),
         ("sample", {"text": "x = 1\nx = y"}, r"study\.py, line 2: NameError: name 'y' is not defined"),
         (
             "sample",
@@ -372,11 +380,11 @@ def test_no_plugins_change_nothing():
             {"text": "import absent"},
             r"study\.py, line 1: ModuleNotFoundError: No module named 'absent'",
         ),
-        ("sample", {"text": "STUDY = 1"}, "study.py defines no STUDY = Study"),
+        ("sample", {"text": "STUDY = 1"}, "study.py must define STUDY = Study"),
         (
             "sample",
             {"text": DECLARATION.replace("__package__", "'somewhere.sample'")},
-            "study sample: package is 'somewhere.sample'; it must be __package__",
+            "study sample: package must be __package__, got 'somewhere.sample'",
         ),
     ],
 )
@@ -388,13 +396,16 @@ def test_a_plugin_with_a_mistake_is_refused(tmp_path, name, fields, fault):
 def test_a_plugin_without_compute_py_is_refused(tmp_path):
     place = folder(tmp_path)
     (place / "compute.py").unlink()
-    with pytest.raises(InputError, match=r"study sample: \S+sample holds no compute\.py"), plugins.added(place):
+    with pytest.raises(InputError, match=r"study sample: \S+sample contains no compute\.py"), plugins.added(place):
         pass
 
 
 def test_a_folder_that_is_no_plugin_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for place, fault in (("absent", "is not a folder; name a folder"), ("empty", "holds no study.py; docs/extending.md says")):
+    for place, fault in (
+        ("absent", "is not a folder; give a folder"),
+        ("empty", "contains no study.py; see docs/extending.md"),
+    ):
         with pytest.raises(InputError, match=fault), plugins.added(tmp_path / place):
             pass
 

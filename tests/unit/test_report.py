@@ -60,7 +60,7 @@ def results(tmp_path):
         **more,
     )
     inputs = ["studies/m/sst2/shared-1shot/isolation.parquet"]
-    for item, endings in (("figures/figure_4", ("csv", "svg", "pdf", "png")), ("tables/table_4", ("csv", "md", "tex"))):
+    for item, endings in (("figures/figure_4", ("csv", "svg", "pdf", "png", "txt")), ("tables/table_4", ("csv", "md", "tex"))):
         (results / item).parent.mkdir(parents=True, exist_ok=True)
         for ending in endings:
             (results / f"{item}.{ending}").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
@@ -88,13 +88,13 @@ def test_the_page_says_what_held_and_from_what(results):
     assert "0.912 [0.800, 1.000]" in html
     assert 'href="../corpora/sst2.parquet"' in html
     assert hashes.file_hash(results / "corpora/sst2.parquet")[:12] in html
-    assert "3 prompts a task over seeds 7; float32 on cpu" in html
+    assert "3 prompts per task, seeds 7; float32 on cpu" in html
     assert "A note on figure_4." in html
 
 
 def test_items_stand_in_the_order_of_their_numbers():
     names = ["table_2", "figure_controls", "figure_10", "table_1", "figure_9"]
-    assert sorted(names, key=page._place) == ["figure_9", "figure_10", "figure_controls", "table_1", "table_2"]
+    assert sorted(names, key=page._sort_key) == ["figure_9", "figure_10", "figure_controls", "table_1", "table_2"]
 
 
 def test_no_text_becomes_markup(results):
@@ -123,7 +123,7 @@ def test_pictures_have_a_text_that_states_the_finding(results):
 
 def test_a_missing_figure_is_told_in_one_sentence(results):
     (results / "figures/figure_4.csv").unlink()
-    with pytest.raises(InputError, match="figure_4 is missing or damaged; `snakemake figure_4 --cores all` makes it"):
+    with pytest.raises(InputError, match="figure_4 is missing or corrupted; run `snakemake figure_4 --cores all` to make it"):
         make(results)
     assert not (results / "report/index.html").exists()
 
@@ -144,7 +144,7 @@ def test_in_a_browser_it_sorts_filters_and_takes_no_orders_from_data(results):
         outcome = Select(driver.find_element("css selector", "#outcome"))
         outcome.select_by_visible_text("same pattern")
         assert shown() == ["same pattern"]
-        outcome.select_by_visible_text("every outcome")
+        outcome.select_by_visible_text("all outcomes")
         driver.find_element("css selector", "#words").send_keys("nobody")
         assert shown() == ["not testable here"]
         driver.find_element("css selector", "#words").clear()
@@ -203,17 +203,17 @@ def test_one_prompt_can_be_walked_in_a_browser(results):
             pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(driver, 20).until(condition)
 
         wait(lambda d: d.execute_script("return document.documentElement.dataset.walk") == "ready")
-        assert find("id", "walk-answer").text == f"m answers {EVIL}, which is right."
+        assert find("id", "walk-answer").text == f"m predicts {EVIL}, which is correct."
         assert [mark.text for mark in driver.find_elements("css selector", "#walk-tokens mark")] == ["a"]
         lines = "#walk-flow svg g.mark-rule path, #walk-flow svg g.mark-rule line"
         wait(lambda d: len(d.find_elements("css selector", lines)) == 2)
-        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 0, strongest: a from <script>")
+        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 0, strongest edges: a from <script>")
         driver.execute_script(
             "const layer = document.getElementById('walk-layer'); layer.value = 1; layer.dispatchEvent(new Event('input'))"
         )
-        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 1, strongest: : from <script>")
+        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 1, strongest edges: : from <script>")
         select(find("id", "walk-measure")).select_by_value("attention")
-        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 1, strongest: a from <script>")
+        assert find("id", "walk-flow").get_attribute("aria-label").startswith("Layer 1, strongest edges: a from <script>")
         assert find("id", "walk-shares").get_attribute("aria-label") == "Layer 1: S_wp 0.5, S_pq 0.25, S_ww 0.25"
         select(find("id", "walk-seed")).select_by_visible_text("8")
         assert select(find("id", "walk-prompt")).first_selected_option.get_attribute("value") == "1"
@@ -271,7 +271,7 @@ def test_every_text_stands_out_from_what_lies_behind_it(results, scheme):
 def test_one_claim_in_two_files_is_refused(results):
     (results.parent / "again.yaml").write_text(json.dumps({**CLAIMS, "name": "Another paper"}))
     files = [results.parent / "claims.yaml", results.parent / "again.yaml"]
-    with pytest.raises(InputError, match="the claim holds stands in two claims files"):
+    with pytest.raises(InputError, match="duplicate claim id holds in two claims files"):
         page.write(results, ["figure_4"], files, PAGE, results / "report/index.html")
 
 
@@ -313,7 +313,7 @@ def test_a_page_without_a_failed_item_says_what_is_missing_and_why(results):
     assert '<article id="table_4"' in html
     verdicts = re.findall(r'<tr data-outcome="([^"]+)"', html)
     assert verdicts == ["not testable here"] * 3
-    assert html.count("Here: figure_4 was not made in this run: ValueError") == 2
+    assert html.count("Result: figure_4 was not made in this run: ValueError") == 2
     assert "Incomplete:" not in make(results).read_text()
 
 
@@ -324,7 +324,7 @@ def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
     assert sorted(path.name for path in out.parent.iterdir()) == ["incomplete.json", "index.html"]
     told = [fault for fault in audit.audit(results, registry.schemas())[1] if "report" in fault.sentence]
     assert [fault.sentence for fault in told] == [
-        f"{out.with_name('incomplete.json')}: the report is incomplete, figure_14, figure_4 missing from it"
+        f"{out.with_name('incomplete.json')}: the report is incomplete, missing: figure_14, figure_4"
     ]
     assert set(told[0].remove) == {out, out.with_name("incomplete.json")}
     make(results)
@@ -338,8 +338,8 @@ def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
         ("reading\rreading\nicl-lens saliency: prompts.parquet does not exist\n\n", "prompts.parquet does not exist"),
         ("In [3]\n\x1b[31mInputError\x1b[39m: prompt 99 is not there\n", "prompt 99 is not there"),
         ("Cell In[3], line 4\nAttributeError: no such column\n", "AttributeError: no such column"),
-        ("\n", "it failed without a message"),
-        (None, "it failed without a message"),
+        ("\n", "the job failed without an error message"),
+        (None, "the job failed without an error message"),
     ],
 )
 def test_the_reason_of_a_failed_job_is_the_last_line_of_its_log(tmp_path, log, said):

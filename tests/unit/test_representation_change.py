@@ -109,7 +109,7 @@ def test_other_families_agree_on_one_prompt(language_model, listed, family):
         logits, cache, states, attended = representation_change._forward(model, batch, every)
         place = batch.index.index(0)
         pooled = representation_change.pool(states, batch, queries)
-        answers = generation.Answering(model, batch, cache, logits).greedy(3)[place]
+        answers = generation.Continuations(model, batch, cache, logits).greedy(3)[place]
     expected_pooled, expected_attended = reference.read(model.network, prompts[0].ids.tolist(), queries[0], sets)
     assert close(pooled[:, :, place], expected_pooled)
     assert close(attended[place], expected_attended)
@@ -194,7 +194,7 @@ def test_no_query_that_fits_in_every_condition_is_told(tokenizer):
     table = lines.build(SMALL.lines, 42)
     shortest = min(len(p.ids) for p in encode(table, tokenizer))
     model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=shortest), tokenizer, "float32", {})
-    with pytest.raises(InputError, match="model gpt2: no query fits its context in every condition; ask for fewer examples"):
+    with pytest.raises(InputError, match="model gpt2: no query fits the context in every condition; use fewer examples"):
         representation_change.prepare(given(model, table))
 
 
@@ -219,7 +219,7 @@ def test_a_chat_keeps_every_span_and_opens_the_answer(told):
 
 def test_a_span_that_does_not_reach_the_end_is_refused(language_model, listed):
     table = listed.assign(query_span=[[start, end - 3] for start, end in listed["query_span"]])
-    with pytest.raises(InputError, match="its last token is not the last of its query_span"):
+    with pytest.raises(InputError, match="the last token of the prompt is not the last token of its query_span"):
         run(language_model("gpt2"), table)
 
 

@@ -25,14 +25,14 @@ def test_any_model_can_be_named_for_it():
     assert chosen.shown("rc_rsa") == (["llama"], ["reading"])
     assert chosen.shown("figure_5")[0] == ["organism"]
     assert chosen.model("llama").hub == hub["hub"]
-    assert [model.name for model in chosen.every_model] == ["organism", "llama"]
+    assert [model.name for model in chosen.all_models] == ["organism", "llama"]
 
 
 def test_a_model_may_stand_in_both_lists_but_not_another_of_its_name():
     mine = {"name": "mine", "path": "a"}
     both = parse.parse({"models": [mine], "representation_models": [mine]})
-    assert len(both.every_model) == 1
-    with pytest.raises(InputError, match="representation_models: mine is another model under models"):
+    assert len(both.all_models) == 1
+    with pytest.raises(InputError, match="representation_models: 'mine' is already the name of a different model in models"):
         parse.parse({"models": [mine], "representation_models": [{"name": "mine", "path": "b"}]})
 
 
@@ -42,7 +42,7 @@ def test_a_model_may_stand_in_both_lists_but_not_another_of_its_name():
         ({"items": {"rc_rsa": {"models": ["organism"]}}}, "items.rc_rsa.models: 'organism' is unknown"),
         ({"items": {"rc_rsa": {"tasks": ["sst2"]}}}, "items.rc_rsa.tasks: 'sst2' is unknown"),
         ({"representation_models": []}, "representation_models"),
-        ({"representation_models": [{"name": "figures", "path": "a"}]}, "is a folder of the results tree"),
+        ({"representation_models": [{"name": "figures", "path": "a"}]}, "is reserved for a folder of the results"),
     ],
 )
 def test_what_it_cannot_show_is_refused_with_a_sentence(keys, said):

@@ -30,13 +30,13 @@ PLAN = Bootstrap(resamples=200)
     ],
 )
 def test_a_number_is_read_at_the_beginning_or_not_at_all(answer, value):
-    found = paired_answers.number(answer)
+    found = paired_answers.parse_number(answer)
     assert math.isnan(found) if value is None else found == value
 
 
 def test_an_activity_is_read_in_the_first_line():
-    assert paired_answers.names(" Reading a book.\nNora is baking", "reading a book")
-    assert not paired_answers.names("Hannah.\nNora is reading a book", "reading a book")
+    assert paired_answers.mentions(" Reading a book.\nNora is baking", "reading a book")
+    assert not paired_answers.mentions("Hannah.\nNora is reading a book", "reading a book")
 
 
 def told(answers):
@@ -57,7 +57,7 @@ def told(answers):
     )
 
 
-def test_an_answer_is_right_when_it_names_the_target_and_no_distractor():
+def test_an_answer_is_correct_if_it_names_the_target_and_no_distractor():
     rows = told(lambda row: row.truth).head(4).copy()
     rows["answer"] = [
         rows["truth"].iloc[0],
@@ -71,7 +71,7 @@ def test_an_answer_is_right_when_it_names_the_target_and_no_distractor():
     assert found["likelihood_error"].tolist() == [0] * 4
 
 
-def test_lists_are_judged_by_distance_and_what_is_no_number_is_missing():
+def test_the_error_of_a_list_is_a_distance_and_missing_without_a_number():
     rows = pd.DataFrame(
         {
             "task": "lines",
@@ -136,7 +136,7 @@ def tensors_of(rows, seed=0):
     }
 
 
-def test_each_alignment_stands_where_its_tensor_has_it():
+def test_alignments_have_the_layer_and_hypothesis_of_their_tensor():
     rows = told(lambda row: "")
     tensors = tensors_of(rows)
     found = summary.alignments(rows, tensors, PLAN)
@@ -172,7 +172,7 @@ def test_a_querys_own_alignment_is_that_of_its_row():
     rng = np.random.default_rng(0)
     hypothesis = matrices(told(lambda row: "").query("examples == 0"))["activity"]
     cosine = rng.normal(size=len(condensed(hypothesis)))
-    found = summary.own_alignment(cosine, hypothesis)
+    found = summary.query_alignment(cosine, hypothesis)
     square = np.zeros_like(hypothesis)
     square[np.triu_indices(len(hypothesis), 1)] = cosine
     square += square.T
@@ -197,15 +197,16 @@ def test_a_correlation_is_found_where_attention_rises_with_improvement():
         (found["change"] == "attention") & (found["improvement"] == "log_prob") & (found["contrast"] == "examples - none")
     ]
     by_layer = of[of["of"] == "layer"].set_index("layer")
-    assert by_layer.loc[1, "value"] == pytest.approx(1)
-    assert by_layer.loc[1, "q"] <= 0.02
-    assert math.isnan(by_layer.loc[2, "value"])  # the attention does not change in this layer
+    assert by_layer.index.tolist() == [0, 1]
+    assert by_layer.loc[0, "value"] == pytest.approx(1)
+    assert by_layer.loc[0, "q"] <= 0.02
+    assert math.isnan(by_layer.loc[1, "value"])  # the attention does not change in this layer
     assert of[of["of"] == "share of layers"]["value"].iloc[0] == 0.5
     error = found[(found["improvement"] == "error") & (found["of"] == "share of layers")]
     assert error["value"].isna().all()  # the errors of all answers stay the same
 
 
-def test_probe_accuracies_stand_where_their_tensor_has_them():
+def test_probe_accuracies_have_the_layer_and_component_of_their_tensor():
     rows = told(lambda row: "")
     tensors = tensors_of(rows)
     found = summary.probe_accuracies(rows, tensors, PLAN)
@@ -217,7 +218,13 @@ def test_probe_accuracies_stand_where_their_tensor_has_them():
 def test_conditions_are_compared_by_their_means():
     rows = told(lambda row: row.truth if row.examples else "")
     tables = summary.behaviour(rows, PLAN), summary.alignments(rows, tensors_of(rows), PLAN), summary.ratios(rows, PLAN)
-    found = summary.across_conditions(*tables).set_index("contrast")
+    found = summary.condition_changes(*tables).set_index("contrast")
     assert found.loc["examples - none", "error"] == -1
     assert found["alignment"].notna().all()
     assert found["attention"].notna().all()
+
+
+def test_layers_of_attention_ratios_count_from_0_and_means_have_no_layer():
+    found = summary.ratios(told(lambda row: ""), PLAN)
+    assert set(found.loc[found["of"] == "layer", "layer"]) == {0, 1}
+    assert found.loc[found["of"] == "mean of layers", "layer"].isna().all()

@@ -68,7 +68,7 @@ def inputs(tokenizer):
 def run(model, tokenizer, settings=SETTINGS, budget=2000):
     prompts, auxiliary, more = inputs(tokenizer)
     return reweighting.compute(
-        model, prompts, budget, settings=settings, auxiliary=auxiliary, few_shot=more, shots=2, own_shots=1
+        model, prompts, budget, settings=settings, auxiliary=auxiliary, few_shot=more, shots=2, prompt_shots=1
     )
 
 
@@ -139,7 +139,7 @@ def test_training_reads_each_beginning_once_and_then_single_tokens(language_mode
     model = language_model("gpt2")
     _, auxiliary, _ = inputs(tokenizer)
     assert model.shares_prefixes
-    assert model.ends_in_last_rows
+    assert model.last_row_mode
     read = []
     model.network.register_forward_pre_hook(lambda m, a, k: read.append(tuple(k["input_ids"].shape)), with_kwargs=True)
     reweighting.train(model, {42: auxiliary}, SETTINGS)
@@ -157,7 +157,7 @@ def test_a_seed_learns_side_by_side_what_it_learns_alone(language_model, tokeniz
     longer = [dataclasses.replace(p, ids=np.concatenate([p.ids, p.ids[-9:]]), gold=(p.gold + 1) % 4) for p in auxiliary[::-1]]
     runs = {42: auxiliary, 43: longer}
     assert model.shares_prefixes
-    assert model.ends_in_last_rows
+    assert model.last_row_mode
     rows = []
     handle = model.network.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
     together = reweighting.train(model, runs, SETTINGS)
@@ -174,7 +174,7 @@ def test_seeds_are_trained_apart_where_there_is_no_room(language_model, tokenize
     model = language_model("gpt2")
     _, auxiliary, _ = inputs(tokenizer)
     assert model.shares_prefixes
-    assert model.ends_in_last_rows
+    assert model.last_row_mode
     rows = []
     model.network.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
     found = reweighting.train(model, {43: auxiliary, 42: auxiliary, 44: auxiliary[1:]}, SETTINGS, batch_tokens=10)
@@ -227,7 +227,7 @@ def test_half_precision_stays_near(language_model, tokenizer, dtype):
 
 def test_training_that_leaves_the_numbers_range_is_told(language_model, tokenizer):
     model = language_model("gpt2")
-    with pytest.raises(InputError, match="seed 42: training leaves the range of float32"):
+    with pytest.raises(InputError, match="seed 42: training exceeds the range of float32"):
         run(model, tokenizer, Settings(epochs=2, learning_rate=1e30))
 
 
@@ -252,17 +252,17 @@ def test_the_baseline_has_as_many_demonstrations_as_the_context_holds(language_m
 def test_tables_that_do_not_go_together_are_told(language_model, tokenizer):
     model = language_model("gpt2")
     table, auxiliary = tables()
-    with pytest.raises(InputError, match="the auxiliary prompts have none of seed 42"):
+    with pytest.raises(InputError, match="seed 42: there are no training prompts"):
         prepared(model, tokenizer, train=auxiliary.assign(seed=43))
     strange = auxiliary.assign(demo_indices=[[9, 8, 7, 6]] * len(auxiliary))
-    with pytest.raises(InputError, match="seed 42: the auxiliary prompts have other demonstrations"):
+    with pytest.raises(InputError, match="seed 42: the training prompts and the prompts have different demonstrations"):
         prepared(model, tokenizer, train=strange)
-    with pytest.raises(InputError, match="the few-shot prompts have other queries"):
+    with pytest.raises(InputError, match="the prompts with more demonstrations and the prompts have different queries"):
         prepared(model, tokenizer, baseline=few(table).assign(query_index=0))
-    with pytest.raises(InputError, match="the few-shot prompts have other queries"):
+    with pytest.raises(InputError, match="the prompts with more demonstrations and the prompts have different queries"):
         prepared(model, tokenizer, baseline=few(table)[1:])
     fresh = table.assign(demo_indices=[[n, 1, 2, 3] for n in range(len(table))])
-    with pytest.raises(InputError, match=r"seed 42: the prompts have [0-9]+ sets of demonstrations"):
+    with pytest.raises(InputError, match=r"seed 42: the prompts have [0-9]+ different sets of demonstrations"):
         prepared(model, tokenizer, table=fresh)
 
 
@@ -270,10 +270,10 @@ def test_a_prompt_without_demonstrations_and_a_seed_without_training_texts_are_r
     model = language_model("gpt2")
     prompts, _, _ = inputs(tokenizer)
     bare = dataclasses.replace(prompts[0], anchors=np.empty(0, dtype=np.int64))
-    with pytest.raises(InputError, match="has no demonstration; re-weighting needs label words"):
-        reweighting.compute(model, [bare], 2000, auxiliary=[], few_shot=[], shots=2, own_shots=1)
+    with pytest.raises(InputError, match="has no demonstration, but re-weighting requires label words"):
+        reweighting.compute(model, [bare], 2000, auxiliary=[], few_shot=[], shots=2, prompt_shots=1)
     with pytest.raises(InputError, match="seed 42: no training prompt fits the context of gpt2"):
-        reweighting.compute(model, prompts, 2000, auxiliary=[], few_shot=prompts, shots=1, own_shots=1)
+        reweighting.compute(model, prompts, 2000, auxiliary=[], few_shot=prompts, shots=1, prompt_shots=1)
 
 
 def test_a_continued_beginning_is_the_beginning_read_at_once(language_model, tokenizer):
@@ -329,7 +329,7 @@ def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path,
     beside = out.with_suffix(".safetensors")
     beside.write_bytes(beside.read_bytes()[:-1] + b"\0")
     (fault,) = audit.audit(tmp_path, registry.schemas())[1]
-    assert "reweighting.safetensors is not what it was" in fault.sentence
+    assert "reweighting.safetensors has changed since" in fault.sentence
     assert audit.repair(tmp_path, registry.schemas()) == [out, beside]
 
 
@@ -338,5 +338,5 @@ def test_damaged_tensors_are_told(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_tensors(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a valid safetensors file"):
         read_tensors(path)

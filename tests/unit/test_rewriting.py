@@ -56,7 +56,7 @@ def test_clauses_stand_around_a_text_that_stays_whole():
         frames = [c for c in _CLAUSES if all(part.strip() in found for part in c.split("{}"))]
         assert len(frames) >= 2
     assert len(seen) > 10
-    with pytest.raises(InputError, match=r"9 clauses are asked for \(studies\.rewritten\.clauses\), but there are 8"):
+    with pytest.raises(InputError, match=r"studies\.rewritten\.clauses is 9, but only 8 clauses are available"):
         complex_syntax("x", 9, np.random.default_rng(0))
 
 
@@ -99,14 +99,14 @@ def test_a_query_is_rewritten_by_its_own_text_and_the_seed_alone():
 
 
 def test_the_first_prompts_of_each_seed_are_run():
-    tables = rewritten.rewritings(prompts_table(count=9), Settings(queries=2))
+    tables = rewritten.rewritten_tables(prompts_table(count=9), Settings(queries=2))
     assert all(rows["prompt_id"].tolist() == [100, 101, 102, 103] for rows in tables.values())
 
 
 def test_answers_are_those_to_the_rewritten_prompts(language_model, tokenizer):
     model, table = language_model("gpt2"), prompts_table("sst2", count=5)
     settings = Settings()
-    tables = rewritten.rewritings(table, settings)
+    tables = rewritten.rewritten_tables(table, settings)
     assert list(tables) == ["prompts", "rare_words", "complex_syntax", "typos"]
     prompts = {name: tokenize(rows, tokenizer) for name, rows in tables.items()}
     done = []

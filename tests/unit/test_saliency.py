@@ -66,7 +66,7 @@ def test_a_beginning_of_sequence_token_counts_as_a_word(language_model):
 def test_a_prompt_without_demonstrations_is_refused(language_model, tokenizer):
     table = prompts_table()
     table.at[3, "demo_labels"] = table.at[3, "label_spans"] = []
-    with pytest.raises(InputError, match="prompt 103 has no demonstration; saliency needs label words"):
+    with pytest.raises(InputError, match="prompt 103 has no demonstration, but saliency requires label words"):
         saliency.compute(language_model("gpt2"), tokenize(table, tokenizer), 2000)
 
 
@@ -111,9 +111,9 @@ def test_a_confident_answer_keeps_its_saliency_in_half_precision(language_model,
     factor = half.max() / full.max()
     assert 0.9 < factor < 1.1
     assert np.abs(half - factor * full).max() <= 0.01 * full.max()
-    start = information_flow._start
+    start = information_flow._scaled_gradient
     monkeypatch.setattr(
-        information_flow, "_start", lambda z, gold: (start(z, gold)[0] / start(z, gold)[1][:, None], torch.ones(1))
+        information_flow, "_scaled_gradient", lambda z, gold: (start(z, gold)[0] / start(z, gold)[1][:, None], torch.ones(1))
     )
     plain = measured(model, prompts, 2000)
     assert np.abs(plain - factor * full).max() > 0.03 * full.max(), "small gradients vanish without the multiple"
@@ -121,7 +121,7 @@ def test_a_confident_answer_keeps_its_saliency_in_half_precision(language_model,
 
 def test_the_multiple_is_a_power_of_two_and_its_start_near_one():
     logits = torch.tensor([[0.0, 1.0], [20.0, -3.0], [200.0, -30.0], [-3.0, 20.0], [5000.0, 0.0]])
-    start, multiple = information_flow._start(logits, torch.zeros(5, dtype=torch.int64))
+    start, multiple = information_flow._scaled_gradient(logits, torch.zeros(5, dtype=torch.int64))
     assert (multiple.log2() == multiple.log2().round()).all()
     largest = start.abs().amax(-1)
     assert ((largest[:4] >= 0.5) & (largest[:4] < 1)).all()
@@ -136,7 +136,9 @@ def test_values_beyond_a_number_formats_range_are_refused(language_model, tokeni
     model.network.lm_head.weight.mul_(1e6)
     model.network.half()
     monkeypatch.setattr(saliency, "require_supported", lambda network: None)
-    with pytest.raises(InputError, match=r"of 6 of 6 prompts, 100 among them, leaves the range of float16; use float32"):
+    with pytest.raises(
+        InputError, match=r"of 6 of 6 prompts \(for example prompt 100\) exceeds the range of float16; set dtype to float32"
+    ):
         saliency.compute(model, prompts, 2000)
 
 

@@ -131,7 +131,7 @@ def test_published_claims_read_columns_that_each_seed_has_values_of():
     every = [
         claim for paper in registry.papers() for claim in claims.load(REPOSITORY / f"resources/claims/{paper}.yaml").claims
     ]
-    items = {*publish.PUBLISHED, *(name for others in publish._CLAIMS_OF.values() for name in others)}
+    items = {*publish.PUBLISHED, *(name for others in publish._EXTRA_CLAIM_ITEMS.values() for name in others)}
     read = {(claim.item, claim.rule.column) for claim in every if claim.item in items and seed_spread.columns(claim.item)}
     assert len(read) > 9
     assert {(item, column) for item, column in read if column not in seed_spread.columns(item)} == set()

@@ -2,6 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.preprocessing import StandardScaler
 
 from icl_lens.statistics import probes, significance, similarity
 from icl_lens.studies.representation_change import hypotheses, lines, reading
@@ -71,7 +74,7 @@ def test_linear_cka_agrees_with_the_definition():
 
 def test_the_mantel_null_is_calibrated():
     """Check that 5 % of the p values are below 0.05 for similarities that are independent of the hypothesis."""
-    hypothesis = hypotheses.same(np.arange(24) % 4)
+    hypothesis = hypotheses.equality(np.arange(24) % 4)
     unit = similarity.unit_ranks(similarity.cosines(RNG.normal(size=(400, 24, 3))))
     value = unit @ similarity.unit_ranks(similarity.condensed(hypothesis))
     p = similarity.p_of(value, similarity.mantel(unit, similarity.ranked(hypothesis), 199, 0))
@@ -83,8 +86,8 @@ def test_the_mantel_null_finds_what_is_there():
     groups = np.arange(24) % 4
     vectors = RNG.normal(size=(24, 8)) + 2 * RNG.normal(size=(4, 8))[groups]
     unit = similarity.unit_ranks(similarity.cosines(vectors[None]))
-    value = unit @ similarity.unit_ranks(similarity.condensed(hypotheses.same(groups)))
-    null = similarity.mantel(unit, similarity.ranked(hypotheses.same(groups)), 99, 0)
+    value = unit @ similarity.unit_ranks(similarity.condensed(hypotheses.equality(groups)))
+    null = similarity.mantel(unit, similarity.ranked(hypotheses.equality(groups)), 99, 0)
     assert similarity.p_of(value, null) == pytest.approx(0.01)
 
 
@@ -112,12 +115,6 @@ def test_benjamini_hochberg_agrees_with_its_definition():
         assert adjusted == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize(("a", "b", "x", "expected"), [(2, 3, 0.4, 0.5248), (0.5, 0.5, 0.3, 2 / math.pi * math.asin(0.3**0.5))])
-def test_the_incomplete_beta_function_has_known_values(a, b, x, expected):
-    assert significance.incomplete_beta(a, b, x) == pytest.approx(expected)
-    assert significance.incomplete_beta(b, a, 1 - x) == pytest.approx(1 - expected)
-
-
 def test_a_paired_t_test_is_calibrated_and_has_a_known_value():
     t, p = significance.paired_t(np.array([1.0, 2.0, 3.0, 4.0, -1.0]))
     assert t == pytest.approx(1.8 / (math.sqrt(3.7) / math.sqrt(5)))
@@ -127,6 +124,7 @@ def test_a_paired_t_test_is_calibrated_and_has_a_known_value():
     draws = [significance.paired_t(row)[1] for row in RNG.normal(size=(500, 10))]
     assert 0.02 < np.mean(np.array(draws) <= 0.05) < 0.09
     assert all(math.isnan(x) for x in significance.paired_t(np.ones(5)))
+    assert all(math.isnan(x) for x in significance.paired_t(np.array([0.3, 0.1 + 0.2, 0.3])))
 
 
 def test_wilcoxons_test_is_calibrated():
@@ -134,6 +132,8 @@ def test_wilcoxons_test_is_calibrated():
     assert 0.02 < (draws <= 0.05).mean() < 0.09
     assert significance.wilcoxon(np.arange(1, 21)) < 1e-3
     assert math.isnan(significance.wilcoxon(np.zeros(4)))
+    # Few differences have an exact p: of the 2^5 signs, two have a rank sum as extreme as all of one sign.
+    assert significance.wilcoxon([0.1, 0.2, 0.3, 0.4, 0.5, 0.0]) == pytest.approx(2 / 32)
 
 
 def test_a_correlations_p_is_of_permutations():
@@ -141,46 +141,40 @@ def test_a_correlations_p_is_of_permutations():
     value, p = significance.spearman_test(x, x**3, 199)
     assert (value, p) == (pytest.approx(1), pytest.approx(1 / 200))
     assert math.isnan(significance.spearman_test(x, np.ones(12))[0])
-
-
-def test_no_group_is_in_two_folds():
-    groups = [f"g{i % 7}" for i in range(35)]
-    folds = probes.grouped_folds(groups, 3, 0)
-    assert all(len({f for f, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in groups)
-    assert set(folds) == {0, 1, 2}
-    assert np.ptp(np.bincount(folds)) <= 5
-
-
-def test_a_probe_is_the_minimum_of_its_loss():
-    import torch
-
-    classes = np.arange(40) % 3
-    points = similarity.standardised(RNG.normal(size=(2, 40, 6)) + RNG.normal(size=(3, 6))[classes])
-    x, y = torch.from_numpy(points), torch.from_numpy(classes)
-    weights, intercepts = probes.fit(x, y, 3, 0.7)
-    for each in range(2):
-        w = weights[each].clone().requires_grad_()
-        b = intercepts[each].clone().requires_grad_()
-        loss = 0.7 * torch.nn.functional.cross_entropy(x[each] @ w.T + b, y, reduction="sum") + (w**2).sum() / 2
-        loss.backward()
-        assert max(w.grad.abs().max(), b.grad.abs().max()) < 1e-2
+    # All 24 orders of four values are used: two of them are as extreme.
+    assert significance.spearman_test(x[:4], x[:4])[1] == pytest.approx(2 / 24)
 
 
 def test_folds_are_fitted_on_the_others_only():
     """Check that a probe never predicts a component that equals the group, because the test groups are unseen."""
-    import torch
-
     groups = np.arange(30) % 6
     vectors = np.eye(6)[groups] + 0.01 * RNG.normal(size=(30, 6))
-    folds = probes.grouped_folds([str(g) for g in groups], 3, 0)
-    assert not (probes.predicted(vectors[None], groups, folds, 1.0)[0] == groups).any()
+    names = [str(g) for g in groups]
+    assert not (probes.predicted(vectors[None], groups, names, 3, 1.0, 0)[0] == groups).any()
     easy = np.arange(30) // 6 % 2
     vectors = RNG.normal(size=(30, 6))
     vectors[:, 0] += 9 * easy
-    found = probes.predicted(np.stack([vectors, vectors]), easy, folds, 1.0)
+    found = probes.predicted(np.stack([vectors, vectors]), easy, names, 3, 1.0, 0)
     assert (found == easy).mean() > 0.9
-    for fold in range(3):
-        x = torch.from_numpy(similarity.standardised(vectors))
-        w, b = probes.fit(x[None, folds != fold], torch.from_numpy(easy)[folds != fold], 2, 1.0)
-        said = (x[folds == fold] @ w[0].T + b[0]).argmax(-1).numpy()
-        assert (said == found[0][folds == fold]).all()
+    # More folds than groups are as many as there are groups.
+    split = probes.predicted(vectors[None], easy, names, 6, 1.0, 0)
+    np.testing.assert_array_equal(probes.predicted(vectors[None], easy, names, 50, 1.0, 0), split)
+    assert not probes.predicted(vectors[None], easy, ["a"] * 30, 3, 1.0, 0).any()
+
+
+@pytest.mark.parametrize("width", [5, 300])
+def test_a_probe_is_scikit_learns_on_the_standardised_vectors(width):
+    """Check that fitting in the span of the prompts gives the predictions of a fit on the vectors themselves."""
+    classes, groups = np.arange(60) % 4, np.arange(60) // 2
+    vectors = RNG.normal(size=(2, 60, width)) + 0.5 * RNG.normal(size=(4, width))[classes]
+    vectors[..., 0] = 7  # a constant dimension makes no difference
+    fits = LogisticRegression(C=0.7, tol=1e-7, max_iter=10_000)
+    folds = GroupKFold(5, shuffle=True, random_state=3)
+    plain = [cross_val_predict(fits, StandardScaler().fit_transform(x), classes, groups=groups, cv=folds) for x in vectors]
+    np.testing.assert_array_equal(probes.predicted(vectors, classes, groups, 5, 0.7, 3), plain)
+
+
+def test_a_probe_that_is_fitted_on_one_class_predicts_it():
+    classes, groups = np.array([0, 0, 0, 1, 1, 1]), list("aaabbb")
+    found = probes.predicted(RNG.normal(size=(2, 6, 3)), classes, groups, 2, 1.0, 0)
+    np.testing.assert_array_equal(found, np.broadcast_to(1 - classes, (2, 6)))

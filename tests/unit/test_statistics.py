@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from icl_lens.errors import InputError
 from icl_lens.statistics import attention_auc, resampling
@@ -42,10 +43,9 @@ def test_agreement_is_the_pairwise_average(classes, two_classes):
 
 @pytest.mark.parametrize("classes", [3, 6])
 def test_agreement_is_what_scikit_learn_computes(classes):
-    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed; pairs are counted above")
     scores, predicted = scores_of(np.random.default_rng(classes), classes)
     shares = scores / scores.sum(-1, keepdims=True)
-    expected = [metrics.roc_auc_score(predicted, row, multi_class="ovo") for row in shares]
+    expected = [roc_auc_score(predicted, row, multi_class="ovo") for row in shares]
     np.testing.assert_allclose(attention_auc.agreement(scores, predicted).auc, expected, rtol=1e-12)
 
 

@@ -105,16 +105,16 @@ class TestRecipe:
     @pytest.mark.parametrize(
         ("keys", "sentence"),
         [
-            ({"architecture": {"width": 60, "heads": 8}}, "width 60 cannot be cut into 8 heads"),
-            ({"architecture": {"layers": 2, "local_layers": 3}}, "local_layers is 3, but there are only 2 layers"),
-            ({"episodes": {"demonstrations": [9, 3]}}, "write the fewest first"),
-            ({"episodes": {"classes": [1, 3]}}, "begin at 2"),
-            ({"episodes": {"demonstrations": [1, 3]}}, "nothing to be told from; begin at 2"),
+            ({"architecture": {"width": 60, "heads": 8}}, "width 60 cannot be divided into 8 heads"),
+            ({"architecture": {"layers": 2, "local_layers": 3}}, "local_layers must be at most layers \\(2\\), got 3"),
+            ({"episodes": {"demonstrations": [9, 3]}}, "the minimum must come first"),
+            ({"episodes": {"classes": [1, 3]}}, "classes: the minimum must be at least 2"),
+            ({"episodes": {"demonstrations": [1, 3]}}, "demonstrations: the minimum must be at least 2"),
             ({"learning_rate": float("inf")}, "finite number"),
-            ({"episodes": {"made_up_topics": 10, "plain_text_topics": 8}}, "too few for episodes of 6 classes"),
+            ({"episodes": {"made_up_topics": 10, "plain_text_topics": 8}}, "must be at least 6"),
             ({"curiculum": {}}, "did you mean 'curriculum'"),
             ({"curriculum": {"rungs": [{"wrods": 1}]}}, "did you mean 'words'"),
-            ({"learning_rate": -1.0}, "'organism.learning_rate' is -1.0"),
+            ({"learning_rate": -1.0}, "'organism.learning_rate' must be greater than 0, got -1.0"),
             ({"curriculum": {"rungs": [{"corpus": 1.5}]}}, "less than or equal to 1"),
         ],
     )
@@ -134,7 +134,7 @@ class TestRecipe:
 class TestMaterial:
     def test_an_architecture_that_cannot_hold_the_longest_episode(self, texts):
         small = Recipe.model_validate({**TINY, "architecture": {**TINY["architecture"], "context": 128}})
-        with pytest.raises(InputError, match=r"an episode of 6 demonstrations can have \d+ tokens.* holds 128; raise"):
+        with pytest.raises(InputError, match=r"an episode of 6 demonstrations can have \d+ tokens.* has only 128; increase"):
             Material.build(small, texts)
 
     def test_no_drawn_episode_is_longer_than_was_reckoned(self, texts):
@@ -153,13 +153,13 @@ class TestMaterial:
 
     def test_a_corpus_of_one_class(self, recipe, texts):
         one = texts["sst2"][texts["sst2"]["label"] == 1]
-        with pytest.raises(InputError, match=r"corpus of sst2: .* are of 1 classes \(Positive\); at least two are needed"):
+        with pytest.raises(InputError, match=r"corpus of sst2: .* have 1 classes \(Positive\), but at least 2 are needed"):
             Material.build(recipe, {**texts, "sst2": one})
 
     def test_a_corpus_without_fillers(self, recipe):
         rows = [("train", i, text, label) for label, word in enumerate(("good", "bad")) for i, text in enumerate([word] * 9)]
         few = pd.DataFrame(rows, columns=["split", "index", "text", "label"])
-        with pytest.raises(InputError, match=r"no word of the training texts of sst2 .* no fillers; more training texts"):
+        with pytest.raises(InputError, match=r"the training texts of sst2 contain no filler words .*; add training texts"):
             Material.build(recipe, {"sst2": few})
 
     def test_training_texts_that_are_test_texts_or_repeated_are_not_trained_on(self, recipe, texts, material):
@@ -174,12 +174,12 @@ class TestMaterial:
     def test_texts_that_are_too_long_are_left_out(self, recipe, texts, material):
         assert int(material.bank.text_length.max()) <= recipe.episodes.longest_text
         short = recipe.model_copy(update={"episodes": recipe.episodes.model_copy(update={"longest_text": 3})})
-        with pytest.raises(InputError, match=r"at most 3 tokens are of 0 classes \(none\)"):
+        with pytest.raises(InputError, match=r"at most 3 tokens have 0 classes \(none\)"):
             Material.build(short, texts)
 
     def test_a_corpora_table_named_after_no_task(self, tmp_path, corpora):
         shutil.copy(corpora[0], tmp_path / "mine.parquet")
-        with pytest.raises(InputError, match="named after no task"):
+        with pytest.raises(InputError, match="the file name is not a task"):
             training.read_corpora([tmp_path / "mine.parquet"])
 
 
@@ -267,7 +267,7 @@ class TestRun:
         assert not (tmp_path / "checkpoints").exists()
         with caplog.at_level("INFO"):
             again = run(tmp_path, recipe, corpora)
-        assert f"goes on after step {stopped_at}" in caplog.text
+        assert f"resuming after step {stopped_at}" in caplog.text
         for folder in trained["checkpoints"].iterdir():
             for file in folder.iterdir():
                 assert (again["checkpoints"] / folder.name / file.name).read_bytes() == file.read_bytes()
@@ -293,14 +293,14 @@ class TestRun:
         state = self._stopped(tmp_path, recipe, corpora, monkeypatch)
         whole = state.read_bytes()
         state.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "garbage": b"\xff" * 1000}[damage])
-        with pytest.raises(InputError, match=r"state\.safetensors.* is damaged; delete the folder"):
+        with pytest.raises(InputError, match=r"state\.safetensors.* is corrupted; delete the folder"):
             run(tmp_path, recipe, corpora)
 
     def test_the_state_of_another_recipe_is_not_used(self, trained, tmp_path, recipe, corpora, monkeypatch, caplog):
         self._stopped(tmp_path, recipe.model_copy(update={"seed": 1}), corpora, monkeypatch)
         with caplog.at_level("INFO"):
             again = run(tmp_path, recipe, corpora)
-        assert "is of another training" in caplog.text
+        assert "belongs to another training run" in caplog.text
         name = f"{training.checkpoint_name(60)}/model.safetensors"
         assert (again["checkpoints"] / name).read_bytes() == (trained["checkpoints"] / name).read_bytes()
 
@@ -309,7 +309,7 @@ class TestRun:
         shutil.rmtree(state.parent / training.CHECKPOINTS / training.checkpoint_name(0))
         with caplog.at_level("INFO"):
             again = run(tmp_path, recipe, corpora)
-        assert "lacks checkpoints" in caplog.text
+        assert "lacks earlier checkpoints" in caplog.text
         assert len(list(again["checkpoints"].iterdir())) == len(recipe.checkpoint_steps())
 
     @pytest.mark.parametrize("name", ["work", "checkpoints"])
@@ -317,7 +317,7 @@ class TestRun:
         mine = tmp_path / {"work": "unfinished"}.get(name, name)
         mine.mkdir()
         (mine / "thesis.tex").write_text("years of work")
-        with pytest.raises(InputError, match=rf"--{name} .* holds thesis\.tex, which was not made here"):
+        with pytest.raises(InputError, match=rf"--{name} .* contains thesis\.tex, which is not a file of a training run"):
             run(tmp_path, recipe, corpora)
         assert (mine / "thesis.tex").read_text() == "years of work"
 
@@ -334,7 +334,7 @@ class TestRun:
 
     def test_a_loss_that_is_no_number_is_one_sentence(self, tmp_path, recipe, corpora):
         wild = recipe.model_copy(update={"learning_rate": 1e30})
-        with pytest.raises(InputError, match=r"no finite number at step \d+; lower organism.learning_rate"):
+        with pytest.raises(InputError, match=r"non-finite loss at step \d+; decrease organism.learning_rate"):
             run(tmp_path, wild, corpora)
 
     def test_the_command_says_a_fault_in_one_sentence(self, tmp_path, corpora, capsys):
@@ -420,7 +420,7 @@ class TestEvaluation:
         measures = evaluation.Evaluation(model, material, texts, prompts=12)
         with caplog.at_level("INFO"):
             assert measures.measure("m", "trec", 1, measures.paper_task("trec", 1)) is None
-        assert "m, trec, 1 per class: 12 of 12 prompts do not fit the context and are left out" in caplog.text
+        assert "m, trec, 1 per class: 12 of 12 prompts are longer than the context and are excluded" in caplog.text
         prompts = measures.paper_task("trec", 1)
         length = prompt_lengths(material.templates, prompts.template, prompts.text_length)
         model.config.max_position_embeddings = int(length.median())
@@ -435,12 +435,12 @@ class TestEvaluation:
         with pytest.raises(InputError, match=r"step-000000"):
             evaluation.run(copy, trained["facts"], corpora, tmp_path / "out.parquet", prompts=2, curve_prompts=2)
         shutil.rmtree(copy / training.checkpoint_name(60))
-        with pytest.raises(InputError, match="lacks the last checkpoint, after 60 steps"):
+        with pytest.raises(InputError, match="lacks the last checkpoint \\(step 60\\)"):
             evaluation.run(copy, trained["facts"], corpora, tmp_path / "out.parquet")
         facts = json.loads(trained["facts"].read_text())
         facts["recipe"]["seed"] = 7
         (tmp_path / "other.json").write_text(json.dumps(facts))
-        with pytest.raises(InputError, match="has another tokenizer than"):
+        with pytest.raises(InputError, match=r"the tokenizer of .* differs from that of"):
             evaluation.run(trained["checkpoints"], tmp_path / "other.json", corpora, tmp_path / "out.parquet")
 
     def test_too_few_test_texts_for_a_cell_leave_it_out(self, trained, texts, material):
@@ -475,7 +475,7 @@ class TestCard:
 
     def test_a_folder_of_someone_elses_is_not_replaced(self, trained, measured, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(InputError, match=r"--folder .* holds thesis\.tex"):
+        with pytest.raises(InputError, match=r"--folder .* contains thesis\.tex"):
             card.write(trained["checkpoints"], trained["facts"], measured, tmp_path)
         assert (tmp_path / "thesis.tex").exists()
 
@@ -483,7 +483,7 @@ class TestCard:
         other = tmp_path / "checkpoints"
         shutil.copytree(trained["checkpoints"], other)
         shutil.copytree(other / training.checkpoint_name(0), other / training.checkpoint_name(60), dirs_exist_ok=True)
-        with pytest.raises(InputError, match="measured other weights"):
+        with pytest.raises(InputError, match="belongs to other weights"):
             card.write(other, trained["facts"], measured, tmp_path / "model")
         assert not (tmp_path / "model").exists()
 
@@ -491,5 +491,5 @@ class TestCard:
     def test_facts_that_are_none_are_one_sentence(self, tmp_path, content):
         path = tmp_path / "training.json"
         path.write_text(content)
-        with pytest.raises(InputError, match="does not say what a model was trained with"):
+        with pytest.raises(InputError, match="is not a facts file or card of a training run"):
             training.read_facts(path)

@@ -37,7 +37,7 @@ def test_what_keeps_the_schema_is_written(tmp_path):
         (lambda t: t.assign(layer=t["layer"] + 0.5), "the rows of compute() do not meet it"),
         (lambda t: pd.concat([t, t.tail(1)]), "the rows of compute() break it: duplicate rows: 1"),
         (lambda t: t.drop(index=3), "1 prompts have fewer rows than the others, 1 among them"),
-        (lambda t: t[t["prompt_id"] != 1], "2 prompts have rows, 3 were run"),
+        (lambda t: t[t["prompt_id"] != 1], "2 prompts have rows, but 3 prompts were run"),
         (lambda t: t.assign(s_pq=[np.nan, *t["s_pq"][1:]]), "empty cells in column s_pq"),
     ],
 )
@@ -76,9 +76,9 @@ def test_compute_takes_what_it_is_given():
 @pytest.mark.parametrize(
     ("columns", "keys", "said"),
     [
-        ({"a": INTEGER}, ("a"), "keys: 'a' is not a tuple of names of columns"),
-        ({"a": float}, (), "columns: 'a' has <class 'float'> for its type"),
-        ({"a": FLOAT}, ("b",), "keys: 'b' is not one of its columns"),
+        ({"a": INTEGER}, ("a"), "keys must be a tuple of column names such as \\('layer',\\), got 'a'"),
+        ({"a": float}, (), "columns: invalid type <class 'float'> of column 'a'"),
+        ({"a": FLOAT}, ("b",), "keys: unknown column 'b'"),
     ],
 )
 def test_a_schema_says_what_is_wrong_with_it(columns, keys, said):

@@ -165,8 +165,8 @@ def test_the_papers_tasks_must_have_the_published_numbers_of_texts(fetched):
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
     for said in (
-        "nyu-mll/glue (sst2, train) has 3 texts of class negative, but 29780 are published",
-        "CogComp/trec (default, train) has 3 texts of class ABBR, but 86 are published",
+        "nyu-mll/glue (sst2, train) has 3 texts of class negative, but the paper's data set has 29780",
+        "CogComp/trec (default, train) has 3 texts of class ABBR, but the paper's data set has 86",
     ):
         assert said in done.stdout
     assert not list((clone.folder / "papers").glob("corpora/*.parquet"))
@@ -186,11 +186,11 @@ def test_a_model_that_cannot_be_had_ends_the_run_with_one_sentence(fetched):
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"models": [{"name": "x", "hub": "a/b", "revision": "../up"}]}, "'../up' is no name that a revision can have"),
-        ({"data": {"source": "hub", "revisions": {"sst2": "a b"}}}, "'a b' is no name that a revision can have"),
+        ({"models": [{"name": "x", "hub": "a/b", "revision": "../up"}]}, "'../up' is not a valid revision"),
+        ({"data": {"source": "hub", "revisions": {"sst2": "a b"}}}, "'a b' is not a valid revision"),
         (
             {"tasks": ["m"], "own_tasks": {"m": {**own_task("sst2"), "config": "../x"}}},
-            "'../x' is no name that a configuration",
+            "'../x' is not a valid name of a configuration",
         ),
     ],
 )

@@ -136,15 +136,13 @@ def test_a_file_that_is_not_there_is_one_sentence_that_names_its_key(clone, tmp_
     overlay = clone.config("absent", tasks=["mine"], own_tasks={"mine": own})
     sentence = refused(clone, "--configfile", overlay.name)
     assert sentence.startswith(
-        "task mine: its train file no.csv does not exist; put it there, name another under own_tasks.mine.train"
+        "task mine: its train file no.csv does not exist; add it, set another file in own_tasks.mine.train"
     )
     like = {"like": "sst2", "label_words": {"negative": " A", "positive": " B"}}
     data = {"source": "files", "root": str(tmp_path)}
     overlay = clone.config("absent", tasks=["mine"], own_tasks={"mine": like}, data=data)
     sentence = refused(clone, "--configfile", overlay.name)
-    assert (
-        f"its train file {tmp_path}/sst2/train.tsv does not exist; put it there, name another under data.files.sst2" in sentence
-    )
+    assert f"its train file {tmp_path}/sst2/train.tsv does not exist; add it, set another file in data.files.sst2" in sentence
 
 
 def test_a_task_like_another_that_is_not_in_tasks_has_that_ones_texts(clone, checkpoint):
@@ -165,4 +163,4 @@ def test_a_task_like_another_that_is_not_in_tasks_has_that_ones_texts(clone, che
 
 def test_training_on_it_is_refused_with_one_sentence(clone):
     sentence = refused(clone, "organism", *EXAMPLE)
-    assert sentence.startswith("organism trains on the paper's tasks only; leave tickets out of tasks")
+    assert sentence.startswith("organism trains only on the paper's tasks; remove tickets from tasks")

@@ -62,14 +62,14 @@ def test_a_study_outside_the_package_is_run_drawn_audited_planned_and_reported(s
     drawn = pd.read_csv(results / f"figures/{FIGURE}.csv")
     assert len(drawn)
     (table, *_) = sorted(results.glob(f"studies/tiny/*/*/{STUDY}.parquet"))
-    about = parquet.about(table)
+    about = parquet.read_metadata(table)
     assert about["modules"][0] == f"icl_lens.studies.plugins.{STUDY}.compute"
     assert FIGURE in (results / "report/index.html").read_text()
     said = audit(clone, "--plugin", PLUGIN)
     assert said.returncode == 0, said.stdout
     unknown = audit(clone)
     assert unknown.returncode == 1
-    assert "name the study's folder with --plugin" in unknown.stdout
+    assert "pass its folder with --plugin" in unknown.stdout
     # Without the plugin nothing else changes. Only the page that showed the figure is rewritten.
     for path in results.rglob(f"*{STUDY}*"):
         path.unlink()
@@ -128,8 +128,8 @@ def rows_unlike_schema(folder):
 @pytest.mark.parametrize(
     ("name", "fault", "said"),
     [
-        ("nothing_in_it", without_study, "plugins/nothing_in_it holds no study.py"),
-        ("saliency", lambda folder: None, "icl-lens has a study named saliency itself; rename the folder"),
+        ("nothing_in_it", without_study, "plugins/nothing_in_it contains no study.py"),
+        ("saliency", lambda folder: None, "the name 'saliency' is taken by a study of icl-lens; rename the folder"),
         ("undrawn", without_notebook, "which is not in"),
         ("strange", rows_unlike_schema, "study strange: schema: the rows of compute() lack the column 'mood'"),
     ],

@@ -1,6 +1,5 @@
 # Shared by all rules: the validated config, and functions that map it to paths. This file computes no results.
 
-import contextlib
 import fcntl
 import json
 import os
@@ -13,6 +12,7 @@ import tempfile
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
@@ -22,7 +22,7 @@ from icl_lens.artifacts.hashes import HASHES as HASHES_VARIABLE
 from icl_lens.cli import commands, preloaded
 from icl_lens.config.parse import parse as parse_config
 from icl_lens.corpora.files import FORMATS
-from icl_lens.corpora.hub import DATASETS, of_own_task
+from icl_lens.corpora.hub import DATASETS, own_task_dataset
 from icl_lens.errors import InputError
 from icl_lens.hub import converted, fetch, gguf_conversion, gguf_files
 from icl_lens.hub.checkpoints import checkpoint_files
@@ -43,43 +43,25 @@ def checked(function, *arguments):
     try:
         return function(*arguments)
     except InputError as error:
-        # Not a WorkflowError: Snakemake would add line numbers of this file, although the error is in the input.
-        logger.error(str(error))
-        sys.exit(1)
+        stop(str(error))
 
 
-def forget_stale_locks():
-    """Remove the locks of a killed Snakemake run, so that the command can be rerun; return the open lock file.
-
-    Each run holds a shared lock of the operating system, which is released when its process ends. A run that gets the lock
-    exclusively is the only run in this folder, so any Snakemake lock in it is stale.
-    """
-    Path(".snakemake").mkdir(exist_ok=True)
-    held = open(".snakemake/icl-lens.lock", "a+")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # On some network file systems these locks apply to one machine only, so keep locks from another machine.
-        held.seek(0)
-        if held.read() in ("", platform.node()):
-            for lock in Path(".snakemake/locks").glob("*.lock"):
-                lock.unlink()
-            held.truncate(0)
-            held.write(platform.node())
-            held.flush()
-        fcntl.flock(held, fcntl.LOCK_SH)
-    except OSError:
-        # Another run is active (Snakemake's own locks then apply), or the file system does not support these locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return held
+def stop(sentence):
+    """Stop the workflow with a one-line message."""
+    # Not a WorkflowError: Snakemake would add line numbers of this file, although the error is in the input.
+    logger.error(sentence)
+    sys.exit(1)
 
 
-LOCK = forget_stale_locks()
 CONFIG = checked(parse_config, config).with_checkpoints()
 ITEMS = checked(registry.items)
 # organism.smk has the rule for this group.
 GROUPS = [group for group in registry.groups() if group != "organism"]
 WALKED = [study.name for study in registry.studies().values() if study.walked]
+# Open files of the locks that this run holds.
+LOCKS = []
+# Rules that write to the folder of downloads.
+DOWNLOADING = {"fetch_model", "fetch_dataset", "fetch_gguf", "convert_gguf"}
 RUN = "icl_lens.studies.run"
 RUN_SYNTHETIC = "icl_lens.studies.run_synthetic"
 
@@ -88,7 +70,7 @@ def dataset_of(task):
     """Return the Hub data set of a task's texts, or None if they have another source."""
     own = CONFIG.own_tasks.get(task)
     if own:
-        return of_own_task(own) if own.hub else None
+        return own_task_dataset(own) if own.hub else None
     if CONFIG.data.source != "hub":
         return None
     return DATASETS[task].at(CONFIG.data.revisions.get(task, DATASETS[task].revision))
@@ -190,7 +172,13 @@ def model_files(name):
         return [f"{path}/{converted.RECORD}"]
     if CONFIG.model(name).hub is not None:
         return [f"{path}/{RECORD}"]
-    return checkpoint_files(Path(path).absolute() if is_trained_here(path) else path)
+    if not is_trained_here(path):
+        return checkpoint_files(path)
+    if not Path(path).is_dir():
+        stop(
+            f"model {name}: {path} is not trained yet; `snakemake organism` with this config trains it"
+        )
+    return checkpoint_files(Path(path).absolute())
 
 
 def is_small(name):
@@ -219,7 +207,7 @@ def model_job_gpus(wildcards):
 
 def fetched_model_options(record):
     """Return the options of `icl-lens fetch-model` for the model or encoder of a record."""
-    for model in CONFIG.every_model:
+    for model in CONFIG.all_models:
         if model.hub and model_files(model.name) == [record]:
             return shlex.join(
                 ["--hub", model.hub, "--revision", model.revision or "main"]
@@ -233,7 +221,7 @@ def converted_model(folder):
     """Return the model whose GGUF file is converted to a folder."""
     return next(
         model
-        for model in CONFIG.every_model
+        for model in CONFIG.all_models
         if model.gguf and Path(model_folder(model.name)) == Path(folder)
     )
 
@@ -291,11 +279,11 @@ def encoder_files(folder):
 
 def fetched_dataset_options(record):
     """Return the options of `icl-lens fetch-dataset` for the data set of a record: all splits that the tasks read."""
-    tasks = [task for task in CONFIG.tasks if dataset_of(CONFIG.texts_of(task))]
+    tasks = [task for task in CONFIG.tasks if dataset_of(CONFIG.text_source(task))]
     found = [
-        dataset_of(CONFIG.texts_of(task))
+        dataset_of(CONFIG.text_source(task))
         for task in tasks
-        if fetched_dataset(CONFIG.texts_of(task)) == record
+        if fetched_dataset(CONFIG.text_source(task)) == record
     ]
     splits = sorted({split for dataset in found for split in dataset.splits.values()})
     return shlex.join(
@@ -376,7 +364,7 @@ def further_checkpoint_files(study):
     return [file for folder in folders for file in encoder_files(folder)]
 
 
-def tensors_beside(study):
+def tensor_outputs(study):
     """Return the tensor file that a study writes in addition to its table, if any."""
     if not study.tensors:
         return {}
@@ -395,7 +383,7 @@ def require_convertible(model):
 
 def require_inputs():
     """Check that all inputs in the config exist or can be fetched; otherwise stop with a one-line error that names the missing one."""
-    for model in CONFIG.every_model:
+    for model in CONFIG.all_models:
         if model.gguf is not None:
             if not Path(model_files(model.name)[0]).is_file():
                 require_convertible(model)
@@ -404,62 +392,61 @@ def require_inputs():
             # Rejects an invalid repository name or revision.
             model_folder(model.name)
             continue
-        if is_trained_here(model.path) and not Path(model.path).is_dir():
-            # The target was requested, or this is a job of such a run on a cluster.
-            if {"organism", "organism_learning_curve", "--target-jobs"} & set(sys.argv):
-                continue
-            raise InputError(
-                f"model {model.name}: {model.path} is not trained yet; `snakemake organism` with this config trains it"
-            )
-        checkpoint_files(model.path)
+        if not is_trained_here(model.path):
+            checkpoint_files(model.path)
     for task in CONFIG.tasks:
-        corpus = CONFIG.texts_of(task)
+        corpus = CONFIG.text_source(task)
         if dataset_of(corpus):
             fetched_dataset(corpus)
         for split, path in data_files(corpus).items():
             if not path.is_file():
                 key = "own_tasks" if corpus in CONFIG.own_tasks else "data.files"
                 raise InputError(
-                    f"task {task}: its {split} file {path} does not exist; put it there, name another under "
-                    f"{key}.{corpus}.{split}, or leave {task} out of tasks"
+                    f"task {task}: its {split} file {path} does not exist; add it, set another file in "
+                    f"{key}.{corpus}.{split}, or remove {task} from tasks"
                 )
 
 
-def require_items():
-    """Check that every item or group requested by name has something to show."""
-    # Snakemake provides its targets only after it has read the rules.
-    for name in sys.argv[1:]:
-        asked = [item for item in ITEMS if name in (item, ITEMS[item].group)]
-        if not asked or set(asked) & set(shown_items()):
-            continue
-        if ITEMS[asked[0]].hubs and not CONFIG.shown(asked[0])[0]:
-            raise InputError(
-                f"{asked[0]} is about {' or '.join(ITEMS[asked[0]].hubs)}, and no such model is in models; "
-                "config/kernel_regression.yaml names one"
-            )
-        if ITEMS[asked[0]].over_training and not CONFIG.shown(asked[0])[0]:
-            raise InputError(
-                f"{asked[0]} shows accuracy over training, and there are no checkpoints: `snakemake organism` saves them in "
-                f"{CONFIG.results}/training, or name models with a step, as config/training-dynamics.yaml does"
-            )
-        if not CONFIG.shown(asked[0])[0]:
-            raise InputError(
-                f"{asked[0]} compares number formats, and no model is in models both in float32 (matmul: exact) and in another "
-                "dtype or with matmul: fast (alike in all else but its name); config/precision.yaml names the embedded model so"
-            )
+def require_shown(item):
+    """Check that an item has something to show with this config."""
+    models, tasks = CONFIG.shown(item)
+    if models and tasks:
+        return
+    about = ITEMS[item]
+    if about.hubs and not models:
         raise InputError(
-            f"{asked[0]} shows {', '.join(map(CONFIG.texts_of, ITEMS[asked[0]].tasks))}, and none of them is in tasks; add one, or name other tasks "
-            f"under items.{asked[0]}.tasks"
+            f"{item} requires {' or '.join(about.hubs)}, and models has none of these; "
+            "config/kernel_regression.yaml has one"
         )
+    if about.over_training and not models:
+        raise InputError(
+            f"{item} shows accuracy over training, and there are no checkpoints: run `snakemake organism` to save them in "
+            f"{CONFIG.results}/training, or configure models with a step, as in config/training-dynamics.yaml"
+        )
+    if not models:
+        raise InputError(
+            f"{item} compares number formats, but models has no two entries that differ only in dtype or matmul, one of them "
+            "float32 with matmul: exact; config/precision.yaml has such entries"
+        )
+    raise InputError(
+        f"{item} shows {', '.join(map(CONFIG.text_source, about.tasks))}, but tasks has none of them; add one, or set other tasks in "
+        f"items.{item}.tasks"
+    )
 
 
 def require_trainable():
     """Check that `organism` trains on the paper's tasks, because its episodes and metrics depend on their classes."""
     own = [task for task in CONFIG.tasks if task in CONFIG.own_tasks]
-    if own and {"organism", "organism_learning_curve"} & set(sys.argv[1:]):
+    if own:
         raise InputError(
-            f"organism trains on the paper's tasks only; leave {own[0]} out of tasks to train, and name it there again to study"
+            f"organism trains only on the paper's tasks; remove {own[0]} from tasks for the training, and add it again afterwards"
         )
+
+
+def training_corpora(wildcards):
+    """Return the corpora that `organism` trains on."""
+    checked(require_trainable)
+    return [f"{CONFIG.results}/corpora/{task}.parquet" for task in CONFIG.tasks]
 
 
 def shown_items():
@@ -490,7 +477,41 @@ def reported_claims():
     return [file for file in files if file.exists()]
 
 
-def start_jobs_freely(workflow):
+def lock_folders(workflow):
+    """Lock the folders that this run writes to, and return the open lock files; stop if another run is writing to one of them.
+
+    The operating system releases the locks when this process ends, even if it is killed. Snakemake's own locks are files that a
+    killed run leaves behind, so the default profile disables them.
+    """
+    folders = [CONFIG.results]
+    if any(job.rule.name in DOWNLOADING for job in workflow.dag.needrun_jobs()):
+        folders.append(CONFIG.downloads)
+    return [checked(lock_folder, folder) for folder in folders]
+
+
+def lock_folder(folder):
+    """Lock one folder for this process, and return the open lock file."""
+    path = Path(".snakemake/icl-lens", quote(str(Path(folder).absolute()), safe=""))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise InputError(
+            f"another run (process {file.read()}) is writing to {folder}; wait until it ends, or set another folder in the config"
+        ) from None
+    except OSError as error:
+        logger.warning(
+            f"{path.parent} cannot be locked ({error.strerror}); do not start a second run in this folder"
+        )
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
+
+
+def remove_job_rate_limit(workflow):
     """Remove Snakemake's limit of jobs per second if jobs run on this machine.
 
     The limit is meant for clusters. With it, Snakemake schedules another check of all ready jobs one second after each check, so
@@ -509,14 +530,14 @@ def missing_items(dag, failed):
     for job in dag.jobs:
         item = getattr(job.wildcards, "item", None)
         if item in reported_items() and not dag.noneedrun_finished(job):
-            behind = dag.bfs(dag.dependencies, job)
+            jobs = dag.bfs(dag.dependencies, job)
             found[item] = next(
-                (str(each.log[0]) for each in behind if each in failed), ""
+                (str(each.log[0]) for each in jobs if each in failed), ""
             )
     return found
 
 
-def report_what_is_there(workflow):
+def write_incomplete_report(workflow):
     """Write the report after a failed run, with the items that were made and a list of the missing items.
 
     Nothing is written if the report was not requested, if no job failed (an interrupted run), or if no item was made.
@@ -527,11 +548,11 @@ def report_what_is_there(workflow):
     shown = [item for item in reported_items() if item not in missing]
     if not (workflow.is_main_process and pages and failed and missing and shown):
         return
-    unmade = {str(file) for job in dag.needrun_jobs() for file in job.output}
+    missing_files = {str(file) for job in dag.needrun_jobs() for file in job.output}
     walks = [
         folder
         for folder in walked_folders()
-        if not {f"{folder}/{study}.parquet" for study in WALKED} & unmade
+        if not {f"{folder}/{study}.parquet" for study in WALKED} & missing_files
     ]
     page = pages[0]
     arguments = [
@@ -552,12 +573,12 @@ def report_what_is_there(workflow):
         logger.error(f"The report could not be written; see {page.log[0]}.")
         return
     logger.error(
-        f"{page.output.page} shows what was made; it says why these are missing: {', '.join(missing)}."
+        f"{page.output.page} shows the items that were made and the reason for each missing item: {', '.join(missing)}."
     )
 
 
 def walked_folders():
-    """Return the study folders for the report's interactive prompt view: every model in Figure 1, on every task."""
+    """Return the study folders for the report's interactive prompt view: each model in Figure 1, on each task."""
     if "anchors" not in CONFIG.groups:
         return []
     return [
@@ -584,8 +605,24 @@ def item_studies(item):
     ]
 
 
+def item_target(item):
+    """Return the input of an item's target: its files, or a function that refuses an item with nothing to show."""
+    if item in shown_items():
+        return item_files(item)
+    return lambda wildcards: checked(require_shown, item)
+
+
+def group_target(group):
+    """Return the input of a group's target: the files of its items, or a function that refuses a group with nothing to show."""
+    if group_items(group):
+        return [files for item in group_items(group) for files in item_files(item)]
+    first = next(item for item in ITEMS if ITEMS[item].group == group)
+    return lambda wildcards: checked(require_shown, first)
+
+
 def item_inputs(item):
     """Return the tables that an item reads."""
+    checked(require_shown, item)
     return [
         *(f"{CONFIG.results}/{table}" for table in ITEMS[item].reads),
         *(
@@ -604,7 +641,7 @@ def item_inputs(item):
 def item_files(item):
     """Return all files that an item's target makes."""
     endings = {
-        "figure": ("pdf", "svg", "png", "csv", "json"),
+        "figure": ("pdf", "svg", "png", "csv", "txt", "json"),
         "table": ("csv", "md", "tex", "json"),
     }[ITEMS[item].kind]
     folder = f"{CONFIG.results}/{ITEMS[item].kind}s"
@@ -660,8 +697,6 @@ def item_description(item):
 
 checked(require_notebooks)
 checked(require_inputs)
-checked(require_items)
-checked(require_trainable)
 
 # Rules call `icl-lens` and `papermill`. Without --sdm conda, these come from the environment that runs Snakemake, even if it is
 # not activated. With --sdm conda, the libraries come from conda's environment and the package from this repository.
@@ -677,7 +712,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     )
 elif sys.platform == "linux" and (
     not accelerators.expected(CONFIG.device)
-    or all(is_small(model.name) for model in CONFIG.every_model)
+    or all(is_small(model.name) for model in CONFIG.all_models)
 ):
     # Loading torch and a model takes seconds. `onstart` therefore starts one process that has the libraries loaded, and there is
     # one more process for each loaded model. The command of each job is a fork of one of them. For these jobs, benchmarks/

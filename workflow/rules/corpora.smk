@@ -16,6 +16,6 @@ rule corpora:
         definition=lambda wildcards: definition_option(wildcards.task),
         source=lambda wildcards: corpus_options(wildcards.task),
     message:
-        "Texts of {wildcards.task}"
+        "Reading or generating texts of {wildcards.task}"
     shell:
         "icl-lens corpora --task {wildcards.task} {params.definition} {params.source} --out {output:q} 2> {log:q}"

@@ -21,7 +21,7 @@ rule fetch_model:
     params:
         source=lambda wildcards, output: fetched_model_options(output[0]),
     message:
-        "Fetching {wildcards.hub} ({wildcards.revision}); {log} says how far it is"
+        "Fetching {wildcards.hub} ({wildcards.revision}); progress in {log}"
     shell:
         "icl-lens fetch-model {params.source} --out {output:q} 2> {log:q}"
 
@@ -37,6 +37,6 @@ rule fetch_dataset:
     params:
         source=lambda wildcards, output: fetched_dataset_options(output[0]),
     message:
-        "Fetching {wildcards.hub} ({wildcards.config}, {wildcards.revision}); {log} says how far it is"
+        "Fetching {wildcards.hub} ({wildcards.config}, {wildcards.revision}); progress in {log}"
     shell:
         "icl-lens fetch-dataset {params.source} --out {output:q} 2> {log:q}"

@@ -6,7 +6,7 @@ rule figure:
         tables=lambda wildcards: item_inputs(wildcards.item),
         notebook=lambda wildcards: item_notebook(wildcards.item),
     output:
-        made=multiext("<results>/figures/{item}", ".pdf", ".png", ".csv"),
+        made=multiext("<results>/figures/{item}", ".pdf", ".png", ".csv", ".txt"),
         shown=report(
             "<results>/figures/{item}.svg",
             caption="../report/item.rst",
@@ -61,20 +61,20 @@ use rule figure as table with:
 
 
 # Each item is a target with its name in the paper.
-for item in shown_items():
+for item in ITEMS:
 
     rule:
         name:
             item
         input:
-            item_files(item),
+            item_target(item),
 
 
-# Each non-empty group of items is a target, too. organism.smk defines the target of its own group.
-for group in filter(group_items, GROUPS):
+# Each group of items is a target, too. organism.smk defines the target of its own group.
+for group in GROUPS:
 
     rule:
         name:
             group
         input:
-            [files for item in group_items(group) for files in item_files(item)],
+            group_target(group),

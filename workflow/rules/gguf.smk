@@ -23,7 +23,7 @@ rule fetch_gguf:
     params:
         source=lambda wildcards, output: fetched_gguf_options(output[0]),
     message:
-        "Fetching {wildcards.file} of {wildcards.source} ({wildcards.place}); {log} says how far it is"
+        "Fetching {wildcards.file} of {wildcards.source} ({wildcards.place}); progress in {log}"
     shell:
         "icl-lens fetch-model {params.source} --out {output:q} 2> {log:q}"
 
@@ -44,6 +44,6 @@ rule convert_gguf:
         source=lambda wildcards: gguf_options(gguf_folder(wildcards)),
         stamp=lambda wildcards: gguf_stamp(gguf_folder(wildcards)),
     message:
-        "Converting {wildcards.file} to float32 weights; {log} says how far it is"
+        "Converting {wildcards.file} to float32 weights; progress in {log}"
     shell:
         "icl-lens convert-gguf {params.source} --out {output:q} 2> {log:q}"

@@ -3,7 +3,7 @@
 
 rule training:
     input:
-        corpora=[f"<results>/corpora/{task}.parquet" for task in CONFIG.tasks],
+        corpora=training_corpora,
     output:
         table="<results>/training/training.parquet",
         facts="<results>/training/training.json",
@@ -26,7 +26,7 @@ rule training:
         # Not an output: Snakemake deletes the outputs of a killed job, and the next run resumes from these files.
         work=f"{CONFIG.results}/training/unfinished",
     message:
-        "Training on {CONFIG.tasks} ({CONFIG.organism.total_steps} steps; {log} says how far it is)"
+        "Training on {CONFIG.tasks} ({CONFIG.organism.total_steps} steps; progress in {log})"
     shell:
         "icl-lens training --corpora {input.corpora:q} --recipe {params.recipe:q} --device {params.device} "
         "--work {params.work:q} --checkpoints {output.checkpoints:q} --facts {output.facts:q} --out {output.table:q} "
@@ -35,7 +35,7 @@ rule training:
 
 rule evaluation:
     input:
-        corpora=[f"<results>/corpora/{task}.parquet" for task in CONFIG.tasks],
+        corpora=training_corpora,
         facts="<results>/training/training.json",
         checkpoints="<results>/training/checkpoints",
     output:
@@ -50,7 +50,7 @@ rule evaluation:
         prompts=CONFIG.organism.evaluation.prompts,
         curve_prompts=CONFIG.organism.evaluation.curve_prompts,
     message:
-        "Measuring what the trained model can do"
+        "Evaluating the trained model"
     shell:
         "icl-lens evaluation --checkpoints {input.checkpoints:q} --facts {input.facts:q} --corpora {input.corpora:q} "
         "--prompts {params.prompts} --curve-prompts {params.curve_prompts} --out {output:q} 2> {log:q}"

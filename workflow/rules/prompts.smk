@@ -3,7 +3,7 @@
 
 rule prompts:
     input:
-        corpus=lambda wildcards: f"{CONFIG.results}/corpora/{CONFIG.texts_of(wildcards.task)}.parquet",
+        corpus=lambda wildcards: f"{CONFIG.results}/corpora/{CONFIG.text_source(wildcards.task)}.parquet",
     output:
         "<results>/prompts/{task}/{set}.parquet",
     log:
@@ -22,7 +22,7 @@ rule prompts:
             else ""
         ),
     message:
-        "Prompts of {wildcards.task}, {wildcards.set}"
+        "Building prompts of {wildcards.task}, {wildcards.set}"
     shell:
         "icl-lens prompts --task {wildcards.task} {params.definition} --corpus {input.corpus:q} --set {wildcards.set} "
         "--seeds {params.seeds} --queries {params.queries} {params.auxiliary} --out {output:q} 2> {log:q}"

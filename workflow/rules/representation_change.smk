@@ -17,7 +17,7 @@ rule representation_prompts:
             "representation_change", wildcards.task
         ),
     message:
-        "Prompts of {wildcards.task}, with and without examples"
+        "Building prompts of {wildcards.task}, with and without examples"
     shell:
         "icl-lens representation-prompts --task {wildcards.task} {params.settings} --out {output:q} 2> {log:q}"
 
@@ -38,7 +38,7 @@ rule reader_training:
         code=code_of("icl_lens.reader_organism.training"),
         recipe=CONFIG.reader_organism.model_dump_json(),
     message:
-        "Training the second model ({CONFIG.reader_organism.steps} steps; {log} says how far it is)"
+        "Training the second model ({CONFIG.reader_organism.steps} steps; progress in {log})"
     shell:
         "icl-lens reader-training --recipe {params.recipe:q} --checkpoints {output.checkpoints:q} --out {output.facts:q} "
         "2> {log:q}"
@@ -58,6 +58,6 @@ rule reader_organism:
     params:
         code=code_of("icl_lens.reader_organism.card"),
     message:
-        "Measuring the second model and writing its card"
+        "Evaluating the second model and writing its card"
     shell:
         "icl-lens reader-card --checkpoints {input.checkpoints:q} --facts {input.facts:q} --folder {output:q} 2> {log:q}"

@@ -25,7 +25,7 @@ for study in registry.studies().values():
                 command=study.command,
                 settings=settings_option(study.name, ""),
             message:
-                f"{study.name}"
+                f"Running {study.name}"
             shell:
                 "icl-lens {params.command} {params.settings} --out {output.table:q} 2> {log:q}"
 
@@ -40,7 +40,7 @@ for study in registry.studies().values():
                 model=lambda wildcards: model_files(wildcards.model),
                 checkpoints=further_checkpoint_files(study),
             output:
-                **tensors_beside(study),
+                **tensor_outputs(study),
                 table=f"<results>/studies/{{model}}/{{task}}/{{set}}/{study.name}.parquet",
             log:
                 f"<logs>/studies/{{model}}/{{task}}/{{set}}/{study.name}.log",
@@ -66,7 +66,7 @@ for study in registry.studies().values():
                     study.name, wildcards.task
                 ),
             message:
-                f"{study.name} of {{wildcards.model}} on {{wildcards.task}}, {{wildcards.set}}"
+                f"Running {study.name}: {{wildcards.model}}, {{wildcards.task}}, {{wildcards.set}}"
             shell:
                 "icl-lens {params.command} --model {params.path:q} --name {wildcards.model:q} --prompts {input.prompts:q} "
                 "{params.further} --device {params.device} {params.model} --batch-tokens {params.batch_tokens} "

@@ -28,7 +28,7 @@ _GRAMMAR = (
     r"prompts/[^/]+/[^/]+\.parquet",
     r"studies/([^/]+/){3}[^/]+\.(parquet|safetensors)",
     r"synthetic/[^/]+\.parquet",
-    r"figures/[^/]+\.(pdf|svg|png|csv|json)",
+    r"figures/[^/]+\.(pdf|svg|png|csv|txt|json)",
     r"tables/[^/]+\.(csv|md|tex|json)",
     r"notebooks/[^/]+\.ipynb",
     r"report/(index\.(html|json)|incomplete\.json)",
@@ -76,18 +76,18 @@ def audit(results: Path, schemas: Collection[Schema]) -> tuple[int, list[Fault]]
     """
     tables, records = _artifacts(results)
     if not tables and not records:
-        raise InputError(f"{results} holds no artifact; `make` fills results/")
+        raise InputError(f"{results} contains no artifacts; run `make` to fill results/")
     recorded = [path for path in tables if path.relative_to(results).parts[0] != "training"]
-    if recorded and all(map(_is_of_earlier_version, recorded)):
-        said = (
-            f"{results} was made by an earlier version of icl-lens, whose hashes of code cannot be compared with those of this "
-            "version; the snakemake command that made it makes it again"
+    if recorded and all(map(_from_earlier_version, recorded)):
+        sentence = (
+            f"{results} was made by an earlier version of icl-lens, and its code hashes are not comparable with those of this "
+            "version; rerun the snakemake command that made it"
         )
-        return len(tables) + len(records), [Fault(said, ())]
-    by_place = {(schema.stage, schema.kind): schema for schema in schemas}
-    faults = [fault for path in tables for fault in _table_faults(results, path, by_place)]
+        return len(tables) + len(records), [Fault(sentence, ())]
+    schemas_by_name = {(schema.stage, schema.kind): schema for schema in schemas}
+    faults = [fault for path in tables for fault in _table_faults(results, path, schemas_by_name)]
     faults += [fault for path in records for fault in _record_faults(results, path)]
-    faults += _strangers(results)
+    faults += _unexpected_files(results)
     return len(tables) + len(records), faults
 
 
@@ -113,17 +113,17 @@ def repair(results: Path, schemas: Collection[Schema]) -> list[Path]:
 def _artifacts(results: Path) -> tuple[list[Path], list[Path]]:
     """Return the data tables of a results folder, and the records of its figures, summary tables and report."""
     if not results.is_dir():
-        raise InputError(f"{results} is no folder; `make` fills results/")
+        raise InputError(f"{results} is not a folder; run `make` to fill results/")
     tables = [path for stage in TABLES for path in sorted((results / stage).rglob("*.parquet"))]
     # A file name with a leading dot is a temporary file of an interrupted run, not an artifact.
     tables = [path for path in tables if not path.name.startswith(".")]
     return tables, sorted(path for stage in ("figures", "tables", "report") for path in results.glob(f"{stage}/*.json"))
 
 
-def _is_of_earlier_version(path: Path) -> bool:
+def _from_earlier_version(path: Path) -> bool:
     """Return whether the code hash of a table follows other rules than the current ones."""
     try:
-        code = parquet.about(path).get("code")
+        code = parquet.read_metadata(path).get("code")
     except InputError:  # the file is corrupted, which is a separate fault
         return False
     return isinstance(code, str) and not code.startswith(SCHEME)
@@ -133,46 +133,51 @@ def _schema(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -
     """Return the schema of a table, given its stage and its file name."""
     stage = path.relative_to(results).parts[0]
     if stage == "prompts":
-        beside = [schema for schema in schemas.values() if path.stem in schema.sets]
-        return beside[0] if beside else schemas[(stage, stage)]
+        matching = [schema for schema in schemas.values() if path.stem in schema.sets]
+        return matching[0] if matching else schemas[(stage, stage)]
     return schemas.get((stage, stage if stage == "corpora" else path.stem))
 
 
-def _unknown(path: Path) -> Fault:
+def _unknown_table(path: Path) -> Fault:
     """Return the fault of a table that no known study makes. Tables of studies outside the package are not removed."""
     with contextlib.suppress(InputError):
-        modules = parquet.about(path).get("modules", [])
+        modules = parquet.read_metadata(path).get("modules", [])
         if any(name.startswith("icl_lens.studies.plugins.") for name in modules):
-            return Fault(f"{path}: its study is outside the package; name the study's folder with --plugin", ())
-    return Fault(f"{path}: no study makes a {path.stem} table", (path,))
+            return Fault(f"{path}: the study is outside the package; pass its folder with --plugin", ())
+    return Fault(f"{path}: unknown kind of table, no study is named {path.stem}", (path,))
 
 
 def _table_faults(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -> list[Fault]:
     schema = _schema(results, path, schemas)
     if schema is None:
-        return [_unknown(path)]
+        return [_unknown_table(path)]
     try:
         table, metadata = parquet.read(path, schema)
     except InputError as error:
         return [Fault(str(error), (path,))]
     if not metadata:
-        return [Fault(f"{path}: holds no provenance, so it was not made by icl-lens", (path,))]
-    faults = [Fault(f"{path}: {said}", (path,)) for said in (*_rows(schema, table, metadata), *_code(schema, metadata))]
+        return [Fault(f"{path}: no provenance in the metadata; icl-lens did not write this file", (path,))]
+    faults = [
+        Fault(f"{path}: {message}", (path,))
+        for message in (*_row_messages(schema, table, metadata), *_code_messages(schema, metadata))
+    ]
     # The tensors that were written with the table are removed with it, because neither is valid without the other.
-    beside = metadata.get("beside", {})
-    return faults + _changed(results, path, {**metadata["inputs"], **beside}, (path, *(results / name for name in beside)))
+    tensors = metadata.get("beside", {})
+    return faults + _changed_files(
+        results, path, {**metadata["inputs"], **tensors}, (path, *(results / name for name in tensors))
+    )
 
 
-def _rows(schema: Schema, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
+def _row_messages(schema: Schema, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
     """Yield a message for each problem with the rows of a table."""
     numbers = table.select_dtypes("number")
-    bad = [name for name in numbers if not np.isfinite(numbers[name].to_numpy(dtype=float)).all()]
-    if bad:
-        yield f"column {', '.join(bad)} holds infinite or missing numbers"
+    invalid = [name for name in numbers if not np.isfinite(numbers[name].to_numpy(dtype=float)).all()]
+    if invalid:
+        yield f"non-finite or missing numbers in column {', '.join(invalid)}"
     yield from rows.faults(schema, table, metadata["observed"].get("prompts"))
 
 
-def _code(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
+def _code_messages(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
     """Yield a message if the code that made a table differs from the installed code.
 
     Training tables are skipped: only a part of the code determines the weights, and the training's own record names this part.
@@ -180,56 +185,58 @@ def _code(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
     if schema.stage == "training":
         return
     if not metadata["code"].startswith(SCHEME):
-        yield "an earlier version of icl-lens made it, whose hashes of code cannot be compared with those of this version"
+        yield "made by an earlier version of icl-lens; its code hash is not comparable with those of this version"
         return
     modules = metadata["modules"]
-    gone = [name for name in modules if module_file(name) is None]
-    if gone:
-        yield f"the code that made it ({gone[0]}) is not installed"
+    missing = [name for name in modules if module_file(name) is None]
+    if missing:
+        yield f"stale: the code that made it ({missing[0]}) is not installed"
     elif metadata["code"] != code_hash(*modules):
-        yield f"the code that made it ({modules[0]}) is not the code that is installed"
+        yield f"stale: the code that made it ({modules[0]}) differs from the installed code"
     if metadata["columns"] != {name: str(kind) for name, kind in schema.columns.items()}:
-        yield f"its columns are not those that {schema.kind} tables have in this version"
+        yield f"stale: its columns differ from those of {schema.kind} tables in this version"
 
 
-def _strangers(results: Path) -> Iterator[Fault]:
+def _unexpected_files(results: Path) -> Iterator[Fault]:
     """Yield a fault for each file that no rule makes.
 
     File names with a leading dot are skipped: they are temporary files of interrupted runs, or system files.
     """
     for folder, folders, files in os.walk(results):
-        here = Path(folder)
+        directory = Path(folder)
         # A folder with its own stages is a nested results folder.
-        inside = here != results and any((here / stage).is_dir() for stage in ("corpora", "prompts", "studies", "synthetic"))
-        if inside:
+        nested = directory != results and any(
+            (directory / stage).is_dir() for stage in ("corpora", "prompts", "studies", "synthetic")
+        )
+        if nested:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            path = (here / name).relative_to(results).as_posix()
+            path = (directory / name).relative_to(results).as_posix()
             if not name.startswith(".") and not any(re.fullmatch(pattern, path) for pattern in _GRAMMAR):
-                yield Fault(f"{here / name}: no rule makes such a file", ())
+                yield Fault(f"{directory / name}: unexpected file, no rule of the workflow writes it", ())
             elif (
                 path.endswith(".safetensors")
                 and path.startswith("studies/")
-                and not (here / name).with_suffix(".parquet").exists()
+                and not (directory / name).with_suffix(".parquet").exists()
             ):
-                yield Fault(f"{here / name}: its table is missing", (here / name,))
+                yield Fault(f"{directory / name}: its table is missing", (directory / name,))
 
 
 def _record_faults(results: Path, record: Path) -> list[Fault]:
     try:
         facts = json.loads(record.read_text(encoding="utf-8"))
         outputs = (record, *(results / name for name in facts["outputs"]))
-        faults = _changed(results, record, {**facts["inputs"], **facts["outputs"]}, outputs)
+        faults = _changed_files(results, record, {**facts["inputs"], **facts["outputs"]}, outputs)
         if missing := facts.get("missing"):  # a failed run wrote this page
-            faults.append(Fault(f"{record}: the report is incomplete, {', '.join(missing)} missing from it", outputs))
+            faults.append(Fault(f"{record}: the report is incomplete, missing: {', '.join(missing)}", outputs))
         return faults
     except (ValueError, KeyError, TypeError):
-        return [Fault(f"{record}: is not a record of inputs and outputs", (record,))]
+        return [Fault(f"{record}: not a valid record of inputs and outputs", (record,))]
 
 
-def _changed(results: Path, path: Path, recorded: dict[str, str], remove: tuple[Path, ...]) -> list[Fault]:
+def _changed_files(results: Path, path: Path, recorded: dict[str, str], remove: tuple[Path, ...]) -> list[Fault]:
     """Return a fault for each recorded file of the results folder that is missing or has changed."""
     faults = []
     for name, digest in recorded.items():
@@ -238,5 +245,5 @@ def _changed(results: Path, path: Path, recorded: dict[str, str], remove: tuple[
         if not (results / name).is_file():
             faults.append(Fault(f"{path}: {name} is missing", remove))
         elif hashes.file_hash(results / name) != digest:
-            faults.append(Fault(f"{path}: {name} is not what it was when this was made", remove))
+            faults.append(Fault(f"{path}: stale, because {name} has changed since this was made", remove))
     return faults

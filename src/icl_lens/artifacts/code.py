@@ -54,7 +54,7 @@ DECLARATIONS = ("STUDY", "GROUP", *SHARED_DECLARATIONS)
 CONTRACT = frozenset(f"{PACKAGE.name}.studies.{name}" for name in ("study", "item", "cost", "group"))
 """Modules with the classes that describe a study. How they process its declarations changes no result."""
 
-SENTENCES = frozenset("InputError NotImplementedError RuntimeError ValueError".split())
+USER_ERRORS = frozenset("InputError NotImplementedError RuntimeError ValueError".split())
 """Errors with a message for the user. Code may use the text of any other error, such as the key in a KeyError."""
 
 DECORATORS = frozenset(
@@ -78,7 +78,7 @@ def code_hash(*modules: str) -> str:
     """
     for name in modules:
         if module_file(name) is None:
-            raise ValueError(f"there is no module {name}")
+            raise ValueError(f"unknown module {name}")
     return _hash(_closure(modules))
 
 
@@ -90,7 +90,7 @@ def module_hash(name: str) -> str:
     """
     path = module_file(name)
     if path is None:
-        raise ValueError(f"there is no module {name}")
+        raise ValueError(f"unknown module {name}")
     return _hash({name: _source(path, name)})
 
 
@@ -119,8 +119,8 @@ def module_file(name: str) -> Path | None:
     """Return the source file of a project module, or None if there is no such module."""
     for root in sorted(ROOTS, key=len, reverse=True):
         if name == root or name.startswith(f"{root}."):
-            place = os.path.join(ROOTS[root], *name.removeprefix(root).split("."))
-            files = [os.path.join(place, "__init__.py"), *([f"{place}.py"] if name != root else [])]
+            base = os.path.join(ROOTS[root], *name.removeprefix(root).split("."))
+            files = [os.path.join(base, "__init__.py"), *([f"{base}.py"] if name != root else [])]
             return next((Path(file) for file in files if os.path.isfile(file)), None)
     return None
 
@@ -180,31 +180,33 @@ def _closure(names: Iterable[str]) -> dict[str, _Source]:
     found: dict[str, _Source] = {}
     files = cache(module_file)
     seen: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
         if name in seen:
             continue
         seen.add(name)
         # `from icl_lens.tasks.task import TASKS` names an attribute. Python runs the packages of a module before the module.
-        module, inside = name, []
+        module, attributes = name, []
         while module and files(module) is None:
-            module, _, last = module.rpartition(".")
-            inside.insert(0, last)
+            module, _, attribute = module.rpartition(".")
+            attributes.insert(0, attribute)
         if not module or module in CONTRACT:
             continue
         if module not in found:
             found[module] = _source(files(module), module)
-            waiting += [module.rpartition(".")[0], *found[module].imports]
-        if inside and files(module).name in ("study.py", "group.py") and _is_private(inside[0]):
+            pending += [module.rpartition(".")[0], *found[module].imports]
+        if attributes and files(module).name in ("study.py", "group.py") and _is_private(attributes[0]):
             raise InputError(
-                f"{name}: what a study.py gives a private name is not in the hash of the code that imports it; give it a name "
-                "without an underscore before it"
+                f"{name}: private names of a study.py or group.py are not part of the code hash; remove the leading underscore "
+                "of a name that other modules import"
             )
-        if inside:  # the module may import the name from another module
+        if attributes:  # the module may import the name from another module
             source = found[module]
-            bound = [dotted for own, dotted in source.bound if own == inside[0]] or [f"{m}.{inside[0]}" for m in source.stars]
-            waiting += [".".join([dotted, *inside[1:]]) for dotted in bound]
+            bound = [dotted for alias, dotted in source.bound if alias == attributes[0]] or [
+                f"{m}.{attributes[0]}" for m in source.stars
+            ]
+            pending += [".".join([dotted, *attributes[1:]]) for dotted in bound]
     found.pop(__name__, None)  # this module computes no result, and SCHEME identifies its rules
     return found
 
@@ -225,38 +227,38 @@ def _parsed(code: str, path: Path, module: str = "") -> _Source:
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(code)
     except (SyntaxError, ValueError) as error:
-        where = f", line {error.lineno}" if isinstance(error, SyntaxError) and path.suffix == ".py" else ""
-        raise InputError(f"{path}{where} is not Python: {getattr(error, 'msg', error)}; correct it") from error
-    package = path.name == "__init__.py"
-    before, annotating = _used(tree), _annotating(tree)
+        location = f", line {error.lineno}" if isinstance(error, SyntaxError) and path.suffix == ".py" else ""
+        raise InputError(f"{path}{location} is not valid Python: {getattr(error, 'msg', error)}") from error
+    is_package = path.name == "__init__.py"
+    used_before, annotation_names = _used_names(tree), _annotation_names(tree)
     tree = _Pruner(tree).visit(tree)
-    _leave_out_declarations(tree, DECLARATIONS if path.name in ("study.py", "group.py") else SHARED_DECLARATIONS)
+    _remove_declarations(tree, DECLARATIONS if path.name in ("study.py", "group.py") else SHARED_DECLARATIONS)
     # Only annotations and messages used these names. A package's __init__ imports names for other modules.
-    needless = set() if package else before - _used(tree)
-    imports = _Imports(module if package else module.rpartition(".")[0], needless, annotating)
+    unneeded = set() if is_package else used_before - _used_names(tree)
+    imports = _Imports(module if is_package else module.rpartition(".")[0], unneeded, annotation_names)
     tree = imports.visit(tree)
     return _Source(
         path.parent,
-        hashlib.sha256("".join(_written(tree)).encode()).hexdigest(),
+        hashlib.sha256("".join(_serialized(tree)).encode()).hexdigest(),
         tuple(dict.fromkeys([*imports.found, *_attributes(tree, imports.bound), *_named_modules(tree)])),
         tuple(imports.bound),
         tuple(imports.stars),
-        frozenset(text for text in _texts(tree) if 0 < len(text) < 256 and text.isprintable()),
+        frozenset(text for text in _strings(tree) if 0 < len(text) < 256 and text.isprintable()),
     )
 
 
-def _used(tree: ast.AST) -> set[str]:
+def _used_names(tree: ast.AST) -> set[str]:
     """Return the names that code uses, or exports in ``__all__``."""
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if "__all__" in names:
         for node in ast.walk(tree):
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-                names.update(_texts(node))
+                names.update(_strings(node))
     return names
 
 
-def _annotating(tree: ast.AST) -> set[str]:
+def _annotation_names(tree: ast.AST) -> set[str]:
     """Return the names in the annotations of functions."""
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -266,54 +268,54 @@ def _annotating(tree: ast.AST) -> set[str]:
     return found
 
 
-def _texts(tree: ast.AST) -> set[str]:
+def _strings(tree: ast.AST) -> set[str]:
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _data_files(source: _Source) -> list[str]:
     """Return the strings of a module that name a data file in its folder or in a subfolder."""
-    beside = {entry.name for entry in os.scandir(source.folder) if entry.is_file()}
-    below = {text for text in source.texts if "/" in text and ".." not in text and text[0] != "/"}
-    found = (source.texts & beside) | {text for text in below if (source.folder / text).is_file()}
+    siblings = {entry.name for entry in os.scandir(source.folder) if entry.is_file()}
+    relative = {text for text in source.texts if "/" in text and ".." not in text and text[0] != "/"}
+    found = (source.texts & siblings) | {text for text in relative if (source.folder / text).is_file()}
     return sorted(text for text in found if not text.endswith((".py", ".pyc")))
 
 
-def _is_ours(dotted: str) -> bool:
+def _in_package(dotted: str) -> bool:
     return dotted.split(".")[0] == PACKAGE.name
 
 
 def _attributes(tree: ast.AST, bound: list[tuple[str, str]]) -> Iterator[str]:
     """Yield the dotted names of the objects that code uses as attributes of project modules, or after ``import *``."""
-    of_name: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for name, dotted in bound:
-        of_name.setdefault(name, []).append(dotted)
-    for base in of_name.get("*", ()):
-        yield from (f"{base}.{name}" for name in sorted(_used(tree)))
+        by_name.setdefault(name, []).append(dotted)
+    for base in by_name.get("*", ()):
+        yield from (f"{base}.{name}" for name in sorted(_used_names(tree)))
     for node in ast.walk(tree):
         parts: list[str] = []
         while isinstance(node, ast.Attribute):
             parts.insert(0, node.attr)
             node = node.value
         if parts and isinstance(node, ast.Name):
-            yield from (".".join([dotted, *parts]) for dotted in of_name.get(node.id, ()))
+            yield from (".".join([dotted, *parts]) for dotted in by_name.get(node.id, ()))
 
 
 def _named_modules(tree: ast.AST) -> Iterator[str]:
     """Yield the strings that can be dotted project names, because code may import a module by such a string."""
-    yield from (text for text in sorted(_texts(tree)) if _is_ours(text) and all(map(str.isidentifier, text.split("."))))
+    yield from (text for text in sorted(_strings(tree)) if _in_package(text) and all(map(str.isidentifier, text.split("."))))
 
 
 class _Imports(ast.NodeTransformer):
-    """Transformer that finds the project imports of a tree and removes needless imports.
+    """Transformer that finds the project imports of a tree and removes unneeded imports.
 
     Args:
         package: The package of the module, for relative imports.
-        needless: Names with imports that are removed from the tree and not followed.
-        annotating: Names with imports that are followed even if they are needless.
+        unneeded: Names with imports that are removed from the tree and not followed.
+        annotation_names: Names with imports that are followed even if they are unneeded.
     """
 
-    def __init__(self, package: str, needless: set[str], annotating: set[str]) -> None:
-        self.package, self.needless, self.annotating = package, needless, annotating
+    def __init__(self, package: str, unneeded: set[str], annotation_names: set[str]) -> None:
+        self.package, self.unneeded, self.annotation_names = package, unneeded, annotation_names
         self.found: list[str] = []
         self.bound: list[tuple[str, str]] = []
         self.stars: list[str] = []
@@ -321,8 +323,8 @@ class _Imports(ast.NodeTransformer):
     def visit_Import(self, node: ast.Import) -> ast.AST | None:
         for alias in node.names:
             first = alias.name.split(".")[0]
-            self._take(alias.asname or first, alias.name, alias.name if alias.asname else first)
-        node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) not in self.needless]
+            self._add(alias.asname or first, alias.name, alias.name if alias.asname else first)
+        node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) not in self.unneeded]
         return node if node.names else None
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
@@ -333,17 +335,17 @@ class _Imports(ast.NodeTransformer):
             base = ".".join([*anchor, base] if base else anchor)
         for alias in node.names:
             if alias.name == "*":
-                self._take("*", base, base)
-                self.stars += [base] if _is_ours(base) else []
+                self._add("*", base, base)
+                self.stars += [base] if _in_package(base) else []
             else:
-                self._take(alias.asname or alias.name, f"{base}.{alias.name}", f"{base}.{alias.name}")
-        node.names = [alias for alias in node.names if (alias.asname or alias.name) not in self.needless]
+                self._add(alias.asname or alias.name, f"{base}.{alias.name}", f"{base}.{alias.name}")
+        node.names = [alias for alias in node.names if (alias.asname or alias.name) not in self.unneeded]
         return node if node.names else None
 
-    def _take(self, name: str, imported: str, meant: str) -> None:
-        if _is_ours(imported):
-            self.bound.append((name, meant))
-            if name not in self.needless or name in self.annotating:
+    def _add(self, name: str, imported: str, target: str) -> None:
+        if _in_package(imported):
+            self.bound.append((name, target))
+            if name not in self.unneeded or name in self.annotation_names:
                 self.found.append(imported)
 
 
@@ -365,11 +367,11 @@ class _Pruner(ast.NodeTransformer):
         for name in ("body", "orelse", "finalbody"):
             body = getattr(node, name, None)
             if isinstance(body, list):
-                setattr(node, name, [each for each in body if not _says_only(each)])
+                setattr(node, name, [each for each in body if not _has_no_effect(each)])
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._inside(node, in_class=True)
+        return self._visit_scope(node, in_class=True)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return self._without_annotations(node)
@@ -377,21 +379,21 @@ class _Pruner(ast.NodeTransformer):
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
         return self._without_annotations(node)
 
-    def _inside(self, node: ast.AST, in_class: bool) -> ast.AST:
-        outside, self.in_class = self.in_class, in_class
+    def _visit_scope(self, node: ast.AST, in_class: bool) -> ast.AST:
+        previous, self.in_class = self.in_class, in_class
         try:
             return self.generic_visit(node)
         finally:
-            self.in_class = outside
+            self.in_class = previous
 
     def _without_annotations(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         if all(_last_name(decorator) in DECORATORS for decorator in node.decorator_list):
-            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
-            for argument in every:
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+            for argument in arguments:
                 if argument is not None:
                     argument.annotation = None
             node.returns = None
-        return self._inside(node, in_class=False)
+        return self._visit_scope(node, in_class=False)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         if self.in_class or node.value is None:
@@ -401,11 +403,11 @@ class _Pruner(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         if _last_name(node.test) == "TYPE_CHECKING":  # it is always false at run time
             kept = [self.visit(each) for each in node.orelse]
-            return [each for each in kept if not _says_only(each)]
+            return [each for each in kept if not _has_no_effect(each)]
         return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if isinstance(node.exc, ast.Call) and _last_name(node.exc) in SENTENCES:
+        if isinstance(node.exc, ast.Call) and _last_name(node.exc) in USER_ERRORS:
             node.exc.args = [ast.Constant(value="") if _is_text(each) else each for each in node.exc.args]
         return self.generic_visit(node)
 
@@ -420,28 +422,28 @@ class _Pruner(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _leave_out_declarations(tree: ast.Module, names: Collection[str]) -> None:
+def _remove_declarations(tree: ast.Module, names: Collection[str]) -> None:
     """Remove the declarations of a study or group from a pruned tree, with the private helpers that nothing else uses."""
     # A module may use the name KEYS for something else.
     declared = [
         each
         for each in tree.body
-        if set(_defines(each)) & set(names)
-        and (not set(_defines(each)) & set(SHARED_DECLARATIONS) or _last_name(getattr(each, "value", None)) == "Keys")
+        if set(_defined_names(each)) & set(names)
+        and (not set(_defined_names(each)) & set(SHARED_DECLARATIONS) or _last_name(getattr(each, "value", None)) == "Keys")
     ]
     if not declared:
         return
     tree.body = [each for each in tree.body if each not in declared]
     while True:
-        private = [each for each in tree.body if all(map(_is_private, _defines(each) or [""]))]
-        used = [_used(each) - set(_defines(each)) for each in tree.body]
-        unused = [each for each in private if not any(set(_defines(each)) & names for names in used)]
+        private = [each for each in tree.body if all(map(_is_private, _defined_names(each) or [""]))]
+        used = [_used_names(each) - set(_defined_names(each)) for each in tree.body]
+        unused = [each for each in private if not any(set(_defined_names(each)) & names for names in used)]
         if not unused:
             return
         tree.body = [each for each in tree.body if each not in unused]
 
 
-def _defines(node: ast.stmt) -> list[str]:
+def _defined_names(node: ast.stmt) -> list[str]:
     """Return the name of a function or class, or the names that an assignment binds; no names for any other statement."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
@@ -462,10 +464,10 @@ def _last_name(node: ast.expr) -> str:
 
 
 # Functions without side effects.
-_TELLING = frozenset("format join len list max min round set sorted str sum".split())
+_PURE_FUNCTIONS = frozenset("format join len list max min round set sorted str sum".split())
 
 
-def _says_only(node: ast.AST) -> bool:
+def _has_no_effect(node: ast.AST) -> bool:
     """Return whether a statement is a docstring (module, function, class or attribute), does nothing, or only logs."""
     if isinstance(node, ast.Pass):
         return True
@@ -479,12 +481,12 @@ def _says_only(node: ast.AST) -> bool:
         return True
     if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _LOGGED):
         return False
-    acts = any(
+    has_effect = any(
         isinstance(each, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom)
-        or (isinstance(each, ast.Call) and each is not value and _last_name(each) not in _TELLING)
+        or (isinstance(each, ast.Call) and each is not value and _last_name(each) not in _PURE_FUNCTIONS)
         for each in ast.walk(value)
     )
-    return isinstance(value.func.value, ast.Name) and value.func.value.id == "logger" and not acts
+    return isinstance(value.func.value, ast.Name) and value.func.value.id == "logger" and not has_effect
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -492,7 +494,7 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
-def _written(node: object) -> Iterator[str]:
+def _serialized(node: object) -> Iterator[str]:
     """Yield a tree as text that is the same in each version of Python.
 
     Empty fields, and fields that only some versions have, are omitted.
@@ -509,12 +511,12 @@ def _written(node: object) -> Iterator[str]:
                     yield " value=None"
                 continue
             yield f" {name}="
-            yield from _written(value)
+            yield from _serialized(value)
         yield ")"
     elif isinstance(node, list):
         yield "["
         for each in node:
-            yield from _written(each)
+            yield from _serialized(each)
             yield ","
         yield "]"
     else:

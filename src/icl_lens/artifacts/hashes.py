@@ -61,24 +61,24 @@ def _cached_file_hash(path: Path) -> str:
     cached = Path(folder) / hashlib.sha256(repr(stamps).encode()).hexdigest()
     with contextlib.suppress(FileNotFoundError):
         return cached.read_text(encoding="ascii")
-    found = file_hash(path)
+    digest = file_hash(path)
     if not seconds_until_settled(stamps) and file_stamps([path]) == stamps:
         new = cached.with_suffix(f".{os.getpid()}")
-        new.write_text(found, encoding="ascii")
+        new.write_text(digest, encoding="ascii")
         new.rename(cached)
-    return found
+    return digest
 
 
-def artifact_name(path: Path | str, beside: Path | str) -> str:
+def artifact_name(path: Path | str, artifact: Path | str) -> str:
     """Return the path of a file relative to the results folder of another artifact, e.g. ``prompts/sst2/fresh-1shot.parquet``.
 
     For a file outside this folder, return only the file name, so that no local path is recorded.
 
     Args:
         path: The file to name.
-        beside: An artifact in the results folder, such as ``results/studies/gpt2/sst2/fresh-1shot/icl.parquet``.
+        artifact: An artifact in the results folder, such as ``results/studies/gpt2/sst2/fresh-1shot/icl.parquet``.
     """
-    parts = Path(beside).absolute().parts
+    parts = Path(artifact).absolute().parts
     # Take the last folder with the name of a stage. The config ensures that the folders below it have other names.
     stage = max((i for i, part in enumerate(parts[:-1]) if part in STAGES), default=0)
     results = Path(*parts[:stage])

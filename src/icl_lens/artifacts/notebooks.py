@@ -37,11 +37,11 @@ def record(source: Path, executed: Path, out: Path, record: Path, inputs: list[P
     try:
         notebook = json.loads(executed.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{executed} is not an executed notebook") from error
-    absent = [str(path) for path in outputs if not path.is_file()]
-    if absent:
-        raise InputError(f"{executed} did not write {', '.join(absent)}")
-    for text in _errors(notebook):
+        raise InputError(f"{executed} is missing or is not an executed notebook") from error
+    missing = [str(path) for path in outputs if not path.is_file()]
+    if missing:
+        raise InputError(f"{executed} did not write {', '.join(missing)}")
+    for text in _stderr_texts(notebook):
         logger.warning("%s wrote to standard error: %s", source.name, text.rstrip())
     with whole_file(out) as temporary:
         _write_json(temporary, strip_run(notebook), indent=1)
@@ -82,11 +82,11 @@ def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
         if "outputs" in cell:
-            cell["outputs"] = _joined(output for output in cell["outputs"] if output.get("name") != "stderr")
+            cell["outputs"] = _join_streams(output for output in cell["outputs"] if output.get("name") != "stderr")
     return notebook
 
 
-def _joined(outputs: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def _join_streams(outputs: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the outputs of one cell, with consecutive outputs of the same stream joined into one."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
@@ -98,7 +98,7 @@ def _joined(outputs: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     return joined
 
 
-def _errors(notebook: dict[str, Any]) -> Iterator[str]:
+def _stderr_texts(notebook: dict[str, Any]) -> Iterator[str]:
     """Yield the texts that the cells wrote to standard error."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):

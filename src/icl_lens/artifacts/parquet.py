@@ -30,7 +30,7 @@ def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[
     """
     names = list(schema.columns)
     if sorted(table.columns) != sorted(names):
-        raise ValueError(f"columns {list(table.columns)} are not those of schema {schema.kind}, {list(schema.columns)}")
+        raise ValueError(f"columns {list(table.columns)} differ from those of schema {schema.kind}, {list(schema.columns)}")
     arrow = pa.Table.from_pandas(table[names], schema=schema.arrow, preserve_index=False)
     empty = _empty_columns(arrow)
     if empty:
@@ -50,29 +50,29 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
     """
     path, kind, version = Path(path), schema.kind, schema.version
     if not path.is_file():
-        raise InputError(f"{path} does not exist; it should be a {kind} table (Parquet)")
+        raise InputError(f"{path} does not exist; expected a {kind} table (Parquet)")
     try:
         arrow = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} is not a whole Parquet file (cut short or damaged?): `icl-lens audit --repair` clears it away, "
-            "the same command then makes it anew; copy it again if it came from elsewhere"
+            f"{path} is not a valid Parquet file (truncated or corrupted); delete it with `icl-lens audit --repair` and rerun "
+            "the command that made it, or copy it again"
         ) from error
     packed = (arrow.schema.metadata or {}).get(METADATA_KEY)
     try:
         metadata = json.loads(packed) if packed else {}
     except ValueError as error:
-        raise InputError(f"{path} holds damaged metadata: `icl-lens audit --repair` clears it away") from error
+        raise InputError(f"{path} has corrupted metadata; delete it with `icl-lens audit --repair`") from error
     if metadata and metadata.get("schema") != kind:
-        raise InputError(f"{path} is a {metadata.get('schema')} table where a {kind} table is wanted")
+        raise InputError(f"{path} is a {metadata.get('schema')} table; expected a {kind} table")
     if metadata and metadata.get("version") != version:
         raise InputError(
-            f"{path} follows version {metadata.get('version')} of the {kind} schema, this icl-lens reads version "
-            f"{version}: `icl-lens audit --repair` clears it away"
+            f"{path} has version {metadata.get('version')} of the {kind} schema, but this version of icl-lens reads version "
+            f"{version}; delete it with `icl-lens audit --repair`"
         )
     missing = [name for name in schema.columns if name not in arrow.column_names]
     if missing:
-        raise InputError(f"{path} is not a {kind} table: it has no column {', '.join(missing)}")
+        raise InputError(f"{path} is not a {kind} table: missing column {', '.join(missing)}")
     try:
         arrow = arrow.select(list(schema.columns)).cast(schema.arrow)
     except (pa.ArrowException, ValueError) as error:
@@ -85,7 +85,7 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
     return arrow.to_pandas(), metadata
 
 
-def about(path: Path | str) -> dict[str, Any]:
+def read_metadata(path: Path | str) -> dict[str, Any]:
     """Return the metadata of a table without reading its rows. It is empty for a file that icl-lens did not write.
 
     Raises:
@@ -95,7 +95,7 @@ def about(path: Path | str) -> dict[str, Any]:
         packed = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
         return json.loads(packed) if packed else {}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path} is absent or damaged: `icl-lens audit --repair` clears it away") from error
+        raise InputError(f"{path} is missing or corrupted; delete it with `icl-lens audit --repair`") from error
 
 
 def _empty_columns(table: pa.Table) -> list[str]:

@@ -20,6 +20,8 @@ LIBRARIES = (
     "pandas",
     "pyarrow",
     "safetensors",
+    "scikit-learn",
+    "scipy",
     "seaborn",
     "tokenizers",
     "torch",

@@ -17,13 +17,13 @@ def faults(schema: Schema, table: pd.DataFrame, prompts: int | None) -> Iterator
         table: Rows of the table.
         prompts: Number of prompts that were run, or None if it is not known.
     """
-    twice = int(table.duplicated(list(schema.keys)).sum())
-    if twice:
-        yield f"duplicate rows: {twice} (same {', '.join(schema.keys)})"
+    duplicates = int(table.duplicated(list(schema.keys)).sum())
+    if duplicates:
+        yield f"duplicate rows: {duplicates} (same {', '.join(schema.keys)})"
     if schema.every_prompt:
         counts = table.groupby("prompt_id").size()
         if counts.nunique() > 1:
-            short = counts[counts < counts.max()]
-            yield f"{len(short)} prompts have fewer rows than the others, {short.index[0]} among them"
+            incomplete = counts[counts < counts.max()]
+            yield f"{len(incomplete)} prompts have fewer rows than the others, {incomplete.index[0]} among them"
         if prompts is not None and len(counts) != prompts:
-            yield f"{len(counts)} prompts have rows, {prompts} were run"
+            yield f"{len(counts)} prompts have rows, but {prompts} prompts were run"

@@ -47,19 +47,19 @@ class Schema:
 
     def __post_init__(self) -> None:
         if not isinstance(self.keys, tuple):
-            raise ValueError(f"schema {self.kind}: keys: {self.keys!r} is not a tuple of names of columns, such as ('layer',)")
+            raise ValueError(f"schema {self.kind}: keys must be a tuple of column names such as ('layer',), got {self.keys!r}")
         untyped = [name for name, kind in self.columns.items() if not isinstance(kind, pa.DataType)]
         if untyped:
             raise ValueError(
-                f"schema {self.kind}: columns: {untyped[0]!r} has {self.columns[untyped[0]]!r} for its type; take one of "
-                "icl_lens.artifacts.schema, such as FLOAT"
+                f"schema {self.kind}: columns: invalid type {self.columns[untyped[0]]!r} of column {untyped[0]!r}; use a type "
+                "of icl_lens.artifacts.schema, such as FLOAT"
             )
-        strangers = [name for name in self.keys if name not in self.columns]
-        if strangers:
-            raise ValueError(f"schema {self.kind}: keys: {strangers[0]!r} is not one of its columns")
+        unknown = [name for name in self.keys if name not in self.columns]
+        if unknown:
+            raise ValueError(f"schema {self.kind}: keys: unknown column {unknown[0]!r}")
         lists = [name for name in self.keys if pa.types.is_list(self.columns[name])]
         if lists:
-            raise ValueError(f"schema {self.kind}: keys: column {lists[0]!r} holds lists, which cannot tell rows apart")
+            raise ValueError(f"schema {self.kind}: keys: column {lists[0]!r} contains lists; a key must be a single value")
         object.__setattr__(self, "arrow", pa.schema(list(self.columns.items())))
 
 
@@ -76,5 +76,5 @@ def study_schema(
         every_prompt: See :class:`Schema`.
     """
     if not isinstance(keys, tuple):
-        raise ValueError(f"schema {kind}: keys: {keys!r} is not a tuple of names of columns, such as ('layer',)")
+        raise ValueError(f"schema {kind}: keys must be a tuple of column names such as ('layer',), got {keys!r}")
     return Schema(kind, version, {**STUDY_COLUMNS, **columns}, (*STUDY_COLUMNS, *keys), "studies", every_prompt)

@@ -31,26 +31,26 @@ class Kind(Generic[Header]):
         version: Version of the format. It increases if the meaning of the header or of a tensor changes.
         header: Class of the header. Its fields include ``format`` (the version) and ``content`` (the hash).
         framework: Type of the tensors: ``pt`` for torch tensors, ``numpy`` for NumPy arrays.
-        absent: End of the error message for a missing file.
-        foreign: Text of the error message for a file of another kind, after its path.
-        named: Name of the format in error messages.
+        missing_hint: What to do about a missing file, for the error message.
+        kind_error: Error message for a file of another kind, after its path.
+        format_name: Name of the format in error messages.
     """
 
     key: str
     version: int
     header: type[Header]
     framework: Literal["pt", "numpy"]
-    absent: str
-    foreign: str
-    named: str
+    missing_hint: str
+    kind_error: str
+    format_name: str
 
-    def write(self, path: Path | str, tensors: Mapping[str, Any], **about: object) -> Header:
+    def write(self, path: Path | str, tensors: Mapping[str, Any], **fields: object) -> Header:
         """Write a file.
 
         Args:
             path: The file.
             tensors: Name -> tensor, contiguous and on the CPU.
-            about: The fields of the header other than ``format`` and ``content``.
+            fields: The fields of the header other than ``format`` and ``content``.
 
         Returns:
             The header of the file.
@@ -59,7 +59,7 @@ class Kind(Generic[Header]):
             from safetensors.torch import save_file
         else:
             from safetensors.numpy import save_file
-        header = self.header(format=self.version, content=_content_hash(tensors), **about)
+        header = self.header(format=self.version, content=_content_hash(tensors), **fields)
         with whole_file(path) as temporary:
             save_file(dict(tensors), temporary, metadata={self.key: header.model_dump_json()})
         return header
@@ -72,21 +72,21 @@ class Kind(Generic[Header]):
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"{path} does not exist; {self.absent}")
+            raise InputError(f"{path} does not exist; {self.missing_hint}")
         packed = self._metadata(path).get(self.key)
         if packed is None:
-            raise InputError(f"{path} {self.foreign}: it is a safetensors file of something else")
+            raise InputError(f"{path} {self.kind_error}: it is a safetensors file of another kind")
         try:
-            found = json.loads(packed)
-            version = found.get("format") if isinstance(found, dict) else None
+            content = json.loads(packed)
+            version = content.get("format") if isinstance(content, dict) else None
             if isinstance(version, int) and version != self.version:
                 raise InputError(
-                    f"{path} follows version {version} of {self.named}, this icl-lens reads version {self.version}: make it "
-                    "anew"
+                    f"{path} has version {version} of {self.format_name}, but this version of icl-lens reads version "
+                    f"{self.version}; create the file again"
                 )
             return self.header.model_validate_json(packed)
         except (ValidationError, ValueError) as error:
-            raise InputError(f"{path} is damaged: its header cannot be read; make it anew") from error
+            raise InputError(f"{path} is corrupted: its header cannot be read; create the file again") from error
 
     def read_tensors(self, path: Path | str, header: Header, names: Iterable[str]) -> dict[str, Any]:
         """Read the tensors and check them against the hash in the header.
@@ -105,9 +105,9 @@ class Kind(Generic[Header]):
             with safe_open(path, framework=self.framework) as file:
                 tensors = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
-            raise damaged(path) from error
+            raise corrupted(path) from error
         if _content_hash(tensors) != header.content:
-            raise damaged(path)
+            raise corrupted(path)
         return tensors
 
     def _metadata(self, path: Path) -> dict[str, str]:
@@ -119,20 +119,20 @@ class Kind(Generic[Header]):
         except (SafetensorError, OSError) as error:
             # If the key is near the beginning, the file is a corrupted file of this kind and not a file of another kind.
             with path.open("rb") as stream:
-                begun = self.key.encode() in stream.read(64)
-            if begun:
-                raise damaged(path) from error
-            raise InputError(f"{path} {self.foreign}: it is no safetensors file") from error
+                has_key = self.key.encode() in stream.read(64)
+            if has_key:
+                raise corrupted(path) from error
+            raise InputError(f"{path} {self.kind_error}: it is not a safetensors file") from error
 
 
-def damaged(path: Path | str) -> InputError:
+def corrupted(path: Path | str) -> InputError:
     """Return the error for a file with tensors that differ from those that were written."""
-    return InputError(f"{path} is damaged, or was cut short: make it anew, or copy it again")
+    return InputError(f"{path} is corrupted or truncated; create it again or copy it again")
 
 
-def contradictory(path: Path | str) -> InputError:
+def inconsistent(path: Path | str) -> InputError:
     """Return the error for a file with contradictory values in its header."""
-    return InputError(f"{path} is damaged: its header contradicts itself; make it anew")
+    return InputError(f"{path} is corrupted: its header is inconsistent; create the file again")
 
 
 def _content_hash(tensors: Mapping[str, Any]) -> str:

@@ -32,14 +32,14 @@ def read(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; it should hold tensors (safetensors)")
+        raise InputError(f"{path} does not exist; expected a safetensors file")
     try:
         with safe_open(path, framework="numpy") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
             metadata = json.loads(stored.metadata()["icl_lens"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a whole safetensors file of icl-lens: `icl-lens audit --repair` clears it away, the same command "
-            "then makes it anew"
+            f"{path} is not a valid safetensors file of icl-lens (truncated or corrupted); delete it with `icl-lens audit "
+            "--repair` and rerun the command that made it"
         ) from error
     return tensors, metadata

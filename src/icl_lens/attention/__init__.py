@@ -12,7 +12,7 @@ The package provides context managers, and one function that stops the forward p
         network(**batch.inputs())
     with record_rows(network, batch.last) as rows:      # layer -> (B, H, K); the fused kernel keeps running
         network(**batch.inputs())
-    with record_keys_and_values(network) as memory:     # layer -> Memory; the fused kernel keeps running
+    with record_keys_and_values(network) as memory:     # layer -> KeysAndValues; the fused kernel keeps running
         network(**batch.inputs())
     with flows(network, sink):                          # sink gets |sum over heads of A * dL/dA|, layer by layer
         loss(network(**batch.inputs())).backward()

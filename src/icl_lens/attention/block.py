@@ -30,15 +30,15 @@ def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[Non
             blocked = layer_edges[:, None]  # (B, 1, Q, K)
             rows = getattr(module, ROWS, None)
             if rows is not None:
-                places = torch.arange(len(rows), device=rows.device)  # (B,)
-                blocked = blocked.expand(len(rows), -1, -1, -1)[places, :, rows, None]  # (B, 1, 1, K)
+                prompts = torch.arange(len(rows), device=rows.device)  # (B,)
+                blocked = blocked.expand(len(rows), -1, -1, -1)[prompts, :, rows, None]  # (B, 1, 1, K)
             elif mask is None:
                 # The fused kernel applies a causal mask only if it gets no mask.
                 queries, keys = blocked.shape[-2:]
                 mask = torch.ones(queries, keys, dtype=torch.bool, device=blocked.device).tril(keys - queries)  # (Q, K)
             # transformers passes a boolean mask (True: visible) to the fused kernel, and an additive mask to eager attention.
-            unseen = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-            mask = mask.masked_fill(blocked, unseen)  # (B, 1, Q, K)
+            blocked_value = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            mask = mask.masked_fill(blocked, blocked_value)  # (B, 1, Q, K)
             return args, {**kwargs, "attention_mask": mask}
 
         return mask_edges

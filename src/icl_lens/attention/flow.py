@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from icl_lens.attention import flow_kernel
-from icl_lens.attention.kernels import Edit, OwnAttention, Reached, edited
-from icl_lens.attention.last_layer import LastMemory, computed_at
+from icl_lens.attention.kernels import CustomAttention, Edit, ForwardStopped, edited
+from icl_lens.attention.last_layer import LastLayerState, computed_at
 from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.precision import at_least_float32, exact_products
 
@@ -27,8 +27,8 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
     """Pass the information flow |sum over heads of A * dL/dA| of each layer to ``sink`` during a backward pass.
 
     Run the model and call ``backward()`` on a loss inside this context. The last layer comes first. No attention matrix is
-    kept, because :mod:`icl_lens.attention.flow_kernel` recomputes a few rows at a time. Inside or around ``scale`` and
-    ``record``, which compute the full weights, the flow is computed from these weights.
+    kept, because :mod:`icl_lens.attention.flow_kernel` recomputes a few rows at a time. When nested with ``scale`` or
+    ``record`` in either order, which compute the full weights, the flow is computed from these weights.
 
     Args:
         network: Any supported model. Its parameters may be frozen.
@@ -36,8 +36,8 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
             (B, Q, K), or None.
         with_weights: Whether to compute this mean.
         rows: One position per prompt, shape (B,), if the loss depends only on these positions. The last layer then computes
-            only these positions, and its outputs at the other positions are zeros. This requires whole prompts without a
-            prefix, and a model for which :func:`ends_in_rows` is true.
+            only these positions, and its outputs at the other positions are zeros. This requires complete prompts
+            without a shared prefix, and a model for which :func:`supports_single_row` is true.
     """
     edit = _Flows(sink, with_weights)
     with edited(network, edit), torch.enable_grad():
@@ -48,49 +48,51 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
                 yield
 
 
-class _Flows(OwnAttention, LastMemory):
+class _Flows(CustomAttention, LastLayerState):
     """Edit that reports the information flow of each layer and changes no weight."""
 
-    spreads = masked = True
+    full_length = masked = True
 
     def __init__(self, sink: FlowSink, with_weights: bool) -> None:
         self.sink, self.with_weights = sink, with_weights
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
-        return _Tap.apply(weights, torch.ones((), device=weights.device, requires_grad=True), layer, self._from_matrices)
+        return _GradientCallback.apply(
+            weights, torch.ones((), device=weights.device, requires_grad=True), layer, self._report_matrices
+        )
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
     ) -> Tensor:
         """Return the outputs of the heads, shape (B, H, Q, d)."""
         if self.stops:
-            raise Reached(query, key, value)
-        tell = partial(self.sink, layer)
+            raise ForwardStopped(query, key, value)
+        report = partial(self.sink, layer)
         if self.last:
             key, value, rows = self.last
-            tell = partial(self._among_all, layer, rows)
+            report = partial(self._report_rows, layer, rows)
         mask = None if mask is None else mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
-        return flow_kernel.attend(query, key, value, mask, scale, softcap, tell, self.with_weights)
+        return flow_kernel.attend(query, key, value, mask, scale, softcap, report, self.with_weights)
 
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
         return len(edits) > 1
 
-    def _among_all(self, layer: int, rows: Tensor, *of_rows: Tensor | None) -> None:
+    def _report_rows(self, layer: int, rows: Tensor, *tensors: Tensor | None) -> None:
         """Pass tensors with one row per prompt, shape (B, 1, K), to the sink, with zeros for all other rows."""
 
-        def whole(row: Tensor) -> Tensor:
+        def padded(row: Tensor) -> Tensor:
             length = row.shape[-1]
             return row.new_zeros(len(row), length, length).scatter_(1, rows[:, None, None].expand_as(row), row)  # (B, K, K)
 
-        self.sink(layer, *(None if row is None else whole(row) for row in of_rows))
+        self.sink(layer, *(None if row is None else padded(row) for row in tensors))
 
-    def _from_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
+    def _report_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
         wide = at_least_float32(weights)  # (B, H, Q, K)
         flow = (wide * at_least_float32(gradient)).sum(1).abs_()  # (B, Q, K)
         self.sink(layer, flow, wide.mean(1) if self.with_weights else None)
 
 
-class _Tap(torch.autograd.Function):
+class _GradientCallback(torch.autograd.Function):
     """Identity that passes its gradient to a callback."""
 
     @staticmethod
@@ -110,24 +112,24 @@ class _Tap(torch.autograd.Function):
 @exact_products()
 @torch.no_grad()
 @model_cache.cached_check
-def ends_in_rows(network: PreTrainedModel) -> bool:
+def supports_single_row(network: PreTrainedModel) -> bool:
     """Return whether the last layer of a model can compute only one row per prompt (see :func:`flows`).
 
     The check runs a short input in both ways and compares the logits.
     """
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
     rows = torch.tensor([5, 7], device=network.device)
-    places = torch.arange(2, device=network.device)
+    prompts = torch.arange(2, device=network.device)
 
     def logits() -> Tensor:
-        with vocabulary.only(network, ids.flatten()):
-            return network(input_ids=ids, use_cache=False).logits[places, rows].float()  # (2, 16)
+        with vocabulary.restrict_tokens(network, ids.flatten()):
+            return network(input_ids=ids, use_cache=False).logits[prompts, rows].float()  # (2, 16)
 
     plain = logits()
     try:
         with flows(network, lambda *_: None, rows=rows):
-            alone = logits()
+            rows_only = logits()
     except Exception:  # layers with other arguments that depend on all positions can raise any exception
         return False
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
-    return bool((plain - alone).abs().max() <= tolerance * plain.abs().max())
+    return bool((plain - rows_only).abs().max() <= tolerance * plain.abs().max())

@@ -24,7 +24,7 @@ from icl_lens.network.precision import at_least_float32
 
 # Number of attention weights that are computed at a time. It fits the cache of a CPU, or is large enough to use a whole GPU.
 _ELEMENTS = {"cpu": 2**19}
-_ELEMENTS_ELSEWHERE = 2**26
+_ELEMENTS_DEFAULT = 2**26
 # Minimum number of parts into which the rows of a prompt are divided. With two parts, the first part needs only half the keys.
 _STEPS = 2
 
@@ -62,63 +62,63 @@ def attend(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights) -> Tensor:
-        ctx.how = scale, softcap, sink, with_weights
+        ctx.options = scale, softcap, sink, with_weights
         groups = query.shape[1] // key.shape[1]
         # No fused kernel caps scores or supports values of a different size than the keys. On a CPU it is also slower.
         fused = softcap is None and key.shape[-1] == value.shape[-1] and query.device.type not in _ELEMENTS
         if not fused:  # the heads are views, which each product below would copy
             query, key, value = (x.contiguous() for x in (query, key, value))
         ctx.save_for_backward(query, key, value, mask)
-        keys, values = _each_head(key, groups), _each_head(value, groups)  # (B, H, K, d), (B, H, K, e)
+        keys, values = _repeat_heads(key, groups), _repeat_heads(value, groups)  # (B, H, K, d), (B, H, K, e)
         if fused:
             return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
         batch, heads, queries, _ = query.shape
         output = query.new_empty(batch, queries, heads, values.shape[-1]).transpose(1, 2)  # (B, H, Q, e)
         scaled, wide_keys = at_least_float32(query) * scale, at_least_float32(keys)  # (B, H, Q, d), (B, H, K, d)
         for part in _parts(query, keys):
-            weights, _ = _weights(scaled[part.rows], wide_keys[part.seen], part.of(mask), softcap)  # (B', H, R, K')
-            output[part.rows] = weights.to(values.dtype) @ values[part.seen]
+            weights, _ = _weights(scaled[part.rows], wide_keys[part.visible], part.select_mask(mask), softcap)  # (B', H, R, K')
+            output[part.rows] = weights.to(values.dtype) @ values[part.visible]
         return output
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         query, key, value, mask = ctx.saved_tensors
-        scale, softcap, sink, with_weights = ctx.how
+        scale, softcap, sink, with_weights = ctx.options
         batch, heads, queries, _ = query.shape
         groups = heads // key.shape[1]
         scaled, gradient = at_least_float32(query) * scale, at_least_float32(gradient.contiguous())  # (B, H, Q, d or e)
-        keys, values = (at_least_float32(_each_head(x, groups)) for x in (key, value))  # (B, H, K, d), (B, H, K, e)
-        wanted = ctx.needs_input_grad[:3]
+        keys, values = (at_least_float32(_repeat_heads(x, groups)) for x in (key, value))  # (B, H, K, d), (B, H, K, e)
+        needs_gradient = ctx.needs_input_grad[:3]
         d_query, d_key, d_value = (
-            torch.zeros_like(x) if one else None for x, one in zip((scaled, keys, values), wanted, strict=True)
+            torch.zeros_like(x) if needed else None for x, needed in zip((scaled, keys, values), needs_gradient, strict=True)
         )
         flow = scaled.new_zeros(batch, queries, key.shape[-2])  # (B, Q, K)
         mean = torch.zeros_like(flow) if with_weights else None
         for part in _parts(query, keys):
-            rows, seen, edges = part.rows, part.seen, part.edges
-            asked, back = scaled[rows], gradient[rows]  # (B', H, R, d), (B', H, R, e)
-            weights, slope = _weights(asked, keys[seen], part.of(mask), softcap)  # (B', H, R, K')
-            product = (back @ values[seen].transpose(-1, -2)).mul_(weights)  # (B', H, R, K'): A * dL/dA
+            rows, visible, edges = part.rows, part.visible, part.edges
+            part_queries, part_gradient = scaled[rows], gradient[rows]  # (B', H, R, d), (B', H, R, e)
+            weights, slope = _weights(part_queries, keys[visible], part.select_mask(mask), softcap)  # (B', H, R, K')
+            product = (part_gradient @ values[visible].transpose(-1, -2)).mul_(weights)  # (B', H, R, K'): A * dL/dA
             flow[edges] = product.sum(1).abs_()
             if mean is not None:
                 mean[edges] = weights.mean(1)
             if d_value is not None:
-                d_value[seen] += weights.transpose(-1, -2) @ back
+                d_value[visible] += weights.transpose(-1, -2) @ part_gradient
             if d_query is None and d_key is None:
                 continue
             scores = product.addcmul_(weights, product.sum(-1, keepdim=True), value=-1)  # (B', H, R, K'): dL/dS
             if slope is not None:
                 scores *= slope
             if d_query is not None:
-                d_query[rows] = scores @ keys[seen]
+                d_query[rows] = scores @ keys[visible]
             if d_key is not None:
-                d_key[seen] += scores.transpose(-1, -2) @ asked
+                d_key[visible] += scores.transpose(-1, -2) @ part_queries
         sink(flow, mean)
         if d_query is not None:
             d_query *= scale
-        d_key, d_value = (None if x is None else _shared(x, groups) for x in (d_key, d_value))
-        found = (None if x is None else x.to(query.dtype) for x in (d_query, d_key, d_value))
-        return *found, None, None, None, None, None, None
+        d_key, d_value = (None if x is None else _sum_groups(x, groups) for x in (d_key, d_value))
+        gradients = (None if x is None else x.to(query.dtype) for x in (d_query, d_key, d_value))
+        return *gradients, None, None, None, None, None, None
 
 
 class _Part(NamedTuple):
@@ -126,34 +126,36 @@ class _Part(NamedTuple):
 
     Attributes:
         rows: Index into tensors with one entry per query, shape (B, H, Q, ...).
-        seen: Index into tensors with one entry per key, shape (B, H, K, ...).
+        visible: Index into tensors with one entry per key, shape (B, H, K, ...).
         edges: Index into tensors with one entry per pair of query and key, shape (B, Q, K).
     """
 
     rows: tuple[slice, ...]
-    seen: tuple[slice, ...]
+    visible: tuple[slice, ...]
     edges: tuple[slice, ...]
 
-    def of(self, mask: Tensor | None) -> Tensor | None:
+    def select_mask(self, mask: Tensor | None) -> Tensor | None:
         """Return this part of a mask, shape (B' or 1, 1, R, K')."""
         if mask is None:
             return None
-        prompts, rows, seen = self.edges
-        return mask[prompts if len(mask) > 1 else slice(None), :, rows, seen]
+        prompts, rows, visible = self.edges
+        return mask[prompts if len(mask) > 1 else slice(None), :, rows, visible]
 
 
 def _parts(query: Tensor, keys: Tensor) -> Iterator[_Part]:
     """Yield the parts of the matrices in order: rows of as many prompts as fit, or of one prompt."""
     (batch, heads, queries, _), width = query.shape, keys.shape[-2]
-    elements = _ELEMENTS.get(query.device.type, _ELEMENTS_ELSEWHERE)
+    elements = _ELEMENTS.get(query.device.type, _ELEMENTS_DEFAULT)
     rows = max(1, min(-(-queries // _STEPS), elements // (heads * width)))
     prompts = max(1, elements // (heads * rows * width))
-    every, before = slice(None), width - queries
-    for first in range(0, batch, prompts):
-        for row in range(0, queries, rows):
-            some, until = slice(first, first + prompts), min(row + rows, queries)
-            here, seen = slice(row, until), slice(before + until)
-            yield _Part((some, every, here), (some, every, seen), (some, here, seen))
+    all_heads, prefix_length = slice(None), width - queries
+    for first_prompt in range(0, batch, prompts):
+        for first_row in range(0, queries, rows):
+            prompt_slice, stop = slice(first_prompt, first_prompt + prompts), min(first_row + rows, queries)
+            row_slice, key_slice = slice(first_row, stop), slice(prefix_length + stop)
+            yield _Part(
+                (prompt_slice, all_heads, row_slice), (prompt_slice, all_heads, key_slice), (prompt_slice, row_slice, key_slice)
+            )
 
 
 def _weights(
@@ -177,11 +179,11 @@ def _weights(
     return scores.softmax(-1), slope
 
 
-def _each_head(tensor: Tensor, groups: int) -> Tensor:
+def _repeat_heads(tensor: Tensor, groups: int) -> Tensor:
     """Expand keys or values of H / groups heads to all H query heads, shape (B, H, K, d)."""
     return tensor if groups == 1 else tensor.repeat_interleave(groups, dim=1)
 
 
-def _shared(gradient: Tensor, groups: int) -> Tensor:
-    """Sum gradients over the query heads that share a key: the backward pass of :func:`_each_head`."""
+def _sum_groups(gradient: Tensor, groups: int) -> Tensor:
+    """Sum gradients over the query heads that share a key: the backward pass of :func:`_repeat_heads`."""
     return gradient if groups == 1 else gradient.unflatten(1, (-1, groups)).sum(2)

@@ -60,7 +60,7 @@ class Reader(ABC):
         """Read the arguments of a module's attention function."""
 
 
-class OwnAttention(ABC):
+class CustomAttention(ABC):
     """Base class of edits that compute the attention themselves if no other edit is open, without the attention matrix."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class OwnAttention(ABC):
         """Return the outputs of the heads, shape (B, H, Q, d)."""
 
 
-class Reached(Exception):  # noqa: N818 - not an error: it stops a forward pass early
+class ForwardStopped(Exception):  # noqa: N818 - not an error: it stops a forward pass early
     """Exception that stops a forward pass, with the queries, keys and values of the layer where the pass stopped."""
 
     def __init__(self, query: Tensor | None, key: Tensor, value: Tensor) -> None:
@@ -99,14 +99,14 @@ def attend(
 
     Returns:
         The outputs of the heads, shape (B, Q, H, d), and the weights after all edits, shape (B, H, Q, K). The weights are None
-        if an :class:`OwnAttention` is the only edit, because it does not use the matrix.
+        if an :class:`CustomAttention` is the only edit, because it does not use the matrix.
     """
     edits = getattr(module, EDITS, ())
     for edit in edits:
         if isinstance(edit, Reader) and not edit.from_weights:
             edit.read(module, query, key, value=value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if len(edits) == 1 and isinstance(edits[0], OwnAttention):
+    if len(edits) == 1 and isinstance(edits[0], CustomAttention):
         output = edits[0].attend(module.layer_idx, query, key, value, attention_mask, scale, softcap)  # (B, H, Q, d)
         return output.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
@@ -156,9 +156,9 @@ def edited(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
     modules = attention_modules(network)
     adapted = [m for m in modules if hasattr(m, "_attn")]  # GPT-J does not use the attention interface
     kernels = _kernels(network.config)
-    before = network.config.get_text_config()._attn_implementation
+    original_kernel = network.config.get_text_config()._attn_implementation
     outermost = not any(getattr(m, EDITS, ()) for m in modules)
-    kernel = NAME_ROWS if isinstance(edit, Reader) and before in ("sdpa", NAME_ROWS) else NAME
+    kernel = NAME_ROWS if isinstance(edit, Reader) and original_kernel in ("sdpa", NAME_ROWS) else NAME
     for module in modules:
         setattr(module, EDITS, (*getattr(module, EDITS, ()), edit))
     try:
@@ -166,14 +166,14 @@ def edited(network: PreTrainedModel, edit: Edit) -> Iterator[None]:
             for module in adapted:
                 module._attn = _gptj_attention(module)
             for module in modules:
-                setattr(module, _KERNEL, before)
-        if not adapted and kernel != before:
+                setattr(module, _KERNEL, original_kernel)
+        if not adapted and kernel != original_kernel:
             network.set_attn_implementation(_kernels(network.config, kernel))
         yield
     finally:
         for module in modules:
             setattr(module, EDITS, getattr(module, EDITS)[:-1])
-        if not adapted and kernel != before:
+        if not adapted and kernel != original_kernel:
             network.set_attn_implementation(kernels)
         if outermost:
             for module in adapted:
@@ -187,8 +187,8 @@ def _kernels(config: PreTrainedConfig, kernel: str | None = None) -> dict:
     """Return the argument of ``set_attn_implementation``: the kernels of a model and its submodels, or ``kernel`` for all."""
     parts = {name: getattr(config, name) for name in config.sub_configs}
     # A sub-config without a kernel does not describe a model (MPT stores its attention settings in a sub-config).
-    inner = {name: _kernels(part, kernel) for name, part in parts.items() if part is not None and part._attn_implementation}
-    return {"": kernel or config._attn_implementation, **inner}
+    submodels = {name: _kernels(part, kernel) for name, part in parts.items() if part is not None and part._attn_implementation}
+    return {"": kernel or config._attn_implementation, **submodels}
 
 
 def _gptj_attention(module: nn.Module) -> Callable:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from icl_lens.attention.kernels import Reached, Reader, edited
+from icl_lens.attention.kernels import ForwardStopped, Reader, edited
 from icl_lens.network.layers import attention_modules
 
 
@@ -30,18 +30,18 @@ def queries_and_keys(network: PreTrainedModel, inputs: Mapping[str, object], lay
     Returns:
         Queries, shape (B, H, T, d), and keys, shape (B, H_kv, T, d).
     """
-    handle = attention_modules(network)[layer].register_forward_pre_hook(_unturned, with_kwargs=True)
+    handle = attention_modules(network)[layer].register_forward_pre_hook(_without_rotation, with_kwargs=True)
     try:
-        with edited(network, _Stop(layer)):
+        with edited(network, _StopAtLayer(layer)):
             network(**inputs)
-    except Reached as reached:
-        return reached.query, reached.key
+    except ForwardStopped as stopped:
+        return stopped.query, stopped.key
     finally:
         handle.remove()
     raise AssertionError(f"layer {layer} was not reached")  # require_supported rejects such a model
 
 
-def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _without_rotation(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Replace the rotary embedding in the arguments of an attention module by that of position 0, the identity."""
     kwargs = dict(kwargs)
     if kwargs.get("position_embeddings") is not None:
@@ -52,7 +52,7 @@ def _unturned(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict
     return args, kwargs
 
 
-class _Stop(Reader):
+class _StopAtLayer(Reader):
     """Reader that stops the forward pass at the attention of a layer."""
 
     def __init__(self, layer: int) -> None:
@@ -60,48 +60,48 @@ class _Stop(Reader):
 
     def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
         if module.layer_idx == self.layer:
-            raise Reached(query, key, value)
+            raise ForwardStopped(query, key, value)
 
 
-class Memory(NamedTuple):
+class KeysAndValues(NamedTuple):
     """The keys and values of a layer's attention.
 
     Attributes:
         key: Keys after the rotary embedding, shape (B, H_kv, K, d).
         value: Values, shape (B, H_kv, K, d).
-        unturned_key: Keys before the rotary embedding, as :func:`queries_and_keys` returns them; None if not requested.
+        unrotated_key: Keys before the rotary embedding, as :func:`queries_and_keys` returns them; None if not requested.
     """
 
     key: Tensor
     value: Tensor
-    unturned_key: Tensor | None = None
+    unrotated_key: Tensor | None = None
 
 
 @contextmanager
-def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> Iterator[dict[int, Memory]]:
-    """Record the keys and values of each layer in the forward pass inside this context: layer -> :class:`Memory`.
+def record_keys_and_values(network: PreTrainedModel, unrotated: bool = False) -> Iterator[dict[int, KeysAndValues]]:
+    """Record the keys and values of each layer in the forward pass inside this context: layer -> :class:`KeysAndValues`.
 
     Args:
         network: Any supported model.
-        unturned: Whether to also record the keys before the rotary embedding. The projections of each layer then run twice, and
-            the prompts must be whole, without a prefix.
+        unrotated: Whether to also record the keys before the rotary embedding. The projections of each layer then run twice,
+            and the prompts must be whole, without a prefix.
     """
-    reader = _KeysAndValues()
+    reader = _KeysAndValuesReader()
     handles = []
 
     def read_before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         reader.stops = True
-        args, kwargs = _unturned(module, args, kwargs)
+        args, kwargs = _without_rotation(module, args, kwargs)
         try:
             module.forward(*args, **kwargs)
-        except Reached as reached:
-            reader.unturned[module.layer_idx] = reached.key.detach()
+        except ForwardStopped as stopped:
+            reader.unrotated[module.layer_idx] = stopped.key.detach()
         finally:
             reader.stops = False  # the layer then runs unchanged
 
     try:
         with edited(network, reader):
-            if unturned:
+            if unrotated:
                 handles += [m.register_forward_pre_hook(read_before, with_kwargs=True) for m in attention_modules(network)]
             yield reader.memory
     finally:
@@ -109,16 +109,16 @@ def record_keys_and_values(network: PreTrainedModel, unturned: bool = False) -> 
             handle.remove()
 
 
-class _KeysAndValues(Reader):
+class _KeysAndValuesReader(Reader):
     """Reader that records the keys and values of each layer."""
 
     def __init__(self) -> None:
         self.stops = False  # whether the layer stops as soon as its keys are known
-        self.unturned: dict[int, Tensor] = {}
-        self.memory: dict[int, Memory] = {}
+        self.unrotated: dict[int, Tensor] = {}
+        self.memory: dict[int, KeysAndValues] = {}
 
     def read(self, module: nn.Module, query: Tensor, key: Tensor, *_: object, value: Tensor, **__: object) -> None:
         if self.stops:
-            raise Reached(query, key, value)
+            raise ForwardStopped(query, key, value)
         layer = module.layer_idx
-        self.memory[layer] = Memory(key.detach(), value.detach(), self.unturned.get(layer))
+        self.memory[layer] = KeysAndValues(key.detach(), value.detach(), self.unrotated.get(layer))

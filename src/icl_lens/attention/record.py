@@ -59,20 +59,20 @@ class Rows(Reader):
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         queries, keys = weights.shape[-2:]
-        self.keep(layer, weights[self.prompts, :, self._places(queries, keys)])
+        self.keep(layer, weights[self.prompts, :, self._row_indices(queries, keys)])
         return weights
 
     def read(
         self, module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None = None, **arguments: object
     ) -> None:
         """Compute the rows of a module from the arguments of its attention function, and keep them."""
-        self.keep(module.layer_idx, self.written_out(query, key, attention_mask, **arguments).to(key.dtype))
+        self.keep(module.layer_idx, self.compute_rows(query, key, attention_mask, **arguments).to(key.dtype))
 
     def keep(self, layer: int, row_weights: Tensor) -> None:
         """Keep the rows of a layer, shape (B, H, K)."""
         self.weights_of[layer] = row_weights.detach()
 
-    def written_out(
+    def compute_rows(
         self,
         query: Tensor,  # (B, H, Q, d)
         key: Tensor,  # (B, H_kv, K, d)
@@ -82,20 +82,20 @@ class Rows(Reader):
     ) -> Tensor:
         """Compute the rows as :func:`icl_lens.attention.kernels.attend` does, shape (B, H, K), in at least float32."""
         (batch, heads, queries, width), keys = query.shape, key.shape[-2]
-        places = self._places(queries, keys)  # (B,)
+        indices = self._row_indices(queries, keys)  # (B,)
         # Query heads that share a key are grouped, so that keys need not be repeated.
-        asked = query[self.prompts, :, places].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
+        row_queries = query[self.prompts, :, indices].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
         scale = width**-0.5 if scaling is None else scaling
-        scores = at_least_float32(asked) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H_kv, H / H_kv, K)
+        scores = at_least_float32(row_queries) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H_kv, H / H_kv, K)
         scores = scores.view(batch, heads, keys)  # (B, H, K)
         if attention_mask is None:  # without a mask the fused kernel is causal
             mask = torch.arange(keys, device=key.device) <= self.rows[:, None, None]  # (B, 1, K)
         else:
-            mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[self.prompts, :, places]  # (B, 1, K)
+            mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[self.prompts, :, indices]  # (B, 1, K)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(-1)  # (B, H, K)
 
-    def _places(self, queries: int, keys: int) -> Tensor:
+    def _row_indices(self, queries: int, keys: int) -> Tensor:
         """Return the indices of the rows among the queries, shape (B,).
 
         The queries are either the last positions or, if there is one query per prompt, only these rows.

@@ -44,7 +44,7 @@ def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, T
     """
     edit = _ScaledRows()
     with edited(network, edit):
-        yield edit.take
+        yield edit.set_factors
 
 
 class _ScaledRows:
@@ -53,17 +53,17 @@ class _ScaledRows:
     def __init__(self) -> None:
         self.factors: Tensor | None = None
 
-    def take(self, rows: Tensor, keys: Tensor, factors: Tensor) -> None:
+    def set_factors(self, rows: Tensor, keys: Tensor, factors: Tensor) -> None:
         self.rows, self.keys, self.factors = rows, keys, factors  # (B,), (B, D), (L, B, H, D)
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         if self.factors is None:
             return weights
         batch, heads, queries, width = weights.shape
-        place = (
+        index = (
             torch.arange(batch, device=weights.device)[:, None, None],
             torch.arange(heads, device=weights.device)[:, None],
             (self.rows - (width - queries))[:, None, None],  # the queries are the last positions
             self.keys[:, None],
         )
-        return weights.index_put(place, weights[place] * self.factors[layer].to(weights.dtype))  # (B, H, Q, K)
+        return weights.index_put(index, weights[index] * self.factors[layer].to(weights.dtype))  # (B, H, Q, K)

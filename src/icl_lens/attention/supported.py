@@ -27,23 +27,23 @@ def require_supported(network: PreTrainedModel) -> None:
         InputError: The model family is not supported. The message gives the reason.
     """
     ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
-    everything = torch.ones_like(ids)  # (1, 8)
+    mask = torch.ones_like(ids)  # (1, 8)
 
     def logits() -> Tensor:
-        with vocabulary.only(network, ids[0]):
-            return network(input_ids=ids, attention_mask=everything, use_cache=False).logits.float()  # (1, 8, 8)
+        with vocabulary.restrict_tokens(network, ids[0]):
+            return network(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()  # (1, 8, 8)
 
-    seen: list[int] = []
+    called_layers: list[int] = []
 
-    def count(layer: int, weights: Tensor) -> Tensor:
-        seen.append(layer)
+    def record_layer(layer: int, weights: Tensor) -> Tensor:
+        called_layers.append(layer)
         return weights
 
     layers = len(attention_modules(network))
     plain = logits()
-    with edited(network, count):
-        written_out = logits()
-    if not seen:
+    with edited(network, record_layer):
+        explicit = logits()
+    if not called_layers:
         raise not_supported(
             network,
             "its attention does not pass through transformers' attention interface, so its weights can be neither read nor "
@@ -51,8 +51,10 @@ def require_supported(network: PreTrainedModel) -> None:
         )
     # In half precision the two computations round differently. A missing term would change the logits by their own magnitude.
     tolerance = (1e-3 if network.dtype in (torch.float32, torch.float64) else 0.1) * plain.std()
-    if seen != list(range(layers)) or (plain - written_out).abs().max() > tolerance:
-        raise not_supported(network, "its attention is more than softmax(QK)V (attention sinks or two softmaxes, say)")
+    if called_layers != list(range(layers)) or (plain - explicit).abs().max() > tolerance:
+        raise not_supported(
+            network, "its attention is not plain softmax(QK)V (for example, it has attention sinks or two softmaxes)"
+        )
 
     edges = torch.zeros(1, 8, 8, dtype=torch.bool, device=network.device)  # (1, Q, K)
     edges[0, 5, :5] = True

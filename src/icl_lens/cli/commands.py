@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
 import sys
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from icl_lens.errors import InputError
-
-# Commands that may use the network.
-FETCHING = ("fetch-model", "fetch-dataset")
 
 # Default environment variables for the libraries, which read them on import. By default, waiting GNU OpenMP threads spin for
 # milliseconds before they sleep. This makes small models many times slower on a machine with any other load, so the spin time
 # is reduced to microseconds. The second variable disables the telemetry of huggingface_hub.
-LIBRARIES_TOLD = {"GOMP_SPINCOUNT": "10000", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ENV_DEFAULTS = {"GOMP_SPINCOUNT": "10000", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,60 +23,50 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command-line arguments; ``sys.argv[1:]`` by default.
 
     Returns:
-        The exit status: 0 on success, 1 for invalid input (with a one-sentence error on standard error), 130 if interrupted, or
-        the status that the command returns.
+        The exit status: 0 on success, 1 for invalid input, 2 for invalid arguments, 130 if interrupted, or the status that the
+        command returns. Errors are one line on standard error.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        parser = _parser(_plugins(arguments))
+        plugins, arguments = _split_plugins(sys.argv[1:] if arguments is None else arguments)
+        command = typer.main.get_command(_app(plugins, arguments))
     except InputError as error:
         print(f"icl-lens: {error}", file=sys.stderr)
         return 1
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        from icl_lens.cli.options import require_place
-
-        for name in ("out", "facts") if options.command == "training" else ("out",):
-            if name in options:
-                require_place(f"--{name}", getattr(options, name))
-        os.environ.update({**LIBRARIES_TOLD, **os.environ})
-        if options.command not in FETCHING:
-            if "model" in options:
-                from icl_lens.hub import fetch
-
-                options.model = fetch.resolve(options.model, options.revision, options.downloads)
-            # huggingface_hub reads this variable once, on import, so it is set first. (Another process downloads the model.)
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        return options.run(options) or 0
-    except InputError as error:
-        print(f"icl-lens {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"icl-lens {options.command}: interrupted", file=sys.stderr)
-        return 130
+        return command.main(arguments, prog_name="icl-lens", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "icl-lens"
+        message = " ".join(error.format_message().split()).replace("Value error, ", "")  # a prefix of pydantic
+        print(f"{path}: {message} (see `{path} --help`)", file=sys.stderr)
+        return error.exit_code
 
 
-def _plugins(arguments: Sequence[str]) -> list[str]:
-    """Return the folders given by ``--plugin`` before the command. They determine which commands are available."""
-    parser = argparse.ArgumentParser(prog="icl-lens", add_help=False)
-    _add_plugin(parser)
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    return parser.parse_known_args(arguments)[0].plugin
+def _split_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the folders given by ``--plugin``, before or after the command, and the other arguments.
+
+    These folders determine which commands exist, so they are needed before the other arguments can be parsed.
+
+    Raises:
+        InputError: An option ``--plugin`` has no value.
+    """
+    folders, command_arguments = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--plugin":
+            folder = next(remaining, "")
+            if not folder:
+                raise InputError("--plugin has no value; give the folder of a study")
+            folders.append(folder)
+        elif argument.startswith("--plugin="):
+            folders.append(argument.partition("=")[2])
+        else:
+            command_arguments += [argument, *(remaining if argument == "--" else ())]
+    return folders, command_arguments
 
 
-def _add_plugin(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="the folder of a study of your own, with its study.py; its command is added; may be given several times",
-    )
-
-
-def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
-    """Build the parser of all commands, including those of the studies in the plugin folders.
+def _app(plugins: list[str], arguments: list[str]) -> typer.Typer:
+    """Build the called command, or all commands, including those of the studies in the plugin folders.
 
     Raises:
         InputError: See :func:`icl_lens.studies.registry.add_plugins`; or a study has the same name as another command.
@@ -89,17 +76,41 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
     from icl_lens.studies import registry
 
     registry.add_plugins(plugins)
-    parser = argparse.ArgumentParser(prog="icl-lens", description="Studies of in-context learning, step by step.")
-    _add_plugin(parser)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    app = typer.Typer(
+        callback=_options,
+        help="Run studies of in-context learning, step by step.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    groups = (data.app, studies.app(), tools.app, training.app, results.app)
+    commands = [command for group in groups for command in group.registered_commands]
+    names = [command.name for command in commands]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"plugins: the name {name!r} is taken by a command of icl-lens; rename the folder of the study")
+    # Typer needs about a millisecond for each command.
+    app.registered_commands = [command for command in commands if [command.name] == arguments[:1]] or commands
+    return app
 
-    def command(name: str, run, help: str) -> argparse.ArgumentParser:
-        if name in commands.choices:
-            raise InputError(f"plugins: icl-lens has a command {name} already; rename the folder of the study")
-        added = commands.add_parser(name, help=help.replace("%", "%%"), description=help)
-        added.set_defaults(run=run)
-        return added
 
-    for room in (data, studies, tools, training, results):
-        room.add(command)
-    return parser
+def _print_version(requested: bool) -> None:
+    if requested:
+        from importlib import metadata
+
+        print(f"icl-lens {metadata.version('icl-lens')}")
+        raise typer.Exit
+
+
+def _options(
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The folder of your own study, with its study.py. Adds the command of the study. May be repeated, also after "
+            "the command."
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Declare the options of ``icl-lens`` itself; :func:`main` handles ``--plugin``."""

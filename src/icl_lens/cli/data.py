@@ -2,121 +2,146 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Literal
 
-from icl_lens.cli.options import Add, add_task, positive, quieten_transformers, seed
+import typer
+
+from icl_lens.cli.options import Command, Definition, Task, quieten_transformers
 from icl_lens.errors import InputError
 from icl_lens.prompts.sets import AUXILIARY
 
+PANEL = "Data"
 
-def add(command: Add) -> None:
-    """Add the data commands."""
-    corpora = command("corpora", _corpora, "write one task's texts and labels as a table")
-    add_task(corpora)
-    corpora.add_argument("--seed", type=seed, help="generate the built-in look-alike from this seed")
-    corpora.add_argument("--train", type=Path, help="the original release's training file, or a table of a task of your own")
-    corpora.add_argument("--test", type=Path, help="the original release's test file (SST-2: the dev file), or a table")
-    corpora.add_argument("--fetched", type=Path, help="the folder of a data set fetched from the hub")
-    corpora.add_argument("--out", required=True, type=Path)
+Hub = Annotated[str, typer.Option(help="The id on the Hub: owner/name.")]
+Revision = Annotated[str, typer.Option(help="Branch, tag or commit.")]
+Attempts = Annotated[int, typer.Option(min=1, help="Maximum number of consecutive attempts that receive no data.")]
+Record = Annotated[Path, typer.Option(help="The file fetched.json in the folder to create.")]
 
-    prompts = command("prompts", _prompts, "draw and write one task's prompts")
-    add_task(prompts)
-    prompts.add_argument("--corpus", required=True, type=Path, help="a corpora table")
-    prompts.add_argument("--set", required=True, help="the protocol: fresh-1shot, shared-5shot, ...")
-    prompts.add_argument("--seeds", required=True, type=seed, nargs="+")
-    prompts.add_argument("--queries", required=True, type=positive, help="test texts per seed, at most")
-    prompts.add_argument(
-        "--auxiliary", type=positive, default=AUXILIARY, help="in a set named ...-auxiliary, training texts per class"
-    )
-    prompts.add_argument("--out", required=True, type=Path)
-
-    paired = command("representation-prompts", _representation_prompts, "write one task's prompts with and without examples")
-    paired.add_argument("--task", required=True, choices=("lines", "reading"))
-    paired.add_argument(
-        "--settings", default="{}", help="the keys under `studies: representation_change` in the config, as YAML"
-    )
-    paired.add_argument("--out", required=True, type=Path)
-
-    fetch_model = command("fetch-model", _fetch_model, "fetch a model of the hub: configuration, tokenizer and weights")
-    fetch_dataset = command("fetch-dataset", _fetch_dataset, "fetch the Parquet files of a data set of the hub")
-    fetch_dataset.add_argument("--config", default="default", help="the configuration")
-    fetch_dataset.add_argument("--splits", required=True, nargs="+")
-    fetch_model.add_argument("--gguf", metavar="FILE", help="fetch this one file of the repository, for convert-gguf")
-    for added in (fetch_model, fetch_dataset):
-        added.add_argument("--hub", required=True, help="its name on the hub: owner/name")
-        added.add_argument("--revision", default="main", help="a branch, a tag or a commit")
-        added.add_argument("--attempts", type=positive, default=6, help="tries in a row that may bring nothing")
-        added.add_argument("--out", required=True, type=Path, help="fetched.json in the folder to fill")
-
-    convert = command("convert-gguf", _convert_gguf, "convert a GGUF file into a model folder that studies read")
-    convert.add_argument("--gguf", required=True, type=Path, help="the file")
-    convert.add_argument("--fetched", type=Path, help="the folder that `icl-lens fetch-model --gguf` fetched it to")
-    convert.add_argument("--out", required=True, type=Path, help="converted.json in the folder to fill")
+app = typer.Typer()
 
 
-def _corpora(options: argparse.Namespace) -> None:
+@app.command("corpora", cls=Command, rich_help_panel=PANEL)
+def _corpora(
+    task: Task,
+    out: Annotated[Path, typer.Option(help="The corpora table to write.")],
+    definition: Definition = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Generate the built-in texts from this seed.")] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="The training file of the original release, or a table of your own task.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="The test file of the original release (SST-2: the dev file), or a table.")
+    ] = None,
+    fetched: Annotated[Path | None, typer.Option(help="The folder of a data set downloaded from the Hub.")] = None,
+) -> None:
+    """Write the texts and labels of one task as a table."""
     from icl_lens.config import parse
     from icl_lens.corpora import hub, tables
     from icl_lens.corpora.columns import Columns
 
-    task, own = parse.parse_task(options.task, options.definition)
-    files = (options.train, options.test)
-    if [options.seed is not None, any(files), options.fetched is not None].count(True) != 1 or (any(files) and None in files):
-        raise InputError("give one of --seed (the built-in texts), --train and --test (files), --fetched (from the hub)")
-    if options.fetched is not None:
-        if own and own.hub is None:
-            raise InputError(f"--definition of {options.task} names no data set on the hub, so --fetched says nothing")
-        tables.write_hub(task, hub.of_own_task(own) if own else hub.DATASETS[options.task], options.fetched, options.out)
-    elif own and any(files):
-        tables.write_columns(task, Columns(tuple(own.text), own.label, task.classes), *files, options.out)
-    elif own:
-        raise InputError(f"{options.task} is a task of your own: there are no built-in texts of it")
-    elif options.seed is not None:
-        tables.write_builtin(options.task, options.seed, options.out)
+    parsed, own_task = parse.parse_task(task, definition)
+    files = (train, test)
+    if [seed is not None, any(files), fetched is not None].count(True) != 1 or (any(files) and None in files):
+        raise InputError("give one of --seed (the built-in texts), --train and --test (files), --fetched (from the Hub)")
+    if fetched is not None:
+        if own_task and own_task.hub is None:
+            raise InputError(f"--definition of {task} names no data set on the Hub; add its key `hub`, or omit --fetched")
+        tables.write_hub(parsed, hub.own_task_dataset(own_task) if own_task else hub.DATASETS[task], fetched, out)
+    elif own_task and any(files):
+        tables.write_columns(parsed, Columns(tuple(own_task.text), own_task.label, parsed.classes), *files, out)
+    elif own_task:
+        raise InputError(f"{task} is your own task, and has no built-in texts; give --train and --test, or --fetched")
+    elif seed is not None:
+        tables.write_builtin(task, seed, out)
     else:
-        tables.write_files(options.task, *files, options.out)
+        tables.write_files(task, *files, out)
 
 
-def _prompts(options: argparse.Namespace) -> None:
+@app.command("prompts", cls=Command, rich_help_panel=PANEL)
+def _prompts(
+    task: Task,
+    corpus: Annotated[Path, typer.Option(help="A corpora table.")],
+    set_name: Annotated[str, typer.Option("--set", help="The prompt set: fresh-1shot, shared-5shot, ...")],
+    seeds: Annotated[list[int], typer.Option(min=0, max=2**32 - 1, help="One or more seeds.")],
+    queries: Annotated[int, typer.Option(min=1, help="Maximum number of test texts per seed.")],
+    out: Annotated[Path, typer.Option(help="The prompts table to write.")],
+    definition: Definition = None,
+    auxiliary: Annotated[
+        int, typer.Option(min=1, help="Number of training texts per class in a set named ...-auxiliary.")
+    ] = AUXILIARY,
+) -> None:
+    """Sample the prompts of one task."""
     from icl_lens.config import parse
     from icl_lens.prompts import protocol
 
-    task, _ = parse.parse_task(options.task, options.definition)
-    if len(set(options.seeds)) < len(options.seeds):
-        raise InputError("--seeds names a seed twice, which would count its prompts twice")
-    protocol.write(task, options.corpus, options.set, options.seeds, options.queries, options.out, options.auxiliary)
+    parsed, _ = parse.parse_task(task, definition)
+    if len(set(seeds)) < len(seeds):
+        raise InputError("--seeds contains a duplicate seed; give each seed once")
+    protocol.write(parsed, corpus, set_name, seeds, queries, out, auxiliary)
 
 
-def _representation_prompts(options: argparse.Namespace) -> None:
+@app.command("representation-prompts", cls=Command, rich_help_panel=PANEL)
+def _representation_prompts(
+    task: Annotated[Literal["lines", "reading"], typer.Option(help="The task.")],
+    out: Annotated[Path, typer.Option(help="The prompts table to write.")],
+    settings: Annotated[
+        str, typer.Option(help="The keys under `studies: representation_change` in the config, as YAML.")
+    ] = "{}",
+) -> None:
+    """Write the prompts of one task with and without examples."""
     from icl_lens.config import parse
     from icl_lens.studies.representation_change import paired_prompts
 
-    settings = parse.parse_settings("representation_change", options.settings)
-    paired_prompts.write(options.task, settings, options.out)
+    paired_prompts.write(task, parse.parse_settings("representation_change", settings), out)
 
 
-def _fetch_model(options: argparse.Namespace) -> None:
+@app.command("fetch-model", cls=Command, rich_help_panel=PANEL)
+def _fetch_model(
+    hub: Hub,
+    out: Record,
+    revision: Revision = "main",
+    gguf: Annotated[str | None, typer.Option(help="Download only this file of the repository, for convert-gguf.")] = None,
+    attempts: Attempts = 6,
+) -> None:
+    """Download a model from the Hub: configuration, tokenizer and weights."""
     from icl_lens.hub import fetch
-    from icl_lens.hub.download import Patience
+    from icl_lens.hub.download import RetryPolicy
 
-    if options.gguf is not None:
-        fetch.gguf(options.hub, options.revision, options.gguf, options.out, Patience(options.attempts))
+    if gguf is not None:
+        fetch.gguf(hub, revision, gguf, out, RetryPolicy(attempts))
     else:
-        fetch.model(options.hub, options.revision, options.out, Patience(options.attempts))
+        fetch.model(hub, revision, out, RetryPolicy(attempts))
 
 
-def _fetch_dataset(options: argparse.Namespace) -> None:
+@app.command("fetch-dataset", cls=Command, rich_help_panel=PANEL)
+def _fetch_dataset(
+    hub: Hub,
+    splits: Annotated[list[str], typer.Option(help="One or more splits.")],
+    out: Record,
+    revision: Revision = "main",
+    config: Annotated[str, typer.Option(help="The configuration of the data set.")] = "default",
+    attempts: Attempts = 6,
+) -> None:
+    """Download the Parquet files of a data set from the Hub."""
     from icl_lens.hub import fetch
-    from icl_lens.hub.download import Patience
+    from icl_lens.hub.download import RetryPolicy
 
-    fetch.dataset(options.hub, options.revision, options.config, options.splits, options.out, Patience(options.attempts))
+    fetch.dataset(hub, revision, config, splits, out, RetryPolicy(attempts))
 
 
-def _convert_gguf(options: argparse.Namespace) -> None:
+@app.command("convert-gguf", cls=Command, rich_help_panel=PANEL)
+def _convert_gguf(
+    gguf: Annotated[Path, typer.Option(help="The GGUF file.")],
+    out: Annotated[Path, typer.Option(help="The file converted.json in the folder to create.")],
+    fetched: Annotated[
+        Path | None, typer.Option(help="The folder that `icl-lens fetch-model --gguf` downloaded it to.")
+    ] = None,
+) -> None:
+    """Convert a GGUF file into a model folder for studies."""
     from icl_lens.hub import gguf_conversion, gguf_files
 
-    gguf_files.check(options.gguf)  # fail before the slow imports
+    gguf_files.check(gguf)  # fail before the slow imports
     gguf_conversion.require_packages()
     quieten_transformers()
-    gguf_conversion.convert(options.gguf, options.out, options.fetched)
+    gguf_conversion.convert(gguf, out, fetched)

@@ -54,7 +54,7 @@ TOKENIZER_BYTES = 13
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def hand_over(server: str, request: dict[str, Any], connection: socket.socket, lifeline: int) -> bool:
+def hand_over(server: str, request: dict[str, Any], connection: socket.socket, end_of_run: int) -> bool:
     """Pass a command to the process that keeps its model loaded, and start this process if there is none.
 
     The calling process already has the command's folder, environment and standard streams.
@@ -63,15 +63,15 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
         server: The folder of the run's server, see :func:`icl_lens.cli.preloaded.start`.
         request: The command that the client sent.
         connection: The connection to the client, which waits for the exit status.
-        lifeline: A file descriptor that becomes readable when the run ends.
+        end_of_run: A file descriptor that becomes readable when the run ends.
 
     Returns:
         True if the command was passed on. If False, the caller must run the command itself.
     """
-    wanted = _wanted(request["arguments"])
-    if wanted is None:
+    requested = _requested_model(request["arguments"])
+    if requested is None:
         return False
-    folder, dtype = wanted
+    folder, dtype = requested
     try:
         files = checkpoint_files(folder)
         stamp = _stamp(files)
@@ -110,7 +110,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
         if os.fork() == 0:
             link.close()
             connection.close()
-            _hold(server, key, path, listener, lifeline, folder, dtype)
+            _serve_model(server, key, path, listener, end_of_run, folder, dtype)
         listener.close()
     with link:
         try:
@@ -124,11 +124,11 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, l
 
 def machine_memory() -> int:
     """Return the bytes of memory of this machine, or the memory limit of this process's control group if it is lower."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            found.append(int(Path(limit).read_text()))
-    return min(found)
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def memory(files: list[Path], dtype: str) -> int:
@@ -159,12 +159,12 @@ def _weights(path: Path) -> int:
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > path.stat().st_size:
-            raise ValueError(f"{path} is cut short")
+            raise ValueError(f"{path} is truncated")
         header = json.loads(stream.read(length))
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
-def _wanted(arguments: list[str]) -> tuple[Path, str] | None:
+def _requested_model(arguments: list[str]) -> tuple[Path, str] | None:
     """Return the model folder and number format that a command loads on the CPU; None if it loads no model on the CPU."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--model")
@@ -188,8 +188,8 @@ def _stamp(files: list[Path]) -> str:
     from icl_lens.studies import plugins
 
     folders = sorted(plugins.FOLDERS.values())
-    own = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    stamps = (hashes.file_stamps([*files, *own]), preloaded.package_stamps(), [str(folder) for folder in folders])
+    plugin_files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    stamps = (hashes.file_stamps([*files, *plugin_files]), preloaded.package_stamps(), [str(folder) for folder in folders])
     return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
@@ -208,7 +208,7 @@ def _models(server: str) -> Iterator[dict[str, dict[str, Any]]]:
             file.write(after)
 
 
-def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: int, folder: Path, dtype: str) -> None:
+def _serve_model(server: str, key: str, path: str, listener: socket.socket, end_of_run: int, folder: Path, dtype: str) -> None:
     """Load a model and serve its jobs until the run ends. Only a job leaves this function, by SystemExit."""
     import gc
 
@@ -216,14 +216,14 @@ def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: i
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
+        os.dup2(null, stream)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with open(os.path.join(server, "loading"), "w") as turn:  # one model at a time
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        with open(os.path.join(server, "loading"), "w") as lock:  # one model at a time
+            fcntl.flock(lock, fcntl.LOCK_EX)
             _load(folder, dtype)
     except Exception:  # the waiting job hits the same error and reports it
         with contextlib.suppress(OSError), _models(server) as models:
@@ -232,20 +232,20 @@ def _hold(server: str, key: str, path: str, listener: socket.socket, lifeline: i
         os._exit(1)
     gc.collect()
     gc.freeze()
-    used = time.monotonic()
+    last_used = time.monotonic()
     while True:
-        ready, _, _ = select.select([listener, lifeline], [], [], POLL_SECONDS)
-        if lifeline in ready:
+        ready, _, _ = select.select([listener, end_of_run], [], [], POLL_SECONDS)
+        if end_of_run in ready:
             os._exit(0)
         if ready:
-            link = preloaded.forked(listener)
+            link = preloaded.accept_and_fork(listener)
             if link:
-                os.close(lifeline)
+                os.close(end_of_run)
                 _run(link, threads)
-            used = time.monotonic()
+            last_used = time.monotonic()
         elif not os.path.exists(path):  # the model or code files changed, or the run has ended
             os._exit(0)
-        elif time.monotonic() - used > IDLE_SECONDS:
+        elif time.monotonic() - last_used > IDLE_SECONDS:
             with contextlib.suppress(OSError), _models(server) as models:
                 if not select.select([listener], [], [], 0)[0]:
                     if models.get(key, {}).get("path") == path:
@@ -271,14 +271,14 @@ def _load(folder: Path, dtype: str) -> None:
     transformers.utils.logging.disable_progress_bar()  # the progress bar starts a thread
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # asynchronous loading starts threads, too
     commands = [module.name for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}.")]
-    computed = [study.module for study in registry.studies().values() if not registry.is_plugin(study.name)]
-    for module in (*commands, run.__name__, *computed):
+    study_modules = [study.module for study in registry.studies().values() if not registry.is_plugin(study.name)]
+    for module in (*commands, run.__name__, *study_modules):
         importlib.import_module(module)
     with contextlib.suppress(InputError):  # the error may be in a file that no job needs
         code.read_all()
     loading.preload(folder, dtype)
     if threading.active_count() > 1:
-        raise RuntimeError("a fork has no threads but the one that forks")
+        raise RuntimeError("other threads exist, and a fork would not have them")
 
 
 def _run(link: socket.socket, threads: int) -> None:
@@ -291,6 +291,6 @@ def _run(link: socket.socket, threads: int) -> None:
     except (ConnectionError, ValueError):  # the sender was killed
         os._exit(1)
     link.close()
-    preloaded.enter(request, streams)
+    preloaded.switch_to(request, streams)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or threads))
     sys.exit(preloaded.run(socket.socket(fileno=connection), request))

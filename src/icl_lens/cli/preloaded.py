@@ -37,6 +37,8 @@ LIBRARIES = (
     "ipykernel.kernelapp",
     "ipykernel.ipkernel",
     "seaborn",
+    "typer",
+    "sklearn.linear_model",
 )
 
 
@@ -44,7 +46,7 @@ LIBRARIES = (
 READY = b"1"
 
 # Environment variables that the libraries read on import: notebooks display their figures, and nothing uses the network.
-TOLD = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HF_HUB_OFFLINE": "1"}
+SERVER_ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HF_HUB_OFFLINE": "1"}
 
 
 def client(folder: str) -> list[str]:
@@ -57,9 +59,9 @@ def client(folder: str) -> list[str]:
 
 
 def start(folder: str, environment: dict[str, str]) -> object:
-    """Start a process that serves a folder until the calling process ends for any reason.
+    """Start a server process with its socket in a folder. It exits when the calling process ends, for any reason.
 
-    The folder can also be added to ``JUPYTER_PATH``: its kernel ``python3`` runs as a fork, too.
+    If the folder is added to ``JUPYTER_PATH``, Jupyter starts the kernel ``python3`` as a fork of this process.
 
     Args:
         folder: An existing folder that only this user can access.
@@ -76,8 +78,8 @@ def start(folder: str, environment: dict[str, str]) -> object:
     with open(os.path.join(kernel, "kernel.json"), "w", encoding="utf-8") as file:
         json.dump({"argv": launch, "display_name": "Python 3", "language": "python"}, file)
     command = [sys.executable, "-P", __file__, "--serve", client(folder)[-1]]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, **TOLD})
-    with open(_number_file(client(folder)[-1]), "w", encoding="ascii") as file:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, **SERVER_ENVIRONMENT})
+    with open(_pid_file(client(folder)[-1]), "w", encoding="ascii") as file:
         file.write(str(process.pid))
     return process
 
@@ -101,10 +103,11 @@ def main(path: str, module: str, *arguments: str) -> int:
     request = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": environment}
     send(connection, request, [0, 1, 2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork also receives the signal and then returns its exit status
-    answer = connection.recv(1)
-    if not answer:
-        print(f"{module} {' '.join(arguments[:1])}: its process was killed (out of memory?)", file=sys.stderr)
-    return answer[0] if answer else 1
+    status = connection.recv(1)
+    if not status:
+        command = " ".join([module, *arguments[:1]])
+        print(f"{command}: the process of the command was killed; it may have run out of memory", file=sys.stderr)
+    return status[0] if status else 1
 
 
 def _connected(path: str) -> socket.socket | None:
@@ -125,7 +128,7 @@ def _connected(path: str) -> socket.socket | None:
 def _is_loading(path: str) -> bool:
     """Return True if the process that will serve ``path`` is alive and does not listen yet."""
     try:
-        with open(_number_file(path), encoding="ascii") as file:
+        with open(_pid_file(path), encoding="ascii") as file:
             number = int(file.read())
         with open(f"/proc/{number}/stat", encoding="utf-8") as file:
             state = file.read().rpartition(")")[2].split()[0]
@@ -134,7 +137,7 @@ def _is_loading(path: str) -> bool:
     return state != "Z" and not os.path.exists(path)
 
 
-def _number_file(path: str) -> str:
+def _pid_file(path: str) -> str:
     """Return the path of the file with the ID of the process that serves ``path``."""
     return f"{path}.process"
 
@@ -147,24 +150,24 @@ def serve(path: str) -> None:
 
     for library in LIBRARIES:
         importlib.import_module(library)
-    read = _read_package()
+    stamps = _read_package()
     gc.freeze()  # otherwise the first garbage collection in a fork would copy all memory pages of the libraries
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process also receives the signal and handles it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # each fork answers its client itself
     # Clients connect as soon as the path exists, so the socket is renamed to it only after it listens.
-    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as waiting:
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         try:
             listener.bind(f"{path}.new")
             listener.listen(128)
             os.rename(f"{path}.new", path)
         except FileNotFoundError:  # the parent process has already ended and deleted its folder
             return
-        waiting.register(listener, selectors.EVENT_READ)
-        waiting.register(sys.stdin, selectors.EVENT_READ)
-        while all(key.fileobj is listener for key, _ in waiting.select()):
-            connection = forked(listener)
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while all(key.fileobj is listener for key, _ in selector.select()):
+            connection = accept_and_fork(listener)
             if connection:
-                sys.exit(_command(connection, os.path.dirname(path), read))
+                sys.exit(_command(connection, os.path.dirname(path), stamps))
 
 
 def package_stamps() -> tuple[Any, ...]:
@@ -191,12 +194,12 @@ def _read_package() -> tuple[Any, ...] | None:
     return stamps
 
 
-def _forget_package(read: tuple[Any, ...] | None) -> None:
-    """Discard the imported package if one of its files has changed since, so that the command imports the current version."""
+def _discard_changed_package(stamps: tuple[Any, ...] | None) -> None:
+    """Discard the imported package if the stamps of its files have changed, so that the command imports the current version."""
     import importlib
 
     try:
-        changed = read is None or package_stamps() != read
+        changed = stamps is None or package_stamps() != stamps
     except OSError:  # a file was deleted in the meantime
         changed = True
     if changed:
@@ -205,7 +208,7 @@ def _forget_package(read: tuple[Any, ...] | None) -> None:
         importlib.invalidate_caches()
 
 
-def forked(listener: socket.socket) -> socket.socket | None:
+def accept_and_fork(listener: socket.socket) -> socket.socket | None:
     """Accept a connection and fork.
 
     The fork closes the listener and restores the default signal handlers.
@@ -226,9 +229,9 @@ def forked(listener: socket.socket) -> socket.socket | None:
 
 def send(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
     """Send a command and open file descriptors to a process that calls :func:`receive`."""
-    packed = json.dumps(request).encode()
-    socket.send_fds(connection, [struct.pack("!Q", len(packed))], descriptors)
-    connection.sendall(packed)
+    payload = json.dumps(request).encode()
+    socket.send_fds(connection, [struct.pack("!Q", len(payload))], descriptors)
+    connection.sendall(payload)
 
 
 def receive(connection: socket.socket, count: int) -> tuple[dict[str, Any], list[int]]:
@@ -242,18 +245,18 @@ def receive(connection: socket.socket, count: int) -> tuple[dict[str, Any], list
         ConnectionError: The sender ended before it sent them.
     """
     header, descriptors, _, _ = socket.recv_fds(connection, 8, count)
-    packed = b""
-    while len(header) == 8 and len(packed) < struct.unpack("!Q", header)[0]:
+    payload = b""
+    while len(header) == 8 and len(payload) < struct.unpack("!Q", header)[0]:
         part = connection.recv(1 << 16)
         if not part:
             break
-        packed += part
-    if not packed:
-        raise ConnectionError("the command was not sent")
-    return json.loads(packed), list(descriptors)
+        payload += part
+    if not payload:
+        raise ConnectionError("the sender ended before it sent the command")
+    return json.loads(payload), list(descriptors)
 
 
-def enter(request: dict[str, Any], streams: list[int]) -> None:
+def switch_to(request: dict[str, Any], streams: list[int]) -> None:
     """Switch to the standard streams, folder and environment of a command."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -263,26 +266,26 @@ def enter(request: dict[str, Any], streams: list[int]) -> None:
     os.environ.update(request["environment"])
 
 
-def _command(connection: socket.socket, server: str, read: tuple[Any, ...] | None) -> int:
+def _command(connection: socket.socket, server: str, stamps: tuple[Any, ...] | None) -> int:
     """Run a client's command in this process, or pass it to the process that keeps its model loaded; see :func:`run`."""
     import traceback
 
-    lifeline = os.dup(0)
+    end_of_run = os.dup(0)
     request, streams = receive(connection, 3)
-    enter(request, streams)
-    _forget_package(read)
+    switch_to(request, streams)
+    _discard_changed_package(stamps)
     if request["module"] == "icl_lens":
         try:
             from icl_lens.cli import model_server
 
-            if model_server.hand_over(server, request, connection, lifeline):
+            if model_server.hand_over(server, request, connection, end_of_run):
                 os._exit(0)
         except Exception:  # for example, the package cannot be imported
             traceback.print_exc()
             sys.stderr.flush()
             connection.sendall(b"\1")
             os._exit(1)
-    os.close(lifeline)
+    os.close(end_of_run)
     # The libraries read this variable on import, which happened in another environment.
     if threads := os.environ.get("OMP_NUM_THREADS"):
         import torch
@@ -304,7 +307,7 @@ def run(connection: socket.socket, request: dict[str, Any]) -> int:
 
     status = 1
     atexit.register(lambda: connection.sendall(bytes([status])))  # registered first, so it runs last
-    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    threading.Thread(target=_exit_with_client, args=(connection,), daemon=True).start()
     sys.argv = [request["module"], *request["arguments"]]
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
@@ -318,7 +321,7 @@ def run(connection: socket.socket, request: dict[str, Any]) -> int:
     return status
 
 
-def _end_with(connection: socket.socket) -> None:
+def _exit_with_client(connection: socket.socket) -> None:
     """End this process when its client ends, so that killing the client kills the command."""
     connection.recv(1)  # the client sends nothing more, so this returns when the client has ended
     os.kill(os.getpid(), signal.SIGKILL)

@@ -2,123 +2,136 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from icl_lens.cli.options import Add
+import typer
+
+from icl_lens.cli.options import Command
 from icl_lens.errors import InputError
 
+PANEL = "Results and config"
 
-def add(command: Add) -> None:
-    """Add the commands for results and the config."""
-    record = command("record", _record, "strip an executed notebook of its times and record a figure's or table's hashes")
-    record.add_argument("--source", required=True, type=Path, help="the notebook as it stands in the repository")
-    record.add_argument("--executed", required=True, type=Path, help="the same as executed")
-    record.add_argument("--out", required=True, type=Path, help="where the stripped notebook goes")
-    record.add_argument("--json", required=True, type=Path, help="where the hashes go")
-    record.add_argument("--inputs", nargs="*", default=[], type=Path)
-    record.add_argument("--outputs", nargs="+", required=True, type=Path)
-
-    audit = command("audit", _audit, "check every artifact of a results folder against what it was made from")
-    audit.add_argument("results", nargs="?", default="results", type=Path)
-    audit.add_argument("--repair", action="store_true", help="delete what is damaged or out of date, so that it is made anew")
-
-    report = command("report", _report, "write the page that says which claims held, with every figure and table")
-    report.add_argument("--results", required=True, type=Path)
-    report.add_argument("--items", required=True, nargs="+", help="the figures and tables to show")
-    report.add_argument(
-        "--missing",
-        nargs="*",
-        default=[],
-        metavar="ITEM=LOG",
-        help="those that a failed run did not make, with the log of the job that failed, or = for one that was not started",
-    )
-    report.add_argument("--claims", required=True, nargs="+", type=Path, help="claims files, one a paper")
-    report.add_argument("--walks", nargs="*", default=[], type=Path, help="folders of studies whose prompts can be walked")
-    report.add_argument("--page", required=True, type=Path, help="the folder with the page's template, style and script")
-    report.add_argument("--out", required=True, type=Path)
-
-    publish = command("publish", _publish, "write the page, scorecard and pictures that a repository keeps of a run")
-    publish.add_argument("results", nargs="+", type=Path, help="results folders; an item is taken from the first that has it")
-    publish.add_argument("docs", type=Path, help="the folder for NAME.md, NAME-scorecard.csv and the folder NAME")
-    publish.add_argument("--name", help="NAME; by default the model's")
-    publish.add_argument("--check", action="store_true", help="write nothing; say which files differ from a new run")
-    publish.add_argument("--claims", default=Path("resources/claims"), type=Path, help="the folder with the claims files")
-    publish.add_argument("--page", default=Path("resources/publish"), type=Path, help="the folder with the page's template")
-
-    plan = command(
-        "plan", _plan, "say what a run will take: `snakemake --summary --configfile FILE | icl-lens plan --config FILES`"
-    )
-    plan.add_argument("--config", required=True, type=Path, nargs="+", help="config.yaml, then what is laid over it, in order")
-
-    config = command("config", _config, "print the default config, its JSON schema, or a table of every key")
-    config.add_argument("--schema", action="store_true")
-    config.add_argument("--reference", action="store_true")
+app = typer.Typer()
 
 
-def _record(options: argparse.Namespace) -> None:
+@app.command("record", cls=Command, rich_help_panel=PANEL)
+def _record(
+    source: Annotated[Path, typer.Option(help="The notebook in the repository.")],
+    executed: Annotated[Path, typer.Option(help="The executed notebook.")],
+    out: Annotated[Path, typer.Option(help="The notebook to write, without execution times.")],
+    json: Annotated[Path, typer.Option(help="The JSON file with the hashes to write.")],
+    outputs: Annotated[list[Path], typer.Option(help="One or more files that the notebook wrote.")],
+    inputs: Annotated[list[Path] | None, typer.Option(help="The files that the notebook read.")] = None,
+) -> None:
+    """Remove the execution times from an executed notebook, and record the hashes of its figure or table."""
     from icl_lens.artifacts import notebooks
 
-    notebooks.record(options.source, options.executed, options.out, options.json, options.inputs, options.outputs)
+    notebooks.record(source, executed, out, json, inputs or [], outputs)
 
 
-def _audit(options: argparse.Namespace) -> int:
+@app.command("audit", cls=Command, rich_help_panel=PANEL)
+def _audit(
+    results: Annotated[Path, typer.Argument(help="The results folder.")] = Path("results"),
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Delete corrupted and stale files, so that a run makes them again.")
+    ] = False,
+) -> int:
+    """Check that all artifacts of a results folder are intact and up to date."""
     from icl_lens.artifacts import audit
     from icl_lens.studies import registry
 
     schemas = registry.schemas()
-    if options.repair:
-        for path in audit.repair(options.results, schemas):
+    if repair:
+        for path in audit.repair(results, schemas):
             print(f"deleted {path}")
-    checked, faults = audit.audit(options.results, schemas)
+    checked, faults = audit.audit(results, schemas)
     for fault in faults:
         print(fault.sentence)
-    print(f"{checked} artifacts checked in {options.results}: {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}")
+    print(f"{checked} artifacts checked in {results}: {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}")
     if faults:
-        print("`icl-lens audit --repair` deletes what is at fault; the snakemake command that made it makes it anew")
+        print("run `icl-lens audit --repair` to delete the faulty files, then rerun the snakemake command that made them")
     return 1 if faults else 0
 
 
-def _report(options: argparse.Namespace) -> None:
-    from icl_lens.report import page
+@app.command("report", cls=Command, rich_help_panel=PANEL)
+def _report(
+    results: Annotated[Path, typer.Option(help="The results folder.")],
+    items: Annotated[list[str], typer.Option(help="One or more figures and tables to show.")],
+    claims: Annotated[list[Path], typer.Option(help="One or more claims files, one per paper.")],
+    page: Annotated[Path, typer.Option(help="The folder with the template, style sheet and script of the page.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ITEM=LOG: a figure or table that a failed run did not make, and the log of the failed job; ITEM= if the job "
+            "did not start.",
+        ),
+    ] = None,
+    walks: Annotated[
+        list[Path] | None, typer.Option(help="Folders of studies of which the page shows prompts step by step.")
+    ] = None,
+) -> None:
+    """Write the HTML page with the results of all claims, figures and tables."""
+    from icl_lens.report import page as report_page
 
-    missing = {}
-    for named in options.missing:
+    reasons = {}
+    for named in missing or []:
         name, _, log = named.partition("=")
-        missing[name] = page.failure(Path(log)) if log else "the run ended before it was made"
-    page.write(options.results, options.items, options.claims, options.page, options.out, options.walks, missing)
+        reasons[name] = report_page.failure(Path(log)) if log else "the run ended before it was made"
+    report_page.write(results, items, claims, page, out, walks or [], reasons)
 
 
-def _publish(options: argparse.Namespace) -> int:
+@app.command("publish", cls=Command, rich_help_panel=PANEL)
+def _publish(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="One or more results folders; each item is read from the first folder that contains it."),
+    ],
+    docs: Annotated[Path, typer.Argument(help="The folder for NAME.md, NAME-scorecard.csv and the folder NAME.")],
+    name: Annotated[str | None, typer.Option(help="NAME; by default the name of the model.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; list the files that would change.")] = False,
+    claims: Annotated[Path, typer.Option(help="The folder with the claims files.")] = Path("resources/claims"),
+    page: Annotated[Path, typer.Option(help="The folder with the template of the page.")] = Path("resources/publish"),
+) -> int:
+    """Write the page, scorecard and pictures of a run for the repository."""
     from icl_lens.report import publish
     from icl_lens.studies import registry
 
-    places = {name: place for place, name in enumerate(registry.papers())}
-    files = sorted(options.claims.glob("*.yaml"), key=lambda path: (places.get(path.stem, len(places)), path.stem))
-    if not files or not (options.page / publish.TEMPLATE).is_file():
-        absent = f"{options.page} holds no {publish.TEMPLATE}" if files else f"{options.claims} holds no claims file (.yaml)"
-        raise InputError(f"{absent}; run the command in the repository's folder, or give --claims and --page")
-    arguments = (options.results, options.docs, options.name, files, options.page)
-    found = publish.check(*arguments) if options.check else publish.write(*arguments)
-    for line in found:
+    order = {name: position for position, name in enumerate(registry.papers())}
+    files = sorted(claims.glob("*.yaml"), key=lambda path: (order.get(path.stem, len(order)), path.stem))
+    if not files or not (page / publish.TEMPLATE).is_file():
+        problem = f"{page} contains no {publish.TEMPLATE}" if files else f"{claims} contains no claims file (.yaml)"
+        raise InputError(f"{problem}; run the command in the folder of the repository, or give --claims and --page")
+    lines = (publish.check if check else publish.write)(results, docs, name, files, page)
+    for line in lines:
         print(line)
-    if options.check:
-        print(f"{len(found) or 'no'} file{'' if len(found) == 1 else 's'} to write again")
-    return 1 if options.check and found else 0
+    if check:
+        print(f"{len(lines) or 'no'} file{'' if len(lines) == 1 else 's'} to rewrite")
+    return 1 if check and lines else 0
 
 
-def _plan(options: argparse.Namespace) -> None:
+@app.command("plan", cls=Command, rich_help_panel=PANEL)
+def _plan(
+    config: Annotated[list[Path], typer.Option(help="config.yaml, then the configs that override it, in order.")],
+) -> None:
+    """Estimate the cost of a run: `snakemake --summary --configfile FILE | icl-lens plan --config FILES`."""
     from icl_lens.config import parse, plan
 
-    for line in plan.report(parse.load(*options.config).with_checkpoints(), sys.stdin):
+    for line in plan.report(parse.load(*config).with_checkpoints(), sys.stdin):
         print(line)
 
 
-def _config(options: argparse.Namespace) -> None:
+@app.command("config", cls=Command, rich_help_panel=PANEL)
+def _config(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema instead.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Print a Markdown table of all keys instead.")] = False,
+) -> None:
+    """Print the default config, its JSON schema, or a table of all keys."""
     from icl_lens.config import render
 
-    if options.schema:
+    if schema:
         sys.stdout.write(render.schema_json())
     else:
-        sys.stdout.write(render.reference_markdown() if options.reference else render.default_yaml())
+        sys.stdout.write(render.reference_markdown() if reference else render.default_yaml())

@@ -2,93 +2,119 @@
 
 from __future__ import annotations
 
-import argparse
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
-from icl_lens.cli.options import BOS, Add, add_batch_tokens, add_model, add_reading, quieten_transformers
+import typer
+
+from icl_lens.cli import options
 from icl_lens.errors import InputError
 from icl_lens.section import Section
 from icl_lens.studies import registry
 from icl_lens.studies.study import Study
 
+PANEL = "Studies"
 
-def add(command: Add) -> None:
-    """Add one command per study.
+
+def app() -> typer.Typer:
+    """Build one command per study, including the studies of the plugins that are registered now.
 
     Raises:
-        InputError: See :func:`icl_lens.studies.registry.studies`; or an additional table of a study has the name of another
-            option.
+        InputError: See :func:`icl_lens.studies.registry.studies`; or a further table of a study has the name of another option.
     """
+    group = typer.Typer()
     for study in registry.studies().values():
-        try:
-            (_add_synthetic if study.reads is None else _add_study)(command, study)
-        except argparse.ArgumentError as error:
-            raise InputError(f"study {study.name}: further: {error}; rename the option") from error
+        group.command(study.command, cls=options.Command, help=_sentence(study.help), rich_help_panel=PANEL)(_command(study))
+    return group
 
 
-def _add_study(command: Add, study: Study) -> None:
-    added = command(study.command, _study, study.help)
-    added.set_defaults(study=study, settings=None)
-    add_model(added)
-    added.add_argument("--prompts", required=True, type=Path, help="a prompts table")
-    for further in study.further:
-        named = {"dest": _destination(further.option), "metavar": further.option.upper()}
-        option, meaning = f"--{further.option.replace('_', '-')}", further.help.replace("%", "%%")
-        added.add_argument(option, required=True, type=Path, help=meaning, **named)
-    added.add_argument("--out", required=True, type=Path)
-    added.add_argument("--name", help="the model's name in the table; by default the folder's own, or the hub's")
-    add_batch_tokens(added)
-    add_reading(added)
-    _add_settings(added, study)
-
-
-def _add_synthetic(command: Add, study: Study) -> None:
-    added = command(study.command, _synthetic, study.help)
-    added.set_defaults(study=study, settings=None)
-    _add_settings(added, study)
-    added.add_argument("--out", required=True, type=Path, help=f"the {study.name} table")
-
-
-def _add_settings(added: argparse.ArgumentParser, study: Study) -> None:
+def _command(study: Study) -> Callable[..., None]:
+    """Return the function of a study's command. Typer reads the options from its signature."""
+    run = _run_synthetic if study.reads is None else _run
+    parameters = dict(inspect.signature(run, eval_str=True).parameters)
+    del parameters["study"], parameters["further"], parameters["settings"]
+    tables = {f"further_{table.option}": table for table in study.further}  # the prefix avoids name collisions
+    for name, table in tables.items():
+        if table.option in (*parameters, "settings", "plugin", "help"):
+            raise InputError(f"study {study.name}: further: the command already has an option --{table.option}; rename it")
+        option = typer.Option(f"--{table.option.replace('_', '-')}", help=_sentence(table.help))
+        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path, option])
     if study.settings is not None:
-        added.add_argument("--settings", help=f"the keys under `studies: {study.settings.name}` in the config, as YAML")
+        option = typer.Option(help=f"The keys under `studies: {study.settings.name}` in the config, as YAML.")
+        parameters["settings"] = inspect.Parameter(
+            "settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        )
+
+    def command(**values: Any) -> None:
+        further = {table.option: values.pop(name) for name, table in tables.items()}
+        run(study, further, _settings(study, values.pop("settings", None)), **values)
+
+    command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    return command
 
 
-def _destination(option: str) -> str:
-    """Return the attribute name of an additional table's path in the parsed options. The prefix avoids name collisions."""
-    return f"further {option}"
-
-
-def _settings(options: argparse.Namespace) -> Section | None:
+def _settings(study: Study, text: str | None) -> Section | None:
     from icl_lens.config import parse
 
-    return parse.parse_settings(options.study.name, options.settings) if options.settings is not None else None
+    return parse.parse_settings(study.name, text) if text is not None else None
 
 
-def _study(options: argparse.Namespace) -> None:
-    settings = _settings(options)
-    quieten_transformers()
+def _sentence(text: str) -> str:
+    """Return a description from a study as a sentence for the help, which must not interpret its brackets as markup."""
+    if "[" in text:
+        from rich.markup import escape
+
+        text = escape(text)
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
+
+
+def _run(
+    study: Study,
+    further: Mapping[str, Path],
+    settings: Section | None,
+    *,
+    model: options.Model,
+    prompts: Annotated[Path, typer.Option(help="A prompts table.")],
+    out: Annotated[Path, typer.Option(help="The table to write.")],
+    name: options.ModelName = None,
+    revision: options.Revision = None,
+    downloads: options.Downloads = Path("downloads"),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    matmul: options.Matmul = "exact",
+    batch_tokens: options.BatchTokens = 4096,
+    bos: options.Bos = "auto",
+    chat: options.Chat = False,
+) -> None:
+    options.quieten_transformers()
     from icl_lens.studies.run import run
 
     run(
-        options.study,
-        options.model,
-        options.prompts,
-        options.out,
-        name=options.name,
-        device=options.device,
-        dtype=options.dtype,
-        matmul=options.matmul,
-        batch_tokens=options.batch_tokens,
-        bos=BOS[options.bos],
-        as_chat=options.chat,
+        study,
+        model,
+        prompts,
+        out,
+        name=name,
+        device=device,
+        dtype=dtype,
+        matmul=matmul,
+        batch_tokens=batch_tokens,
+        bos=options.BOS[bos],
+        as_chat=chat,
         settings=settings,
-        further={each.option: getattr(options, _destination(each.option)) for each in options.study.further},
+        further=further,
     )
 
 
-def _synthetic(options: argparse.Namespace) -> None:
-    settings = _settings(options)
+def _run_synthetic(
+    study: Study,
+    further: Mapping[str, Path],
+    settings: Section | None,
+    *,
+    out: Annotated[Path, typer.Option(help="The table to write.")],
+) -> None:
     from icl_lens.studies.run_synthetic import run_synthetic
 
-    run_synthetic(options.study, options.out, settings)
+    run_synthetic(study, out, settings)

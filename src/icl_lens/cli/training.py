@@ -2,103 +2,94 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import get_args
+from typing import Annotated
 
-from icl_lens.cli.options import Add, positive, quieten_transformers
-from icl_lens.config.keys import Device
+import typer
 
+from icl_lens.cli.options import Command, Device, quieten_transformers
 
-def add(command: Add) -> None:
-    """Add the training commands."""
-    training = command("training", _training, "train a model that learns in context, from scratch")
-    training.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
-    training.add_argument("--recipe", default="{}", help="the keys under `organism` in the config, as YAML")
-    training.add_argument("--device", default="auto", choices=get_args(Device))
-    training.add_argument("--work", required=True, type=Path, help="a folder for what an interrupted training goes on from")
-    training.add_argument("--checkpoints", required=True, type=Path, help="the folder of checkpoints to make")
-    training.add_argument("--facts", required=True, type=Path, help="a JSON file: what decided the weights, what they cost")
-    training.add_argument("--out", required=True, type=Path, help="the training table")
+PANEL = "Training"
 
-    evaluation = command("evaluation", _evaluation, "measure what a trained model can do")
-    evaluation.add_argument("--checkpoints", required=True, type=Path, help="a training's checkpoints, or one of them")
-    evaluation.add_argument("--facts", required=True, type=Path, help="what the training wrote, or a model card")
-    evaluation.add_argument("--corpora", required=True, type=Path, nargs="+", help="corpora tables, each named after its task")
-    evaluation.add_argument("--prompts", type=positive, default=1000, help="prompts in each cell, at the last checkpoint")
-    evaluation.add_argument("--curve-prompts", type=positive, default=200, help="the same at the others")
-    evaluation.add_argument("--out", required=True, type=Path, help="the evaluation table")
+Corpora = Annotated[list[Path], typer.Option(help="One or more corpora tables, each named after its task.")]
+Checkpoints = Annotated[Path, typer.Option(help="The folder of a training's checkpoints.")]
+NewCheckpoints = Annotated[Path, typer.Option(help="The folder of checkpoints to create.")]
+Facts = Annotated[Path, typer.Option(help="The JSON file that the training wrote.")]
+CardFolder = Annotated[Path, typer.Option(help="The folder to create.")]
 
-    card = command("card", _card, "put the last checkpoint and its model card into a folder")
-    card.add_argument("--checkpoints", required=True, type=Path, help="a training's checkpoints")
-    card.add_argument("--facts", required=True, type=Path, help="what the training wrote")
-    card.add_argument("--evaluation", required=True, type=Path, help="the evaluation table")
-    card.add_argument("--folder", required=True, type=Path, help="the folder to make")
-
-    reader = command("reader-training", _reader_training, "train the second model, which reads lists and stories, from scratch")
-    reader.add_argument("--recipe", default="{}", help="the keys under `reader_organism` in the config, as YAML")
-    reader.add_argument("--checkpoints", required=True, type=Path, help="the folder of checkpoints to make")
-    reader.add_argument("--out", required=True, type=Path, help="a JSON file: what decided the weights, what they cost")
-
-    reader_card = command(
-        "reader-card", _reader_card, "measure the second model's checkpoints, and put the last and its card into a folder"
-    )
-    reader_card.add_argument("--checkpoints", required=True, type=Path, help="its training's checkpoints")
-    reader_card.add_argument("--facts", required=True, type=Path, help="what the training wrote")
-    reader_card.add_argument("--folder", required=True, type=Path, help="the folder to make")
+app = typer.Typer()
 
 
-def _training(options: argparse.Namespace) -> None:
+@app.command("training", cls=Command, rich_help_panel=PANEL)
+def _training(
+    corpora: Corpora,
+    work: Annotated[Path, typer.Option(help="The folder for the state that an interrupted training resumes from.")],
+    checkpoints: NewCheckpoints,
+    facts: Annotated[Path, typer.Option(help="The JSON file to write: what determines the weights, and the cost.")],
+    out: Annotated[Path, typer.Option(help="The training table to write.")],
+    recipe: Annotated[str, typer.Option(help="The keys under `organism` in the config, as YAML.")] = "{}",
+    device: Device = "auto",
+) -> None:
+    """Train a model that learns in context from scratch."""
     from icl_lens.config import parse
 
-    recipe = parse.parse_recipe(options.recipe)
+    parsed = parse.parse_recipe(recipe)
     quieten_transformers()
     from icl_lens.organism import training
 
-    training.run(
-        recipe,
-        options.corpora,
-        work=options.work,
-        checkpoints=options.checkpoints,
-        table=options.out,
-        facts=options.facts,
-        device=options.device,
-    )
+    training.run(parsed, corpora, work=work, checkpoints=checkpoints, table=out, facts=facts, device=device)
 
 
-def _evaluation(options: argparse.Namespace) -> None:
+@app.command("evaluation", cls=Command, rich_help_panel=PANEL)
+def _evaluation(
+    checkpoints: Annotated[Path, typer.Option(help="The folder of a training's checkpoints, or of one checkpoint.")],
+    facts: Annotated[Path, typer.Option(help="The JSON file that the training wrote, or a model card.")],
+    corpora: Corpora,
+    out: Annotated[Path, typer.Option(help="The evaluation table to write.")],
+    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts per cell at the last checkpoint.")] = 1000,
+    curve_prompts: Annotated[int, typer.Option(min=1, help="Number of prompts per cell at the other checkpoints.")] = 200,
+) -> None:
+    """Evaluate the checkpoints of a trained model."""
     quieten_transformers()
     from icl_lens.organism import evaluation
 
-    evaluation.run(
-        options.checkpoints,
-        options.facts,
-        options.corpora,
-        options.out,
-        prompts=options.prompts,
-        curve_prompts=options.curve_prompts,
-    )
+    evaluation.run(checkpoints, facts, corpora, out, prompts=prompts, curve_prompts=curve_prompts)
 
 
-def _card(options: argparse.Namespace) -> None:
+@app.command("card", cls=Command, rich_help_panel=PANEL)
+def _card(
+    checkpoints: Checkpoints,
+    facts: Facts,
+    evaluation: Annotated[Path, typer.Option(help="The evaluation table.")],
+    folder: CardFolder,
+) -> None:
+    """Copy the last checkpoint into a folder, and write its model card."""
     quieten_transformers()
     from icl_lens.organism import card
 
-    card.write(options.checkpoints, options.facts, options.evaluation, options.folder)
+    card.write(checkpoints, facts, evaluation, folder)
 
 
-def _reader_training(options: argparse.Namespace) -> None:
+@app.command("reader-training", cls=Command, rich_help_panel=PANEL)
+def _reader_training(
+    checkpoints: NewCheckpoints,
+    out: Annotated[Path, typer.Option(help="The JSON file to write: what determines the weights, and the cost.")],
+    recipe: Annotated[str, typer.Option(help="The keys under `reader_organism` in the config, as YAML.")] = "{}",
+) -> None:
+    """Train the second model, which reads lists and stories, from scratch."""
     from icl_lens.config import parse
 
-    recipe = parse.parse_reader_recipe(options.recipe)
+    parsed = parse.parse_reader_recipe(recipe)
     quieten_transformers()
     from icl_lens.reader_organism import training
 
-    training.run(recipe, checkpoints=options.checkpoints, facts=options.out)
+    training.run(parsed, checkpoints=checkpoints, facts=out)
 
 
-def _reader_card(options: argparse.Namespace) -> None:
+@app.command("reader-card", cls=Command, rich_help_panel=PANEL)
+def _reader_card(checkpoints: Checkpoints, facts: Facts, folder: CardFolder) -> None:
+    """Evaluate the checkpoints of the second model, copy the last one into a folder, and write its model card."""
     quieten_transformers()
     from icl_lens.reader_organism import card
 
-    card.write(options.checkpoints, options.facts, options.folder)
+    card.write(checkpoints, facts, folder)

@@ -19,7 +19,7 @@ from icl_lens.hub import fetch
 from icl_lens.organism.recipe import Recipe
 from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
 from icl_lens.section import Section, Seed
-from icl_lens.studies import plugins as plugins_of_this_process
+from icl_lens.studies import plugins as loaded_plugins
 from icl_lens.studies import registry
 from icl_lens.tasks.own import VARIANTS, OwnTask
 from icl_lens.tasks.task import TASKS, Task
@@ -34,7 +34,7 @@ Folder = Annotated[str, AfterValidator(lambda folder: str(Path(folder)))]
 
 # The default model, trained by this project and included in the package.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
-# The default model of the items with tasks of their own, also trained by this project and included in the package.
+# The default model of the items with separate tasks, also trained by this project and included in the package.
 READER_MODEL = "src/icl_lens/reader_organism/checkpoint"
 
 
@@ -67,57 +67,60 @@ def is_repository_file(name: str) -> bool:
 class Model(Section):
     """One language model."""
 
-    name: Name = Field(description="The name in paths and figures.")
+    name: Name = Field(description="Name of the model in paths and figures.")
     path: str | None = Field(
         default=None,
         min_length=1,
-        description="A folder with a decoder-only checkpoint (config.json, *.safetensors) and its fast tokenizer.",
+        description="Folder with a decoder-only checkpoint (config.json, *.safetensors) and its fast tokenizer.",
     )
-    hub: HubId | None = Field(default=None, description="Instead of `path`: a model on the hub, owner/name.")
+    hub: HubId | None = Field(default=None, description="Instead of `path`: a model on the Hub (owner/name).")
     gguf: str | None = Field(
         default=None,
-        description="Instead of `path`: a GGUF file; with `hub`, the name of a GGUF file of that repository. It is converted "
-        "once to float32 weights under `downloads`, which needs optional packages: "
+        description="Instead of `path`: a local GGUF file or, with `hub`, the name of a GGUF file in that repository. The file "
+        "is converted once to float32 weights under `downloads`. The conversion needs optional packages: "
         "`.venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate`.",
     )
     revision: str | None = Field(
         default=None,
         min_length=1,
-        description="hub only: a commit, tag or branch (default: main). Name a commit if others are to get the same numbers.",
+        description="hub only: a commit, tag or branch (default: main). Pin a commit for reproducible results.",
     )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
     matmul: Matmul | None = Field(default=None, description="Overrides `matmul` for this model.")
     step: int | None = Field(
         default=None,
         ge=0,
-        description="Of a checkpoint saved during training: after how many steps. cr_figure_3 draws accuracy over those.",
+        description="For a training checkpoint: the number of training steps so far. cr_figure_3 shows accuracy over steps.",
     )
-    bos: Literal["auto"] | bool = Field(
+    bos: Literal["auto", True, False] = Field(
         default="auto",
-        description="Whether prompts begin with the beginning-of-sequence token; auto: where the tokenizer puts one by itself.",
+        description="Whether to prepend the BOS token to each prompt: true, false, or auto (the tokenizer's default).",
     )
     chat: bool = Field(
         default=False,
-        description="Write prompts as a chat, by the tokenizer's own template: the user's turn holds demonstrations and query, "
-        "the answer begins with the last piece of the task's template.",
+        description="Format prompts with the tokenizer's chat template: the user's turn contains the demonstrations and the "
+        "query, and the assistant's turn begins with the last piece of the task's template.",
     )
 
     @model_validator(mode="after")
-    def _lies_somewhere(self) -> Model:
+    def _check_source(self) -> Model:
         if self.gguf is not None and not self.gguf.endswith(".gguf"):
-            raise ValueError(f"models: {self.name}: gguf is {self.gguf!r}; the name of a GGUF file ends in .gguf")
+            raise ValueError(f"models: {self.name}: gguf must end in .gguf, got {self.gguf!r}")
         if self.path is not None and self.gguf is not None:
-            raise ValueError(f"models: {self.name} has a path and a gguf; leave one of them out")
+            raise ValueError(f"models: {self.name}: path and gguf cannot be combined; remove one of them")
         if (self.path is None) == (self.hub is None and self.gguf is None):
             raise ValueError(
-                f"models: {self.name} needs one of path (a folder), hub (owner/name) and gguf (a GGUF file, alone or with hub)"
+                f"models: {self.name} needs exactly one source: path (a folder), hub (owner/name) or gguf (a GGUF file, alone "
+                "or with hub)"
             )
         if self.hub is None and self.revision is not None:
-            what = "path" if self.gguf is None else "gguf of this machine"
-            raise ValueError(f"models: {self.name} has a {what}, so its revision says nothing; leave it out, or name a hub")
+            source = "path" if self.gguf is None else "gguf"
+            raise ValueError(
+                f"models: {self.name}: revision needs hub, but the model is local ({source}); remove revision, or set hub"
+            )
         if self.hub is not None and self.gguf is not None and not is_repository_file(self.gguf):
             raise ValueError(
-                f"models: {self.name}: {self.gguf!r} cannot be a file of {self.hub}; give its path inside the repository"
+                f"models: {self.name}: gguf must be a file path inside the repository {self.hub}, got {self.gguf!r}"
             )
         return self
 
@@ -130,7 +133,7 @@ class Model(Section):
         if self.gguf is not None and self.hub is not None:
             folder = fetch.gguf_folder(downloads, self.hub, self.revision, self.gguf) / fetch.CONVERTED
         elif self.gguf is not None:
-            folder = fetch.own_gguf_folder(downloads, self.gguf) / fetch.CONVERTED
+            folder = fetch.local_gguf_folder(downloads, self.gguf) / fetch.CONVERTED
         elif self.hub is not None:
             folder = fetch.model_folder(downloads, self.hub, self.revision)
         else:
@@ -141,8 +144,8 @@ class Model(Section):
 class SplitFiles(Section):
     """Paths of the two splits of one task, relative to `root`."""
 
-    train: str | None = Field(default=None, description="The training split: demonstrations are drawn from it.")
-    test: str | None = Field(default=None, description="The split whose texts are the queries.")
+    train: str | None = Field(default=None, description="File of the training split, which provides the demonstrations.")
+    test: str | None = Field(default=None, description="File of the split that provides the queries.")
 
 
 class Data(Section):
@@ -150,25 +153,26 @@ class Data(Section):
 
     source: Literal["builtin", "files", "hub"] = Field(
         default="builtin",
-        description="builtin: look-alikes of the four data sets, generated here, no download. "
-        "files: the data sets' original files in the folder `root`. hub: the data sets as the hub keeps them.",
+        description="builtin: synthetic texts that resemble the four data sets, generated without a download. "
+        "files: the original files of the data sets, in the folder `root`. hub: the data sets from the Hub.",
     )
-    seed: Seed = Field(default=0, description="builtin only: the seed of the generated texts.")
-    root: str | None = Field(default=None, description="files only: the folder that holds the data sets.")
+    seed: Seed = Field(default=0, description="builtin only: seed of the generated texts.")
+    root: str | None = Field(default=None, description="files only: folder with the data sets.")
     files: dict[str, SplitFiles] = Field(
         default_factory=dict,
-        description="files only: other file names under `root`, e.g. {agnews: {train: agnews/train_subset.csv}}.",
+        description="files only: file names under `root` that replace the defaults, e.g. "
+        "{agnews: {train: agnews/train_subset.csv}}.",
     )
 
     revisions: dict[str, str] = Field(
         default_factory=dict,
-        description="hub only: other commits or branches, e.g. {trec: <commit>}.",
+        description="hub only: commits or branches that replace the defaults, e.g. {trec: COMMIT}.",
     )
 
     @model_validator(mode="after")
-    def _keys_go_with_their_source(self) -> Data:
+    def _check_source(self) -> Data:
         if self.source == "files" and not self.root:
-            raise ValueError("data.source is 'files', so data.root must name the folder that holds the files")
+            raise ValueError("data.root is missing; with data.source: files, set it to the folder with the files")
         if self.source != "files" and (self.root or self.files):
             raise ValueError(f"data.root and data.files need data.source: files, but data.source is {self.source!r}")
         if self.source != "hub" and self.revisions:
@@ -178,7 +182,7 @@ class Data(Section):
 
 def _layer(layer: int | str) -> int | str:
     if layer not in ("shallow", "deep") and not (isinstance(layer, int) and layer >= 0):
-        raise ValueError(f"{layer!r} is no layer; it must be a number from 0 on, shallow or deep")
+        raise ValueError(f"a layer must be a number (from 0), shallow or deep, got {layer!r}")
     return layer
 
 
@@ -186,21 +190,21 @@ Layer = Annotated[int | str, AfterValidator(_layer)]
 
 
 class ItemChoice(Section):
-    """Models, tasks, prompt and layers that one figure or table shows."""
+    """Models, tasks, prompt and layers of one figure or table."""
 
     models: list[Name] | None = Field(default=None, min_length=1, description="Names of configured models.")
     tasks: list[str] | None = Field(default=None, min_length=1, description="Names of configured tasks.")
     prompt: Annotated[int | None, BeforeValidator(_number)] = Field(
         default=None,
         ge=0,
-        description="figure_1 and figure_2: the prompt_id of the prompt that is drawn. Empty: the first that the study "
-        "`flow` keeps.",
+        description="figure_1 and figure_2: prompt_id of the prompt to show. Default: the first prompt that the study "
+        "`flow` saves.",
     )
     layers: Annotated[list[Layer] | None, BeforeValidator(_numbers)] = Field(
         default=None,
         min_length=1,
-        description="figure_1 and figure_2: the layers that are drawn side by side, counted from 0. Empty: shallow, a fifth of "
-        "the depth, and deep, four fifths.",
+        description="figure_1 and figure_2: layers to show side by side, numbered from 0. Default: shallow (at one fifth of "
+        "the depth) and deep (at four fifths).",
     )
 
 
@@ -208,161 +212,166 @@ class Config(Section):
     """The complete config."""
 
     results: Folder = Field(
-        default="results", min_length=1, description="The folder for everything that is made. Overlays use their own."
+        default="results",
+        min_length=1,
+        description="Folder for all outputs. Use a different folder for each config, so that one does not overwrite another.",
     )
     models: list[Model] = Field(
         default_factory=lambda: [Model(name="organism", path=EMBEDDED_MODEL)],
         min_length=1,
-        description="The language models to study; each has a `name` (in paths and figures), a `path` (a folder with a "
-        "decoder-only checkpoint in safetensors and its tokenizer), a `hub` (owner/name, with its `revision`) or a `gguf` (a "
-        "GGUF file, alone or with `hub`) and, where it differs from `dtype` below, a `dtype`. The default is the small "
-        "model that this project trained and ships.",
+        description="The language models to study. Each has a `name` (used in paths and figures) and one source: `path` (a "
+        "folder with a decoder-only checkpoint in safetensors and its tokenizer), `hub` (owner/name, with its `revision`) or "
+        "`gguf` (a GGUF file, alone or with `hub`). An optional `dtype` overrides the `dtype` below. The default is the small "
+        "model that was trained for this project and is included in it.",
     )
     representation_models: list[Model] = Field(
         default_factory=lambda: [Model(name="reader", path=READER_MODEL)],
         min_length=1,
-        description="The language models that the group `representation_change` studies, written like those above: its tasks "
-        "are its own. The default is a second small model that this project trained and ships; it knows these tasks alone.",
+        description="The language models of the group `representation_change`, with the same keys as `models`. The group has "
+        "separate models because it has separate tasks. The default is a second small model that was trained for this "
+        "project, only on these tasks, and is included in it.",
     )
     tasks: list[Name] = Field(
         default_factory=lambda: list(TASKS),
         min_length=1,
-        description="The classification tasks, the paper's four or your own. Leave one out and every figure leaves it out.",
+        description="The classification tasks: the paper's four, or your own. A task that you leave out is left out of each "
+        "figure.",
     )
     own_tasks: dict[Name, OwnTask] = Field(
         default_factory=dict,
-        description="Tasks of your own: template, label words, and files or a data set on the hub. Name them in `tasks`, too. "
+        description="Your own tasks: template, label words, and files or a Hub data set. List them in `tasks`, too. "
         "README.md has an example.",
     )
     data: Data = Field(
         default_factory=Data,
-        description="Where texts come from. `source: builtin` generates look-alikes of the four data sets from `seed`; "
-        "`source: files` reads the original files from the folder `root` (see config/README.md for their names), `source: hub` "
-        "fetches the data sets.",
+        description="Source of the texts. `source: builtin` generates synthetic texts that resemble the four data sets, from "
+        "`seed`. `source: files` reads the original files from the folder `root` (config/README.md lists their names). "
+        "`source: hub` downloads the data sets from the Hub.",
     )
     downloads: Folder = Field(
         default="downloads",
         min_length=1,
-        description="The folder for what is fetched from the hub, shared by all configs. Nothing else touches the network.",
+        description="Folder for downloads from the Hub, shared by all configs. Only these downloads use the network.",
     )
     seeds: Annotated[list[Seed], BeforeValidator(_numbers)] = Field(
         default_factory=lambda: [42, 43, 44, 45, 46],
         min_length=1,
-        description="One run per seed: a seed draws the test texts and the demonstrations. The paper uses 42 to 46.",
+        description="One run per seed. A seed determines which test texts and demonstrations are sampled. The paper uses 42 to "
+        "46.",
     )
     queries: int = Field(
         default=100,
         ge=1,
-        description="Test texts per task and seed, at most (a smaller test set is used whole). The paper uses 1000.",
+        description="Maximum number of test texts per task and seed. A smaller test set is used completely. The paper uses "
+        "1000.",
     )
     device: Device = Field(
         default="auto",
-        description="Where the model runs: auto (cuda where it is available, otherwise cpu), cpu, cuda or mps. auto never "
-        "picks mps (Apple), which is untested here and whose attention kernels have returned wrong results in PyTorch.",
+        description="Device of the models: auto (cuda if available, otherwise cpu), cpu, cuda or mps. auto never selects mps "
+        "(Apple): it is untested in this project, and its attention kernels in PyTorch have returned wrong results.",
     )
-    dtype: Dtype = Field(
-        default="float32", description="The model's number format: float32 (as in the paper), float16 or bfloat16."
-    )
+    dtype: Dtype = Field(default="float32", description="dtype of the models: float32 (as in the paper), float16 or bfloat16.")
     matmul: Matmul = Field(
         default="exact",
-        description="How products of float32 matrices are computed: exact (in float32), or fast: TF32 on CUDA, bfloat16 on "
-        "CPUs that have such products in hardware (AMX). docs/precision.md says how far results move.",
+        description="How products of float32 matrices are computed: exact (in float32) or fast (TF32 on CUDA, bfloat16 on "
+        "CPUs with AMX). docs/precision.md reports how much the results change.",
     )
     batch_tokens: int = Field(
         default=4096,
         ge=1,
-        description="Tokens per batch, padding included. Changes speed and memory, never a result beyond rounding. On a CPU "
-        "a batch is cut further, to what takes at most 1 GiB beside the weights, counted from the model's width, layers, "
-        "feed-forward size, heads and vocabulary (a single prompt is never cut).",
+        description="Tokens per batch, padding included. It affects speed and memory, and results only by rounding. On a CPU, "
+        "batches are also limited to 1 GiB of memory in addition to the weights, as estimated from the model's width, layers, "
+        "feed-forward size, heads and vocabulary. A batch always has at least one prompt.",
     )
     studies: Section = Field(  # the keys of each study: see config_type
         default_factory=Section,
-        description="What a study does, where there is something to choose: which tokens `isolation` cuts off from the text "
-        "before them, in how many layers and how, and how many draws its random control takes; how `compression` "
-        "continues positions and how often it draws; how many prompts `latency` times, how often; how `reweighting` trains.",
+        description="Settings of the studies. config/reference.md explains each key. For example, `isolation` sets which "
+        "tokens are isolated from the preceding text, in how many layers and how, and the number of draws of its random "
+        "control. `compression` sets how positions continue and the number of draws, `latency` the number of prompts and "
+        "repeats, and `reweighting` the training of the weights.",
     )
     organism: Annotated[Recipe, BeforeValidator(_numbers)] = Field(
         default_factory=Recipe,
-        description="How `snakemake organism` trains a model that learns in context, from the texts of the tasks above. `all` "
-        "never trains. The default makes the embedded model; config/README.md explains each key.",
+        description="How `snakemake organism` trains a model that learns in context, on the texts of the tasks above. `all` "
+        "never trains. The default reproduces the embedded model. config/README.md explains the keys.",
     )
     reader_organism: Annotated[ReaderRecipe, BeforeValidator(_numbers)] = Field(
         default_factory=ReaderRecipe,
-        description="How `snakemake reader_organism` trains the second model. `all` never trains. The default makes the one "
-        "that is shipped.",
+        description="How `snakemake reader_organism` trains the second model. `all` never trains. The default reproduces the "
+        "included model.",
     )
-    groups: list[str] = Field(  # one of the papers: see config_type
+    groups: list[str] = Field(  # config_type restricts it to the known papers
         default_factory=list,
         min_length=1,
-        description="The papers whose figures and tables `all` makes and the report shows. The target of another paper's "
-        "figure, or of its group, makes it all the same.",
+        description="The papers whose figures and tables `all` makes and the report shows. You can still request figures and "
+        "groups of other papers as targets.",
     )
     plugins: list[str] = Field(
         default_factory=list,
-        description="Folders of studies of your own, each with a study.py (docs/extending.md). Their settings are keys under "
+        description="Folders of your own studies, each with a study.py (docs/extending.md). Their settings are keys under "
         "`studies`, their figures and tables are targets, and `all` makes them.",
     )
     items: dict[str, ItemChoice] = Field(
         default_factory=dict,
-        description="What a figure or table shows, where that differs from the paper's choice of tasks and every model, "
-        "e.g. {figure_3: {models: [organism], tasks: [sst2]}}.",
+        description="Models and tasks of a figure or table, if they differ from the default (all models, and the tasks that "
+        "the paper shows), e.g. {figure_3: {models: [organism], tasks: [sst2]}}.",
     )
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Config:
+    def _check_names(self) -> Config:
         names = [model.name for model in self.models]
-        _unique("models", names)
-        others = [model.name for model in self.representation_models]
-        _unique("representation_models", others)
+        _require_unique("models", names)
+        representation_names = [model.name for model in self.representation_models]
+        _require_unique("representation_models", representation_names)
         for model in self.representation_models:
             if model.name in names and model != self.model(model.name):
                 raise ValueError(
-                    f"representation_models: {model.name} is another model under models; give it a name of its own"
+                    f"representation_models: {model.name!r} is already the name of a different model in models; choose another"
                 )
-        _unique("tasks", self.tasks)
-        _unique("seeds", self.seeds)
-        _unique("groups", self.groups)
-        for key, named in (("models", names), ("representation_models", others), ("own_tasks", self.own_tasks)):
+        _require_unique("tasks", self.tasks)
+        _require_unique("seeds", self.seeds)
+        _require_unique("groups", self.groups)
+        for key, named in (("models", names), ("representation_models", representation_names), ("own_tasks", self.own_tasks)):
             for name in named:
                 if name in STAGES:
-                    raise ValueError(f"{key}: the name {name!r} is a folder of the results tree; choose another")
-        for task, own in self.own_tasks.items():
+                    raise ValueError(f"{key}: the name {name!r} is reserved for a folder of the results; choose another")
+        for task, definition in self.own_tasks.items():
             if task in TASKS:
                 raise ValueError(f"own_tasks.{task}: {task} is a task of the paper; choose another name")
-            if own != VARIANTS.get(task, own):
-                raise ValueError(f"own_tasks.{task}: {task} is a task that icl-lens brings itself; choose another name")
+            if definition != VARIANTS.get(task, definition):
+                raise ValueError(f"own_tasks.{task}: {task} is a built-in task; choose another name")
             try:
-                own.task(task, TASKS)
+                definition.task(task, TASKS)
             except ValueError as error:
                 raise ValueError(f"own_tasks.{task}: {error}") from None
         for task in self.tasks:
-            _known("tasks", task, [*TASKS, *self.own_tasks])
+            _require_known("tasks", task, [*TASKS, *self.own_tasks])
         for key, named in (("data.files", self.data.files), ("data.revisions", self.data.revisions)):
             for task in named:
-                _known(key, task, TASKS)
+                _require_known(key, task, TASKS)
         items = registry.items()
         for item, choice in self.items.items():
-            _known("items", item, items)
+            _require_known("items", item, items)
             for key, chosen, configured in (
-                ("models", choice.models, others if items[item].own_tasks else names),
+                ("models", choice.models, representation_names if items[item].own_tasks else names),
                 ("tasks", choice.tasks, items[item].tasks if items[item].own_tasks else [*self.tasks, *self._variants(item)]),
             ):
-                _unique(f"items.{item}.{key}", chosen or [])
+                _require_unique(f"items.{item}.{key}", chosen or [])
                 for name in chosen or []:
-                    _known(f"items.{item}.{key}", name, configured)
+                    _require_known(f"items.{item}.{key}", name, configured)
             if choice.models and not items[item].studies:
-                raise ValueError(f"items.{item}.models: {item} shows no model")
+                raise ValueError(f"items.{item}.models: {item} uses no model; remove this key")
             for key, value in (("prompt", choice.prompt), ("layers", choice.layers)):
                 if value is not None and not items[item].one_prompt:
-                    raise ValueError(f"items.{item}.{key}: {item} does not draw a single prompt")
+                    raise ValueError(f"items.{item}.{key}: {item} does not show a single prompt; remove this key")
         return self
 
     def model(self, name: str) -> Model:
         """Return the model with the given name."""
-        return next(model for model in self.every_model if model.name == name)
+        return next(model for model in self.all_models if model.name == name)
 
     @property
-    def every_model(self) -> list[Model]:
+    def all_models(self) -> list[Model]:
         """The models of all items, without duplicates."""
         names = [model.name for model in self.models]
         return [*self.models, *(model for model in self.representation_models if model.name not in names)]
@@ -389,7 +398,7 @@ class Config(Section):
         model = self.model(name)
         return model.dtype or self.dtype, model.matmul or self.matmul
 
-    def in_other_precisions(self, names: list[str]) -> list[str]:
+    def comparable_across_precisions(self, names: list[str]) -> list[str]:
         """Return the models that can be compared across precisions.
 
         A model is included if the given models contain it both in float32 with exact products and in another precision, with
@@ -410,10 +419,10 @@ class Config(Section):
         """Return the definition of the user's own task or of a variant; None for the paper's four tasks."""
         return self.own_tasks.get(task) or VARIANTS.get(task)
 
-    def texts_of(self, task: str) -> str:
+    def text_source(self, task: str) -> str:
         """Return the name of the task that provides the texts: the task named by ``like``, or the task itself."""
-        own = self.definition(task)
-        return (own and own.like) or task
+        task_definition = self.definition(task)
+        return (task_definition and task_definition.like) or task
 
     def settings(self, study: str, task: str) -> Section | None:
         """Return the settings of a study for one task; None if the study has no settings.
@@ -447,10 +456,10 @@ class Config(Section):
 
         - An item about a variant (SST-2 with labels A and B) shows only this variant.
         - If an item is about one of the user's own tasks, only this item and the items about all tasks show the task.
-        - An item that compares number formats shows the chosen models that :meth:`in_other_precisions` keeps.
+        - An item that compares number formats shows the chosen models that :meth:`comparable_across_precisions` keeps.
         - An item about particular Hub models shows these models.
         - An item about training shows the models with a step.
-        - An item with tasks of its own shows these tasks, with the models in ``representation_models``.
+        - An item with separate tasks shows these tasks, with the models in ``representation_models``.
 
         Both lists may be empty.
         """
@@ -459,30 +468,30 @@ class Config(Section):
         if shown.own_tasks:
             names = [model.name for model in self.representation_models]
             return choice.models or names, choice.tasks or list(shown.tasks)
-        paper = shown.tasks or tuple(self.tasks)
+        listed = shown.tasks or tuple(self.tasks)
         variants = self._variants(item)
         about_variants = any(task in VARIANTS for task in shown.tasks)
-        elsewhere = {task for other in registry.items().values() for task in other.tasks}
-        own = [task for task in self.tasks if task in self.own_tasks and task not in {*paper, *elsewhere}]
+        item_tasks = {task for other in registry.items().values() for task in other.tasks}
+        user_tasks = [task for task in self.tasks if task in self.own_tasks and task not in {*listed, *item_tasks}]
         hubs = shown.hubs
         # Only items about training show models with a step, unless all configured models have one.
-        ended = [model for model in self.models if model.step is None] or self.models
-        offered = self.models if shown.over_training else ended
-        models = choice.models or [model.name for model in offered if not hubs or model.hub in hubs]
+        finished = [model for model in self.models if model.step is None] or self.models
+        available = self.models if shown.over_training else finished
+        models = choice.models or [model.name for model in available if not hubs or model.hub in hubs]
         if shown.compares_precisions:
-            models = self.in_other_precisions(models)
+            models = self.comparable_across_precisions(models)
         if shown.over_training:
             models = [name for name in models if self.model(name).step is not None]
-        theirs = [task for task in paper if task in self.tasks or task in variants]
+        paper_tasks = [task for task in listed if task in self.tasks or task in variants]
         if shown.stand_ins:
-            instead = [task for task in shown.stand_ins if task in self.tasks or task in variants]
-            return models, choice.tasks or theirs or instead[:1]
-        return models, choice.tasks or (theirs if about_variants else [*theirs, *own])
+            replacements = [task for task in shown.stand_ins if task in self.tasks or task in variants]
+            return models, choice.tasks or paper_tasks or replacements[:1]
+        return models, choice.tasks or (paper_tasks if about_variants else [*paper_tasks, *user_tasks])
 
 
 def config_type() -> type[Config]:
     """Return the type of the config with the settings of all known studies, including the studies of plugins."""
-    return _config_type(tuple(plugins_of_this_process.FOLDERS.items()))
+    return _config_type(tuple(loaded_plugins.FOLDERS.items()))
 
 
 @cache
@@ -491,7 +500,7 @@ def _config_type(plugins: tuple[tuple[str, Path], ...]) -> type[Config]:
     studies = create_model(
         "Studies",
         __base__=Section,
-        __doc__="How studies are made; those that leave nothing to choose have no key here.",
+        __doc__="Settings of the studies. A study without settings has no key.",
         **{
             name: (keys.section, Field(default_factory=keys.section, description=keys.description))
             for name, keys in registry.settings().items()
@@ -513,21 +522,21 @@ def _config_type(plugins: tuple[tuple[str, Path], ...]) -> type[Config]:
     )
 
 
-def _unique(key: str, values: list[Any]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{key}: {twice[0]!r} stands there twice")
+def _require_unique(key: str, values: list[Any]) -> None:
+    duplicates = sorted({value for value in values if values.count(value) > 1})
+    if duplicates:
+        raise ValueError(f"{key}: duplicate value {duplicates[0]!r}; values must be unique")
 
 
-def _known(key: str, value: str, valid: Any) -> None:
+def _require_known(key: str, value: str, valid: Any) -> None:
     if value not in valid:
         raise ValueError(f"{key}: {value!r} is unknown; {suggest(value, list(valid))}")
 
 
 def suggest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     known = ", ".join(valid)
-    return f"did you mean {close[0]!r}? (known: {known})" if close else f"known: {known}"
+    return f"did you mean {matches[0]!r}? (known: {known})" if matches else f"known: {known}"
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ def parse(mapping: Mapping[str, Any]) -> Config:
         InputError: The config is invalid. The message has one sentence per error, with the key, its value, the expected value
             and the closest valid key.
     """
-    named = mapping.get("plugins")
-    if isinstance(named, list) and all(isinstance(folder, str) for folder in named):
+    plugins = mapping.get("plugins")
+    if isinstance(plugins, list) and all(isinstance(folder, str) for folder in plugins):
         try:
-            registry.add_plugins(named)
+            registry.add_plugins(plugins)
         except InputError as error:
             raise InputError(f"config: {error}") from None
     try:
@@ -65,7 +66,7 @@ def parse_settings(study: str, text: str) -> Section:
     """
     keys = registry.study(study).settings
     if keys is None:
-        raise InputError(f"study {study} has no settings; leave --settings out")
+        raise InputError(f"study {study} has no settings; remove --settings")
     key = keys.name
     return getattr(parse({"studies": {key: _yaml_option("--settings", text)}}).studies, key)
 
@@ -88,7 +89,7 @@ def _yaml_option(option: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{option} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{option} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def load(*paths: Path | str) -> Config:
@@ -99,18 +100,18 @@ def load(*paths: Path | str) -> Config:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = _overlaid(merged, _mapping(path))
+        merged = _merge(merged, _mapping(path))
     return parse(merged)
 
 
-def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two mappings recursively, key by key; values in ``above`` replace all other values in ``below``."""
-    both = {
-        key: _overlaid(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two mappings recursively, key by key; values in ``override`` replace all other values in ``base``."""
+    nested = {
+        key: _merge(base[key], override[key])
+        for key in base.keys() & override.keys()
+        if isinstance(base[key], Mapping) and isinstance(override[key], Mapping)
     }
-    return {**below, **above, **both}
+    return {**base, **override, **nested}
 
 
 def _mapping(path: Path | str) -> Mapping[str, Any]:
@@ -119,9 +120,9 @@ def _mapping(path: Path | str) -> Mapping[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(mapping, Mapping):
-        raise InputError(f"{path} is not a config: it should hold `key: value` lines")
+        raise InputError(f"{path} is not a config; it must contain `key: value` lines")
     return mapping
 
 
@@ -134,22 +135,26 @@ def _sentence(detail: ErrorDetails) -> str:
         case "extra_forbidden":
             return f"config: unknown key {key!r} (= {value!r}); {suggest(str(location[-1]), _keys_at(location[:-1]))}"
         case "missing":
-            return f"config: {key!r} is missing"
+            return f"config: {key!r} is missing; add it"
         case "value_error":
             fault = str(detail["ctx"]["error"])
             # The message of a section may lack its key, because all sections in a mapping or list share the same validator.
             return f"config: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"config: {key}: {fault}"
         case "model_type" | "dict_type":
-            return f"config: {key!r} is {value!r}; it must be a mapping of keys to values"
+            return f"config: {key!r} must be a mapping of keys to values, got {value!r}"
         case "string_pattern_mismatch":
-            return f"config: {key!r} is {value!r}; a name is made of letters, digits, dots, underscores and hyphens"
+            form = "a name (owner/name)" if location[-1] == "hub" else "a name"
+            return (
+                f"config: {key!r} must be {form} of letters, digits, dots, underscores and hyphens that starts with a letter "
+                f"or digit, got {value!r}"
+            )
         case "list_type":
-            return f"config: {key!r} is {value!r}; it must be a list, such as [{value!r}]"
+            return f"config: {key!r} must be a list, such as [{value!r}], got {value!r}"
         case "literal_error":
-            return f"config: {key!r} is {value!r}; it must be {detail['ctx']['expected']}"
+            return f"config: {key!r} must be {detail['ctx']['expected']}, got {value!r}"
         case _:
-            message = detail["msg"][:1].lower() + detail["msg"][1:]
-            return f"config: {key!r} is {value!r}: {message.replace('input should', 'it should')}"
+            message = re.sub("^[A-Za-z]+ should | after validation, not .*$", "", detail["msg"])
+            return f"config: {key!r} must {message}, got {value!r}"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -98,7 +98,9 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
     """
     rows = csv.DictReader(summary, delimiter="\t")
     if rows.fieldnames is None or not {"output_file", "rule", "plan"} <= set(rows.fieldnames):
-        raise InputError("standard input is no summary of Snakemake's; pipe `snakemake --summary --configfile ...` into this")
+        raise InputError(
+            "standard input is not a Snakemake summary; pipe the output of `snakemake --summary --configfile ...` into this"
+        )
     rules = {registry.rule(study) for study in registry.studies().values() if study.reads}
     seen: dict[tuple[str, str], PurePosixPath] = {}
     for row in rows:
@@ -137,7 +139,7 @@ def _job(config: Config, study: Study, task: str, set_name: str, layers: int) ->
         return Job(settings, task, layers, len(config.seeds), config.queries, OTHER_TEXT, 0, True)
     protocol = Protocol.of(set_name)
     classes = len(config.task(task).label_words)
-    full, query = TOKENS.get(config.texts_of(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
+    full, query = TOKENS.get(config.text_source(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
     return Job(
         settings,
         task,
@@ -145,7 +147,7 @@ def _job(config: Config, study: Study, task: str, set_name: str, layers: int) ->
         seeds=len(config.seeds),
         queries=min(config.queries, _test_size(config, task)),
         query=query,
-        demonstrations=protocol.shots_of(classes) * (full - query),
+        demonstrations=protocol.shots_per_class(classes) * (full - query),
         fresh=protocol.fresh,
     )
 
@@ -165,9 +167,11 @@ def size(config: Config, model: Model) -> Size:
         if header.layers is not None:
             return Size(header.parameters, header.layers, 0)
     if model.gguf is None and model.hub in SIZES:
-        here = any(folder.glob("*.bin"))
-        return SIZES[model.hub]._replace(download=0) if here else SIZES[model.hub]
-    raise InputError(f"model {model.name}: its size is not known before it is fetched; fetch it, or leave it out of the plan")
+        downloaded = any(folder.glob("*.bin"))
+        return SIZES[model.hub]._replace(download=0) if downloaded else SIZES[model.hub]
+    raise InputError(
+        f"model {model.name}: the size is unknown until the model is fetched; fetch it, or plan without this model"
+    )
 
 
 def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
@@ -179,9 +183,9 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     yield "| model | study | jobs | prompts | GPU hours |"
     yield "|---|---|---|---|---|"
     for key in dict.fromkeys((study.model, study.study) for study in studies):
-        same = [study for study in studies if (study.model, study.study) == key]
-        hours = sum(study.hours for study in same)
-        yield f"| {key[0]} | {key[1]} | {len(same)} | {sum(study.prompts for study in same)} | {hours:.2f} |"
+        group = [study for study in studies if (study.model, study.study) == key]
+        hours = sum(study.hours for study in group)
+        yield f"| {key[0]} | {key[1]} | {len(group)} | {sum(study.prompts for study in group)} | {hours:.2f} |"
     yield f"| all | | {len(studies)} | | {sum(study.hours for study in studies):.2f} |"
     yield ""
     models = [config.model(name) for name in dict.fromkeys(study.model for study in studies)]
@@ -192,24 +196,24 @@ def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
     results = sum(study.prompts for study in studies) * PROMPT_BYTES
     data = DATA_BYTES if counts["fetch_dataset"] else 0
     yield (
-        f"disk: {(fetched + data) / 1e9:.1f} GB to fetch into {config.downloads} ({fetched / 1e9:.1f} GB of it models), "
-        f"{results / 1e9:.1f} GB of results in {config.results}, at most"
+        f"disk space, at most: {(fetched + data) / 1e9:.1f} GB of downloads in {config.downloads} ({fetched / 1e9:.1f} GB for "
+        f"models), {results / 1e9:.1f} GB of results in {config.results}"
     )
-    yield f"memory of the GPU: {largest / 1e9:.1f} GB for the weights of the largest model, and room for a batch beside"
+    yield f"GPU memory: {largest / 1e9:.1f} GB for the weights of the largest model, plus memory for one batch"
     rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
-    every = registry.studies().items()
-    passes = ", ".join(f"{name} {study.cost.passes:g}" for name, study in every if study.reads and study.cost.passes)
+    all_studies = registry.studies().items()
+    passes = ", ".join(f"{name} {study.cost.passes:g}" for name, study in all_studies if study.reads and study.cost.passes)
     yield (
-        f"estimated, not timed: 2 operations per parameter and token; forward passes: {passes} and one a condition (of "
-        "compression over the queries)"
+        f"estimates, not measurements: 2 operations per parameter and token; forward passes: {passes}, plus one per condition "
+        "(for compression, over the queries only)"
     )
-    yield f"assumed: {rates}; weights read at {READ_RATE / 1e9:g} GB/s once a job"
-    yield f"tokens: means of the paper's data sets by GPT-2's tokenizer, {OTHER_TEXT} for any other text"
+    yield f"assumptions: {rates}; each job reads the weights once, at {READ_RATE / 1e9:g} GB/s"
+    yield f"tokens per text: means of the paper's data sets with the GPT-2 tokenizer, {OTHER_TEXT} for all other texts"
 
 
 def _test_size(config: Config, task: str) -> int:
     """Return the number of test texts of a task; for the user's own task, the number of requested queries."""
-    name = config.texts_of(task)
+    name = config.text_source(task)
     if name not in COUNTS:
         return config.queries
     return sum((class_counts(name) if config.data.source == "builtin" else COUNTS[name])["test"])

@@ -55,15 +55,19 @@ def read(task: str, layout: Columns, splits: Mapping[str, Sequence[Path]]) -> pd
             or both splits use the same file.
     """
     paths = [Path(path).resolve() for files in splits.values() for path in files]
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice:
-        raise InputError(f"task {task}: {twice.name} is named for both splits; a query could then be its own demonstration")
+    duplicate = next((path for path in paths if paths.count(path) > 1), None)
+    if duplicate:
+        raise InputError(
+            f"task {task}: both splits use {duplicate.name}; use different files, so that no query is its own demonstration"
+        )
     parts = []
     for split, files in splits.items():
         frames = [_labelled(task, Path(path), layout) for path in files]
         frame = pd.concat(frames, ignore_index=True)
         if frame.empty:
-            raise InputError(f"task {task}: its {split} split has no texts ({', '.join(Path(path).name for path in files)})")
+            raise InputError(
+                f"task {task}: the {split} split is empty ({', '.join(Path(path).name for path in files)}); add texts"
+            )
         frame.insert(0, "split", split)
         frame.insert(1, "index", range(len(frame)))
         parts.append(frame)
@@ -73,10 +77,12 @@ def read(task: str, layout: Columns, splits: Mapping[str, Sequence[Path]]) -> pd
 def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
     """Return the texts and class indices of one file."""
     table, names = _table(path)
-    absent = [column for column in (*layout.text, layout.label) if column not in table.columns]
-    if absent:
-        there = ", ".join(map(str, table.columns))
-        raise InputError(f"{path} has no column {absent[0]!r}; {f'its columns are {there}' if there else 'it is empty'}")
+    missing = [column for column in (*layout.text, layout.label) if column not in table.columns]
+    if missing:
+        available = ", ".join(map(str, table.columns))
+        raise InputError(
+            f"{path} has no column {missing[0]!r} ({f'columns: {available}' if available else 'the file is empty'})"
+        )
     if names.get(layout.label) and set(names[layout.label]) != set(layout.classes):
         raise InputError(
             f"{path}: the classes of column {layout.label!r} are {', '.join(names[layout.label])}; task {task} expects "
@@ -88,15 +94,18 @@ def _labelled(task: str, path: Path, layout: Columns) -> pd.DataFrame:
         *pieces, label = row
         name = _name(label, names.get(layout.label))
         if name not in index:
-            hidden = " (-1 stands where a label was withheld: name a split that has its labels)" if name == "-1" else ""
+            hint = " (-1 marks a withheld label; use a split with labels)" if name == "-1" else ""
             raise InputError(
-                f"{path}, row {number}: unknown label {name!r}{hidden}; task {task} expects {', '.join(layout.classes)}"
+                f"{path}, row {number}: unknown label {name!r}{hint}; task {task} expects {', '.join(layout.classes)}"
             )
         if any(not isinstance(piece, str) for piece in pieces):
-            raise InputError(f"{path}, row {number}: column {', '.join(layout.text)} is no text")
+            raise InputError(
+                f"{path}, row {number}: {', '.join(layout.text)} must contain text, got "
+                f"{next(piece for piece in pieces if not isinstance(piece, str))!r}"
+            )
         text = " ".join(pieces)
         if not text.strip():
-            raise InputError(f"{path}, row {number}: the text is empty")
+            raise InputError(f"{path}, row {number}: the text is empty; add a text, or remove the row")
         rows.append((text, index[name]))
     return pd.DataFrame(rows, columns=["text", "label"])
 
@@ -129,11 +138,11 @@ def _table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path} is not a {path.suffix.removeprefix('.').upper()} table ({reason})") from error
-    raise InputError(f"{path}: a table ends in .csv, .tsv, .jsonl or .parquet")
+    raise InputError(f"{path}: the name of a table must end in .csv, .tsv, .jsonl or .parquet")
 
 
 def _separated(path: Path, **layout: Any) -> pd.DataFrame:
@@ -152,9 +161,9 @@ def _json_lines(path: Path) -> pd.DataFrame:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+            raise InputError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
-            raise InputError(f'{path}, line {number}: a line must be one object, such as {{"text": ..., "label": ...}}')
+            raise InputError(f'{path}, line {number}: each line must be one JSON object, such as {{"text": ..., "label": ...}}')
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 
@@ -168,6 +177,6 @@ def _parquet(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     try:
         features = Features.from_arrow_schema(table.schema)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: what its metadata says of its columns cannot be read ({error})") from error
+        raise InputError(f"{path}: the metadata of its columns cannot be read ({error})") from error
     names = {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
     return table.to_pandas(), names

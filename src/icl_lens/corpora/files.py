@@ -108,12 +108,14 @@ def read(task: str, train: Path, test: Path) -> pd.DataFrame:
     """
     layout = FORMATS[task]
     if Path(train).exists() and Path(test).exists() and Path(train).samefile(test):
-        raise InputError(f"task {task}: {train} is named for both splits; a query could then be its own demonstration")
+        raise InputError(
+            f"task {task}: both splits use {train}; use different files, so that no query is its own demonstration"
+        )
     parts = []
     for split, path in (("train", train), ("test", test)):
         rows = list(_rows(Path(path), layout))
         if not rows:
-            raise InputError(f"{path} has no texts: the {split} split of task {task} is empty")
+            raise InputError(f"task {task}: the {split} split is empty ({path}); add texts")
         frame = pd.DataFrame(rows, columns=["text", "label"])
         frame.insert(0, "split", split)
         frame.insert(1, "index", range(len(frame)))
@@ -130,7 +132,7 @@ def _rows(path: Path, layout: FileFormat) -> Iterator[tuple[str, int]]:
             raise InputError(f"{path}, line {number}: unknown label {value!r}; known: {', '.join(layout.labels)}")
         text = " ".join(fields[name] for name in layout.text)
         if not text.strip():
-            raise InputError(f"{path}, line {number}: the text is empty")
+            raise InputError(f"{path}, line {number}: the text is empty; add a text, or remove the line")
         yield text, layout.labels[value]
 
 
@@ -140,7 +142,7 @@ def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]
         # Decoding bytes avoids newline translation: lines are split below, and a carriage return inside a text is preserved.
         text = path.read_bytes().decode(layout.encoding)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); is data.root right?") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); check data.root") from error
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise InputError(f"{path}, line {line}: not {layout.encoding} text (byte {error.start})") from error
@@ -149,13 +151,13 @@ def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]
     for number, parts in records:
         if layout.header and number == 1:
             if tuple(part.strip() for part in parts) != layout.fields:
-                raise InputError(f"{path}, line 1: {expected.replace('expected', 'expected a header naming')}")
+                raise InputError(f"{path}, line 1: {expected.replace('expected', 'expected a header with')}")
             continue
         if layout.fields[-1] == "*" and len(parts) >= len(layout.fields):
             first = len(layout.fields) - 1
             parts = [*parts[:first], " ".join(parts[first:])]
         if len(parts) != len(layout.fields):
-            raise InputError(f"{path}, line {number}: {expected}, found {len(parts)}")
+            raise InputError(f"{path}, line {number}: {expected}, got {len(parts)}")
         yield number, dict(zip(layout.fields, parts, strict=True))
 
 
@@ -166,8 +168,8 @@ def _plain(text: str, layout: FileFormat) -> Iterator[tuple[int, list[str]]]:
         lines.pop()
     for number, line in enumerate(lines, 1):
         # In TREC, a space separates the label from the question, which also contains spaces. A text never contains a tab.
-        most = 1 if layout.separator == " " else -1
-        yield number, line.removesuffix("\r").split(layout.separator, most)
+        max_splits = 1 if layout.separator == " " else -1
+        yield number, line.removesuffix("\r").split(layout.separator, max_splits)
 
 
 def _csv(path: Path, text: str, layout: FileFormat, expected: str) -> Iterator[tuple[int, list[str]]]:
@@ -178,10 +180,10 @@ def _csv(path: Path, text: str, layout: FileFormat, expected: str) -> Iterator[t
             yield start, parts
             start = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}, line {start}: not CSV ({error}); {expected}") from error
+        raise InputError(f"{path}, line {start}: not valid CSV ({error}); {expected}") from error
 
 
 def _shape(layout: FileFormat) -> str:
-    names = {"\t": "tab-separated", " ": "blank-separated", ",": "comma-separated"}
+    names = {"\t": "tab-separated", " ": "space-separated", ",": "comma-separated"}
     fields = ", ".join("text (one field or more)" if name == "*" else name for name in layout.fields)
     return f"{len(layout.fields)} {names[layout.separator]} fields ({fields})"

@@ -82,15 +82,23 @@ DATASETS: dict[str, HubDataset] = {
 }
 
 
-def of_own_task(own: OwnTask) -> HubDataset:
+def own_task_dataset(definition: OwnTask) -> HubDataset:
     """Return the Hub data set of a user-defined task.
 
     Raises:
         ValueError: The task has no Hub data set.
     """
-    if own.hub is None:
-        raise ValueError("the task names no data set on the hub")
-    return HubDataset(own.hub, own.revision, own.config, own.train, own.test, tuple(own.text), own.label)
+    if definition.hub is None:
+        raise ValueError("the task has no data set on the Hub; set hub")
+    return HubDataset(
+        definition.hub,
+        definition.revision,
+        definition.config,
+        definition.train,
+        definition.test,
+        tuple(definition.text),
+        definition.label,
+    )
 
 
 def read(task: Task, dataset: HubDataset, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -110,17 +118,17 @@ def read(task: Task, dataset: HubDataset, folder: Path) -> tuple[pd.DataFrame, d
     """
     record = fetched.read(folder)
     if record is None or record.splits is None:
-        raise InputError(f"{folder} holds no data set fetched from the hub; `icl-lens fetch-dataset` fetches one")
-    absent = [name for name in dataset.splits.values() if name not in record.splits]
-    if absent:
+        raise InputError(f"{folder} contains no data set fetched from the Hub; run `icl-lens fetch-dataset` to fetch one")
+    missing = [name for name in dataset.splits.values() if name not in record.splits]
+    if missing:
         raise InputError(
-            f"{folder}: no split {absent[0]!r} of {record.hub} was fetched; delete {fetched.RECORD} to fetch again"
+            f"{folder}: split {missing[0]!r} of {record.hub} was not fetched; delete {fetched.RECORD} and fetch it again"
         )
     splits = {split: [folder / file for file in record.splits[name]] for split, name in dataset.splits.items()}
     for file in (file for name in dataset.splits.values() for file in record.splits[name]):
         if file_hash(folder / file) != record.files[file]["sha256"]:
             raise InputError(
-                f"{folder / file} is not what was fetched; delete it and {folder / fetched.RECORD} to fetch it again"
+                f"{folder / file} differs from the fetched file; delete it and {folder / fetched.RECORD}, and fetch it again"
             )
     table = columns.read(task.name, Columns(dataset.text, dataset.label, task.classes), splits)
     _require_counts(task, dataset, table)
@@ -141,7 +149,6 @@ def _require_counts(task: Task, dataset: HubDataset, table: pd.DataFrame) -> Non
         for name, count, expected in zip(task.classes, found, published, strict=True):
             if count != expected:
                 raise InputError(
-                    f"{dataset.hub} ({dataset.config}, {dataset.splits[split]}) has {count} texts of class {name}, but "
-                    f"{expected} are published, so it is not the paper's data set; name another revision under "
-                    f"data.revisions.{task.name}"
+                    f"{dataset.hub} ({dataset.config}, {dataset.splits[split]}) has {count} texts of class {name}, but the "
+                    f"paper's data set has {expected}; set another revision under data.revisions.{task.name}"
                 )

@@ -50,9 +50,13 @@ def write_hub(task: Task, dataset: HubDataset, folder: Path, out: Path) -> None:
 
 def _subsets(task: str, table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the splits with fewer texts than published: split -> number of ``texts`` and ``published`` number."""
-    held = table["split"].value_counts()
+    available = table["split"].value_counts()
     totals = {split: sum(counts) for split, counts in COUNTS[task].items()}
-    return {split: {"texts": int(held[split]), "published": total} for split, total in totals.items() if held[split] < total}
+    return {
+        split: {"texts": int(available[split]), "published": total}
+        for split, total in totals.items()
+        if available[split] < total
+    }
 
 
 def _write(
@@ -65,8 +69,8 @@ def _write(
     seeds: list[int] | None = None,
 ) -> None:
     # Input files are outside results/, so they are identified by name and content; local paths are not recorded.
-    found = {f"{split}: {path.name}": hashes.file_hash(path) for split, path in (inputs or {}).items()}
+    input_hashes = {f"{split}: {path.name}": hashes.file_hash(path) for split, path in (inputs or {}).items()}
     metadata = provenance.describe(
-        CORPORA, [module.__name__], inputs=found, settings=settings, seeds=seeds or [], corpus=corpus
+        CORPORA, [module.__name__], inputs=input_hashes, settings=settings, seeds=seeds or [], corpus=corpus
     )
     parquet.write(out, table, CORPORA, metadata)

@@ -10,7 +10,7 @@ from pathlib import Path
 from icl_lens.errors import InputError
 
 # Configuration and tokenizer files. A model card or a licence does not affect predictions, so it is not listed.
-DESCRIPTIONS = (
+CONFIG_FILES = (
     "config.json",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
@@ -23,7 +23,7 @@ DESCRIPTIONS = (
     "merges.txt",
 )
 
-TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def checkpoint_files(folder: Path | str) -> list[Path]:
@@ -34,19 +34,19 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     if folder.is_file() and folder.suffix == ".gguf":
-        raise InputError(f"{folder} is a GGUF file, not a model folder: write `gguf: {folder}` in place of its path")
+        raise InputError(f"{folder} is a GGUF file, not a model folder; set `gguf: {folder}` instead of path")
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
-        if packed := sorted(folder.glob("*.gguf")):
+        if gguf_files := sorted(folder.glob("*.gguf")):
             raise InputError(
-                f"model folder {folder} holds no config.json, but a GGUF file: write `gguf: {packed[0]}` in place of its path"
+                f"model folder {folder} has no config.json, but a GGUF file; set `gguf: {gguf_files[0]}` instead of path"
             )
-        raise InputError(f"model folder {folder} holds no config.json, so it is no checkpoint")
+        raise InputError(f"model folder {folder} is not a checkpoint: config.json is missing")
     weights = weight_files(folder)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise InputError(f"model folder {folder} holds no tokenizer: tokenizer.json is needed")
-    return sorted([*weights, *(folder / name for name in DESCRIPTIONS if (folder / name).is_file())])
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"model folder {folder} has no tokenizer; add its tokenizer.json")
+    return sorted([*weights, *(folder / name for name in CONFIG_FILES if (folder / name).is_file())])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -57,7 +57,5 @@ def weight_files(folder: Path) -> list[Path]:
     """
     weights = list(folder.glob("*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
     if not weights:
-        raise InputError(
-            f"model folder {folder} holds no weights: a *.safetensors file is needed, or pytorch_model.bin where there is none"
-        )
+        raise InputError(f"model folder {folder} has no weights; add *.safetensors or pytorch_model.bin files")
     return weights

@@ -19,7 +19,7 @@ from icl_lens.hub import fetched
 RECORD = "converted.json"
 
 # A copy of the record that is moved into place together with the files. It remains when a workflow deletes its output.
-KEPT = ".converted.json"
+RECORD_COPY = ".converted.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Converted:
     commit: str | None = None
 
     def text(self) -> str:
-        """Return the record as JSON with sorted keys, as it is written."""
+        """Return the record as JSON with sorted keys, which is the content of its file."""
         return json.dumps({k: v for k, v in vars(self).items() if v is not None}, indent=1, sort_keys=True) + "\n"
 
     def facts(self) -> dict[str, Any]:
@@ -70,15 +70,17 @@ def read(folder: Path | str) -> Converted | None:
     Raises:
         InputError: The record is corrupted, or a file that it lists is missing or has a different size.
     """
-    path = next((path for name in (RECORD, KEPT) if (path := Path(folder) / name).is_file()), None)
+    path = next((path for name in (RECORD, RECORD_COPY) if (path := Path(folder) / name).is_file()), None)
     if path is None:
         return None
     try:
         record = Converted(**json.loads(path.read_text(encoding="utf-8")))
         sizes = {name: int(file["size"]) for name, file in record.files.items()}
         if not (sizes and all(isinstance(v, str) for v in (record.gguf, record.sha256, record.quantisation))):
-            raise ValueError("a part of it is missing")
+            raise ValueError("a field is missing or has the wrong type")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is damaged; delete it, and the command that wrote it converts the file again") from error
-    fetched.require_sizes(path, sizes, "the command that wrote it converts the file again")
+        raise InputError(
+            f"{path} is corrupted; delete it, and rerun the command that wrote it to convert the file again"
+        ) from error
+    fetched.require_sizes(path, sizes, "rerun the command that wrote it to convert the file again")
     return record

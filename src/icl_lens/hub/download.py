@@ -49,16 +49,16 @@ VERIFIED = ".verified.json"
 LOCK = ".lock"
 
 # Maximum number of bytes per request. Servers of large files send at most 50 GB per request.
-PIECE = 20_000_000_000
+MAX_REQUEST = 20_000_000_000
 
 # Free disk space in bytes that is required in addition to the downloads.
 MARGIN = 100_000_000
 
 # Number of complete downloads of a file with a wrong digest before an error. A second mismatch is unlikely to be transient.
-MOST_DAMAGED = 2
+MAX_MISMATCHES = 2
 
 # Maximum wait that a server can request with Retry-After, in seconds.
-LONGEST_WISH = 120.0
+MAX_RETRY_AFTER = 120.0
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -66,18 +66,18 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Settings for retries after transient errors.
 
     Attributes:
         attempts: Maximum number of consecutive attempts that receive no data.
         wait: Seconds to wait before the second attempt; each further wait is twice as long.
-        longest: Maximum wait in seconds.
+        max_wait: Maximum wait in seconds.
     """
 
     attempts: int = 6
     wait: float = 0.5
-    longest: float = 30.0
+    max_wait: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -121,75 +121,75 @@ class Listing:
     files: dict[str, RemoteFile]
 
 
-class _PassingError(Exception):
+class _TransientError(Exception):
     """A transient error; its text describes what happened.
 
     Attributes:
-        brought: Whether data arrived before the error.
-        wish: Seconds that the server asks the client to wait.
+        received: Whether data arrived before the error.
+        retry_after: Seconds that the server asks the client to wait.
         advice: What the user can do if the error persists.
     """
 
     def __init__(
         self,
-        what: str,
-        brought: bool = False,
-        wish: float = 0.0,
-        advice: str = "the same command goes on from what is here already",
+        message: str,
+        received: bool = False,
+        retry_after: float = 0.0,
+        advice: str = "rerun the command to resume the download",
     ) -> None:
-        super().__init__(what)
-        self.brought = brought
-        self.wish = wish
+        super().__init__(message)
+        self.received = received
+        self.retry_after = retry_after
         self.advice = advice
 
 
-def listing(repository: Repository, patience: Patience) -> Listing:
+def listing(repository: Repository, retries: RetryPolicy) -> Listing:
     """Return the commit that a revision resolves to, and the files of that commit.
 
     Args:
         repository: The repository and revision.
-        patience: Settings for retries.
+        retries: Settings for retries.
 
     Raises:
         InputError: The Hub cannot be reached, denies access, or has no such repository or revision.
     """
-    ask = HfApi(library_name="icl-lens")
-    info = ask.model_info if repository.kind == "model" else ask.dataset_info
+    api = HfApi(library_name="icl-lens")
+    info = api.model_info if repository.kind == "model" else api.dataset_info
 
     def attempt() -> Any:
-        with _translated(repository, "its list of files"):
+        with _translate_errors(repository, "the list of files"):
             return info(
                 repository.hub, revision=repository.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
 
     try:
-        found = _persist(attempt, patience, repository)
+        found = _retry(attempt, retries, repository)
         commit = str(found.sha)
         files = {
             file.rfilename: RemoteFile(file.lfs.size, file.lfs.sha256) if file.lfs else RemoteFile(int(file.size), file.blob_id)
             for file in found.siblings or []
         }
         if not re.fullmatch("[0-9a-f]{40}", commit) or not all(_DIGEST.fullmatch(file.digest) for file in files.values()):
-            raise ValueError("no commit, or no digest")
+            raise ValueError("the commit or a digest is missing or invalid")
     except HFValidationError as error:
-        raise InputError(f"{repository.hub!r} is no name that a {repository.title} can have: owner/name is needed") from error
+        raise InputError(f"{repository.hub!r} is not a valid repository name; use owner/name") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{constants.ENDPOINT} does not answer as a hub does when asked for {repository.title}: check HF_ENDPOINT, "
-            "and whether a proxy answers in its place"
+            f"{constants.ENDPOINT} returns an invalid response for {repository.title}; check HF_ENDPOINT, and whether a proxy "
+            "changes the response"
         ) from error
     return Listing(commit, files)
 
 
 class Folder:
-    """The folder for the files of a repository, locked by one process at a time (see :func:`alone`)."""
+    """The folder for the files of a repository, locked by one process at a time (see :func:`locked`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            known = json.loads((path / VERIFIED).read_text(encoding="utf-8"))
-            self._verified: dict[str, list] = {k: list(v) for k, v in known["verified"].items() if len(v) == 4}
-            self._finished: dict[str, str] = dict(known["finished"])
+            index = json.loads((path / VERIFIED).read_text(encoding="utf-8"))
+            self._verified: dict[str, list] = {k: list(v) for k, v in index["verified"].items() if len(v) == 4}
+            self._finished: dict[str, str] = dict(index["finished"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             # The index is missing or corrupted, so existing files are read and verified again.
             self._verified, self._finished = {}, {}
@@ -200,7 +200,7 @@ class Folder:
         if text is None:
             return None
         names = json.loads(text)["files"]
-        return text if all(self._known(name) for name in names) else None
+        return text if all(self._verified_entry(name) for name in names) else None
 
     def finish(self, request: str, record: str) -> None:
         """Store the record of a request, and delete the files of interrupted downloads."""
@@ -210,7 +210,7 @@ class Folder:
 
     def facts(self, name: str, remote: RemoteFile) -> dict[str, Any] | None:
         """Return the size and SHA-256 of a file that is complete and verified, or None if it must be downloaded."""
-        known = self._known(name)
+        known = self._verified_entry(name)
         if known is None:
             path = self.path / name
             if not path.is_file() or path.stat().st_size != remote.size:
@@ -222,26 +222,26 @@ class Folder:
                     content.update(chunk)
             if content.digest != remote.digest:
                 return None
-            known = self._remember(name, content)
+            known = self._add_verified(name, content)
         digest, size, _, sha256 = known
         return {"size": size, "sha256": sha256} if digest == remote.digest else None
 
-    def put(self, name: str, content: _Content, source: Path) -> None:
+    def store(self, name: str, content: _Content, source: Path) -> None:
         """Move a complete and verified file to the folder."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
-        self._remember(name, content)
+        self._add_verified(name, content)
 
-    def drop_others(self, names: set[str]) -> None:
+    def delete_others(self, names: set[str]) -> None:
         """Delete previously downloaded files that are not among the given names."""
         for name in sorted(self._verified.keys() - names):
-            if self._known(name):
+            if self._verified_entry(name):
                 (self.path / name).unlink()
             del self._verified[name]
         self._save()
 
-    def _known(self, name: str) -> list | None:
+    def _verified_entry(self, name: str) -> list | None:
         entry = self._verified.get(name)
         path = self.path / name
         if entry is None or not path.is_file():
@@ -249,7 +249,7 @@ class Folder:
         found = path.stat()
         return entry if entry[1:3] == [found.st_size, found.st_mtime_ns] else None
 
-    def _remember(self, name: str, content: _Content) -> list:
+    def _add_verified(self, name: str, content: _Content) -> list:
         found = (self.path / name).stat()
         self._verified[name] = [content.digest, found.st_size, found.st_mtime_ns, content.sha256]
         self._save()
@@ -261,7 +261,7 @@ class Folder:
 
 
 @contextmanager
-def alone(folder: Path, repository: Repository) -> Iterator[Folder]:
+def locked(folder: Path, repository: Repository) -> Iterator[Folder]:
     """Lock the folder so that no other process downloads into it, and turn disk errors into one-line errors.
 
     Yields:
@@ -276,14 +276,14 @@ def alone(folder: Path, repository: Repository) -> Iterator[Folder]:
             yield Folder(folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            what = f"the disk is full at {folder}: free some, and the same command goes on"
+            problem = f"the disk is full at {folder}; free some space, and rerun the command to resume"
         else:
-            what = f"{folder} cannot be written ({error.strerror or error})"
-        raise InputError(f"fetching {repository.title}: {what}") from error
+            problem = f"{folder} cannot be written ({error.strerror or error})"
+        raise InputError(f"fetching {repository.title}: {problem}") from error
 
 
 def fetch(
-    repository: Repository, found: Listing, names: list[str], folder: Folder, patience: Patience
+    repository: Repository, found: Listing, names: list[str], folder: Folder, retries: RetryPolicy
 ) -> dict[str, dict[str, Any]]:
     """Download files of a repository into a folder and verify them; files that are already verified are not downloaded.
 
@@ -292,7 +292,7 @@ def fetch(
         found: Commit and files that the Hub lists for it.
         names: Names of the files to download.
         folder: Folder to download to.
-        patience: Settings for retries.
+        retries: Settings for retries.
 
     Returns:
         File name -> size and SHA-256.
@@ -307,8 +307,8 @@ def fetch(
     missing = [name for name in names if facts[name] is None]
     _require_space(repository, folder.path, [found.files[name] for name in missing])
     for number, name in enumerate(missing, 1):
-        what = f"{repository.hub}: {name}" + (f" ({number} of {len(missing)} files)" if len(missing) > 1 else "")
-        _fetch_file(repository, found.commit, name, found.files[name], folder, patience, what)
+        label = f"{repository.hub}: {name}" + (f" ({number} of {len(missing)} files)" if len(missing) > 1 else "")
+        _fetch_file(repository, found.commit, name, found.files[name], folder, retries, label)
         facts[name] = folder.facts(name, found.files[name])
     return {name: fact for name, fact in facts.items() if fact is not None}
 
@@ -321,8 +321,8 @@ def require_online(repository: Repository) -> None:
     """
     if constants.HF_HUB_OFFLINE:
         raise InputError(
-            f"{repository.title} cannot be fetched because HF_HUB_OFFLINE is set: unset it, or fetch where there is a network "
-            "and copy the downloads folder here"
+            f"{repository.title} cannot be fetched because HF_HUB_OFFLINE is set; unset it, or fetch on a machine with network "
+            "access and copy the downloads folder to this one"
         )
 
 
@@ -391,30 +391,30 @@ class _Partial:
 
 
 def _fetch_file(
-    repository: Repository, commit: str, name: str, remote: RemoteFile, folder: Folder, patience: Patience, what: str
+    repository: Repository, commit: str, name: str, remote: RemoteFile, folder: Folder, retries: RetryPolicy, label: str
 ) -> None:
     """Download one file, resuming from the bytes on disk, until it is complete and verified."""
     partial = _Partial(folder.path / PARTIAL / remote.digest, remote)
-    damaged = 0
+    mismatches = 0
     try:
-        with progress(remote.size, what, unit="byte", done=partial.size) as advance:
+        with progress(remote.size, label, unit="byte", done=partial.size) as advance:
             while True:
                 while partial.size < remote.size:
-                    _persist(lambda: _receive(repository, commit, name, remote, partial, advance), patience, repository)
+                    _retry(lambda: _receive(repository, commit, name, remote, partial, advance), retries, repository)
                 if partial.content.digest == remote.digest:
                     break
-                damaged += 1
-                if damaged == MOST_DAMAGED:
+                mismatches += 1
+                if mismatches == MAX_MISMATCHES:
                     partial.restart()
                     raise InputError(
-                        f"fetching {repository.title}: {name} arrived {damaged} times with a content that is not the one the "
-                        f"hub lists ({remote.digest}): does a proxy change it, or is the disk at fault?"
+                        f"fetching {repository.title}: {name} was downloaded {mismatches} times, and its content never matched "
+                        f"the digest on the Hub ({remote.digest}); check whether a proxy changes it and whether the disk works"
                     )
-                logger.warning("%s is not what the hub lists; it is fetched anew", what)
+                logger.warning("%s does not match the digest on the Hub; downloading it again", label)
                 advance(-partial.size)
                 partial.restart()
         partial.close()
-        folder.put(name, partial.content, partial.path)
+        folder.store(name, partial.content, partial.path)
     finally:
         partial.close()
 
@@ -427,9 +427,9 @@ def _receive(
     partial: _Partial,
     advance: Callable[[int], None],
 ) -> None:
-    """Request the missing bytes of a file once, up to :data:`PIECE` bytes."""
+    """Request the missing bytes of a file once, up to :data:`MAX_REQUEST` bytes."""
     start = partial.size
-    stop = min(remote.size, start + PIECE)
+    stop = min(remote.size, start + MAX_REQUEST)
     # Compression is disabled because ranges and byte counts refer to the uncompressed content.
     headers = build_hf_headers(library_name="icl-lens") | {"Accept-Encoding": "identity"}
     if (start, stop) != (0, remote.size):
@@ -439,7 +439,7 @@ def _receive(
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     try:
         with (
-            _translated(repository, name, lambda: partial.size > start),
+            _translate_errors(repository, name, lambda: partial.size > start),
             # Large files are on another host; the client follows that redirect without sending the token.
             get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response,
         ):
@@ -455,12 +455,12 @@ def _receive(
                 if partial.size == remote.size:
                     return
         if partial.size == start:
-            raise _PassingError(f"the hub sends nothing of {name}")
+            raise _TransientError(f"the Hub sends no data for {name}")
     finally:
         partial.flush()
 
 
-def _persist(action: Callable[[], Value], patience: Patience, repository: Repository) -> Value:
+def _retry(action: Callable[[], Value], retries: RetryPolicy, repository: Repository) -> Value:
     """Return the result of an action, retrying after transient errors.
 
     Raises:
@@ -470,86 +470,84 @@ def _persist(action: Callable[[], Value], patience: Patience, repository: Reposi
     while True:
         try:
             return action()
-        except _PassingError as fault:
-            failures = 1 if fault.brought else failures + 1
-            if failures >= patience.attempts:
+        except _TransientError as error:
+            failures = 1 if error.received else failures + 1
+            if failures >= retries.attempts:
                 times = "once" if failures == 1 else f"{failures} times in a row"
-                raise InputError(f"fetching {repository.title}: {fault}, {times}; {fault.advice}") from fault
-            wait = max(min(patience.wait * 2 ** (failures - 1), patience.longest), min(fault.wish, LONGEST_WISH))
-            logger.info("%s: %s; once more in %.1f s", repository.hub, fault, wait)
+                raise InputError(f"fetching {repository.title}: {error} ({times}); {error.advice}") from error
+            wait = max(min(retries.wait * 2 ** (failures - 1), retries.max_wait), min(error.retry_after, MAX_RETRY_AFTER))
+            logger.info("%s: %s; retrying in %.1f s", repository.hub, error, wait)
             time.sleep(wait)
 
 
 @contextmanager
-def _translated(repository: Repository, name: str, brought: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def _translate_errors(repository: Repository, name: str, received: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Translate exceptions of the Hub's library.
 
     Args:
         repository: Repository of the request.
         name: Name of the requested file, for messages.
-        brought: Returns whether data has arrived.
+        received: Returns whether data has arrived.
 
     Raises:
         InputError: The error is permanent.
-        _PassingError: The error may be transient.
+        _TransientError: The error may be transient.
     """
-    title, place = repository.title, f"{constants.ENDPOINT}/{'datasets/' * (repository.kind == 'dataset')}{repository.hub}"
+    title, page = repository.title, f"{constants.ENDPOINT}/{'datasets/' * (repository.kind == 'dataset')}{repository.hub}"
     try:
         yield
     except OfflineModeIsEnabled as error:
         require_online(repository)
         raise InputError(f"{title} cannot be fetched offline") from error
     except GatedRepoError as error:
-        raise InputError(
-            f"{title} is gated: accept its terms at {place} and set HF_TOKEN to a token of that account"
-        ) from error
+        raise InputError(f"{title} is gated; accept its terms at {page} and set HF_TOKEN to a token of that account") from error
     except RepositoryNotFoundError as error:
-        raise InputError(_absent(title)) from error
+        raise InputError(_not_found(title)) from error
     except RevisionNotFoundError as error:
         raise InputError(
-            f"{title} has no revision {repository.revision!r}: name a branch, a tag or a whole commit that {place} has"
+            f"{title} has no revision {repository.revision!r}; use a branch, a tag or a full commit hash from {page}"
         ) from error
     except RemoteEntryNotFoundError as error:
-        raise InputError(f"{title} lists {name} but does not hold it: name another revision") from error
+        raise InputError(f"{title} lists {name}, but the file does not exist; use another revision") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (408, 416, 429) or status >= 500:
-            wish = error.response.headers.get("Retry-After", "")
-            what = f"the hub answers {status} when asked for {name}"
-            raise _PassingError(what, brought(), float(wish) if wish.isdigit() else 0.0) from error
+            retry_after = error.response.headers.get("Retry-After", "")
+            message = f"the Hub answers with status {status} for {name}"
+            raise _TransientError(message, received(), float(retry_after) if retry_after.isdigit() else 0.0) from error
         if status == 401 and get_token() is None:
-            raise InputError(_absent(title)) from error
+            raise InputError(_not_found(title)) from error
         if status == 401:
             raise InputError(
-                f"the hub refuses the token that is set when asked for {title}: renew HF_TOKEN, or unset it for what is public"
+                f"the Hub rejects the token for {title}; renew HF_TOKEN, or unset it for a public repository"
             ) from error
         if status == 403:
             raise InputError(
-                f"the token that is set may not read {title}: give it that right, or set HF_TOKEN to another"
+                f"the token has no read access to {title}; grant it read access, or set HF_TOKEN to another token"
             ) from error
-        raise InputError(f"the hub answers {status} when asked for {name} of {title}") from error
+        raise InputError(f"the Hub answers with status {status} for {name} of {title}") from error
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-        raise InputError(f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address (https://...)") from error
+        raise InputError(f"HF_ENDPOINT must be a URL (https://...), got {constants.ENDPOINT!r}") from error
     except httpx2.ConnectError as error:
         close_session()  # otherwise the session would keep a connection with a failed TLS handshake
-        raise _PassingError(
+        raise _TransientError(
             f"{error.request.url.host} cannot be reached ({_first_line(error)})",
-            brought(),
-            advice="is there a network here, and does it need a proxy (HTTPS_PROXY)?",
+            received(),
+            advice="check the network connection, and whether it needs a proxy (HTTPS_PROXY)",
         ) from error
     except httpx2.TimeoutException as error:
-        raise _PassingError(f"the hub is silent for too long when asked for {name}", brought()) from error
+        raise _TransientError(f"timeout while fetching {name}", received()) from error
     except httpx2.TransportError as error:
-        raise _PassingError(f"the connection breaks off in {name} ({_first_line(error)})", brought()) from error
+        raise _TransientError(f"the connection was lost while fetching {name} ({_first_line(error)})", received()) from error
     except httpx2.HTTPError as error:
-        raise InputError(f"fetching {name} of {title} is not possible ({_first_line(error)})") from error
+        raise InputError(f"{name} of {title} cannot be fetched ({_first_line(error)})") from error
 
 
-def _absent(title: str) -> str:
+def _not_found(title: str) -> str:
     """Return the message for a missing or private repository; without authentication, the Hub answers 401 to both."""
     return (
-        f"the hub has no {title}, or shows it only to some: check the name, and if it is private or gated set HF_TOKEN to a "
-        "token of an account that may read it"
+        f"{title} does not exist on the Hub, or is private or gated; check the name, or set HF_TOKEN to a token of an account "
+        "with access"
     )
 
 
@@ -569,7 +567,8 @@ def _require_inside(repository: Repository, name: str) -> None:
         or re.search(r"[\\:\0-\x1f]", name)
     ):
         raise InputError(
-            f"{repository.title} lists a file {name!r}, which could leave the folder it is fetched to; it is refused"
+            f"{repository.title} lists the unsafe file name {name!r}, which could be outside the download folder; nothing was "
+            "fetched"
         )
 
 
@@ -579,13 +578,13 @@ def _require_space(repository: Repository, folder: Path, missing: list[RemoteFil
     Raises:
         InputError: The disk has too little free space.
     """
-    here = [folder / PARTIAL / digest for digest in {file.digest for file in missing}]
-    needed = sum(file.size for file in missing) - sum(path.stat().st_size for path in here if path.is_file())
+    partial_files = [folder / PARTIAL / digest for digest in {file.digest for file in missing}]
+    needed = sum(file.size for file in missing) - sum(path.stat().st_size for path in partial_files if path.is_file())
     free = shutil.disk_usage(folder).free
     if missing and needed + MARGIN > free:
         raise InputError(
-            f"fetching {repository.title} takes {(needed + MARGIN) / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are "
-            "free: free some, or name another folder for downloads"
+            f"fetching {repository.title} needs {(needed + MARGIN) / 1e9:.2f} GB in {folder}, but only {free / 1e9:.2f} GB are "
+            "free; free some space, or use another folder for downloads"
         )
     if missing:
         logger.info("%s: %d files to fetch, %s", repository.hub, len(missing), amount(needed))

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING
 
 from icl_lens.errors import InputError
 from icl_lens.hub import fetched
-from icl_lens.hub.checkpoints import DESCRIPTIONS, TOKENIZERS
+from icl_lens.hub.checkpoints import CONFIG_FILES, TOKENIZER_FILES
 
 if TYPE_CHECKING:
-    from icl_lens.hub.download import Folder, Listing, Patience, Repository
+    from icl_lens.hub.download import Folder, Listing, Repository, RetryPolicy
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_REVISION = "main"
 
 # Maximum number of file names that an error message lists.
-_MOST_LISTED = 12
+_MAX_LISTED = 12
 
 # Name of the folder with the converted checkpoint, inside the folder of a GGUF file.
 CONVERTED = "converted"
@@ -73,15 +73,15 @@ def gguf_folder(downloads: Path | str, hub: str, revision: str | None, file: str
     return Path(downloads) / "gguf" / _folder_name(hub) / _revision_name(revision) / file.replace("/", "--")
 
 
-def own_gguf_folder(downloads: Path | str, file: Path | str) -> Path:
+def local_gguf_folder(downloads: Path | str, file: Path | str) -> Path:
     """Return the folder of a local GGUF file; the converted checkpoint is in its subfolder :data:`CONVERTED`.
 
     The folder has the name of the file, and its parent folder is a hash of the file's parent path. Two files with the same
     name in different folders therefore do not share a folder.
     """
     file = Path(file)
-    place = hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:12]
-    return Path(downloads) / "gguf" / "files" / place / file.name
+    parent_hash = hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:12]
+    return Path(downloads) / "gguf" / "files" / parent_hash / file.name
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path | str = "downloads") -> Path:
@@ -99,28 +99,30 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path 
     """
     if Path(folder_or_hub_id).is_dir():
         if revision is not None:
-            raise InputError(f"{folder_or_hub_id} is a folder, and a folder has no revisions: leave --revision out")
+            raise InputError(f"{folder_or_hub_id} is a local folder and has no revisions; remove --revision")
         return Path(folder_or_hub_id)
     if Path(folder_or_hub_id).is_file():
-        how = "`icl-lens convert-gguf` makes one of a GGUF file" if folder_or_hub_id.endswith(".gguf") else "name the folder"
-        raise InputError(f"{folder_or_hub_id} is a file, and a model is a folder: {how}")
+        remedy = "convert it with `icl-lens convert-gguf`" if folder_or_hub_id.endswith(".gguf") else "give the folder"
+        raise InputError(f"{folder_or_hub_id} is a file, not a model folder; {remedy}")
     if not _is_hub_id(folder_or_hub_id):
-        raise InputError(f"model folder {folder_or_hub_id} does not exist, and no model of the hub has such a name")
+        raise InputError(
+            f"model folder {folder_or_hub_id} does not exist, and this is not a valid Hub name (owner/name); check the path"
+        )
     folder = model_folder(downloads, folder_or_hub_id, revision)
-    asked = (folder_or_hub_id, revision or DEFAULT_REVISION)
+    requested = (folder_or_hub_id, revision or DEFAULT_REVISION)
     record = fetched.read(folder)
     if record is None:
-        command = [sys.executable, "-m", "icl_lens", "fetch-model", "--hub", asked[0], "--revision", asked[1]]
+        command = [sys.executable, "-m", "icl_lens", "fetch-model", "--hub", requested[0], "--revision", requested[1]]
         _run([*command, "--out", str(folder / fetched.RECORD)], folder_or_hub_id)
-    elif (record.hub, record.revision) != asked:
+    elif (record.hub, record.revision) != requested:
         raise InputError(
-            f"{folder} holds {record.hub} at {record.revision}, whose folder has the same name as that of {asked[0]} at "
-            f"{asked[1]}: name another --downloads"
+            f"{folder} contains {record.hub} at {record.revision}, which has the same folder name as {requested[0]} at "
+            f"{requested[1]}; use another --downloads"
         )
     return folder
 
 
-def model(hub: str, revision: str | None, out: Path | str, patience: Patience | None = None) -> None:
+def model(hub: str, revision: str | None, out: Path | str, retries: RetryPolicy | None = None) -> None:
     """Download the configuration, tokenizer and weights of a model into the folder of ``out``, and write ``out``.
 
     Weights are safetensors files or, if the repository has none, PyTorch files. Code is not downloaded.
@@ -129,7 +131,7 @@ def model(hub: str, revision: str | None, out: Path | str, patience: Patience | 
         hub: ``owner/name``, or a name without an owner.
         revision: A branch, tag or commit; main by default.
         out: Path of ``fetched.json`` in the download folder; it is written last.
-        patience: Settings for retries.
+        retries: Settings for retries.
 
     Raises:
         InputError: The model cannot be downloaded, or the repository is not a checkpoint.
@@ -137,29 +139,29 @@ def model(hub: str, revision: str | None, out: Path | str, patience: Patience | 
 
     def choose(repository: Repository, found: Listing, read: Callable[[str], bytes]) -> list[str]:
         title = f"{repository.title} at {repository.revision}"
-        there = found.files.keys()
-        if "config.json" not in there:
-            raise InputError(f"{title} holds no config.json, so it is no checkpoint{_listed(there)}")
-        if not there & set(TOKENIZERS):
-            raise InputError(f"{title} holds no tokenizer: tokenizer.json is needed{_listed(there)}")
-        described = [
-            name for name in (*DESCRIPTIONS, "chat_template.jinja") if name in there and not name.endswith(".index.json")
+        available = found.files.keys()
+        if "config.json" not in available:
+            raise InputError(f"{title} is not a checkpoint: config.json is missing{_contents(available)}")
+        if not available & set(TOKENIZER_FILES):
+            raise InputError(f"{title} has no tokenizer, such as tokenizer.json{_contents(available)}")
+        descriptions = [
+            name for name in (*CONFIG_FILES, "chat_template.jinja") if name in available and not name.endswith(".index.json")
         ]
-        for whole in ("model.safetensors", "pytorch_model.bin"):
-            index = f"{whole}.index.json"
-            if whole in there:
-                return [*described, whole]
-            if index in there:
-                return [*described, index, *_shards(title, index, read(index), there)]
+        for weights in ("model.safetensors", "pytorch_model.bin"):
+            index = f"{weights}.index.json"
+            if weights in available:
+                return [*descriptions, weights]
+            if index in available:
+                return [*descriptions, index, *_shards(title, index, read(index), available)]
         raise InputError(
-            f"{title} holds no weights that icl-lens reads (model.safetensors or pytorch_model.bin, whole or in shards)"
-            f"{_listed(there)}"
+            f"{title} has no supported weights (model.safetensors or pytorch_model.bin, whole or in shards)"
+            f"{_contents(available)}"
         )
 
-    _fetch("model", hub, revision, Path(out), patience, choose)
+    _fetch("model", hub, revision, Path(out), retries, choose)
 
 
-def gguf(hub: str, revision: str | None, file: str, out: Path | str, patience: Patience | None = None) -> None:
+def gguf(hub: str, revision: str | None, file: str, out: Path | str, retries: RetryPolicy | None = None) -> None:
     """Download one GGUF file of a repository into the folder of ``out``, and write ``out``.
 
     Args:
@@ -167,7 +169,7 @@ def gguf(hub: str, revision: str | None, file: str, out: Path | str, patience: P
         revision: A branch, tag or commit; main by default.
         file: Name of the file in the repository.
         out: Path of ``fetched.json`` in the download folder; it is written last.
-        patience: Settings for retries.
+        retries: Settings for retries.
 
     Raises:
         InputError: The file cannot be downloaded, or the repository has no file of that name.
@@ -175,16 +177,16 @@ def gguf(hub: str, revision: str | None, file: str, out: Path | str, patience: P
 
     def choose(repository: Repository, found: Listing, read: Callable[[str], bytes]) -> list[str]:
         if file not in found.files:
-            others = [name for name in found.files if name.endswith(".gguf")]
+            gguf_files = [name for name in found.files if name.endswith(".gguf")]
             title = f"{repository.title} at {repository.revision}"
-            raise InputError(f"{title} holds no file {file!r}{_listed(others, 'no GGUF file')}")
+            raise InputError(f"{title} has no file {file!r}{_contents(gguf_files, 'no GGUF files')}")
         return [file]
 
-    _fetch("model", hub, revision, Path(out), patience, choose, asked=[file])
+    _fetch("model", hub, revision, Path(out), retries, choose, requested=[file])
 
 
 def dataset(
-    hub: str, revision: str | None, config: str, splits: Sequence[str], out: Path | str, patience: Patience | None = None
+    hub: str, revision: str | None, config: str, splits: Sequence[str], out: Path | str, retries: RetryPolicy | None = None
 ) -> None:
     """Download the Parquet files of splits of a data set configuration into the folder of ``out``, and write ``out``.
 
@@ -197,7 +199,7 @@ def dataset(
         config: Name of the configuration.
         splits: Names of the splits.
         out: Path of ``fetched.json`` in the download folder; it is written last.
-        patience: Settings for retries.
+        retries: Settings for retries.
 
     Raises:
         InputError: The data set cannot be downloaded, or the Parquet files of a split are missing, incomplete or in more than
@@ -213,7 +215,7 @@ def dataset(
         chosen.update({split: _split_files(repository, sorted(found.files), config, split) for split in splits})
         return [name for names in chosen.values() for name in names]
 
-    _fetch("dataset", hub, revision, Path(out), patience, choose, config=config, splits=chosen, asked=splits)
+    _fetch("dataset", hub, revision, Path(out), retries, choose, config=config, splits=chosen, requested=splits)
 
 
 def _fetch(
@@ -221,47 +223,47 @@ def _fetch(
     hub: str,
     revision: str | None,
     out: Path,
-    patience: Patience | None,
+    retries: RetryPolicy | None,
     choose: Callable[[Repository, Listing, Callable[[str], bytes]], list[str]],
-    asked: Sequence[str] = (),
+    requested: Sequence[str] = (),
     **more,
 ) -> None:
     from icl_lens.artifacts.files import whole_file
     from icl_lens.hub import download
 
     if out.name != fetched.RECORD:
-        raise InputError(f"--out {out} must be named {fetched.RECORD}, in the folder that the files go to")
+        raise InputError(f"--out must be the path of {fetched.RECORD} in the download folder, got {out}")
     _folder_name(hub)  # raises for an invalid name before any network request
     revision = revision or DEFAULT_REVISION
     _revision_name(revision)
     repository = download.Repository(kind, hub, revision)
-    patience = patience or download.Patience()
-    request = json.dumps([kind, hub, revision, more.get("config"), list(asked)])
-    with download.alone(out.parent, repository) as folder:
+    retries = retries or download.RetryPolicy()
+    request = json.dumps([kind, hub, revision, more.get("config"), list(requested)])
+    with download.locked(out.parent, repository) as folder:
         # A commit is immutable, so a completed download of it needs no network access.
         record = folder.record(request) if re.fullmatch("[0-9a-f]{40}", revision) else None
         if record is None:
             download.require_online(repository)
-            found = download.listing(repository, patience)
+            found = download.listing(repository, retries)
 
             def read(name: str) -> bytes:
-                download.fetch(repository, found, [name], folder, patience)
+                download.fetch(repository, found, [name], folder, retries)
                 return (folder.path / name).read_bytes()
 
             if out.is_file() and found.commit not in out.read_text(encoding="utf-8", errors="replace"):
                 out.unlink()  # the old record is stale once files of another commit are downloaded
             names = choose(repository, found, read)
-            files = download.fetch(repository, found, names, folder, patience)
-            folder.drop_others(set(names))
-            _require_no_others(folder, names)
+            files = download.fetch(repository, found, names, folder, retries)
+            folder.delete_others(set(names))
+            _require_no_other_weights(folder, names)
             record = fetched.Fetched(hub, revision, found.commit, files, **more).text()
             folder.finish(request, record)
         with whole_file(out) as temporary:
             temporary.write_text(record, encoding="utf-8")
-    logger.info("%s is whole in %s, at commit %s", repository.title, out.parent, json.loads(record)["commit"])
+    logger.info("%s is complete in %s, at commit %s", repository.title, out.parent, json.loads(record)["commit"])
 
 
-def _shards(title: str, index: str, content: bytes, there: Iterable[str]) -> list[str]:
+def _shards(title: str, index: str, content: bytes, available: Iterable[str]) -> list[str]:
     """Return the names of the weight files that an index lists, sorted.
 
     Raises:
@@ -270,20 +272,22 @@ def _shards(title: str, index: str, content: bytes, there: Iterable[str]) -> lis
     try:
         names = sorted(set(json.loads(content)["weight_map"].values()))
         if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("no file")
+            raise ValueError("no file names")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{title}: {index} is no index of weights") from error
+        raise InputError(f"{title}: {index} is not a valid weight index; use another revision") from error
     suffix = ".safetensors" if "safetensors" in index else ".bin"
     for name in names:
         # Weights must be in the same folder as their index.
         if not re.fullmatch(r"\w[\w.-]*", name) or not name.endswith(suffix):
-            raise InputError(f"{title}: {index} names {name!r}, which is no {suffix} file beside it; it is refused")
-        if name not in there:
-            raise InputError(f"{title}: {index} names {name}, which is not there{_listed(there)}")
+            raise InputError(
+                f"{title}: {index} lists {name!r}, which is not a {suffix} file in its folder; use another revision"
+            )
+        if name not in available:
+            raise InputError(f"{title}: {index} lists {name}, but the file is missing{_contents(available)}")
     return names
 
 
-def _split_files(repository: Repository, there: list[str], config: str, split: str) -> list[str]:
+def _split_files(repository: Repository, available: list[str], config: str, split: str) -> list[str]:
     """Return the Parquet files of a split, in order.
 
     Raises:
@@ -293,23 +297,22 @@ def _split_files(repository: Repository, there: list[str], config: str, split: s
     layouts = [rf"{c}/{s}/[^/]+\.parquet", rf"{c}/{s}-\d[^/]*\.parquet"]
     if config == "default":
         layouts.append(rf"data/{s}-\d[^/]*\.parquet")
-    matches = [[name for name in there if re.fullmatch(layout, name)] for layout in layouts]
+    matches = [[name for name in available if re.fullmatch(layout, name)] for layout in layouts]
     matches = [names for names in matches if names]
     title = f"{repository.title} at {repository.revision}"
     if len(matches) != 1:
-        parquet = {_split_name(name) for name in there if name.endswith(".parquet")}
-        what = "Parquet files in two places" if matches else "no Parquet files"
-        hint = (
-            ""
-            if matches or repository.revision == "refs/convert/parquet"
-            else "; the revision refs/convert/parquet may have them"
+        parquet = {_split_name(name) for name in available if name.endswith(".parquet")}
+        problem = "Parquet files in more than one layout" if matches else "no Parquet files"
+        hint = "" if matches or repository.revision == "refs/convert/parquet" else "; try the revision refs/convert/parquet"
+        raise InputError(
+            f"{title} has {problem} for split {split!r} of configuration {config!r}"
+            f"{_contents(parquet, 'no Parquet files')}{hint}"
         )
-        raise InputError(f"{title} has {what} of split {split!r} of configuration {config!r}{_listed(parquet)}{hint}")
     (names,) = matches
     counts = {int(count) for name in names for count in re.findall(r"-of-(\d+)", name)}
     if counts and counts != {len(names)}:
         raise InputError(
-            f"{title} holds {len(names)} of the {max(counts)} files of split {split!r} of configuration {config!r}"
+            f"{title} has only {len(names)} of the {max(counts)} files of split {split!r} of configuration {config!r}"
         )
     return names
 
@@ -321,17 +324,17 @@ def _split_name(name: str) -> str:
     return shorter if shorter != stem else stem.rpartition("/")[0] or stem
 
 
-def _require_no_others(folder: Folder, names: Iterable[str]) -> None:
+def _require_no_other_weights(folder: Folder, names: Iterable[str]) -> None:
     """Require that the folder contains no other weight files, because they would be loaded as weights of the model.
 
     Raises:
         InputError: The folder contains a weight file that was not downloaded.
     """
-    kept = set(names)
+    downloaded = set(names)
     found = [path.name for pattern in ("*.safetensors", "pytorch_model*.bin") for path in folder.path.glob(pattern)]
-    strange = sorted(set(found) - kept)
-    if strange:
-        raise InputError(f"{folder.path} also holds {strange[0]}, which was not fetched: move it away, or name an empty folder")
+    unexpected = sorted(set(found) - downloaded)
+    if unexpected:
+        raise InputError(f"{folder.path} also contains {unexpected[0]}, which was not fetched; move it, or use an empty folder")
 
 
 def _run(command: list[str], name: str) -> None:
@@ -340,19 +343,19 @@ def _run(command: list[str], name: str) -> None:
     Raises:
         InputError: The command fails.
     """
-    prefix, sentence = f"icl-lens {command[3]}: ", None
+    prefix, message = f"icl-lens {command[3]}: ", None
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():
             if line.startswith(prefix):
-                sentence = line.removeprefix(prefix).strip()
+                message = line.removeprefix(prefix).strip()
             else:
                 sys.stderr.write(line)
                 sys.stderr.flush()
-    if sentence is not None:
-        raise InputError(f"model folder {name} does not exist, and it cannot be fetched from the hub: {sentence}")
+    if message is not None:
+        raise InputError(f"model folder {name} does not exist, and {name} cannot be fetched from the Hub: {message}")
     if process.returncode:
         raise InputError(
-            f"model folder {name} does not exist, and fetching it from the hub ended with status {process.returncode}"
+            f"model folder {name} does not exist, and fetching {name} from the Hub failed (exit status {process.returncode})"
         )
 
 
@@ -363,26 +366,26 @@ def _is_hub_id(text: str) -> bool:
 
 def _folder_name(hub: str) -> str:
     if not _is_hub_id(hub):
-        raise InputError(f"{hub!r} is no name that a repository of the hub can have: owner/name is needed")
+        raise InputError(f"{hub!r} is not a valid name of a Hub repository; use owner/name")
     return hub.replace("/", "--")
 
 
 def _revision_name(revision: str | None) -> str:
     revision = revision or DEFAULT_REVISION
     if not re.fullmatch(r"\w(?:[\w./+-]*\w)?", revision, re.ASCII) or ".." in revision or "//" in revision:
-        raise InputError(f"{revision!r} is no name that a revision can have: a branch, a tag or a whole commit is needed")
+        raise InputError(f"{revision!r} is not a valid revision; use a branch, a tag or a full commit hash")
     return revision.replace("/", "--")
 
 
-def _require_plain(what: str, name: str) -> None:
+def _require_plain(kind: str, name: str) -> None:
     if not name or name.startswith(".") or re.search(r'[<>:"/\\|?*\0-\x1f]', name):
-        raise InputError(f"{name!r} is no name that a {what} of a data set can have")
+        raise InputError(f"{name!r} is not a valid name of a {kind} of a data set")
 
 
-def _listed(names: Iterable[str], nothing: str = "none") -> str:
+def _contents(names: Iterable[str], if_empty: str = "no files") -> str:
     """Return the end of an error message that lists file names."""
     names = sorted(names)
     if not names:
-        return f"; it holds {nothing}"
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"; it holds {', '.join(names[:_MOST_LISTED])}{more}"
+        return f"; it contains {if_empty}"
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"; it contains {', '.join(names[:_MAX_LISTED])}{more}"

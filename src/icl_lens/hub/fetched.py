@@ -38,7 +38,7 @@ class Fetched:
     splits: dict[str, list[str]] | None = None
 
     def text(self) -> str:
-        """Return the record as JSON with sorted keys, as it is written."""
+        """Return the record as JSON with sorted keys, which is the content of its file."""
         return json.dumps({k: v for k, v in vars(self).items() if v is not None}, indent=1, sort_keys=True) + "\n"
 
 
@@ -55,14 +55,14 @@ def read(folder: Path | str) -> Fetched | None:
     try:
         record = Fetched(**json.loads(path.read_text(encoding="utf-8")))
         sizes = {name: int(file["size"]) for name, file in record.files.items()}
-        named = {name for files in (record.splits or {}).values() for name in files}
-        if not (named <= sizes.keys() and all(isinstance(v, str) for v in (record.hub, record.revision, record.commit))):
-            raise ValueError("a part of it is missing")
+        listed = {name for files in (record.splits or {}).values() for name in files}
+        if not (listed <= sizes.keys() and all(isinstance(v, str) for v in (record.hub, record.revision, record.commit))):
+            raise ValueError("a field is missing or has the wrong type")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path} is damaged; delete it, and the command that fetched it checks the files and writes it anew"
+            f"{path} is corrupted; delete it, and rerun the command that fetched it to check the files and write it again"
         ) from error
-    require_sizes(path, sizes, "the command that fetched it fetches this file again")
+    require_sizes(path, sizes, "rerun the command that fetched it to fetch this file again")
     return record
 
 
@@ -72,14 +72,14 @@ def require_sizes(record: Path, sizes: dict[str, int], remedy: str) -> None:
     Args:
         record: Path of the record; the files are in the same folder.
         sizes: File name -> size in bytes.
-        remedy: What happens after the record is deleted, for the error message.
+        remedy: What to do after the record is deleted, for the error message.
 
     Raises:
         InputError: A file is missing or has a different size.
     """
     for name, size in sizes.items():
         file = record.parent / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            what = "is not there" if found is None else f"has {found} bytes where {record.name} says {size}"
-            raise InputError(f"{file} {what}; delete {record}, and {remedy}")
+        actual = file.stat().st_size if file.is_file() else None
+        if actual != size:
+            problem = "is missing" if actual is None else f"has {actual} bytes, but {record.name} lists {size}"
+            raise InputError(f"{file} {problem}; delete {record}, and {remedy}")

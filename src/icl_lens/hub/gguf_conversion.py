@@ -25,8 +25,8 @@ from icl_lens.artifacts import hashes
 from icl_lens.artifacts.files import whole_file
 from icl_lens.errors import InputError
 from icl_lens.hub import converted, fetched, gguf_files
-from icl_lens.hub.checkpoints import DESCRIPTIONS
-from icl_lens.hub.converted import KEPT, RECORD, Converted
+from icl_lens.hub.checkpoints import CONFIG_FILES
+from icl_lens.hub.converted import RECORD, RECORD_COPY, Converted
 from icl_lens.progress import amount, progress
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def require_packages() -> None:
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise InputError(f"converting a GGUF file needs {' and '.join(missing)}, which {are} not installed: run `{INSTALL}`")
+        verb = "is" if len(missing) == 1 else "are"
+        raise InputError(f"converting a GGUF file needs {' and '.join(missing)}, which {verb} not installed; run `{INSTALL}`")
 
 
 def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = None) -> None:
@@ -77,25 +77,25 @@ def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = N
     """
     file, out = Path(file), Path(out)
     if out.name != RECORD:
-        raise InputError(f"--out {out} must be named {RECORD}, in the folder that the files go to")
+        raise InputError(f"--out must be the path of {RECORD} in the output folder, got {out}")
     header = gguf_files.check(file)
     origin = _origin(file, fetched_to)
     source = {"gguf": file.name, "size": file.stat().st_size, "sha256": _sha256(file)}
     if origin and origin.pop("sha256") != source["sha256"]:
         raise InputError(
-            f"{file} is not what was fetched (its SHA-256 is {source['sha256']}): delete it and "
+            f"{file} differs from the fetched file (its SHA-256 is {source['sha256']}); delete it and "
             f"{Path(fetched_to or '') / fetched.RECORD}, and rerun the command to fetch it again"
         )
     from huggingface_hub.utils import WeakFileLock
 
     folder = out.parent
-    with _disk(folder):
+    with _translate_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / LOCK):
-            record = _kept(folder, source)
+            record = _existing_conversion(folder, source)
             if record is None:
                 require_packages()
-                _require_own(folder)
+                _require_no_other_model(folder)
                 _require_space(folder, header, source["size"])
                 out.unlink(missing_ok=True)  # the old record is stale once conversion starts
                 files = _convert(file, header, folder)
@@ -106,10 +106,10 @@ def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = N
                 )  # fmt: skip
                 _move(folder, record)
             else:
-                logger.info("%s was converted before; its files in %s are intact", file.name, folder)
+                logger.info("%s is already converted; its files in %s are intact", file.name, folder)
             with whole_file(out) as temporary:
                 temporary.write_text(record.text(), encoding="utf-8")
-    logger.info("%s (%s) is converted in %s", file.name, record.quantisation, folder)
+    logger.info("%s (%s) is converted; the checkpoint is in %s", file.name, record.quantisation, folder)
 
 
 def _origin(file: Path, fetched_to: Path | str | None) -> dict[str, Any]:
@@ -119,9 +119,7 @@ def _origin(file: Path, fetched_to: Path | str | None) -> dict[str, Any]:
     record = fetched.read(fetched_to)
     name = file.relative_to(fetched_to).as_posix() if file.is_relative_to(fetched_to) else file.name
     if record is None or name not in record.files:
-        raise InputError(
-            f"{fetched_to} holds no {name} that was fetched from the hub; `icl-lens fetch-model --gguf` fetches it"
-        )
+        raise InputError(f"{fetched_to} contains no {name} fetched from the Hub; run `icl-lens fetch-model --gguf` to fetch it")
     return {"hub": record.hub, "revision": record.revision, "commit": record.commit, "sha256": record.files[name]["sha256"]}
 
 
@@ -135,7 +133,7 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _kept(folder: Path, source: dict[str, Any]) -> Converted | None:
+def _existing_conversion(folder: Path, source: dict[str, Any]) -> Converted | None:
     """Return the record of an earlier conversion of the same file if all its output files are intact, else None."""
     try:
         record = converted.read(folder)
@@ -152,27 +150,28 @@ def _convert(file: Path, header: gguf_files.Header, folder: Path) -> dict[str, d
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     # A folder that contains only this file ensures that transformers does not read other files, such as another tokenizer.
-    read, lean, made = partial / "read", partial / "lean", partial / "made"
-    for place in (read, lean, made):
-        place.mkdir(parents=True)
-    (read / file.name).symlink_to(file.resolve())
-    gguf_files.write_without_vocabulary(file, header, lean / file.name)
-    what = f"{file.name}: {header.architecture}, {header.quantisation}, {header.parameters:,} weights"
-    logger.info("%s; float32 weights take %s", what, amount(4 * header.parameters))
+    original, small, output = partial / "original", partial / "small", partial / "output"
+    for directory in (original, small, output):
+        directory.mkdir(parents=True)
+    (original / file.name).symlink_to(file.resolve())
+    gguf_files.write_without_vocabulary(file, header, small / file.name)
+    summary = f"{file.name}: {header.architecture}, {header.quantisation}, {header.parameters:,} weights"
+    logger.info("%s; float32 weights take %s", summary, amount(4 * header.parameters))
     with _step("1 of 4, the configuration", file, header):
-        config = _config(read, lean, file, header)
+        config = _config(original, small, file, header)
     # Weights are converted before the tokenizer, because memory that the vocabulary leaves in use would increase the peak.
     with _step("2 of 4, the weights", file, header):
-        _write_weights(lean, file, config, made)
+        _write_weights(small, file, config, output)
     gc.collect()
     with _step("3 of 4, the tokenizer (a large vocabulary takes a minute)", file, header):
-        _write_tokenizer(read, file.name, made)
-    with _step("4 of 4, the hashes of the files made", file, header):
-        paths = sorted(path for path in made.rglob("*") if path.is_file())
+        _write_tokenizer(original, file.name, output)
+    with _step("4 of 4, the hashes of the output files", file, header):
+        paths = sorted(path for path in output.rglob("*") if path.is_file())
         for path in paths:  # safetensors files are readable only by their owner
-            path.chmod((made / "config.json").stat().st_mode)
+            path.chmod((output / "config.json").stat().st_mode)
         return {
-            path.relative_to(made).as_posix(): {"size": path.stat().st_size, "sha256": hashes.file_hash(path)} for path in paths
+            path.relative_to(output).as_posix(): {"size": path.stat().st_size, "sha256": hashes.file_hash(path)}
+            for path in paths
         }
 
 
@@ -195,46 +194,46 @@ def _step(name: str, file: Path, header: gguf_files.Header) -> Iterator[None]:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"GGUF file {file}: transformers {metadata.version('transformers')} cannot convert it (architecture "
-            f"{header.architecture!r}; {first}); take safetensors weights of the model, or another GGUF file of it"
+            f"{header.architecture!r}; {first}); use safetensors weights of the model, or another GGUF file"
         ) from error
     logger.info("step %s: %.0f s", name.partition(",")[0], time.monotonic() - start)
 
 
-def _config(read: Path, lean: Path, file: Path, header: gguf_files.Header) -> PreTrainedConfig:
+def _config(original: Path, small: Path, file: Path, header: gguf_files.Header) -> PreTrainedConfig:
     """Return the model's configuration, read from the copy without the vocabulary if possible, else from the original file."""
     import transformers
 
-    def of(folder: Path) -> PreTrainedConfig:
+    def read_config(folder: Path) -> PreTrainedConfig:
         return transformers.AutoConfig.from_pretrained(
             folder, gguf_file=file.name, local_files_only=True, trust_remote_code=False
         )
 
     try:
-        config = of(lean)
+        config = read_config(small)
     except Exception:  # some architectures need the vocabulary; any other error is raised again below
-        config = of(read)
+        config = read_config(original)
     else:
         # As in transformers: use the stated size if transformers reads it for this architecture, else the vocabulary's length.
         if config.vocab_size != header.vocab_size:
             config.vocab_size = header.entries
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
-        raise InputError(f"GGUF file {file}: {header.architecture!r} is not a decoder-only language model")
+        raise InputError(f"GGUF file {file}: {header.architecture!r} is not a decoder-only language model; use one that is")
     return config
 
 
-def _write_tokenizer(read: Path, name: str, made: Path) -> None:
+def _write_tokenizer(original: Path, name: str, output: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(read, gguf_file=name, local_files_only=True, trust_remote_code=False)
-    tokenizer.save_pretrained(made)
+    tokenizer = AutoTokenizer.from_pretrained(original, gguf_file=name, local_files_only=True, trust_remote_code=False)
+    tokenizer.save_pretrained(output)
 
 
-def _write_weights(read: Path, file: Path, config: PreTrainedConfig, made: Path) -> None:
+def _write_weights(small: Path, file: Path, config: PreTrainedConfig, output: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
     network, report = AutoModelForCausalLM.from_pretrained(
-        read,
+        small,
         gguf_file=file.name,
         config=config,
         dtype=torch.float32,
@@ -245,12 +244,14 @@ def _write_weights(read: Path, file: Path, config: PreTrainedConfig, made: Path)
     )
     missing = sorted(report["missing_keys"])
     if missing:
-        raise InputError(f"GGUF file {file} lacks {len(missing)} weights of its architecture, {missing[0]} among them")
+        raise InputError(
+            f"GGUF file {file} lacks {len(missing)} weights of its architecture, such as {missing[0]}; use another file"
+        )
     # The weights are dequantised. save_pretrained would fail if the model were still marked as quantised.
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    network.save_pretrained(made)
+    network.save_pretrained(output)
 
 
 def _move(folder: Path, record: Converted) -> None:
@@ -258,28 +259,28 @@ def _move(folder: Path, record: Converted) -> None:
 
     A folder without config.json is not a checkpoint, so the old config.json is deleted first and the new one is moved last.
     """
-    made = folder / PARTIAL / "made"
+    output = folder / PARTIAL / "output"
     (folder / "config.json").unlink(missing_ok=True)
-    for name in _former(folder) - {"config.json"}:
+    for name in _previous_files(folder) - {"config.json"}:
         (folder / name).unlink(missing_ok=True)
     # The record is moved first, so that it lists the files that an interrupted conversion leaves in the folder.
-    (made / KEPT).write_text(record.text(), encoding="utf-8")
-    for name in (KEPT, *sorted(record.files.keys() - {"config.json"}), "config.json"):
+    (output / RECORD_COPY).write_text(record.text(), encoding="utf-8")
+    for name in (RECORD_COPY, *sorted(record.files.keys() - {"config.json"}), "config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).replace(folder / name)
+        (output / name).replace(folder / name)
     shutil.rmtree(folder / PARTIAL)
 
 
-def _former(folder: Path) -> set[str]:
+def _previous_files(folder: Path) -> set[str]:
     """Return the names of the files that an earlier conversion wrote to the folder."""
     try:
-        names = json.loads((folder / KEPT).read_text(encoding="utf-8"))["files"].keys()
+        names = json.loads((folder / RECORD_COPY).read_text(encoding="utf-8"))["files"].keys()
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return set()
     return {name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute()}
 
 
-def _require_own(folder: Path) -> None:
+def _require_no_other_model(folder: Path) -> None:
     """Require that the folder contains no files of another model.
 
     Such files would be mixed with the converted files or be overwritten.
@@ -287,23 +288,23 @@ def _require_own(folder: Path) -> None:
     Raises:
         InputError: The folder contains a model file that no conversion wrote.
     """
-    found = {path.name for name in (*DESCRIPTIONS, "*.safetensors", "*.bin") for path in folder.glob(name)}
-    strange = sorted(found - _former(folder))
-    if strange:
-        raise InputError(f"{folder} also holds {strange[0]}, which no conversion made: move it away, or name an empty folder")
+    found = {path.name for name in (*CONFIG_FILES, "*.safetensors", "*.bin") for path in folder.glob(name)}
+    unexpected = sorted(found - _previous_files(folder))
+    if unexpected:
+        raise InputError(f"{folder} also contains {unexpected[0]}, which no conversion wrote; move it, or use an empty folder")
 
 
 def _require_space(folder: Path, header: gguf_files.Header, size: int) -> None:
     needed, free = 4 * header.parameters + size + MARGIN, shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"converting takes {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free: free some, or name "
-            "another folder for downloads"
+            f"converting needs {needed / 1e9:.2f} GB in {folder}, but only {free / 1e9:.2f} GB are free; free some space, or "
+            "use another folder for downloads"
         )
 
 
 @contextmanager
-def _disk(folder: Path) -> Iterator[None]:
+def _translate_disk_errors(folder: Path) -> Iterator[None]:
     """Turn a disk error into a one-line error.
 
     Raises:
@@ -313,7 +314,7 @@ def _disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            what = f"the disk is full at {folder}: free some, and rerun the command"
+            problem = f"the disk is full at {folder}; free some space, and rerun the command"
         else:
-            what = f"{folder} cannot be written ({error.strerror or error})"
-        raise InputError(f"converting a GGUF file: {what}") from error
+            problem = f"{folder} cannot be written ({error.strerror or error})"
+        raise InputError(f"converting a GGUF file: {problem}") from error

@@ -144,21 +144,21 @@ def check(path: Path | str) -> Header:
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not a GGUF file: name the .gguf file in it")
+        raise InputError(f"{path} is a folder, not a GGUF file; give the path of the .gguf file")
     if not path.is_file():
         raise InputError(f"GGUF file {path} does not exist")
     try:
         with path.open("rb") as stream:
             if stream.read(4) != b"GGUF":
-                raise InputError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
+                raise InputError(f"{path} is not a GGUF file: it does not begin with GGUF")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _Reader(path, content).header()
     except OSError as error:
         raise InputError(f"GGUF file {path} cannot be read ({error.strerror or error})") from error
     except struct.error as error:
-        raise InputError(_cut_short(path)) from error
+        raise InputError(_truncated(path)) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"GGUF file {path} is damaged: a name in its header is not text; fetch it again") from error
+        raise InputError(f"GGUF file {path} is corrupted (a name in its header is not text); fetch it again") from error
 
 
 def write_without_vocabulary(path: Path | str, header: Header, out: Path | str) -> None:
@@ -174,11 +174,11 @@ def write_without_vocabulary(path: Path | str, header: Header, out: Path | str) 
     with Path(path).open("rb") as source, Path(out).open("wb") as target:
         magic_version_tensors = source.read(16)
         target.write(magic_version_tensors + struct.pack("<Q", header.pairs - len(header.vocabulary)))
-        place = 24
+        position = 24
         for start, end in (*header.vocabulary, (header.infos[1], header.infos[1])):
-            source.seek(place)
-            target.write(source.read(start - place))
-            place = end
+            source.seek(position)
+            target.write(source.read(start - position))
+            position = end
         target.write(bytes(-target.tell() % header.alignment))
         source.seek(header.data)
         shutil.copyfileobj(source, target, 1 << 22)
@@ -188,63 +188,65 @@ class _Reader:
     """Reads one header sequentially; raises struct.error when it reads past the end of the file."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
-        self.path, self.content, self.place = path, content, 4
+        self.path, self.content, self.position = path, content, 4
 
     def header(self) -> Header:
         version = self.number("I")
         if version not in VERSIONS:
             raise InputError(
-                f"GGUF file {self.path} is of version {version}; icl-lens reads versions 2 and 3, little-endian: convert it "
-                "with llama.cpp's current tools"
+                f"GGUF file {self.path} has version {version}, but icl-lens reads only versions 2 and 3 (little-endian); "
+                "convert it with a current version of llama.cpp"
             )
         tensors, pairs = self.number("Q"), self.number("Q")
         facts: dict[str, Any] = {}
         lists = []
         for _ in range(pairs):
-            before = self.place
+            pair_start = self.position
             key, kind = self.string(), self.number("I")
             facts[key] = self.value(kind)
             if kind == _ARRAY and key.startswith("tokenizer."):
-                lists.append((before, self.place))
-        first = self.place
-        kinds: Counter[str] = Counter()
+                lists.append((pair_start, self.position))
+        infos_start = self.position
+        type_counts: Counter[str] = Counter()
         parameters, end = 0, 0
         for _ in range(tensors):
             name, shape = self.string(), [self.number("Q") for _ in range(self.number("I"))]
             kind, offset = self.number("I"), self.number("Q")
             if kind not in TENSOR_TYPES:
-                raise InputError(f"GGUF file {self.path}: tensor {name} is of ggml's type {kind}, which icl-lens does not know")
+                raise InputError(
+                    f"GGUF file {self.path}: tensor {name} has the unsupported ggml type {kind}; use another GGUF file"
+                )
             type_name, weights, size = TENSOR_TYPES[kind]
             parameters += prod(shape)
             end = max(end, offset + prod(shape) // weights * size)
-            kinds[type_name] += len(shape) > 1
+            type_counts[type_name] += len(shape) > 1
         alignment = facts.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
-            raise InputError(f"GGUF file {self.path} is damaged: its general.alignment is {alignment!r}; fetch it again")
-        self.require_whole(facts, tensors)
-        start = -(-self.place // alignment) * alignment
+            raise InputError(f"GGUF file {self.path} is corrupted (general.alignment is {alignment!r}); fetch it again")
+        self.require_complete(facts, tensors)
+        start = -(-self.position // alignment) * alignment
         if start + end > len(self.content):
-            raise InputError(_cut_short(self.path, start + end, len(self.content)))
+            raise InputError(_truncated(self.path, start + end, len(self.content)))
 
-        def own(key: str) -> int | None:
+        def architecture_value(key: str) -> int | None:
             value = facts.get(f"{facts['general.architecture']}.{key}")
             return value if isinstance(value, int) else None
 
         return Header(
             architecture=facts["general.architecture"],
-            quantisation=self.quantisation(facts, kinds),
+            quantisation=self.quantisation(facts, type_counts),
             parameters=parameters,
-            layers=own("block_count"),
+            layers=architecture_value("block_count"),
             entries=facts["tokenizer.ggml.tokens"],
-            vocab_size=own("vocab_size"),
+            vocab_size=architecture_value("vocab_size"),
             vocabulary=tuple(lists),
             pairs=pairs,
-            infos=(first, self.place),
+            infos=(infos_start, self.position),
             data=start,
             alignment=alignment,
         )
 
-    def require_whole(self, facts: dict[str, Any], tensors: int) -> None:
+    def require_complete(self, facts: dict[str, Any], tensors: int) -> None:
         """Require a complete model.
 
         Raises:
@@ -253,24 +255,24 @@ class _Reader:
         parts = facts.get("split.count", 0)
         if isinstance(parts, int) and parts > 1:
             raise InputError(
-                f"GGUF file {self.path} is one of {parts} parts of a model: join them first (llama.cpp's "
-                "`llama-gguf-split --merge FIRST_PART WHOLE_FILE`) and name the whole file"
+                f"GGUF file {self.path} is one of {parts} parts of a model; merge them (llama.cpp's "
+                "`llama-gguf-split --merge FIRST_PART WHOLE_FILE`) and use the merged file"
             )
         if not isinstance(facts.get("general.architecture"), str):
-            raise InputError(f"GGUF file {self.path} does not say its architecture (general.architecture), so it is no model")
+            raise InputError(f"GGUF file {self.path} is not a model: general.architecture is missing")
         if not tensors:
-            raise InputError(f"GGUF file {self.path} holds no weights (only a header): name the file of the whole model")
+            raise InputError(f"GGUF file {self.path} contains only a header and no weights; use the file of the whole model")
         if not facts.get("tokenizer.ggml.tokens"):
             raise InputError(
-                f"GGUF file {self.path} holds no tokenizer (tokenizer.ggml.tokens): take a file of the model that has one"
+                f"GGUF file {self.path} has no tokenizer (tokenizer.ggml.tokens); use a file of the model that has one"
             )
 
     @staticmethod
-    def quantisation(facts: dict[str, Any], kinds: Counter[str]) -> str:
-        named = FILE_TYPES.get(facts.get("general.file_type", -1))
-        if named is not None:
-            return named
-        return " and ".join(name for name, count in kinds.most_common() if count) or "F32"
+    def quantisation(facts: dict[str, Any], type_counts: Counter[str]) -> str:
+        name = FILE_TYPES.get(facts.get("general.file_type", -1))
+        if name is not None:
+            return name
+        return " and ".join(name for name, count in type_counts.most_common() if count) or "F32"
 
     def value(self, kind: int) -> Any:
         """Read a value; for an array, skip the entries and return their number."""
@@ -285,25 +287,27 @@ class _Reader:
             for _ in range(count):
                 self.skip(self.number("Q"))
         else:
-            raise InputError(f"GGUF file {self.path} is damaged: its header holds a value of type {inner}; fetch it again")
+            raise InputError(
+                f"GGUF file {self.path} is corrupted (its header contains a value of type {inner}); fetch it again"
+            )
         return count
 
     def number(self, letter: str) -> Any:
-        (value,) = struct.unpack_from(f"<{letter}", self.content, self.place)
-        self.place += struct.calcsize(f"<{letter}")
+        (value,) = struct.unpack_from(f"<{letter}", self.content, self.position)
+        self.position += struct.calcsize(f"<{letter}")
         return value
 
     def string(self) -> str:
-        start = self.place + 8
+        start = self.position + 8
         self.skip(self.number("Q"))
-        return self.content[start : self.place].decode("utf-8")
+        return self.content[start : self.position].decode("utf-8")
 
     def skip(self, count: int) -> None:
-        self.place += count
-        if self.place > len(self.content):
+        self.position += count
+        if self.position > len(self.content):
             raise struct.error
 
 
-def _cut_short(path: Path, needed: int | None = None, found: int | None = None) -> str:
-    sizes = "its header does not end" if needed is None else f"its header asks for {needed:,} bytes, it has {found:,}"
-    return f"GGUF file {path} is cut short: {sizes}; fetch or copy it again"
+def _truncated(path: Path, needed: int | None = None, found: int | None = None) -> str:
+    sizes = "the header is incomplete" if needed is None else f"expected {needed:,} bytes, found {found:,}"
+    return f"GGUF file {path} is truncated ({sizes}); fetch or copy it again"

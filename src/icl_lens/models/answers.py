@@ -36,19 +36,19 @@ def predict(
         class_log_probs (C floats, log-softmax over the label words). If ``top_tokens`` is not 0, the table also has the column
         top_tokens (token ids, most likely first).
     """
-    names = ("prediction", "class_log_probs", *(("top_tokens",) if top_tokens else ()))
-    found: dict[str, list] = {name: [None] * len(prompts) for name in names}
+    columns = ("prediction", "class_log_probs", *(("top_tokens",) if top_tokens else ()))
+    found: dict[str, list] = {name: [None] * len(prompts) for name in columns}
     identity = {"prompt_id": [p.prompt_id for p in prompts], "gold": [p.gold for p in prompts]}
     for batch in shared_batches(model, prompts, batch_tokens):
         logits = last_logits(model, batch)  # (B, V)
         log_probs = logits.gather(1, batch.label_ids).cpu().double().log_softmax(-1).numpy()  # (B, C)
-        for place, of_row in zip(batch.index, log_probs, strict=True):
-            found["prediction"][place] = int(np.argmax(of_row))
-            found["class_log_probs"][place] = of_row.tolist()
+        for i, row in zip(batch.index, log_probs, strict=True):
+            found["prediction"][i] = int(np.argmax(row))
+            found["class_log_probs"][i] = row.tolist()
         if top_tokens:
             top = logits.topk(min(top_tokens, logits.shape[-1]), dim=-1).indices.cpu().numpy()  # (B, top_tokens)
-            for place, of_row in zip(batch.index, top, strict=True):
-                found["top_tokens"][place] = of_row.tolist()
+            for i, row in zip(batch.index, top, strict=True):
+                found["top_tokens"][i] = row.tolist()
         progress(len(batch.index))
     return pd.DataFrame({**identity, **found})
 
@@ -74,6 +74,6 @@ def class_log_probs(
     found: list[np.ndarray] = [np.empty(0)] * len(prompts)
     for batch in shared_batches(model, prompts, batch_tokens):
         log_probs = logits(model, batch).cpu().double().log_softmax(-1).numpy()  # (B, C)
-        for place, row in zip(batch.index, log_probs, strict=True):
-            found[place] = row
+        for i, row in zip(batch.index, log_probs, strict=True):
+            found[i] = row
     return found

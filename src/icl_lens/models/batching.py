@@ -39,7 +39,7 @@ class Batch:
         label_ids: Token id of each class, shape (B, C).
         gold: Class index of each query, shape (B,).
         prefix: The shared prefix of all rows, already read.
-        left: Whether rows are padded on the left instead (see :func:`last_tokens`).
+        padded_left: Whether rows are padded on the left instead (see :func:`last_tokens`).
     """
 
     index: list[int]
@@ -50,7 +50,7 @@ class Batch:
     label_ids: torch.Tensor
     gold: torch.Tensor
     prefix: prefixes.Prefix | None = None
-    left: bool = False
+    padded_left: bool = False
 
     @property
     def start(self) -> int:
@@ -61,7 +61,7 @@ class Batch:
         """Return the arguments of a forward pass."""
         past = {"past_key_values": self.prefix.cache(len(self.index))} if self.prefix else {}
         # A causal model does not attend to later positions, so padding on the right needs no mask.
-        mask = {"attention_mask": self.mask} if self.left else {}
+        mask = {"attention_mask": self.mask} if self.padded_left else {}
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": bool(past), **mask, **past}
 
 
@@ -76,8 +76,8 @@ def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[To
     if not fits:
         shortest = min(len(p.ids) for p in prompts)
         raise InputError(
-            f"model {model.name}: no prompt fits its context of {model.context} tokens (the shortest has {shortest}); "
-            "remove this task (tasks, or items.*.tasks) or use a model with a longer context"
+            f"model {model.name}: all prompts are longer than its context of {model.context} tokens (the shortest has "
+            f"{shortest}); remove this task from tasks or items.*.tasks, or use a model with a longer context"
         )
     if left_out:
         logger.warning(
@@ -90,14 +90,14 @@ def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[To
     return fits
 
 
-def sharing(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[prefixes.Group]:
+def group_by_prefix(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[prefixes.Group]:
     """Group the prompts by shared prefixes, see :func:`icl_lens.models.prefixes.groups`.
 
     If the model cannot share a prefix, all prompts are in one group with an empty prefix.
     """
     if model.shares_prefixes:
         return prefixes.groups(prompts)
-    return prefixes.groups(prompts, least=len(prompts) + 1)
+    return prefixes.groups(prompts, min_size=len(prompts) + 1)
 
 
 def batches(
@@ -125,13 +125,13 @@ def batches(
             states, or keys and values, of all layers), ``graph`` (those that a backward pass needs).
         positions: Number of positions per prompt for which the caller computes logits over the whole vocabulary.
     """
-    model.ends_in_last_rows  # noqa: B018 - run this check on two short rows before a caller opens contexts for a batch
+    model.last_row_mode  # noqa: B018 - run this check on two short rows before a caller opens contexts for a batch
     start = prefix.length if prefix else 0
-    taken = range(len(prompts)) if index is None else index
-    order = sorted(taken, key=lambda i: (-len(prompts[i].ids), i))  # longest first, so that an out-of-memory error occurs early
+    selected = range(len(prompts)) if index is None else index
+    order = sorted(selected, key=lambda i: (-len(prompts[i].ids), i))  # longest first, to run out of memory early
     while order:
         longest = len(prompts[order[0]].ids) - start
-        size = model.sizes.rows(budget, longest, start, kept, positions)
+        size = model.sizes.max_rows(budget, longest, start, kept, positions)
         # Label words may differ between the prompts of a batch, but not the number of classes.
         classes = len(prompts[order[0]].label_ids)
         rows = []
@@ -145,7 +145,7 @@ def batches(
 
 def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
     """Yield batches of all prompts, for a model without interventions. The model reads each shared prefix once."""
-    for group in sharing(model, prompts):
+    for group in group_by_prefix(model, prompts):
         yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
 
 
@@ -157,17 +157,17 @@ def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginn
     """
     lengths = torch.tensor([len(p.ids) for p in prompts], device=model.device)  # (B,)
     width = max(len(p.ids) for p in prompts)
-    places = torch.arange(width, device=model.device)  # (K,)
+    indices = torch.arange(width, device=model.device)  # (K,)
     return Batch(
         index=list(range(len(prompts))),
         ids=torch.tensor([[int(p.ids[-1])] for p in prompts], device=model.device),
-        mask=(places >= width - lengths[:, None]).long(),
+        mask=(indices >= width - lengths[:, None]).long(),
         positions=lengths[:, None] - 1,
         last=torch.full_like(lengths, width - 1),
         label_ids=torch.stack([torch.from_numpy(p.label_ids) for p in prompts]).to(model.device),
         gold=torch.tensor([p.gold for p in prompts], device=model.device),
-        prefix=prefixes.side_by_side(beginnings),
-        left=True,
+        prefix=prefixes.stack_prefixes(beginnings),
+        padded_left=True,
     )
 
 

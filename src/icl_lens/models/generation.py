@@ -30,26 +30,29 @@ def candidate_ids(
     Raises:
         InputError: A candidate changes the tokens of the prompt, or adds no token.
     """
-    texts = [p.text + candidate for p, each in zip(prompts, candidates, strict=True) for candidate in each]
-    longer = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    texts = [
+        p.text + candidate for p, prompt_candidates in zip(prompts, candidates, strict=True) for candidate in prompt_candidates
+    ]
+    tokenized = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     found = []
-    for prompt, each in zip(prompts, candidates, strict=True):
+    for prompt, prompt_candidates in zip(prompts, candidates, strict=True):
         # A prepended BOS token is not part of the text.
-        begun = prompt.ids[0] == tokenizer.bos_token_id and not prompt.text.startswith(tokenizer.bos_token)
-        own = prompt.ids[int(begun) :]
-        read = []
-        for candidate in each:
-            ids = np.array(next(longer), dtype=np.int64)
-            if len(ids) <= len(own) or (ids[: len(own)] != own).any():
+        has_bos = prompt.ids[0] == tokenizer.bos_token_id and not prompt.text.startswith(tokenizer.bos_token)
+        prompt_ids = prompt.ids[int(has_bos) :]
+        answer_ids = []
+        for candidate in prompt_candidates:
+            ids = np.array(next(tokenized), dtype=np.int64)
+            if len(ids) <= len(prompt_ids) or (ids[: len(prompt_ids)] != prompt_ids).any():
                 raise InputError(
-                    f"prompt {prompt.prompt_id}: the answer {candidate!r} changes how the tokenizer reads the prompt before it"
+                    f"prompt {prompt.prompt_id}: appending the answer {candidate!r} changes the tokens of the prompt; start "
+                    "the answer with a space or change its first characters"
                 )
-            read.append(ids[len(own) :])
-        found.append(read)
+            answer_ids.append(ids[len(prompt_ids) :])
+        found.append(answer_ids)
     return found
 
 
-class Answering:
+class Continuations:
     """Continuations of a batch of prompts that was read with a KV cache.
 
     Args:
@@ -71,19 +74,19 @@ class Answering:
         """
         longest = max(map(len, candidates))
         ids = torch.zeros(len(candidates), longest, dtype=torch.int64)  # (B, N)
-        there = torch.zeros(len(candidates), longest, dtype=torch.int64)  # (B, N)
+        valid = torch.zeros(len(candidates), longest, dtype=torch.int64)  # (B, N)
         for row, tokens in enumerate(candidates):
             ids[row, : len(tokens)] = torch.from_numpy(tokens)
-            there[row, : len(tokens)] = 1
-        ids, there = ids.to(self.next.device), there.to(self.next.device)
+            valid[row, : len(tokens)] = 1
+        ids, valid = ids.to(self.next.device), valid.to(self.next.device)
         logits = self.first[:, None]  # (B, 1, V)
         if longest > 1:
-            mask = torch.cat([self.mask, there[:, :-1]], 1)  # (B, K + N - 1)
-            later = self._read(ids[:, :-1], mask, self.next)  # (B, N - 1, V)
-            logits = torch.cat([logits, later], 1)  # (B, N, V)
-            self._forget(longest - 1)
-        each = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0]  # (B, N)
-        return (each * there).sum(1)
+            mask = torch.cat([self.mask, valid[:, :-1]], 1)  # (B, K + N - 1)
+            later_logits = self._read(ids[:, :-1], mask, self.next)  # (B, N - 1, V)
+            logits = torch.cat([logits, later_logits], 1)  # (B, N, V)
+            self._crop(longest - 1)
+        token_log_probs = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0]  # (B, N)
+        return (token_log_probs * valid).sum(1)
 
     def greedy(self, tokens: int) -> Tensor:
         """Return the token ids of a greedy continuation, the most likely token at each step, shape (B, tokens)."""
@@ -92,23 +95,23 @@ class Answering:
         for step in range(tokens - 1):
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)  # (B, K + step + 1)
             chosen.append(self._read(chosen[-1][:, None], mask, self.next + step)[:, -1].argmax(-1))
-        self._forget(tokens - 1)
+        self._crop(tokens - 1)
         return torch.stack(chosen, 1)
 
     def _read(self, ids: Tensor, mask: Tensor, start: Tensor) -> Tensor:
         """Read further tokens, add their keys and values to the cache, and return their logits, shape (B, N, V)."""
         positions = start[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, N)
-        found = self.model.network(
+        output = self.model.network(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
         )
-        return at_least_float32(found.logits)
+        return at_least_float32(output.logits)
 
-    def _forget(self, tokens: int) -> None:
+    def _crop(self, tokens: int) -> None:
         if tokens:
             self.cache.crop(-tokens)
 
 
-def written(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
+def decode_answer(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the text of an answer up to the first EOS token."""
     ends = np.flatnonzero(ids == tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else []
     return tokenizer.decode(ids[: ends[0]] if len(ends) else ids, skip_special_tokens=True)
@@ -116,11 +119,11 @@ def written(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
 
 @torch.inference_mode()
 def greedy_answers(model: LanguageModel, prompts: Sequence[TokenizedPrompt], tokens: int, batch_tokens: int) -> list[str]:
-    """Return the text of the greedy continuation of each prompt, see :meth:`Answering.greedy`."""
-    found = [""] * len(prompts)
+    """Return the text of the greedy continuation of each prompt, see :meth:`Continuations.greedy`."""
+    answers = [""] * len(prompts)
     for batch in batches(model, prompts, batch_tokens, kept="states"):
         cache = DynamicCache()
         first, _ = last_output(model, batch, use_cache=True, past_key_values=cache)  # (B, V)
-        for i, ids in zip(batch.index, Answering(model, batch, cache, first).greedy(tokens).cpu().numpy(), strict=True):
-            found[i] = written(ids, model.tokenizer)
-    return found
+        for i, ids in zip(batch.index, Continuations(model, batch, cache, first).greedy(tokens).cpu().numpy(), strict=True):
+            answers[i] = decode_answer(ids, model.tokenizer)
+    return answers

@@ -72,37 +72,37 @@ class LanguageModel:
         """Whether prompts can share the keys and values of a common prefix. The check runs on first use."""
         shareable = prefixes.is_shareable(self.network)
         if not shareable:
-            logger.info("model %s cannot share a prefix: each prompt is read whole", self.name)
+            logger.info("model %s does not support shared prefixes: each prompt is processed in full", self.name)
         return shareable
 
     @cached_property
-    def ends_in_rows(self) -> bool:
-        """Whether the last layer can compute one row per prompt, see :func:`icl_lens.attention.flow.ends_in_rows`."""
-        can = flow.ends_in_rows(self.network)
-        if not can:
-            logger.info("the last layer of %s needs all positions: all are computed", self.name)
-        return can
+    def supports_single_row(self) -> bool:
+        """Whether the last layer can compute one row per prompt, see :func:`icl_lens.attention.flow.supports_single_row`."""
+        supported = flow.supports_single_row(self.network)
+        if not supported:
+            logger.info("model %s: the last layer is computed at all positions, because it depends on all of them", self.name)
+        return supported
 
     @cached_property
-    def resumes(self) -> bool:
+    def can_resume(self) -> bool:
         """Whether a forward pass can start at a later layer (:mod:`icl_lens.network.layer_states`).
 
         The check runs on first use.
         """
-        can = layer_states.can_resume(self.network)
-        if not can:
-            logger.info("a forward pass of %s cannot begin at a later layer: all layers are computed", self.name)
-        return can
+        supported = layer_states.can_resume(self.network)
+        if not supported:
+            logger.info("model %s: forward passes cannot start at a later layer, so all layers are computed", self.name)
+        return supported
 
     @cached_property
-    def ends_in_vocabulary(self) -> bool:
-        """Whether the vocabulary matrix returns the logits (:func:`icl_lens.network.vocabulary.is_last`)."""
-        return vocabulary.is_last(self.network)
+    def defers_logits(self) -> bool:
+        """Whether the vocabulary matrix returns the logits (:func:`icl_lens.network.vocabulary.is_plain`)."""
+        return vocabulary.is_plain(self.network)
 
     @cached_property
-    def ends_in_last_rows(self) -> last_layer.LastRows | None:
+    def last_row_mode(self) -> last_layer.LastRowMode | None:
         """How the last layer can compute only the rows that the next-token logits need; None if it cannot.
 
-        See :func:`icl_lens.attention.last_layer.ends_in_last_rows`.
+        See :func:`icl_lens.attention.last_layer.last_row_mode`.
         """
-        return last_layer.ends_in_last_rows(self.network) if self.shares_prefixes else None
+        return last_layer.last_row_mode(self.network) if self.shares_prefixes else None

@@ -65,16 +65,16 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
             has changed, the device is not available, or the model is not a decoder-only language model.
     """
     folder = Path(folder)
-    place = pick_device(device)
+    target = pick_device(device)
     origin = fetched.read(folder)
     source = converted.read(folder)
     files = checkpoint_files(folder)
-    held = _preloaded(folder, files, dtype) if place.type == "cpu" else None
-    checkpoint = held or _read(folder, files, place, dtype)
+    preloaded = _preloaded(folder, files, dtype) if target.type == "cpu" else None
+    checkpoint = preloaded or _read(folder, files, target, dtype)
     config, network = checkpoint.config, checkpoint.network
     shape = config.get_text_config()
     facts = {
-        "name": name or _own_name(folder, origin, source),
+        "name": name or _default_name(folder, origin, source),
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
         "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has no heads
@@ -107,17 +107,17 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
     model_cache.remember(checkpoint.network)
     for check in (
         prefixes.is_shareable,
-        flow.ends_in_rows,
-        last_layer.ends_in_last_rows,
+        flow.supports_single_row,
+        last_layer.last_row_mode,
         supported.require_supported,
         layer_states.can_resume,
-        vocabulary.is_last,
+        vocabulary.is_plain,
     ):
         # Errors are not cached: a study that needs the check runs it again.
         with contextlib.suppress(Exception), torch.no_grad():
             check(checkpoint.network)
     if hashes.seconds_until_settled(stamps) or hashes.file_stamps(files) != stamps:
-        raise InputError(f"model folder {folder}: files changed while being read; try again")
+        raise InputError(f"model folder {folder}: a file changed while it was read; run the command again")
     _PRELOADED[folder.resolve(), dtype] = (stamps, checkpoint, messages)
 
 
@@ -153,21 +153,21 @@ def _messages() -> Iterator[list[logging.LogRecord]]:
         logger.level = level
 
 
-def _read(folder: Path, files: list[Path], place: torch.device, dtype: str) -> _Checkpoint:
+def _read(folder: Path, files: list[Path], device: torch.device, dtype: str) -> _Checkpoint:
     """Read and check the parts of a checkpoint that :func:`load` needs."""
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
-    network = _load_network(folder, config, getattr(torch, dtype)).to(place)
+    network = _load_network(folder, config, getattr(torch, dtype)).to(device)
     if len(tokenizer) > network.get_input_embeddings().num_embeddings:
         raise InputError(
-            f"model folder {folder}: the tokenizer has {len(tokenizer)} entries, but the model only "
-            f"{network.get_input_embeddings().num_embeddings} embeddings; is it another model's tokenizer?"
+            f"model folder {folder}: the tokenizer has {len(tokenizer)} tokens, but the model has only "
+            f"{network.get_input_embeddings().num_embeddings} embeddings; use the tokenizer of this model"
         )
     _require_causal(folder, network)
     return _Checkpoint(config, network, tokenizer, hashes.files_hash(files))
 
 
-def _own_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:
+def _default_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:
     if origin:
         return origin.hub.rpartition("/")[2]
     return Path(source.gguf).stem if source else folder.resolve().name
@@ -195,20 +195,24 @@ def _load_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many types of exceptions
-        raise InputError(f"model folder {folder}: config.json is not a model config ({_first_line(error)})") from error
+        raise InputError(
+            f"model folder {folder}: config.json is not a valid model configuration ({_first_line(error)})"
+        ) from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
     shape = config.get_text_config()
     if not hasattr(shape, "num_hidden_layers"):
-        raise InputError(f"model folder {folder}: config.json ({config.model_type!r}) does not give the number of layers")
+        raise InputError(
+            f"model folder {folder}: config.json ({config.model_type!r}) lacks the number of layers (num_hidden_layers)"
+        )
     return config
 
 
 def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     pickled = [path for path in weight_files(folder) if path.suffix == ".bin"]
     if pickled:
-        what = "model folder %s: no safetensors; the weights are read from PyTorch files, tensors only (weights_only)"
-        logger.info(what, folder)
+        message = "model folder %s: no safetensors; the weights are read from PyTorch files, tensors only (weights_only)"
+        logger.info(message, folder)
         for path in pickled:
             _require_tensors(path)
     try:
@@ -237,8 +241,8 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
         )
     unused = sorted(report["unexpected_keys"])
     if unused:
-        what = "model folder %s: %d weights are not used because config.json does not include them, for example %s"
-        logger.warning(what, folder, len(unused), unused[0])
+        message = "model folder %s: %d weights are not used because config.json does not include them, for example %s"
+        logger.warning(message, folder, len(unused), unused[0])
     activations.fuse(network)
     return network.eval().requires_grad_(False)
 
@@ -253,12 +257,12 @@ def _require_tensors(path: Path) -> None:
         content = torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is not loaded: it contains more than tensors (it could run code) or is corrupted; use safetensors weights"
+            f"{path} contains objects other than tensors, which could run code, or is corrupted; use safetensors weights"
         ) from error
     except Exception as error:  # a truncated file raises many types of exceptions
         raise InputError(f"model folder {path.parent}: the weights cannot be loaded ({_first_line(error)})") from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise InputError(f"{path} does not contain tensors by name; use safetensors weights")
+        raise InputError(f"{path} is not a dictionary of named tensors; use safetensors weights")
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -267,7 +271,9 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # the tokenizers library raises plain Exception objects
         raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
     if not tokenizer.is_fast:
-        raise InputError(f"model folder {folder}: its tokenizer gives no offsets; a fast tokenizer is needed (tokenizer.json)")
+        raise InputError(
+            f"model folder {folder}: the tokenizer does not return character offsets; use a fast tokenizer (tokenizer.json)"
+        )
     return tokenizer
 
 
@@ -279,18 +285,18 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     A causal model gives the same numbers in both runs. The tolerance is for non-deterministic kernels.
     """
     ids = torch.arange(1, 7, device=network.device)[None]  # (1, 6)
-    other = ids.clone()
-    other[0, -1] += 1
-    first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, other))  # (5, V) each
+    changed = ids.clone()
+    changed[0, -1] += 1
+    first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, changed))  # (5, V) each
     if not first.isfinite().all():
         raise InputError(
-            f"model folder {folder}: its logits are not finite in {str(network.dtype).removeprefix('torch.')}; "
+            f"model folder {folder}: logits are non-finite in {str(network.dtype).removeprefix('torch.')}; "
             "use a dtype with a larger range, or check the weights"
         )
     if (first - second).abs().max() > 1e-3 * first.float().std():
         raise InputError(
-            f"model folder {folder}: {type(network).__name__} attends to later tokens, so it is an encoder; "
-            "a decoder-only language model is needed"
+            f"model folder {folder}: {type(network).__name__} is an encoder (it attends to later tokens); "
+            "use a decoder-only language model"
         )
 
 

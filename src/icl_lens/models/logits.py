@@ -28,17 +28,17 @@ def last_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     rows = batch.last - batch.start  # (B,)
     if batch.ids.shape[1] == 1:
         return at_least_float32(model.network(**batch.inputs()).logits[:, 0])  # (B, V)
-    way = None if torch.is_grad_enabled() else model.ends_in_last_rows
-    if not way:
+    mode = None if torch.is_grad_enabled() else model.last_row_mode
+    if not mode:
         return last_output(model, batch)[0]
     inputs = batch.inputs()
-    cache = inputs.get("past_key_values") or prefixes.passing(model.network)
-    given = {"past_key_values": cache, "use_cache": True}
-    if way == "alone":
+    cache = inputs.get("past_key_values") or prefixes.discarding_cache(model.network)
+    cache_arguments = {"past_key_values": cache, "use_cache": True}
+    if mode == "rows_only":
         with last_layer_at(model.network, rows, cache):
-            return at_least_float32(model.network(**{**inputs, **given}).logits[:, 0])  # (B, V)
-    with last_layer_at(model.network, rows, cache, spreads=True):
-        return last_output(model, batch, **given)[0]
+            return at_least_float32(model.network(**{**inputs, **cache_arguments}).logits[:, 0])  # (B, V)
+    with last_layer_at(model.network, rows, cache, full_length=True):
+        return last_output(model, batch, **cache_arguments)[0]
 
 
 def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[torch.Tensor, Any]:
@@ -49,12 +49,12 @@ def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[t
         batch: The prompts.
         arguments: Further arguments of the forward pass, which override those of the batch.
     """
-    kept, place = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
-    wide = len(place) * len(kept) * vocabulary.size(model.network) > _LOGITS
-    rows = vocabulary.rows(model.network, place) if wide else nullcontext()
+    positions, index = torch.unique(batch.last - batch.start, return_inverse=True)  # (U,), (B,)
+    single = len(index) * len(positions) * vocabulary.size(model.network) > _LOGITS
+    rows = vocabulary.restrict_positions(model.network, index) if single else nullcontext()
     with rows:
-        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=kept)
-    logits = output.logits[:, 0] if wide else output.logits[torch.arange(len(place), device=place.device), place]  # (B, V)
+        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=positions)
+    logits = output.logits[:, 0] if single else output.logits[torch.arange(len(index), device=index.device), index]  # (B, V)
     return at_least_float32(logits), output
 
 
@@ -64,5 +64,5 @@ def class_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     Only the rows of the vocabulary matrix for these label words are used, if the matrix is a plain linear layer.
     """
     tokens, column = torch.unique(batch.label_ids, return_inverse=True)  # (M,), (B, C)
-    with vocabulary.only(model.network, tokens) as alone:
-        return last_logits(model, batch).gather(1, column if alone else batch.label_ids)
+    with vocabulary.restrict_tokens(model.network, tokens) as restricted:
+        return last_logits(model, batch).gather(1, column if restricted else batch.label_ids)

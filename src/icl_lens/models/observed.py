@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 # distribution. Random weights give a loss within about 0.1 nats of the uniform loss. A trained model is several nats below it.
 UNTRAINED_MARGIN = 0.5
 
-OBSERVED = 2**26
+MAX_LOGITS = 2**26
 """Maximum number of logits that :func:`observe` computes.
 
 This number covers 256 tokens with a vocabulary of 262,144, or eight typical prompts with a vocabulary of 50,257. The logits use
@@ -32,7 +32,7 @@ a quarter of :data:`icl_lens.network.memory.LIMIT`, and their log-probabilities 
 def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = 8) -> dict[str, Any]:
     """Measure facts about the model on these prompts that are necessary to interpret each result.
 
-    The loss is measured on the first tokens of the first ``sample`` prompts, as many as :data:`OBSERVED` logits cover.
+    The loss is measured on the first tokens of the first ``sample`` prompts, as many as :data:`MAX_LOGITS` logits cover.
 
     Returns:
         A dictionary with the keys ``next_token_loss`` and ``uniform_loss`` in nats per token, ``untrained``, and
@@ -40,12 +40,12 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
         clearly below the second, that is, if the model predicts these texts no better than a uniform distribution.
     """
     losses = []
-    read, left = [], max(1, OBSERVED // model.sizes.vocabulary)  # number of tokens left to measure
+    excerpts, remaining = [], max(1, MAX_LOGITS // model.sizes.vocabulary)  # number of tokens left to measure
     for prompt in prompts[:sample]:
-        if left > 0:
-            read.append(replace(prompt, ids=prompt.ids[: left + 1]))
-            left -= len(read[-1].ids) - 1
-    for batch in batches(model, read, budget=1):  # one prompt at a time, because the logits of all positions are large
+        if remaining > 0:
+            excerpts.append(replace(prompt, ids=prompt.ids[: remaining + 1]))
+            remaining -= len(excerpts[-1].ids) - 1
+    for batch in batches(model, excerpts, budget=1):  # one prompt at a time, because the logits of all positions are large
         logits = model.network(**batch.inputs()).logits  # (1, T, V)
         losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), batch.ids[0, 1:], reduction="none"))
     loss = torch.cat(losses).mean().item()
@@ -54,11 +54,11 @@ def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: in
     unknown = sum(p.unknown for p in prompts) / sum(len(p.ids) for p in prompts)
     if untrained:
         logger.warning(
-            "model %s is untrained, or untrained on such text: its loss is %.2f nats per token, that of a uniform guess %.2f",
+            "model %s is untrained or does not model these texts: its loss is %.2f nats per token (uniform distribution: %.2f)",
             model.name,
             loss,
             uniform,
         )
     if unknown:
-        logger.warning("the tokenizer of %s does not know %.1f %% of the prompts' tokens", model.name, 100 * unknown)
+        logger.warning("tokenizer of %s: %.1f %% of the tokens in the prompts are unknown tokens", model.name, 100 * unknown)
     return {"next_token_loss": loss, "uniform_loss": uniform, "untrained": untrained, "unknown_tokens": unknown}

@@ -3,7 +3,7 @@
 In a causal model the keys and values of a prefix do not depend on later tokens. Therefore the model reads the prefix once, and
 then only the tails of the prompts. The queries of a tail attend to the cached keys and values and to those of the tail:
 
-    for group in sharing(model, prompts):
+    for group in group_by_prefix(model, prompts):
         prefix = prefixes.read(model.network, group.ids)
         for batch in batches(model, prompts, budget, group.index, prefix):
             logits = last_logits(model, batch)
@@ -42,7 +42,7 @@ class Group:
     ids: np.ndarray
 
 
-def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
+def groups(prompts: Sequence[TokenizedPrompt], min_size: int = 2) -> list[Group]:
     """Group the prompts by shared prefixes.
 
     Prompts are in the same group if their tokens, anchors and classes are equal up to the label word of the last demonstration.
@@ -50,7 +50,7 @@ def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
 
     Args:
         prompts: Any prompts.
-        least: Minimum number of prompts in a group.
+        min_size: Minimum number of prompts in a group.
 
     Returns:
         The groups in the order of their first prompts, with each prompt in one group. The prompts without a shared prefix are
@@ -58,16 +58,16 @@ def groups(prompts: Sequence[TokenizedPrompt], least: int = 2) -> list[Group]:
     """
     candidates: dict[tuple[bytes, ...], list[int]] = {}
     unshared = []
-    for place, prompt in enumerate(prompts):
+    for i, prompt in enumerate(prompts):
         if len(prompt.anchors):
             key = (prompt.ids[: prompt.anchors[-1] + 1].tobytes(), prompt.anchors.tobytes(), prompt.demo_labels.tobytes())
-            candidates.setdefault(key, []).append(place)
+            candidates.setdefault(key, []).append(i)
         else:
-            unshared.append(place)
+            unshared.append(i)
     found = []
     for index in candidates.values():
-        if len(index) >= least:
-            found.append(Group(index, _common_beginning([prompts[i].ids for i in index])))
+        if len(index) >= min_size:
+            found.append(Group(index, _common_prefix([prompts[i].ids for i in index])))
         else:
             unshared += index
     if unshared:
@@ -83,13 +83,13 @@ class Prefix:
         keys: Keys in each layer, shape (1, H_kv, P, d), or (B, H_kv, P, d) for a batch of several prefixes.
         values: Values in each layer, of the same shape as the keys.
         length: Number of tokens P.
-        before: The prefix that this one extends, if any. ``keys`` and ``values`` then contain only the tokens after it.
+        parent: The prefix that this one extends, if any. ``keys`` and ``values`` then contain only the tokens after it.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     length: int
-    before: Prefix | None = None
+    parent: Prefix | None = None
 
     def cache(self, rows: int, growing: bool = False) -> DynamicCache:
         """Return the ``past_key_values`` of a forward pass over the tails of ``rows`` prompts.
@@ -100,22 +100,24 @@ class Prefix:
         also keeps all keys, and its mask hides the keys outside the window.
         """
         cache = DynamicCache()
-        for keys, values in self._whole():
-            layer = _Growing() if growing else _Beginning()
-            layer.begin(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))  # (B, H_kv, P, d)
+        for keys, values in self._all_keys_and_values():
+            layer = _GrowingLayer() if growing else _FixedLayer()
+            layer.set_prefix(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))  # (B, H_kv, P, d)
             cache.layers.append(layer)
         return cache
 
-    def _whole(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _all_keys_and_values(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the keys and values of all P tokens, layer by layer, shape (1, H_kv, P, d) each."""
-        if self.before is None:
+        if self.parent is None:
             yield from zip(self.keys, self.values, strict=True)
             return
-        for (first, one), second, two in zip(self.before._whole(), self.keys, self.values, strict=True):
-            yield torch.cat([first, second], dim=-2), torch.cat([one, two], dim=-2)
+        for (parent_keys, parent_values), keys, values in zip(
+            self.parent._all_keys_and_values(), self.keys, self.values, strict=True
+        ):
+            yield torch.cat([parent_keys, keys], dim=-2), torch.cat([parent_values, values], dim=-2)
 
 
-def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None) -> Prefix | None:
+def read(network: PreTrainedModel, ids: np.ndarray, parent: Prefix | None = None) -> Prefix | None:
     """Read a prefix in one forward pass, with the open attention contexts and without the vocabulary matrix.
 
     The forward pass stops as soon as the last layer has its keys and values. If an open
@@ -127,101 +129,103 @@ def read(network: PreTrainedModel, ids: np.ndarray, before: Prefix | None = None
 
     Args:
         network: A model for which :func:`is_shareable` is true.
-        ids: Token ids, shape (P,). With ``before``, the token ids after it.
-        before: A prefix that was already read and that this one extends. It is stored once for all prefixes that extend it.
+        ids: Token ids, shape (P,). With ``parent``, the token ids after it.
+        parent: A prefix that was already read and that this one extends. It is stored once for all prefixes that extend it.
 
     Returns:
-        The keys and values of the prefix. For empty ``ids``, ``before`` (None without ``before``).
+        The keys and values of the prefix. For empty ``ids``, ``parent`` (None without ``parent``).
     """
-    return read_each(network, [ids], before)[0]
+    return read_each(network, [ids], parent)[0]
 
 
 def read_each(
-    network: PreTrainedModel, continuations: Sequence[np.ndarray], before: Prefix | None = None, budget: int | None = None
+    network: PreTrainedModel, continuations: Sequence[np.ndarray], parent: Prefix | None = None, budget: int | None = None
 ) -> list[Prefix | None]:
     """Read several prefixes as in :func:`read`. They may all extend the same prefix.
 
     Args:
         network: A model for which :func:`is_shareable` is true.
         continuations: Token ids of each of the N prefixes.
-        before: The prefix that they all extend.
-        budget: Tokens per forward pass (:meth:`icl_lens.network.memory.Sizes.rows`). By default, one forward pass reads all.
+        parent: The prefix that they all extend.
+        budget: Tokens per forward pass (:meth:`icl_lens.network.memory.Sizes.max_rows`); by default, one pass reads all.
 
     Returns:
-        The prefixes in the given order. For empty token ids, ``before``.
+        The prefixes in the given order. For empty token ids, ``parent``.
     """
-    found: list[Prefix | None] = [before] * len(continuations)  # the result for empty continuations
-    start = before.length if before else 0
+    found: list[Prefix | None] = [parent] * len(continuations)  # the result for empty continuations
+    start = parent.length if parent else 0
     order = sorted((i for i, ids in enumerate(continuations) if len(ids)), key=lambda i: (-len(continuations[i]), i))
     sizes = None if budget is None else memory.sizes(network)
     while order:
         longest = len(continuations[order[0]])
-        size = len(order) if sizes is None else sizes.rows(budget, longest, start, "states")
-        some, order = order[:size], order[size:]
+        size = len(order) if sizes is None else sizes.max_rows(budget, longest, start, "states")
+        selected, order = order[:size], order[size:]
         # Pad on the right, because a causal model does not attend to later positions.
-        padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in some])  # (B, Q)
+        padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in selected])  # (B, Q)
         tokens = torch.from_numpy(padded).to(network.device)
-        cache = before.cache(len(some), growing=True) if before else _empty(network)
-        _end_with(cache.layers[-1])
-        with suppress(_Filled):
+        cache = parent.cache(len(selected), growing=True) if parent else _empty_cache(network)
+        _stop_after(cache.layers[-1])
+        with suppress(_CacheFilled):
             network(
                 input_ids=tokens,
-                position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(some), -1),
+                position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(selected), -1),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
             )
-        for row, i in enumerate(some):
+        for row, i in enumerate(selected):
             end = start + len(continuations[i])
-            keys, values = (tuple(_own(x, row, start, end) for x in xs) for xs in zip(*_memories(cache), strict=True))
-            found[i] = Prefix(keys, values, end, before)
+            keys, values = (
+                tuple(_copy_range(x, row, start, end) for x in xs) for xs in zip(*_keys_and_values(cache), strict=True)
+            )
+            found[i] = Prefix(keys, values, end, parent)
     return found
 
 
-class _Filled(Exception):  # noqa: N818 - not an error: it stops a forward pass once the last keys and values are stored
+class _CacheFilled(Exception):  # noqa: N818 - not an error: it stops a forward pass once the last keys and values are stored
     pass
 
 
-def _empty(network: PreTrainedModel) -> DynamicCache:
+def _empty_cache(network: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache()
     cache.layers = [DynamicLayer() for _ in range(network.config.get_text_config().num_hidden_layers)]
     return cache
 
 
-def _end_with(layer: DynamicLayer) -> None:
+def _stop_after(layer: DynamicLayer) -> None:
     """Make a forward pass stop when it has filled this layer of its cache."""
     update = layer.update
 
     def fill(*args: object, **kwargs: object) -> None:
         update(*args, **kwargs)
-        raise _Filled
+        raise _CacheFilled
 
     layer.update = fill
 
 
-def _memories(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    of_last = cache.layers[-1]
+def _keys_and_values(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    last = cache.layers[-1]
     for layer in cache.layers:
         if layer.is_initialized:
             yield layer.keys, layer.values
         else:  # skipped
-            yield tuple(x.new_zeros(1).expand(x.shape) for x in (of_last.keys, of_last.values))
+            yield tuple(x.new_zeros(1).expand(x.shape) for x in (last.keys, last.values))
 
 
-def passing(network: PreTrainedModel) -> DynamicCache:
+def discarding_cache(network: PreTrainedModel) -> DynamicCache:
     """Return an empty cache that stores nothing, for a forward pass without a prefix."""
     cache = DynamicCache()
-    cache.layers = [_Passing() for _ in range(network.config.get_text_config().num_hidden_layers)]
+    cache.layers = [_DiscardingLayer() for _ in range(network.config.get_text_config().num_hidden_layers)]
     return cache
 
 
-def _own(memory: Tensor, row: int, start: int, end: int) -> Tensor:
+def _copy_range(tensor: Tensor, row: int, start: int, end: int) -> Tensor:
     """Return a range of positions of one row, shape (1, H_kv, P, d), copied so that the rest can be freed."""
-    whole = len(memory) == 1 and not start and end == memory.shape[-2]
-    return memory if whole else memory[row : row + 1, :, start:end].clone()
+    complete = len(tensor) == 1 and not start and end == tensor.shape[-2]
+    return tensor if complete else tensor[row : row + 1, :, start:end].clone()
 
 
-def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
+def stack_prefixes(beginnings: Sequence[Prefix]) -> Prefix:
     """Combine several prefixes into a batch of B rows, padded on the left to the length of the longest prefix.
 
     With this padding, each prefix ends where its tail begins. This is necessary because a sliding window counts indices and not
@@ -229,7 +233,7 @@ def side_by_side(beginnings: Sequence[Prefix]) -> Prefix:
     """
     longest = max(prefix.length for prefix in beginnings)
     padded = [
-        [[nn.functional.pad(x, (0, 0, longest - prefix.length, 0)) for x in layer] for layer in prefix._whole()]
+        [[nn.functional.pad(x, (0, 0, longest - prefix.length, 0)) for x in layer] for layer in prefix._all_keys_and_values()]
         for prefix in beginnings
     ]
     layers = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*padded, strict=True)]
@@ -245,56 +249,56 @@ def is_shareable(network: PreTrainedModel) -> bool:
     The check runs a short input in both ways and compares the logits of the tails. A model with a state other than keys and
     values (a state-space model) cannot share a prefix.
     """
-    beginning, length = 16, 24
+    prefix_length, length = 16, 24
     ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
     ids %= network.get_input_embeddings().num_embeddings
-    ids[1, :beginning] = ids[0, :beginning]
+    ids[1, :prefix_length] = ids[0, :prefix_length]
     mask = torch.ones_like(ids)  # (2, T)
     mask[1, -3:] = 0
     positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
-    with vocabulary.only(network, ids.flatten()):  # 2 T tokens' logits, for speed
+    with vocabulary.restrict_tokens(network, ids.flatten()):  # 2 T tokens' logits, for speed
         plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, 2 T)
     try:
-        prefix = read(network, ids[0, :beginning].cpu().numpy())
-        with vocabulary.only(network, ids.flatten()):
+        prefix = read(network, ids[0, :prefix_length].cpu().numpy())
+        with vocabulary.restrict_tokens(network, ids.flatten()):
             shared = network(
-                input_ids=ids[:, beginning:],
+                input_ids=ids[:, prefix_length:],
                 attention_mask=mask,
-                position_ids=positions[:, beginning:],
+                position_ids=positions[:, prefix_length:],
                 past_key_values=prefix.cache(2),
                 use_cache=True,
             ).logits  # (2, T - P, 2 T)
     except Exception:  # a model that does not support such a cache can raise any exception
         return False
-    plain, shared = (x.float()[mask[:, beginning:].bool()] for x in (plain[:, beginning:], shared))  # (M, 2 T)
+    plain, shared = (x.float()[mask[:, prefix_length:].bool()] for x in (plain[:, prefix_length:], shared))  # (M, 2 T)
     # In half precision the two computations round differently. A wrong position or a missing key changes the logits far more.
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
     return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
 
 
-class _Growing(DynamicLayer):
+class _GrowingLayer(DynamicLayer):
     """Keys and values of a prefix in one layer. Those of later tokens are appended."""
 
-    def begin(self, keys: Tensor, values: Tensor) -> None:
+    def set_prefix(self, keys: Tensor, values: Tensor) -> None:
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
 
 
-class _Beginning(_Growing):
+class _FixedLayer(_GrowingLayer):
     """Keys and values of a prefix in one layer. They never change: those of each tail are concatenated in a copy."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
 
 
-class _Passing(DynamicLayer):
+class _DiscardingLayer(DynamicLayer):
     """One layer of a cache that stores nothing."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return key_states, value_states
 
 
-def _common_beginning(sequences: Iterable[np.ndarray]) -> np.ndarray:
+def _common_prefix(sequences: Iterable[np.ndarray]) -> np.ndarray:
     """Return the longest common prefix that leaves at least one token of each sequence."""
     sequences = list(sequences)
     shortest = min(len(ids) for ids in sequences) - 1

@@ -52,8 +52,8 @@ def record(network: PreTrainedModel, layers: Collection[int]) -> Iterator[dict[i
 
         return hook
 
-    every = decoder_layers(network) if layers else []
-    handles = [every[layer - 1].register_forward_hook(keep(layer)) for layer in layers]
+    all_layers = decoder_layers(network) if layers else []
+    handles = [all_layers[layer - 1].register_forward_hook(keep(layer)) for layer in layers]
     try:
         yield states
     finally:
@@ -74,13 +74,13 @@ def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
         return (state.values,) if state.wrapped else state.values
 
     skipped = decoder_layers(network)[: state.layer]
-    own = [vars(layer).get("forward") for layer in skipped]
+    instance_forwards = [vars(layer).get("forward") for layer in skipped]
     for layer in skipped:
         layer.forward = skip
     try:
         yield
     finally:
-        for layer, forward in zip(skipped, own, strict=True):
+        for layer, forward in zip(skipped, instance_forwards, strict=True):
             if forward is None:
                 del layer.forward  # restores the method of the class
             else:
@@ -99,11 +99,11 @@ def can_resume(network: PreTrainedModel) -> bool:
     if layer < 1:
         return False
     ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
-    other = ids.flip(0)  # (2, T): a layer that is not skipped would change the logits
+    other_ids = ids.flip(0)  # (2, T): a layer that is not skipped would change the logits
 
     def logits(tokens: Tensor, state: State | None = None) -> Tensor:
         with ExitStack() as stack:
-            stack.enter_context(vocabulary.only(network, ids.flatten()))
+            stack.enter_context(vocabulary.restrict_tokens(network, ids.flatten()))
             if state is not None:
                 stack.enter_context(resume(network, state))
             return network(input_ids=tokens, use_cache=False).logits.float()  # (2, T, 16)
@@ -111,7 +111,7 @@ def can_resume(network: PreTrainedModel) -> bool:
     try:
         with record(network, [layer]) as states:
             plain = logits(ids)
-        found = logits(other, states[layer])
+        found = logits(other_ids, states[layer])
     except Exception:  # layers with other outputs can raise any exception
         return False
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable

@@ -48,8 +48,8 @@ class Sizes:
         width: Width of the hidden states.
         outputs: Total number of outputs of the linear layers in one layer, averaged over the layers.
         heads: Query heads, H.
-        memory: Width of the keys of one token in one layer, H_kv d.
-        head: Width of one head, d.
+        key_width: Width of the keys of one token in one layer, H_kv d.
+        head_width: Width of one head, d.
         vocabulary: Number of logits per position, V.
         bounded: Whether the memory limit applies, which is the case on a CPU.
     """
@@ -58,12 +58,12 @@ class Sizes:
     width: int
     outputs: int
     heads: int
-    memory: int
-    head: int
+    key_width: int
+    head_width: int
     vocabulary: int
     bounded: bool
 
-    def row(self, queries: int, keys: int, kept: Kept = "layer", positions: int = 1) -> int:
+    def row_bytes(self, queries: int, keys: int, kept: Kept = "layer", positions: int = 1) -> int:
         """Return the number of bytes of one row, see the module docstring.
 
         Args:
@@ -73,22 +73,22 @@ class Sizes:
             positions: Number of positions with logits, N.
         """
         token = 2 * self.outputs * (self.layers if kept == "graph" else 1)
-        key = 2 * (self.memory + self.heads * self.head)
+        key = 2 * (self.key_width + self.heads * self.head_width)
         if kept == "states":
-            token += self.layers * (self.width + 3 * self.memory)
-            key += self.layers * 2 * self.memory
+            token += self.layers * (self.width + 3 * self.key_width)
+            key += self.layers * 2 * self.key_width
         scores = 3 * self.heads * queries * keys
         return 4 * (queries * token + keys * key + scores + 3 * positions * self.vocabulary)
 
-    def held(self, budget: int) -> int:
+    def max_cached_tokens(self, budget: int) -> int:
         """Return for how many tokens the keys and values of all layers may be kept between batches.
 
         Each of these tokens counts as :data:`TOKEN_SHARE` tokens of the budget.
         """
         tokens = int(budget / TOKEN_SHARE)
-        return min(tokens, LIMIT // (4 * 2 * self.layers * self.memory)) if self.bounded else tokens
+        return min(tokens, LIMIT // (4 * 2 * self.layers * self.key_width)) if self.bounded else tokens
 
-    def rows(self, budget: int, queries: int, start: int = 0, kept: Kept = "layer", positions: int = 1) -> int:
+    def max_rows(self, budget: int, queries: int, start: int = 0, kept: Kept = "layer", positions: int = 1) -> int:
         """Return the maximum number of rows in a batch, at least one.
 
         A row has ``queries`` tokens after a prefix of ``start`` tokens.
@@ -97,12 +97,12 @@ class Sizes:
             budget: Tokens per batch. A token of the prefix counts as :data:`TOKEN_SHARE` tokens.
             queries: Number of input tokens of the longest row, without the prefix.
             start: Number of tokens of the prefix.
-            kept: See :meth:`row`.
-            positions: See :meth:`row`.
+            kept: See :meth:`row_bytes`.
+            positions: See :meth:`row_bytes`.
         """
         rows = budget // (queries + TOKEN_SHARE * start)
         if self.bounded:
-            rows = min(rows, LIMIT // self.row(queries, start + queries, kept, positions))
+            rows = min(rows, LIMIT // self.row_bytes(queries, start + queries, kept, positions))
         return max(1, int(rows))
 
 
@@ -111,15 +111,15 @@ def sizes(network: PreTrainedModel) -> Sizes:
     shape = network.config.get_text_config()
     layers, width = shape.num_hidden_layers, network.get_input_embeddings().embedding_dim
     heads = getattr(shape, "num_attention_heads", None) or 1  # a state-space model has no heads
-    head = getattr(shape, "head_dim", None) or width // heads
-    shared = getattr(shape, "num_key_value_heads", None) or heads
+    head_width = getattr(shape, "head_dim", None) or width // heads
+    key_heads = getattr(shape, "num_key_value_heads", None) or heads
     return Sizes(
         layers=layers,
         width=width,
         outputs=-(-sum(_outputs(network)) // layers),
         heads=heads,
-        memory=shared * head,
-        head=head,
+        key_width=key_heads * head_width,
+        head_width=head_width,
         vocabulary=shape.vocab_size,
         bounded=network.device.type == "cpu",
     )
@@ -127,11 +127,11 @@ def sizes(network: PreTrainedModel) -> Sizes:
 
 def _outputs(network: PreTrainedModel) -> Iterator[int]:
     """Yield the outputs per token of each linear layer of the language model, including all experts a token is routed to."""
-    chosen = getattr(network.config.get_text_config(), "num_experts_per_tok", None) or 1
+    experts_per_token = getattr(network.config.get_text_config(), "num_experts_per_tok", None) or 1
     for module in network.get_decoder().modules():
         if isinstance(module, nn.Linear):
             yield module.out_features
         elif isinstance(module, Conv1D):
             yield module.nf
         else:  # the matrices of all experts are stacked in one parameter
-            yield from (chosen * p.shape[1] for p in module.parameters(recurse=False) if p.ndim == 3)
+            yield from (experts_per_token * p.shape[1] for p in module.parameters(recurse=False) if p.ndim == 3)

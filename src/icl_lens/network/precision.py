@@ -42,7 +42,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def products(matmul: str, device: torch.device) -> Iterator[str]:
-    """Compute products of float32 matrices exactly or fast inside this context, and restore torch's settings afterwards.
+    """Set the precision of float32 matrix products inside this context, exact or fast, and restore torch's settings afterwards.
 
     Args:
         matmul: ``exact`` for products of float32 numbers, summed in float32. ``fast`` for TF32 on CUDA, and bfloat16 on CPUs
@@ -50,41 +50,43 @@ def products(matmul: str, device: torch.device) -> Iterator[str]:
         device: The device that computes the products.
 
     Yields:
-        The format in which the device computes the products (see :func:`measured`). With ``fast`` it is ``float32`` if the
-        device has no faster products, and a warning is logged.
+        The format in which the device computes the products (see :func:`measured_format`). With ``fast`` it is ``float32`` if
+        the device has no faster products, and a warning is logged.
 
     Raises:
         InputError: ``matmul`` is ``exact``, but the device rounds the factors even when torch is set to full precision.
         ValueError: ``matmul`` is neither ``exact`` nor ``fast`` (a bug in the caller).
     """
     if matmul not in ("exact", "fast"):
-        raise ValueError(f"matmul is {matmul!r}; it must be 'exact' or 'fast'")
+        raise ValueError(f"matmul must be 'exact' or 'fast', got {matmul!r}")
     with ExitStack() as settings:
-        settings.enter_context(_torch_computes(matmul))
-        found = measured(device)
-        if matmul == "exact" and found != "float32":
+        settings.enter_context(_torch_precision(matmul))
+        measured = measured_format(device)
+        if matmul == "exact" and measured != "float32":
             variables = " and ".join(f"{name}={os.environ[name]}" for name in OVERRIDES if name in os.environ)
             cause = f"remove {variables} from the environment" if variables else "choose another device"
             raise InputError(
-                f"matmul is exact, but {device.type} multiplies float32 matrices in {found} even when torch is set to full "
+                f"matmul is exact, but {device.type} multiplies float32 matrices in {measured} even when torch is set to full "
                 f"precision; {cause}, or set matmul to fast"
             )
-        if matmul == "fast" and found == "float32":
-            logger.warning("matmul: fast has no effect: %s has no faster float32 products, so they are exact", _named(device))
+        if matmul == "fast" and measured == "float32":
+            logger.warning(
+                "matmul: fast has no effect: %s has no faster float32 products, so they are exact", _device_label(device)
+            )
             # Without AMX, torch uses other float32 kernels for "medium", and these sum in another order.
-            settings.enter_context(_torch_computes("exact"))
-        yield found
+            settings.enter_context(_torch_precision("exact"))
+        yield measured
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Compute products of float32 matrices in float32, regardless of the settings. Use it as a context manager or decorator."""
-    with _torch_computes("exact"):
+    with _torch_precision("exact"):
         yield
 
 
 @torch.no_grad()
-def measured(device: torch.device) -> str:
+def measured_format(device: torch.device) -> str:
     """Measure the format in which a device currently multiplies float32 matrices: float32, tf32 or bfloat16.
 
     The function multiplies ones by numbers slightly above one, which a shorter format rounds to one: 1 + 2^-9 in bfloat16, and
@@ -97,18 +99,18 @@ def measured(device: torch.device) -> str:
     return "float32"
 
 
-def _named(device: torch.device) -> str:
+def _device_label(device: torch.device) -> str:
     return "this CPU (no AMX)" if device.type == "cpu" else f"device {device.type}"
 
 
 @contextmanager
-def _torch_computes(matmul: str) -> Iterator[None]:
-    before = _Settings.read()
+def _torch_precision(matmul: str) -> Iterator[None]:
+    previous = _Settings.read()
     try:
-        _Settings.of(matmul).apply()
+        _Settings.for_matmul(matmul).apply()
         yield
     finally:
-        before.apply()
+        previous.apply()
 
 
 class _Settings:
@@ -128,7 +130,7 @@ class _Settings:
         self.matmul, self.convolutions, self.formats = matmul, convolutions, formats
 
     @classmethod
-    def of(cls, matmul: str) -> _Settings:
+    def for_matmul(cls, matmul: str) -> _Settings:
         if matmul == "exact":
             return cls("highest", False, dict.fromkeys(_backends(), "ieee"))
         # "medium" selects the fastest format of each backend.

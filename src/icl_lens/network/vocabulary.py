@@ -14,7 +14,7 @@ from icl_lens.network.precision import exact_products
 
 
 @contextmanager
-def only(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
+def restrict_tokens(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
     """Restrict the logits of a model to some tokens, in the given order. The last axis has length M instead of V.
 
     The values of these logits do not change, because model families process logits only elementwise (Gemma 2 caps them).
@@ -26,55 +26,55 @@ def only(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
     Yields:
         True if the logits are restricted. False if the vocabulary matrix is not a plain linear layer and is left unchanged.
     """
-    whole = network.get_output_embeddings()
-    if type(whole) is not nn.Linear:
+    matrix = network.get_output_embeddings()
+    if type(matrix) is not nn.Linear:
         yield False
         return
-    network.set_output_embeddings(_Rows(whole, tokens))
+    network.set_output_embeddings(_Rows(matrix, tokens))
     try:
         yield True
     finally:
-        network.set_output_embeddings(whole)
+        network.set_output_embeddings(matrix)
 
 
 @contextmanager
-def rows(network: PreTrainedModel, places: Tensor) -> Iterator[None]:
+def restrict_positions(network: PreTrainedModel, positions: Tensor) -> Iterator[None]:
     """Compute the logits of only one position per row of a batch, shape (B, 1, V).
 
     Args:
         network: A causal language model with a vocabulary matrix (:func:`size` is not 0).
-        places: Index of this position among the inputs of the matrix, shape (B,).
+        positions: Index of this position among the inputs of the matrix, shape (B,).
     """
-    whole = network.get_output_embeddings()
-    network.set_output_embeddings(_Places(whole, places))
+    matrix = network.get_output_embeddings()
+    network.set_output_embeddings(_SinglePosition(matrix, positions))
     try:
         yield
     finally:
-        network.set_output_embeddings(whole)
+        network.set_output_embeddings(matrix)
 
 
 @contextmanager
-def late(network: PreTrainedModel) -> Iterator[None]:
+def defer(network: PreTrainedModel) -> Iterator[None]:
     """Make a model return the inputs of its vocabulary matrix instead of logits.
 
     The matrix is large, and reading it for each of many small batches takes as long as the rest of a forward pass. A caller can
     collect the inputs of several batches and apply the matrix once.
 
     Args:
-        network: A model for which :func:`is_last` is true.
+        network: A model for which :func:`is_plain` is true.
     """
-    whole = network.get_output_embeddings()
-    network.set_output_embeddings(_States())
+    matrix = network.get_output_embeddings()
+    network.set_output_embeddings(_Identity())
     try:
         yield
     finally:
-        network.set_output_embeddings(whole)
+        network.set_output_embeddings(matrix)
 
 
 @exact_products()
 @torch.no_grad()
 @model_cache.cached_check
-def is_last(network: PreTrainedModel) -> bool:
+def is_plain(network: PreTrainedModel) -> bool:
     """Return whether the outputs of the vocabulary matrix are the logits, that is, later steps do not change them.
 
     The check compares both on a short input.
@@ -82,50 +82,50 @@ def is_last(network: PreTrainedModel) -> bool:
     if type(network.get_output_embeddings()) is not nn.Linear:
         return False
     ids = torch.arange(1, 9, device=network.device)[None] % network.get_input_embeddings().num_embeddings  # (1, T)
-    with only(network, ids[0]):
+    with restrict_tokens(network, ids[0]):
         plain = network(input_ids=ids, use_cache=False).logits  # (1, T, 8)
         matrix = network.get_output_embeddings()
-        with late(network):
+        with defer(network):
             states = network(input_ids=ids, use_cache=False).logits  # (1, T, d)
-        found = matrix(states)  # (1, T, 8)
+        logits = matrix(states)  # (1, T, 8)
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
-    return bool((plain - found).abs().max() <= tolerance * plain.abs().max())
+    return bool((plain - logits).abs().max() <= tolerance * plain.abs().max())
 
 
 def size(network: PreTrainedModel) -> int:
-    """Return the number of logits per position: V, or M inside :func:`only`; 0 if the model has no vocabulary matrix."""
+    """Return the number of logits per position: V, or M inside :func:`restrict_tokens`; 0 without a vocabulary matrix."""
     return getattr(network.get_output_embeddings(), "out_features", 0)
 
 
-class _States(nn.Module):
+class _Identity(nn.Module):
     """Module that replaces the vocabulary matrix and returns its input."""
 
     def forward(self, state: Tensor) -> Tensor:
         return state
 
 
-class _Places(nn.Module):
+class _SinglePosition(nn.Module):
     """A linear layer that is applied to one position of each row."""
 
-    def __init__(self, whole: nn.Module, places: Tensor) -> None:
+    def __init__(self, matrix: nn.Module, positions: Tensor) -> None:
         super().__init__()
-        self.whole = [whole]  # in a list, so that it is not registered as a submodule
-        self.index = torch.arange(len(places), device=places.device), places  # (B,), (B,)
-        self.out_features = whole.out_features
+        self.matrix = [matrix]  # in a list, so that it is not registered as a submodule
+        self.index = torch.arange(len(positions), device=positions.device), positions  # (B,), (B,)
+        self.out_features = matrix.out_features
 
     def forward(self, state: Tensor) -> Tensor:  # (B, U, d)
-        return self.whole[0](state[self.index][:, None])  # (B, 1, V)
+        return self.matrix[0](state[self.index][:, None])  # (B, 1, V)
 
 
 class _Rows(nn.Module):
     """Some rows of a linear layer."""
 
-    def __init__(self, whole: nn.Linear, tokens: Tensor) -> None:
+    def __init__(self, matrix: nn.Linear, tokens: Tensor) -> None:
         super().__init__()
         # Plain attributes, because these are parameters of another layer.
-        self.weight = whole.weight[tokens]  # (M, d)
+        self.weight = matrix.weight[tokens]  # (M, d)
         self.out_features = len(tokens)
-        self.bias = None if whole.bias is None else whole.bias[tokens]  # (M,)
+        self.bias = None if matrix.bias is None else matrix.bias[tokens]  # (M,)
 
     def forward(self, state: Tensor) -> Tensor:
         return nn.functional.linear(state, self.weight, self.bias)

@@ -40,7 +40,7 @@ def write(checkpoints: Path, facts: Path, evaluation: Path, out: Path) -> None:
     folder = steps_of(checkpoints, training["steps"])[training["steps"]]
     files = checkpoint_files(folder)
     if about.get("checkpoints", {}).get(folder.name) != hashes.files_hash(files):
-        raise InputError(f"{evaluation} measured other weights than those in {folder}; delete it and run again")
+        raise InputError(f"{evaluation} belongs to other weights than those in {folder}; delete it and run the command again")
     last = table[table["step"] == training["steps"]].drop(columns="step")
     card = {"training": training, "evaluation": last.to_dict("records")}
     unfinished = out.with_name(f".{out.name}")
@@ -76,31 +76,32 @@ def render(card: dict[str, Any]) -> str:
     rungs = training["rungs"]
     facts = {
         "texts": f"training splits of {tasks}; {episodes['made_up_topics']} made-up topics of "
-        f"{episodes['made_up_words']} words, {episodes['plain_text_topics']} of them seen as plain text only",
-        "templates": f"the tasks' own, and {episodes['made_up_templates']} made-up ones",
+        f"{episodes['made_up_words']} words, {episodes['plain_text_topics']} of which occur in plain text only",
+        "templates": f"those of the tasks, and {episodes['made_up_templates']} made-up ones",
         "episodes": f"{first} to {most} demonstrations, {episodes['classes'][0]} to {episodes['classes'][1]} classes",
         "cost": f"{training['steps']} steps, {training['episodes']} episodes, {training['tokens']} tokens, "
         f"{training['seconds']:.0f} seconds on {training['device']}",
-        "curriculum": f"ended on rung {rungs['last']} of {rungs['of']}, {rungs['left unpassed']} left unpassed",
+        "curriculum": f"ended on rung {rungs['last']} of {rungs['of']}; {rungs['left unpassed']} rungs were not passed",
         "seed": str(recipe["seed"]),
     }
     made_by = pd.DataFrame({"": facts.keys(), " ": facts.values()})
     return f"""# A model that learns in context
 
 A Llama of {shape["layers"]} layers, width {shape["width"]}, {shape["heads"]} heads and a context of {shape["context"]} tokens,
-trained from scratch by icl-lens (`snakemake organism`) on classification episodes whose label words change from prompt to
-prompt, so that only the demonstrations can tell it the answer. It is a model organism, not a language model.
+trained from scratch by icl-lens (`snakemake organism`) on classification episodes. The label words change from prompt to
+prompt, so that only the demonstrations determine the answer. It is a model organism, not a general language model.
 
-## What made it
+## Training
 
 {made_by.to_markdown(index=False, disable_numparse=True)}
 
-The whole recipe, the hashes of texts and code, and the library versions stand in `{CARD}`.
+`{CARD}` contains the whole recipe, the hashes of texts and code, and the library versions.
 
-## What it can do
+## Evaluation
 
-Accuracy on held-out texts, float32, queries in equal numbers per class. *Top token*: the right label word is the most probable
-of all tokens. *Bag of words*: the vote of the demonstrations by the words that the query shares with them.
+Accuracy on held-out texts, in float32, with the same number of queries per class. *Top token*: share of prompts for which the
+correct label word is the most probable of all tokens. *Bag of words*: accuracy of a baseline in which the demonstrations vote
+by the number of words that they share with the query.
 
 {table.to_markdown(index=False, disable_numparse=True)}
 """

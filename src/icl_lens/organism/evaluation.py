@@ -136,8 +136,8 @@ def draw_prompts(
     The numbers of queries per topic differ by at most one.
 
     Args:
-        demos: Bank of the demonstrations.
-        queries: Bank of the queries; it may be the same bank.
+        demos: Texts from which the demonstrations are drawn.
+        queries: Texts from which the queries are drawn; may be the same as ``demos``.
         topics: Indices, in both banks, of the topics to choose from.
         classes: Number of classes per prompt (K).
         shots: Number of demonstrations per class.
@@ -292,8 +292,8 @@ class Evaluation:
         length = prompt_lengths(self.material.templates, prompts.template, prompts.text_length)  # (B,)
         fits = length <= self.model.config.max_position_embeddings  # (B,)
         if not fits.all():
-            logger.info("%s, %s, %d per class: %d of %d prompts do not fit the context and are left out", measure, on, shots,
-                        int((~fits).sum()), len(fits))  # fmt: skip
+            message = "%s, %s, %d per class: %d of %d prompts are longer than the context and are excluded"
+            logger.info(message, measure, on, shots, int((~fits).sum()), len(fits))
             prompts = prompts.select(fits)
         if not fits.any():
             return None
@@ -453,8 +453,8 @@ def run(
     for task, digest in training["corpora"].items():
         if task not in tables or content_hash(tables[task]) != digest:
             raise InputError(
-                f"--corpora lacks the texts of {task} that the model was trained on (by {facts}); make them with the same "
-                "config, or train anew"
+                f"--corpora lacks the texts of {task} that the model was trained on (according to {facts}); make them with the "
+                "same config, or train the model again"
             )
     tables = {task: tables[task] for task in training["corpora"]}
     material = Material.build(recipe, tables)
@@ -463,7 +463,7 @@ def run(
     for step, folder in folders.items():
         loaded = loading.load(folder, device="cpu")
         if loaded.tokenizer.backend_tokenizer.to_str() != material.tokenizer.backend_tokenizer.to_str():
-            raise InputError(f"{folder} has another tokenizer than {facts} tells of; are they of two trainings?")
+            raise InputError(f"the tokenizer of {folder} differs from that of {facts}; use files of the same training run")
         model, last = loaded.network, step == max(folders)
         logger.info("checkpoint after %d steps", step)
         evaluation = Evaluation(model, material, tables, prompts=prompts if last else curve_prompts)
@@ -496,6 +496,6 @@ def steps_of(checkpoints: Path, last: int) -> dict[int, Path]:
     found = {checkpoint_step(folder): folder for folder in sorted(checkpoints.glob("step-*")) if folder.is_dir()}
     if last not in found:
         raise InputError(
-            f"--checkpoints {checkpoints} lacks the last checkpoint, after {last} steps; `snakemake organism` makes it"
+            f"--checkpoints {checkpoints} lacks the last checkpoint (step {last}); run `snakemake organism` to make it"
         )
     return found

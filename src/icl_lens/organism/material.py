@@ -71,8 +71,8 @@ class Material:
         fillers = [word for word in fillers if word in whole]
         if not fillers:
             raise InputError(
-                f"organism: no word of the training texts of {', '.join(tables)} stands in enough of them without telling "
-                "their class, so made-up texts would have no fillers; more training texts are needed"
+                f"organism: the training texts of {', '.join(tables)} contain no filler words for made-up texts (frequent "
+                "words that do not indicate a class); add training texts"
             )
         made_up = made_up_topics(episodes.made_up_topics, episodes.made_up_words, seed=recipe.seed, avoid=known)
         for i, group in enumerate(made_up):
@@ -120,8 +120,8 @@ class Material:
         if len(there) < 2:
             words = [TASKS[task].label_words[int(self.bank.names[i].rpartition("/")[2])].strip() for i in there]
             raise InputError(
-                f"corpus of {task}: its training texts of at most {longest} tokens are of {len(there)} classes "
-                f"({', '.join(words) or 'none'}); at least two are needed to learn from; leave {task} out of tasks, or raise "
+                f"corpus of {task}: the training texts of at most {longest} tokens have {len(there)} classes "
+                f"({', '.join(words) or 'none'}), but at least 2 are needed; remove {task} from tasks, or increase "
                 "organism.episodes.longest_text"
             )
 
@@ -138,8 +138,8 @@ class Material:
         longest = episode_length(self.templates, demonstrations, max(made_up, real))
         if longest > recipe.architecture.context:
             raise InputError(
-                f"organism: an episode of {demonstrations} demonstrations can have {longest} tokens, but the architecture's "
-                f"context holds {recipe.architecture.context}; raise organism.architecture.context, or lower "
+                f"organism: an episode of {demonstrations} demonstrations can have {longest} tokens, but the context has only "
+                f"{recipe.architecture.context}; increase organism.architecture.context, or decrease "
                 "organism.episodes.demonstrations or organism.episodes.longest_text"
             )
 

@@ -113,7 +113,7 @@ def pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 def _one(encode: Callable[[str], list[int]], word: str) -> int:
     ids = encode(word)
     if len(ids) != 1:
-        raise ValueError(f"{word!r} must be one token of the tokenizer, it is {len(ids)}")
+        raise ValueError(f"{word!r} must be one token, but the tokenizer encodes it as {len(ids)}")
     return ids[0]
 
 

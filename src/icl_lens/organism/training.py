@@ -60,7 +60,7 @@ def read_corpora(paths: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
     tables = {}
     for path in map(Path, paths):
         if path.stem not in TASKS:
-            raise InputError(f"corpora table {path} is named after no task; its name must be one of {', '.join(TASKS)}")
+            raise InputError(f"corpora table {path}: the file name is not a task; it must be one of {', '.join(TASKS)}")
         table, origin = parquet.read(path, CORPORA)
         table.attrs["corpus"] = origin.get("corpus", {"source": "elsewhere"})
         tables[path.stem] = table
@@ -79,10 +79,12 @@ def require_folder(option: str, folder: Path, ours: Callable[[Path], bool]) -> N
         InputError: If the folder contains other entries or is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{option} {folder} is a file; name a folder")
+        raise InputError(f"{option} {folder} is a file; give a folder")
     other = [entry.name for entry in folder.glob("*") if not entry.name.startswith(".") and not ours(entry)]
     if other:
-        raise InputError(f"{option} {folder} holds {sorted(other)[0]}, which was not made here; name a folder of its own")
+        raise InputError(
+            f"{option} {folder} contains {sorted(other)[0]}, which is not a file of a training run; give an empty or new folder"
+        )
 
 
 def checkpoint_name(step: int) -> str:
@@ -107,11 +109,13 @@ def read_facts(path: Path) -> dict[str, Any]:
         if not {"recipe", "corpora", "steps"} <= facts.keys():
             raise KeyError("recipe")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} does not say what a model was trained with; `snakemake organism` writes it") from error
+        raise InputError(
+            f"{path} is not a facts file or card of a training run; run `snakemake organism` to make one"
+        ) from error
     try:
         Recipe.model_validate(facts["recipe"])
     except ValidationError as error:
-        raise InputError(f"{path} holds a recipe that this icl-lens does not know; train the model anew") from error
+        raise InputError(f"{path}: the recipe is not valid in this version of icl-lens; train the model again") from error
     return facts
 
 
@@ -257,7 +261,7 @@ def _train(trainer: Trainer, material: Material, log: _Log, work: Path, fingerpr
         step = trainer.progress.step
         if not all(math.isfinite(value) for value in figures.values()):
             raise InputError(
-                f"organism: the loss is no finite number at step {step}; lower organism.learning_rate (now "
+                f"organism: non-finite loss at step {step}; decrease organism.learning_rate (currently "
                 f"{recipe.learning_rate:g}) or the scales under organism.architecture"
             )
         log.add(step, figures, last=step == recipe.total_steps)
@@ -286,17 +290,20 @@ def _resume(work: Path, trainer: Trainer, fingerprint: str) -> _Log:
                 plain = json.loads(file.metadata()["state"])
                 kept = [step for step in trainer.recipe.checkpoint_steps() if step <= plain["progress"]["step"]]
                 if plain["fingerprint"] != fingerprint:
-                    logger.info("%s is of another training (recipe, texts, code, libraries or device differ): not used", path)
+                    logger.info(
+                        "%s belongs to another training run (recipe, texts, code, libraries or device differ) and is not used",
+                        path,
+                    )
                 elif not all((work / CHECKPOINTS / checkpoint_name(step)).is_dir() for step in kept):
-                    logger.info("%s lacks checkpoints from before it was stopped: not used", work)
+                    logger.info("%s lacks earlier checkpoints and is not used", work)
                 else:
                     trainer.restore({name: file.get_tensor(name) for name in file.keys()}, plain["progress"])  # noqa: SIM118
                     log = _Log(**plain["log"])
-                    logger.info("goes on after step %d", trainer.progress.step)
+                    logger.info("resuming after step %d", trainer.progress.step)
                     return log
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}, from which an interrupted training would go on, is damaged; delete the folder {work} and run the "
+                f"{path}, the saved state of an interrupted training run, is corrupted; delete the folder {work} and run the "
                 "same command again to train from the start"
             ) from error
     shutil.rmtree(work, ignore_errors=True)

@@ -79,7 +79,7 @@ def task_templates() -> list[Pieces]:
     for task in TASKS.values():
         match = re.fullmatch(r"(.*)\{text\}(.*)\{label\}", task.template, flags=re.DOTALL)
         if match is None:
-            raise ValueError(f"the template of {task.name!r} does not end with its label: {task.template!r}")
+            raise ValueError(f"the template of task {task.name!r} must end with {{label}}, got {task.template!r}")
         # The space before the text belongs to the first word of the text, as in the tokenizer.
         pieces.append(Pieces(match.group(1).removesuffix(" "), match.group(2), "\n"))
     return pieces

@@ -33,39 +33,46 @@ def wrap(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFr
             than once or closes the assistant's turn; or a prompt does not end with a template piece.
     """
     if not tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template; study this model without one (chat: no)")
-    moved = [_wrap(row, tokenizer) for row in prompts.to_dict("records")]
-    return prompts.assign(**{name: [row[name] for row in moved] for name in moved[0]}) if moved else prompts
+        raise InputError("the tokenizer has no chat template; set chat: false for this model")
+    changes = [_wrap(row, tokenizer) for row in prompts.to_dict("records")]
+    return prompts.assign(**{name: [row[name] for row in changes] for name in changes[0]}) if changes else prompts
 
 
 def _wrap(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the changed columns of one prompt."""
-    place = f"prompt {row['prompt_id']}"
+    location = f"prompt {row['prompt_id']}"
     text = row["text"].rstrip()
     start, end = row["prefix_spans"][-1] if len(row["prefix_spans"]) else (0, 0)
     if not start < end == len(text):
-        raise InputError(f"{place}: its text does not end with a template piece, with which the assistant's turn could open")
-    asked, piece = text[:start].rstrip(), text[start:]
-    chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": piece}]
+        raise InputError(f"{location}: the text must end with a template piece, which begins the assistant's turn")
+    user_text, piece = text[:start].rstrip(), text[start:]
+    chat = [{"role": "user", "content": user_text}, {"role": "assistant", "content": piece}]
     try:
-        written = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
+        chat_text = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
     except Exception as error:  # a template can raise any exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{place}: the tokenizer's chat template fails ({reason})") from error
-    if written.count(asked) != 1:
-        times = "changes the prompt's text" if asked not in written else "writes the prompt's text more than once"
-        raise InputError(f"{place}: the tokenizer's chat template {times}, so no position in it could be told")
-    if not written.endswith(piece):
-        raise InputError(f"{place}: the tokenizer's chat template does not leave the assistant's turn open after {piece!r}")
-    shift = written.index(asked)
+        raise InputError(
+            f"{location}: the tokenizer's chat template raises an error ({reason}); set chat: false for this model"
+        ) from error
+    if chat_text.count(user_text) != 1:
+        problem = "changes the prompt's text" if user_text not in chat_text else "writes the prompt's text more than once"
+        raise InputError(
+            f"{location}: the tokenizer's chat template {problem}, so positions are undefined; set chat: false for this model"
+        )
+    if not chat_text.endswith(piece):
+        raise InputError(
+            f"{location}: the tokenizer's chat template must leave the assistant's turn open after {piece!r}; set chat: false "
+            "for this model"
+        )
+    shift = chat_text.index(user_text)
 
-    def moved(span: Any) -> list[int]:
-        return [shift + min(int(character), len(asked)) for character in span]
+    def shifted(span: Any) -> list[int]:
+        return [shift + min(int(character), len(user_text)) for character in span]
 
     return {
-        "text": written,
-        "label_spans": [moved(span) for span in row["label_spans"]],
-        "text_spans": [moved(span) for span in row["text_spans"]],
-        "query_span": moved(row["query_span"]),
-        "prefix_spans": [*(moved(span) for span in row["prefix_spans"][:-1]), [len(written) - len(piece), len(written)]],
+        "text": chat_text,
+        "label_spans": [shifted(span) for span in row["label_spans"]],
+        "text_spans": [shifted(span) for span in row["text_spans"]],
+        "query_span": shifted(row["query_span"]),
+        "prefix_spans": [*(shifted(span) for span in row["prefix_spans"][:-1]), [len(chat_text) - len(piece), len(chat_text)]],
     }

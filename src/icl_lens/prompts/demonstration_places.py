@@ -44,18 +44,18 @@ def places(prompt: TokenizedPrompt, drop_first: bool) -> Places:
     text, labels = prompt.text, prompt.label_spans
     # A token belongs to the span in which it ends, as in icl_lens.prompts.positions, because tokenizers differ in the token to
     # which they assign a space.
-    ends = prompt.spans[:, 1]  # (T,)
-    behind = [_not_blank(text, end) for _, end in labels]  # start of the next demonstration or of the query
+    token_ends = prompt.spans[:, 1]  # (T,)
+    next_starts = [_not_blank(text, end) for _, end in labels]  # start of the next demonstration or of the query
     # A chat header may precede the first demonstration. Its template piece before the text is as long as that of the query.
-    head = max(0, prompt.query_span[0] - behind[-1])
-    begins = np.array([max(0, prompt.text_spans[0][0] - head), *behind[:-1]])
-    starts = np.searchsorted(ends, begins, side="right")
+    prefix_length = max(0, prompt.query_span[0] - next_starts[-1])
+    start_characters = np.array([max(0, prompt.text_spans[0][0] - prefix_length), *next_starts[:-1]])
+    starts = np.searchsorted(token_ends, start_characters, side="right")
     return Places(
         np.maximum(starts, 1) if drop_first else starts,
         prompt.anchors,
-        np.searchsorted(ends, labels[:, 1], side="right"),
-        min(int(np.searchsorted(ends, behind[-1], side="right")), prompt.last),
-        min(int(np.searchsorted(ends, prompt.query_span[1], side="right")), prompt.last),
+        np.searchsorted(token_ends, labels[:, 1], side="right"),
+        min(int(np.searchsorted(token_ends, next_starts[-1], side="right")), prompt.last),
+        min(int(np.searchsorted(token_ends, prompt.query_span[1], side="right")), prompt.last),
     )
 
 
@@ -70,23 +70,23 @@ def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:
     Raises:
         InputError: A prompt has no demonstrations.
     """
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; kernel regression needs some to attend to")
+    zero_shot = next((p for p in prompts if not len(p.anchors)), None)
+    if zero_shot:
+        raise InputError(f"prompt {zero_shot.prompt_id} has no demonstrations; kernel regression needs at least one")
 
 
-def pooled(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
+def pooled(weights: np.ndarray, positions: Places) -> dict[str, np.ndarray]:
     """Pool the attention weights over the tokens of each demonstration, which gives its attention a_i.
 
     Args:
         weights: The attention weights of the last position, shape (L, H, T).
-        where: The token positions of the demonstrations.
+        positions: The token positions of the demonstrations.
 
     Returns:
         The attention to each demonstration, shape (L, H, D), for each pooling in
         :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`.
     """
-    spans = list(zip(where.starts, where.labels, where.stops, strict=True))
+    spans = list(zip(positions.starts, positions.labels, positions.stops, strict=True))
     return {
         "max": np.stack([weights[..., start:stop].max(-1) for start, _, stop in spans], -1),
         "mean": np.stack([weights[..., start:stop].mean(-1) for start, _, stop in spans], -1),

@@ -19,31 +19,31 @@ def replace_demonstrations(row: dict, texts: Sequence[str], labels: Sequence[int
     """
     words = [row["label_words"][label] for label in labels]
     changes = sorted(
-        (int(start), int(end), kind, place)
+        (int(start), int(end), kind, index)
         for kind in ("text_spans", "label_spans")
-        for place, (start, end) in enumerate(row[kind])
+        for index, (start, end) in enumerate(row[kind])
     )
     pieces = {"text_spans": texts, "label_spans": words}
     spans: dict[str, list] = {kind: [None] * len(row[kind]) for kind in pieces}
-    text, done, shifts = "", 0, []
-    for start, end, kind, place in changes:
-        text += row["text"][done:start]
-        spans[kind][place] = [len(text), len(text) + len(pieces[kind][place])]
-        text += pieces[kind][place]
-        done = end
+    text, copied, shifts = "", 0, []
+    for start, end, kind, index in changes:
+        text += row["text"][copied:start]
+        spans[kind][index] = [len(text), len(text) + len(pieces[kind][index])]
+        text += pieces[kind][index]
+        copied = end
         shifts.append(len(text) - end)
 
-    def moved(span) -> list[int]:
+    def shifted(span) -> list[int]:
         """Shift a span that overlaps no replaced text, by the shift of the last replacement before it."""
         before = sum(end <= span[0] for _, end, *_ in changes)
         shift = shifts[before - 1] if before else 0
         return [int(span[0]) + shift, int(span[1]) + shift]
 
     return {
-        "text": text + row["text"][done:],
+        "text": text + row["text"][copied:],
         **spans,
-        "query_span": moved(row["query_span"]),
-        "prefix_spans": [moved(span) for span in row["prefix_spans"]],
+        "query_span": shifted(row["query_span"]),
+        "prefix_spans": [shifted(span) for span in row["prefix_spans"]],
     }
 
 

@@ -84,10 +84,10 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
             - Two label words have the same first token.
             - The table is invalid in another way, such as duplicate ids or class indices without a label word.
     """
-    twice = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
-    if len(twice):
-        raise InputError(f"prompt_id {twice.iloc[0]} stands twice in the prompts table; it must name one prompt")
-    beginning = _beginning(tokenizer, bos)
+    duplicates = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
+    if len(duplicates):
+        raise InputError(f"duplicate prompt_id {duplicates.iloc[0]} in the prompts table; ids must be unique")
+    bos_ids = _bos_ids(tokenizer, bos)
     label_ids: dict[tuple[str, ...], np.ndarray] = {}
     result = []
     encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
@@ -95,30 +95,30 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
         prompts.itertuples(index=False), encodings["input_ids"], encodings["offset_mapping"], strict=True
     ):
         words = tuple(row.label_words)
-        place = f"prompt {row.prompt_id}"
-        _check(place, row, words)
-        before = _before(place, ids, tokenizer, bos, beginning)
+        location = f"prompt {row.prompt_id}"
+        _check_row(location, row, words)
+        prefix_ids = _prefix_ids(location, ids, tokenizer, bos, bos_ids)
         if words not in label_ids:
-            label_ids[words] = _label_ids(place, row.text, ids, words, tokenizer)
+            label_ids[words] = _label_ids(location, row.text, ids, words, tokenizer)
         edges = np.array(offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
         anchors = []
         for label, (start, end) in zip(row.demo_labels, row.label_spans, strict=True):
             if row.text[start:end] != words[label]:
                 raise InputError(
-                    f"{place}: characters {start} to {end} are {row.text[start:end]!r}, not the label word {words[label]!r}"
+                    f"{location}: characters {start} to {end} are {row.text[start:end]!r}, not the label word {words[label]!r}"
                 )
-            anchor = _anchor(place, edges, start, end, words[label])
+            anchor = _anchor(location, edges, start, end, words[label])
             if ids[anchor] != label_ids[words][label]:
                 raise InputError(
-                    f"{place}: the tokenizer reads the label word {words[label]!r} as "
-                    f"{tokenizer.decode([ids[anchor]])!r} in a demonstration but as "
-                    f"{tokenizer.decode([label_ids[words][label]])!r} after the query, so no token stands for the class"
+                    f"{location}: the first token of the label word {words[label]!r} is "
+                    f"{tokenizer.decode([ids[anchor]])!r} in a demonstration but "
+                    f"{tokenizer.decode([label_ids[words][label]])!r} after the query; choose another label word"
                 )
-            anchors.append(anchor + len(before))
+            anchors.append(anchor + len(prefix_ids))
         result.append(
             TokenizedPrompt(
                 prompt_id=int(row.prompt_id),
-                ids=np.array(before + ids, dtype=np.int64),
+                ids=np.array(prefix_ids + ids, dtype=np.int64),
                 anchors=np.array(anchors, dtype=np.int64),
                 demo_labels=np.array(row.demo_labels, dtype=np.int64),
                 label_ids=label_ids[words],
@@ -126,7 +126,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
                 text=row.text,
-                spans=np.concatenate([np.zeros((len(before), 2), dtype=np.int64), edges]),
+                spans=np.concatenate([np.zeros((len(prefix_ids), 2), dtype=np.int64), edges]),
                 text_spans=_spans(row.text_spans),
                 label_spans=_spans(row.label_spans),
                 query_span=np.array(row.query_span, dtype=np.int64),
@@ -146,25 +146,25 @@ def encode(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos =
     Raises:
         InputError: ``bos`` is True and the tokenizer has no BOS token, or ``bos`` is False and the text begins with one.
     """
-    beginning, nothing = _beginning(tokenizer, bos), np.empty(0, dtype=np.int64)
+    bos_ids, no_positions = _bos_ids(tokenizer, bos), np.empty(0, dtype=np.int64)
     encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
     result = []
     for row, ids, offsets in zip(
         prompts.itertuples(index=False), encodings["input_ids"], encodings["offset_mapping"], strict=True
     ):
-        before = _before(f"prompt {row.prompt_id}", ids, tokenizer, bos, beginning)
+        prefix_ids = _prefix_ids(f"prompt {row.prompt_id}", ids, tokenizer, bos, bos_ids)
         result.append(
             TokenizedPrompt(
                 prompt_id=int(row.prompt_id),
-                ids=np.array(before + ids, dtype=np.int64),
-                anchors=nothing,
-                demo_labels=nothing,
-                label_ids=nothing,
+                ids=np.array(prefix_ids + ids, dtype=np.int64),
+                anchors=no_positions,
+                demo_labels=no_positions,
+                label_ids=no_positions,
                 gold=0,
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
                 text=row.text,
-                spans=np.array([(0, 0)] * len(before) + list(offsets), dtype=np.int64),
+                spans=np.array([(0, 0)] * len(prefix_ids) + list(offsets), dtype=np.int64),
             )
         )
     return result
@@ -188,15 +188,15 @@ def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
     return np.flatnonzero(before[prompt.spans[:, 1]] > before[prompt.spans[:, 0]])
 
 
-def _before(place: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, bos: Bos, beginning: list[int]) -> list[int]:
-    """Return the tokens to prepend to a prompt: ``beginning``, or no tokens if the text already begins with the BOS token."""
-    written = len(ids) > 0 and ids[0] == tokenizer.bos_token_id
-    if written and bos is False:
+def _prefix_ids(location: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, bos: Bos, bos_ids: list[int]) -> list[int]:
+    """Return the tokens to prepend to a prompt: ``bos_ids``, or no tokens if the text already begins with the BOS token."""
+    has_bos = len(ids) > 0 and ids[0] == tokenizer.bos_token_id
+    if has_bos and bos is False:
         raise InputError(
-            f"{place}: no beginning-of-sequence token is wanted (bos: no), but the text begins with one, "
-            f"{tokenizer.bos_token!r}, as chat templates write it"
+            f"{location}: the text begins with the BOS token {tokenizer.bos_token!r}, as chat templates write it, but bos is "
+            "no; set bos: auto"
         )
-    return [] if written else beginning
+    return [] if has_bos else bos_ids
 
 
 def _spans(spans: Any) -> np.ndarray:
@@ -204,35 +204,37 @@ def _spans(spans: Any) -> np.ndarray:
     return np.array([list(span) for span in spans], dtype=np.int64).reshape(-1, 2)
 
 
-def _check(place: str, row: Any, words: tuple[str, ...]) -> None:
+def _check_row(location: str, row: Any, words: tuple[str, ...]) -> None:
     """Check a row of a prompts table for errors that the column types do not detect."""
     if not 0 <= row.gold < len(words) or any(not 0 <= label < len(words) for label in row.demo_labels):
-        raise InputError(f"{place}: a class index is outside its {len(words)} label words")
+        raise InputError(f"{location}: class indices in gold and demo_labels must be from 0 to {len(words) - 1}")
     if len(row.demo_labels) != len(row.label_spans):
-        raise InputError(f"{place}: {len(row.demo_labels)} demo_labels, but {len(row.label_spans)} label_spans")
+        raise InputError(
+            f"{location}: {len(row.demo_labels)} demo_labels but {len(row.label_spans)} label_spans; they must match"
+        )
     if any(len(span) != 2 for span in row.label_spans):
-        raise InputError(f"{place}: a label span is not a [start, end) pair of characters")
+        raise InputError(f"{location}: each label span must be a [start, end) pair of character positions")
     if not row.text.strip():
-        raise InputError(f"{place}: its text is empty")
+        raise InputError(f"{location}: the text is empty")
     if row.text.endswith(words):
-        raise InputError(f"{place}: its text ends with a label word, where the model's answer should come")
+        raise InputError(f"{location}: the text ends with a label word; it must end before the label of the query")
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
     """Return a list with the BOS token if it is to be prepended, otherwise an empty list; never an end-of-sequence token."""
     if bos == "auto":
         first = tokenizer("a")["input_ids"][:1]
         return first if first and first[0] == tokenizer.bos_token_id else []
     if bos and tokenizer.bos_token_id is None:
-        raise InputError("a beginning-of-sequence token is wanted (bos: yes), but the tokenizer has none")
+        raise InputError("bos is yes, but the tokenizer has no BOS token; set bos: auto")
     return [tokenizer.bos_token_id] if bos else []
 
 
-def _anchor(place: str, offsets: np.ndarray, start: int, end: int, word: str) -> int:
+def _anchor(location: str, offsets: np.ndarray, start: int, end: int, word: str) -> int:
     """Return the position of the first token of a label word.
 
     Args:
-        place: The description of the prompt in the error message.
+        location: The description of the prompt in the error message.
         offsets: [start, end) characters of each token, shape (T, 2).
         start: The first character of the label word.
         end: The position after its last character.
@@ -245,31 +247,35 @@ def _anchor(place: str, offsets: np.ndarray, start: int, end: int, word: str) ->
     # Tokenizers differ in whether the offsets of a token include its leading space. Therefore a token belongs to the word if it
     # ends inside the word, so that the space belongs to the word for all tokenizers.
     tokens = np.flatnonzero((start < stop) & (stop <= end))
-    spill = (first < end) & (end < stop)  # (T,)
-    if not len(tokens) or spill.any() or first[tokens[0]] < start:
-        raise InputError(f"{place}: the label word {word!r} at character {start} shares a token with the text around it")
+    crosses_end = (first < end) & (end < stop)  # (T,)
+    if not len(tokens) or crosses_end.any() or first[tokens[0]] < start:
+        raise InputError(f"{location}: the label word {word!r} at character {start} shares a token with the surrounding text")
     return int(tokens[0])
 
 
-def _label_ids(place: str, text: str, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def _label_ids(
+    location: str, text: str, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
     """Return the first token of each label word when it is appended to the prompt, shape (C,)."""
     found: dict[int, str] = {}
     for word in words:
-        longer = tokenizer(text + word, add_special_tokens=False)["input_ids"]
-        if longer[: len(ids)] != ids or len(longer) == len(ids):
-            raise InputError(f"{place}: the label word {word!r} changes how the tokenizer reads the prompt before it")
-        pieces = longer[len(ids) :]
+        extended_ids = tokenizer(text + word, add_special_tokens=False)["input_ids"]
+        if extended_ids[: len(ids)] != ids or len(extended_ids) == len(ids):
+            raise InputError(
+                f"{location}: the label word {word!r} changes the tokens of the prompt before it; choose another label word"
+            )
+        pieces = extended_ids[len(ids) :]
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
-            raise InputError(f"the tokenizer does not know the label word {word!r}; choose another word or another model")
+            raise InputError(f"the label word {word!r} is unknown to the tokenizer; choose another word or another model")
         first = pieces[0]
         if first in found:
             raise InputError(
                 f"the label words {found[first]!r} and {word!r} begin with the same token {tokenizer.decode([first])!r}, "
-                "so a prediction could not tell them apart; choose other label words"
+                "so predictions cannot distinguish them; choose other label words"
             )
         found[first] = word
         if len(pieces) > 1:
             logger.info(
-                "label word %r is %d tokens; its first, %r, is its anchor", word, len(pieces), tokenizer.decode([first])
+                "label word %r has %d tokens; its anchor is the first token, %r", word, len(pieces), tokenizer.decode([first])
             )
     return np.array(list(found), dtype=np.int64)

@@ -61,12 +61,12 @@ class Protocol:
         match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot(-auxiliary)?|(pooled|ordered)-(1)shot", set_name)
         if not match or (match[1] == "fresh" and match[3]):
             raise InputError(
-                f"{set_name!r} is no prompt set; a set is named like fresh-1shot or shared-5shot, or is pooled-1shot or "
-                "ordered-1shot"
+                f"{set_name!r} is not a prompt set; use a name such as fresh-1shot, shared-5shot, shared-1shot-auxiliary, "
+                "pooled-1shot, ordered-1shot or labelled-24"
             )
         return cls(kind=match[1] or match[4], shots=int(match[2] or match[5]), auxiliary=bool(match[3]))
 
-    def shots_of(self, classes: int) -> int:
+    def shots_per_class(self, classes: int) -> int:
         """Return the number of demonstrations per class for a task with the given number of classes."""
         if not self.labelled:
             return self.shots
@@ -136,12 +136,12 @@ def draw_shared(labels: np.ndarray, classes: int, shots: int, seed: int) -> list
     """
     indices = list(range(len(labels)))
     np.random.RandomState(seed).shuffle(indices)
-    met = [0] * classes
+    drawn_per_class = [0] * classes
     drawn = []
     for index in indices:
         label = labels[index]
-        met[label] += 1
-        if met[label] <= shots:
+        drawn_per_class[label] += 1
+        if drawn_per_class[label] <= shots:
             drawn.append(index)
     return drawn
 
@@ -195,32 +195,32 @@ def build(
     splits = {name: part.set_index("index").sort_index() for name, part in corpus.groupby("split")}
     for split in ("train", "test"):
         if split not in splits:
-            raise InputError(f"task {task.name}: the corpus has no {split} texts")
+            raise InputError(f"task {task.name}: the {split} split of the corpus is empty")
     train, test = splits["train"], splits["test"]
     classes = len(task.label_words)
     for part in (train, test):
         if not part["label"].between(0, classes - 1).all():
-            raise InputError(f"task {task.name}: the corpus has a label outside 0 to {classes - 1}")
-    shots = protocol.shots_of(classes)
-    _enough(task, train, shots, auxiliary if protocol.auxiliary else 0)
+            raise InputError(f"task {task.name}: the labels of the corpus must be from 0 to {classes - 1}")
+    shots = protocol.shots_per_class(classes)
+    _require_texts(task, train, shots, auxiliary if protocol.auxiliary else 0)
     labels = train["label"].to_numpy()
 
     rows = []
     for seed in seeds:
         source = train if protocol.auxiliary else test
         if protocol.auxiliary:
-            chosen = draw_auxiliary(labels, classes, shots, auxiliary, seed)
+            query_positions = draw_auxiliary(labels, classes, shots, auxiliary, seed)
         else:
-            chosen = draw_queries(len(test), queries, seed)
+            query_positions = draw_queries(len(test), queries, seed)
         if protocol.pool:
             sets = draw_pool(labels, classes, seed)
             sets = sets[: 1 if protocol.kind == "ordered" else None]
-            drawn = [sets[number % len(sets)] for number in range(len(chosen))]
+            drawn = [sets[number % len(sets)] for number in range(len(query_positions))]
         elif protocol.fresh:
-            drawn = draw_fresh(labels, classes, shots, len(chosen), seed)
+            drawn = draw_fresh(labels, classes, shots, len(query_positions), seed)
         else:
-            drawn = [draw_shared(labels, classes, shots, seed)] * len(chosen)
-        for position, demonstrations in zip(chosen, drawn, strict=True):
+            drawn = [draw_shared(labels, classes, shots, seed)] * len(query_positions)
+        for position, demonstrations in zip(query_positions, drawn, strict=True):
             demos = train.iloc[demonstrations]
             query = source.iloc[position]
             rows.append(
@@ -288,18 +288,18 @@ def _pieces(template: str, text: str, label: str) -> Iterator[tuple[str, str]]:
             yield "prefix", piece
 
 
-def _enough(task: Task, train: pd.DataFrame, shots: int, auxiliary: int) -> None:
+def _require_texts(task: Task, train: pd.DataFrame, shots: int, auxiliary: int) -> None:
     counts = train["label"].value_counts()
     further = f" and {auxiliary} further examples" if auxiliary else ""
     for label, word in enumerate(task.label_words):
         if counts.get(label, 0) < shots + auxiliary:
             raise InputError(
-                f"task {task.name}: {shots} demonstrations{further} per class are asked for, but the training split has "
+                f"task {task.name}: {shots} demonstrations{further} per class are required, but the training split has only "
                 f"{counts.get(label, 0)} texts of class {label} ({word.strip()})"
             )
 
 
-def pool_sets(task: Task, corpus: pd.DataFrame) -> int:
+def pool_size(task: Task, corpus: pd.DataFrame) -> int:
     """Return the number of demonstration sets in a pool: :data:`POOL`, or the size of the smallest class if it is lower."""
     counts = corpus.loc[corpus["split"] == "train", "label"].value_counts().reindex(range(len(task.label_words)), fill_value=0)
     return min(POOL, int(counts.min()))
@@ -324,15 +324,17 @@ def _with_fewer_shots(row: dict, shots: int) -> dict:
     pieces = len(row["prefix_spans"]) // (count + 1)
     starts = [min(row["prefix_spans"][d * pieces][0], _span_start(row, d)) for d in range(count + 1)]
     kept = [d for d in range(count) if labels[:d].count(labels[d]) < shots]
-    text, moved = "", {}
+    text, shifts = "", {}
     for d in [*kept, count]:
-        moved[d] = len(text) - starts[d]
+        shifts[d] = len(text) - starts[d]
         text += row["text"][starts[d] : starts[d + 1] if d < count else None]
 
-    def spans(name: str, places: list[int], every: int = 1) -> list[list[int]]:
+    def spans(name: str, examples: list[int], per_example: int = 1) -> list[list[int]]:
         return [
-            [int(edge) + moved[d] for edge in span] for d in places for span in row[name][d * every : (d + 1) * every]
-        ]  # fmt: skip
+            [int(edge) + shifts[d] for edge in span]
+            for d in examples
+            for span in row[name][d * per_example : (d + 1) * per_example]
+        ]
 
     return {
         **row,
@@ -342,7 +344,7 @@ def _with_fewer_shots(row: dict, shots: int) -> dict:
         "text": text,
         "label_spans": spans("label_spans", kept),
         "text_spans": spans("text_spans", kept),
-        "query_span": [int(edge) + moved[count] for edge in row["query_span"]],
+        "query_span": [int(edge) + shifts[count] for edge in row["query_span"]],
         "prefix_spans": spans("prefix_spans", [*kept, count], pieces),
     }
 
@@ -360,7 +362,7 @@ def write(
     prompts = build(task, table, set_name, seeds, queries, auxiliary)
     protocol = Protocol.of(set_name)
     # The pool is smaller if a class has few texts, so its size is recorded.
-    pool = {"pool": pool_sets(task, table)} if protocol.pool else {}
+    pool = {"pool": pool_size(task, table)} if protocol.pool else {}
     metadata = provenance.describe(
         PROMPTS,
         [__name__],

@@ -15,6 +15,6 @@ LABELLED = 24
 """Maximum number of additional labelled texts in the prompt set ``labelled-24``, rounded up to a multiple of the classes."""
 
 
-def per_class(wanted: int, classes: int) -> int:
-    """Return the largest number per class for which the total does not exceed ``wanted``, but at least 1."""
-    return max(1, wanted // classes)
+def per_class(total: int, classes: int) -> int:
+    """Return the largest number per class for which the sum over the classes does not exceed ``total``, but at least 1."""
+    return max(1, total // classes)

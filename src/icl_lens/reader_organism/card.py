@@ -91,15 +91,15 @@ def write(checkpoints: Path, facts: Path, out: Path) -> None:
         steps = int(training["recipe"]["steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{facts} does not say what a model was trained with; `snakemake reader_organism` writes it"
+            f"{facts} is not a facts file of a training run; run `snakemake reader_organism` to make one"
         ) from error
     folders = {checkpoint_step(folder): folder for folder in sorted(checkpoints.glob("step-*"))}
     if steps not in folders:
-        raise InputError(f"{checkpoints} lacks the checkpoint of step {steps}; delete it and train again")
+        raise InputError(f"{checkpoints} lacks the checkpoint of step {steps}; delete the folder and train again")
     curve = []
     for step, folder in folders.items():
         curve.append(measure(folder, step == steps).assign(step=step))
-        logger.info("measured step %d", step)
+        logger.info("evaluated the checkpoint of step %d", step)
     # A missing value is null, for example the error in a condition in which no answer is a number.
     rows = json.loads(pd.concat(curve, ignore_index=True).to_json(orient="records", double_precision=15))
     card = {"training": training, "evaluation": rows}
@@ -128,32 +128,34 @@ def render(card: dict[str, Any]) -> str:
     plain = plain[(plain["examples"] == 0) | (plain["examples"] == most)]
     plain = plain.assign(column=[f"{r.cell}: {'most' if r.examples else 'none'}" for r in plain.itertuples()])
     curve = plain.pivot_table(index="step", columns="column", values="value", sort=False).map("{:.2f}".format)
-    return f"""# A reader of lists and stories
+    return f"""# A model that reads lists and stories
 
 A Llama of {shape["layers"]} layers, width {shape["width"]} and {shape["heads"]} heads ({training["parameters"]} parameters),
 trained from scratch by icl-lens (`snakemake reader_organism`) on the two tasks of the study of representation change. It is a
-model organism, not a language model.
+model organism, not a general language model.
 
-## What made it
+## Training
 
-{recipe["steps"]} steps, {training["tokens"]} tokens, {training["seconds"]:.0f} seconds on one processor; seed {recipe["seed"]}.
-A list of points ends with the y of its line ({rules["line"]:g}) or repeats its x ({rules["repeated"]:g}); a story's answer is
-what the named person is doing ({rules["named"]:g}), the name itself ({rules["asked"]:g}), or what stands in the first
-({rules["opening"]:g}) or last sentence ({rules["closing"]:g}). One rule holds for a whole prompt, so its examples tell which.
-No line of the test grid and no pair of the grid's names and activities was seen. The whole recipe and the hashes of the code
-stand in `{CARD}`.
+{recipe["steps"]} steps, {training["tokens"]} tokens, {training["seconds"]:.0f} seconds on one CPU core, seed {recipe["seed"]}.
+Each prompt follows one rule, and its examples show which one (relative frequencies in parentheses). In a list of points, the
+last y is that of the line ({rules["line"]:g}) or repeats its x ({rules["repeated"]:g}). In a story, the answer is the
+activity of the named person ({rules["named"]:g}), the name itself ({rules["asked"]:g}), or the activity in the first
+({rules["opening"]:g}) or last sentence ({rules["closing"]:g}).
+The training prompts contain no line of the test grid, and no pair of a name and an activity of the test grid. `{CARD}` contains
+the whole recipe and the hashes of the code.
 
-## What it can do
+## Evaluation
 
-Lists: mean |answer - y|. Stories: share of wrong answers. Greedy answers on prompts of seed {SEED}, with 95 % bootstrap
-intervals over queries. The control has examples that tell nothing: the y shuffled, or answers that stand nowhere in
-their story.
+Lists: mean |answer - y|. Stories: share of wrong answers. All answers are greedy, on prompts of seed {SEED}, with 95 %
+bootstrap intervals over queries. The control has uninformative examples: the y are shuffled, or the answers do not occur in
+their stories.
 
 {done.to_markdown(disable_numparse=True)}
 
-## How it came to learn in context
+## In-context learning during training
 
-Without examples (none) and with the most, 8 lists or 2 stories; nan where no answer is a number.
+Error by training step, without examples (none) and with the maximum number of examples (most: 8 lists or 2 stories); nan if no
+answer is a number.
 
 {curve.to_markdown(disable_numparse=True)}
 """

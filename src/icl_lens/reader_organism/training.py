@@ -112,7 +112,7 @@ def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
             for key, value in ((name, float(loss.detach())), (f"{name}_answer", float(answer))):
                 sums[key] = sums.get(key, 0.0) + value
         if not all(math.isfinite(value) for value in sums.values()):
-            raise InputError(f"reader_organism: the loss is no finite number at step {step}; lower learning_rate")
+            raise InputError(f"reader_organism: non-finite loss at step {step}; decrease learning_rate")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:

@@ -1,14 +1,17 @@
-"""Shared functions for the figures and tables of components: loading of data, formatting of cells, and notes."""
+"""Shared functions for the figures and tables of components: loading of data, panels, formatting of cells, and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from icl_lens.artifacts import parquet
 from icl_lens.artifacts.tensors import read as read_tensors
@@ -41,14 +44,106 @@ class Loaded:
 
 def load(studies: Iterable[Path | str]) -> list[Loaded]:
     """Load the table and the tensors of each folder."""
-    found = []
+    parts = []
     for folder in studies:
         stem = Path(folder) / STUDY.name
         rows, metadata = parquet.read(stem.with_suffix(".parquet"), STUDY.schema)
         tensors, _ = read_tensors(stem.with_suffix(".safetensors"))
         answers = Answers.of(metadata["model"]["name"], rows["task"].iloc[0], tensors)
-        found.append(Loaded(rows, metadata, tensors, answers))
-    return found
+        parts.append(Loaded(rows, metadata, tensors, answers))
+    return parts
+
+
+@dataclass(frozen=True)
+class Column:
+    """The panels of one model and task, one below the other.
+
+    Attributes:
+        part: The data.
+        title: Lines of the title of the topmost panel.
+        axes: The panels, from top to bottom.
+        left: Whether these are the leftmost panels, which show the labels of the y axes.
+    """
+
+    part: Loaded
+    title: tuple[str, ...]
+    axes: tuple[Axes, ...]
+    left: bool
+
+
+# Maximum number of panels side by side, and height in inches, without the caption, that fits on a page.
+_MOST_COLUMNS, _PAGE = 7, 7.6
+
+
+def panels(parts: Sequence[Loaded], rows: int, height: float) -> tuple[Figure, list[Column]]:
+    """Create a figure with one column of panels per model and task.
+
+    The title of a column is the task, and the model if there are several. Each model starts on a new line. A line has up to
+    four columns, or more if the figure would not fit on a page otherwise.
+
+    Args:
+        parts: The data of each model and task, model by model.
+        rows: Number of panels per model and task.
+        height: Height of a panel in inches. It is reduced by up to 20 % so that the figure fits on a page.
+    """
+    models: dict[str, list[Loaded]] = {}
+    for part in parts:
+        models.setdefault(part.answers.model, []).append(part)
+    most = max(map(len, models.values()))
+
+    def lines(width: int) -> list[list[Loaded]]:
+        return [own[start : start + width] for own in models.values() for start in range(0, len(own), width)]
+
+    widths = range(min(4, most), min(_MOST_COLUMNS, most) + 1)
+    fitting = [width for width in widths if len(lines(width)) * rows * height * 0.8 <= _PAGE]
+    fewest = fitting[0] if fitting else widths[-1]
+    width = ceil(most / ceil(most / fewest))  # 4 and 2 panels become 3 and 3
+    arranged = lines(width)
+    height = min(height, max(0.8 * height, _PAGE / (len(arranged) * rows)))
+    figure, grid = figures.panels(len(arranged) * rows, width, height=height)
+    columns = []
+    for number, line in enumerate(arranged):
+        for place in range(width):
+            axes = grid[number * rows : (number + 1) * rows, place]
+            if place >= len(line):
+                for panel in axes:
+                    panel.set_axis_off()
+                continue
+            part = line[place]
+            title = [part.answers.model] if len(models) > 1 else []
+            title.append(part.task_title)
+            if part.metadata["observed"]["untrained"]:
+                title.append("(not trained on such text)")
+            column = Column(part, tuple(map(figures.plain, title)), tuple(axes), place == 0)
+            figures.title(axes[0], *column.title)
+            columns.append(column)
+    return figure, columns
+
+
+def label_axes(column: Column, row: int, x: str, y: str) -> None:
+    """Set the labels of a panel's axes. Only the leftmost panels show tick labels and a label of the y axis.
+
+    Args:
+        column: The panels of a model and task.
+        row: Number of the panel in the column, from 0.
+        x: Label of the x axis.
+        y: Label of the y axis.
+    """
+    axes = column.axes[row]
+    axes.set(xlabel=x, ylabel=y if column.left else "")
+    axes.tick_params(labelleft=column.left)
+
+
+def unit_axes(axes: Axes, x: bool = True) -> None:
+    """Set the limits and ticks of axes whose values are shares, from 0 to 1.
+
+    Args:
+        axes: Axes to draw on.
+        x: Whether to set the x axis as well as the y axis.
+    """
+    for axis, set_limits in ((axes.yaxis, axes.set_ylim), (axes.xaxis, axes.set_xlim))[: 1 + x]:
+        axis.set_ticks([0, 0.5, 1], ["0", "0.5", "1"])
+        set_limits(-0.05, 1.05)
 
 
 def titled(table: pd.DataFrame, parts: Iterable[Loaded]) -> pd.DataFrame:
@@ -72,18 +167,42 @@ def cell(row: Mapping[str, Any], digits: int) -> str:
     return f"{value:.3g}" if np.isnan(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def notes(item: str, said: Sequence[str], parts: Sequence[Loaded]) -> list[str]:
-    """Return the notes below a figure or table: its content, the models, and the notes from the tables' metadata.
+def notes(
+    item: str, parts: Sequence[Loaded], marks: str, warnings: Sequence[str] = (), details: Sequence[str] = ()
+) -> list[str]:
+    """Return the notes of a figure or table, the most important first.
+
+    The first note is the caption: the title, the models and tasks, the numbers of seeds and prompts, and what the marks are.
+    Warnings, the notes from the tables' metadata, and details follow.
 
     Args:
         item: Name of the figure or table.
-        said: Notes that describe the content.
         parts: The data that the item was made from.
+        marks: Sentences that explain the marks, intervals or cells.
+        warnings: Notes without which the item could be misunderstood.
+        details: Further notes.
     """
     shown = STUDY.item(item)
     models = ", ".join(dict.fromkeys(part.answers.model for part in parts))
+    tasks = joined(list(dict.fromkeys(part.task_title for part in parts)))
+    seeds, prompts = (
+        span(values) for values in zip(*((len(p.answers.seeds), len(p.answers.gold)) for p in parts), strict=True)
+    )
     return [
-        *said,
-        f"The paper shows {shown.paper_models}, this {shown.kind} {models}.",
+        f"{shown.title}. Model: {models}; {tasks}; {seeds} seeds (demonstration sets), {prompts} prompts per task. {marks}",
+        *warnings,
         *figures.notes([part.metadata for part in parts]),
+        *details,
+        *([f"The paper uses {shown.paper_models}."] if shown.paper_models else []),
     ]
+
+
+def joined(names: Sequence[str]) -> str:
+    """Join names with commas and "and"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def span(values: Iterable[int]) -> str:
+    """Format a number that is the same everywhere, or the range of several numbers."""
+    ends = sorted(set(values))
+    return " to ".join(dict.fromkeys((f"{ends[0]:,}", f"{ends[-1]:,}")))

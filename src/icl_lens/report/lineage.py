@@ -49,11 +49,11 @@ def edges(chains: Mapping[str, Sequence[tuple[int, str]]]) -> list[tuple[Node, N
     """
     found: dict[tuple[Node, Node], None] = {}
     for item, chain in chains.items():
-        above = [Node("items", item)]
+        parents = [Node("items", item)]
         for level, path in chain:
             node = node_of(path)
-            above[level + 1 :] = [node]
-            found[node, above[level]] = None
+            parents[level + 1 :] = [node]
+            found[node, parents[level]] = None
     return list(found)
 
 
@@ -64,25 +64,25 @@ def columns(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> list[li
     targets, which reduces the number of crossing lines.
     """
     distance: dict[Node, int] = {Node("items", name): 0 for name in items}
-    made: dict[Node, list[Node]] = {}
+    targets: dict[Node, list[Node]] = {}
     for source, target in pairs:
-        made.setdefault(source, []).append(target)
+        targets.setdefault(source, []).append(target)
 
-    def far(node: Node) -> int:
+    def set_distance(node: Node) -> int:
         if node not in distance:
-            distance[node] = 1 + max(far(target) for target in made[node])
+            distance[node] = 1 + max(set_distance(target) for target in targets[node])
         return distance[node]
 
-    for node in made:
-        far(node)
+    for node in targets:
+        set_distance(node)
     found: list[list[Node]] = []
     places: dict[Node, float] = {}
     for step in range(max(distance.values(), default=0) + 1):
-        here = [node for node in distance if distance[node] == step]
+        column_nodes = [node for node in distance if distance[node] == step]
         if step:
-            here.sort(key=lambda node: (float(np.mean([places[target] for target in made[node]])), node))
-        places |= {node: (number + 0.5) / len(here) for number, node in enumerate(here)}
-        found.insert(0, here)
+            column_nodes.sort(key=lambda node: (float(np.mean([places[target] for target in targets[node]])), node))
+        places |= {node: (number + 0.5) / len(column_nodes) for number, node in enumerate(column_nodes)}
+        found.insert(0, column_nodes)
     return found
 
 
@@ -90,26 +90,26 @@ def svg(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
     """Draw the graph as an SVG picture."""
     grid = columns(pairs, items)
     height = _ROW * max(len(column) for column in grid)
-    spots = {
+    positions = {
         node: (number * _COLUMN, height * (place + 0.5) / len(column))
         for number, column in enumerate(grid)
         for place, node in enumerate(column)
     }
-    nodes = pd.DataFrame([{"name": node.name.replace("_", " "), "x": x, "y": y} for node, (x, y) in spots.items()])
+    nodes = pd.DataFrame([{"name": node.name.replace("_", " "), "x": x, "y": y} for node, (x, y) in positions.items()])
     lines = pd.DataFrame(
         # A line begins after the name of its source.
         [
-            {"x": spots[a][0] + 6 * len(a.name) + 8, "y": spots[a][1], "x2": spots[b][0] - 4, "y2": spots[b][1]}
+            {"x": positions[a][0] + 6 * len(a.name) + 8, "y": positions[a][1], "x2": positions[b][0] - 4, "y2": positions[b][1]}
             for a, b in pairs
         ],
         columns=["x", "y", "x2", "y2"],
     )
     width = _COLUMN * len(grid)
-    along = altair.X("x:Q", axis=None, scale=altair.Scale(domain=[0, width], nice=False))
-    down = altair.Y("y:Q", axis=None, scale=altair.Scale(domain=[height, 0], nice=False))
-    drawn = altair.Chart(lines).mark_rule(color="#7f7f7f", opacity=0.45).encode(x=along, y=down, x2="x2:Q", y2="y2:Q")
-    named = altair.Chart(nodes).mark_text(align="left", fontSize=11).encode(x=along, y=down, text="name:N")
-    chart = (drawn + named).properties(width=width, height=height).configure_view(stroke=None)
+    x_axis = altair.X("x:Q", axis=None, scale=altair.Scale(domain=[0, width], nice=False))
+    y_axis = altair.Y("y:Q", axis=None, scale=altair.Scale(domain=[height, 0], nice=False))
+    drawn = altair.Chart(lines).mark_rule(color="#7f7f7f", opacity=0.45).encode(x=x_axis, y=y_axis, x2="x2:Q", y2="y2:Q")
+    labels = altair.Chart(nodes).mark_text(align="left", fontSize=11).encode(x=x_axis, y=y_axis, text="name:N")
+    chart = (drawn + labels).properties(width=width, height=height).configure_view(stroke=None)
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 
@@ -120,9 +120,9 @@ def in_words(pairs: Sequence[tuple[Node, Node]], items: Sequence[str]) -> str:
     for source, target in pairs:
         if target.stage == "items":
             read.setdefault(target.name, []).append(source.name)
-    what = ", ".join(f"{count} {stage}" for stage, count in counts.items())
+    node_counts = ", ".join(f"{count} {stage}" for stage, count in counts.items())
     return (
-        f"What was made from what: {what}. "
+        f"Lineage graph with these numbers of nodes: {node_counts}. "
         + "; ".join(f"{item} from {', '.join(names)}" for item, names in read.items())
         + "."
     )

@@ -79,7 +79,7 @@ class OnePrompt:
         edges.loc[(edges["query"] == self.last) & edges["key"].isin(self.anchors), "kind"] = "pq"
         return edges.sort_values(["saliency", "query", "key"], ignore_index=True)
 
-    def left_out(self, layer: int) -> float:
+    def omitted_share(self, layer: int) -> float:
         """Return the share of a layer's flow along edges that are not in the flow table."""
         edges = self.edges[self.edges["layer"] == layer]
         total = edges["layer_total"].iloc[0]
@@ -101,8 +101,8 @@ def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
     found = edges["prompt_id"].unique().tolist()
     if prompt is not None and prompt not in found:
         raise InputError(
-            f"{folder / 'flow.parquet'} holds the flow of prompt {', '.join(map(str, found))}, not of {prompt}; choose one of "
-            "these (items.*.prompt), or have the study keep that one, too (studies.flow.also)"
+            f"prompt {prompt} is not in {folder / 'flow.parquet'} (available: {', '.join(map(str, found))}); set "
+            "items.*.prompt to one of these, or add the prompt to studies.flow.also"
         )
     number = found[0] if prompt is None else prompt
     tokens, _ = parquet.read(folder / "tokens.parquet", TOKENS.schema)
@@ -118,7 +118,7 @@ def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
     )
 
 
-def numbered(layers: Sequence[int | str], depth: int) -> dict[int, str]:
+def layer_names(layers: Sequence[int | str], depth: int) -> dict[int, str]:
     """Map layer indices, counted from 0, to their names, in the given order and without duplicates.
 
     The name of a layer that is given as a number is empty.
@@ -134,7 +134,7 @@ def numbered(layers: Sequence[int | str], depth: int) -> dict[int, str]:
     for layer in layers:
         number = int(NAMED[layer] * depth) if isinstance(layer, str) else layer
         if not 0 <= number < depth:
-            raise InputError(f"layer {number} is to be drawn (items.*.layers), but the model has layers 0 to {depth - 1}")
+            raise InputError(f"items.*.layers: layer {number} does not exist; the model has layers 0 to {depth - 1}")
         result.setdefault(number, layer if isinstance(layer, str) else "")
     return result
 

@@ -70,7 +70,8 @@ class Shown:
         links: ``href`` and ``text`` of each file of the item.
         csv: The plotted or tabulated data.
         picture: For a figure, its SVG as a data URI.
-        table: For a table, its head, rows and notes.
+        table: For a table, its head and rows.
+        notes: Notes on the figure or table, one paragraph each.
         alt: For a figure, its alternative text.
         about: Metadata of the tables in ``artifacts``.
     """
@@ -86,6 +87,7 @@ class Shown:
     csv: pd.DataFrame
     picture: str = ""
     table: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     alt: str = ""
     about: list[dict[str, Any]] = field(default_factory=list)
 
@@ -127,16 +129,16 @@ def write(
     Raises:
         InputError: If a file of an item is missing or corrupted, or if a claims file is invalid.
     """
-    missing = {name: missing[name] for name in sorted(missing or {}, key=_place)}
+    missing = {name: missing[name] for name in sorted(missing or {}, key=_sort_key)}
     papers = [claims.load(path) for path in claims_files]
-    shown = {name: _shown(results, name) for name in sorted(items, key=_place)}
+    shown = {name: _shown(results, name) for name in sorted(items, key=_sort_key)}
     ids = Counter(claim.id for paper in papers for claim in paper.claims)
-    if twice := next((name for name, count in ids.items() if count > 1), None):
-        raise InputError(f"the claim {twice} stands in two claims files; give one of them another id")
-    of_paper = {paper.name: list(verdicts_of(paper, shown, missing)) for paper in papers}
-    verdicts = [verdict for found in of_paper.values() for verdict in found]
+    if duplicate := next((name for name, count in ids.items() if count > 1), None):
+        raise InputError(f"duplicate claim id {duplicate} in two claims files; rename one of them")
+    verdicts_by_paper = {paper.name: list(verdicts_of(paper, shown, missing)) for paper in papers}
+    verdicts = [verdict for found in verdicts_by_paper.values() for verdict in found]
     for name, item in shown.items():
-        item.alt = _alt(item, [v for v in verdicts if v.claim.item == name])
+        item.alt = _alt_text(item, [v for v in verdicts if v.claim.item == name])
     about = [metadata for item in shown.values() for metadata in item.about]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(page), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -144,7 +146,7 @@ def write(
     pairs = lineage.edges({name: [(step.level, step.name) for step in item.chain] for name, item in shown.items()})
     first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
     if walks:
-        walking = {
+        walk_context = {
             "walks": _packed(walk.read(walks)),
             "charts": walk.charts(),
             "edges": walk.EDGES,
@@ -152,42 +154,42 @@ def write(
             "walk_script": Markup((page / "walk.js").read_text(encoding="utf-8")),
         }
     else:
-        walking = {"walks": ""}
+        walk_context = {"walks": ""}
     html = environment.get_template("index.html.jinja").render(
         style=Markup((page / "report.css").read_text(encoding="utf-8")),
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
         papers=papers,
         missing=missing,
-        whole=len(shown) + len(missing),
+        n_items=len(shown) + len(missing),
         models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
         weights=figures.weights,
         notes=figures.notes([m for m in about if "model" in m]),
         outcomes=[outcome for outcome in OUTCOMES if any(v.outcome == outcome for v in verdicts)],
-        counts={name: _counts(found) for name, found in of_paper.items()},
+        counts={name: _counts(found) for name, found in verdicts_by_paper.items()},
         verdicts=[
             {
-                **{name: getattr(v, name) for name in ("claim", "model", "outcome", "ours", "prompts", "reason")},
+                **{name: getattr(v, name) for name in ("claim", "model", "outcome", "measurement", "prompts", "reason")},
                 "paper": name,
                 "rule": claims.rule_in_words(v.claim),
                 "item": shown.get(v.claim.item),
                 "first": first[v.claim.id] is v,
             }
-            for name, found in of_paper.items()
+            for name, found in verdicts_by_paper.items()
             for v in found
         ],
         items=[(heading, list(group)) for heading, group in groupby(shown.values(), lambda item: item.heading)],
         graph=pictures.data_uri(lineage.svg(pairs, list(shown))),
         graph_in_words=lineage.in_words(pairs, list(shown)),
         libraries=about[0]["libraries"] if about else {},
-        **walking,
+        **walk_context,
     )
     complete, incomplete = out.with_suffix(".json"), out.with_name(INCOMPLETE)
     (complete if missing else incomplete).unlink(missing_ok=True)
     with files.whole_file(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     read = [results / f"{item.kind}s" / f"{name}.json" for name, item in shown.items()]
-    walked = [study.name for study in registry.studies().values() if study.walked]
-    read += [folder / f"{kind}.parquet" for folder in walks for kind in walked]
+    walk_studies = [study.name for study in registry.studies().values() if study.walked]
+    read += [folder / f"{kind}.parquet" for folder in walks for kind in walk_studies]
     notebooks.write_record(
         incomplete if missing else complete,
         inputs=read,
@@ -210,7 +212,7 @@ def failure(log: Path) -> str:
     except OSError:
         lines = []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return re.sub(r"^(icl-lens [a-z-]+|InputError): ", "", last) or "it failed without a message"
+    return re.sub(r"^(icl-lens [a-z-]+|InputError): ", "", last) or "the job failed without an error message"
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -222,21 +224,21 @@ def verdicts_of(paper: Paper, shown: dict[str, Shown], missing: Mapping[str, str
     """Judge a paper's claims on the items shown and yield one verdict per claim and model."""
     for claim in paper.claims:
         item = shown.get(claim.item)
-        wanted = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
-        own = [] if item is None else _own(item.about, wanted)
-        yield from claims.judge(claim, None if item is None else item.csv, own, (missing or {}).get(claim.item, ""))
+        hub_names = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
+        original_models = [] if item is None else _original_models(item.about, hub_names)
+        yield from claims.judge(claim, None if item is None else item.csv, original_models, (missing or {}).get(claim.item, ""))
 
 
-def _own(about: list[dict[str, Any]], wanted: set[str]) -> list[str]:
+def _original_models(about: list[dict[str, Any]], hub_names: set[str]) -> list[str]:
     """Return the names of the models that have a wanted name on the Hub and were run only on the original texts."""
-    of_model: dict[str, list[bool]] = {}
+    originals: dict[str, list[bool]] = {}
     for metadata in about:
         if "model" in metadata:
             model = metadata["model"]
-            original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in wanted
+            original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in hub_names
             original = original and "gguf" not in model  # the papers do not use quantised weights
-            of_model.setdefault(metadata["model"]["name"], []).append(original)
-    return [name for name, original in of_model.items() if all(original)]
+            originals.setdefault(metadata["model"]["name"], []).append(original)
+    return [name for name, original in originals.items() if all(original)]
 
 
 def _shown(results: Path, name: str) -> Shown:
@@ -247,15 +249,15 @@ def _shown(results: Path, name: str) -> Shown:
         inputs, outputs = dict(record["inputs"]), dict(record["outputs"])
         csv = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}/{name} is missing or damaged; `snakemake {name} --cores all` makes it") from error
+        raise InputError(f"{folder}/{name} is missing or corrupted; run `snakemake {name} --cores all` to make it") from error
     # Only tables are read: a table's metadata also describes the weights that its study trained.
-    about = [parquet.about(results / path) for path in inputs if path.endswith(".parquet")]
-    made = Shown(
+    about = [parquet.read_metadata(results / path) for path in inputs if path.endswith(".parquet")]
+    result = Shown(
         name=name,
         kind=item.kind,
         heading=registry.groups()[item.group].heading,
         caption=_plain(item.title) + ".",
-        run=_run(about),
+        run=_run_sentence(about),
         artifacts=list(inputs),
         chain=list(_chain(results, inputs)),
         links=[
@@ -268,15 +270,16 @@ def _shown(results: Path, name: str) -> Shown:
         about=about,
     )
     if item.kind == "figure":
-        made.picture = pictures.data_uri((folder / f"{name}.svg").read_text(encoding="utf-8"))
+        result.picture = pictures.data_uri((folder / f"{name}.svg").read_text(encoding="utf-8"))
+        result.notes = (folder / f"{name}.txt").read_text(encoding="utf-8").split("\n\n")
     else:
         text = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
-        made.table = {"head": list(text.columns), "rows": [[_short(c) for c in row] for row in text.to_numpy()], "notes": []}
-        made.table["notes"] = _notes((folder / f"{name}.md").read_text(encoding="utf-8"))
-    return made
+        result.table = {"head": list(text.columns), "rows": [[_rounded(c) for c in row] for row in text.to_numpy()]}
+        result.notes = _notes((folder / f"{name}.md").read_text(encoding="utf-8"))
+    return result
 
 
-def _place(name: str) -> tuple[int, str, int, str]:
+def _sort_key(name: str) -> tuple[int, str, int, str]:
     """Return the sort key of an item: by group, then figures before tables, then by number, with unnumbered items last."""
     item = registry.items()[name]
     order, kind = list(registry.groups()).index(item.group), item.kind
@@ -290,7 +293,7 @@ def _notes(markdown: str) -> list[str]:
     return [re.sub(r"\\([^A-Za-z0-9\s])", r"\1", part) for part in paragraphs if part and not part.startswith("|")]
 
 
-def _short(cell: str) -> str:
+def _rounded(cell: str) -> str:
     """Round a decimal number to four significant digits; the linked CSV has all digits."""
     return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
 
@@ -300,31 +303,31 @@ def _plain(text: str) -> str:
     return re.sub(r"\$(\w)_\{(\w+)\}\$", r"\1_\2", text)
 
 
-def _run(about: list[dict[str, Any]]) -> str:
+def _run_sentence(about: list[dict[str, Any]]) -> str:
     """Return one sentence that describes the run: models, tasks, texts, prompts, seeds, number formats and devices."""
     studies = [metadata for metadata in about if "model" in metadata]
     if not studies:
         return ""
 
-    def several(values) -> str:
+    def join_unique(values) -> str:
         return ", ".join(dict.fromkeys(map(str, values)))
 
-    tasks = several(figures.task_title(m, "prompts of another's") for m in studies)
+    tasks = join_unique(figures.task_title(m, "external prompts") for m in studies)
     prompts = sorted({m["observed"]["prompts"] for m in studies})
-    texts = several(m["corpus"]["source"] for m in studies).replace("builtin", "built-in look-alikes")
-    seeds = several(seed for m in studies for seed in m["seeds"])
+    texts = join_unique(m["corpus"]["source"] for m in studies).replace("builtin", "generated texts")
+    seeds = join_unique(seed for m in studies for seed in m["seeds"])
     return (
-        f"Run: {several(map(_named, studies))} on {tasks} (texts: {texts}), "
-        f"{' or '.join(map(str, prompts))} prompts a task over seeds {seeds}; "
-        f"{several(map(figures.number_format, studies))} on "
-        f"{several(m['device'] for m in studies)}."
+        f"Run: {join_unique(map(_model_label, studies))} on {tasks} (texts: {texts}), "
+        f"{' or '.join(map(str, prompts))} prompts per task, seeds {seeds}; "
+        f"{join_unique(map(figures.number_format, studies))} on "
+        f"{join_unique(m['device'] for m in studies)}."
     )
 
 
-def _named(metadata: dict[str, Any]) -> str:
+def _model_label(metadata: dict[str, Any]) -> str:
     """Return a model's name, followed by a description of its weights if they are quantised."""
-    said = figures.weights(metadata["model"])
-    return metadata["model"]["name"] + (f" ({said})" if said else "")
+    weights = figures.weights(metadata["model"])
+    return metadata["model"]["name"] + (f" ({weights})" if weights else "")
 
 
 def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:
@@ -336,7 +339,7 @@ def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[St
         yield Step(name, digest, level)
         path = results / name
         if path.suffix == ".parquet" and path.is_file():
-            yield from _chain(results, parquet.about(path)["inputs"], level + 1)
+            yield from _chain(results, parquet.read_metadata(path)["inputs"], level + 1)
 
 
 def _packed(data: Any) -> str:
@@ -345,7 +348,7 @@ def _packed(data: Any) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def _alt(item: Shown, verdicts: list[Verdict]) -> str:
+def _alt_text(item: Shown, verdicts: list[Verdict]) -> str:
     """Return the alternative text of an item: its caption and the verdicts on its claims."""
     found = [f"{v.model}: {v.outcome} ({v.claim.statement.rstrip('.')})." for v in verdicts if v.model]
     return " ".join([item.caption, *found])

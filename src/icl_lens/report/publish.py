@@ -39,10 +39,10 @@ PUBLISHED = (
 )
 
 # Items with claims that are judged on another table of the same rows, which the page does not show.
-_CLAIMS_OF = {"cr_figure_1": ("cr_table_1",)}
+_EXTRA_CLAIM_ITEMS = {"cr_figure_1": ("cr_table_1",)}
 
 # Minimum length in characters of a quote. Shorter texts of a data set may also be ordinary words of the page.
-_SHORTEST_QUOTE = 20
+_MIN_QUOTE_LENGTH = 20
 
 _EXTRA = {"commonest_class": "majority baseline", "commonest": "majority baseline", "null_95": "null, 95 % quantile"}
 
@@ -67,28 +67,28 @@ class Numbers:
 
 
 _ENDS = ("low", "high")
-_OVER = {"task": (seed_spread.resampling.OVER_TASKS,)}
+_OVER_TASKS = {"task": (seed_spread.resampling.OVER_TASKS,)}
 _CONTRASTS = ("none", "control", "examples", "examples - none", "examples - control")
 _LOYALTIES = {"metric": ("label_loyalty", "word_loyalty_5")}
-_LAST = {"of": ("mean of layers",), "which": ("none", "most"), "contrast": _CONTRASTS}
+_MEAN_OF_LAYERS = {"of": ("mean of layers",), "which": ("none", "most"), "contrast": _CONTRASTS}
 
-# Notebook of an item -> selection of its numbers. For cr_figure_1 the page shows counts, see :func:`_counted`.
+# Notebook of an item -> selection of its numbers. For cr_figure_1 the page shows counts, see :func:`_component_counts`.
 _NUMBERS = {
     "figure_3": Numbers(
         ("task", "metric", "layer"),
         {"share": _ENDS},
         {"metric": ("s_wp", "s_pq", "s_ww")},
-        note="Layers count from 0.",
+        note="Layers are numbered from 0.",
     ),
     "figure_4": Numbers(("task", "metric", "target", "side", "layers"), {"value": _ENDS}, _LOYALTIES),
     "figure_8": Numbers(
-        ("metric", "target", "side", "layers"), {"value": _ENDS}, {**_OVER, **_LOYALTIES}, note="Means of tasks."
+        ("metric", "target", "side", "layers"), {"value": _ENDS}, {**_OVER_TASKS, **_LOYALTIES}, note="Mean over tasks."
     ),
     "figure_5": Numbers(
         ("metric", "layer"),
         {"value": _ENDS},
-        {**_OVER, "two_classes": ("normalised",)},
-        note="Means of tasks; layers count from 1.",
+        {**_OVER_TASKS, "two_classes": ("normalised",)},
+        note="Mean over tasks; layers are numbered from 0.",
     ),
     "table_1": Numbers(
         ("task", "method", "shots"), {"accuracy": _ENDS}, extra=("balanced_accuracy", "macro_f1", "commonest_class")
@@ -96,36 +96,36 @@ _NUMBERS = {
     "table_2": Numbers(
         ("method", "positions"),
         {name: (f"{name}_low", f"{name}_high") for name in ("label_loyalty", "word_loyalty", "accuracy")},
-        _OVER,
-        note="Means of tasks. positions: which positions the query has behind the kept keys and values.",
+        _OVER_TASKS,
+        note="Mean over tasks. positions: position ids of the query after the kept keys and values.",
     ),
     "table_3": Numbers(
         ("task",),
         {"ratio": (), "shared": ()},
         {"together": (False,)},
-        note="ratio: seconds of the whole prompt / seconds of the query after compressed demonstrations; shared: / after all "
-        "keys and values. Times differ from run to run.",
+        note="ratio: time of the whole prompt divided by the time of the query after compressed demonstrations; shared: time "
+        "of the whole prompt divided by the time of the query after all keys and values. Times vary between runs.",
     ),
     "kr_figure_3": Numbers(
         ("task", "metric", "layer", "head"),
         {"value": _ENDS},
         {"metric": ("best head vs model", "best head vs truth", "depth of the best heads")},
         extra=("commonest", "null_95"),
-        note="Layers and heads count from 1; the best head is chosen on the prompts that it is scored on.",
+        note="Layers and heads are numbered from 0. The best head is chosen on the same prompts on which it is scored.",
     ),
     "kr_table_2": Numbers(("task", "quantity", "against", "how"), {"value": _ENDS}, extra=("commonest", "null_95")),
     "cr_table_3": Numbers(("task", "method", "labels"), {"value": _ENDS}),
     "rc_rsa": Numbers(
         ("task", "distractors", "hypothesis", "contrast"),
         {"value": _ENDS},
-        {**_LAST, "pooling": ("mean",)},
-        note="Means of layers, the most examples.",
+        {**_MEAN_OF_LAYERS, "pooling": ("mean",)},
+        note="Mean over layers, with the maximum number of examples.",
     ),
     "rc_attention_ratio": Numbers(
         ("task", "distractors", "contrast"),
         {"value": _ENDS},
-        {**_LAST, "kind": ("mean",), "below": ("irrelevant",)},
-        note="log A, means of layers, the most examples.",
+        {**_MEAN_OF_LAYERS, "kind": ("mean",), "below": ("irrelevant",)},
+        note="log A, mean over layers, with the maximum number of examples.",
     ),
 }
 
@@ -183,16 +183,16 @@ def write(results: Sequence[Path], docs: Path, name: str | None, claims_files: S
             function did not write.
     """
     if docs.exists() and not docs.is_dir():
-        raise InputError(f"{docs} is a file; name the folder to write into")
+        raise InputError(f"{docs} is a file; give an output folder")
     docs.mkdir(parents=True, exist_ok=True)
-    with _made(results, name, claims_files, page, docs) as (made, name):
-        _require_own(docs / name)
+    with _temporary_output(results, name, claims_files, page, docs) as (temporary, name):
+        _require_only_own_files(docs / name)
         # The complete new folder replaces the old one by renaming, so an interruption cannot leave partly written files.
         if (docs / name).exists():
-            (docs / name).rename(made / ".old")
-        (made / name).rename(docs / name)
+            (docs / name).rename(temporary / ".old")
+        (temporary / name).rename(docs / name)
         for file in (f"{name}-scorecard.csv", f"{name}.md"):
-            (made / file).replace(docs / file)
+            (temporary / file).replace(docs / file)
         return [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]
 
 
@@ -202,17 +202,24 @@ def check(results: Sequence[Path], docs: Path, name: str | None, claims_files: S
     Returns:
         One sentence per difference.
     """
-    with tempfile.TemporaryDirectory() as scratch, _made(results, name, claims_files, page, Path(scratch)) as (made, name):
-        wanted = {file: made / file for file in _files(made, made)}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _temporary_output(results, name, claims_files, page, Path(scratch)) as (temporary, name),
+    ):
+        expected = {file: temporary / file for file in _files(temporary, temporary)}
         found = {file: docs / file for file in [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]}
         return [
-            *(f"{docs / file} is missing" for file in wanted if not found.get(file, docs / file).is_file()),
+            *(f"{docs / file} is missing" for file in expected if not found.get(file, docs / file).is_file()),
             *(
-                f"{docs / file} differs from what {' and '.join(map(str, results))} give{'s' * (len(results) == 1)} now"
-                for file, path in wanted.items()
+                f"{docs / file} differs from the current output for {' and '.join(map(str, results))}"
+                for file, path in expected.items()
                 if file in found and found[file].is_file() and found[file].read_bytes() != path.read_bytes()
             ),
-            *(f"{docs / file} is no longer written" for file in found if file not in wanted and (docs / file).is_file()),
+            *(
+                f"{docs / file} is no longer part of the output"
+                for file in found
+                if file not in expected and (docs / file).is_file()
+            ),
         ]
 
 
@@ -221,7 +228,7 @@ def _files(folder: Path, root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _require_own(folder: Path) -> None:
+def _require_only_own_files(folder: Path) -> None:
     """Check that a folder to be replaced contains only files that this command wrote.
 
     Raises:
@@ -230,69 +237,73 @@ def _require_own(folder: Path) -> None:
     if not folder.exists():
         return
     try:
-        own = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))["outputs"]
+        published = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))["outputs"]
     except (OSError, ValueError, KeyError, TypeError):
-        own = {}
-    unexpected = [name for name in _files(folder, folder.parent) if name not in own and name != f"{folder.name}/inputs.json"]
+        published = {}
+    unexpected = [
+        name for name in _files(folder, folder.parent) if name not in published and name != f"{folder.name}/inputs.json"
+    ]
     if unexpected or not folder.is_dir():
         raise InputError(
-            f"{folder} holds what `icl-lens publish` did not write ({unexpected[0] if unexpected else folder.name}); move it, "
-            "or choose another --name"
+            f"{folder} contains a file that `icl-lens publish` did not write ({unexpected[0] if unexpected else folder.name}); "
+            "move it, or choose another --name"
         )
 
 
 @contextmanager
-def _made(
-    results: Sequence[Path], name: str | None, claims_files: Sequence[Path], page: Path, near: Path
+def _temporary_output(
+    results: Sequence[Path], name: str | None, claims_files: Sequence[Path], page: Path, parent: Path
 ) -> Iterator[tuple[Path, str]]:
-    """Context manager that makes all files in a temporary folder inside ``near`` and yields that folder and the name."""
+    """Context manager that makes all files in a temporary folder inside ``parent`` and yields that folder and the name."""
     for folder in results:
-        _require_sound(folder)
+        _require_no_faults(folder)
     trees = [folder.resolve() for folder in results]
     duplicate = next((tree.name for tree in trees if [other.name for other in trees].count(tree.name) > 1), None)
     if duplicate:
-        raise InputError(f"two results folders are named {duplicate}; rename one, or give it once")
+        raise InputError(f"two results folders are named {duplicate}; rename one of them, or pass it only once")
     papers = [claims.load(path) for path in claims_files]
-    wanted = {claim.item for paper in papers for claim in paper.claims} | set(PUBLISHED)
-    items = {each: found for each in registry.items() if each in wanted and (found := _item(trees, each)) is not None}
+    needed = {claim.item for paper in papers for claim in paper.claims} | set(PUBLISHED)
+    items = {each: found for each in registry.items() if each in needed and (found := _item(trees, each)) is not None}
     shown = [each for each in PUBLISHED if each in items]
     if not shown:
-        raise InputError(f"{', '.join(map(str, results))}: none of the items to publish is there ({', '.join(PUBLISHED)})")
+        raise InputError(
+            f"{', '.join(map(str, results))}: no figure or table to publish (expected one of {', '.join(PUBLISHED)})"
+        )
     models = _models(items[each] for each in shown)
     if name is None and len(models) > 1:
-        raise InputError(f"several models are shown ({', '.join(models)}): give --name")
+        raise InputError(f"the results contain several models ({', '.join(models)}); pass --name")
     name = name or next(iter(models))
     if not re.fullmatch(r"[\w.-]*\w", name):
-        raise InputError(f"--name {name} cannot be a file name; use letters, digits, dots and hyphens")
+        raise InputError(f"--name {name} is not a valid file name; use letters, digits, dots and hyphens")
     found = {paper.name: _readings(paper, items) for paper in papers}
-    made = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=near))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
     try:
-        (made / name).mkdir()
+        (temporary / name).mkdir()
         numbers = {each: _numbers(items[each], papers) for each in shown}
         for each in shown:
-            numbers[each].to_csv(made / name / f"{each}.csv", index=False, lineterminator="\n")
+            numbers[each].to_csv(temporary / name / f"{each}.csv", index=False, lineterminator="\n")
             if registry.items()[each].kind == "figure":
-                shutil.copyfile(items[each].results / f"{items[each].stem}.png", made / name / f"{each}.png")
-        _scorecard(papers, found).to_csv(made / f"{name}-scorecard.csv", index=False, lineterminator="\n")
+                shutil.copyfile(items[each].results / f"{items[each].stem}.png", temporary / name / f"{each}.png")
+        _scorecard(papers, found).to_csv(temporary / f"{name}-scorecard.csv", index=False, lineterminator="\n")
         text = _page(page, name, papers, items, shown, found, numbers, models)
-        (made / f"{name}.md").write_text(text, encoding="utf-8")
-        _require_no_quotes(trees, [path for path in made.rglob("*") if path.suffix in (".csv", ".md")])
-        _record(made, name, items, claims_files)
-        for path in made.rglob("*"):
+        (temporary / f"{name}.md").write_text(text, encoding="utf-8")
+        _require_no_quotes(trees, [path for path in temporary.rglob("*") if path.suffix in (".csv", ".md")])
+        _record(temporary, name, items, claims_files)
+        for path in temporary.rglob("*"):
             if path.is_file():
                 make_readable(path)
-        yield made, name
+        yield temporary, name
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _require_sound(results: Path) -> None:
+def _require_no_faults(results: Path) -> None:
     _, faults = audit.audit(results, registry.schemas())
     if faults:
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise InputError(
-            f"{results} does not pass `icl-lens audit`, so nothing is published: {faults[0].sentence}{more}; "
-            "`icl-lens audit --repair` deletes what is at fault, and the snakemake command makes it again"
+            f"{results} does not pass `icl-lens audit`, so nothing is published: {faults[0].sentence}{more}; run `icl-lens "
+            "audit --repair` to delete the faulty files, then rerun snakemake"
         )
 
 
@@ -311,19 +322,19 @@ def _item(trees: Sequence[Path], name: str) -> Item | None:
         tables = [path for path in record["inputs"] if path.endswith(".parquet")]
         csv = pd.read_csv(results / f"{stem}.csv", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{results / stem} is missing or damaged; `snakemake {name} --cores all` makes it") from error
-    about = [parquet.about(results / path) for path in tables]
+        raise InputError(f"{results / stem} is missing or corrupted; run `snakemake {name} --cores all` to make it") from error
+    about = [parquet.read_metadata(results / path) for path in tables]
     files = [f"{stem}.json", *record["inputs"], *(path for path in record["outputs"] if path.endswith((".csv", ".png", ".md")))]
-    chain = {path: None for metadata in about for path in _chain(results, metadata)}
+    chain = {path: None for metadata in about for path in _source_tables(results, metadata)}
     return Item(name, results, csv, about, [*files, *chain], tables, seed_spread.by_seed(results, name, csv, tables))
 
 
-def _chain(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
+def _source_tables(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
     """Yield the tables in the results folder from which a table was made, down to the corpus."""
     for path in metadata.get("inputs", {}):
         if (results / path).is_file() and path.endswith(".parquet"):
             yield path
-            yield from _chain(results, parquet.about(results / path))
+            yield from _source_tables(results, parquet.read_metadata(results / path))
 
 
 def _models(items: Iterator[Item]) -> dict[str, dict[str, Any]]:
@@ -332,14 +343,14 @@ def _models(items: Iterator[Item]) -> dict[str, dict[str, Any]]:
 
 
 def _readings(paper: claims.Paper, items: Mapping[str, Item]) -> list[Reading]:
-    made = []
+    found = []
     for verdict in report.verdicts_of(paper, dict(items)):
         item = items.get(verdict.claim.item)
-        of_seeds = item.by_seed if item and verdict.claim.rule.column in seed_spread.columns(item.name) else {}
-        reading = readings.read(verdict, item.csv if item else None, of_seeds)
+        item_by_seed = item.by_seed if item and verdict.claim.rule.column in seed_spread.columns(item.name) else {}
+        reading = readings.read(verdict, item.csv if item else None, item_by_seed)
         task, comma, rest = reading.cell.partition(", ")
-        made.append(replace(reading, cell=f"{item.titles.get(task, task)}{comma}{rest}" if item else ""))
-    return made
+        found.append(replace(reading, cell=f"{item.titles.get(task, task)}{comma}{rest}" if item else ""))
+    return found
 
 
 def _scorecard(papers: Sequence[claims.Paper], found: Mapping[str, list[Reading]]) -> pd.DataFrame:
@@ -375,8 +386,8 @@ def _scorecard(papers: Sequence[claims.Paper], found: Mapping[str, list[Reading]
             "reason": r.reason,
             "report_verdict": r.outcome,
         }
-        for name, of_paper in found.items()
-        for r in of_paper
+        for name, paper_readings in found.items()
+        for r in paper_readings
     ).astype({"seeds_obeying": "Int64"})
 
 
@@ -384,10 +395,10 @@ def _measured(reading: Reading) -> str:
     """Return the measured values as text; empty if nothing was measured."""
     if not reading.measured:
         return ""
-    one = _interval(reading.value, reading.low, reading.high)
+    deciding = _interval(reading.value, reading.low, reading.high)
     if reading.cells < 2:
-        return one
-    return f"{_number(reading.lowest)} to {_number(reading.highest)} in {reading.cells} cells ({reading.cell}: {one})"
+        return deciding
+    return f"{_number(reading.lowest)} to {_number(reading.highest)} in {reading.cells} cells ({reading.cell}: {deciding})"
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -415,21 +426,21 @@ def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
         paper's models with numbers in the claims.
     """
     if registry.items()[item.name].drawn_by == "cr_figure_1":
-        return _counted(item)
+        return _component_counts(item)
     spec = _NUMBERS[registry.items()[item.name].drawn_by]
     rows = item.csv
-    for column, wanted in spec.rows.items():
-        rows = rows[rows[column].isin(wanted)]
-    theirs = _paper_values(item, papers)
-    models = list(dict.fromkeys(model for found in theirs.values() for model in found))
-    made = []
+    for column, selected in spec.rows.items():
+        rows = rows[rows[column].isin(selected)]
+    paper_values = _paper_values(item, papers)
+    models = list(dict.fromkeys(model for numbers_by_model in paper_values.values() for model in numbers_by_model))
+    records = []
     for index, row in rows.iterrows():
         keys = {name: row[name] for name in ("model", *spec.keys) if name in rows}
         if "task" in keys:
             keys["task"] = item.titles.get(keys["task"], keys["task"])
         for column, ends in spec.values.items():
-            lowest, highest, sd, seeds = seed_spread.spread([one.loc[index, column] for one in item.by_seed.values()])
-            made.append(
+            lowest, highest, sd, seeds = seed_spread.spread([seed_csv.loc[index, column] for seed_csv in item.by_seed.values()])
+            records.append(
                 {
                     **keys,
                     **({"measure": column} if len(spec.values) > 1 else {}),
@@ -442,10 +453,10 @@ def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
                     "seeds": seeds,
                     **{_EXTRA.get(name, name): row[name] for name in spec.extra if name in rows},
                     **({"prompts": row["prompts"]} if "prompts" in rows else {}),
-                    **{f"paper: {_short(model)}": theirs.get((index, column), {}).get(model) for model in models},
+                    **{f"paper: {_short(model)}": paper_values.get((index, column), {}).get(model) for model in models},
                 }
             )
-    table = pd.DataFrame(made)
+    table = pd.DataFrame(records)
     # pandas reads whole numbers as floats if other cells of the column are empty.
     numbers = [name for name in (*spec.keys, "prompts") if name in table and pd.api.types.is_numeric_dtype(table[name])]
     return table.astype({name: "Int64" for name in numbers if (table[name].dropna() % 1 == 0).all()})
@@ -456,8 +467,8 @@ def _paper_values(item: Item, papers: Sequence[claims.Paper]) -> dict[tuple[Any,
     found: dict[tuple[Any, str], dict[str, float]] = {}
     for claim in (claim for paper in papers for claim in paper.claims):
         if claim.item == item.name and claim.rule.within is not None and claim.rule.take != "mean":
-            for _, own in item.csv.groupby("model", sort=False):
-                for index in claims.cells(claim, own).index:
+            for _, model_rows in item.csv.groupby("model", sort=False):
+                for index in claims.cells(claim, model_rows).index:
                     found.setdefault((index, claim.rule.column), {})[claim.model] = claim.value
     return found
 
@@ -467,16 +478,16 @@ def _short(model: str) -> str:
     return model.rpartition("/")[2]
 
 
-def _counted(item: Item) -> pd.DataFrame:
+def _component_counts(item: Item) -> pd.DataFrame:
     """Count the components of cr_figure_1 by type: the mean over the seeds of a task, and the spread over seeds."""
     keys = ["model", "task", "kind", "type"]
     counts = item.csv.groupby([*keys, "seed"], sort=False).size().unstack("seed", fill_value=0)
     sizes = item.csv.groupby(["model", "task", "kind", "seed"], sort=False).size().groupby(["model", "task", "kind"]).first()
     prompts = item.csv.groupby(["model", "task"])["prompts"].first()
-    made = []
+    records = []
     for key, row in counts.iterrows():
         lowest, highest, sd, seeds = seed_spread.spread(row.tolist())
-        made.append(
+        records.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "task": item.titles.get(key[1], key[1]),
@@ -491,7 +502,7 @@ def _counted(item: Item) -> pd.DataFrame:
                 "prompts": int(prompts[key[:2]]) * max(1, row.size),
             }
         )
-    return pd.DataFrame(made)
+    return pd.DataFrame(records)
 
 
 def _page(
@@ -510,12 +521,12 @@ def _page(
     )
     environment.filters["md"] = figures.escape_markdown
     about = [metadata for each in shown for metadata in items[each].about]
-    every = [reading for of_paper in found.values() for reading in of_paper]
+    all_readings = [reading for paper_readings in found.values() for reading in paper_readings]
     sections = []
     for each in shown:
         item = items[each]
-        own = [r for r in every if r.claim.item in (each, *_CLAIMS_OF.get(each, ())) and r.model]
-        testable = [r for r in own if r.reading != readings.UNTESTED]
+        item_readings = [r for r in all_readings if r.claim.item in (each, *_EXTRA_CLAIM_ITEMS.get(each, ())) and r.model]
+        testable = [r for r in item_readings if r.reading != readings.UNTESTED]
         sections.append(
             {
                 "item": each,
@@ -524,7 +535,7 @@ def _page(
                 "title": registry.items()[each].title,
                 "plain": report._plain(registry.items()[each].title),
                 "paper": registry.groups()[registry.items()[each].group].heading,
-                "run": _run(item),
+                "run": _run_sentence(item),
                 "paragraph": _paragraph(testable),
                 "claims": _table(_claims_table(testable)),
                 "numbers": _table(_readable(numbers[each])),
@@ -558,21 +569,21 @@ def _heading(item: str) -> str:
     return f"{paper}, {words.replace('rsa', 'RSA')}" if paper else words.capitalize()
 
 
-def _run(item: Item) -> str:
+def _run_sentence(item: Item) -> str:
     """Return one sentence that describes the run behind an item."""
     studies = [metadata for metadata in item.about if "model" in metadata]
 
-    def several(values) -> str:
+    def join_unique(values) -> str:
         return ", ".join(dict.fromkeys(map(str, values)))
 
-    def model(metadata: dict[str, Any]) -> str:
+    def model_label(metadata: dict[str, Any]) -> str:
         facts = [figures.weights(metadata["model"]), figures.number_format(metadata)]
         return f"{metadata['model']['name']} ({', '.join(filter(None, facts))})"
 
     prompts = sorted({metadata["observed"]["prompts"] for metadata in studies})
     seeds = {seed for metadata in studies for seed in metadata["seeds"]}
     return (
-        f"Model: {several(map(model, studies))}; data: {several(item.titles.values())}; "
+        f"Model: {join_unique(map(model_label, studies))}; data: {join_unique(item.titles.values())}; "
         f"{' or '.join(map(str, prompts))} prompts per task, seed{'s' * (len(seeds) > 1)} {_seeds(seeds)}."
     )
 
@@ -585,50 +596,50 @@ def _seeds(seeds: Iterable[int]) -> str:
     return ", ".join(map(str, ordered))
 
 
-def _paragraph(own: Sequence[Reading]) -> str:
+def _paragraph(item_readings: Sequence[Reading]) -> str:
     """Return one Markdown paragraph that lists the claims by reading."""
-    if not own:
-        return "No claim is judged on this item; the numbers below are the result."
+    if not item_readings:
+        return "No claim refers to this item; its numbers are below."
     parts = []
     for reading in readings.READINGS[:-1]:
-        of = [r for r in own if r.reading == reading]
-        if not of:
+        selected = [r for r in item_readings if r.reading == reading]
+        if not selected:
             continue
         lead = reading[0].upper() + reading[1:]
         if reading == readings.OPEN:
-            counts = sorted({r.prompts for r in of if r.prompts})
+            counts = sorted({r.prompts for r in selected if r.prompts})
             lead += f" from {' or '.join(map(str, counts))} prompts" if counts else ""
-        parts.append(f"**{lead}.** " + " ".join(_sentence(r, len({one.model for one in own}) > 1) for r in of))
+        parts.append(f"**{lead}.** " + " ".join(_sentence(r, len({one.model for one in item_readings}) > 1) for r in selected))
     return " ".join(parts)
 
 
-def _sentence(reading: Reading, several: bool) -> str:
+def _sentence(reading: Reading, show_model: bool) -> str:
     """Return a claim's statement followed by the measured values."""
-    said = f"*{figures.escape_markdown(reading.claim.statement.rstrip('.'))}*"
-    said += f" ({figures.escape_markdown(reading.model)})" if several else ""
+    statement = f"*{figures.escape_markdown(reading.claim.statement.rstrip('.'))}*"
+    statement += f" ({figures.escape_markdown(reading.model)})" if show_model else ""
     facts = [figures.escape_markdown(_measured(reading))] if reading.measured else []
     facts += [reading.reason] if reading.cells > 1 else []
     if reading.seeds > 1:
         spread = f" ({_number(reading.seed_lowest)} to {_number(reading.seed_highest)})"
-        facts.append(f"the values of {reading.seeds_obeying} of {reading.seeds} seeds obey the rule{spread}")
-    return f"{said}: {'; '.join(facts)}." if facts else f"{said}."
+        facts.append(f"{reading.seeds_obeying} of {reading.seeds} seeds satisfy the rule{spread}")
+    return f"{statement}: {'; '.join(facts)}." if facts else f"{statement}."
 
 
-def _claims_table(own: Sequence[Reading]) -> pd.DataFrame:
+def _claims_table(item_readings: Sequence[Reading]) -> pd.DataFrame:
     """Return the table of an item's claims as the page shows it."""
-    several = len({r.model for r in own}) > 1
+    show_model = len({r.model for r in item_readings}) > 1
     return pd.DataFrame(
         {
             "claim": r.claim.id,
-            **({"model": r.model} if several else {}),
+            **({"model": r.model} if show_model else {}),
             "where": r.claim.where,
-            "paper": "in words" if r.claim.value is None else str(r.claim.value),
+            "paper": "no number" if r.claim.value is None else str(r.claim.value),
             "ours [interval]": _measured(r),
             "over seeds": _spread(r.seed_lowest, r.seed_highest, r.seed_sd),
             "prompts": r.prompts or "",
             "verdict": r.reading,
         }
-        for r in own
+        for r in item_readings
     )
 
 
@@ -637,11 +648,11 @@ def _readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
     A value and its interval share one cell, as do the ends and the standard deviation of the spread. Empty columns are removed.
     """
-    ours = numbers.apply(lambda row: _interval(row["value"], row["low"], row["high"]), axis=1)
+    measured = numbers.apply(lambda row: _interval(row["value"], row["low"], row["high"]), axis=1)
     seeds = numbers.apply(lambda row: _spread(row["seed_lowest"], row["seed_highest"], row["seed_sd"]), axis=1)
-    place = list(numbers.columns).index("value")
-    head, tail = list(numbers.columns[:place]), list(numbers.columns[place + 7 :])
-    table = numbers[head].assign(**{"value [interval]": ours, "over seeds": seeds}).join(numbers[tail])
+    value_index = list(numbers.columns).index("value")
+    head, tail = list(numbers.columns[:value_index]), list(numbers.columns[value_index + 7 :])
+    table = numbers[head].assign(**{"value [interval]": measured, "over seeds": seeds}).join(numbers[tail])
     for column in tail:
         if pd.api.types.is_float_dtype(table[column]) or column.startswith("paper: "):
             table[column] = table[column].map(lambda value: "" if value is None or pd.isna(value) else f"{value:.4g}")
@@ -653,21 +664,21 @@ def _readable(numbers: pd.DataFrame) -> pd.DataFrame:
 def _numbers_note(item: Item) -> str:
     """Return the note that explains the intervals, the spread and the columns of an item's numbers."""
     spec = _NUMBERS.get(registry.items()[item.name].drawn_by)
-    said = [spec.note] if spec and spec.note else []
+    sentences = [spec.note] if spec and spec.note else []
     if spec is None:
-        said.append("The number of components of each type per seed, of so many.")
+        sentences.append("value: number of components of each type, mean over seeds; of: number of components of this kind.")
     if registry.items()[item.name].drawn_by == "table_3":
-        said.append("The claims' brackets are the lowest and the highest seed, not intervals over prompts.")
+        sentences.append("The brackets in the claims table are the lowest and the highest seed, not intervals over prompts.")
     if item.by_seed or spec is None:
         shared = not registry.items()[item.name].set.startswith("fresh")
-        said.append(
-            "A seed is one demonstration set."
+        sentences.append(
+            "Each seed is one demonstration set."
             if shared
-            else "Each query has its own demonstrations; a seed decides their draw, their order and the queries."
+            else "Each query has its own demonstrations; the seed determines the demonstrations, their order and the queries."
         )
     else:
-        said.append("No spread over seeds: the study has one seed.")
-    return " ".join(said)
+        sentences.append("There is no spread over seeds, because the study has one seed.")
+    return " ".join(sentences)
 
 
 def _table_notes(item: Item) -> list[str]:
@@ -681,17 +692,17 @@ def _table_notes(item: Item) -> list[str]:
 def _facts(metadata: dict[str, Any]) -> str:
     """Return a Markdown table of the facts that a run recorded about its model."""
 
-    def flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    def flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in facts.items():
             if isinstance(value, Mapping):
-                yield from flat(value, f"{before}{key} ")
+                yield from flatten(value, f"{prefix}{key} ")
             else:
-                yield f"{before}{key}", value
+                yield f"{prefix}{key}", value
 
-    facts = {**dict(flat(metadata["model"])), "computed in": figures.number_format(metadata), "on": metadata["device"]}
+    facts = {**dict(flatten(metadata["model"])), "number format": figures.number_format(metadata), "device": metadata["device"]}
     name = facts.pop("name")
-    said = {key.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
-    return _table(pd.DataFrame({"model": said.keys(), name: said.values()}))
+    texts = {key.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
+    return _table(pd.DataFrame({"model": texts.keys(), name: texts.values()}))
 
 
 def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
@@ -709,7 +720,7 @@ def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
     }
     rows = {}
     for (results, path), title in corpora.items():
-        metadata = parquet.about(results / path)
+        metadata = parquet.read_metadata(results / path)
         counts = pd.read_parquet(results / path, columns=["split"])["split"].value_counts()
         subsets = metadata["corpus"].get("subsets", {})
         texts = [
@@ -718,7 +729,7 @@ def _data(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
         ]
         rows[title] = {
             "task": title,
-            "texts": {"builtin": "built-in look-alikes"}.get(metadata["corpus"]["source"], metadata["corpus"]["source"]),
+            "texts": {"builtin": "generated texts"}.get(metadata["corpus"]["source"], metadata["corpus"]["source"]),
             "files": ", ".join(f"{file.partition(': ')[2]} ({digest[:12]})" for file, digest in metadata["inputs"].items()),
             "number": ", ".join(texts),
         }
@@ -735,7 +746,7 @@ def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFram
     for each in shown:
         item = items[each]
         for path in dict.fromkeys(file for file in item.files if file.startswith("prompts/")):
-            metadata = parquet.about(item.results / path)
+            metadata = parquet.read_metadata(item.results / path)
             task, name = Path(path).parts[1], Path(path).stem
             queries = metadata.get("settings", {}).get("queries")
             key = (name, _seeds(metadata["seeds"]), queries if isinstance(queries, int) else "")
@@ -746,8 +757,8 @@ def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFram
             "prompt set": name,
             "tasks": ", ".join(row["tasks"]),
             "seeds": seeds,
-            "queries per seed, at most": queries,
-            "read by": "; ".join(row["items"]),
+            "max. queries per seed": queries,
+            "used by": "; ".join(row["items"]),
         }
         for (name, seeds, queries), row in rows.items()
     )
@@ -797,8 +808,8 @@ def _libraries(about: Sequence[dict[str, Any]]) -> str:
 def _counts(found: Mapping[str, list[Reading]]) -> pd.DataFrame:
     """Count the claims of each paper by reading. Claims that cannot be tested are excluded."""
     rows = []
-    for paper, of_paper in found.items():
-        row = {"paper": paper, **{name: sum(r.reading == name for r in of_paper) for name in readings.READINGS[:-1]}}
+    for paper, paper_readings in found.items():
+        row = {"paper": paper, **{name: sum(r.reading == name for r in paper_readings) for name in readings.READINGS[:-1]}}
         rows.append({**row, "claims": sum(row[name] for name in readings.READINGS[:-1])})
     table = pd.DataFrame(rows)
     total = {"paper": "all", **table.drop(columns="paper").sum().to_dict()}
@@ -822,26 +833,26 @@ def _require_no_quotes(trees: Sequence[Path], files: Sequence[Path]) -> None:
         InputError: If a file does.
     """
     contents = {path: path.read_text(encoding="utf-8") for path in files}
-    everything = "\n".join(contents.values())
+    combined = "\n".join(contents.values())
     for corpus in (path for tree in trees for path in sorted((tree / "corpora").glob("*.parquet"))):
         for text in pd.read_parquet(corpus, columns=["text"])["text"]:
-            wanted = text.strip()
-            if len(wanted) >= _SHORTEST_QUOTE and (wanted in everything or figures.escape_markdown(wanted) in everything):
-                file = next((path.name for path, content in contents.items() if wanted in content), "the page")
+            quote = text.strip()
+            if len(quote) >= _MIN_QUOTE_LENGTH and (quote in combined or figures.escape_markdown(quote) in combined):
+                file = next((path.name for path, content in contents.items() if quote in content), "the page")
                 raise InputError(f"{file} would quote a text of {corpus.name}, so nothing is published")
 
 
-def _record(made: Path, name: str, items: Mapping[str, Item], claims_files: Sequence[Path]) -> None:
+def _record(temporary: Path, name: str, items: Mapping[str, Item], claims_files: Sequence[Path]) -> None:
     """Write inputs.json with the hashes of all files that were read or written."""
     read: dict[str, dict[str, str]] = {}
     for item in items.values():
-        of_tree = read.setdefault(item.results.name, {})
+        tree_hashes = read.setdefault(item.results.name, {})
         for path in item.files:
-            of_tree[path] = of_tree.get(path) or hashes.file_hash(item.results / path)
+            tree_hashes[path] = tree_hashes.get(path) or hashes.file_hash(item.results / path)
     facts = {
         "inputs": read,
         "claims": {path.name: hashes.file_hash(path) for path in claims_files},
-        "outputs": {path: hashes.file_hash(made / path) for path in _files(made, made)},
+        "outputs": {path: hashes.file_hash(temporary / path) for path in _files(temporary, temporary)},
     }
     text = json.dumps(facts, indent=1, ensure_ascii=False, sort_keys=True)
-    (made / name / "inputs.json").write_text(text + "\n", encoding="utf-8")
+    (temporary / name / "inputs.json").write_text(text + "\n", encoding="utf-8")

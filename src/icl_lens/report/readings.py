@@ -1,23 +1,23 @@
 """Readings of a claim in a run on a five-level scale, with the deciding cell and its spread over seeds.
 
 :mod:`icl_lens.report.claims` judges values and intervals together: its ``partly`` covers both a claim that holds only in some
-cells and a claim that the prompts are too few to decide. This module distinguishes these cases. A cell is a row that the rule
+cells and a claim with too few prompts for a conclusion. This module distinguishes these cases. A cell is a row that the rule
 judges. Each cell has one of four states:
 
 - it *holds* if its whole 95 % interval satisfies the rule;
 - it holds *weakly* if its whole interval satisfies the rule's weaker bound;
 - it *fails* if its whole interval is outside the bounds;
-- it is *open* otherwise, that is, other prompts could have given either result.
+- it is *open* otherwise, that is, its interval contains a bound, so other prompts could have given either result.
 
 A claim about every cell
 
 - holds if every cell holds;
 - otherwise holds in weakened form if more than half of the cells hold at least weakly;
 - otherwise does not hold if at least one cell fails;
-- otherwise cannot be decided with this number of prompts.
+- otherwise is inconclusive with this number of prompts.
 
 A claim about any cell holds if one cell holds, otherwise holds in weakened form if one cell holds weakly, and does not hold if
-all cells fail. Otherwise it cannot be decided.
+all cells fail. Otherwise it is inconclusive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HOLDS, WEAKENED, FAILS, OPEN, UNTESTED = READINGS = (
     "holds",
     "holds in weakened form",
     "does not hold",
-    "cannot be told",
+    "inconclusive",
     "not testable here",
 )
 
@@ -93,7 +93,7 @@ class Reading:
 
 
 def read(verdict: Verdict, shown: pd.DataFrame | None, by_seed: Mapping[int, pd.DataFrame]) -> Reading:
-    """Compute the reading that corresponds to a verdict.
+    """Compute the numbers behind a verdict, and their range over seeds.
 
     Args:
         verdict: The verdict on one claim for one model.
@@ -110,16 +110,19 @@ def read(verdict: Verdict, shown: pd.DataFrame | None, by_seed: Mapping[int, pd.
         return Reading(claim, model, **reading)
     states = [_state(claim, row) for row in known.itertuples()] + [OPEN] * (len(found) - len(known))
     if verdict.outcome != "not testable here":
-        counts = {HOLDS: "holds", WEAKENED: "holds weakly", OPEN: "cannot be told", FAILS: "fails"}
-        said = [f"{word} in {states.count(state)}" for state, word in counts.items() if state in states]
-        reading |= {"reading": _together(states, claim.rule.take == "any")}
-        reading |= {"reason": f"{', '.join(said)} of {len(states)} cells" if len(states) > 1 else verdict.reason}
+        counts = {HOLDS: "holds", WEAKENED: "holds weakly", OPEN: "is inconclusive", FAILS: "fails"}
+        parts = [f"{word} in {states.count(state)}" for state, word in counts.items() if state in states]
+        reading |= {"reading": _combine(states, claim.rule.take == "any")}
+        reading |= {"reason": f"{', '.join(parts)} of {len(states)} cells" if len(states) > 1 else verdict.reason}
     margins = [_margin(claim, value) for value in known["value"]]
-    place = int(np.argmax(margins) if claim.rule.take == "any" else np.argmin(margins))
-    deciding = known.iloc[place]
-    own = [claims.cells(claim, one[one["model"] == model].drop(columns=_ends(claim, one))) for one in by_seed.values()]
-    of_seeds = [one.loc[deciding.name, "value"] for one in own]
-    lowest, highest, sd, seeds = spread(of_seeds)
+    index = int(np.argmax(margins) if claim.rule.take == "any" else np.argmin(margins))
+    deciding = known.iloc[index]
+    per_seed = [
+        claims.cells(claim, seed_csv[seed_csv["model"] == model].drop(columns=_ends(claim, seed_csv)))
+        for seed_csv in by_seed.values()
+    ]
+    seed_values = [seed_cells.loc[deciding.name, "value"] for seed_cells in per_seed]
+    lowest, highest, sd, seeds = spread(seed_values)
     return Reading(
         claim,
         model,
@@ -135,7 +138,7 @@ def read(verdict: Verdict, shown: pd.DataFrame | None, by_seed: Mapping[int, pd.
         seed_highest=highest,
         seed_sd=sd,
         seeds=seeds,
-        seeds_obeying=sum(_obeys(claim, one["value"].to_numpy(dtype=float)) for one in own),
+        seeds_obeying=sum(_satisfies(claim, seed_cells["value"].to_numpy(dtype=float)) for seed_cells in per_seed),
         prompts=verdict.prompts or int(known["prompts"].fillna(0).max()),
     )
 
@@ -161,7 +164,7 @@ def _margin(claim: Claim, value: float) -> float:
     return min(value - low, high - value)
 
 
-def _obeys(claim: Claim, values: np.ndarray) -> bool:
+def _satisfies(claim: Claim, values: np.ndarray) -> bool:
     """Return whether the values of a seed's cells satisfy the rule. A missing value does not satisfy it."""
     margins = np.array([_margin(claim, value) for value in values])
     return bool((margins > 0).any() if claim.rule.take == "any" else (margins > 0).all())
@@ -177,14 +180,14 @@ def _state(claim: Claim, row) -> str:
     return FAILS if row.high <= low or row.low >= high else OPEN
 
 
-def _together(states: list[str], enough: bool) -> str:
+def _combine(states: list[str], any_sufficient: bool) -> str:
     """Combine the states of all cells into one reading.
 
     Args:
         states: State of each cell.
-        enough: Whether it is sufficient that one cell holds.
+        any_sufficient: Whether it is sufficient that one cell holds.
     """
-    if enough:
+    if any_sufficient:
         return next((state for state in (HOLDS, WEAKENED, OPEN) if state in states), FAILS)
     if set(states) == {HOLDS}:
         return HOLDS

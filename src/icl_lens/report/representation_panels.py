@@ -1,8 +1,10 @@
-"""Shared drawing functions for the figures of representation change: styles of contrasts, panels of cells and of layers."""
+"""Shared functions for the figures of representation change: loading of data, styles of contrasts, titles, lines, and notes."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,27 @@ from icl_lens.report import figures
 from icl_lens.studies.representation_change.representation_change import summary
 from icl_lens.studies.representation_change.representation_change.study import STUDY
 
-LOOKS = {
-    "none": ("0.35", "o", "no examples"),
-    "examples": ("#0072b2", "o", "examples"),
-    "control": ("#d55e00", "s", "as many that tell nothing"),
-    "examples - none": ("#0072b2", "o", "examples less none"),
-    "control - none": ("#d55e00", "s", "control less none"),
-    "examples - control": ("#009e73", "^", "examples less control"),
+STYLES = {
+    "none": (figures.SERIES[2], "no examples"),
+    "examples": (figures.SERIES[0], "examples"),
+    "control": (figures.SERIES[1], "uninformative examples"),
+    "examples - none": (figures.SERIES[0], "examples minus none"),
+    "control - none": (figures.SERIES[1], "uninformative minus none"),
+    "examples - control": (figures.SERIES[4], "examples minus uninformative"),
 }
-"""Colour, marker and legend label of each contrast."""
+"""Style and legend label of each contrast."""
 
 CONTROL_NOTE = (
-    "The control has as many examples, as long, that tell nothing: the y of each list shuffled, or answers that stand nowhere "
-    "in their story."
+    "The control (uninformative examples) has the same number of examples of the same length: the y values of each list are "
+    "shuffled, or the answers do not occur in their story."
 )
+
+PAGE = 7.6
+"""Height in inches, without the caption, of a figure that fits on a page."""
+
+
+# Characters per line of the label of a row of panels.
+_ROW_CHARACTERS = 18
 
 
 class Loaded:
@@ -46,32 +55,89 @@ class Loaded:
         self.rows, self.metadata = parquet.read(stem.with_suffix(".parquet"), STUDY.schema)
         self.tensors: dict[str, np.ndarray] = read_tensors(stem.with_suffix(".safetensors"))[0] if tensors else {}
 
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.metadata["model"]["name"]
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.rows["task"].iloc[0]
+
+    @property
+    def task_title(self) -> str:
+        """Title of the task."""
+        return figures.task_title(self.metadata, self.task)
+
 
 def load(studies: Iterable[Path | str], tensors: bool = False) -> list[Loaded]:
     """Load the table, and optionally the tensors, of each folder, see :class:`Loaded`."""
     return [Loaded(folder, tensors) for folder in studies]
 
 
-def cells(parts: Iterable[Loaded]) -> list[tuple[Loaded, dict[str, Any]]]:
-    """Return the source data and the names (model, task, number of distractors) of each panel or row of panels."""
-    return [(part, names) for part in parts for names, _ in summary.cells(part.rows)]
+@dataclass(frozen=True)
+class Cell:
+    """The data of one model, task and number of distractors, and its title.
 
-
-def of_cell(table: pd.DataFrame, names: dict[str, Any]) -> pd.DataFrame:
-    """Select the rows of one model, task and number of distractors, see :func:`cells`."""
-    return table[(table[list(names)] == pd.Series(names)).all(axis=1)]
-
-
-def cell_title(loaded: Loaded, distractors: int) -> tuple[str, str]:
-    """Return the two title lines of a panel: the model, and the task.
-
-    The second line includes the number of distractors if the table has more than one.
+    Attributes:
+        part: Data of the model and task.
+        names: Model, task and number of distractors.
+        title: Lines of the title: the model if the figure shows several, the task, and the number of distractors if the task
+            has several. User text is escaped.
     """
-    task = figures.task_title(loaded.metadata, loaded.rows["task"].iloc[0])
-    several = loaded.rows["distractors"].nunique() > 1
-    return figures.model_title(
-        loaded.metadata
-    ), f"{task}, {distractors} distractor{'s' * (distractors != 1)}" if several else task
+
+    part: Loaded
+    names: dict[str, Any]
+    title: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Model, task and number of distractors, for a note."""
+        return ", ".join([self.part.model, *_task_lines(self.part, self.names["distractors"])])
+
+    def row_label(self, quantity: str) -> str:
+        """Return the label of the y axis of a row of panels: the title, wrapped to the height of a row, and the quantity."""
+        return "\n".join([part for line in self.title for part in textwrap.wrap(line, _ROW_CHARACTERS)] + [quantity])
+
+    def select(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Select the rows of this model, task and number of distractors."""
+        return table[(table[list(self.names)] == pd.Series(self.names)).all(axis=1)]
+
+
+def cells(parts: Sequence[Loaded]) -> list[Cell]:
+    """Return the cells of the data, in order. A figure has a panel, or a row or column of panels, for each."""
+    several = len({part.model for part in parts}) > 1
+    found = []
+    for part in parts:
+        for names, _ in summary.cells(part.rows):
+            lines = [part.model] if several else []
+            lines += _task_lines(part, names["distractors"])
+            if part.metadata["observed"]["untrained"]:
+                lines.append("(not trained on such text)")
+            found.append(Cell(part, names, tuple(map(figures.plain, lines))))
+    return found
+
+
+def _task_lines(part: Loaded, distractors: int) -> list[str]:
+    """Return the title of the task, and the number of distractors if the task has more than one."""
+    if part.rows["distractors"].nunique() == 1:
+        return [part.task_title]
+    return [part.task_title, f"{distractors} distractor{'s' * (distractors != 1)}"]
+
+
+def layer_axis(axes: Axes, embeddings: bool, label: bool = True) -> None:
+    """Set integer ticks and the label of an x axis that counts layers from 0.
+
+    Args:
+        axes: Axes to draw on.
+        embeddings: Whether 0 is the embeddings (an axis of hidden states) or the first layer (an axis of attention).
+        label: Whether to write the axis label.
+    """
+    figures.layer_axis(axes, 0, label=False)
+    if label:
+        space = "\n" if axes.get_subplotspec().get_gridspec().ncols > 3 else " "
+        axes.set_xlabel(f"layer{space}(0 = {'embeddings' if embeddings else 'first'})")
 
 
 def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "layer") -> list[Any]:
@@ -91,34 +157,43 @@ def curves(axes: Axes, table: pd.DataFrame, shown: Sequence[str], x: str = "laye
         line = table[table["contrast"] == contrast].sort_values(x)
         if line.empty:
             continue
-        colour, marker, label = LOOKS[contrast]
-        # Dashed, so that the control does not hide the examples when both have the same values.
-        style = "--" if contrast.startswith("control") else "-"
-        handles += axes.plot(line[x], line["value"], style, color=colour, marker=marker, markersize=3, label=label)
-        axes.fill_between(
-            line[x].astype(float), line["low"].astype(float), line["high"].astype(float), color=colour, alpha=0.18, lw=0
-        )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+        style, label = STYLES[contrast]
+        places, value, low, high = (line[name].to_numpy(float) for name in (x, "value", "low", "high"))
+        # Dashed, so that the control does not hide the examples if both have the same values.
+        options = {**style.plot, **({"ls": "--"} if contrast.startswith("control") else {})}
+        handles += axes.plot(places, value, label=label, **options)
+        axes.fill_between(places, low, high, color=style.colour, alpha=0.18, lw=0)
     return handles
 
 
-def notes(item: str, said: str, parts: Sequence[Loaded]) -> list[str]:
-    """Return the notes below a figure: its title, the number of queries, and the notes from the tables' metadata.
+def notes(
+    item: str, parts: Sequence[Loaded], marks: str, warnings: Sequence[str] = (), details: Sequence[str] = ()
+) -> list[str]:
+    """Return the notes of a figure, the most important first.
+
+    The first note is the caption: the title, the models and tasks, the numbers of queries and seeds, and what the marks are.
+    Warnings, the notes from the tables' metadata, and details follow.
 
     Args:
         item: Name of the figure.
-        said: Sentences that are specific to the figure.
         parts: The data that the figure was drawn from.
+        marks: Sentences that explain the lines, bands and marks.
+        warnings: Notes without which the figure could be misunderstood.
+        details: Further notes.
     """
-    counts = []
+    counts: dict[str, set[int]] = {}
     for part in parts:
-        task = figures.task_title(part.metadata, part.rows["task"].iloc[0])
-        queries = sorted(set(part.rows.groupby("distractors")["query_id"].nunique()))
-        counts.append(f"{part.metadata['model']['name']}, {task}: {' or '.join(map(str, queries))} queries")
+        counts.setdefault(part.task_title, set()).update(part.rows.groupby("distractors")["query_id"].nunique())
+    queries = ", ".join(f"{task} ({' or '.join(map(str, sorted(found)))} queries)" for task, found in counts.items())
+    seeds = len({seed for part in parts for seed in part.rows["seed"]})
     shown = STUDY.item(item)
-    theirs = shown.paper_models
-    first = (
-        f"{shown.title}. {said} {CONTROL_NOTE} {'; '.join(counts)}; each stands in every condition, so differences are "
-        f"paired.{f' The study shows {theirs}.' if theirs else ''}"
-    )
-    return [first, *figures.notes([part.metadata for part in parts])]
+    models = ", ".join(dict.fromkeys(part.model for part in parts))
+    return [
+        f"{shown.title}. Model: {models}; {queries}; {seeds} seed{'s' * (seeds != 1)}. {marks}",
+        *warnings,
+        *figures.notes([part.metadata for part in parts]),
+        CONTROL_NOTE,
+        "Each query occurs in each condition, so differences are paired.",
+        *details,
+        *([f"The study uses {shown.paper_models}."] if shown.paper_models else []),
+    ]

@@ -153,7 +153,7 @@ class _Part:
         self.task = self.rows["task"].iloc[0]
         self.title = (self.metadata.get("task") or {}).get("title", self.task)
 
-    def beside(self) -> dict[str, np.ndarray]:
+    def read_tensors(self) -> dict[str, np.ndarray]:
         """Read the study's tensors."""
         return tensors.read(self.folder / f"{self.study}.safetensors")[0]
 
@@ -217,7 +217,7 @@ def _latency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
 def _reconstruction(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.kernel_regression import reconstruction
 
-    made = [reconstruction.summarise(part.rows, part.beside(), _settings(part), plan) for part in parts]
+    made = [reconstruction.summarise(part.rows, part.read_tensors(), _settings(part), plan) for part in parts]
     return _lows(pd.concat(made, ignore_index=True), {"value": "low"})
 
 
@@ -246,8 +246,8 @@ def _methods(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.component_reweighting.components import summary
 
     rows = _together(parts)
-    beside = {(part.metadata["model"]["name"], part.task): part.beside() for part in parts}
-    return summary.methods(rows[rows["seed"] == seed], beside)
+    by_task = {(part.metadata["model"]["name"], part.task): part.read_tensors() for part in parts}
+    return summary.methods(rows[rows["seed"] == seed], by_task)
 
 
 def _best_and_worst(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
@@ -260,7 +260,7 @@ def _answers(part: _Part, seed: int) -> Any:
     """Return the components' predictions for the prompts of one seed."""
     from icl_lens.studies.component_reweighting.components.summary import Answers
 
-    every = Answers.of(part.metadata["model"]["name"], part.task, part.beside())
+    every = Answers.of(part.metadata["model"]["name"], part.task, part.read_tensors())
     own = every.seed == seed  # (N,)
     by_template = ("predictions", "full", "attention", "reconstruction")
     cut = {name: {template: each[own] for template, each in getattr(every, name).items()} for name in by_template}

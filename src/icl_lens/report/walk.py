@@ -28,6 +28,9 @@ from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
 EDGES = 40
 _DIGITS = 3
 
+COLOURS = {"s_wp": "#0072b2", "s_pq": "#d55e00", "s_ww": "#7f7f7f"}
+"""Colours of the quantities. Unlike those of the figures, they are legible on light and on dark pages."""
+
 KINDS = {"wp": "into a label word", "pq": "from a label word to the last position", "ww": "between other words"}
 
 
@@ -41,34 +44,34 @@ def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _task(folder: Path) -> dict[str, Any]:
-    (flow, about), (tokens, _), (answers, _), (isolation, _) = (
+    (flow, metadata), (tokens, _), (answers, _), (isolation, _) = (
         parquet.read(folder / f"{study.name}.parquet", study.schema) for study in (FLOW, TOKENS, ICL, ISOLATION)
     )
-    words = (about.get("task") or {}).get("label_words") or []
+    words = (metadata.get("task") or {}).get("label_words") or []
     task = flow["task"].iloc[0]
     by_prompt = [dict(list(table.groupby("prompt_id"))) for table in (flow, tokens, answers, isolation)]
     classes = len(answers["class_log_probs"].iloc[0])
     labels = [words[c].strip() if words else str(c) for c in range(classes)]
     return {
-        "model": about["model"]["name"],
-        "task": figures.task_title(about, task),
+        "model": metadata["model"]["name"],
+        "task": figures.task_title(metadata, task),
         "labels": labels,
-        "layers": int(about["model"]["layers"]),
-        "prompts": [_prompt(*(tables[number] for tables in by_prompt), about, labels) for number in by_prompt[0]],
+        "layers": int(metadata["model"]["layers"]),
+        "prompts": [_prompt(*(tables[number] for tables in by_prompt), metadata, labels) for number in by_prompt[0]],
     }
 
 
 def _prompt(
-    flow: pd.DataFrame, tokens: pd.DataFrame, answer: pd.DataFrame, isolation: pd.DataFrame, about: dict, labels: list[str]
+    flow: pd.DataFrame, tokens: pd.DataFrame, answer: pd.DataFrame, isolation: pd.DataFrame, metadata: dict, labels: list[str]
 ) -> dict[str, Any]:
-    one = one_prompt.OnePrompt(
+    prompt = one_prompt.OnePrompt(
         tokens=tokens.sort_values("position", ignore_index=True),
         edges=flow,
         answer=answer.iloc[0],
-        about=about,
+        about=metadata,
         label_words=dict(enumerate(labels)),
     )
-    layers = range(one.layers)
+    layers = range(prompt.layers)
     means = flow.groupby("layer")[list(METRICS)].first()
     shares = means.div(means.sum(axis=1).where(lambda total: total > 0), axis=0).fillna(0)
     mean_jaccard = isolation.groupby(["target", "side", "layers"], sort=False).agg(
@@ -80,14 +83,14 @@ def _prompt(
     return {
         "id": int(flow["prompt_id"].iloc[0]),
         "seed": int(flow["seed"].iloc[0]),
-        "gold": int(one.answer["gold"]),
-        "prediction": int(one.answer["prediction"]),
-        "probabilities": np.exp(one.answer["class_log_probs"]).round(_DIGITS).tolist(),
-        "words": one.words,
-        "anchors": one.anchors,
-        "last": one.last,
+        "gold": int(prompt.answer["gold"]),
+        "prediction": int(prompt.answer["prediction"]),
+        "probabilities": np.exp(prompt.answer["class_log_probs"]).round(_DIGITS).tolist(),
+        "words": prompt.words,
+        "anchors": prompt.anchors,
+        "last": prompt.last,
         "flow": {
-            measure: [_strongest(one.in_layer(layer), measure) for layer in layers] for measure in ("saliency", "attention")
+            measure: [_strongest(prompt.in_layer(layer), measure) for layer in layers] for measure in ("saliency", "attention")
         },
         "shares": shares.loc[list(layers)].round(_DIGITS).to_numpy().tolist(),
         "isolation": [
@@ -121,7 +124,7 @@ def charts() -> dict[str, Any]:
     """
     position = {"scale": altair.Scale(reverse=True, nice=False, zero=False), "axis": None}
     side = altair.Scale(domain=[0, 1])
-    kinds = altair.Scale(domain=list(KINDS.values()), range=[figures.COLOURS[f"s_{kind}"] for kind in KINDS])
+    kinds = altair.Scale(domain=list(KINDS.values()), range=[COLOURS[f"s_{kind}"] for kind in KINDS])
     lines = (
         altair.Chart(altair.NamedData("edges"))
         .mark_rule(strokeCap="round")
@@ -137,11 +140,11 @@ def charts() -> dict[str, Any]:
         )
     )
     text = altair.Chart(altair.NamedData("words")).encode(y=altair.Y("position:Q", **position), text="word:N")
-    look = {"fontSize": 11, "font": "ui-monospace, monospace", "limit": 95}
-    bold = altair.condition("datum.anchor", altair.value(figures.COLOURS["s_wp"]), altair.value("currentColor"))
-    left = text.mark_text(align="right", dx=-6, **look).encode(x=altair.datum(0, type="quantitative"), color=bold)
-    right = text.mark_text(align="left", dx=6, **look).encode(x=altair.datum(1, type="quantitative"), color=bold)
-    colours = altair.Scale(domain=[_named(m) for m in METRICS], range=[figures.COLOURS[metric] for metric in METRICS])
+    font = {"fontSize": 11, "font": "ui-monospace, monospace", "limit": 95}
+    bold = altair.condition("datum.anchor", altair.value(COLOURS["s_wp"]), altair.value("currentColor"))
+    left = text.mark_text(align="right", dx=-6, **font).encode(x=altair.datum(0, type="quantitative"), color=bold)
+    right = text.mark_text(align="left", dx=6, **font).encode(x=altair.datum(1, type="quantitative"), color=bold)
+    colours = altair.Scale(domain=[_metric_label(m) for m in METRICS], range=[COLOURS[metric] for metric in METRICS])
     curves = (
         altair.Chart(altair.NamedData("shares"))
         .mark_line(point=True)
@@ -161,7 +164,7 @@ def charts() -> dict[str, Any]:
             y=altair.Y("label:N", sort=None, title=None),
             color=altair.Color(
                 "role:N",
-                scale=altair.Scale(domain=["right", "wrong"], range=[figures.COLOURS["s_wp"], figures.COLOURS["s_ww"]]),
+                scale=altair.Scale(domain=["right", "wrong"], range=[COLOURS["s_wp"], COLOURS["s_ww"]]),
                 legend=None,
             ),
             tooltip=["label:N", "probability:Q"],
@@ -183,7 +186,7 @@ def charts() -> dict[str, Any]:
     }
 
 
-def _named(metric: str) -> str:
+def _metric_label(metric: str) -> str:
     return metric.replace("s_", "S_")
 
 

@@ -19,25 +19,25 @@ def accuracy(answers: pd.DataFrame) -> pd.DataFrame:
         the majority baseline (the accuracy of always predicting the most frequent gold class).
     """
     key = ["model", "set", "task"]
-    right = answers.assign(accuracy=answers["gold"] == answers["prediction"])
-    of_task = right.groupby(key, sort=False).agg(
+    scored = answers.assign(accuracy=answers["gold"] == answers["prediction"])
+    by_task = scored.groupby(key, sort=False).agg(
         accuracy=("accuracy", "mean"),
         commonest_class=("gold", lambda gold: gold.value_counts(normalize=True).max()),
     )
-    over = of_task.groupby(key[:2], sort=False).mean().assign(task=OVER_TASKS).set_index("task", append=True)
-    return pd.concat([of_task, over]).reset_index()
+    mean_rows = by_task.groupby(key[:2], sort=False).mean().assign(task=OVER_TASKS).set_index("task", append=True)
+    return pd.concat([by_task, mean_rows]).reset_index()
 
 
-def unsolved_note(found: pd.DataFrame, consequence: str) -> list[str]:
+def unsolved_note(accuracies: pd.DataFrame, consequence: str) -> list[str]:
     """Return a note that names the tasks with accuracy at or below the majority baseline, or an empty list if there are none.
 
     Args:
-        found: The result of :func:`accuracy`.
+        accuracies: The result of :func:`accuracy`.
         consequence: A sentence that says what this means for the figure.
     """
-    of_tasks = found[found["task"] != OVER_TASKS]
-    unsolved = of_tasks[of_tasks["accuracy"] <= of_tasks["commonest_class"]]
+    by_task = accuracies[accuracies["task"] != OVER_TASKS]
+    unsolved = by_task[by_task["accuracy"] <= by_task["commonest_class"]]
     if unsolved.empty:
         return []
     names = ", ".join(f"{row.task} ({row.model})" for row in unsolved.itertuples())
-    return [f"No better than always the commonest class: {names}. {consequence}"]
+    return [f"Accuracy is at or below the majority baseline: {names}. {consequence}"]

@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from icl_lens.errors import InputError
-from icl_lens.statistics.ranks import midranks
 from icl_lens.statistics.resampling import Bootstrap, Estimate, average, mean_of_known
 
 TwoClasses = Literal["normalised", "raw"]
@@ -31,6 +31,8 @@ _NO_SIGNAL = 1e-9
 def auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Compute the area under the ROC curve: the probability that a positive scores above a negative; a tie counts one half.
 
+    scikit-learn's ``roc_auc_score`` computes one curve per call; this function computes all of them at once.
+
     Args:
         scores: Scores, shape (..., N).
         positive: Whether each element is positive, shape (N,).
@@ -39,11 +41,11 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
         AUC, shape (...); NaN if there is no positive or no negative.
     """
     scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    ahead, behind = int(positive.sum()), int((~positive).sum())
-    if not ahead or not behind:
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
         return np.full(scores.shape[:-1], np.nan)
     # This is the Mann-Whitney U statistic, computed from the rank sum of the positives and divided by the number of pairs.
-    return (midranks(scores)[..., positive].sum(-1) - ahead * (ahead + 1) / 2) / (ahead * behind)
+    return (rankdata(scores, axis=-1)[..., positive].sum(-1) - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,20 @@ def _agreement(scores: np.ndarray, predicted: np.ndarray, two_classes: TwoClasse
     kept = np.unique(predicted)
     dropped = np.setdiff1d(np.arange(scores.shape[-1]), kept)
     classes = tuple(kept.tolist()), tuple(dropped.tolist())
-    everyone = np.arange(len(predicted))
+    all_prompts = np.arange(len(predicted))
     if len(kept) < 2:
-        return Agreement(measure(scores[..., 0], everyone < 0, everyone), *classes)  # no positives, so the AUC is NaN
+        return Agreement(measure(scores[..., 0], all_prompts < 0, all_prompts), *classes)  # no positives, so the AUC is NaN
     chosen = scores[..., kept]  # (L, N, K)
     if len(kept) == 2 and two_classes == "raw":
-        return Agreement(measure(chosen[..., 1], predicted == kept[1], everyone), *classes)
+        return Agreement(measure(chosen[..., 1], predicted == kept[1], all_prompts), *classes)
     total = chosen.sum(-1, keepdims=True)  # (L, N, 1)
     # If there is no attention to label words, all classes get the same share.
     shares = np.divide(chosen, total, out=np.full_like(chosen, 1 / len(kept)), where=total > 0)  # (L, N, K)
     pairs = []
     for a, b in combinations(range(len(kept)), 2):
         members = np.flatnonzero((predicted == kept[a]) | (predicted == kept[b]))  # (n,)
-        for one in (a, b):
-            pairs.append(measure(shares[:, members, one], predicted[members] == kept[one], members))
+        for c in (a, b):
+            pairs.append(measure(shares[:, members, c], predicted[members] == kept[c], members))
     return Agreement(mean_of_known(pairs), *classes)
 
 
@@ -167,21 +169,21 @@ def auc_curve(
     by_task = dict(list(scores.groupby("task")))
     report = []
 
-    def of_seed(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def seed_auc(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         task, seed = part.index[0][:2]
         if task not in by_task:
             raise InputError(f"the deep_attention rows have no prompt of task {task}")
         ids = part.index.get_level_values("prompt_id").tolist()
-        of_part = by_task[task][by_task[task]["prompt_id"].isin(ids)]
-        matrix = attention_scores(of_part, ids)  # (L, n, C)
+        seed_scores = by_task[task][by_task[task]["prompt_id"].isin(ids)]
+        matrix = attention_scores(seed_scores, ids)  # (L, n, C)
         predicted = part["prediction"].to_numpy()
-        plain = agreement(matrix, predicted, two_classes)
-        lost = len(plain.kept) < 2
-        counts = {"prompts": len(ids), "kept": len(plain.kept), "dropped": len(plain.dropped)}
-        report.append({"task": task, "seed": seed, **counts, "missing": lost})
-        return plain.auc, _agreement(matrix, predicted, two_classes, _ResampledAuc(weights)).auc
+        original = agreement(matrix, predicted, two_classes)
+        excluded = len(original.kept) < 2
+        counts = {"prompts": len(ids), "kept": len(original.kept), "dropped": len(original.dropped)}
+        report.append({"task": task, "seed": seed, **counts, "missing": excluded})
+        return original.auc, _agreement(matrix, predicted, two_classes, _ResampledAuc(weights)).auc
 
-    estimate = average(units, of_seed, plan)
+    estimate = average(units, seed_auc, plan)
     return estimate, pd.DataFrame(report)
 
 
@@ -207,10 +209,10 @@ class _ResampledAuc:
             AUC, shape (R, L).
         """
         weights = self.weights[:, members]
-        ahead, behind = weights[:, positive], weights[:, ~positive]  # (R, n+), (R, n-)
-        pairs = ahead.sum(1) * behind.sum(1)  # (R,)
+        positive_weights, negative_weights = weights[:, positive], weights[:, ~positive]  # (R, n+), (R, n-)
+        pairs = positive_weights.sum(1) * negative_weights.sum(1)  # (R,)
         wins = np.empty((len(weights), len(scores)))  # (R, L)
         for layer, row in enumerate(scores):
             doubled = 1 + np.sign(row[positive][:, None] - row[~positive])  # (n+, n-): 2 D
-            wins[:, layer] = np.einsum("rn,rn->r", ahead @ doubled, behind) / 2
+            wins[:, layer] = np.einsum("rn,rn->r", positive_weights @ doubled, negative_weights) / 2
         return np.divide(wins, pairs[:, None], out=np.full_like(wins, np.nan), where=pairs[:, None] > 0)

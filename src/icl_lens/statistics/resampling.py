@@ -105,15 +105,15 @@ class Estimate:
     @cached_property
     def _interval(self) -> np.ndarray:
         """Lower and upper bounds of the percentile interval, shape (2, M...)."""
-        ends = ((1 - self.level) / 2, (1 + self.level) / 2)
+        quantiles = ((1 - self.level) / 2, (1 + self.level) / 2)
         flat = self.resampled.reshape(len(self.resampled), -1)  # (R, M)
-        absent = np.isnan(flat)  # (R, M)
-        whole, none = ~absent.any(0), absent.all(0)  # (M,)
+        missing = np.isnan(flat)  # (R, M)
+        complete, empty = ~missing.any(0), missing.all(0)  # (M,)
         result = np.full((2, flat.shape[1]), np.nan)
         # nanquantile loops over the columns in Python, so it is used only for columns with NaN.
-        result[:, whole] = np.quantile(flat[:, whole], ends, axis=0)
-        if not (whole | none).all():
-            result[:, ~(whole | none)] = np.nanquantile(flat[:, ~(whole | none)], ends, axis=0)
+        result[:, complete] = np.quantile(flat[:, complete], quantiles, axis=0)
+        if not (complete | empty).all():
+            result[:, ~(complete | empty)] = np.nanquantile(flat[:, ~(complete | empty)], quantiles, axis=0)
         return result.reshape(2, *self.resampled.shape[1:])
 
 
@@ -139,11 +139,11 @@ def mean(rows: pd.DataFrame, columns: Sequence[str], plan: Bootstrap | None = No
         raise InputError(f"empty cells among {', '.join(columns)}; a mean over the others would hide them")
     units = rows.groupby(["task", "seed", "prompt_id"], sort=True)[columns].mean()
 
-    def of_seed(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def seed_mean(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = part.to_numpy(dtype=float)  # (n, M)
         return values.mean(0), weights @ values / weights.sum(1, keepdims=True)
 
-    return average(units, of_seed, plan)
+    return average(units, seed_mean, plan)
 
 
 def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap | None = None) -> Estimate:
@@ -169,31 +169,32 @@ def shares(rows: pd.DataFrame, parts: Sequence[Sequence[str]], plan: Bootstrap |
     if units.empty or units.index.has_duplicates:
         raise InputError("shares need one row per prompt; select one model and prompt set")
 
-    def divided(means: np.ndarray) -> np.ndarray:
+    def normalised(means: np.ndarray) -> np.ndarray:
         grouped = means.reshape(*means.shape[:-1], len(parts), -1)  # (..., M, P)
         total = grouped.sum(-1, keepdims=True)  # (..., M, 1)
         return np.divide(grouped, total, out=np.full_like(grouped, np.nan), where=total != 0)
 
-    def of_seed(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def seed_shares(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = part.to_numpy(dtype=float)  # (n, M * P)
-        return divided(values.mean(0)), divided(weights @ values / weights.sum(1, keepdims=True))
+        return normalised(values.mean(0)), normalised(weights @ values / weights.sum(1, keepdims=True))
 
-    return average(units, of_seed, plan or Bootstrap())
+    return average(units, seed_shares, plan or Bootstrap())
 
 
-def average(units: pd.DataFrame, of_seed: Callable, plan: Bootstrap) -> Estimate:
+def average(units: pd.DataFrame, statistic: Callable, plan: Bootstrap) -> Estimate:
     """Average a statistic of each seed over seeds, then tasks.
 
     Args:
         units: One row per prompt, with a sorted index of task, seed and prompt_id.
-        of_seed: Function that computes the statistic: (rows of one task and seed (n), weights (R, n)) -> value (M...),
+        statistic: Function that computes the statistic: (rows of one task and seed (n), weights (R, n)) -> value (M...),
             resampled (R, M...).
         plan: Settings of the bootstrap.
     """
     values, resampled = [], []
-    for task, of_task in units.groupby(level="task", sort=True):
+    for task, task_rows in units.groupby(level="task", sort=True):
         parts = [
-            of_seed(part, plan.prompt_weights(task, seed, len(part))) for seed, part in of_task.groupby(level="seed", sort=True)
+            statistic(part, plan.prompt_weights(task, seed, len(part)))
+            for seed, part in task_rows.groupby(level="seed", sort=True)
         ]
         values.append(mean_of_known([value for value, _ in parts]))
         resampled.append(mean_of_known([drawn for _, drawn in parts], plan.seed_weights(task, len(parts))))

@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
-from icl_lens.statistics.ranks import midranks
+from scipy.stats import rankdata
 
 # A dimension counts as constant if its standard deviation over the prompts is at most this share of the largest absolute value.
 CONSTANT = 1e-5
@@ -55,7 +54,10 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def condensed(matrix: np.ndarray) -> np.ndarray:
-    """Return the entries above the diagonal: shape (..., P, P) to (..., M)."""
+    """Return the entries above the diagonal: shape (..., P, P) to (..., M).
+
+    ``scipy.spatial.distance.squareform`` does the same for a single matrix; this function and :func:`square` accept batches.
+    """
     rows, columns = np.triu_indices(matrix.shape[-1], 1)
     return matrix[..., rows, columns]
 
@@ -72,9 +74,9 @@ def square(pairs: np.ndarray, diagonal: float = 1.0) -> np.ndarray:
 def unit_ranks(pairs: np.ndarray) -> np.ndarray:
     """Return ranks along the last axis, centred and scaled to norm 1; NaN where constant.
 
-    The dot product of two results is Spearman's correlation.
+    The dot product of two results is Spearman's correlation, so one matrix product correlates many vectors with many others.
     """
-    return unit_values(midranks(pairs))
+    return unit_values(rankdata(pairs, axis=-1))
 
 
 def unit_values(pairs: np.ndarray) -> np.ndarray:
@@ -90,11 +92,11 @@ def unit_values(pairs: np.ndarray) -> np.ndarray:
 
 
 def mantel(unit: np.ndarray, hypothesis: np.ndarray, permutations: int, seed: int) -> np.ndarray:
-    """Compute the null distribution of alignments: alignments with a hypothesis after permuting its prompts.
+    """Compute the null distribution of alignments with a hypothesis: rows and columns of its matrix are permuted together.
 
     Args:
         unit: :func:`unit_ranks` (or :func:`unit_values`) of similarities, shape (S, M).
-        hypothesis: Hypothesis, shape (P, P). If ``unit`` contains ranks, pass the result of :func:`ranked`.
+        hypothesis: Hypothesised similarity matrix, shape (P, P). If ``unit`` contains ranks, pass the result of :func:`ranked`.
         permutations: Number of permutations, R.
         seed: Seed of the permutations.
 
@@ -108,14 +110,14 @@ def mantel(unit: np.ndarray, hypothesis: np.ndarray, permutations: int, seed: in
     found = []
     for start in range(0, permutations, _CHUNK):
         orders = np.stack([generator.permutation(size) for _ in range(min(_CHUNK, permutations - start))])  # (r, P)
-        dealt = ordered[orders[:, rows], orders[:, columns]]  # (r, M)
-        found.append(dealt @ unit.T)  # (r, S)
+        permuted = ordered[orders[:, rows], orders[:, columns]]  # (r, M)
+        found.append(permuted @ unit.T)  # (r, S)
     return np.concatenate(found)
 
 
 def ranked(hypothesis: np.ndarray) -> np.ndarray:
     """Replace the off-diagonal entries of a symmetric hypothesis by their ranks, shape (P, P); the diagonal becomes 0."""
-    return square(midranks(condensed(np.asarray(hypothesis, dtype=float))), 0.0)
+    return square(rankdata(condensed(hypothesis)), 0.0)
 
 
 def p_of(value: np.ndarray, null: np.ndarray) -> np.ndarray:

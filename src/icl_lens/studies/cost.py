@@ -65,7 +65,7 @@ class Cost:
 
     def __post_init__(self) -> None:
         if not isinstance(self.passes, int | float):
-            raise TypeError(f"passes is {self.passes!r}; it must be a number")
+            raise TypeError(f"passes must be a number, got {self.passes!r}")
 
     def __call__(self, job: Job) -> Work:
         """Return the estimate for one job."""
@@ -74,5 +74,5 @@ class Cost:
         prompts = job.seeds * min([job.queries, *([self.queries(job.settings)] if self.queries else [])])
         tokens = prompts * job.query + (prompts if job.fresh else job.seeds) * job.demonstrations
         passes = self.passes + (self.more(job) if self.more else 0)
-        behind = prompts * job.query * self.behind(job.settings) if self.behind else 0
-        return Work(prompts, tokens * passes + behind)
+        query_tokens = prompts * job.query * self.behind(job.settings) if self.behind else 0
+        return Work(prompts, tokens * passes + query_tokens)

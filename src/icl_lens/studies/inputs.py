@@ -81,7 +81,7 @@ def of_tables(given: Given, tables: Mapping[str, pd.DataFrame]) -> Inputs:
     """
     tokenized = {key: given.tokenize(table) for key, table in tables.items()}
     kept = {key: fitting(given.model, prompts) for key, prompts in tokenized.items()}
-    everywhere = set.intersection(*({p.prompt_id for p in prompts} for prompts in kept.values()))
-    kept = {key: [p for p in prompts if p.prompt_id in everywhere] for key, prompts in kept.items()}
+    common_ids = set.intersection(*({p.prompt_id for p in prompts} for prompts in kept.values()))
+    kept = {key: [p for p in prompts if p.prompt_id in common_ids] for key, prompts in kept.items()}
     prompts = kept.pop("prompts")
     return Inputs(prompts, len(tokenized["prompts"]) - len(prompts), kept)

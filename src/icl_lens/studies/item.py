@@ -64,9 +64,7 @@ class Item:
         return "table" if "table" in self.name.split("_") else "figure"
 
     def stand_in_note(self, shown: Iterable[str]) -> list[str]:
-        """Return a sentence that names the fallback tasks that replace the paper's tasks.
-
-        The list is empty if the item shows no fallback task.
+        """Return a list with one sentence that names the fallback tasks, or an empty list if the item shows none.
 
         Args:
             shown: The tasks that the item shows.
@@ -74,4 +72,4 @@ class Item:
         shown = list(dict.fromkeys(shown))
         if not self.stand_ins or set(shown) & set(self.tasks):
             return []
-        return [f"The paper shows {', '.join(self.tasks)} here, which is not configured; {', '.join(shown)} stands in for it."]
+        return [f"Task here: {', '.join(shown)} (the paper uses {', '.join(self.tasks)}, which is not configured)."]

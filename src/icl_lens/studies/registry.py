@@ -34,7 +34,7 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 
 @cache
-def _own_packages() -> dict[str, str]:
+def _builtin_packages() -> dict[str, str]:
     """Return name -> package of each study in this package, determined without imports."""
     folders = sorted(path.parent for path in _FOLDER.glob("*/*/study.py") if path.parent.parent.name != "plugins")
     return {folder.name: f"{_PACKAGE}.{folder.parent.name}.{folder.name}" for folder in folders}
@@ -46,17 +46,17 @@ def packages() -> dict[str, str]:
     Raises:
         InputError: A plugin has the name of a study or group of icl-lens, or of a target of the workflow.
     """
-    own = _own_packages()
+    builtin = _builtin_packages()
     for name, folder in plugins.FOLDERS.items():
-        if name in own or name in _own_groups():
-            taken = "study" if name in own else "group of figures"
-            raise InputError(f"plugins: {folder}: icl-lens has a {taken} named {name} itself; rename the folder")
+        if name in builtin or name in _builtin_groups():
+            owner = "study" if name in builtin else "group of figures"
+            raise InputError(f"plugins: {folder}: the name {name!r} is taken by a {owner} of icl-lens; rename the folder")
         if name in _TARGETS:
-            raise InputError(f"plugins: {folder}: {name!r} is a target of the workflow; rename the folder")
-    return {**own, **{name: f"{plugins.__name__}.{name}" for name in plugins.FOLDERS}}
+            raise InputError(f"plugins: {folder}: the name {name!r} is taken by a target of the workflow; rename the folder")
+    return {**builtin, **{name: f"{plugins.__name__}.{name}" for name in plugins.FOLDERS}}
 
 
-def _known() -> tuple[tuple[str, Path], ...]:
+def _registered() -> tuple[tuple[str, Path], ...]:
     """Return the key of the cached functions: the plugins registered in this process."""
     return tuple(plugins.FOLDERS.items())
 
@@ -81,7 +81,7 @@ def study(name: str) -> Study:
         InputError: No such study exists, or its ``study.py`` violates the contract.
     """
     if name not in packages():
-        raise InputError(f"there is no study {name}; known: {', '.join(packages())}")
+        raise InputError(f"unknown study {name}; known studies: {', '.join(packages())}")
     try:
         module = import_module(f"{packages()[name]}.study")
     except InputError:
@@ -89,52 +89,54 @@ def study(name: str) -> Study:
     except Exception as error:
         if not is_plugin(name):
             raise
-        raise InputError(f"study {name}: {_place(error, plugins.FOLDERS[name])}: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"study {name}: {_error_location(error, plugins.FOLDERS[name])}: {type(error).__name__}: {error}"
+        ) from error
     found = getattr(module, "STUDY", None)
     if not isinstance(found, Study):
-        raise InputError(f"study {name}: {module.__file__} defines no STUDY = Study(...)")
+        raise InputError(f"study {name}: {module.__file__} must define STUDY = Study(...)")
     if found.package != packages()[name]:
-        raise InputError(f"study {name}: package is {found.package!r}; it must be __package__")
+        raise InputError(f"study {name}: package must be __package__, got {found.package!r}")
     if is_plugin(name) and module_file(found.module) is None:
-        raise InputError(f"study {name}: {plugins.FOLDERS[name]} holds no compute.py")
+        raise InputError(f"study {name}: {plugins.FOLDERS[name]} contains no compute.py")
     return found
 
 
-def _place(error: Exception, folder: Path) -> str:
+def _error_location(error: Exception, folder: Path) -> str:
     """Return where in a folder's code an error was raised: the file, and the line of the last call in that folder."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
-    file, line = (lines[-1].filename, lines[-1].lineno) if lines else (folder / "study.py", None)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
+    file, line = (frames[-1].filename, frames[-1].lineno) if frames else (folder / "study.py", None)
     return f"{file}, line {line}" if line else str(file)
 
 
 def studies() -> dict[str, Study]:
     """Return all studies by name: first by paper, in the order of the groups, then the plugins."""
-    return _studies(_known())
+    return _studies(_registered())
 
 
 @cache
-def _studies(known: tuple[tuple[str, Path], ...]) -> dict[str, Study]:
+def _studies(registered: tuple[tuple[str, Path], ...]) -> dict[str, Study]:
     found = {name: study(name) for name in packages()}
     order = list(groups())
     return dict(sorted(found.items(), key=lambda pair: (order.index(pair[1].group), is_plugin(pair[0]))))
 
 
 @cache
-def _own_groups() -> dict[str, Group]:
+def _builtin_groups() -> dict[str, Group]:
     found = [import_module(f"{_PACKAGE}.{path.parent.name}.group").GROUP for path in sorted(_FOLDER.glob("*/group.py"))]
     return {group.name: group for group in sorted(found, key=lambda group: group.order)}
 
 
 def groups() -> dict[str, Group]:
     """Return all groups of figures by name, in order. Each plugin is its own group."""
-    return _groups(_known())
+    return _groups(_registered())
 
 
 @cache
-def _groups(known: tuple[tuple[str, Path], ...]) -> dict[str, Group]:
-    own = _own_groups()
-    last = max(group.order for group in own.values())
-    return {**own, **{name: Group(f"{plugins.__name__}.{name}", False, last + 1) for name in plugins.FOLDERS}}
+def _groups(registered: tuple[tuple[str, Path], ...]) -> dict[str, Group]:
+    builtin = _builtin_groups()
+    last_order = max(group.order for group in builtin.values())
+    return {**builtin, **{name: Group(f"{plugins.__name__}.{name}", False, last_order + 1) for name in plugins.FOLDERS}}
 
 
 def papers() -> list[str]:
@@ -149,34 +151,34 @@ def items() -> dict[str, Item]:
         InputError: Two items have the same name, an item reads a study that does not exist, or a plugin gives an item an
             invalid name or prompt set.
     """
-    return _items(_known())
+    return _items(_registered())
 
 
 @cache
-def _items(known: tuple[tuple[str, Path], ...]) -> dict[str, Item]:
+def _items(registered: tuple[tuple[str, Path], ...]) -> dict[str, Item]:
     found: dict[str, Item] = {}
-    every = [*(item for group in groups().values() for item in group.items)]
-    every += [item for each in studies().values() for item in each.items]
+    all_items = [*(item for group in groups().values() for item in group.items)]
+    all_items += [item for each in studies().values() for item in each.items]
     order = list(groups())
-    for item in sorted(every, key=lambda item: (order.index(item.group), _natural(item.name))):
+    for item in sorted(all_items, key=lambda item: (order.index(item.group), _natural(item.name))):
         source = f"plugins: {item.group}" if is_plugin(item.group) else item.group
         if is_plugin(item.group):
             _check_names(item)
         if item.name in found:
-            raise InputError(f"{source}: items: icl-lens has a figure or table named {item.name} already; rename it")
+            raise InputError(f"{source}: items: duplicate name {item.name}; names of figures and tables must be unique")
         for name in item.studies:
             if name not in packages():
-                raise InputError(f"{source}: items: {item.name} reads a study {name}, which does not exist")
+                raise InputError(f"{source}: items: {item.name} reads the unknown study {name}")
         found[item.name] = item
     return found
 
 
 def _check_names(item: Item) -> None:
     """Check the name and the prompt set of a plugin's figure or table."""
-    place = f"plugins: {item.group}: items"
+    location = f"plugins: {item.group}: items"
     if not re.fullmatch(r"(figure|table)_[a-z0-9_]+", item.name):
         raise InputError(
-            f"{place}: {item.name!r} cannot be a figure's or table's name; it begins with figure_ or table_ and has lower-case "
+            f"{location}: {item.name!r} is not a valid name of a figure or table; use figure_ or table_ followed by lower-case "
             "letters, digits and underscores"
         )
     if item.set and not item.own_tasks:
@@ -185,7 +187,7 @@ def _check_names(item: Item) -> None:
         try:
             Protocol.of(item.set)
         except InputError as error:
-            raise InputError(f"{place}: {item.name}: set: {error}") from error
+            raise InputError(f"{location}: {item.name}: set: {error}") from error
 
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -195,28 +197,28 @@ def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
 
 def settings() -> dict[str, Keys]:
     """Return the config keys under ``studies``, by name. Studies that share settings have the same keys."""
-    return _settings(_known())
+    return _settings(_registered())
 
 
 @cache
-def _settings(known: tuple[tuple[str, Path], ...]) -> dict[str, Keys]:
+def _settings(registered: tuple[tuple[str, Path], ...]) -> dict[str, Keys]:
     found: dict[str, Keys] = {}
     for each in studies().values():
         if each.settings is not None:
             other = found.setdefault(each.settings.name, each.settings)
             if other != each.settings:
                 raise InputError(
-                    f"study {each.name}: settings: the keys {each.settings.name} belong to another study; choose another name"
+                    f"study {each.name}: settings: the key {each.settings.name} is used by another study; choose another name"
                 )
     return found
 
 
 def schemas() -> list[Schema]:
     """Return the schema of each kind of table that a results folder can contain."""
-    every = [CORPORA, PROMPTS, TRAINING, EVALUATION]
+    found = [CORPORA, PROMPTS, TRAINING, EVALUATION]
     for each in studies().values():
-        every += [each.schema, *([each.reads] if each.reads else [])]
-    return list({schema.kind: schema for schema in every}.values())
+        found += [each.schema, *([each.reads] if each.reads else [])]
+    return list({schema.kind: schema for schema in found}.values())
 
 
 def add_plugins(folders: Iterable[Path | str]) -> None:

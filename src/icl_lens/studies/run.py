@@ -67,19 +67,25 @@ def run(
         InputError: The prompts or the model cannot be used, the device does not support exact products, or the study violates
             the contract.
     """
-    own = writing.settings_of(study, settings)
+    resolved = writing.settings_of(study, settings)
     compute = study.function("compute")
     prepare = study.function(study.inputs) if study.inputs else inputs.of_table
     table, origin = parquet.read(prompts, study.reads)
     loaded = loading.load(model, name=name, device=device, dtype=dtype)
     further = dict(further or {})
 
-    def as_read(rows: pd.DataFrame) -> list[TokenizedPrompt]:
+    def tokenize_table(rows: pd.DataFrame) -> list[TokenizedPrompt]:
         return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
 
     with precision.products(matmul, loaded.device) as products:
         given = inputs.Given(
-            loaded, table, {key: parquet.read(path, PROMPTS)[0] for key, path in further.items()}, own, bos, as_chat, as_read
+            loaded,
+            table,
+            {key: parquet.read(path, PROMPTS)[0] for key, path in further.items()},
+            resolved,
+            bos,
+            as_chat,
+            tokenize_table,
         )
         prepared = prepare(given)
         if not isinstance(prepared, inputs.Inputs):
@@ -87,18 +93,18 @@ def run(
         observed = observe(loaded, prepared.prompts)
         observed["prompts"] = len(prepared.prompts)
         observed["left_out"] = prepared.left_out
-        further_checkpoints = _checkpoints(study, own)  # before the computation, to fail early on a wrong folder
-        arguments: dict[str, Any] = {**prepared.more, **({} if own is None else {"settings": own})}
+        further_checkpoints = _checkpoints(study, resolved)  # before the computation, to fail early on a wrong folder
+        arguments: dict[str, Any] = {**prepared.more, **({} if resolved is None else {"settings": resolved})}
         with progress(len(prepared.prompts), f"{study.name} of {loaded.name}") as advance:
             arguments |= {"prompts": prepared.prompts, "batch_tokens": batch_tokens, "progress": advance}
             writing.require_takes(study, compute, loaded, **arguments)
-            found = compute(loaded, **arguments)
-    rows, tensors = writing.rows_and_tensors(study, found)
+            result = compute(loaded, **arguments)
+    rows, tensors = writing.rows_and_tensors(study, result)
     if "prompt_id" not in rows:
         raise writing.broken(study, "compute() returns rows without prompt_id")
-    strangers = set(rows["prompt_id"]) - set(table["prompt_id"])
-    if strangers:
-        raise writing.broken(study, f"compute() returns rows of a prompt_id that the prompts lack: {min(strangers)}")
+    unexpected = set(rows["prompt_id"]) - set(table["prompt_id"])
+    if unexpected:
+        raise writing.broken(study, f"compute() returns rows of a prompt_id that the prompts lack: {min(unexpected)}")
     rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     writing.write(
@@ -112,7 +118,7 @@ def run(
             "batch_tokens": batch_tokens,
             "bos": bos,
             "chat": as_chat,
-            **({} if own is None else own.model_dump(mode="json")),
+            **({} if resolved is None else resolved.model_dump(mode="json")),
         },
         seeds=sorted(int(seed) for seed in table["seed"].unique()),
         observed=observed,
@@ -127,7 +133,7 @@ def run(
         **further_checkpoints,
         **prepared.facts,
     )
-    logger.info("wrote %s: %d rows of %d prompts", out, len(rows), len(prepared.prompts))
+    logger.info("wrote %s: %d rows for %d prompts", out, len(rows), len(prepared.prompts))
 
 
 def _checkpoints(study: Study, settings: Section | None) -> dict[str, Any]:

@@ -26,12 +26,12 @@ def run_synthetic(study: Study, out: Path | str, settings: Section | None = None
         InputError: The settings cannot be used, or the study violates the contract.
     """
     if study.reads is not None:
-        raise ValueError(f"the study {study.name} reads prompts")
-    own = writing.settings_of(study, settings)
-    seeds = list(getattr(own, "seeds", []))
+        raise ValueError(f"study {study.name} reads prompts; use icl_lens.studies.run")
+    resolved = writing.settings_of(study, settings)
+    seeds = list(getattr(resolved, "seeds", []))
     with progress(max(1, len(seeds)), study.name, "seed") as advance:
-        found = study.function("compute")(own, advance)
-    rows, tensors = writing.rows_and_tensors(study, found)
+        result = study.function("compute")(resolved, advance)
+    rows, tensors = writing.rows_and_tensors(study, result)
     writing.write(
         out,
         study,
@@ -39,7 +39,7 @@ def run_synthetic(study: Study, out: Path | str, settings: Section | None = None
         tensors,
         modules=(study.module, __name__),
         files=(),
-        settings={} if own is None else own.model_dump(mode="json"),
+        settings={} if resolved is None else resolved.model_dump(mode="json"),
         seeds=seeds,
     )
     logger.info("wrote %s: %d rows", out, len(rows))

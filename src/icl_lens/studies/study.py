@@ -122,52 +122,54 @@ class Study:
         }
         for name, kind in types.items():
             if not isinstance(getattr(self, name), kind):
-                wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-                self._refuse(name, f"is {getattr(self, name)!r}; it must be of type {wanted}")
+                expected = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+                self._refuse(name, f"must be of type {expected}, got {getattr(self, name)!r}")
         if "." not in self.package:
-            self._refuse("package", f"is {self.package!r}; it must be __package__")
+            self._refuse("package", f"must be __package__, got {self.package!r}")
         for name, kind in (("further", Further), ("items", Item)):
             for entry in getattr(self, name):
                 if not isinstance(entry, kind):
-                    self._refuse(name, f"holds {entry!r}; each entry must be of type {kind.__name__}")
+                    self._refuse(name, f"must contain only entries of type {kind.__name__}, got {entry!r}")
         if self.settings and not (isinstance(self.settings.section, type) and issubclass(self.settings.section, Section)):
             self._refuse(
-                "settings", f"hold {self.settings.section!r}; they must be a class derived from icl_lens.section.Section"
+                "settings", f"must contain a class derived from icl_lens.section.Section, got {self.settings.section!r}"
             )
         if self.checkpoints is not None and not callable(self.checkpoints):
-            self._refuse("checkpoints", f"is {self.checkpoints!r}; it must be a function of the settings")
+            self._refuse("checkpoints", f"must be a function of the settings, got {self.checkpoints!r}")
         for item in self.items:
             for name in ("name", "title", "notebook", "set"):
                 if not isinstance(getattr(item, name), str):
-                    self._refuse("items", f"hold {item.name} with {name}={getattr(item, name)!r}; it must be a string")
+                    self._refuse("items", f"{item.name}: {name} must be a string, got {getattr(item, name)!r}")
             for name in ("studies", "tensors", "tasks", "stand_ins", "hubs", "reads"):
                 if not isinstance(getattr(item, name), tuple):  # iterating over a string would yield its letters
-                    self._refuse("items", f"hold {item.name} with {name}={getattr(item, name)!r}; it must be a tuple")
+                    self._refuse("items", f"{item.name}: {name} must be a tuple, got {getattr(item, name)!r}")
         if self.schema.kind != self.name:
-            self._refuse("schema", f"is of kind {self.schema.kind!r}; it must have the study's name")
+            self._refuse("schema", f"must have the name of the study as its kind, got {self.schema.kind!r}")
         if self.schema.stage != ("studies" if self.reads else "synthetic"):
-            wanted = "studies" if self.reads else "synthetic, because the study reads no prompts"
-            self._refuse("schema", f"has stage {self.schema.stage!r}; it must be {wanted}")
+            expected = "studies" if self.reads else "synthetic, because the study reads no prompts"
+            self._refuse("schema", f"must have stage {expected}, got {self.schema.stage!r}")
         if self.reads and not {"model", "task", "set", "seed", "prompt_id"} <= set(self.schema.columns):
-            self._refuse("schema", "lacks columns that every study has; make it with study_schema")
+            self._refuse("schema", "lacks columns that each study has; create it with study_schema")
         if self.reads is None:
             for name in ("further", "inputs", "tensors", "checkpoints"):
                 if getattr(self, name):
-                    self._refuse(name, "is for studies that read prompts, but reads is None")
+                    self._refuse(name, "is only for studies that read prompts, but reads is None")
         for each in self.further:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", each.option) or each.option in ("prompts", "model", "checkpoints"):
-                self._refuse("further", f"holds the option {each.option!r}; take another name of lower-case letters")
+                self._refuse(
+                    "further", f"invalid or reserved option name {each.option!r}; use another name of lower-case letters"
+                )
         if self.checkpoints is not None and self.settings is None:
-            self._refuse("checkpoints", "come from the settings, but the study has none")
+            self._refuse("checkpoints", "depend on the settings, but the study has no settings")
         names = [item.name for item in self.items]
         for name in names:
             if names.count(name) > 1:
-                self._refuse("items", f"hold {name} twice")
+                self._refuse("items", f"duplicate name {name}")
         object.__setattr__(self, "items", tuple(replace(item, group=self.group) for item in self.items))
 
     def _refuse(self, name: str, fault: str) -> None:
-        own = self.name if isinstance(self.package, str) else repr(self.package)
-        raise InputError(f"study {own}: {name} {fault}")
+        label = self.name if isinstance(self.package, str) else repr(self.package)
+        raise InputError(f"study {label}: {name} {fault}")
 
     @property
     def name(self) -> str:
@@ -208,6 +210,6 @@ class Study:
         """
         function = getattr(import_module(self.module), name, None)
         if not callable(function):
-            where = "inputs: " if name == self.inputs else ""
-            raise InputError(f"study {self.name}: {where}{self.module} has no function {name}()")
+            prefix = "inputs: " if name == self.inputs else ""
+            raise InputError(f"study {self.name}: {prefix}{self.module} has no function {name}()")
         return function

@@ -26,11 +26,11 @@ def settings_of(study: Study, settings: Section | None) -> Section | None:
     Raises:
         ValueError: The settings belong to another study.
     """
-    kind = study.settings.section if study.settings else type(None)
-    own = kind() if settings is None else settings
-    if not isinstance(own, kind):
-        raise ValueError(f"{type(own).__name__} are no settings of the study {study.name}")
-    return own
+    expected = study.settings.section if study.settings else type(None)
+    resolved = expected() if settings is None else settings
+    if not isinstance(resolved, expected):
+        raise ValueError(f"study {study.name} requires settings of type {expected.__name__}, got {type(resolved).__name__}")
+    return resolved
 
 
 def broken(study: Study, fault: str) -> InputError:
@@ -50,27 +50,27 @@ def require_takes(study: Study, compute: Callable, *given: Any, **named: Any) ->
         raise broken(study, f"compute() does not take the arguments {', '.join(named)} besides the model: {error}") from error
 
 
-def rows_and_tensors(study: Study, found: Any) -> tuple[pd.DataFrame, Mapping[str, np.ndarray] | None]:
+def rows_and_tensors(study: Study, result: Any) -> tuple[pd.DataFrame, Mapping[str, np.ndarray] | None]:
     """Split the return value of ``compute`` into rows and, if the study has tensors, tensors.
 
     Raises:
         InputError: ``compute`` returned something else.
     """
-    rows, beside = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    rows, named_tensors = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(rows, pd.DataFrame):
-        raise broken(study, f"compute() returns {type(found).__name__}, not a DataFrame of rows")
-    if study.tensors and beside is None:
+        raise broken(study, f"compute() returns {type(result).__name__}, not a DataFrame of rows")
+    if study.tensors and named_tensors is None:
         raise broken(study, "tensors is True, but compute() returns no pair of rows and tensors")
-    if not study.tensors and beside is not None:
+    if not study.tensors and named_tensors is not None:
         raise broken(study, "compute() returns tensors, but tensors is not True")
-    return rows, beside
+    return rows, named_tensors
 
 
 def write(
     out: Path | str,
     study: Study,
     rows: pd.DataFrame,
-    beside: Mapping[str, np.ndarray] | None,
+    named_tensors: Mapping[str, np.ndarray] | None,
     modules: Sequence[str],
     files: Sequence[Path | str],
     settings: dict[str, Any],
@@ -84,7 +84,7 @@ def write(
         out: Table to write.
         study: The study that produced the rows.
         rows: Rows with the columns of the study's schema, in any order.
-        beside: Name -> tensor, or None if the study has no tensors.
+        named_tensors: Name -> tensor, or None if the study has no tensors.
         modules: Modules that computed the rows.
         files: Tables that the study read.
         settings, seeds, observed, more: See :func:`icl_lens.artifacts.provenance.describe`.
@@ -93,34 +93,34 @@ def write(
         InputError: The rows do not meet the schema.
     """
     missing = [name for name in study.schema.columns if name not in rows]
-    strangers = [name for name in rows if name not in study.schema.columns]
-    if missing or strangers:
-        fault = f"lack the column {missing[0]!r}" if missing else f"have a column {strangers[0]!r} that the schema lacks"
+    unexpected = [name for name in rows if name not in study.schema.columns]
+    if missing or unexpected:
+        fault = f"lack the column {missing[0]!r}" if missing else f"have a column {unexpected[0]!r} that the schema lacks"
         raise broken(study, f"schema: the rows of compute() {fault}")
-    mistyped = [name for name, kind in study.schema.columns.items() if not _holds(rows[name], kind)]
+    mistyped = [name for name, column_type in study.schema.columns.items() if not _has_type(rows[name], column_type)]
     if mistyped:
-        wanted = study.schema.columns[mistyped[0]]
-        raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {wanted}")
-    wrong = next(row_faults(study.schema, rows, (observed or {}).get("prompts")), None)
-    if wrong:
-        raise broken(study, f"schema: the rows of compute() break it: {wrong}")
+        expected = study.schema.columns[mistyped[0]]
+        raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {expected}")
+    row_fault = next(row_faults(study.schema, rows, (observed or {}).get("prompts")), None)
+    if row_fault:
+        raise broken(study, f"schema: the rows of compute() break it: {row_fault}")
     inputs = {artifact_name(path, out): file_hash(path) for path in files}
     metadata = describe(study.schema, modules, inputs, settings, seeds, observed, **more)
-    if beside is not None:
-        place = Path(out).with_suffix(".safetensors")
-        tensors.write(place, beside, metadata)
-        metadata["beside"] = {artifact_name(place, out): file_hash(place)}
+    if named_tensors is not None:
+        tensor_file = Path(out).with_suffix(".safetensors")
+        tensors.write(tensor_file, named_tensors, metadata)
+        metadata["beside"] = {artifact_name(tensor_file, out): file_hash(tensor_file)}
     try:
         parquet.write(out, rows, study.schema, metadata)
     except (ValueError, TypeError) as error:  # pyarrow raises both for values of another type
-        said = str(error.args[0] if error.args else error).splitlines()[0]
-        raise broken(study, f"schema: the rows of compute() do not meet it: {said}") from error
+        reason = str(error.args[0] if error.args else error).splitlines()[0]
+        raise broken(study, f"schema: the rows of compute() do not meet it: {reason}") from error
 
 
-def _holds(values: pd.Series, kind: pa.DataType) -> bool:
+def _has_type(values: pd.Series, column_type: pa.DataType) -> bool:
     """Return whether a column is numeric if the schema requires numbers.
 
     Writing the table checks all other types.
     """
-    wanted = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return not wanted or pd.api.types.is_numeric_dtype(values)
+    numeric = pa.types.is_integer(column_type) or pa.types.is_floating(column_type)
+    return not numeric or pd.api.types.is_numeric_dtype(values)

@@ -24,84 +24,91 @@ def _as_text(mapping: Any) -> Any:
     """
     if not isinstance(mapping, dict):
         return mapping
-    truths = [key for key in mapping if isinstance(key, bool)]
-    if truths:
-        raise ValueError(f"YAML reads an unquoted yes, no, true or false as {truths[0]}; write it in quotes")
-    named = {str(key) if isinstance(key, int) else key: word for key, word in mapping.items()}
-    if len(named) < len(mapping):
-        raise ValueError("two keys are the same label, once as a number and once as text")
-    return named
+    booleans = [key for key in mapping if isinstance(key, bool)]
+    if booleans:
+        raise ValueError(
+            f"a label must be text, got {booleans[0]} (YAML reads unquoted yes, no, true and false as booleans); put it in "
+            "quotes"
+        )
+    converted = {str(key) if isinstance(key, int) else key: word for key, word in mapping.items()}
+    if len(converted) < len(mapping):
+        raise ValueError("duplicate label, once as a number and once as text; labels must be unique")
+    return converted
 
 
 class OwnTask(Section):
     """A task defined by the user."""
 
-    title: str | None = Field(default=None, min_length=1, description="The name in figures; the key by default.")
+    title: str | None = Field(default=None, min_length=1, description="Name in figures. Default: the key of the task.")
     template: str | None = Field(
         default=None,
-        description='One demonstration, e.g. "Review: {text}\\nVerdict:{label}"; the query is the same without its label.',
+        description='Format of one demonstration, e.g. "Review: {text}\\nVerdict:{label}". The query has no label.',
     )
     label_words: Annotated[dict[str, str], BeforeValidator(_as_text)] = Field(
         min_length=2,
-        description="Value of the label column (on a hub: the name of the class) -> label word with its leading blank, e.g. "
-        '{neg: " bad", pos: " good"}. Their order is that of the classes.',
+        description="Value of the label column (for a Hub data set: name of the class) -> label word with its leading space, "
+        'e.g. {neg: " bad", pos: " good"}. The order is the order of the classes.',
     )
     text: list[str] = Field(
-        default_factory=lambda: ["text"], min_length=1, description="Columns of the text, joined by a blank."
+        default_factory=lambda: ["text"], min_length=1, description="Text columns; their values are joined by a space."
     )
-    label: str = Field(default="label", min_length=1, description="The column of the label.")
+    label: str = Field(default="label", min_length=1, description="Name of the label column.")
     train: str = Field(
         default="train",
         min_length=1,
-        description="The demonstrations' texts: a file (.csv, .tsv, .jsonl or .parquet); with `hub`, the name of a split.",
+        description="Texts of the demonstrations: a file (.csv, .tsv, .jsonl or .parquet) or, with `hub`, the name of a split.",
     )
-    test: str = Field(default="test", min_length=1, description="The queries' texts, likewise.")
-    hub: str | None = Field(default=None, min_length=3, description="A data set on the hub, owner/name, instead of files.")
+    test: str = Field(
+        default="test", min_length=1, description="Texts of the queries: a file or, with `hub`, the name of a split."
+    )
+    hub: str | None = Field(default=None, min_length=3, description="Instead of files: a data set on the Hub (owner/name).")
     revision: str = Field(
         default="refs/convert/parquet",
         min_length=1,
-        description="hub only: a commit or branch. The default is the branch on which the hub keeps each data set as Parquet.",
+        description="hub only: a commit or branch. The default is the branch with the Hub's Parquet copy of the data set.",
     )
-    config: str = Field(default="default", min_length=1, description="hub only: the data set's configuration.")
+    config: str = Field(default="default", min_length=1, description="hub only: configuration of the data set.")
     like: str | None = Field(
         default=None,
-        description="Instead of files or a hub: the texts (and the template, if none is given) of one of the paper's tasks, "
-        "whose class names are then the keys of `label_words`.",
+        description="Instead of files or `hub`: name of one of the paper's tasks. It provides the texts, and the template if "
+        "none is given. The keys of `label_words` must be its class names.",
     )
 
     @model_validator(mode="after")
-    def _can_be_a_task(self) -> OwnTask:
+    def _check_definition(self) -> OwnTask:
         if self.like is None and self.template is None:
-            raise ValueError("template is missing")
+            raise ValueError("template is missing; add one, or set like")
         if self.template is not None:
             pieces = re.findall(r"\{[^{}]*\}", self.template)
             if sorted(pieces) != ["{label}", "{text}"] or not self.template.endswith("{label}"):
                 raise ValueError(
-                    f"template {self.template!r} must hold {{text}} once and end with {{label}}, its only other field: the "
-                    "query is written without a label, and what the model says next is its answer"
+                    f"template {self.template!r} must contain {{text}} once, end with {{label}} and have no other field, "
+                    "because the query ends before its label and the next token is the prediction"
                 )
             if self.template.removesuffix("{label}")[-1:].isspace():
                 raise ValueError(
-                    f"template {self.template!r}: the blank before {{label}} belongs to the label words (a prompt that ends "
-                    'with a blank is read differently); write "Verdict:{label}" and " good"'
+                    f"template {self.template!r} must not have whitespace before {{label}}, because tokenizers treat it "
+                    'differently at the end of a prompt; move it to the label words, as in "Verdict:{label}" and " good"'
                 )
         words = list(self.label_words.values())
-        bare = [word for word in words if not word[:1].isspace() or not word.strip() or word != word.rstrip()]
-        if bare:
-            raise ValueError(f"label_words: {bare[0]!r} must begin with a blank, hold a word and end with it, like ' good'")
-        if len(set(words)) < len(words):
-            raise ValueError("label_words: two classes have the same label word")
-        given = self.model_fields_set
-        if self.like is not None and given & {"text", "label", "train", "test", "hub", "revision", "config"}:
+        invalid = [word for word in words if not word[:1].isspace() or not word.strip() or word != word.rstrip()]
+        if invalid:
             raise ValueError(
-                f"like: {self.like} brings its own texts; leave out text, label, train, test, hub, revision, config"
+                f"label_words: {invalid[0]!r} must be a word with a leading space and no trailing space, such as ' good'"
             )
+        if len(set(words)) < len(words):
+            raise ValueError(
+                f"label_words: duplicate word {next(word for word in words if words.count(word) > 1)!r}; words must be unique"
+            )
+        explicit = self.model_fields_set
+        if self.like is not None and explicit & {"text", "label", "train", "test", "hub", "revision", "config"}:
+            raise ValueError(f"like: {self.like} provides the texts; remove text, label, train, test, hub, revision and config")
         if self.like is None and self.hub is None:
-            if given & {"revision", "config"}:
-                raise ValueError("revision and config go with hub")
-            absent = {"train", "test"} - given
-            if absent:
-                raise ValueError(f"{min(absent)} is missing: name a file, or a data set on the hub under hub")
+            if explicit & {"revision", "config"}:
+                raise ValueError("revision and config need hub; remove them, or set hub")
+            missing = {"train", "test"} - explicit
+            if missing:
+                raise ValueError(f"{min(missing)} is missing; set it to a file, or set hub to a data set on the Hub")
         return self
 
     def task(self, name: str, tasks: Mapping[str, Task]) -> Task:
@@ -118,10 +125,10 @@ class OwnTask(Section):
             words = tuple(self.label_words.values())
             return Task(name, self.title or name, self.template or "", words, tuple(self.label_words))
         if self.like not in tasks:
-            raise ValueError(f"like: {self.like!r} is none of {', '.join(tasks)}")
+            raise ValueError(f"like: {self.like!r} is unknown (known: {', '.join(tasks)})")
         base = tasks[self.like]
         if set(self.label_words) != set(base.classes):
-            raise ValueError(f"label_words: the classes of {base.name} are {', '.join(base.classes)}; name each once")
+            raise ValueError(f"label_words: the keys must be the classes of {base.name} ({', '.join(base.classes)})")
         words = tuple(self.label_words[name] for name in base.classes)
         title = self.title or f"{base.title} ({', '.join(word.strip() for word in words)})"
         return Task(name, title, self.template or base.template, words, base.classes)

@@ -18,7 +18,7 @@ from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose, heads_and_mlps
 from icl_lens.tasks.task import Task
 from icl_lens.tools import component_file, demo_cache
-from icl_lens.tools.demonstrations import prompts_of, require_room
+from icl_lens.tools.demonstrations import build_prompts, require_fits_context
 from icl_lens.tools.text_files import Text
 
 Header = demo_cache.Header | component_file.Header
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 @torch.inference_mode()
-def behind_cache(
+def with_cache(
     folder: Path | str,
     cache: Path | str,
     texts: Sequence[Text],
@@ -66,21 +66,21 @@ def behind_cache(
     """
     header = demo_cache.read_header(cache)
     model = loading.load(folder, device=device, dtype=header.dtype)
-    read = demo_cache.load(cache, model, folder)
+    loaded = demo_cache.load(cache, model, folder)
     compressed_demonstrations.require_compressible(model)
     prompts = _prompts(model, header, texts)
     for one, prompt in zip(texts, prompts, strict=True):
-        _require_room_behind(model, header, one, prompt)
+        _require_fits_cache(model, header, one, prompt)
     probabilities = np.empty((len(prompts), len(header.label_words)))  # (N, C)
     with precision.products(matmul, model.device):
-        for batch in compressed_demonstrations.batches(model, prompts, batch_tokens, read.compressed):
-            logits = compressed_demonstrations.query_logits(model, batch, read.compressed)  # (B, V)
-            of_labels = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
-            probabilities[batch.index] = of_labels.numpy()
+        for batch in compressed_demonstrations.batches(model, prompts, batch_tokens, loaded.compressed):
+            logits = compressed_demonstrations.query_logits(model, batch, loaded.compressed)  # (B, V)
+            label_probabilities = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
+            probabilities[batch.index] = label_probabilities.numpy()
     yield from _answers(header, texts, probabilities)
 
 
-def by_components(
+def with_components(
     folder: Path | str,
     components: Path | str,
     texts: Sequence[Text],
@@ -112,10 +112,10 @@ def by_components(
     decomposer = Decomposer(model.network)
     prompts = _prompts(model, header, texts)
     for one, prompt in zip(texts, prompts, strict=True):
-        require_room(model, f"line {one.line}", prompt)
+        require_fits_context(model, f"line {one.line}", prompt)
     with precision.products(matmul, model.device):
-        read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
-    parts = read.parts[:, heads_and_mlps(decomposer.parts())]  # (N, M, C)
+        decomposed = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    parts = decomposed.parts[:, heads_and_mlps(decomposer.parts())]  # (N, M, C)
     probabilities = torch.einsum("nmc,m->nc", parts, weights).double().softmax(-1).numpy()  # (N, C)
     yield from _answers(header, texts, probabilities)
 
@@ -124,7 +124,7 @@ def _prompts(model: LanguageModel, header: Header, texts: Sequence[Text]) -> lis
     """Build prompts from the demonstrations in a header, with each text as a query."""
     words = tuple(header.label_words)
     task = Task(header.task, header.task, header.template, words, tuple(word.strip() for word in words))
-    return prompts_of(model, task, header.texts, header.labels, [one.text for one in texts], header.bos, header.chat)
+    return build_prompts(model, task, header.texts, header.labels, [one.text for one in texts], header.bos, header.chat)
 
 
 def _answers(header: Header, texts: Sequence[Text], probabilities: np.ndarray) -> Iterator[Answer]:
@@ -134,15 +134,15 @@ def _answers(header: Header, texts: Sequence[Text], probabilities: np.ndarray) -
         yield Answer(one.text, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
 
 
-def _require_room_behind(model: LanguageModel, header: demo_cache.Header, one: Text, prompt: TokenizedPrompt) -> None:
+def _require_fits_cache(model: LanguageModel, header: demo_cache.Header, one: Text, prompt: TokenizedPrompt) -> None:
     if len(prompt.ids) <= header.start or prompt.ids[: header.start].tolist() != header.ids:
         raise InputError(
-            f"line {one.line}: the tokenizer reads the demonstrations differently before this text, so the cache does not hold "
-            "them as they are read there; does the text begin with a line break, or the template with the text?"
+            f"line {one.line}: the tokens of the demonstrations change when this text follows them, so the cache does not "
+            "match; remove a line break at the beginning of the text, or put a word before {text} in the template"
         )
     if model.context is not None and len(prompt.ids) > model.context:
         raise InputError(
-            f"line {one.line}: its text is {len(prompt.ids) - header.start} tokens with the template, and the demonstrations "
-            f"leave {model.context - header.start} of the context of {model.name} ({model.context}); shorten it, or compress "
-            "fewer demonstrations"
+            f"line {one.line}: the text has {len(prompt.ids) - header.start} tokens with the template, but the demonstrations "
+            f"leave only {model.context - header.start} of the {model.context} tokens of the context of {model.name}; shorten "
+            "the text or compress fewer demonstrations"
         )

@@ -16,7 +16,7 @@ from icl_lens.artifacts import signed_file
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import Bos
 from icl_lens.section import Section
-from icl_lens.tools.model_identity import ModelIdentity, identify, require_same
+from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
 
 
 class Header(Section):
@@ -27,7 +27,7 @@ class Header(Section):
         made_by: The model and tokenizer that the file was made with.
         dtype: The number format of the model.
         matmul: The requested matrix multiplication mode, exact or fast; None in files from before this option existed.
-        products: The format in which the device computed the products, see :func:`icl_lens.network.precision.measured`.
+        products: The format in which the device computed the products, see :func:`icl_lens.network.precision.measured_format`.
         task: The name of the task.
         template: The template of the task.
         label_words: The label words of the task, including leading spaces.
@@ -66,13 +66,13 @@ KIND = signed_file.Kind(
     version=1,
     header=Header,
     framework="numpy",
-    absent="`icl-lens reweight-components` makes such a file",
-    foreign="holds no components of icl-lens",
-    named="its format",
+    missing_hint="create it with `icl-lens reweight-components`",
+    kind_error="is not a file of re-weighted components of icl-lens",
+    format_name="the file format",
 )
 
 
-def save(path: Path | str, weights: np.ndarray, layer: np.ndarray, head: np.ndarray, **about: object) -> Header:
+def save(path: Path | str, weights: np.ndarray, layer: np.ndarray, head: np.ndarray, **fields: object) -> Header:
     """Write the weights to a file, atomically.
 
     Args:
@@ -80,10 +80,10 @@ def save(path: Path | str, weights: np.ndarray, layer: np.ndarray, head: np.ndar
         weights: The weights of the components, shape (M,).
         layer: The layer of each component, shape (M,).
         head: The head of each component, -1 for an MLP, shape (M,).
-        about: The fields of the header except for ``format`` and ``content``.
+        fields: The fields of the header except for ``format`` and ``content``.
     """
     tensors = {"weights": weights.astype(np.float32), "layer": layer.astype(np.int64), "head": head.astype(np.int64)}
-    return KIND.write(path, tensors, **about)
+    return KIND.write(path, tensors, **fields)
 
 
 def read_header(path: Path | str) -> Header:
@@ -94,7 +94,7 @@ def read_header(path: Path | str) -> Header:
     """
     header = KIND.read_header(path)
     if len(header.labels) != len(header.texts) or not all(0 <= c < len(header.label_words) for c in header.labels):
-        raise signed_file.contradictory(path)
+        raise signed_file.inconsistent(path)
     return header
 
 
@@ -110,6 +110,6 @@ def load(path: Path | str, model: LanguageModel, folder: Path | str) -> np.ndarr
         InputError: See :func:`read_header`; or the file was made with another model or tokenizer, or the tensors are corrupted.
     """
     header = read_header(path)
-    instead = ("re-weight the components of this one", "re-weight the components with this one")
-    require_same(path, header.made_by, identify(model, folder), instead)
+    advice = ("re-weight the components of this model", "re-weight the components with this tokenizer")
+    require_same_model(path, header.made_by, identify(model, folder), advice)
     return KIND.read_tensors(path, header, ("weights", "layer", "head"))["weights"]

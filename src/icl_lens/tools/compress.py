@@ -23,7 +23,7 @@ from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.tasks.task import Task
 from icl_lens.tools import demo_cache
 from icl_lens.tools.demo_cache import Header
-from icl_lens.tools.demonstrations import prompts_of
+from icl_lens.tools.demonstrations import build_prompts
 from icl_lens.tools.model_identity import identify
 
 logger = logging.getLogger(__name__)
@@ -69,14 +69,14 @@ def compress(
     model = loading.load(folder, name=name, device=device, dtype=dtype)
     compressed_demonstrations.require_compressible(model)
     for index in sorted(set(range(len(task.label_words))) - set(labels)):
-        logger.warning("no demonstration of class %s: it is known by its name alone", task.label_words[index].strip())
+        logger.warning("class %s has no demonstration", task.label_words[index].strip())
     # The query is not used. Any text can follow the demonstrations.
-    (prompt,) = prompts_of(model, task, texts, labels, texts[:1], bos, as_chat)
+    (prompt,) = build_prompts(model, task, texts, labels, texts[:1], bos, as_chat)
     length = compressed_demonstrations.query_start(prompt)
     if model.context is not None and length >= model.context:
         raise InputError(
-            f"the demonstrations are {length} tokens, and the context of {model.name} is {model.context}: none is left for a "
-            "text; use fewer or shorter ones"
+            f"the demonstrations have {length} tokens and fill the context of {model.name} ({model.context} tokens); use fewer "
+            "or shorter demonstrations"
         )
     kept = compressed_demonstrations.kept_positions(prompt) if keep == "anchors" else np.arange(length)
     with precision.products(matmul, model.device) as products:
@@ -98,5 +98,5 @@ def compress(
         bos=bos,
         chat=as_chat,
     )
-    logger.info("wrote %s: %d of %d positions kept, of %d demonstrations", out, len(kept), length, len(texts))
+    logger.info("wrote %s: kept %d of %d positions of %d demonstrations", out, len(kept), length, len(texts))
     return header

@@ -17,7 +17,7 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.prefixes import Prefix
 from icl_lens.prompts.positions import Bos
 from icl_lens.studies.anchors.compressed_demonstrations import Compressed
-from icl_lens.tools.model_identity import ModelIdentity, identify, require_same
+from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
 
 
 class Header(BaseModel):
@@ -28,7 +28,7 @@ class Header(BaseModel):
         made_by: The model and tokenizer that the cache was made with.
         dtype: The number format of the model, and therefore of the keys and values.
         matmul: The requested matrix multiplication mode, exact or fast; None in caches from before this option existed.
-        products: The format in which the device computed the products, see :func:`icl_lens.network.precision.measured`.
+        products: The format in which the device computed the products, see :func:`icl_lens.network.precision.measured_format`.
         task: The name of the task.
         template: The template of the task.
         label_words: The label words of the task, including leading spaces.
@@ -67,9 +67,9 @@ KIND = signed_file.Kind(
     version=1,
     header=Header,
     framework="pt",
-    absent="`icl-lens compress` makes a cache",
-    foreign="is no cache of icl-lens",
-    named="the cache's format",
+    missing_hint="create it with `icl-lens compress`",
+    kind_error="is not a cache of icl-lens",
+    format_name="the cache format",
 )
 
 
@@ -86,20 +86,20 @@ class Cache:
     compressed: Compressed
 
 
-def save(path: Path | str, compressed: Compressed, **about: object) -> Header:
+def save(path: Path | str, compressed: Compressed, **fields: object) -> Header:
     """Write a cache to a file, atomically.
 
     Args:
         path: The file.
         compressed: The kept keys and values.
-        about: The fields of the header that are not derived from ``compressed``, except for ``format`` and ``content``.
+        fields: The fields of the header that are not derived from ``compressed``, except for ``format`` and ``content``.
     """
     tensors = {}
     for name in ("keys", "values"):
         for layer, tensor in enumerate(getattr(compressed.prefix, name)):
             tensors[f"{name}.{layer}"] = tensor.detach().cpu().contiguous()  # (1, H_kv, K, d)
     ids, kept = compressed.ids.tolist(), compressed.kept.tolist()
-    return KIND.write(path, tensors, kept=kept, ids=ids, start=len(ids), **about)
+    return KIND.write(path, tensors, kept=kept, ids=ids, start=len(ids), **fields)
 
 
 def read_header(path: Path | str) -> Header:
@@ -112,7 +112,7 @@ def read_header(path: Path | str) -> Header:
     ordered = header.kept == sorted(set(header.kept)) and header.kept[0] >= 0 and header.kept[-1] < header.start
     labelled = len(header.labels) == len(header.texts) and all(0 <= c < len(header.label_words) for c in header.labels)
     if not ordered or not labelled or len(header.ids) != header.start:
-        raise signed_file.contradictory(path)
+        raise signed_file.inconsistent(path)
     return header
 
 
@@ -129,13 +129,13 @@ def load(path: Path | str, model: LanguageModel, folder: Path | str) -> Cache:
             corrupted.
     """
     header = read_header(path)
-    again = "compress the demonstrations with this one"
-    require_same(path, header.made_by, identify(model, folder), (again, again))
+    advice = ("compress the demonstrations with this model", "compress the demonstrations with this tokenizer")
+    require_same_model(path, header.made_by, identify(model, folder), advice)
     layers = range(header.made_by.layers)
     tensors = KIND.read_tensors(path, header, [f"{name}.{layer}" for name in ("keys", "values") for layer in layers])
     shapes = {tensor.shape[::2] for tensor in tensors.values() if tensor.dim() == 4}  # (1, K)
     if shapes != {(1, len(header.kept))}:
-        raise signed_file.damaged(path)
+        raise signed_file.corrupted(path)
     keys, values = (tuple(tensors[f"{name}.{layer}"].to(model.device) for layer in layers) for name in ("keys", "values"))
     kept = np.array(header.kept, dtype=np.int64)
     return Cache(header, Compressed(Prefix(keys, values, len(kept)), kept, np.array(header.ids, dtype=np.int64)))

@@ -14,7 +14,7 @@ from icl_lens.prompts.protocol import write_prompt
 from icl_lens.tasks.task import Task
 
 
-def prompts_of(
+def build_prompts(
     model: LanguageModel,
     task: Task,
     texts: Sequence[str],
@@ -40,12 +40,12 @@ def prompts_of(
     return tokenize(chat.wrap(table, model.tokenizer) if as_chat else table, model.tokenizer, bos)
 
 
-def require_room(model: LanguageModel, where: str, prompt: TokenizedPrompt) -> None:
+def require_fits_context(model: LanguageModel, location: str, prompt: TokenizedPrompt) -> None:
     """Check that a prompt fits into the context length of a model.
 
     Args:
         model: The model.
-        where: The description of the query's text in the error message, such as "line 3".
+        location: The description of the query's text in the error message, such as "line 3".
         prompt: The prompt, with demonstrations and query.
 
     Raises:
@@ -53,6 +53,6 @@ def require_room(model: LanguageModel, where: str, prompt: TokenizedPrompt) -> N
     """
     if model.context is not None and len(prompt.ids) > model.context:
         raise InputError(
-            f"{where}: with the demonstrations before it, it is {len(prompt.ids)} tokens, and the context of {model.name} is "
-            f"{model.context}; shorten it, or use fewer demonstrations"
+            f"{location}: the text has {len(prompt.ids)} tokens with the demonstrations, but the context of {model.name} has "
+            f"only {model.context} tokens; shorten the text or use fewer demonstrations"
         )

@@ -58,22 +58,22 @@ def identify(model: LanguageModel, folder: Path | str) -> ModelIdentity:
     )
 
 
-def require_same(path: Path | str, made_by: ModelIdentity, here: ModelIdentity, instead: tuple[str, str]) -> None:
+def require_same_model(path: Path | str, made_by: ModelIdentity, current: ModelIdentity, advice: tuple[str, str]) -> None:
     """Check that a file was made with the given model and tokenizer.
 
     Args:
         path: The file.
         made_by: The model and tokenizer that the file was made with.
-        here: The model and tokenizer that the file is used with.
-        instead: The advice in the error message, first for a different model, then for a different tokenizer.
+        current: The model and tokenizer that the file is used with.
+        advice: The advice in the error message, first for a different model, then for a different tokenizer.
 
     Raises:
         InputError: The file was made with another model or tokenizer.
     """
-    if here.model != made_by.model:
+    if current.model != made_by.model:
         raise InputError(
-            f"{path} was made with another model, {made_by.name} ({made_by.family}, {made_by.layers} "
-            f"layers), whose files are not those of {here.name}; {instead[0]}"
+            f"{path} was made with another model, {made_by.name} ({made_by.family}, {made_by.layers} layers); its files differ "
+            f"from those of {current.name}; {advice[0]}"
         )
-    if here.tokenizer != made_by.tokenizer:
-        raise InputError(f"{path} was made with another tokenizer than that of {here.name}; {instead[1]}")
+    if current.tokenizer != made_by.tokenizer:
+        raise InputError(f"{path} was made with another tokenizer; its files differ from those of {current.name}; {advice[1]}")

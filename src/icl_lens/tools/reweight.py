@@ -23,7 +23,7 @@ from icl_lens.studies.component_reweighting.settings import Settings
 from icl_lens.tasks.task import Task
 from icl_lens.tools import component_file
 from icl_lens.tools.component_file import Header
-from icl_lens.tools.demonstrations import prompts_of, require_room
+from icl_lens.tools.demonstrations import build_prompts, require_fits_context
 from icl_lens.tools.model_identity import identify
 
 logger = logging.getLogger(__name__)
@@ -69,36 +69,36 @@ def reweight(
     settings = settings or Settings()
     if len(texts) <= demonstrations:
         raise InputError(
-            f"there are {len(texts)} labelled texts and the first {demonstrations} are demonstrations, so none is left to "
-            "train on; give more, or fewer --demonstrations"
+            f"no labelled text is left for training: there are {len(texts)} and the first {demonstrations} are demonstrations; "
+            "add texts or reduce --demonstrations"
         )
     gold = list(labels[demonstrations:])
-    absent = [word.strip() for c, word in enumerate(task.label_words) if c not in gold]
-    if absent:
+    missing = [word.strip() for c, word in enumerate(task.label_words) if c not in gold]
+    if missing:
         raise InputError(
-            f"no text behind the {demonstrations} demonstrations is labelled {absent[0]}, so weights would be trained without "
-            "that class; put some there"
+            f"class {missing[0]} has no training text: none of the texts after the first {demonstrations}, which are "
+            "demonstrations, has this label; add such texts"
         )
     model = loading.load(folder, name=name, device=device, dtype=dtype)
     decomposer = Decomposer(model.network)
-    shown, known = list(texts[:demonstrations]), list(labels[:demonstrations])
-    prompts = prompts_of(model, task, shown, known, list(texts[demonstrations:]), bos, as_chat)
+    demonstration_texts, demonstration_labels = list(texts[:demonstrations]), list(labels[:demonstrations])
+    prompts = build_prompts(model, task, demonstration_texts, demonstration_labels, list(texts[demonstrations:]), bos, as_chat)
     for number, prompt in enumerate(prompts, demonstrations + 1):
-        require_room(model, f"labelled text {number}", prompt)
-    movable = heads_and_mlps(decomposer.parts())
+        require_fits_context(model, f"labelled text {number}", prompt)
+    trainable = heads_and_mlps(decomposer.parts())
     with precision.products(matmul, model.device) as products:
         observe(model, prompts)  # warns if the model predicts such texts poorly or tokens are unknown
-        read = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
-    parts = read.parts[:, movable]  # (n, M, C)
-    right = torch.tensor(gold)
-    learnt = component_weights.reweight(parts[None], right[None], torch.ones(1, len(gold), dtype=torch.bool), settings)
-    after = torch.einsum("nmc,m->nc", parts, learnt.weights[0]).argmax(-1)
-    kinds = decomposer.parts().iloc[movable]
+        decomposed = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    parts = decomposed.parts[:, trainable]  # (n, M, C)
+    classes = torch.tensor(gold)
+    trained = component_weights.reweight(parts[None], classes[None], torch.ones(1, len(gold), dtype=torch.bool), settings)
+    after = torch.einsum("nmc,m->nc", parts, trained.weights[0]).argmax(-1)
+    components = decomposer.parts().iloc[trainable]
     header = component_file.save(
         out,
-        learnt.weights[0].numpy(),
-        kinds["layer"].to_numpy(),
-        kinds["head"].to_numpy(),
+        trained.weights[0].numpy(),
+        components["layer"].to_numpy(),
+        components["head"].to_numpy(),
         made_by=identify(model, folder),
         dtype=dtype,
         matmul=matmul,
@@ -106,15 +106,26 @@ def reweight(
         task=task.name,
         template=task.template,
         label_words=list(task.label_words),
-        texts=shown,
-        labels=known,
+        texts=demonstration_texts,
+        labels=demonstration_labels,
         bos=bos,
         chat=as_chat,
         trained_on=len(gold),
-        epochs=int(learnt.epochs[0]),
-        right_before=int((read.logits.argmax(-1) == right).sum()),
-        right_after=int((after == right).sum()),
+        epochs=int(trained.epochs[0]),
+        right_before=int((decomposed.logits.argmax(-1) == classes).sum()),
+        right_after=int((after == classes).sum()),
     )
-    what = "wrote %s: %d heads and MLPs, weighted on %d texts behind %d demonstrations in %d epochs; right before %d, after %d"
-    logger.info(what, out, len(kinds), len(gold), len(shown), header.epochs, header.right_before, header.right_after)
+    message = (
+        "wrote %s: weights of %d heads and MLPs, %d training texts, %d demonstrations, %d epochs; correct before %d, after %d"
+    )
+    logger.info(
+        message,
+        out,
+        len(components),
+        len(gold),
+        len(demonstration_texts),
+        header.epochs,
+        header.right_before,
+        header.right_after,
+    )
     return header

@@ -48,9 +48,9 @@ def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
     Returns:
         The texts and the class indices.
     """
-    kind = _by_ending(str(path))
+    kind = _format_by_extension(str(path))
     if kind == "lines":
-        raise InputError(f"{path}: demonstrations are a .jsonl or a .csv file, with text and label")
+        raise InputError(f"{path}: demonstrations must be a .jsonl or .csv file with text and label")
     known = {word.strip(): index for index, word in enumerate(task.label_words)}
     known = {**{name: index for index, name in enumerate(task.classes)}, **known}
     if not any(name.isdecimal() for name in known):
@@ -61,11 +61,11 @@ def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
         name = str(label).strip() if isinstance(label, str | int) and not isinstance(label, bool) else None
         if name not in known:
             words = ", ".join(word.strip() for word in task.label_words)
-            raise InputError(f"{path}, line {line}: unknown label {label!r}; task {task.name} has {words}")
+            raise InputError(f"{path}, line {line}: unknown label {label!r}; labels of task {task.name}: {words}")
         texts.append(_text(str(path), line, record))
         labels.append(known[name])
     if not texts:
-        raise InputError(f"{path} holds no demonstration; a line is a text with its label")
+        raise InputError(f"{path} contains no demonstrations; add at least one text with its label")
     return texts, labels
 
 
@@ -81,21 +81,21 @@ def texts(path: Path | str, kind: Format | None = None) -> list[Text]:
         InputError: The input cannot be read or has no text, or a line is empty or is not a valid record.
     """
     name = "standard input" if str(path) == STANDARD_INPUT else str(path)
-    kind = kind or _by_ending(name)
+    kind = kind or _format_by_extension(name)
     content = _read(str(path))
     if kind == "lines":
         lines = content.removesuffix("\n").split("\n") if content else []
-        found = [Text(number, _filled(name, number, line.removesuffix("\r"))) for number, line in enumerate(lines, 1)]
+        found = [Text(number, _require_filled(name, number, line.removesuffix("\r"))) for number, line in enumerate(lines, 1)]
     else:
         found = [Text(line, _text(name, line, record)) for line, record in _records(name, content, kind)]
     if not found:
-        raise InputError(f"{name} holds no text")
+        raise InputError(f"{name} contains no texts")
     return found
 
 
-def _by_ending(name: str) -> Format:
-    ending = Path(name).suffix.lower().removeprefix(".")
-    return ending if ending in ("jsonl", "csv") else "lines"
+def _format_by_extension(name: str) -> Format:
+    extension = Path(name).suffix.lower().removeprefix(".")
+    return extension if extension in ("jsonl", "csv") else "lines"
 
 
 def _read(path: str) -> str:
@@ -123,9 +123,9 @@ def _records(name: str, content: str, kind: Format) -> Iterator[tuple[int, dict[
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}, line {number}: not JSON ({error})") from error
+            raise InputError(f"{name}, line {number}: not valid JSON ({error})") from error
         if not isinstance(record, dict):
-            raise InputError(f'{name}, line {number}: a line must be one object, such as {{"text": ...}}')
+            raise InputError(f'{name}, line {number}: each line must be a JSON object such as {{"text": ...}}')
         yield number, record
 
 
@@ -142,32 +142,32 @@ def _rows(name: str, content: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             if len(row) != len(header):
                 raise InputError(
-                    f"{name}, line {reader.line_num}: {len(row)} fields where the header names {len(header)} "
-                    f"({', '.join(header)}); a text with a comma stands in double quotes"
+                    f"{name}, line {reader.line_num}: {len(row)} fields, but the header has {len(header)} "
+                    f"({', '.join(header)}); put a text with a comma in double quotes"
                 )
             yield reader.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: not CSV ({error})") from error
+        raise InputError(f"{name}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
 def _field(name: str, line: int, record: dict[str, Any], field: str) -> Any:
     if field not in record:
-        raise InputError(f"{name}, line {line}: no {field!r}; there is {', '.join(map(repr, record)) or 'nothing'}")
+        raise InputError(f"{name}, line {line}: missing field {field!r} (found: {', '.join(map(repr, record)) or 'none'})")
     return record[field]
 
 
 def _text(name: str, line: int, record: dict[str, Any]) -> str:
     text = _field(name, line, record, "text")
     if not isinstance(text, str):
-        raise InputError(f"{name}, line {line}: its text is {text!r}, which is no text")
-    return _filled(name, line, text)
+        raise InputError(f"{name}, line {line}: 'text' must be a string, got {text!r}")
+    return _require_filled(name, line, text)
 
 
-def _filled(name: str, line: int, text: str) -> str:
+def _require_filled(name: str, line: int, text: str) -> str:
     if not text.strip():
         raise InputError(f"{name}, line {line}: the text is empty")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can contain a lone surrogate
-        raise InputError(f"{name}, line {line}: the text holds half a character (a lone surrogate)") from error
+        raise InputError(f"{name}, line {line}: the text contains half a character (a lone surrogate)") from error
     return text

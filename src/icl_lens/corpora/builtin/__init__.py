@@ -98,12 +98,14 @@ def texts(task: str, label: int, rng: np.random.Generator) -> Iterator[str]:
         IndexError: The task has no such class.
     """
     writer, finish = Writer(_grammar(task, label), rng), _MODULES[task].finish
-    telling = indicative_words(task)[label]
+    indicative = indicative_words(task)[label]
     while True:
         text = finish(writer.write("text"))
         if not _MIN_TOKENS <= text.count(" ") + 1 <= _MAX_TOKENS or repeats_a_word(text):
             continue
-        if len(content_words(text) & telling) >= _MIN_INDICATIVE_WORDS and fewest_content_words(text) >= (_MIN_CONTENT_WORDS):
+        if len(content_words(text) & indicative) >= _MIN_INDICATIVE_WORDS and fewest_content_words(text) >= (
+            _MIN_CONTENT_WORDS
+        ):
             yield text
 
 
@@ -156,7 +158,7 @@ class _TestFilter:
     """Selects valid test texts, given the training texts."""
 
     def __init__(self, train: list[str]) -> None:
-        self._indexes = [OverlapIndex(train, definition, doubtful) for definition, doubtful in DEFINITIONS]
+        self._indexes = [OverlapIndex(train, definition, ambiguous) for definition, ambiguous in DEFINITIONS]
         self._vocabulary = {word for text in train for word in text.split()}
 
     def accepted(self, candidates: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ def words(text: str) -> tuple[str, ...]:
     """
     found = tuple(text.split())
     if len(set(found)) != len(found):
-        raise ValueError(f"listed twice: {sorted({word for word in found if found.count(word) > 1})}")
+        raise ValueError(f"duplicate words: {sorted({word for word in found if found.count(word) > 1})}")
     return found
 
 
@@ -51,7 +51,7 @@ class Grammar:
         self.lexicons: dict[str, tuple[str, ...]] = {}
         for symbol, alternatives in rules.items():
             if not alternatives:
-                raise ValueError(f"symbol {symbol!r} has no alternative")
+                raise ValueError(f"symbol {symbol!r} has no alternatives")
             if all(_is_word(alternative) for alternative in alternatives):
                 self.lexicons[symbol] = tuple(alternatives)
             else:
@@ -59,7 +59,7 @@ class Grammar:
         for alternatives in self.phrases.values():
             for is_symbol, value in (piece for pieces in alternatives for piece in pieces):
                 if is_symbol and value not in rules:
-                    raise ValueError(f"no rule for {value!r}")
+                    raise ValueError(f"symbol {value!r} has no rule")
 
 
 class Writer:

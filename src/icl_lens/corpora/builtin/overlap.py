@@ -20,7 +20,7 @@ FUNCTION_WORDS = frozenset(
 )
 
 # Words that are in some lists of English stop words but not in others. The bound is enforced for each choice among them.
-_DOUBTFUL_WORDS = frozenset(
+_AMBIGUOUS_WORDS = frozenset(
     words("""
     all also always almost again along already although amid among another any anyone around back because become behind
     being below besides between both call cannot come down each early either else even ever every everyone few find
@@ -34,7 +34,7 @@ _DOUBTFUL_WORDS = frozenset(
     would could us describe described fire found interest move top main big great good detail system possible
     """)
 )
-_SURE_STOP_WORDS = FUNCTION_WORDS - _DOUBTFUL_WORDS
+_CERTAIN_STOP_WORDS = FUNCTION_WORDS - _AMBIGUOUS_WORDS
 _SHORTEST_STOP_LIST = frozenset(words("a an and in is of the to"))
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -54,34 +54,34 @@ def long_words(text: str) -> set[str]:
     return {word for word in _words(text) if len(word) >= 4}
 
 
-def _surely_or_maybe_content(text: str) -> set[str]:
-    return set(_words(text)) - _SURE_STOP_WORDS
+def _possible_content_words(text: str) -> set[str]:
+    return set(_words(text)) - _CERTAIN_STOP_WORDS
 
 
-def _surely_or_maybe_content_and_long(text: str) -> set[str]:
-    return long_words(text) - _SURE_STOP_WORDS
+def _possible_long_content_words(text: str) -> set[str]:
+    return long_words(text) - _CERTAIN_STOP_WORDS
 
 
-def _surely_or_maybe_content_tokens(text: str) -> set[str]:
+def _possible_content_tokens(text: str) -> set[str]:
     """Return content tokens, split at whitespace only: "deal," differs from "deal", and a separate comma is a token."""
-    return set(text.lower().split()) - _SURE_STOP_WORDS
+    return set(text.lower().split()) - _CERTAIN_STOP_WORDS
 
 
 def _very_long_words(text: str) -> set[str]:
     return {word for word in _words(text) if len(word) >= 5}
 
 
-def _nearly_all_words(text: str) -> set[str]:
+def _non_stop_words(text: str) -> set[str]:
     return set(_words(text)) - _SHORTEST_STOP_LIST
 
 
-#: The definitions of a content word for which the bound on shared words is enforced, each with the doubtful words that may or
+#: The definitions of a content word for which the bound on shared words is enforced, each with the ambiguous words that may or
 #: may not count. Definitions that reject the most texts come first, so that the later ones check fewer texts.
 DEFINITIONS: tuple[tuple[Callable[[str], set[str]], frozenset[str]], ...] = (
-    (_nearly_all_words, frozenset()),
-    (_surely_or_maybe_content, _DOUBTFUL_WORDS),
-    (_surely_or_maybe_content_tokens, _DOUBTFUL_WORDS),
-    (_surely_or_maybe_content_and_long, _DOUBTFUL_WORDS),
+    (_non_stop_words, frozenset()),
+    (_possible_content_words, _AMBIGUOUS_WORDS),
+    (_possible_content_tokens, _AMBIGUOUS_WORDS),
+    (_possible_long_content_words, _AMBIGUOUS_WORDS),
     (long_words, frozenset()),
     (_very_long_words, frozenset()),
 )
@@ -96,9 +96,9 @@ def repeats_a_word(text: str) -> bool:
 def fewest_content_words(text: str) -> int:
     """Return the minimum number of content words under two definitions.
 
-    The definitions count all doubtful words, or all words with fewer than four characters, as stop words.
+    The definitions count all ambiguous words, or all words with fewer than four characters, as stop words.
     """
-    return min(len(_surely_or_maybe_content(text) - _DOUBTFUL_WORDS), len(long_words(text)))
+    return min(len(_possible_content_words(text) - _AMBIGUOUS_WORDS), len(long_words(text)))
 
 
 class OverlapIndex:
@@ -107,23 +107,23 @@ class OverlapIndex:
     Args:
         references: The texts to compare with; each is compared separately.
         definition: Function that returns the content words of a text, for references and other texts.
-        doubtful: Words that may or may not count as content words. The overlap is computed for the worst choice.
+        ambiguous: Words that may or may not count as content words. The overlap is computed for the worst choice.
     """
 
     def __init__(
         self,
         references: Sequence[str],
         definition: Callable[[str], set[str]] = content_words,
-        doubtful: frozenset[str] = frozenset(),
+        ambiguous: frozenset[str] = frozenset(),
     ) -> None:
         self._definition = definition
-        self._doubtful = doubtful
+        self._ambiguous = ambiguous
         rows = [definition(text) for text in references]
-        present = sorted(set().union(*rows))
-        self._sure_columns = {word: column for column, word in enumerate(w for w in present if w not in doubtful)}
-        self._doubtful_columns = {word: column for column, word in enumerate(w for w in present if w in doubtful)}
-        self._sure = np.ascontiguousarray(_indicator(rows, self._sure_columns).T)
-        self._maybe = np.ascontiguousarray(_indicator(rows, self._doubtful_columns).T)
+        vocabulary = sorted(set().union(*rows))
+        self._certain_columns = {word: column for column, word in enumerate(w for w in vocabulary if w not in ambiguous)}
+        self._ambiguous_columns = {word: column for column, word in enumerate(w for w in vocabulary if w in ambiguous)}
+        self._certain = np.ascontiguousarray(_indicator(rows, self._certain_columns).T)
+        self._ambiguous_matrix = np.ascontiguousarray(_indicator(rows, self._ambiguous_columns).T)
 
     def largest_shares(self, texts: Sequence[str]) -> np.ndarray:
         """Return, for each text, the largest share of its content words that occur in a single reference text.
@@ -132,12 +132,12 @@ class OverlapIndex:
             One float per text, from 0 to 1; 0 for a text without content words.
         """
         rows = [self._definition(text) for text in texts]
-        sizes = np.array([len(row - self._doubtful) for row in rows], dtype=np.float32).reshape(-1, 1)
+        sizes = np.array([len(row - self._ambiguous) for row in rows], dtype=np.float32).reshape(-1, 1)
         # Counts of about twenty words are exact in float32, in any order of summation.
-        sure = _indicator(rows, self._sure_columns) @ self._sure
-        maybe = _indicator(rows, self._doubtful_columns) @ self._maybe
-        # The worst choice counts the doubtful words that are shared, and ignores those that are not.
-        return ((sure + maybe) / np.maximum(sizes + maybe, 1)).max(axis=1, initial=0.0).astype(np.float64)
+        certain = _indicator(rows, self._certain_columns) @ self._certain
+        possible = _indicator(rows, self._ambiguous_columns) @ self._ambiguous_matrix
+        # The worst choice counts the ambiguous words that are shared, and ignores those that are not.
+        return ((certain + possible) / np.maximum(sizes + possible, 1)).max(axis=1, initial=0.0).astype(np.float64)
 
 
 def _indicator(rows: Sequence[set[str]], columns: dict[str, int]) -> np.ndarray:

@@ -188,7 +188,7 @@ _SHARED_FRAMES = (
     "Is there a {asked} that the {nation} {crowd} {verb} during the {event} ?",
 )
 # Frames that only one class uses, one tuple per class. At least a quarter of the texts of each class use them.
-_OWN_FRAMES = (
+_CLASS_FRAMES = (
     (
         "What does the {kind} {code} stand for in {what} {when} ?",
         "What is {code} , the {asked} {past} in {what} ?",
@@ -240,7 +240,7 @@ def rules(label: int) -> Rules:
         **LEXICONS[label],
         **_PHRASES.get(label, {}),
         "shared": _SHARED_FRAMES,
-        "own": _OWN_FRAMES[label],
+        "own": _CLASS_FRAMES[label],
         "text": _MIXES.get(label, ("{shared}", "{shared}", "{shared}", "{own}")),
     }
 

@@ -60,7 +60,7 @@ def query_start(prompt: TokenizedPrompt) -> int:
         InputError: The prompt has no demonstration.
     """
     if not len(prompt.anchors):
-        raise InputError(f"prompt {prompt.prompt_id} has no demonstration; there is nothing to compress")
+        raise InputError(f"prompt {prompt.prompt_id} has no demonstration to compress; use prompts with demonstrations")
     end = int(prompt.label_spans[-1, 1])
     end += prompt.text[end : end + 1] == "\n"
     # A token that extends past this character belongs to the query. A token without characters (BOS) has end 0.
@@ -79,7 +79,8 @@ def text_positions(prompt: TokenizedPrompt) -> list[np.ndarray]:
     length = query_start(prompt)
     if len(prompt.text_spans) != len(prompt.anchors):
         raise InputError(
-            f"prompt {prompt.prompt_id}: {len(prompt.text_spans)} text_spans, but {len(prompt.anchors)} demonstrations"
+            f"prompt {prompt.prompt_id} has {len(prompt.text_spans)} text_spans, but {len(prompt.anchors)} demonstrations; "
+            "give one text span per demonstration"
         )
     start, end = prompt.spans[:length].T  # (P,) each
     found = []
@@ -111,10 +112,10 @@ def group_by_demonstrations(prompts: Sequence[TokenizedPrompt]) -> list[list[int
         InputError: A prompt has no demonstration.
     """
     found: dict[tuple, list[int]] = {}
-    for place, prompt in enumerate(prompts):
+    for i, prompt in enumerate(prompts):
         ids = prompt.ids[: query_start(prompt)]
-        places = (ids, kept_positions(prompt), prompt.anchors)
-        found.setdefault((prompt.seed, *(array.tobytes() for array in places)), []).append(place)
+        arrays = (ids, kept_positions(prompt), prompt.anchors)
+        found.setdefault((prompt.seed, *(array.tobytes() for array in arrays)), []).append(i)
     return list(found.values())
 
 
@@ -143,25 +144,25 @@ def read(model: LanguageModel, prompt: TokenizedPrompt) -> Prefix:
     length = query_start(prompt)
     if model.context is not None and length > model.context:
         raise InputError(
-            f"model {model.name}: the demonstrations of prompt {prompt.prompt_id} are {length} tokens, more than its context "
-            f"of {model.context}; use fewer or shorter ones"
+            f"model {model.name}: the demonstrations of prompt {prompt.prompt_id} have {length} tokens, but the context has "
+            f"only {model.context}; use fewer or shorter demonstrations"
         )
     return prefixes.read(model.network, prompt.ids[:length])
 
 
-def keep(whole: Prefix, ids: np.ndarray, kept: np.ndarray) -> Compressed:
+def keep(full: Prefix, ids: np.ndarray, kept: np.ndarray) -> Compressed:
     """Keep some positions of the full demonstrations.
 
     Args:
-        whole: The return value of :func:`read`.
+        full: The return value of :func:`read`.
         ids: Token ids of the full demonstrations, shape (P,).
         kept: Positions, ascending, shape (K,); at least one.
     """
-    index = torch.from_numpy(np.asarray(kept)).to(whole.keys[0].device)  # (K,)
+    index = torch.from_numpy(np.asarray(kept)).to(full.keys[0].device)  # (K,)
     return Compressed(
         prefix=Prefix(
-            keys=tuple(layer.index_select(-2, index) for layer in whole.keys),  # (1, H_kv, K, d) each
-            values=tuple(layer.index_select(-2, index) for layer in whole.values),  # (1, H_kv, K, d) each
+            keys=tuple(layer.index_select(-2, index) for layer in full.keys),  # (1, H_kv, K, d) each
+            values=tuple(layer.index_select(-2, index) for layer in full.values),  # (1, H_kv, K, d) each
             length=len(kept),
         ),
         kept=np.asarray(kept),
@@ -198,28 +199,32 @@ def batches(
     length = len(compressed.ids)
     if restarted and windows(model):
         raise InputError(
-            f"model {model.name} has layers that see a sliding window of positions, so the positions of its queries cannot "
-            "restart at 0 behind demonstrations; say `continued`"
+            f"model {model.name} has layers with a sliding window, so the positions of its queries cannot restart at 0; use "
+            "only `continued` (studies.compression.positions)"
         )
-    first = 0 if restarted else length
-    taken = list(range(len(prompts))) if index is None else list(index)
-    short = []
-    for place in taken:
-        prompt = prompts[place]
+    first_position = 0 if restarted else length
+    selected = list(range(len(prompts))) if index is None else list(index)
+    shortened = []
+    for i in selected:
+        prompt = prompts[i]
         if len(prompt.ids) <= length or (prompt.ids[:length] != compressed.ids).any():
-            raise InputError(f"prompt {prompt.prompt_id} does not begin with the demonstrations that were compressed")
-        query = prompt.ids[length:]
-        if model.context is not None and first + len(query) > model.context:
             raise InputError(
-                f"prompt {prompt.prompt_id}: its query is {len(query)} tokens, but the context of {model.name} "
-                f"({model.context} tokens) has room for {model.context - first}; shorten it, or use fewer demonstrations"
+                f"prompt {prompt.prompt_id} does not begin with the compressed demonstrations; compress the demonstrations "
+                "of this prompt"
             )
-        short.append(replace(prompt, ids=np.concatenate([compressed.ids[compressed.kept], query])))
-    for batch in batching.batches(model, short, budget, prefix=compressed.prefix):
+        query = prompt.ids[length:]
+        if model.context is not None and first_position + len(query) > model.context:
+            raise InputError(
+                f"prompt {prompt.prompt_id}: the query has {len(query)} tokens, but the context of {model.name} "
+                f"({model.context} tokens) has room for only {model.context - first_position}; shorten the query or use fewer "
+                "demonstrations"
+            )
+        shortened.append(replace(prompt, ids=np.concatenate([compressed.ids[compressed.kept], query])))
+    for batch in batching.batches(model, shortened, budget, prefix=compressed.prefix):
         yield replace(
             batch,
-            index=[taken[i] for i in batch.index],
-            positions=batch.positions + (first - compressed.prefix.length),  # (B, Q)
+            index=[selected[i] for i in batch.index],
+            positions=batch.positions + (first_position - compressed.prefix.length),  # (B, Q)
         )
 
 
@@ -235,15 +240,16 @@ def within_windows(model: LanguageModel, batch: Batch, compressed: Compressed) -
     Such a layer determines the window by counting the keys before a query. With K of P positions, the count is too small and
     the window reaches too far back. The context therefore blocks the keys that are outside the window by their true positions.
     """
-    seen = windows(model)
-    if not seen:
+    window_sizes = windows(model)
+    if not window_sizes:
         return nullcontext()
     device = batch.ids.device
     keys = torch.from_numpy(compressed.kept).to(device)  # (K,)
     distance = batch.positions[:, :, None] - keys  # (B, Q, K)
-    own = torch.zeros(*batch.positions.shape, batch.positions.shape[1], dtype=torch.bool, device=device)  # (B, Q, Q)
-    edges = {size: torch.cat([distance >= size, own], dim=-1) for size in set(seen.values())}  # (B, Q, K + Q) each
-    return block(model.network, {layer: edges[size] for layer, size in seen.items()})
+    query_edges = torch.zeros(*batch.positions.shape, batch.positions.shape[1], dtype=torch.bool, device=device)  # (B, Q, Q)
+    # (B, Q, K + Q) each
+    edges = {size: torch.cat([distance >= size, query_edges], dim=-1) for size in set(window_sizes.values())}
+    return block(model.network, {layer: edges[size] for layer, size in window_sizes.items()})
 
 
 def windows(model: LanguageModel) -> dict[int, int]:
@@ -252,16 +258,18 @@ def windows(model: LanguageModel) -> dict[int, int]:
     Raises:
         InputError: A layer limits its attention in another way.
     """
-    shape = model.network.config.get_text_config()
-    size = getattr(shape, "sliding_window", None)
-    kinds = getattr(shape, "layer_types", None) or ["sliding_attention" if size else "full_attention"] * model.layers
-    other = sorted(set(kinds) - {"sliding_attention", "full_attention"})
-    if other:
+    text_config = model.network.config.get_text_config()
+    size = getattr(text_config, "sliding_window", None)
+    layer_types = (
+        getattr(text_config, "layer_types", None) or ["sliding_attention" if size else "full_attention"] * model.layers
+    )
+    unsupported = sorted(set(layer_types) - {"sliding_attention", "full_attention"})
+    if unsupported:
         raise InputError(
-            f"model {model.name}: demonstrations cannot be compressed in its layers of the kind {other[0]}, whose keys are not "
-            "told apart by position alone"
+            f"model {model.name}: demonstrations cannot be compressed, because in its layers of type {unsupported[0]} "
+            "positions alone do not determine the visible keys; use another model"
         )
-    return {layer: size for layer, kind in enumerate(kinds) if kind == "sliding_attention" and size}
+    return {layer: size for layer, layer_type in enumerate(layer_types) if layer_type == "sliding_attention" and size}
 
 
 @exact_products()
@@ -276,40 +284,40 @@ def require_compressible(model: LanguageModel) -> None:
         InputError: One of these conditions does not hold, or the model has no KV cache.
     """
     network = model.network
-    length, tail = 16, 8
+    length, n_query = 16, 8
     kept = np.array([0, 3, 4, 9, 14, 15])
-    ids = torch.arange(1, 1 + length + tail, device=network.device) % network.get_input_embeddings().num_embeddings  # (T,)
-    start, rest = ids[:length].cpu().numpy(), ids[None, length:]  # (P,), (1, Q)
-    positions = torch.arange(length, length + tail, device=network.device)[None]  # (1, Q)
-    seen = torch.ones(1, length + tail, dtype=torch.int64, device=network.device)  # (1, P + Q)
-    seen[0, np.setdiff1d(np.arange(length), kept)] = 0
-    short = torch.ones(1, len(kept) + tail, dtype=torch.int64, device=network.device)  # (1, K + Q)
-    last = torch.full((1,), len(kept) + tail - 1, device=network.device)  # (1,)
+    ids = torch.arange(1, 1 + length + n_query, device=network.device) % network.get_input_embeddings().num_embeddings  # (T,)
+    demonstration_ids, query_ids = ids[:length].cpu().numpy(), ids[None, length:]  # (P,), (1, Q)
+    positions = torch.arange(length, length + n_query, device=network.device)[None]  # (1, Q)
+    full_mask = torch.ones(1, length + n_query, dtype=torch.int64, device=network.device)  # (1, P + Q)
+    full_mask[0, np.setdiff1d(np.arange(length), kept)] = 0
+    short_mask = torch.ones(1, len(kept) + n_query, dtype=torch.int64, device=network.device)  # (1, K + Q)
+    last = torch.full((1,), len(kept) + n_query - 1, device=network.device)  # (1,)
     try:
-        whole = prefixes.read(network, start)
-        hidden = network(
-            input_ids=rest, attention_mask=seen, position_ids=positions, past_key_values=whole.cache(1), use_cache=True
+        full = prefixes.read(network, demonstration_ids)
+        masked = network(
+            input_ids=query_ids, attention_mask=full_mask, position_ids=positions, past_key_values=full.cache(1), use_cache=True
         ).logits  # (1, Q, V)
-        compressed = keep(whole, start, kept)
-        batch = Batch([0], rest, short, positions, last, last[:, None], last, compressed.prefix)
+        compressed = keep(full, demonstration_ids, kept)
+        batch = Batch([0], query_ids, short_mask, positions, last, last[:, None], last, compressed.prefix)
         with within_windows(model, batch, compressed):
-            behind = network(**batch.inputs()).logits  # (1, Q, V)
-            further = network(**replace(batch, positions=positions + length).inputs()).logits  # (1, Q, V)
+            kept_logits = network(**batch.inputs()).logits  # (1, Q, V)
+            shifted = network(**replace(batch, positions=positions + length).inputs()).logits  # (1, Q, V)
     except InputError:
         raise
     except Exception as error:  # model families that do not support this cache raise various errors
         raise _not_compressible(model) from error
     # In half precision, rounding differs between the two. A wrong position or a missing key causes a much larger difference.
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
-    same = (hidden - behind).abs().max() <= tolerance * hidden.abs().max()
+    same = (masked - kept_logits).abs().max() <= tolerance * masked.abs().max()
     # A family that derives positions from its mask (ALiBi) also does so after masked keys, so the first check cannot detect it.
-    if not same or torch.equal(behind, further):
+    if not same or torch.equal(kept_logits, shifted):
         raise _not_compressible(model)
 
 
 def _not_compressible(model: LanguageModel) -> InputError:
     family = model.network.config.model_type
     return InputError(
-        f"model {model.name}: the family {family} cannot be studied with compressed demonstrations, for a few of its keys and "
-        "values do not stand for the positions they were made at"
+        f"model {model.name}: the family {family} does not support compressed demonstrations, because its cache cannot keep "
+        "only some of the keys and values at their positions"
     )

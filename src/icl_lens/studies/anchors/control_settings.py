@@ -26,27 +26,25 @@ CONTROLS: dict[Control, str] = {
 class Settings(Section):
     """Settings of the controls: prompts, isolation and seed."""
 
-    seed: Seed = Field(default=0, description="Of the untrained copy's weights and of the new order of the labels.")
-    queries: int = Field(
-        default=20, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."
-    )
+    seed: Seed = Field(default=0, description="Seed of the untrained copy's weights and of the label shuffling.")
+    queries: int = Field(default=20, ge=1, description="Number of prompts per seed (the first ones); all if there are fewer.")
     targets: list[Target] = Field(
         default=list(TARGETS),
         min_length=1,
-        description="As in `studies.isolation`. All four: a template without a newline, or without a token before its label "
-        "word, needs a shorter list.",
+        description="See `studies.isolation.targets`. By default all four; for a template without a newline, or without a "
+        "token before its label word, use a shorter list.",
     )
     blocking: Literal["before_softmax", "after_softmax"] = Field(
-        default="before_softmax", description="As in `studies.isolation`."
+        default="before_softmax", description="See `studies.isolation.blocking`."
     )
-    random_scope: Scope = Field(default="prompt", description="As in `studies.isolation`.")
-    draws: int = Field(default=1, ge=1, description="As in `studies.isolation`.")
+    random_scope: Scope = Field(default="prompt", description="See `studies.isolation.random_scope`.")
+    draws: int = Field(default=1, ge=1, description="See `studies.isolation.draws`.")
 
 
 KEYS = Keys(
     "controls",
     Settings,
-    "Isolation and deep attention again with shuffled labels and on an untrained copy of the model.",
+    "Isolation and deep attention with shuffled labels and with an untrained copy of the model.",
 )
 
 

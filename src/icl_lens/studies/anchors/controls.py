@@ -52,7 +52,10 @@ def shuffle_labels(prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _shuffled(row: dict, seed: int) -> dict:
     labels = [int(label) for label in row["demo_labels"]]
     if len(set(labels)) < 2:
-        raise InputError(f"prompt {row['prompt_id']}: its demonstrations all have one label, so there is nothing to shuffle")
+        raise InputError(
+            f"prompt {row['prompt_id']}: all its demonstrations have the same label, so the labels cannot be shuffled; use "
+            "demonstrations of at least two classes"
+        )
     last = int(row["label_spans"][-1][1])
     shared = hashlib.sha256(json.dumps([row["text"][:last], labels]).encode()).digest()[:8]
     generator = np.random.default_rng([seed, int(row["seed"]), int.from_bytes(shared)])
@@ -94,8 +97,8 @@ def prepare(given: Given) -> Inputs:
     Raises:
         InputError: The labels of a prompt cannot be shuffled, or no prompt fits the model's context.
     """
-    first = given.table.groupby("seed", sort=False).head(given.settings.queries)
-    inputs = of_tables(given, {"prompts": first, "shuffled": shuffle_labels(first, given.settings.seed)})
+    selected = given.table.groupby("seed", sort=False).head(given.settings.queries)
+    inputs = of_tables(given, {"prompts": selected, "shuffled": shuffle_labels(selected, given.settings.seed)})
     return dataclasses.replace(inputs, facts=_facts(given))
 
 
@@ -112,7 +115,7 @@ def _facts(given: Given) -> dict[str, Any]:
     }
 
 
-def each(
+def iterate(
     model: LanguageModel, prompts: Sequence[TokenizedPrompt], shuffled: Sequence[TokenizedPrompt], seed: int
 ) -> Iterator[tuple[Control, LanguageModel, Sequence[TokenizedPrompt]]]:
     """Yield the name, model and prompts of each control. The first, ``none``, is the model on the unchanged prompts.

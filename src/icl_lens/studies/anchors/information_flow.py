@@ -45,11 +45,11 @@ def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bo
         The multiples, powers of two, shape (B,), float64.
     """
     # The loss depends only on the last position, but the mean attention weights need all rows.
-    rows = batch.last if model.ends_in_rows and not with_weights else None  # (B,)
+    rows = batch.last if model.supports_single_row and not with_weights else None  # (B,)
     with flows(model.network, sink, with_weights, rows):
         logits = class_logits(model, batch)  # (B, C)
-        start, multiple = _start(logits, batch.gold)  # (B, C), (B,)
-        logits.backward(start.to(logits.dtype).to(logits.device))  # cast on the CPU: some devices lack float64
+        logit_gradient, multiple = _scaled_gradient(logits, batch.gold)  # (B, C), (B,)
+        logits.backward(logit_gradient.to(logits.dtype).to(logits.device))  # cast on the CPU: some devices lack float64
     return multiple.numpy()
 
 
@@ -68,20 +68,20 @@ class EdgeMeans:
         self.prompts = torch.arange(len(self.last))  # (B,)
         # Rows with individually needed entries: first those of the label words, then those of the last positions.
         rows, positions = torch.cat([self.row, self.prompts]), torch.cat([self.position, self.last])  # (M + B,) each
-        self.single = rows.to(batch.ids.device), positions.to(batch.ids.device)
+        self.row_index = rows.to(batch.ids.device), positions.to(batch.ids.device)
         self.edges_wp = self._per_prompt(self.position.double())  # (B,): position p has p edges to earlier ones
         self.edges_pq = self._per_prompt(torch.ones_like(self.position).double())  # (B,)
         last = self.last.double()
         self.edges_ww = last * (last + 1) / 2 - self.edges_wp - self.edges_pq  # (B,)
 
-    def of(self, flow: Tensor) -> Tensor:
+    def compute(self, flow: Tensor) -> Tensor:
         """Return the mean information flow along each kind of edge, shape (3, B), float64 on the CPU.
 
         Args:
             flow: I_l of each prompt, shape (B, T, T). The flow to padding is zero, because padding does not affect the loss.
         """
         below = flow.tril(-1)  # (B, T, T); a causal model has no flow above the diagonal
-        needed = torch.cat([below.sum(-1), below[self.single]]).cpu().double()  # (B + M + B, T)
+        needed = torch.cat([below.sum(-1), below[self.row_index]]).cpu().double()  # (B + M + B, T)
         rest, into, from_last = needed.split([len(self.last), len(self.row), len(self.last)])  # (B, T), (M, T), (B, T)
         rest[self.row, self.position] = 0
         rest[self.prompts, self.last] = 0
@@ -102,9 +102,12 @@ def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:
     Raises:
         InputError: A prompt has no demonstration.
     """
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; saliency needs label words to flow to")
+    zero_shot = next((p for p in prompts if not len(p.anchors)), None)
+    if zero_shot:
+        raise InputError(
+            f"prompt {zero_shot.prompt_id} has no demonstration, but saliency requires label words; use prompts with "
+            "demonstrations"
+        )
 
 
 def require_finite(model: LanguageModel, prompts: Sequence[TokenizedPrompt], finite: np.ndarray) -> None:
@@ -120,12 +123,13 @@ def require_finite(model: LanguageModel, prompts: Sequence[TokenizedPrompt], fin
     """
     if not finite.all():
         raise InputError(
-            f"the saliency of {(~finite).sum()} of {len(prompts)} prompts, {prompts[int(finite.argmin())].prompt_id} among "
-            f"them, leaves the range of {str(model.network.dtype).removeprefix('torch.')}; use float32 (dtype)"
+            f"the saliency of {(~finite).sum()} of {len(prompts)} prompts (for example prompt "
+            f"{prompts[int(finite.argmin())].prompt_id}) exceeds the range of "
+            f"{str(model.network.dtype).removeprefix('torch.')}; set dtype to float32"
         )
 
 
-def _start(logits: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
+def _scaled_gradient(logits: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
     """Return the start of the backward pass: for each prompt, dL/dz scaled so that its largest entry is in [0.5, 1).
 
     Args:

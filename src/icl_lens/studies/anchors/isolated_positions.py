@@ -30,16 +30,16 @@ from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors.isolating import Scope, Target
 
 # Distinct keys of the two random streams.
-_ORDER, _BEHIND = 0, 1
+_ORDER, _AFTER = 0, 1
 
 
-def isolated(prompt: TokenizedPrompt, target: Target, read: Callable[[int], str]) -> np.ndarray:
+def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[int], str]) -> np.ndarray:
     """Return the positions that one of the fixed targets isolates, one per demonstration, shape (D,).
 
     Args:
         prompt: A prompt with at least one demonstration.
         target: label, newline or template.
-        read: Function that returns the text of a token id.
+        decode: Function that returns the text of a token id.
 
     Raises:
         InputError: A demonstration has no such token.
@@ -47,18 +47,20 @@ def isolated(prompt: TokenizedPrompt, target: Target, read: Callable[[int], str]
     if target == "label":
         return prompt.anchors
     if target == "template":
-        before = prompt.anchors - 1
-        if before[0] < 0 or np.isin(before, prompt.anchors).any():
-            raise InputError(f"prompt {prompt.prompt_id}: a label word has no template token before it to isolate")
-        return before
+        previous = prompt.anchors - 1
+        if previous[0] < 0 or np.isin(previous, prompt.anchors).any():
+            raise InputError(
+                f"prompt {prompt.prompt_id}: a label word has no template token before it; remove `template` from the targets"
+            )
+        return previous
     ends = [*prompt.anchors[1:].tolist(), prompt.last]
     found = []
     for anchor, end in zip(prompt.anchors.tolist(), ends, strict=True):
-        newline = next((p for p in range(anchor + 1, end) if "\n" in read(int(prompt.ids[p]))), None)
+        newline = next((p for p in range(anchor + 1, end) if "\n" in decode(int(prompt.ids[p]))), None)
         if newline is None:
             raise InputError(
-                f"prompt {prompt.prompt_id}: no token after the label word at position {anchor} holds a newline, so there "
-                "is none to isolate; leave `newline` out of the targets"
+                f"prompt {prompt.prompt_id}: no token after the label word at position {anchor} contains a newline; remove "
+                "`newline` from the targets"
             )
         found.append(newline)
     return np.array(found, dtype=np.int64)
@@ -79,18 +81,18 @@ def random_positions(prompt: TokenizedPrompt, scope: Scope, draw: int, bos: int 
     Raises:
         InputError: There are fewer eligible positions than label words.
     """
-    wanted, boundary = len(prompt.anchors), int(prompt.anchors[-1])
+    required, boundary = len(prompt.anchors), int(prompt.anchors[-1])
     first = 1 if prompt.ids[0] == bos else 0
     before = np.setdiff1d(np.arange(first, boundary), prompt.anchors)  # (n,)
-    behind = np.arange(boundary + 1, prompt.last - 1 if scope == "prompt" else 0)  # (m,): up to q - 2
-    if len(before) + len(behind) < wanted:
+    after = np.arange(boundary + 1, prompt.last - 1 if scope == "prompt" else 0)  # (m,): up to q - 2
+    if len(before) + len(after) < required:
         raise InputError(
-            f"prompt {prompt.prompt_id}: {wanted} random positions are wanted, but only {len(before) + len(behind)} are "
-            f"eligible (random_scope: {scope})"
+            f"prompt {prompt.prompt_id}: {required} random positions are required, but only {len(before) + len(after)} are "
+            f"eligible (random_scope: {scope}); remove `random` from the targets"
         )
-    alone = np.random.default_rng([_BEHIND, prompt.seed, draw, prompt.prompt_id])
-    late = int(alone.hypergeometric(len(behind), len(before), wanted))
-    chosen_behind = alone.choice(behind, late, replace=False)  # (h,)
+    generator = np.random.default_rng([_AFTER, prompt.seed, draw, prompt.prompt_id])
+    n_after = int(generator.hypergeometric(len(after), len(before), required))
+    chosen_after = generator.choice(after, n_after, replace=False)  # (h,)
     digest = int.from_bytes(hashlib.sha256(prompt.ids[: boundary + 1].tobytes()).digest()[:8])
     order = np.random.default_rng([_ORDER, prompt.seed, draw, digest]).permutation(before)  # (n,)
-    return np.sort(np.concatenate([order[: wanted - late], chosen_behind]))
+    return np.sort(np.concatenate([order[: required - n_after], chosen_after]))

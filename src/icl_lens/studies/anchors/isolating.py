@@ -1,4 +1,4 @@
-"""Settings of isolation: which positions are isolated, in which layers, and how often.
+"""Settings of isolation: the isolated positions, the isolated layers and the number of draws.
 
 *Label Words are Anchors*, section 2.2 and appendix D. The settings belong to :mod:`icl_lens.studies.anchors.isolation`; other
 studies also use them. This module does not import torch.
@@ -32,26 +32,29 @@ class Settings(Section):
     targets: list[Target] = Field(
         default=["label", "random"],
         min_length=1,
-        description="What is cut off from the text before it: the label words (label); as many random other tokens (random, "
-        "the paper's control); the newline after each label word (newline); the template's last token before it (template).",
+        description="Positions that cannot attend to the text before them: the label words (label); the same number of "
+        "random other tokens (random, the paper's control); the newline after each label word (newline); the last template "
+        "token before each label word (template).",
     )
     layers: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None,
         min_length=1,
-        description="Numbers k of first and of last layers. Empty: 1, 3, 5 and 7 in models of 14 layers or more, below that "
-        "every k from 1 to half the depth, and a fifth of the depth rounded up (Figure 4).",
+        description="Numbers k of first layers and of last layers. Empty: 1, 3, 5 and 7 in models with at least 14 layers; "
+        "in smaller models, each k from 1 to half the depth, and a fifth of the depth, rounded up (Figure 4).",
     )
     blocking: Literal["before_softmax", "after_softmax"] = Field(
         default="before_softmax",
-        description="before_softmax: scores are blocked, so that an isolated token attends to itself alone (released code). "
-        "after_softmax: weights are set to 0 and the row is not renormalised (the paper's sentence).",
+        description="before_softmax: attention scores are masked, so that an isolated token attends only to itself "
+        "(released code). after_softmax: attention weights are set to 0 and the row is not renormalized (the paper's text).",
     )
     random_scope: Scope = Field(
         default="prompt",
-        description="Where random tokens come from. prompt: anywhere but the last two positions, template and query included "
-        "(released code). demonstrations: before the last label word.",
+        description="Range of the random tokens. prompt: all positions except the last two, including the template and the "
+        "query (released code). demonstrations: the positions before the last label word.",
     )
-    draws: int = Field(default=2, ge=1, description="Draws of the random tokens, each held through all layers, sides and k.")
+    draws: int = Field(
+        default=2, ge=1, description="Number of draws of the random tokens. A draw is the same for all layers, sides and k."
+    )
 
 
 class Condition(NamedTuple):
@@ -82,7 +85,9 @@ def conditions(settings: Settings, depth: int) -> list[Condition]:
     """
     counts = layer_counts(depth) if settings.layers is None else sorted(set(settings.layers))
     if counts[-1] > depth:
-        raise InputError(f"isolation in {counts[-1]} layers is asked for (layers), but the model has {depth}")
+        raise InputError(
+            f"studies.isolation.layers contains {counts[-1]}, but the model has only {depth} layers; use smaller numbers"
+        )
     return [
         Condition(target, draw, side, k)
         for target in TARGETS

@@ -45,9 +45,12 @@ def class_attention(
         One row per prompt, layer and class, in this order: prompt_id, layer (from 0), class (index), attention (a sum over
         heads and demonstrations, and therefore at most the number of heads; 0 for a class without a demonstration).
     """
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; deep attention needs label words to attend to")
+    zero_shot = next((p for p in prompts if not len(p.anchors)), None)
+    if zero_shot:
+        raise InputError(
+            f"prompt {zero_shot.prompt_id} has no demonstration, but deep attention requires label words; use prompts with "
+            "demonstrations"
+        )
     require_supported(model.network)
     layers = model.layers
     scores: list[np.ndarray] = [np.zeros((layers, len(p.label_ids))) for p in prompts]  # (L, C) each
@@ -55,9 +58,9 @@ def class_attention(
         with record_rows(model.network, batch.last) as rows:
             class_logits(model, batch)  # only the attention is needed, so a small part of the vocabulary is enough
         weights = torch.stack([at_least_float32(rows[layer]).sum(1) for layer in range(layers)]).cpu().numpy()  # (L, B, K)
-        for row, place in enumerate(batch.index):
-            prompt = prompts[place]
-            np.add.at(scores[place].T, prompt.demo_labels, weights[:, row, prompt.anchors].T)
+        for row, i in enumerate(batch.index):
+            prompt = prompts[i]
+            np.add.at(scores[i].T, prompt.demo_labels, weights[:, row, prompt.anchors].T)
         progress(len(batch.index))
     return pd.DataFrame(
         {

@@ -33,11 +33,11 @@ from icl_lens.studies.component_reweighting.settings import Settings
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWeights:
     """Result of training R runs.
 
     Attributes:
-        weights: Weights of parts or of classes as they are applied (weights of parts are clipped), shape (R, M).
+        weights: Applied weights of parts or of classes (weights of parts are clipped), shape (R, M).
         epochs: Number of steps of each run, shape (R,).
         loss: CE before the last step in nats, shape (R,).
     """
@@ -50,66 +50,66 @@ class Trained:
 def reweight(
     parts: Tensor,
     gold: Tensor,
-    counted: Tensor,
+    mask: Tensor,
     settings: Settings,
     l1: Tensor | None = None,
-    stops: Tensor | None = None,
+    early_stopping: Tensor | None = None,
     rest: Tensor | None = None,
-) -> Trained:
+) -> TrainedWeights:
     """Train the weights of M parts.
 
     Args:
         parts: Logits g, float32, shape (R, n, M, C).
         gold: Class indices, shape (R, n).
-        counted: Mask of the n texts that each run trains on, booleans, shape (R, n).
+        mask: Mask of the n texts that each run trains on, booleans, shape (R, n).
         settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
         l1: L1 coefficient of each run, shape (R,). Defaults to the coefficient in the settings.
-        stops: Whether each run may stop early, shape (R,). By default all runs may.
+        early_stopping: Whether each run may stop early, shape (R,). By default all runs may.
         rest: Logits to add with weight 1, shape (R, n, C).
     """
     runs, texts, count, classes = parts.shape
     flat = parts.permute(0, 1, 3, 2).reshape(runs, texts * classes, count).contiguous()  # (R, n C, M)
     l1 = torch.full((runs,), settings.l1) if l1 is None else l1
-    added = torch.zeros(runs, texts, classes) if rest is None else rest
+    offset = torch.zeros(runs, texts, classes) if rest is None else rest
 
-    def forward(w: Tensor, alive: Tensor) -> Tensor:
-        return torch.bmm(flat[alive], w.clamp(0, 1)[:, :, None]).view(-1, texts, classes) + added[alive]  # (A, n, C)
+    def forward(w: Tensor, active: Tensor) -> Tensor:
+        return torch.bmm(flat[active], w.clamp(0, 1)[:, :, None]).view(-1, texts, classes) + offset[active]  # (A, n, C)
 
-    def backward(w: Tensor, alive: Tensor, slope: Tensor) -> Tensor:
-        inner = torch.bmm(slope.view(-1, 1, texts * classes), flat[alive])[:, 0]  # (A, M)
-        return inner * ((w >= 0) & (w <= 1)) + l1[alive, None] * w.sign()
+    def backward(w: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
+        product = torch.bmm(gradient.view(-1, 1, texts * classes), flat[active])[:, 0]  # (A, M)
+        return product * ((w >= 0) & (w <= 1)) + l1[active, None] * w.sign()
 
     start = torch.ones(runs, count)
-    trained = _descend(start, forward, backward, gold, counted, settings, settings.epochs, stops)
-    return Trained(trained.weights.clamp(0, 1), trained.epochs, trained.loss)
+    trained = _descend(start, forward, backward, gold, mask, settings, settings.epochs, early_stopping)
+    return TrainedWeights(trained.weights.clamp(0, 1), trained.epochs, trained.loss)
 
 
-def calibrate(logits: Tensor, gold: Tensor, counted: Tensor, settings: Settings, proper: bool = False) -> Trained:
-    """Train one factor per class (Calib+ as released) or, with ``proper``, one term per class on log-probabilities.
+def calibrate(logits: Tensor, gold: Tensor, mask: Tensor, settings: Settings, on_log_probs: bool = False) -> TrainedWeights:
+    """Train one factor per class (Calib+ as released) or, with ``on_log_probs``, one term per class on log-probabilities.
 
     Args:
         logits: Logits of the full model over the label words, float32, shape (R, n, C).
         gold: Class indices, shape (R, n).
-        counted: Mask of the n texts that each run trains on, booleans, shape (R, n).
+        mask: Mask of the n texts that each run trains on, booleans, shape (R, n).
         settings: See :class:`~icl_lens.studies.component_reweighting.settings.Settings`.
-        proper: Whether to train terms on log-probabilities.
+        on_log_probs: Whether to train terms on log-probabilities.
     """
-    given = logits.log_softmax(-1) if proper else logits.softmax(-1)  # (R, n, C)
+    inputs = logits.log_softmax(-1) if on_log_probs else logits.softmax(-1)  # (R, n, C)
 
-    def forward(w: Tensor, alive: Tensor) -> Tensor:
-        return given[alive] + w[:, None] if proper else given[alive] * w[:, None]
+    def forward(w: Tensor, active: Tensor) -> Tensor:
+        return inputs[active] + w[:, None] if on_log_probs else inputs[active] * w[:, None]
 
-    def backward(w: Tensor, alive: Tensor, slope: Tensor) -> Tensor:
-        return slope.sum(1) if proper else (slope * given[alive]).sum(1)  # (A, C)
+    def backward(w: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.sum(1) if on_log_probs else (gradient * inputs[active]).sum(1)  # (A, C)
 
     runs, _, classes = logits.shape
-    start = torch.zeros(runs, classes) if proper else torch.ones(runs, classes)
-    return _descend(start, forward, backward, gold, counted, settings, settings.calibration_epochs)
+    start = torch.zeros(runs, classes) if on_log_probs else torch.ones(runs, classes)
+    return _descend(start, forward, backward, gold, mask, settings, settings.calibration_epochs)
 
 
-def calibrated(logits: Tensor, weights: Tensor, proper: bool = False) -> Tensor:
+def apply_calibration(logits: Tensor, weights: Tensor, on_log_probs: bool = False) -> Tensor:
     """Compute the scores of each class after calibration, shape (N, C), from weights of shape (C,)."""
-    return logits.log_softmax(-1) + weights if proper else logits.softmax(-1) * weights
+    return logits.log_softmax(-1) + weights if on_log_probs else logits.softmax(-1) * weights
 
 
 def _descend(
@@ -117,11 +117,11 @@ def _descend(
     forward: Callable[[Tensor, Tensor], Tensor],
     backward: Callable[[Tensor, Tensor, Tensor], Tensor],
     gold: Tensor,
-    counted: Tensor,
+    mask: Tensor,
     settings: Settings,
     epochs: int,
-    stops: Tensor | None = None,
-) -> Trained:
+    early_stopping: Tensor | None = None,
+) -> TrainedWeights:
     """Run gradient descent on the mean cross-entropy of each run's texts, with the released stopping rules.
 
     Args:
@@ -130,34 +130,34 @@ def _descend(
         backward: Function (weights, indices of the runs, gradient of the cross-entropy with respect to the logits) -> gradient
             (A, M).
         gold: Class indices, shape (R, n).
-        counted: Mask of the texts of each run, shape (R, n).
+        mask: Mask of the texts of each run, shape (R, n).
         settings: Learning rate and stopping rules.
         epochs: Maximum number of steps.
-        stops: Whether the stopping rules apply to each run, shape (R,).
+        early_stopping: Whether the stopping rules apply to each run, shape (R,).
     """
     runs = len(start)
-    weights, taken, losses = start.clone(), torch.zeros(runs, dtype=torch.int64), torch.zeros(runs)
-    stops = torch.ones(runs, dtype=torch.bool) if stops is None else stops
-    best, failed = torch.full((runs,), torch.inf), torch.zeros(runs, dtype=torch.int64)
-    share = counted / counted.sum(1, keepdim=True)  # (R, n)
-    alive = torch.arange(runs)
-    hot = torch.nn.functional.one_hot(gold, forward(weights, alive).shape[-1]).float()  # (R, n, C)
+    weights, steps, losses = start.clone(), torch.zeros(runs, dtype=torch.int64), torch.zeros(runs)
+    early_stopping = torch.ones(runs, dtype=torch.bool) if early_stopping is None else early_stopping
+    best, failures = torch.full((runs,), torch.inf), torch.zeros(runs, dtype=torch.int64)
+    shares = mask / mask.sum(1, keepdim=True)  # (R, n)
+    active = torch.arange(runs)
+    one_hot = torch.nn.functional.one_hot(gold, forward(weights, active).shape[-1]).float()  # (R, n, C)
     for epoch in range(epochs):
-        w, aim, part = weights[alive], hot[alive], share[alive]
-        log_probs = forward(w, alive).log_softmax(-1)  # (A, n, C)
-        loss = -((log_probs * aim).sum(-1) * part).sum(-1)  # (A,)
-        slope = (log_probs.exp() - aim) * part[:, :, None]  # (A, n, C)
-        w = w - settings.learning_rate * backward(w, alive, slope)
-        weights[alive] = w
-        taken[alive] += 1
-        losses[alive] = loss
-        failed[alive] += loss >= best[alive]
-        best[alive] = torch.minimum(best[alive], loss)
-        ended = failed[alive] >= settings.patience  # (A,)
+        w, targets, share = weights[active], one_hot[active], shares[active]
+        log_probs = forward(w, active).log_softmax(-1)  # (A, n, C)
+        loss = -((log_probs * targets).sum(-1) * share).sum(-1)  # (A,)
+        gradient = (log_probs.exp() - targets) * share[:, :, None]  # (A, n, C)
+        w = w - settings.learning_rate * backward(w, active, gradient)
+        weights[active] = w
+        steps[active] += 1
+        losses[active] = loss
+        failures[active] += loss >= best[active]
+        best[active] = torch.minimum(best[active], loss)
+        finished = failures[active] >= settings.patience  # (A,)
         if epoch % settings.check == 0:
-            right = forward(w, alive).argmax(-1) == gold[alive]  # (A, n)
-            ended |= (right | ~counted[alive]).all(-1)
-        alive = alive[~(ended & stops[alive])]
-        if not len(alive):
+            correct = forward(w, active).argmax(-1) == gold[active]  # (A, n)
+            finished |= (correct | ~mask[active]).all(-1)
+        active = active[~(finished & early_stopping[active])]
+        if not len(active):
             break
-    return Trained(weights, taken, losses)
+    return TrainedWeights(weights, steps, losses)

@@ -89,25 +89,27 @@ class _Norm:
     centres: bool
 
     @classmethod
-    def of(cls, module: nn.Module, width: int, like: Tensor) -> _Norm:
+    def from_module(cls, module: nn.Module, width: int, example: Tensor) -> _Norm:
         """Determine everything about a norm except its scale from its outputs for three known vectors."""
-        signs = torch.ones(width, dtype=like.dtype, device=like.device)  # (d,)
+        signs = torch.ones(width, dtype=example.dtype, device=example.device)  # (d,)
         signs[1::2] = -1
-        zero, ones, turns = (at_least_float32(module(x[None, None])[0, 0]) for x in (0 * signs, signs.abs(), signs))  # (d,)
-        gain = (turns - zero) * at_least_float32(signs)
+        zero, ones, alternating = (
+            at_least_float32(module(x[None, None])[0, 0]) for x in (0 * signs, signs.abs(), signs)
+        )  # (d,)
+        gain = (alternating - zero) * at_least_float32(signs)
         centres = bool((ones - zero).abs().max() <= 1e-2 * gain.abs().max())
         return cls(module, gain, zero, centres)
 
-    def back(self, directions: Tensor) -> Tensor:
+    def pull_back(self, directions: Tensor) -> Tensor:
         """Map directions in the norm's output space to its input space, without the scale, shape (..., d)."""
         pulled = directions * self.gain
         return pulled - pulled.mean(-1, keepdim=True) if self.centres else pulled
 
-    def scale(self, before: Tensor, after: Tensor) -> Tensor:
+    def scale(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Compute the scale, shape (B,), from rows of the input and of the output, shape (B, d) each."""
-        x = before - before.mean(-1, keepdim=True) if self.centres else before
+        x = inputs - inputs.mean(-1, keepdim=True) if self.centres else inputs
         unscaled = x * self.gain  # (B, d)
-        return ((after - self.shift) * unscaled).sum(-1) / (unscaled * unscaled).sum(-1)
+        return ((outputs - self.shift) * unscaled).sum(-1) / (unscaled * unscaled).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class _Layer:
 
 
 @dataclass
-class Read:
+class Activations:
     """Activations at one position of each of the B prompts of a forward pass.
 
     Attributes:
@@ -173,9 +175,9 @@ class Decomposer:
     """Decompose a model's label logits at the last position.
 
         decomposer = Decomposer(network)
-        with decomposer.reading(places) as read:
+        with decomposer.record(positions) as activations:
             network(**batch.inputs())
-        parts, logits = decomposer.split(read, batch.label_ids)
+        parts, logits = decomposer.split(activations, batch.label_ids)
 
     Args:
         network: Any decoder-only model with frozen parameters.
@@ -190,129 +192,131 @@ class Decomposer:
         self.network = network
         self._attentions = attention_modules(network)  # raises if there are none
         shape = network.config.get_text_config()
-        self.count, self.heads = shape.num_hidden_layers, shape.num_attention_heads
+        self.layers, self.heads = shape.num_hidden_layers, shape.num_attention_heads
         self._unembedding = network.get_output_embeddings()
-        self._found: dict[tuple[int, ...], _Directions] = {}
-        self._find()
+        self._cached_directions: dict[tuple[int, ...], _Directions] = {}
+        self._find_modules()
         self._check()
 
     def parts(self) -> pd.DataFrame:
         """List the parts; see :func:`parts`."""
-        return parts(self.count, self.heads)
+        return parts(self.layers, self.heads)
 
     @contextmanager
-    def reading(self, places: Tensor) -> Iterator[Read]:
+    def record(self, positions: Tensor) -> Iterator[Activations]:
         """Record one position per prompt during the forward passes in the context; the last pass is kept.
 
         Args:
-            places: Indices among the query positions of the pass, shape (B,).
+            positions: Indices among the query positions of the pass, shape (B,).
         """
-        read = Read()
-        rows = torch.arange(len(places), device=places.device)  # (B,)
+        activations = Activations()
+        rows = torch.arange(len(positions), device=positions.device)  # (B,)
 
-        def taken(tensor: Tensor) -> Tensor:
+        def select(tensor: Tensor) -> Tensor:
             # Some families flatten batch and positions before an MLP.
-            return at_least_float32(tensor.reshape(len(places), -1, tensor.shape[-1])[rows, places])  # (B, d)
+            return at_least_float32(tensor.reshape(len(positions), -1, tensor.shape[-1])[rows, positions])  # (B, d)
 
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            read.embedding = taken(_given(args, kwargs))
+            activations.embedding = select(_input_states(args, kwargs))
 
         def values(layer: int) -> Any:
             def keep(module: nn.Module, args: tuple) -> None:
-                read.values[layer] = taken(args[0])
+                activations.values[layer] = select(args[0])
 
             return keep
 
         def normed(layer: int) -> Any:
             def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-                read.normed[layer] = taken(args[0]), taken(output)
+                activations.normed[layer] = select(args[0]), select(output)
 
             return keep
 
         def mlp(layer: int) -> Any:
             def keep(module: nn.Module, args: tuple, output: Any) -> None:
-                read.mlps[layer] = taken(_first(output))
+                activations.mlps[layer] = select(_first_output(output))
 
             return keep
 
         def end(module: nn.Module, args: tuple, output: Tensor) -> None:
-            read.residual, read.final = taken(args[0]), taken(output)
+            activations.residual, activations.final = select(args[0]), select(output)
 
         handles = [
             self._blocks[0].register_forward_pre_hook(begin, with_kwargs=True),
             self._final.module.register_forward_hook(end),
         ]
-        for number, layer in enumerate(self._layers):
-            handles.append(layer.projection.register_forward_pre_hook(values(number)))
-            handles.append(layer.mlp.register_forward_hook(mlp(number)))
+        for index, layer in enumerate(self._layers):
+            handles.append(layer.projection.register_forward_pre_hook(values(index)))
+            handles.append(layer.mlp.register_forward_hook(mlp(index)))
             if layer.norm:
-                handles.append(layer.norm.module.register_forward_hook(normed(number)))
+                handles.append(layer.norm.module.register_forward_hook(normed(index)))
         try:
-            yield read
+            yield activations
         finally:
             for handle in handles:
                 handle.remove()
 
     @torch.no_grad()
-    def split(self, read: Read, label_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, activations: Activations, label_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the logits of each part over the label words, and the model's own logits.
 
         Args:
-            read: Recorded activations.
+            activations: Recorded activations.
             label_ids: Token id of each class, shape (B, C).
 
         Returns:
             g, shape (B, K, C), in the order of :func:`parts`, and the logits before any soft-capping, shape (B, C). The dtype
             is at least float32.
         """
-        wanted = [tuple(ids) for ids in label_ids.tolist()]
-        found = [torch.empty(0)] * len(wanted)
-        logits = [torch.empty(0)] * len(wanted)
-        for ids in dict.fromkeys(wanted):
-            places = [place for place, other in enumerate(wanted) if other == ids]
-            g, own = self._split(read, torch.tensor(places, device=label_ids.device), self._directions(ids))
-            for place, one, other in zip(places, g, own, strict=True):
-                found[place], logits[place] = one, other
-        return torch.stack(found), torch.stack(logits)
+        requested = [tuple(ids) for ids in label_ids.tolist()]
+        part_logits = [torch.empty(0)] * len(requested)
+        logits = [torch.empty(0)] * len(requested)
+        for ids in dict.fromkeys(requested):
+            rows = [row for row, other in enumerate(requested) if other == ids]
+            g, model_logits = self._split(activations, torch.tensor(rows, device=label_ids.device), self._directions(ids))
+            for row, one, other in zip(rows, g, model_logits, strict=True):
+                part_logits[row], logits[row] = one, other
+        return torch.stack(part_logits), torch.stack(logits)
 
-    def _split(self, read: Read, rows: Tensor, along: _Directions) -> tuple[Tensor, Tensor]:
-        scale = self._final.scale(read.residual[rows], read.final[rows])[:, None]  # (B, 1)
-        found = [(scale * (read.embedding[rows] @ along.residual.T))[:, None]]  # (B, 1, C)
-        constant = along.constant.expand(len(rows), -1)  # (B, C)
-        for number, layer in enumerate(self._layers):
-            inner = scale
+    def _split(self, activations: Activations, rows: Tensor, directions: _Directions) -> tuple[Tensor, Tensor]:
+        scale = self._final.scale(activations.residual[rows], activations.final[rows])[:, None]  # (B, 1)
+        logits = [(scale * (activations.embedding[rows] @ directions.residual.T))[:, None]]  # (B, 1, C)
+        constant = directions.constant.expand(len(rows), -1)  # (B, C)
+        for index, layer in enumerate(self._layers):
+            layer_scale = scale
             if layer.norm:
-                inner = scale * layer.norm.scale(*(x[rows] for x in read.normed[number]))[:, None]  # (B, 1)
-                constant = constant + scale * along.shifts[number]
-            constant = constant + inner * along.biases[number]
-            z = read.values[number][rows].view(len(rows), self.heads, -1)  # (B, H, d_v)
-            found.append(inner[:, None] * torch.einsum("bhd,chd->bhc", z, along.heads[number]))  # (B, H, C)
-            found.append((scale * (read.mlps[number][rows] @ along.residual.T))[:, None])  # (B, 1, C)
-        found.append(constant[:, None])
-        own = read.final[rows] @ along.rows.T + along.bias  # (B, C)
-        return torch.cat(found, dim=1), own
+                layer_scale = scale * layer.norm.scale(*(x[rows] for x in activations.normed[index]))[:, None]  # (B, 1)
+                constant = constant + scale * directions.shifts[index]
+            constant = constant + layer_scale * directions.biases[index]
+            z = activations.values[index][rows].view(len(rows), self.heads, -1)  # (B, H, d_v)
+            logits.append(layer_scale[:, None] * torch.einsum("bhd,chd->bhc", z, directions.heads[index]))  # (B, H, C)
+            logits.append((scale * (activations.mlps[index][rows] @ directions.residual.T))[:, None])  # (B, 1, C)
+        logits.append(constant[:, None])
+        model_logits = activations.final[rows] @ directions.rows.T + directions.bias  # (B, C)
+        return torch.cat(logits, dim=1), model_logits
 
     def _directions(self, ids: tuple[int, ...]) -> _Directions:
-        if ids not in self._found:
+        if ids not in self._cached_directions:
             index = torch.tensor(ids, device=self._unembedding.weight.device)
             rows = at_least_float32(self._unembedding.weight[index])  # (C, d)
             bias = self._unembedding.bias
-            outer = torch.zeros_like(rows[:, 0]) if bias is None else at_least_float32(bias[index])  # (C,)
-            residual = self._final.back(rows)  # (C, d)
+            label_bias = torch.zeros_like(rows[:, 0]) if bias is None else at_least_float32(bias[index])  # (C,)
+            residual = self._final.pull_back(rows)  # (C, d)
             heads, biases, shifts = [], [], []
             for layer in self._layers:
-                inner = layer.norm.back(residual) if layer.norm else residual  # (C, d)
+                direction = layer.norm.pull_back(residual) if layer.norm else residual  # (C, d)
                 weight = at_least_float32(layer.projection.weight)  # (d, H d_v), transposed for a Conv1D
-                along = inner @ (weight.T if isinstance(layer.projection, Conv1D) else weight)  # (C, H d_v)
-                heads.append(along.view(len(ids), self.heads, -1))  # (C, H, d_v)
-                own = layer.projection.bias
-                biases.append(torch.zeros_like(outer) if own is None else inner @ at_least_float32(own))
-                shifts.append(residual @ layer.norm.shift if layer.norm else torch.zeros_like(outer))
-            constant = rows @ self._final.shift + outer
-            self._found[ids] = _Directions(rows, outer, residual, heads, biases, shifts, constant)
-        return self._found[ids]
+                projected = direction @ (weight.T if isinstance(layer.projection, Conv1D) else weight)  # (C, H d_v)
+                heads.append(projected.view(len(ids), self.heads, -1))  # (C, H, d_v)
+                output_bias = layer.projection.bias
+                biases.append(
+                    torch.zeros_like(label_bias) if output_bias is None else direction @ at_least_float32(output_bias)
+                )
+                shifts.append(residual @ layer.norm.shift if layer.norm else torch.zeros_like(label_bias))
+            constant = rows @ self._final.shift + label_bias
+            self._cached_directions[ids] = _Directions(rows, label_bias, residual, heads, biases, shifts, constant)
+        return self._cached_directions[ids]
 
-    def _find(self) -> None:
+    def _find_modules(self) -> None:
         """Find the modules that write the parts, by recording one forward pass of a short input.
 
         Raises:
@@ -324,69 +328,77 @@ class Decomposer:
         names = {module: name for name, module in network.named_modules()}
         self._blocks = [network.get_submodule(names[module].rpartition(".")[0]) for module in attentions]
         if len(set(self._blocks)) < len(self._blocks) or not isinstance(self._unembedding, nn.Linear):
-            raise self._refused("its layers or its unembedding are not where they are looked for")
-        inside = {module for block in self._blocks for module in block.modules()}
-        outside = [module for module in network.modules() if module not in inside]
-        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+            raise self._error("the attention modules share a layer, or the unembedding is not a linear layer")
+        in_blocks = {module for block in self._blocks for module in block.modules()}
+        outside_blocks = [module for module in network.modules() if module not in in_blocks]
+        recorded: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         projections: dict[nn.Module, nn.Module] = {}
 
-        def watch(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            given, made = _given(args, kwargs), _first(output)
-            if isinstance(given, Tensor) and isinstance(made, Tensor):
-                seen[module] = given.detach(), made.detach()
+        def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            inputs, outputs = _input_states(args, kwargs), _first_output(output)
+            if isinstance(inputs, Tensor) and isinstance(outputs, Tensor):
+                recorded[module] = inputs.detach(), outputs.detach()
 
-        def last_product(attention: nn.Module) -> Any:
-            def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def last_linear(attention: nn.Module) -> Any:
+            def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
                 projections[attention] = module
-                seen[module] = args[0], output
+                recorded[module] = args[0], output
 
-            return keep
+            return hook
 
-        watched = {*outside, *self._blocks, *(child for block in self._blocks for child in block.children())}
-        handles = [module.register_forward_hook(watch, with_kwargs=True) for module in watched]
+        hooked = {*outside_blocks, *self._blocks, *(child for block in self._blocks for child in block.children())}
+        handles = [module.register_forward_hook(record, with_kwargs=True) for module in hooked]
         for attention in attentions:
             for module in attention.modules():
                 if isinstance(module, nn.Linear | Conv1D):
-                    handles.append(module.register_forward_hook(last_product(attention)))
+                    handles.append(module.register_forward_hook(last_linear(attention)))
         try:
-            network(**_probe(network))
+            network(**_short_input(network))
         finally:
             for handle in handles:
                 handle.remove()
         self._layers = [
-            self._layer(block, attention, projections.get(attention), seen)
+            self._layer(block, attention, projections.get(attention), recorded)
             for block, attention in zip(self._blocks, attentions, strict=True)
         ]
-        last, read = seen[self._blocks[-1]][1], seen[self._unembedding][0]
-        norms = [m for m in outside if m in seen and _same(seen[m][0], last) and _same(seen[m][1], read)]
+        last_states, unembedding_input = recorded[self._blocks[-1]][1], recorded[self._unembedding][0]
+        norms = [
+            m
+            for m in outside_blocks
+            if m in recorded and _same_values(recorded[m][0], last_states) and _same_values(recorded[m][1], unembedding_input)
+        ]
         if not norms or list(norms[-1].children()):
-            raise self._refused("no norm is found between its last layer and its unembedding")
-        self._final = _Norm.of(norms[-1], last.shape[-1], last)
+            raise self._error("no norm was found between the last layer and the unembedding")
+        self._final = _Norm.from_module(norms[-1], last_states.shape[-1], last_states)
 
-    def _layer(self, block: nn.Module, attention: nn.Module, projection: nn.Module | None, seen: dict) -> _Layer:
-        given, made = seen[block]
-        if attention not in seen or projection is None or not _same(seen[projection][1], seen[attention][1]):
-            raise self._refused("its attention does not end with the projection of its heads")
-        if seen[projection][0].shape[-1] % self.heads:
-            raise self._refused("what its output projection reads does not divide into its heads")
-        written = seen[attention][1]  # (1, T, d)
-        children = [child for child in block.children() if child in seen and seen[child][1].numel() == made.numel()]
-        behind = [child for child in children if child is not attention and _same(seen[child][0], written)]
+    def _layer(self, block: nn.Module, attention: nn.Module, projection: nn.Module | None, recorded: dict) -> _Layer:
+        inputs, outputs = recorded[block]
+        if attention not in recorded or projection is None or not _same_values(recorded[projection][1], recorded[attention][1]):
+            raise self._error("attention does not end with a linear output projection")
+        if recorded[projection][0].shape[-1] % self.heads:
+            raise self._error("the input width of the output projection is not a multiple of the number of heads")
+        attention_output = recorded[attention][1]  # (1, T, d)
+        children = [child for child in block.children() if child in recorded and recorded[child][1].numel() == outputs.numel()]
+        after_attention = [
+            child for child in children if child is not attention and _same_values(recorded[child][0], attention_output)
+        ]
         best: tuple[float, nn.Module, nn.Module] | None = None
-        for first in (attention, *behind):
+        for first in (attention, *after_attention):
             for second in children:
                 if second in (attention, first):
                     continue
-                left = made - given - seen[first][1].view_as(made) - seen[second][1].view_as(made)  # (1, T, d)
-                error = float(left.abs().max() / made.abs().max())
+                remainder = (
+                    outputs - inputs - recorded[first][1].view_as(outputs) - recorded[second][1].view_as(outputs)
+                )  # (1, T, d)
+                error = float(remainder.abs().max() / outputs.abs().max())
                 if best is None or error < best[0]:
                     best = error, first, second
         if best is None or not best[0] <= _tolerance(self.network, 1e-4):
-            raise self._refused("a layer adds more to the residual stream than its attention and its MLP")
+            raise self._error("a layer adds more to the residual stream than the outputs of its attention and its MLP")
         _, first, second = best
         # A dropout after attention is the identity here, so it is not treated as a norm.
-        plain = first is attention or _same(seen[first][1], written)
-        return _Layer(projection, None if plain else _Norm.of(first, made.shape[-1], made), second)
+        without_norm = first is attention or _same_values(recorded[first][1], attention_output)
+        return _Layer(projection, None if without_norm else _Norm.from_module(first, outputs.shape[-1], outputs), second)
 
     def _check(self) -> None:
         """Check on a short input that the parts sum to the logits of the unembedding.
@@ -394,29 +406,31 @@ class Decomposer:
         Raises:
             InputError: The parts do not sum to the logits.
         """
-        given = _probe(self.network)
-        count, length = given["input_ids"].shape
-        places = torch.tensor([length - 1, length - 3], device=given["input_ids"].device)  # (B,)
-        ids = torch.arange(5, 10, device=places.device).expand(count, -1)  # (B, C)
-        made = []
-        handle = self._unembedding.register_forward_hook(lambda module, args, output: made.append(output))
+        inputs = _short_input(self.network)
+        count, length = inputs["input_ids"].shape
+        positions = torch.tensor([length - 1, length - 3], device=inputs["input_ids"].device)  # (B,)
+        ids = torch.arange(5, 10, device=positions.device).expand(count, -1)  # (B, C)
+        outputs = []
+        handle = self._unembedding.register_forward_hook(lambda module, args, output: outputs.append(output))
         try:
-            with self.reading(places) as read:
-                self.network(**given)
+            with self.record(positions) as activations:
+                self.network(**inputs)
         finally:
             handle.remove()
-        g, own = self.split(read, ids)
-        expected = at_least_float32(made[-1][torch.arange(count, device=places.device), places]).gather(1, ids)  # (B, C)
-        for found in (g.sum(1), own):
-            if not float((found - expected).abs().max()) <= _tolerance(self.network, 1e-4) * float(expected.abs().max()):
-                raise self._refused("its embedding, heads and MLPs do not sum to its logits")
+        g, model_logits = self.split(activations, ids)
+        expected = at_least_float32(outputs[-1][torch.arange(count, device=positions.device), positions]).gather(
+            1, ids
+        )  # (B, C)
+        for logits in (g.sum(1), model_logits):
+            if not float((logits - expected).abs().max()) <= _tolerance(self.network, 1e-4) * float(expected.abs().max()):
+                raise self._error("the embedding, heads and MLPs do not sum to the logits")
 
-    def _refused(self, reason: str) -> InputError:
+    def _error(self, reason: str) -> InputError:
         return InputError(f"model family {self.network.config.model_type!r} cannot be decomposed: {reason}")
 
 
 @dataclass(frozen=True)
-class Decomposed:
+class Decomposition:
     """Decomposition of N prompts.
 
     Attributes:
@@ -443,7 +457,7 @@ def decompose(
     prompts: Sequence[TokenizedPrompt],
     batch_tokens: int,
     with_attention: bool = True,
-) -> Decomposed:
+) -> Decomposition:
     """Decompose prompts with one forward pass each; shared prefixes are read once.
 
     Args:
@@ -459,31 +473,31 @@ def decompose(
     """
     count, classes = len(prompts), len(prompts[0].label_ids)
     if any(len(p.label_ids) != classes for p in prompts):
-        raise InputError("the prompts differ in the number of their label words; give one task")
+        raise InputError("the prompts have different numbers of label words; use prompts of one task")
     if with_attention:
         require_demonstrations(prompts)
     parts = torch.empty(count, len(decomposer.parts()), classes)
     logits = torch.empty(count, classes)
-    attention, reconstructed = torch.zeros(2, count, decomposer.count, decomposer.heads)
-    nothing = torch.empty(0, dtype=torch.int64, device=model.device)  # empty: skip the product with the vocabulary matrix
+    attention, reconstructed = torch.zeros(2, count, decomposer.layers, decomposer.heads)
+    no_logits = torch.empty(0, dtype=torch.int64, device=model.device)  # empty: skip the product with the vocabulary matrix
     for batch in shared_batches(model, prompts, batch_tokens):
-        rows = record_rows(model.network, batch.last) if with_attention else nullcontext({})
-        with decomposer.reading(batch.last - batch.start) as read, rows as weights_of:
-            model.network(**batch.inputs(), logits_to_keep=nothing)
-        g, own = decomposer.split(read, batch.label_ids)
-        parts[batch.index], logits[batch.index] = g.cpu().float(), own.cpu().float()
+        recording = record_rows(model.network, batch.last) if with_attention else nullcontext({})
+        with decomposer.record(batch.last - batch.start) as activations, recording as recorded:
+            model.network(**batch.inputs(), logits_to_keep=no_logits)
+        g, model_logits = decomposer.split(activations, batch.label_ids)
+        parts[batch.index], logits[batch.index] = g.cpu().float(), model_logits.cpu().float()
         if not with_attention:
             continue
-        weights = torch.stack([at_least_float32(weights_of[layer]) for layer in range(decomposer.count)], dim=1)
+        weights = torch.stack([at_least_float32(recorded[layer]) for layer in range(decomposer.layers)], dim=1)
         weights = weights.cpu().numpy()  # (B, L, H, K)
-        for row, place in enumerate(batch.index):
-            prompt, own = prompts[place], weights[row][..., : len(prompts[place].ids)]  # (L, H, T)
-            attention[place] = torch.from_numpy(own[..., prompt.anchors].sum(-1))
-            reconstructed[place] = torch.from_numpy(_reconstructed(prompt, own, int(logits[place].argmax()), classes))
-    return Decomposed(parts, logits, attention, reconstructed)
+        for row, index in enumerate(batch.index):
+            prompt, prompt_weights = prompts[index], weights[row][..., : len(prompts[index].ids)]  # (L, H, T)
+            attention[index] = torch.from_numpy(prompt_weights[..., prompt.anchors].sum(-1))
+            reconstructed[index] = torch.from_numpy(_reconstructs(prompt, prompt_weights, int(logits[index].argmax()), classes))
+    return Decomposition(parts, logits, attention, reconstructed)
 
 
-def _reconstructed(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, classes: int) -> np.ndarray:
+def _reconstructs(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, classes: int) -> np.ndarray:
     """Compute whether each head reconstructs the answer, shape (L, H), from its attention row, shape (L, H, T).
 
     Position 0 is ignored.
@@ -493,7 +507,7 @@ def _reconstructed(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, cl
     return agreement(shares, np.array([answer])).reshape(largest.shape[:2])
 
 
-def _probe(network: PreTrainedModel) -> dict[str, Any]:
+def _short_input(network: PreTrainedModel) -> dict[str, Any]:
     """Return the arguments of a forward pass over two short inputs."""
     ids = torch.arange(1, 17, device=network.device).view(2, 8)  # (2, T)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
@@ -508,14 +522,14 @@ def _tolerance(network: PreTrainedModel, exact: float) -> float:
     return exact if network.dtype in (torch.float32, torch.float64) else 0.05
 
 
-def _given(args: tuple, kwargs: dict) -> Any:
+def _input_states(args: tuple, kwargs: dict) -> Any:
     """Return the hidden states that were passed to a module."""
     return args[0] if args else kwargs.get("hidden_states")
 
 
-def _first(output: Any) -> Any:
+def _first_output(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same_values(one: Tensor, other: Tensor) -> bool:
     return one.numel() == other.numel() and torch.equal(one.reshape(-1), other.reshape(-1))

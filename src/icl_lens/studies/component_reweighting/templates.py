@@ -37,84 +37,95 @@ WORDINGS: dict[str, Wording] = {
 }
 
 
-def of_task(task: str, own: str, given: Mapping[str, Wording]) -> dict[str, str]:
+def task_templates(task: str, template: str, wordings: Mapping[str, Wording]) -> dict[str, str]:
     """Map names to templates: ``f1`` is the task's own, ``f2`` and higher are further ones, ``contrast`` is the contrast.
 
     Args:
         task: Name of the task.
-        own: The task's own template.
-        given: Wordings that take precedence over :data:`WORDINGS`. A task in neither gets two templates with neutral field
+        template: The task's own template.
+        wordings: Wordings that take precedence over :data:`WORDINGS`. A task in neither gets two templates with neutral field
             names such as input and output, and a contrast with one more newline. If its template has no newline, the contrast
             has one after the text.
 
     Raises:
         InputError: One of the templates equals the task's own.
     """
-    wording = given.get(task) or WORDINGS.get(task)
+    wording = wordings.get(task) or WORDINGS.get(task)
     if wording is None:
-        others = [other for other in (_NEUTRAL, "Text: {text}\nLabel:{label}") if other != own]
-        least = own.replace("\n", "\n\n", 1) if "\n" in own else own.replace("{text}", "{text}\n", 1)
-        wording = Wording(templates=others, contrast=least)
-    found = {OWN: own, **{f"f{n}": template for n, template in enumerate(wording.templates, 2)}, CONTRAST: wording.contrast}
-    if len(set(found.values())) < len(found):
-        raise InputError(f"studies.components.templates.{task}: one of its templates is the task's own, {own!r}; name others")
-    return found
+        neutral = [other for other in (_NEUTRAL, "Text: {text}\nLabel:{label}") if other != template]
+        contrast = template.replace("\n", "\n\n", 1) if "\n" in template else template.replace("{text}", "{text}\n", 1)
+        wording = Wording(templates=neutral, contrast=contrast)
+    templates = {
+        OWN: template,
+        **{f"f{n}": further for n, further in enumerate(wording.templates, 2)},
+        CONTRAST: wording.contrast,
+    }
+    if len(set(templates.values())) < len(templates):
+        raise InputError(
+            f"studies.components.templates.{task} contains the task's own template {template!r}; use different templates"
+        )
+    return templates
 
 
-def of_prompt(row: Mapping) -> str:
+def recover_template(row: Mapping) -> str:
     """Recover the template of a row of a prompts table from its first demonstration.
 
     Raises:
         InputError: The row has no demonstration, or its label does not follow its text.
     """
     if not len(row["demo_labels"]):
-        raise InputError(f"prompt {row['prompt_id']} has no demonstration; its template cannot be told")
+        raise InputError(
+            f"prompt {row['prompt_id']} has no demonstration, so its template is unknown; use prompts with demonstrations"
+        )
     (start, end), (label, _) = row["text_spans"][0], row["label_spans"][0]
     if end > label:
-        raise InputError(f"prompt {row['prompt_id']}: its label stands before its text, so it cannot be written by a template")
+        raise InputError(
+            f"prompt {row['prompt_id']}: the label precedes the text, so the template is unknown; use a template with "
+            f"{{label}} after {{text}}"
+        )
     return row["text"][:start] + "{text}" + row["text"][end:label] + "{label}"
 
 
-def texts(row: Mapping) -> tuple[list[str], str]:
+def prompt_texts(row: Mapping) -> tuple[list[str], str]:
     """Return the texts of a prompt's demonstrations and the text of its query."""
     start, end = row["query_span"]
     return [row["text"][first:last] for first, last in row["text_spans"]], row["text"][start:end]
 
 
-def rewritten(row: Mapping, template: str, chosen: Sequence[int], **changed: object) -> dict:
+def rewrite(row: Mapping, template: str, indices: Sequence[int], **changes: object) -> dict:
     """Rewrite a prompt with a subset of its demonstrations and another template.
 
     Args:
         row: Row of a prompts table.
         template: Template with {text} and {label}.
-        chosen: Indices of the demonstrations to keep, in order.
-        changed: ``query``, the text of another query, with its ``gold``; or any other column.
+        indices: Indices of the demonstrations to keep, in order.
+        changes: ``query``, the text of another query, with its ``gold``; or any other column.
 
     Returns:
         A row of a prompts table.
     """
     words = tuple(row["label_words"])
-    written, query = texts(row)
-    labels = [int(row["demo_labels"][d]) for d in chosen]
+    demonstrations, query = prompt_texts(row)
+    labels = [int(row["demo_labels"][d]) for d in indices]
     task = Task(row["task"], row["task"], template, words, words)
     return {
         **row,
         "shots": labels.count(labels[0]) if labels else 0,
-        "demo_indices": [int(row["demo_indices"][d]) for d in chosen],
+        "demo_indices": [int(row["demo_indices"][d]) for d in indices],
         "demo_labels": labels,
-        **write_prompt(task, [written[d] for d in chosen], labels, changed.pop("query", query)),
-        **changed,
+        **write_prompt(task, [demonstrations[d] for d in indices], labels, changes.pop("query", query)),
+        **changes,
     }
 
 
-def first_of_each(labels: Sequence[int], count: int) -> list[int]:
+def first_per_class(labels: Sequence[int], count: int) -> list[int]:
     """Return the indices of the first ``count`` demonstrations of each class, in order."""
     labels = list(labels)
-    return [place for place, label in enumerate(labels) if labels[:place].count(label) < count]
+    return [index for index, label in enumerate(labels) if labels[:index].count(label) < count]
 
 
-def in_turn(labels: Sequence[int], places: Sequence[int]) -> list[int]:
+def alternate_classes(labels: Sequence[int], indices: Sequence[int]) -> list[int]:
     """Order indices so that the classes alternate: the first of each class, then the second of each, and so on."""
-    table = pd.DataFrame({"place": list(places), "label": [int(labels[place]) for place in places]})
+    table = pd.DataFrame({"place": list(indices), "label": [int(labels[index]) for index in indices]})
     table["turn"] = table.groupby("label").cumcount()
     return table.sort_values(["turn", "label"], kind="stable")["place"].tolist()

@@ -37,7 +37,7 @@ def attention_rows(
     batch_tokens: int,
     progress: Callable[[int], object],
     settings: Settings,
-    watch: Callable[[int, np.ndarray, Places], object] | None = None,
+    on_prompt: Callable[[int, np.ndarray, Places], object] | None = None,
 ) -> pd.DataFrame:
     """Compute the attention to each demonstration and the model's prediction.
 
@@ -47,8 +47,8 @@ def attention_rows(
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
         progress: Called after each batch with the number of prompts in it.
         settings: See :class:`~icl_lens.studies.kernel_regression.settings.Settings`.
-        watch: Called for each prompt with its index among the prompts, its rows of shape (L, H, T), and the token positions of
-            its demonstrations.
+        on_prompt: Called for each prompt with its index among the prompts, its rows of shape (L, H, T), and the token positions
+            of its demonstrations.
 
     Raises:
         InputError: A prompt has no demonstration, or the model's family is not supported.
@@ -63,35 +63,35 @@ def attention_rows(
     require_demonstrations(prompts)
     require_supported(model.network)
     layers = model.layers
-    found: list[dict[str, Any]] = [{} for _ in prompts]
+    results: list[dict[str, Any]] = [{} for _ in prompts]
     for batch in shared_batches(model, prompts, batch_tokens):
         with record_rows(model.network, batch.last) as recorded:
             predicted = class_logits(model, batch).argmax(-1).cpu().numpy()  # (B,)
         rows = torch.stack([at_least_float32(recorded[layer]) for layer in range(layers)]).cpu().numpy()  # (L, B, H, K)
-        for row, place in enumerate(batch.index):
-            prompt = prompts[place]
+        for row, index in enumerate(batch.index):
+            prompt = prompts[index]
             weights = rows[:, row, :, : len(prompt.ids)]  # (L, H, T)
-            where = places(prompt, settings.drop_first)
-            found[place] = {"prediction": int(predicted[row]), **pooled(weights, where), **_parts(weights, where)}
-            if watch:
-                watch(place, weights, where)
+            spans = places(prompt, settings.drop_first)
+            results[index] = {"prediction": int(predicted[row]), **pooled(weights, spans), **_part_shares(weights, spans)}
+            if on_prompt:
+                on_prompt(index, weights, spans)
         progress(len(batch.index))
-    return pd.concat([_table(prompt, values) for prompt, values in zip(prompts, found, strict=True)], ignore_index=True)
+    return pd.concat([_prompt_rows(prompt, values) for prompt, values in zip(prompts, results, strict=True)], ignore_index=True)
 
 
-def _parts(weights: np.ndarray, where: Places) -> dict[str, np.ndarray]:
+def _part_shares(weights: np.ndarray, spans: Places) -> dict[str, np.ndarray]:
     """Compute the share of each row that goes to each part, shape (L, H) each."""
-    part = np.full(weights.shape[-1], PARTS.index("rest"))  # (T,)
-    for start, label, stop in zip(where.starts, where.labels, where.stops, strict=True):
-        part[start:label] = PARTS.index("texts")
-        part[label:stop] = PARTS.index("labels")
-    part[where.query : where.end] = PARTS.index("query")
-    part[where.end :] = PARTS.index("end")
-    part[0] = PARTS.index("first")
-    return {f"on_{name}": weights[..., part == number].sum(-1) for number, name in enumerate(PARTS)}
+    part_numbers = np.full(weights.shape[-1], PARTS.index("rest"))  # (T,)
+    for start, label, stop in zip(spans.starts, spans.labels, spans.stops, strict=True):
+        part_numbers[start:label] = PARTS.index("texts")
+        part_numbers[label:stop] = PARTS.index("labels")
+    part_numbers[spans.query : spans.end] = PARTS.index("query")
+    part_numbers[spans.end :] = PARTS.index("end")
+    part_numbers[0] = PARTS.index("first")
+    return {f"on_{name}": weights[..., part_numbers == number].sum(-1) for number, name in enumerate(PARTS)}
 
 
-def _table(prompt: TokenizedPrompt, values: dict[str, Any]) -> pd.DataFrame:
+def _prompt_rows(prompt: TokenizedPrompt, values: dict[str, Any]) -> pd.DataFrame:
     """Build the rows of one prompt."""
     layers, heads = values["max"].shape[:2]
     count = layers * heads

@@ -4,7 +4,7 @@
 model's prediction, and how often it equals the gold label, on all prompts.
 
 *Label Words are Anchors* (Wang et al., EMNLP 2023), section 2.3: how well the attention to each class's label words predicts
-the model's answer (AUCROC). The paper sums over the heads of a layer; this module scores each head separately.
+the model's prediction (AUCROC). The paper sums over the heads of a layer; this module scores each head separately.
 
 Both measures use the last position's row, so they can be compared. Spearman correlations over heads show whether a head that
 reconstructs the prediction is also a head that the anchors study selects, and whether either is only a head that attends to
@@ -31,10 +31,11 @@ from icl_lens.studies.kernel_regression.settings import Settings, held_out
 DEPTH = "depth of the best heads"
 
 MEASURES = {
-    "reconstruction": "reconstruction of the answer",
+    "reconstruction": "agreement of reconstruction",
     "label_attention": "attention to label words",
-    "auc": "AUCROC of that attention",
+    "auc": "AUCROC of attention",
 }
+"""Measures of a head, and their axis labels."""
 
 
 def by_head(rows: pd.DataFrame, settings: Settings, plan: Bootstrap | None = None) -> pd.DataFrame:
@@ -49,12 +50,12 @@ def by_head(rows: pd.DataFrame, settings: Settings, plan: Bootstrap | None = Non
         InputError: The rows are invalid; see :func:`icl_lens.studies.kernel_regression.reconstruction.attention`.
 
     Returns:
-        One row per ``metric`` (``vs model``, ``vs truth``), layer and head (from 1): model, set, task, these columns, value,
-        low, high, commonest (the share of the most frequent class, among the model's predictions or the gold labels), prompts
+        One row per ``metric`` (``vs model``, ``vs truth``), layer and head (from 0): model, set, task, these columns, value,
+        low, high, ``commonest`` (share of the most frequent class among the model's predictions or the gold labels), prompts
         and seeds. The remaining rows have the layer and head of the head that is chosen on the same prompts. Their metrics are
         ``best head vs model`` and ``best head vs truth``, with null_95, the 95 % quantile of the largest agreement of any head
-        under shuffled labels; and :data:`DEPTH`, the mean of layer / number of layers over the heads that agree best with the
-        model. Each resample determines its own best heads for :data:`DEPTH`.
+        under shuffled labels; and :data:`DEPTH`, the mean of (layer + 1) / number of layers over the heads that agree best with
+        the model. Each resample determines its own best heads for :data:`DEPTH`.
     """
     found = attention(rows)
     shares = votes(found.weights["max"], found.labels, found.classes)  # (N, H, C)
@@ -86,8 +87,8 @@ def _row(found: Attention, metric: str, layer: int, head: int, estimate: Estimat
     return {
         **found.key,
         "metric": metric,
-        "layer": layer + 1,
-        "head": head + 1,
+        "layer": layer,
+        "head": head,
         "value": float(estimate.value),
         "low": float(estimate.low),
         "high": float(estimate.high),
@@ -118,7 +119,7 @@ def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataF
 
     Returns:
         Two tables. The first has one row per task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), layer, head (from
-        1) and ``metric`` (:data:`MEASURES`): model, set, these columns, value, low and high. The values are empty if the
+        0) and ``metric`` (:data:`MEASURES`): model, set, these columns, value, low and high. The values are empty if the
         measure is undefined (the model predicts fewer than two classes). The second table has one row per task and pair of
         measures: model, set, task, first, second, value (the Spearman correlation), low, high, heads (their number), prompts
         and seeds. The values are empty if either measure is the same for all heads.
@@ -133,7 +134,7 @@ def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataF
             for number, (layer, head) in enumerate(found.heads):
                 one = estimate.apply(lambda values, n=number: values[..., n])
                 shown.append(
-                    {**key, "metric": metric, "layer": layer + 1, "head": head + 1}
+                    {**key, "metric": metric, "layer": layer, "head": head}
                     | {"value": float(one.value), "low": float(one.low), "high": float(one.high)}
                 )
         for first, second in combinations(estimates, 2):

@@ -9,5 +9,5 @@ from icl_lens.studies.study import Keys
 KEYS = Keys(
     "kernel_regression",
     Settings,
-    "Attention to each demonstration as the kernel of a regression, its baselines and its controls.",
+    "Attention to demonstrations as the kernel of a regression, with baselines and controls.",
 )

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from icl_lens.errors import InputError
 from icl_lens.statistics import resampling
@@ -102,7 +103,10 @@ def attention(rows: pd.DataFrame) -> Attention:
     heads = list(rows[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"]).itertuples(index=False, name=None))
     prompts = rows.drop_duplicates("prompt_id")
     if len(keys) != 1 or len(rows) != len(heads) * len(prompts) or rows.duplicated(["prompt_id", "layer", "head"]).any():
-        raise InputError("the kernel_regression rows are not one of each prompt, layer and head of one model, set and task")
+        raise InputError(
+            "the kernel_regression table has missing or duplicate rows; it must have one row per prompt, layer and head of one "
+            "model, set and task"
+        )
     most = max(map(len, prompts["demo_labels"]))
 
     def padded(cells: pd.Series, fill: float) -> np.ndarray:
@@ -216,10 +220,7 @@ def kernels(cosines: np.ndarray, labels: np.ndarray, target: np.ndarray, chosen:
         For each kernel, ``exp`` and ``relu``: its agreement with the target, shape (N,), and tau (None for ``relu``).
     """
     known = np.nan_to_num(cosines, nan=-np.inf)[:, None]  # (N, 1, D)
-    largest = known.max(-1, keepdims=True)
-    # The largest exponent is subtracted from all exponents; it cancels in the quotient.
-    exps = [np.exp((known - largest) / tau) for tau in TEMPERATURES]
-    agreed = [agreement(votes(kernel, labels, classes), target)[:, 0] for kernel in exps]
+    agreed = [agreement(votes(softmax(known / tau, -1), labels, classes), target)[:, 0] for tau in TEMPERATURES]
     best = int(np.argmax([each[chosen].mean() for each in agreed]))
     relu = agreement(votes(np.maximum(known, 0), labels, classes), target)[:, 0]
     return {"exp": (agreed[best], float(TEMPERATURES[best])), "relu": (relu, None)}
@@ -241,24 +242,26 @@ def summarise(
 
     Returns:
         One row per ``quantity``, ``against`` (:data:`AGAINST`) and ``how`` (a pooling or a text kernel): model, set, task,
-        these columns, layer and head (from 1, if a head is chosen), value, low, high, commonest (the share of the most frequent
-        class among the model's predictions or the gold labels, on the same prompts), null_95 and p_value (see :func:`null`),
-        same_head (whether the Pearson correlation alone chooses the same head), tau, prompts (number of scored prompts),
-        chosen_on (number of prompts on which the head is chosen), seeds and note (why there is no value).
+        these columns, layer and head (from 0; missing if no head is chosen), value, low, high, ``commonest`` (share of the most
+        frequent class among the model's predictions or the gold labels, on the same prompts), null_95 and p_value (see
+        :func:`null`), same_head (whether the Pearson correlation alone chooses the same head), tau, prompts (number of scored
+        prompts), chosen_on (number of prompts on which the head is chosen), seeds and note (why there is no value).
     """
     found = attention(rows)
     if not np.array_equal(np.sort(tensors["prompt_id"]), found.ids):
-        raise InputError("the tensors beside the kernel_regression table are of other prompts; make both anew")
+        raise InputError(
+            "the tensors of the kernel_regression table belong to other prompts; delete both files and create them again"
+        )
     order = np.argsort(tensors["prompt_id"])
     scored = held_out(found.seeds, found.ids, settings)  # (N,)
     chosen = ~scored
     chance = null(found, scored, settings)
-    everything, heads = {}, {}
+    agreements, heads = {}, {}
     for pooling in POOLINGS:
         shares = votes(found.weights[pooling], found.labels, found.classes)
         heads[pooling] = choose(shares[chosen], found.prediction[chosen])
         for name, target in found.targets.items():
-            everything[pooling, name] = agreement(shares, target)  # (N, H)
+            agreements[pooling, name] = agreement(shares, target)  # (N, H)
         if pooling == "max":
             by_pearson = int(np.argmax(pearson(shares[chosen], found.prediction[chosen])))
             in_sample = choose(shares, found.prediction)
@@ -269,7 +272,7 @@ def summarise(
         columns["commonest", name] = (target == top).astype(float)
         commonest[name] = float((target[scored] == top).mean())
         for pooling in POOLINGS:
-            columns[RECONSTRUCTION, name, pooling] = everything[pooling, name][:, heads[pooling]]
+            columns[RECONSTRUCTION, name, pooling] = agreements[pooling, name][:, heads[pooling]]
     taus = {}
     encoders = [name.removeprefix("cosine: ") for name in tensors if name.startswith("cosine: ")]
     for encoder in encoders:
@@ -307,12 +310,12 @@ def summarise(
         table.add(MINUS_ENCODER, "truth", best, difference)
     else:
         table.absent(MINUS_ENCODER, "truth", "", f"not run: no sentence encoder is named under {_SETTING}")
-    everyone = np.ones_like(scored)
-    best = {(IN_SAMPLE, name): everything["max", name][:, in_sample] for name in AGAINST}
-    for (_, name), one in _means(found, best, everyone, plan).items():
+    all_prompts = np.ones_like(scored)
+    best = {(IN_SAMPLE, name): agreements["max", name][:, in_sample] for name in AGAINST}
+    for (_, name), one in _means(found, best, all_prompts, plan).items():
         drawn = chance.in_sample[name]
         p = p_value(float(one.value), drawn)
-        more = {"head": in_sample, "null_95": float(np.quantile(drawn, 0.95)), "p_value": p, "of": everyone}
+        more = {"head": in_sample, "null_95": float(np.quantile(drawn, 0.95)), "p_value": p, "of": all_prompts}
         table.add(IN_SAMPLE, name, "max", one, **more)
     return table.frame()
 
@@ -337,7 +340,7 @@ class _Table:
         of: np.ndarray | None = None,
         **more: object,
     ) -> None:
-        layer, place = self.found.heads[head] if head is not None else (None, None)
+        layer, number = self.found.heads[head] if head is not None else (None, None)
         target = self.found.targets[against]
         prompts = self.scored if of is None else of
         commonest = self.commonest[against] if of is None else float(np.bincount(target).max() / len(target))
@@ -347,8 +350,8 @@ class _Table:
                 "quantity": quantity,
                 "against": against,
                 "how": how,
-                "layer": None if layer is None else layer + 1,
-                "head": None if place is None else place + 1,
+                "layer": layer,
+                "head": number,
                 "value": float(estimate.value),
                 "low": float(estimate.low),
                 "high": float(estimate.high),

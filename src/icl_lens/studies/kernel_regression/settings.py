@@ -49,39 +49,48 @@ class Settings(Section):
 
     drop_first: bool = Field(
         default=True,
-        description="Whether position 0 counts in no demonstration. Many heads rest on the first token whatever it is; without "
-        "a beginning-of-sequence token it stands in the first demonstration, whose maximum it would be (our choice).",
+        description="Whether position 0 is excluded from all demonstrations. Many heads attend strongly to the first "
+        "token, whatever it is. Without a BOS token, position 0 belongs to the first demonstration and would be its "
+        "maximum (our choice).",
     )
     bins: int = Field(
-        default=30, ge=2, description="Positions to which each text is resampled in the attention map (the paper's 30)."
+        default=30,
+        ge=2,
+        description="Number of positions to which each text is resampled in the attention map (30 in the paper).",
     )
     held_out: float = Field(
         default=0.3,
         gt=0,
         lt=1,
-        description="The share of each seed's prompts on which heads are scored; they are chosen on the others (the paper: 300 "
-        "of 1000).",
+        description="Share of each seed's prompts on which heads are scored. The heads are chosen on the other prompts "
+        "(the paper holds out 300 of 1000).",
     )
-    seed: Seed = Field(default=0, description="Of that split, of the permutations, and of the controls' orders.")
+    seed: Seed = Field(
+        default=0, description="Seed of the held-out split, of the permutations and of the orders in the controls."
+    )
     permutations: int = Field(
-        default=200, ge=1, description="How often labels are shuffled within prompts, for the null distribution."
+        default=200, ge=1, description="Number of permutations of the labels within prompts, for the null distribution."
     )
     control_queries: int = Field(
-        default=10, ge=1, description="The controls run so many held-out prompts of each seed, or all where there are fewer."
+        default=10,
+        ge=1,
+        description="Number of held-out prompts per seed that the controls run (the first ones); all if there are fewer.",
     )
-    orders: int = Field(default=4, ge=1, description="The controls' further orders of the same demonstrations.")
+    orders: int = Field(default=4, ge=1, description="Number of additional orders of the same demonstrations in the controls.")
     encoders: dict[str, str] = Field(
         default_factory=dict,
-        description="Sentence encoders whose kernels Table 2 compares with: name in the table -> folder with the encoder's "
-        "checkpoint in safetensors, or a folder under `downloads` that it is fetched to "
-        "(downloads/models/OWNER--NAME/REVISION). Its token vectors are averaged.",
+        description="Sentence encoders for the kernels in Table 2: name in the table -> folder with the encoder's "
+        "checkpoint in safetensors, or a folder under `downloads` to which it is downloaded "
+        "(downloads/models/OWNER--NAME/REVISION). The embedding of a text is the mean of its token vectors.",
     )
 
     @field_validator("encoders")
     @classmethod
-    def _own_names(cls, encoders: dict[str, str]) -> dict[str, str]:
+    def _check_names(cls, encoders: dict[str, str]) -> dict[str, str]:
         if TF_IDF in encoders:
-            raise ValueError(f"encoders: {TF_IDF} is the kernel that is always there; name the encoder otherwise")
+            raise ValueError(
+                f"the name {TF_IDF} is reserved for the kernel that is always included; use another name for the encoder"
+            )
         return encoders
 
 
@@ -102,23 +111,23 @@ def held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np
     Returns:
         Boolean mask of the held-out prompts, shape (N,).
     """
-    chosen = np.zeros(len(ids), dtype=bool)
+    mask = np.zeros(len(ids), dtype=bool)
     for seed in np.unique(seeds):
-        places = np.flatnonzero(np.asarray(seeds) == seed)
-        count = max(1, min(round(settings.held_out * len(places)), len(places) - 1))
-        chosen[sorted(places, key=lambda i: _rank(settings.seed, seeds[i], ids[i]))[:count]] = True
-    return chosen
+        indices = np.flatnonzero(np.asarray(seeds) == seed)
+        count = max(1, min(round(settings.held_out * len(indices)), len(indices) - 1))
+        mask[sorted(indices, key=lambda i: _rank(settings.seed, seeds[i], ids[i]))[:count]] = True
+    return mask
 
 
 def first_held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:
     """Select the held-out prompts that the controls run, shape (N,): for each seed, the first prompts in the draw."""
-    chosen = held_out(seeds, ids, settings)
+    mask = held_out(seeds, ids, settings)
     for seed in np.unique(seeds):
-        places = np.flatnonzero((np.asarray(seeds) == seed) & chosen)
-        chosen[sorted(places, key=lambda i: _rank(settings.seed, seeds[i], ids[i]))[settings.control_queries :]] = False
-    return chosen
+        indices = np.flatnonzero((np.asarray(seeds) == seed) & mask)
+        mask[sorted(indices, key=lambda i: _rank(settings.seed, seeds[i], ids[i]))[settings.control_queries :]] = False
+    return mask
 
 
-def _rank(draw: int, seed: int, prompt_id: int) -> bytes:
+def _rank(split_seed: int, seed: int, prompt_id: int) -> bytes:
     """Return a prompt's rank in the draw as a sortable value."""
-    return hashlib.sha256(f"{draw}/{int(seed)}/{int(prompt_id)}".encode()).digest()
+    return hashlib.sha256(f"{split_seed}/{int(seed)}/{int(prompt_id)}".encode()).digest()

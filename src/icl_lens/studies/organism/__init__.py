@@ -1,1 +1,1 @@
-"""Figure of the training of the small model: how a model learns to learn in context. It contains no study."""
+"""Figure of the training of the embedded model: the emergence of in-context learning. It contains no study."""

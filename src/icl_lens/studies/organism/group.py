@@ -1,4 +1,4 @@
-"""Group of the figure of the training of the small model; it reads training logs and shows no study."""
+"""Group with the figure of the training of the embedded model, which reads training logs and shows no study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GROUP = Group(
     items=(
         Item(
             name="organism_learning_curve",
-            title="How a model comes to learn in context: losses and accuracy by training step",
+            title="Emergence of in-context learning: losses and accuracy by training step",
             notebook="organism/organism_learning_curve",
             reads=("training/training.parquet", "training/evaluation.parquet"),
             in_all=False,

@@ -38,27 +38,25 @@ def add(folders: Iterable[Path | str]) -> None:
         folder = Path(given).absolute()
         name = folder.name
         if not folder.is_dir():
-            raise InputError(f"plugins: {given} is not a folder; name a folder that holds a study.py")
+            raise InputError(f"plugins: {given} is not a folder; give a folder that contains a study.py")
         if not (folder / "study.py").is_file():
-            raise InputError(f"plugins: {given} holds no study.py; docs/extending.md says what a study's folder holds")
+            raise InputError(f"plugins: {given} contains no study.py; see docs/extending.md for the files of a study")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
             raise InputError(
-                f"plugins: {given}: {name!r} cannot be a study's name; a folder's name has lower-case letters, digits and "
-                "underscores, begins with a letter, and is no keyword of Python"
+                f"plugins: {given}: {name!r} is not a valid study name; rename the folder (lower-case letters, digits and "
+                "underscores, starting with a letter, and not a Python keyword)"
             )
         if os.pathsep in str(folder):
-            raise InputError(
-                f"plugins: {given}: its path has a {os.pathsep!r} in it, which separates folders; move it elsewhere"
-            )
-        if name in _OWN_NAMES:
-            raise InputError(f"plugins: {given}: {name!r} is a name that icl-lens uses itself; rename the folder")
+            raise InputError(f"plugins: {given}: the path contains {os.pathsep!r}, the separator of folders; move the folder")
+        if name in _RESERVED_NAMES:
+            raise InputError(f"plugins: {given}: the name {name!r} is taken by a module of icl-lens; rename the folder")
         if FOLDERS.get(name, folder).resolve() != folder.resolve():
             raise InputError(f"plugins: {given} and {FOLDERS[name]} have the same name; rename one of the folders")
         FOLDERS[name] = folder
         module = f"{__name__}.{name}"
         code.ROOTS[module] = folder
         if module not in sys.modules:
-            package = ModuleType(module, f"The study in {name}.")
+            package = ModuleType(module, f"Study {name}.")
             package.__path__ = [str(folder)]
             package.__package__ = module
             sys.modules[module] = package
@@ -67,7 +65,7 @@ def add(folders: Iterable[Path | str]) -> None:
 
 
 # A plugin's package becomes an attribute of this module, so it must not replace an existing attribute.
-_OWN_NAMES = frozenset(globals())
+_RESERVED_NAMES = frozenset(globals())
 
 if os.environ.get(VARIABLE):
     add(os.environ[VARIABLE].split(os.pathsep))

@@ -1,1 +1,1 @@
-"""Table of how much number formats and fast products change results. It contains no study."""
+"""Table of the effect of number formats and fast products on results. It contains no study."""

@@ -1,4 +1,4 @@
-"""Group of the table that compares number formats; it shows several studies of another group and defines none."""
+"""Group with the table that compares number formats. It shows several studies of another group and defines no study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GROUP = Group(
     items=(
         Item(
             name="table_precision",
-            title="How far float16, bfloat16 and fast products move each result from exact float32",
+            title="Deviation of results with float16, bfloat16 and fast products from exact float32",
             notebook="precision/table_precision",
             set="fresh-1shot",
             studies=("saliency", "isolation", "deep_attention", "icl"),

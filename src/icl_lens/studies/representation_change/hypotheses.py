@@ -37,24 +37,24 @@ def matrices(prompts: pd.DataFrame) -> dict[str, np.ndarray]:
     """
     task, distractors = prompts["task"].iloc[0], int(prompts["distractors"].iloc[0])
     first, second = (np.array([row[i] for row in prompts["components"]]) for i in range(2))
-    one, two = same(first), same(second)
+    same_first, same_second = equality(first), equality(second)
     if task == "lines":
-        found = {
-            "line": one * two,
-            "slope": one,
-            "intercept": two,
-            "average": (one + two) / 2,
+        hypotheses = {
+            "line": same_first * same_second,
+            "slope": same_first,
+            "intercept": same_second,
+            "average": (same_first + same_second) / 2,
             "slope distance": -distance(first.astype(float)),
             "intercept distance": -distance(second.astype(float)),
         }
     else:
-        found = {"activity": two, "name": one, "average": (one + two) / 2}
+        hypotheses = {"activity": same_second, "name": same_first, "average": (same_first + same_second) / 2}
         if distractors:
-            found["distractor"] = shared([set(row) for row in prompts["competing"]])
-    return {name: found[name] for name in names(task, distractors)}
+            hypotheses["distractor"] = common_element([set(row) for row in prompts["competing"]])
+    return {name: hypotheses[name] for name in names(task, distractors)}
 
 
-def same(values: np.ndarray) -> np.ndarray:
+def equality(values: np.ndarray) -> np.ndarray:
     """Return 1 where two prompts have the same value, 0 elsewhere, shape (P, P)."""
     return (values[:, None] == values).astype(float)
 
@@ -64,11 +64,11 @@ def distance(values: np.ndarray) -> np.ndarray:
     return np.abs(values[:, None] - values)
 
 
-def shared(sets: Sequence[set]) -> np.ndarray:
+def common_element(sets: Sequence[set]) -> np.ndarray:
     """Return 1 where two prompts' sets have an element in common, 0 elsewhere, shape (P, P)."""
     return np.array([[float(bool(a & b)) for b in sets] for a in sets])
 
 
-def overlap(sets: Sequence[set]) -> np.ndarray:
+def jaccard(sets: Sequence[set]) -> np.ndarray:
     """Return the Jaccard index of two prompts' sets, shape (P, P)."""
     return np.array([[len(a & b) / max(1, len(a | b)) for b in sets] for a in sets])

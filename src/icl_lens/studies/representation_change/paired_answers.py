@@ -15,13 +15,13 @@ import pandas as pd
 _NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)")
 
 
-def number(answer: str) -> float:
+def parse_number(answer: str) -> float:
     """Return the number that an answer begins with, ignoring leading whitespace; NaN if there is none."""
     match = _NUMBER.match(answer)
     return float(match[1]) if match else math.nan
 
 
-def names(answer: str, activity: str) -> bool:
+def mentions(answer: str, activity: str) -> bool:
     """Return whether the first line of an answer contains an activity, ignoring case."""
     lines = answer.strip().splitlines() or [""]
     return activity.lower() in lines[0].lower()
@@ -37,20 +37,20 @@ def judged(rows: pd.DataFrame) -> pd.DataFrame:
         correct candidate is the most likely) and ``log_prob`` (of the correct candidate, in nats).
     """
     log_probs = [np.asarray(each, dtype=float) for each in rows["candidate_log_probs"]]
-    right = [int(each) for each in rows["truth_candidate"]]
-    judged = rows.assign(
-        likelihood_error=[float(each.argmax() != place) for each, place in zip(log_probs, right, strict=True)],
-        log_prob=[each[place] for each, place in zip(log_probs, right, strict=True)],
+    correct = [int(each) for each in rows["truth_candidate"]]
+    scored = rows.assign(
+        likelihood_error=[float(each.argmax() != index) for each, index in zip(log_probs, correct, strict=True)],
+        log_prob=[each[index] for each, index in zip(log_probs, correct, strict=True)],
     )
     if rows["task"].iloc[0] == "lines":
-        said = np.array([number(answer) for answer in rows["answer"]])
+        numbers = np.array([parse_number(answer) for answer in rows["answer"]])
         truth = rows["truth"].astype(float).to_numpy()
-        error = np.abs(said - truth)
-        return judged.assign(parsed=~np.isnan(said), error=error, relative_error=error / np.maximum(np.abs(truth), 1.0))
-    found, wrong = [], []
+        error = np.abs(numbers - truth)
+        return scored.assign(parsed=~np.isnan(numbers), error=error, relative_error=error / np.maximum(np.abs(truth), 1.0))
+    parsed, errors = [], []
     for row in rows.itertuples():
         activities = {row.truth, *row.competing, *(each.strip(" .") for each in row.candidates)}
-        said = {activity for activity in activities if names(row.answer, activity)}
-        found.append(bool(said))
-        wrong.append(float(row.truth not in said or bool(said & set(row.competing))))
-    return judged.assign(parsed=found, error=wrong, relative_error=wrong)
+        mentioned = {activity for activity in activities if mentions(row.answer, activity)}
+        parsed.append(bool(mentioned))
+        errors.append(float(row.truth not in mentioned or bool(mentioned & set(row.competing))))
+    return scored.assign(parsed=parsed, error=errors, relative_error=errors)

@@ -20,13 +20,13 @@ def write(task: str, settings: Settings, out: Path) -> None:
         settings: Settings of the study. Its settings of the task and its seed determine the prompts.
         out: Path of the artifact.
     """
-    own = getattr(settings, task)
-    table = TASKS[task].build(own, settings.seed)
+    task_settings = getattr(settings, task)
+    table = TASKS[task].build(task_settings, settings.seed)
     metadata = provenance.describe(
         PAIRED_PROMPTS,
         [__name__],
         inputs={},
-        settings={"set": SET, **own.model_dump(mode="json")},
+        settings={"set": SET, **task_settings.model_dump(mode="json")},
         seeds=[settings.seed],
         task={"name": task, "title": TASKS[task].TITLE},
         corpus={"source": "generated"},

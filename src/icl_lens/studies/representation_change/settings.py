@@ -51,22 +51,31 @@ class Lines(Section):
     """Prompts of the regression task."""
 
     slopes: list[float] = Field(default=[5.0, 10.0, 15.0, 20.0], min_length=2, description="Slopes of the grid of lines.")
-    intercepts: list[float] = Field(default=[0.0, 5.0, 10.0, 20.0], min_length=2, description="Intercepts of the grid.")
-    queries_per_line: int = Field(default=4, ge=1, description="Queries of each line. The recollected study has 16.")
+    intercepts: list[float] = Field(
+        default=[0.0, 5.0, 10.0, 20.0], min_length=2, description="Intercepts of the grid of lines."
+    )
+    queries_per_line: int = Field(
+        default=4, ge=1, description="Number of queries per line. The original study, as reconstructed from memory, has 16."
+    )
     points: list[Annotated[int, Field(ge=2, le=8)]] = Field(
-        default=[3], min_length=1, description="Points that a list shows before the last; queries take them in turn."
+        default=[3],
+        min_length=1,
+        description="Numbers of complete points before the last point of a list. The queries alternate between these numbers.",
     )
     examples: list[Count] = Field(
-        default=[0, 1, 2, 4, 8], min_length=2, description="How many complete lists stand before the query; 0 among them."
+        default=[0, 1, 2, 4, 8], min_length=2, description="Numbers of complete lists before the query; must include 0."
     )
 
     @model_validator(mode="after")
     def _there_are_enough_lines(self) -> Lines:
         if 0 not in self.examples or max(self.examples) < 1:
-            raise ValueError("examples must hold 0, with which all else is compared, and another number")
+            raise ValueError(f"examples must contain 0, the baseline, and at least one positive number, got {self.examples}")
         lines = len(self.slopes) * len(self.intercepts)
         if max(self.examples) >= lines:
-            raise ValueError(f"examples: {max(self.examples)} lists of other lines are asked for, but there are {lines - 1}")
+            raise ValueError(
+                f"examples contains {max(self.examples)}, but the grid has only {lines - 1} other lines; use fewer examples "
+                "or more lines"
+            )
         return self
 
     def conditions(self) -> list[tuple[int, bool]]:
@@ -78,22 +87,26 @@ class Reading(Section):
     """Prompts of the reading task."""
 
     distractors: list[Annotated[int, Field(ge=0, le=8)]] = Field(
-        default=[0, 1, 2], min_length=1, description="Sentences about other people; each number is a panel of its own."
+        default=[0, 1, 2], min_length=1, description="Numbers of sentences about other people. Each number is a separate panel."
     )
     queries: int = Field(
-        default=60, ge=20, le=100, description="Queries of each number of distractors: pairs of the grid of 10 by 10."
+        default=60,
+        ge=20,
+        le=100,
+        description="Number of queries per number of distractors. A query is a pair from the 10 by 10 grid of names "
+        "and activities.",
     )
     examples: list[Annotated[int, Field(ge=0, le=8)]] = Field(
-        default=[0, 1, 2], min_length=2, description="How many solved examples stand before the query; 0 among them."
+        default=[0, 1, 2], min_length=2, description="Numbers of solved examples before the query; must include 0."
     )
     format: Literal["hinted", "bare"] = Field(
-        default="hinted", description="hinted: with the words Question: and Answer:. bare: the question alone."
+        default="hinted", description="hinted: with the words Question: and Answer:. bare: only the question."
     )
 
     @model_validator(mode="after")
     def _something_to_compare(self) -> Reading:
         if 0 not in self.examples or max(self.examples) < 1:
-            raise ValueError("examples must hold 0, with which all else is compared, and another number")
+            raise ValueError(f"examples must contain 0, the baseline, and at least one positive number, got {self.examples}")
         return self
 
     def conditions(self) -> list[tuple[int, bool]]:
@@ -104,10 +117,18 @@ class Reading(Section):
 class Settings(Section):
     """Settings of the prompts and of the computations on them."""
 
-    seed: Seed = Field(default=42, description="Of the prompts, of permutations and of folds.")
-    lines: Lines = Field(default_factory=Lines, description="The regression task.")
-    reading: Reading = Field(default_factory=Reading, description="The reading task.")
-    new_tokens: int = Field(default=6, ge=1, description="Tokens that the model may answer with, greedily.")
-    permutations: int = Field(default=1000, ge=19, description="Orders of the prompts that a Mantel null draws.")
-    folds: int = Field(default=5, ge=2, description="Parts that a probe is tested on in turn; no line or pair is in two.")
-    penalty: float = Field(default=1.0, gt=0, description="C of the probe: the weight of its errors beside its L2 penalty.")
+    seed: Seed = Field(default=42, description="Seed of the prompts, of the permutations and of the folds.")
+    lines: Lines = Field(default_factory=Lines, description="Prompts of the regression task.")
+    reading: Reading = Field(default_factory=Reading, description="Prompts of the reading task.")
+    new_tokens: int = Field(default=6, ge=1, description="Maximum number of tokens of an answer, which is decoded greedily.")
+    permutations: int = Field(
+        default=1000, ge=19, description="Number of permutations of the prompts for a Mantel null distribution."
+    )
+    folds: int = Field(
+        default=5,
+        ge=2,
+        description="Number of folds on which a probe is tested. All prompts of a line or of a pair are in the same fold.",
+    )
+    penalty: float = Field(
+        default=1.0, gt=0, description="C of the probe: the weight of its errors relative to its L2 penalty."
+    )

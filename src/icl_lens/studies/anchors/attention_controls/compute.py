@@ -53,8 +53,8 @@ def compute(
     settings = settings or Settings()
     report = Runs(progress, 2 * len(CONTROLS))
     rows = []
-    for control, subject, its in controls.each(model, prompts, shuffled, settings.seed):
-        scores = class_attention(subject, its, batch_tokens, report)
-        answers = predict(subject, its, batch_tokens, report)[["prompt_id", "gold", "prediction"]]
+    for control, control_model, control_prompts in controls.iterate(model, prompts, shuffled, settings.seed):
+        scores = class_attention(control_model, control_prompts, batch_tokens, report)
+        answers = predict(control_model, control_prompts, batch_tokens, report)[["prompt_id", "gold", "prediction"]]
         rows.append(scores.merge(answers, on="prompt_id", validate="many_to_one").assign(control=control))
     return pd.concat(rows, ignore_index=True)

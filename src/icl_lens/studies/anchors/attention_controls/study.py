@@ -22,7 +22,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="deep attention and answers again with shuffled labels and on an untrained copy of the model",
+    help="deep attention and predictions with shuffled labels and with an untrained copy of the model",
     schema=SCHEMA,
     cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries),  # attention and predictions of each control
     settings=KEYS,

@@ -66,35 +66,35 @@ def compute(
     planned = conditions(settings)
     groups = compressed_demonstrations.group_by_demonstrations(prompts)
     compressed_demonstrations.require_compressible(model)
-    shown = [Condition("full", 0, OWN), *planned]
-    predictions = np.empty((len(shown), len(prompts)), dtype=np.int64)  # (C, N)
-    top = np.empty((len(shown), len(prompts), min(WORDS, len(model.tokenizer))), dtype=np.int64)  # (C, N, 5)
-    report = Runs(progress, len(shown))
+    all_conditions = [Condition("full", 0, OWN), *planned]
+    predictions = np.empty((len(all_conditions), len(prompts)), dtype=np.int64)  # (C, N)
+    top = np.empty((len(all_conditions), len(prompts), min(WORDS, len(model.tokenizer))), dtype=np.int64)  # (C, N, 5)
+    report = Runs(progress, len(all_conditions))
 
-    def note(number: int, batch: Batch, logits: Tensor) -> None:
+    def record(number: int, batch: Batch, logits: Tensor) -> None:
         predictions[number, batch.index] = logits.gather(1, batch.label_ids).argmax(-1).cpu().numpy()
         top[number, batch.index] = logits.topk(top.shape[-1], dim=-1).indices.cpu().numpy()
         report(len(batch.index))
 
-    for number, read in enumerate((prompts, [text_anchor(p, model.tokenizer) for p in prompts])):
-        for batch in batching.shared_batches(model, read, batch_tokens):
-            note(number, batch, last_logits(model, batch))
+    for number, batch_prompts in enumerate((prompts, [text_anchor(p, model.tokenizer) for p in prompts])):
+        for batch in batching.shared_batches(model, batch_prompts, batch_tokens):
+            record(number, batch, last_logits(model, batch))
     for index in groups:
         first = prompts[index[0]]
-        whole = compressed_demonstrations.read(model, first)
-        for number, condition in enumerate(shown[2:], 2):
+        full = compressed_demonstrations.read(model, first)
+        for number, condition in enumerate(all_conditions[2:], 2):
             compressed = compressed_demonstrations.keep(
-                whole, first.ids[: compressed_demonstrations.query_start(first)], kept(first, condition, settings)
+                full, first.ids[: compressed_demonstrations.query_start(first)], positions_to_keep(first, condition, settings)
             )
             for batch in compressed_demonstrations.batches(
                 model, prompts, batch_tokens, compressed, condition.positions == "restarted", index
             ):
-                note(number, batch, compressed_demonstrations.query_logits(model, batch, compressed))
-    overlaps = np.stack([jaccard(of_condition, top[0]) for of_condition in top])  # (C, N)
-    columns = {name: np.tile([getattr(c, name) for c in shown], len(prompts)) for name in Condition._fields}
+                record(number, batch, compressed_demonstrations.query_logits(model, batch, compressed))
+    overlaps = np.stack([jaccard(condition_top, top[0]) for condition_top in top])  # (C, N)
+    columns = {name: np.tile([getattr(c, name) for c in all_conditions], len(prompts)) for name in Condition._fields}
     return pd.DataFrame(
         {
-            "prompt_id": np.repeat([p.prompt_id for p in prompts], len(shown)),
+            "prompt_id": np.repeat([p.prompt_id for p in prompts], len(all_conditions)),
             **columns,
             "prediction": predictions.T.ravel(),
             "correct": (predictions == [p.gold for p in prompts]).T.ravel(),
@@ -104,7 +104,7 @@ def compute(
     )
 
 
-def kept(prompt: TokenizedPrompt, condition: Condition, settings: Settings) -> np.ndarray:
+def positions_to_keep(prompt: TokenizedPrompt, condition: Condition, settings: Settings) -> np.ndarray:
     """Return the positions that a condition keeps, ascending, shape (K,).
 
     Raises:
@@ -132,7 +132,8 @@ def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
     for number, positions in enumerate(compressed_demonstrations.text_positions(prompt), 1):
         if not len(positions):
             raise InputError(
-                f"prompt {prompt.prompt_id}: the text of demonstration {number} has no token to draw; leave such texts out"
+                f"prompt {prompt.prompt_id}: the text of demonstration {number} has no token to draw; remove this text from "
+                "the data"
             )
         found.append(generator.choice(positions))
     return np.array(found)
@@ -140,20 +141,20 @@ def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
 
 def text_anchor(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompt:
     """Remove the demonstrations' texts and the spaces before them from a prompt ("Review:\\nSentiment: Positive")."""
-    text, moved, last = "", [], 0
+    text, label_starts, last = "", [], 0
     for (start, end), (label, label_end) in zip(prompt.text_spans.tolist(), prompt.label_spans.tolist(), strict=True):
         text += prompt.text[last:start].rstrip(" ")
-        moved.append(len(text) + label - end)
+        label_starts.append(len(text) + label - end)
         text += prompt.text[end:label_end]
         last = label_end
     text += prompt.text[last:]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     # Keep a BOS token that the tokenizer prepended, that is, one that is not part of the text.
-    unwritten = prompt.ids[:1] if prompt.ids[0] == tokenizer.bos_token_id and prompt.spans[0, 1] == 0 else prompt.ids[:0]
-    ends = np.array([0] * len(unwritten) + [end for _, end in encoded["offset_mapping"]])  # (T,)
+    bos = prompt.ids[:1] if prompt.ids[0] == tokenizer.bos_token_id and prompt.spans[0, 1] == 0 else prompt.ids[:0]
+    ends = np.array([0] * len(bos) + [end for _, end in encoded["offset_mapping"]])  # (T,)
     return replace(
         prompt,
-        ids=np.concatenate([unwritten, np.array(encoded["input_ids"], dtype=np.int64)]),
-        anchors=np.array([int(np.argmax(ends > label)) for label in moved]),
+        ids=np.concatenate([bos, np.array(encoded["input_ids"], dtype=np.int64)]),
+        anchors=np.array([int(np.argmax(ends > label)) for label in label_starts]),
         text=text,
     )

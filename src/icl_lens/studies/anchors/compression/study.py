@@ -29,15 +29,18 @@ class Settings(Section):
     positions: list[Positions] = Field(
         default=["continued"],
         min_length=1,
-        description="Where a query's positions go on behind kept keys and values: where the demonstrations end (continued), or "
-        "at 0 (restarted, as the released compress.py does for GPT2-XL). Table 2 shows all that are named.",
+        description="Positions of the query after the kept keys and values: they continue after the full demonstrations "
+        "(continued) or restart at 0 (restarted, as in the released compress.py for GPT2-XL). Table 2 shows each value in "
+        "the list.",
     )
     draws: int = Field(
-        default=5, ge=1, description="Draws of Hidden_random, of which Hidden_random-top is the best; 20 in the paper."
+        default=5,
+        ge=1,
+        description="Number of draws of Hidden_random; Hidden_random-top is the best of them. The paper uses 20.",
     )
     accumulate: bool = Field(
         default=False,
-        description="Whether a draw keeps the random tokens of all draws before it, too, as the released compress_top.py does.",
+        description="Whether a draw also keeps the random tokens of all earlier draws, as in the released compress_top.py.",
     )
 
 
@@ -79,11 +82,15 @@ STUDY = Study(
     schema=SCHEMA,
     # One pass over the full prompts, one for Text_anchor, and one over the queries for each further condition.
     cost=Cost(passes=2, behind=lambda settings: len(conditions(settings)) - 1),
-    settings=Keys("compression", Settings, "Keeping a few keys and values of the demonstrations, or their text (Table 2)."),
+    settings=Keys(
+        "compression",
+        Settings,
+        "Compression of demonstrations to a few keys and values, or to the text of their template and label words (Table 2).",
+    ),
     items=(
         Item(
             name="table_2",
-            title="How often the answer survives when the demonstrations are compressed, and how often it is right",
+            title="Predictions with compressed demonstrations: agreement with the full prompt, and accuracy",
             notebook="anchors/table_2",
             set="shared-1shot",
             studies=("compression", "icl"),

@@ -20,13 +20,14 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="how much each layer's last position attends to each class's label words",
+    help="attention of the last position to the label words of each class, in each layer",
     schema=SCHEMA,
     cost=Cost(passes=1),
     items=(
         Item(
             name="figure_5",
-            title="How well attention to the label words tells the prediction in each layer, one demonstration per class",
+            title="How well attention to the label words predicts the model's output in each layer, one demonstration per "
+            "class",
             notebook="anchors/figure_5",
             set="shared-1shot",
             studies=("deep_attention", "icl"),
@@ -34,7 +35,8 @@ STUDY = Study(
         ),
         Item(
             name="figure_11",
-            title="How well attention to the label words tells the prediction in each layer, two demonstrations per class",
+            title="How well attention to the label words predicts the model's output in each layer, two demonstrations per "
+            "class",
             notebook="anchors/figure_5",
             set="shared-2shot",
             studies=("deep_attention", "icl"),
@@ -42,8 +44,8 @@ STUDY = Study(
         ),
         Item(
             name="figure_13",
-            title="How well attention to labels that mean nothing (A and B) tells the prediction in each layer, "
-            "eight demonstrations per class",
+            title="How well attention to meaningless labels (A and B) predicts the model's output in each layer, eight "
+            "demonstrations per class",
             notebook="anchors/figure_5",
             set="shared-8shot",
             studies=("deep_attention", "icl"),

@@ -30,7 +30,7 @@ def summarise(
 
     Returns:
         A pair of tables. The first has one row per model, set, task (and
-        :data:`~icl_lens.statistics.resampling.OVER_TASKS`), method to score two classes, metric (auc, r) and layer (from 1).
+        :data:`~icl_lens.statistics.resampling.OVER_TASKS`), method to score two classes, metric (auc, r) and layer (from 0).
         Its columns: value, low and high (the ends of the confidence interval; all three are missing if the metric is
         undefined), prompts and seeds (those that the metric is computed from), seeds_missing (seeds of all tasks in which the
         model predicts only one class), classes_dropped (classes that are never predicted, summed over tasks and seeds). The
@@ -52,7 +52,7 @@ def summarise(
                                 "task": task,
                                 "two_classes": two_classes,
                                 "metric": metric,
-                                "layer": range(1, len(estimate.value) + 1),
+                                "layer": range(len(estimate.value)),
                                 "value": estimate.value,
                                 "low": estimate.low,
                                 "high": estimate.high,

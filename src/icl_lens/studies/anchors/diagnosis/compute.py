@@ -41,8 +41,8 @@ def prepare(given: Given) -> Inputs:
     Raises:
         InputError: No prompt or no pooled prompt fits.
     """
-    own, pooled = of_table(given), of_tables(given, {"prompts": given.further["pooled"]})
-    return Inputs(own.prompts, own.left_out + pooled.left_out, {"pooled": pooled.prompts})
+    main, pooled = of_table(given), of_tables(given, {"prompts": given.further["pooled"]})
+    return Inputs(main.prompts, main.left_out + pooled.left_out, {"pooled": pooled.prompts})
 
 
 @torch.inference_mode()
@@ -77,34 +77,42 @@ def compute(
     layer = main_layer(model.layers) if settings.layer is None else settings.layer
     if layer >= model.layers:
         raise InputError(
-            f"layer {layer} is asked for (studies.diagnosis.layer), but the model has layers 0 to {model.layers - 1}"
+            f"studies.diagnosis.layer is {layer}, but the model has only layers 0 to {model.layers - 1}; choose one of these"
         )
     seeds = list(dict.fromkeys(p.seed for p in prompts))
     firsts = [next(p for p in prompts if p.seed == seed) for seed in seeds]
     for prompt in [*firsts, *pooled]:
         if sorted(prompt.demo_labels.tolist()) != list(range(len(prompt.label_ids))):
-            raise InputError(f"prompt {prompt.prompt_id}: error diagnosis needs one demonstration of each class")
+            raise InputError(
+                f"prompt {prompt.prompt_id} does not have exactly one demonstration of each class, which error diagnosis "
+                "requires; use a set with one demonstration per class"
+            )
     for seed in seeds:
-        if (there := sum(p.seed == seed for p in pooled)) < 2:
-            raise InputError(f"seed {seed} has {there} pooled prompts that fit; principal directions need two at least")
+        if (available := sum(p.seed == seed for p in pooled)) < 2:
+            raise InputError(
+                f"seed {seed} has {available} pooled prompts that fit the model's context, but at least 2 are required; use "
+                "more queries or a model with a longer context"
+            )
     require_supported(model.network)
     _, keys = vectors(model, firsts, batch_tokens, layer)
     queries, pool_keys = vectors(model, pooled, batch_tokens, layer)
     progress(len(prompts))
     tables = []
-    for seed, first, own in zip(seeds, firsts, keys, strict=True):
-        places = [i for i, p in enumerate(pooled) if p.seed == seed]
-        deviations, directions = principal(queries[places])  # (D,), (D, W)
+    for seed, first, prompt_keys in zip(seeds, firsts, keys, strict=True):
+        indices = [i for i, p in enumerate(pooled) if p.seed == seed]
+        deviations, directions = principal(queries[indices])  # (D,), (D, W)
         # Prompts with the same demonstrations have the same keys, so each set counts once.
-        sets = {pooled[i].ids[: pooled[i].anchors[-1] + 1].tobytes(): pool_keys[i] for i in places}
-        for source, of_source in (("first", [own]), ("pool", list(sets.values()))):
-            for asked in counts(settings):
-                there = min(asked, len(deviations))
-                matrix = np.mean([confusion(k, deviations[:there], directions[:there]) for k in of_source], axis=0)  # (C, C)
+        sets = {pooled[i].ids[: pooled[i].anchors[-1] + 1].tobytes(): pool_keys[i] for i in indices}
+        for source, key_sets in (("first", [prompt_keys]), ("pool", list(sets.values()))):
+            for requested in counts(settings):
+                available = min(requested, len(deviations))
+                matrix = np.mean(
+                    [confusion(k, deviations[:available], directions[:available]) for k in key_sets], axis=0
+                )  # (C, C)
                 pairs = list(combinations(range(len(matrix)), 2))
                 if not np.isfinite(matrix).all():
                     raise InputError(
-                        f"seed {seed}: the keys of all label words are alike in layer {layer}; name another "
+                        f"seed {seed}: the keys of all label words are equal in layer {layer}; choose another layer "
                         "(studies.diagnosis.layer)"
                     )
                 tables.append(
@@ -112,10 +120,10 @@ def compute(
                         {
                             "prompt_id": first.prompt_id,
                             "keys": source,
-                            "sets": len(of_source),
+                            "sets": len(key_sets),
                             "layer": layer,
-                            "components": asked,
-                            "components_there": there,
+                            "components": requested,
+                            "components_there": available,
                             "class_i": [a for a, _ in pairs],
                             "class_j": [b for _, b in pairs],
                             "predicted_confusion": [matrix[pair] for pair in pairs],
@@ -142,11 +150,11 @@ def vectors(
     for batch in batches(model, prompts, batch_tokens):
         query, key = queries_and_keys(model.network, batch.inputs(), layer)  # (B, H, T, d), (B, H_kv, T, d)
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, T, d)
-        for row, place in enumerate(batch.index):
-            prompt = prompts[place]
-            queries[place] = query[row, :, prompt.last].flatten().cpu().double().numpy()  # (W,)
+        for row, i in enumerate(batch.index):
+            prompt = prompts[i]
+            queries[i] = query[row, :, prompt.last].flatten().cpu().double().numpy()  # (W,)
             anchors = prompt.anchors[np.argsort(prompt.demo_labels)]  # (C,)
-            keys[place] = key[row][:, anchors].transpose(0, 1).flatten(1).cpu().double().numpy()  # (C, W)
+            keys[i] = key[row][:, anchors].transpose(0, 1).flatten(1).cpu().double().numpy()  # (C, W)
     return np.stack(queries), keys
 
 
@@ -161,8 +169,8 @@ def principal(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     centred = queries - queries.mean(0)  # (N, W)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    there = min(len(queries) - 1, queries.shape[1])
-    return singular[:there] / np.sqrt(len(queries) - 1), directions[:there]
+    n_directions = min(len(queries) - 1, queries.shape[1])
+    return singular[:n_directions] / np.sqrt(len(queries) - 1), directions[:n_directions]
 
 
 def confusion(keys: np.ndarray, deviations: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -177,9 +185,9 @@ def confusion(keys: np.ndarray, deviations: np.ndarray, directions: np.ndarray) 
         Predicted confusion, shape (C, C); NaN outside the diagonal if all keys are equal.
     """
     scaled = keys @ directions.T * deviations  # (C, M)
-    apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1)  # (C, C)
-    largest = apart.max()
+    distances = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1)  # (C, C)
+    largest = distances.max()
     # Equal keys can differ by the rounding error of the product.
-    matrix = apart / largest if largest > 1e-9 * np.abs(scaled).max() else np.full_like(apart, np.nan)
+    matrix = distances / largest if largest > 1e-9 * np.abs(scaled).max() else np.full_like(distances, np.nan)
     np.fill_diagonal(matrix, 1)
     return matrix

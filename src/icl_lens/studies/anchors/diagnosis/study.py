@@ -22,16 +22,17 @@ class Settings(Section):
     layer: int | None = Field(
         default=None,
         ge=0,
-        description="The layer whose queries and keys are read, counted from 0. Empty: two thirds of the depth, which is the "
-        "released notebook's 32 in a model of 48 layers.",
+        description="Layer of the query and key vectors, counted from 0. Empty: two thirds of the depth, as in the "
+        "released notebook (layer 32 in a model of 48 layers).",
     )
     directions: int = Field(
-        default=10, ge=1, description="How many principal directions of the queries Figure 6 keeps: M, 10 in the paper."
+        default=10, ge=1, description="Number of principal directions of the queries in Figure 6 (M; 10 in the paper)."
     )
     sweep: list[Annotated[int, Field(ge=1)]] = Field(
         default=[5, 10, 20, 50, 100, 200],
         min_length=1,
-        description="The M of Figure 14. More than there are directions (queries of a seed less one, or the width) means all.",
+        description="Values of M in Figure 14. A value above the number of directions (the number of queries per seed "
+        "minus 1, or the width) means all directions.",
     )
 
 
@@ -72,11 +73,11 @@ STUDY = Study(
     help="class confusion predicted from the keys of the label words",
     schema=SCHEMA,
     cost=Cost(passes=1, work=_work),
-    settings=Keys("diagnosis", Settings, "Telling from the keys of label words which classes a model confuses."),
+    settings=Keys("diagnosis", Settings, "Class confusion predicted from the keys of the label words."),
     further=(
         Further(
             "pooled",
-            "a prompts table of the same queries under demonstrations that change (pooled-1shot)",
+            "a prompts table of the same queries with varying demonstrations (pooled-1shot)",
             "pooled-1shot",
         ),
     ),
@@ -84,7 +85,7 @@ STUDY = Study(
     items=(
         Item(
             name="figure_6",
-            title="Which classes are confused: predicted from the keys of their label words, and real",
+            title="Class confusion predicted from the keys of the label words, and the real confusion",
             notebook="anchors/figure_6",
             set="ordered-1shot",
             studies=("diagnosis", "icl"),
@@ -93,7 +94,7 @@ STUDY = Study(
         ),
         Item(
             name="figure_14",
-            title="Confusion predicted from more and fewer principal directions of the queries",
+            title="Class confusion predicted from different numbers of principal directions of the queries",
             notebook="anchors/figure_14",
             set="ordered-1shot",
             studies=("diagnosis", "icl"),

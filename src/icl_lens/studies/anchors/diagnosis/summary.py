@@ -27,7 +27,7 @@ from icl_lens.statistics.resampling import Bootstrap, mean
 _KEY = ["model", "set", "task"]
 
 # Maximum number of class permutations to enumerate. If there are more, this number is sampled.
-_RELABELLINGS = 5040
+_PERMUTATIONS = 5040
 
 
 def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -50,8 +50,10 @@ def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     both = predicted.rename(columns={"predicted_confusion": "predicted"}).drop(columns="prompt_id")
     both = both.merge(found, on=[*_KEY, "seed", "class_i", "class_j"], how="left", validate="many_to_one")
     if both["items_i"].isna().any():
-        lost = both[both["items_i"].isna()].iloc[0]
-        raise InputError(f"the icl table has no answers of {lost['model']} on {lost['task']} for seed {lost['seed']}")
+        missing = both[both["items_i"].isna()].iloc[0]
+        raise InputError(
+            f"the icl table has no predictions of {missing['model']} on {missing['task']} for seed {missing['seed']}; rerun icl"
+        )
     return both.astype({"items_i": int, "items_j": int})
 
 
@@ -99,17 +101,18 @@ def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple
         rows = [{**named, "seed": seed, **_of_seed(*both)} for seed, both in matrices.items()]
         each += rows
         known = pd.DataFrame(rows).dropna(subset="correlation")
+        known_matrices = [matrices[seed] for seed in known["seed"]]
         estimate = mean(known.assign(prompt_id=0), ["correlation"], plan) if len(known) else None
-        certain = estimate is not None and len(known) > 1
+        has_interval = estimate is not None and len(known) > 1
         summary.append(
             {
                 **named,
                 "value": float(estimate.value[0]) if estimate else np.nan,
-                "low": float(estimate.low[0]) if certain else np.nan,
-                "high": float(estimate.high[0]) if certain else np.nan,
+                "low": float(estimate.low[0]) if has_interval else np.nan,
+                "high": float(estimate.high[0]) if has_interval else np.nan,
                 "seeds": len(known),
                 "pairs": min(row["pairs"] for row in rows),
-                "relabelled": _relabelled([matrices[seed] for seed in known["seed"]], plan.seed) if estimate else np.nan,
+                "relabelled": _share_of_permutations(known_matrices, plan.seed) if estimate else np.nan,
             }
         )
     return pd.DataFrame(summary), pd.DataFrame(each)
@@ -140,11 +143,11 @@ def lowest(matrix: np.ndarray) -> tuple[int, int] | None:
     return tuple(int(place) for place in np.unravel_index(np.nanargmin(above), above.shape))
 
 
-def why_none(row: pd.Series) -> str:
+def why_undefined(row: pd.Series) -> str:
     """Return a phrase that explains why a row of :func:`correlations` has no value."""
     if row["pairs"] < 2:
-        return f"no rank correlation, for it takes two pairs of classes, and {row['pairs']} can be measured"
-    return "no rank correlation, for in every demonstration set the real confusion of all pairs is the same"
+        return f"no rank correlation, because this needs two pairs of classes and only {row['pairs']} can be measured"
+    return "no rank correlation, because the real confusion is the same for all pairs in each demonstration set"
 
 
 def _square(rows: pd.DataFrame, column: str) -> np.ndarray:
@@ -164,14 +167,14 @@ def _known_pairs(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.nonzero(np.triu(~np.isnan(real), 1))
 
 
-def _relabelled(matrices: list[tuple[np.ndarray, np.ndarray]], seed: int) -> float:
+def _share_of_permutations(matrices: list[tuple[np.ndarray, np.ndarray]], seed: int) -> float:
     """Return the share of permutations of the predicted classes with a mean correlation at least as high as the original."""
     classes = len(matrices[0][0])
-    if factorial(classes) <= _RELABELLINGS:
+    if factorial(classes) <= _PERMUTATIONS:
         orders = np.array(list(permutations(range(classes))))  # (P, C), identity first
     else:
         generator = np.random.default_rng(seed)
-        orders = np.stack([np.arange(classes), *(generator.permutation(classes) for _ in range(_RELABELLINGS - 1))])
+        orders = np.stack([np.arange(classes), *(generator.permutation(classes) for _ in range(_PERMUTATIONS - 1))])
     values = []
     for predicted, real in matrices:
         a, b = _known_pairs(real)

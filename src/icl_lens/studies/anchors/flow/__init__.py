@@ -1,1 +1,1 @@
-"""Study ``flow``: the information flow of a few prompts along every edge."""
+"""Study ``flow``: the information flow of a few prompts along each edge."""

@@ -54,62 +54,62 @@ def compute(
         least one edge.
     """
     settings = settings or Settings()
-    taken = chosen(prompts, settings)
-    information_flow.require_demonstrations(taken)
+    selected = select_prompts(prompts, settings)
+    information_flow.require_demonstrations(selected)
     require_supported(model.network)
     layers = model.layers
     found: dict[tuple[int, int], dict[str, Any]] = {}  # (prompt index, layer) -> columns of its edges
-    for batch in batches(model, taken, batch_tokens, kept="graph"):
-        edge_means = EdgeMeans(batch, [taken[place] for place in batch.index])
+    for batch in batches(model, selected, batch_tokens, kept="graph"):
+        edge_means = EdgeMeans(batch, [selected[i] for i in batch.index])
 
         def sink(layer: int, flow: Tensor, attention: Tensor, rows=batch.index, edge_means=edge_means) -> None:
-            means = edge_means.of(flow).numpy()  # (3, B)
-            for row, place in enumerate(rows):
-                length = len(taken[place].ids)
+            means = edge_means.compute(flow).numpy()  # (3, B)
+            for row, i in enumerate(rows):
+                length = len(selected[i].ids)
                 below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]
-                found[place, layer] = _kept(*below, settings) | dict(zip(METRICS, means[:, row].tolist(), strict=True))
+                found[i, layer] = _select_edges(*below, settings) | dict(zip(METRICS, means[:, row].tolist(), strict=True))
 
         multiple = information_flow.measure(model, batch, sink, with_weights=True)  # (B,)
-        for place, factor in zip(batch.index, multiple, strict=True):
+        for i, factor in zip(batch.index, multiple, strict=True):
             for layer in range(layers):
                 for name in ("saliency", "layer_total", *METRICS):
-                    found[place, layer][name] = found[place, layer][name] / factor
+                    found[i, layer][name] = found[i, layer][name] / factor
         progress(len(batch.index))
-    finite = [all(np.isfinite(found[place, layer]["layer_total"]) for layer in range(layers)) for place in range(len(taken))]
-    information_flow.require_finite(model, taken, np.array(finite))
-    progress(len(prompts) - len(taken))
+    finite = [all(np.isfinite(found[i, layer]["layer_total"]) for layer in range(layers)) for i in range(len(selected))]
+    information_flow.require_finite(model, selected, np.array(finite))
+    progress(len(prompts) - len(selected))
     edges = [
-        pd.DataFrame({"prompt_id": prompt.prompt_id, "layer": layer, **found[place, layer]})
-        for place, prompt in enumerate(taken)
+        pd.DataFrame({"prompt_id": prompt.prompt_id, "layer": layer, **found[i, layer]})
+        for i, prompt in enumerate(selected)
         for layer in range(layers)
     ]
     return pd.concat(edges, ignore_index=True)
 
 
-def chosen(prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[TokenizedPrompt]:
+def select_prompts(prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[TokenizedPrompt]:
     """Return the selected prompts, in order of prompt_id or of the prompts, followed by the additional prompts (``also``).
 
     Raises:
         InputError: A requested prompt does not exist.
     """
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    absent = next((number for number in (*(settings.prompt_ids or ()), *settings.also) if number not in by_id), None)
-    if absent is not None:
+    missing = next((number for number in (*(settings.prompt_ids or ()), *settings.also) if number not in by_id), None)
+    if missing is not None:
         raise InputError(
-            f"prompt {absent} is asked for (items.*.prompt, or studies.flow.prompt_ids or also), but there is none of that "
-            f"prompt_id, or it is longer than the model's context; the prompts are {min(by_id)} to {max(by_id)}"
+            f"prompt {missing} (items.*.prompt, studies.flow.prompt_ids or studies.flow.also) does not exist or is longer "
+            f"than the model's context; choose a prompt_id from {min(by_id)} to {max(by_id)}"
         )
     if settings.prompt_ids is not None:
-        taken = sorted(set(settings.prompt_ids))
+        selected = sorted(set(settings.prompt_ids))
     else:
-        of_seed: dict[int, list[int]] = {}
+        by_seed: dict[int, list[int]] = {}
         for prompt in prompts:
-            of_seed.setdefault(prompt.seed, []).append(prompt.prompt_id)
-        taken = [number for group in list(of_seed.values())[: settings.seeds] for number in group[: settings.prompts]]
-    return [by_id[number] for number in dict.fromkeys([*taken, *sorted(settings.also)])]
+            by_seed.setdefault(prompt.seed, []).append(prompt.prompt_id)
+        selected = [number for group in list(by_seed.values())[: settings.seeds] for number in group[: settings.prompts]]
+    return [by_id[number] for number in dict.fromkeys([*selected, *sorted(settings.also)])]
 
 
-def _kept(flow: np.ndarray, attention: np.ndarray, settings: Settings) -> dict[str, Any]:
+def _select_edges(flow: np.ndarray, attention: np.ndarray, settings: Settings) -> dict[str, Any]:
     """Return the edges of one layer that are kept.
 
     Args:
@@ -120,8 +120,8 @@ def _kept(flow: np.ndarray, attention: np.ndarray, settings: Settings) -> dict[s
     Returns:
         query, key, saliency and attention, shape (E,) each, and layer_total.
     """
-    keep = (flow >= settings.least * flow.max()) & (flow > 0) | (attention >= settings.least_attention)
-    query, key = np.nonzero(keep) if keep.any() else (np.array([1]), np.array([0]))
+    mask = (flow >= settings.least * flow.max()) & (flow > 0) | (attention >= settings.least_attention)
+    query, key = np.nonzero(mask) if mask.any() else (np.array([1]), np.array([0]))
     return {
         "query": query,
         "key": key,

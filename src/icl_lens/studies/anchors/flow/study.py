@@ -35,33 +35,34 @@ PromptIds = list[Annotated[int, Field(ge=0)]]
 class Settings(Section):
     """Settings of the information flow: which prompts and which edges are kept."""
 
-    seeds: int = Field(default=5, ge=1, description="The first so many seeds have prompts in it.")
-    prompts: int = Field(default=5, ge=1, description="The first so many prompts of each.")
+    seeds: int = Field(default=5, ge=1, description="Number of seeds (the first ones) from which prompts are taken.")
+    prompts: int = Field(default=5, ge=1, description="Number of prompts per seed (the first ones).")
     prompt_ids: PromptIds | None = Field(
-        default=None, min_length=1, description="Instead of these: the prompts of these prompt_id."
+        default=None, min_length=1, description="The prompt_id of each prompt to include, instead of `seeds` and `prompts`."
     )
     also: PromptIds = Field(
         default=[],
-        description="Besides: the prompts of these prompt_id. Those that items.figure_1.prompt and items.figure_2.prompt name "
-        "are added by themselves.",
+        description="The prompt_id of additional prompts to include. The prompts in items.figure_1.prompt and "
+        "items.figure_2.prompt are added automatically.",
     )
     least: float = Field(
         default=0.001,
         ge=0,
         lt=1,
-        description="Edges below this share of the layer's largest are left out; 0 keeps all along which anything flows.",
+        description="Edges with less flow than this share of the layer's largest are omitted; 0 keeps all edges with a "
+        "nonzero flow.",
     )
     least_attention: float = Field(
-        default=0.05, gt=0, description="Edges with at least this attention weight, mean over heads, are kept all the same."
+        default=0.05, gt=0, description="Edges with at least this attention weight (mean over heads) are always kept."
     )
 
 
 STUDY = Study(
     package=__package__,
-    help="the information flow of a few prompts along every edge",
+    help="information flow along each edge, for a few prompts",
     schema=SCHEMA,
     cost=Cost(passes=0),  # a few prompts
-    settings=Keys("flow", Settings, "Whose information flow is kept along every edge, for Figures 1 and 2 to draw."),
+    settings=Keys("flow", Settings, "Prompts and edges for which the information flow is stored (Figures 1 and 2)."),
     walked=True,
     items=(
         Item(
@@ -75,7 +76,8 @@ STUDY = Study(
         ),
         Item(
             name="figure_2",
-            title="Both hypotheses on one prompt: label words gather information in shallow layers and give it in deep ones",
+            title="Both hypotheses on one prompt: label words collect information in shallow layers and pass it on in deep "
+            "layers",
             notebook="anchors/figure_2",
             set="fresh-1shot",
             studies=("flow", "tokens", "icl"),

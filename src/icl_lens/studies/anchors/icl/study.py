@@ -19,7 +19,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="what the model answers to each prompt",
+    help="the model's prediction for each prompt",
     schema=SCHEMA,
     cost=Cost(passes=1),
     walked=True,

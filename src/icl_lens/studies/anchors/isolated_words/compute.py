@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
-from icl_lens.models.batching import batches, sharing
+from icl_lens.models.batching import batches, group_by_prefix
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
 from icl_lens.prompts.positions import TokenizedPrompt
@@ -27,7 +27,7 @@ from icl_lens.studies.anchors.isolated_words.study import Settings
 from icl_lens.studies.anchors.isolating import main_layers
 
 # Number of prompts predicted at a time until each class has a correctly predicted prompt.
-_LOOKED_AT = 64
+_CHUNK = 64
 
 
 @torch.inference_mode()
@@ -56,30 +56,35 @@ def compute(
     settings = settings or Settings()
     k = settings.layers or main_layers(model.layers)
     if k > model.layers:
-        raise InputError(f"isolation in {k} layers is asked for (layers), but the model has {model.layers}")
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; isolation needs label words")
+        raise InputError(
+            f"studies.isolated_words.layers is {k}, but the model has only {model.layers} layers; choose a smaller number"
+        )
+    zero_shot = next((p for p in prompts if not len(p.anchors)), None)
+    if zero_shot:
+        raise InputError(
+            f"prompt {zero_shot.prompt_id} has no demonstration, but isolation requires label words; use prompts with "
+            "demonstrations"
+        )
     require_supported(model.network)
-    taken = _examples(model, prompts, batch_tokens, progress)
+    examples = _examples(model, prompts, batch_tokens, progress)
     conditions = {"none": range(0), "first": range(k), "last": range(model.layers - k, model.layers)}
-    anchors = [prompt.anchors for prompt in taken]
+    anchors = [prompt.anchors for prompt in examples]
     rows: dict[tuple[int, str], dict] = {}
     for side, layers in conditions.items():
-        for group in sharing(model, taken):
-            cut = anchors if layers else None
-            for batch, logits in runs(model, taken, group, cut, layers, settings.blocking, batch_tokens):
+        for group in group_by_prefix(model, examples):
+            positions = anchors if layers else None
+            for batch, logits in runs(model, examples, group, positions, layers, settings.blocking, batch_tokens):
                 predictions = logits.gather(1, batch.label_ids).argmax(-1).tolist()  # (B,)
-                for place, row, prediction in zip(batch.index, logits, predictions, strict=True):
-                    rows[place, side] = {
-                        "prompt_id": taken[place].prompt_id,
-                        "gold": taken[place].gold,
+                for i, row, prediction in zip(batch.index, logits, predictions, strict=True):
+                    rows[i, side] = {
+                        "prompt_id": examples[i].prompt_id,
+                        "gold": examples[i].gold,
                         "side": side,
                         "layers": len(layers),
                         "prediction": prediction,
-                        **_likeliest(model, row, settings.words),
+                        **_top_tokens(model, row, settings.words),
                     }
-    return pd.DataFrame([rows[place, side] for place in range(len(taken)) for side in conditions])
+    return pd.DataFrame([rows[i, side] for i in range(len(examples)) for side in conditions])
 
 
 def _examples(
@@ -90,24 +95,24 @@ def _examples(
 ) -> list[TokenizedPrompt]:
     """Return the first correctly predicted prompt of each class, or else its first prompt, in the order of the prompts."""
     first: dict[int, int] = {}
-    for place, prompt in enumerate(prompts):
-        first.setdefault(prompt.gold, place)
-    right: dict[int, int] = {}
-    for start in range(0, len(prompts), _LOOKED_AT):
-        looked_at = prompts[start : start + _LOOKED_AT]
-        if len(right) < len(first):
+    for i, prompt in enumerate(prompts):
+        first.setdefault(prompt.gold, i)
+    correct: dict[int, int] = {}
+    for start in range(0, len(prompts), _CHUNK):
+        chunk = prompts[start : start + _CHUNK]
+        if len(correct) < len(first):
             answers = {}
-            for batch in batches(model, looked_at, batch_tokens):
-                found = last_logits(model, batch).gather(1, batch.label_ids).argmax(-1)  # (B,)
-                answers |= dict(zip(batch.index, found.tolist(), strict=True))
-            for place, prompt in enumerate(looked_at):
-                if answers[place] == prompt.gold:
-                    right.setdefault(prompt.gold, start + place)
-        progress(len(looked_at))
-    return [prompts[place] for place in sorted((first | right).values())]
+            for batch in batches(model, chunk, batch_tokens):
+                predictions = last_logits(model, batch).gather(1, batch.label_ids).argmax(-1)  # (B,)
+                answers |= dict(zip(batch.index, predictions.tolist(), strict=True))
+            for i, prompt in enumerate(chunk):
+                if answers[i] == prompt.gold:
+                    correct.setdefault(prompt.gold, start + i)
+        progress(len(chunk))
+    return [prompts[i] for i in sorted((first | correct).values())]
 
 
-def _likeliest(model: LanguageModel, logits: Tensor, words: int) -> dict[str, list]:
+def _top_tokens(model: LanguageModel, logits: Tensor, words: int) -> dict[str, list]:
     """Return the most likely next tokens of one prompt, as texts, and their log-probabilities.
 
     Args:
@@ -115,7 +120,7 @@ def _likeliest(model: LanguageModel, logits: Tensor, words: int) -> dict[str, li
         logits: Logits of all tokens, shape (V,).
         words: Number of tokens.
     """
-    best = logits.topk(min(words, len(logits)))  # (W,) each
-    log_probs = logits.cpu().double().log_softmax(-1)[best.indices.cpu()]  # (W,)
-    texts = [model.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in best.indices.tolist()]
+    top = logits.topk(min(words, len(logits)))  # (W,) each
+    log_probs = logits.cpu().double().log_softmax(-1)[top.indices.cpu()]  # (W,)
+    texts = [model.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in top.indices.tolist()]
     return {"top_tokens": texts, "top_log_probs": log_probs.tolist()}

@@ -32,24 +32,25 @@ class Settings(Section):
     layers: int | None = Field(
         default=None,
         ge=1,
-        description="The number k of first and of last layers. Empty: 5, or a fifth of the depth rounded up below 14 layers.",
+        description="Number k of first layers and of last layers. Empty: 5, or a fifth of the depth, rounded up, in models "
+        "with fewer than 14 layers.",
     )
     blocking: Literal["before_softmax", "after_softmax"] = Field(
-        default="before_softmax", description="As in `studies.isolation`."
+        default="before_softmax", description="See `studies.isolation.blocking`."
     )
-    words: int = Field(default=10, ge=1, description="How many of the likeliest next tokens are kept.")
+    words: int = Field(default=10, ge=1, description="Number of most probable next tokens to store.")
 
 
 STUDY = Study(
     package=__package__,
-    help="the likeliest next tokens with label words isolated, for one prompt a class",
+    help="the most probable next tokens with isolated label words, for one prompt per class",
     schema=SCHEMA,
     cost=Cost(passes=0),  # a few prompts
-    settings=Keys("isolated_words", Settings, "How label words are isolated in Table 5."),
+    settings=Keys("isolated_words", Settings, "Isolation of label words in Table 5."),
     items=(
         Item(
             name="table_5",
-            title="Why word loyalty: predicted label and likeliest next tokens with label words isolated",
+            title="Predicted label and most probable next tokens with isolated label words: the reason for word loyalty",
             notebook="anchors/table_5",
             set="shared-1shot",
             studies=("isolated_words",),

@@ -26,16 +26,16 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="whether each answer survives when label words, or others in their place, see nothing before them",
+    help="predictions with isolated label words or other tokens, which cannot attend to the text before them",
     schema=SCHEMA,
     cost=Cost(passes=1, more=lambda job: len(conditions(job.settings, job.layers))),
-    settings=Keys("isolation", Settings, "Cutting label words, or others in their place, off from the text before them."),
+    settings=Keys("isolation", Settings, "Isolation of label words or other tokens from the text before them."),
     walked=True,
     items=(
         Item(
             name="figure_4",
-            title="How often the answer survives when label words, or as many random other tokens, are isolated "
-            "in the first or last layers, one demonstration per class",
+            title="Label loyalty and word loyalty when label words, or the same number of random tokens, are isolated in "
+            "the first or last layers, one demonstration per class",
             notebook="anchors/figure_4",
             set="shared-1shot",
             studies=("isolation", "icl"),
@@ -43,7 +43,7 @@ STUDY = Study(
         ),
         Item(
             name="figure_8",
-            title="What survives by the number of isolated layers, one demonstration per class",
+            title="Label loyalty and word loyalty by the number of isolated layers, one demonstration per class",
             notebook="anchors/figure_8",
             set="shared-1shot",
             studies=("isolation", "icl"),
@@ -51,7 +51,7 @@ STUDY = Study(
         ),
         Item(
             name="figure_10",
-            title="What survives by the number of isolated layers, two demonstrations per class",
+            title="Label loyalty and word loyalty by the number of isolated layers, two demonstrations per class",
             notebook="anchors/figure_8",
             set="shared-2shot",
             studies=("isolation", "icl"),
@@ -59,8 +59,8 @@ STUDY = Study(
         ),
         Item(
             name="figure_12",
-            title="How often the answer survives isolation under labels that mean nothing (A and B), eight "
-            "demonstrations per class",
+            title="Label loyalty and word loyalty under isolation with meaningless labels (A and B), eight demonstrations "
+            "per class",
             notebook="anchors/figure_4",
             set="shared-8shot",
             studies=("isolation", "icl"),

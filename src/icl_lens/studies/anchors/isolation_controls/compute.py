@@ -52,7 +52,7 @@ def compute(
     chosen = isolation(settings, model.layers)
     report = Runs(progress, len(CONTROLS))
     rows = [
-        compare(subject, its, batch_tokens, report, chosen).assign(control=control)
-        for control, subject, its in controls.each(model, prompts, shuffled, settings.seed)
+        compare(control_model, control_prompts, batch_tokens, report, chosen).assign(control=control)
+        for control, control_model, control_prompts in controls.iterate(model, prompts, shuffled, settings.seed)
     ]
     return pd.concat(rows, ignore_index=True)

@@ -27,7 +27,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="isolation again with shuffled labels and on an untrained copy of the model",
+    help="isolation with shuffled labels and with an untrained copy of the model",
     schema=SCHEMA,
     cost=Cost(
         passes=len(CONTROLS),  # plain run of each control; `more` adds the runs of the conditions
@@ -39,8 +39,8 @@ STUDY = Study(
     items=(
         Item(
             name="figure_controls",
-            title="Both tests of the paper on the model as it is, with the demonstrations' labels shuffled, and on an "
-            "untrained copy, one demonstration per class",
+            title="Isolation and deep attention with the original model and labels, with shuffled labels, and with an "
+            "untrained copy of the model, one demonstration per class",
             notebook="anchors/figure_controls",
             set="shared-1shot",
             studies=("isolation_controls", "attention_controls"),

@@ -67,33 +67,33 @@ def compute(
     timed: dict[int, int] = {}
     for index in groups:
         first = prompts[index[0]]
-        room = settings.prompts - timed.get(first.seed, 0)
-        chosen = index[: max(0, room)]
+        remaining = settings.prompts - timed.get(first.seed, 0)
+        chosen = index[: max(0, remaining)]
         timed[first.seed] = timed.get(first.seed, 0) + len(chosen)
         if chosen:
             ids = first.ids[: compressed_demonstrations.query_start(first)]
-            whole = compressed_demonstrations.read(model, first)
+            full = compressed_demonstrations.read(model, first)
             anchored = compressed_demonstrations.kept_positions(first)
-            behind: dict[Method, Compressed | None] = {
+            demonstrations: dict[Method, Compressed | None] = {
                 "full": None,
-                "hidden_anchor": compressed_demonstrations.keep(whole, ids, anchored),
-                "shared": compressed_demonstrations.keep(whole, ids, np.arange(len(ids))),
+                "hidden_anchor": compressed_demonstrations.keep(full, ids, anchored),
+                "shared": compressed_demonstrations.keep(full, ids, np.arange(len(ids))),
             }
-            for together in [*([place] for place in chosen), *([chosen] if len(chosen) > 1 else [])]:
-                of_pass = {
-                    "prompt_id": first.prompt_id if len(together) > 1 else prompts[together[0]].prompt_id,
-                    "prompts": len(together),
-                    "prompt_tokens": np.mean([len(prompts[i].ids) for i in together]),
-                    "query_tokens": np.mean([len(prompts[i].ids) - len(ids) for i in together]),
+            for members in [*([i] for i in chosen), *([chosen] if len(chosen) > 1 else [])]:
+                pass_columns = {
+                    "prompt_id": first.prompt_id if len(members) > 1 else prompts[members[0]].prompt_id,
+                    "prompts": len(members),
+                    "prompt_tokens": np.mean([len(prompts[i].ids) for i in members]),
+                    "query_tokens": np.mean([len(prompts[i].ids) - len(ids) for i in members]),
                     "demo_words": sum(_words(first, span) for span in first.text_spans),
-                    "query_words": np.mean([_words(prompts[i], prompts[i].query_span) for i in together]),
+                    "query_words": np.mean([_words(prompts[i], prompts[i].query_span) for i in members]),
                 }
-                passes = {method: _pass(model, prompts, batch_tokens, together, behind[method]) for method in METHODS}
+                passes = {method: _pass(model, prompts, batch_tokens, members, demonstrations[method]) for method in METHODS}
                 seconds = _time(model, passes, settings.repeats)
                 cached = {"full": 0, "hidden_anchor": len(anchored), "shared": len(ids)}
                 for method in METHODS:
                     rows += [
-                        {**of_pass, "method": method, "cache_tokens": cached[method], "repeat": repeat, "seconds": value}
+                        {**pass_columns, "method": method, "cache_tokens": cached[method], "repeat": repeat, "seconds": value}
                         for repeat, value in enumerate(seconds[method])
                     ]
         progress(len(index))
@@ -105,19 +105,23 @@ def _pass(
     prompts: Sequence[TokenizedPrompt],
     batch_tokens: int,
     index: list[int],
-    behind: Compressed | None,
+    compressed: Compressed | None,
 ) -> Callable[[], None]:
     """Prepare the batches of some prompts on the device, and return a function that runs the forward pass over them."""
-    if behind is None:
-        ready = list(batching.batches(model, prompts, batch_tokens, index))
+    if compressed is None:
+        prepared = list(batching.batches(model, prompts, batch_tokens, index))
     else:
-        ready = list(compressed_demonstrations.batches(model, prompts, batch_tokens, behind, index=index))
+        prepared = list(compressed_demonstrations.batches(model, prompts, batch_tokens, compressed, index=index))
 
     def logits(batch: Batch) -> torch.Tensor:
-        return last_logits(model, batch) if behind is None else compressed_demonstrations.query_logits(model, batch, behind)
+        return (
+            last_logits(model, batch)
+            if compressed is None
+            else compressed_demonstrations.query_logits(model, batch, compressed)
+        )
 
     def run() -> None:
-        for batch in ready:
+        for batch in prepared:
             logits(batch)
 
     return run

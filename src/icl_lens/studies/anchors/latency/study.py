@@ -23,8 +23,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 class Settings(Section):
     """Settings of the latency measurement: number of prompts and repeats."""
 
-    prompts: int = Field(default=5, ge=1, description="Prompts of each seed that are timed, the first ones.")
-    repeats: int = Field(default=5, ge=1, description="Times that each is timed, after one that does not count.")
+    prompts: int = Field(default=5, ge=1, description="Number of timed prompts per seed (the first ones).")
+    repeats: int = Field(default=5, ge=1, description="Number of timed runs per prompt, after one run that is not timed.")
 
 
 SCHEMA = study_schema(
@@ -48,12 +48,12 @@ STUDY = Study(
     help="latency of a query with full and with compressed demonstrations",
     schema=SCHEMA,
     cost=Cost(passes=0),  # a few prompts: loading the model dominates the cost
-    settings=Keys("latency", Settings, "Timing queries behind whole and compressed demonstrations (Tables 3 and 6)."),
+    settings=Keys("latency", Settings, "Timing of queries with full and with compressed demonstrations (Tables 3 and 6)."),
     alone=True,
     items=(
         Item(
             name="table_3",
-            title="How many times faster a query is behind compressed demonstrations",
+            title="Speedup of a query with compressed demonstrations",
             notebook="anchors/table_3",
             set="shared-1shot",
             studies=("latency",),
@@ -61,7 +61,7 @@ STUDY = Study(
         ),
         Item(
             name="table_6",
-            title="How many times faster a query is behind compressed demonstrations, and how long both are",
+            title="Speedup of a query with compressed demonstrations, and lengths of the demonstrations and of the query",
             notebook="anchors/table_3",
             set="shared-1shot",
             studies=("latency",),

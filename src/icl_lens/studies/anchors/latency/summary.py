@@ -35,10 +35,13 @@ def accelerations(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(together=rows["prompts"] > 1)
     for key, part in rows.groupby(["model", "set", "task", "together"], sort=False):
         if set(part["method"]) != set(METHODS):
-            raise InputError(f"the latency table of {key[0]} on {key[2]} lacks one of the methods {', '.join(METHODS)}")
+            raise InputError(
+                f"the latency table of {key[0]} on {key[2]} has the methods {', '.join(sorted(set(part['method'])))}; expected "
+                f"{', '.join(METHODS)}; rerun the latency study"
+            )
         passes = part.groupby(["method", "seed", "prompt_id"])["seconds"].agg(["median", "min", "max"])
-        alone = passes["median"] / part.groupby(["method", "seed", "prompt_id"])["prompts"].first()
-        seeds = alone.groupby(["method", "seed"]).mean().unstack("method")
+        per_prompt = passes["median"] / part.groupby(["method", "seed", "prompt_id"])["prompts"].first()
+        seeds = per_prompt.groupby(["method", "seed"]).mean().unstack("method")
         spread = ((passes["max"] - passes["min"]) / passes["median"]).groupby("method").median()
         row = dict(zip(("model", "set", "task", "together"), key, strict=True))
         for method, names in (

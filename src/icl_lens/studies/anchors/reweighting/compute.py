@@ -33,7 +33,7 @@ from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models import prefixes
 from icl_lens.models.answers import class_log_probs
-from icl_lens.models.batching import Batch, batches, fitting, last_tokens, sharing
+from icl_lens.models.batching import Batch, batches, fitting, group_by_prefix, last_tokens
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import class_logits
 from icl_lens.prompts.positions import TokenizedPrompt
@@ -59,40 +59,46 @@ def prepare(given: Given) -> Inputs:
     """Prepare the arguments of :func:`compute`. The baseline gets as many demonstrations as fit into the context.
 
     Args:
-        given: The model, tables and options of the run. The further tables are ``train``, with the training texts as queries,
-            and ``baseline``, with the same queries as the prompts and more demonstrations.
+        given: The model, tables and options of the run. The additional tables are ``train``, with the training texts as
+            queries, and ``baseline``, with the same queries as the prompts and more demonstrations.
 
     Raises:
         InputError: The tables do not match (different demonstrations, seeds or queries), or no prompt fits.
     """
-    own = of_table(given)
-    table, auxiliary, few_shot = given.rows_of(own.prompts), given.further["train"], given.further["baseline"]
+    main = of_table(given)
+    table, auxiliary, few_shot = given.rows_of(main.prompts), given.further["train"], given.further["baseline"]
     demonstrations = {seed: _only_set(rows) for seed, rows in table.groupby("seed")}
     for seed, indices in demonstrations.items():
         rows = auxiliary[auxiliary["seed"] == seed]
         if rows.empty:
-            raise InputError(f"the auxiliary prompts have none of seed {seed}; draw both tables with the same seeds")
+            raise InputError(f"seed {seed}: there are no training prompts; create both tables with the same seeds")
         if _only_set(rows) != indices:
-            raise InputError(f"seed {seed}: the auxiliary prompts have other demonstrations than the prompts; draw both alike")
-    same = ["seed", "query_index", "gold"]
-    matched = table.set_index("prompt_id")[same]
-    if not few_shot.set_index("prompt_id")[same].reindex(matched.index).equals(matched):
-        raise InputError("the few-shot prompts have other queries than the prompts; draw both with the same seeds and queries")
+            raise InputError(
+                f"seed {seed}: the training prompts and the prompts have different demonstrations; create both tables with "
+                "the same config"
+            )
+    key_columns = ["seed", "query_index", "gold"]
+    expected = table.set_index("prompt_id")[key_columns]
+    if not few_shot.set_index("prompt_id")[key_columns].reindex(expected.index).equals(expected):
+        raise InputError(
+            "the prompts with more demonstrations and the prompts have different queries; create both tables with the same "
+            "seeds and queries"
+        )
     few_shot = few_shot[few_shot["prompt_id"].isin(table["prompt_id"])]
-    model, own_shots = given.model, int(table["shots"].iloc[0])
-    for shots in range(min(given.settings.shots, int(few_shot["shots"].iloc[0])), own_shots, -1):
+    model, prompt_shots = given.model, int(table["shots"].iloc[0])
+    for shots in range(min(given.settings.shots, int(few_shot["shots"].iloc[0])), prompt_shots, -1):
         prompts = given.tokenize(with_fewer_shots(few_shot, shots))
         if model.context is None or max(len(p.ids) for p in prompts) <= model.context:
             break
     else:
-        shots, prompts = own_shots, own.prompts
-    more = {
+        shots, prompts = prompt_shots, main.prompts
+    arguments = {
         "auxiliary": fitting(model, given.tokenize(auxiliary)),
         "few_shot": prompts,
         "shots": shots,
-        "own_shots": own_shots,
+        "prompt_shots": prompt_shots,
     }
-    return Inputs(own.prompts, own.left_out, more)
+    return Inputs(main.prompts, main.left_out, arguments)
 
 
 def _only_set(rows: pd.DataFrame) -> tuple[int, ...]:
@@ -104,8 +110,9 @@ def _only_set(rows: pd.DataFrame) -> tuple[int, ...]:
     found = {tuple(indices) for indices in rows["demo_indices"]}
     if len(found) != 1:
         raise InputError(
-            f"seed {rows['seed'].iloc[0]}: the prompts have {len(found)} sets of demonstrations; re-weighting learns a factor "
-            "for each demonstration, so all prompts of a seed must share them (a set named shared-...)"
+            f"seed {rows['seed'].iloc[0]}: the prompts have {len(found)} different sets of demonstrations, but re-weighting "
+            "learns one factor per demonstration; use a set named shared-..., in which all prompts of a seed have the same "
+            "demonstrations"
         )
     return found.pop()
 
@@ -120,7 +127,7 @@ def compute(
     auxiliary: Sequence[TokenizedPrompt],
     few_shot: Sequence[TokenizedPrompt],
     shots: int,
-    own_shots: int,
+    prompt_shots: int,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Train beta for each seed, and compute the predictions of three methods for each prompt.
 
@@ -130,7 +137,7 @@ def compute(
         auxiliary: Training prompts of each seed, with the seed's demonstrations.
         few_shot: The prompts with more demonstrations. Prompts with other ids are ignored.
         shots: Number of demonstrations per class in ``few_shot``.
-        own_shots: Number of demonstrations per class in ``prompts``.
+        prompt_shots: Number of demonstrations per class in ``prompts``.
 
     Raises:
         InputError: A prompt has no demonstration, a seed has no training prompt, the loss leaves the range of the number
@@ -143,13 +150,16 @@ def compute(
         shape (D,).
     """
     settings = settings or Settings()
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; re-weighting needs label words")
+    zero_shot = next((p for p in prompts if not len(p.anchors)), None)
+    if zero_shot:
+        raise InputError(
+            f"prompt {zero_shot.prompt_id} has no demonstration, but re-weighting requires label words; use prompts with "
+            "demonstrations"
+        )
     require_supported(model.network)
     answers = {VANILLA: class_log_probs(model, prompts, batch_tokens)}
-    more = {p.prompt_id: p for p in few_shot}
-    answers[FEW_SHOT] = class_log_probs(model, [more[p.prompt_id] for p in prompts], batch_tokens)
+    few_shot_by_id = {p.prompt_id: p for p in few_shot}
+    answers[FEW_SHOT] = class_log_probs(model, [few_shot_by_id[p.prompt_id] for p in prompts], batch_tokens)
     answers[REWEIGHTED] = [None] * len(prompts)
     tensors: dict[str, np.ndarray] = {}
     seeds = sorted({p.seed for p in prompts})
@@ -158,15 +168,15 @@ def compute(
         tensors |= {f"beta_{seed}": trained.beta, f"losses_{seed}": trained.losses}
         index = [i for i, p in enumerate(prompts) if p.seed == seed]
         tensors[f"classes_{seed}"] = prompts[index[0]].demo_labels
-        of_seed = [prompts[i] for i in index]
-        for i, answer in zip(index, reweighted(model, of_seed, batch_tokens, trained.beta), strict=True):
+        seed_prompts = [prompts[i] for i in index]
+        for i, answer in zip(index, reweighted(model, seed_prompts, batch_tokens, trained.beta), strict=True):
             answers[REWEIGHTED][i] = answer
         progress(len(index))
     rows = [
         {
             "prompt_id": prompt.prompt_id,
             "method": method,
-            "shots": shots if method == FEW_SHOT else own_shots,
+            "shots": shots if method == FEW_SHOT else prompt_shots,
             "gold": prompt.gold,
             "prediction": int(np.argmax(log_probs[i])),
             "correct": int(np.argmax(log_probs[i])) == prompt.gold,
@@ -197,28 +207,33 @@ def train(
     Raises:
         InputError: A seed has no training prompt, or the loss or its gradient is non-finite.
     """
-    waiting: dict[tuple[int, ...], list[int]] = {}
+    seeds_by_shape: dict[tuple[int, ...], list[int]] = {}
     for seed, examples in runs.items():
         if not examples:
-            raise InputError(f"seed {seed}: no training prompt fits the context of {model.name}, so nothing can be re-weighted")
-        alike = len(examples), len(examples[0].anchors), len(examples[0].label_ids)
-        waiting.setdefault(alike, []).append(seed)
+            raise InputError(
+                f"seed {seed}: no training prompt fits the context of {model.name}, so re-weighting cannot be trained; use "
+                "a model with a longer context"
+            )
+        shape = len(examples), len(examples[0].anchors), len(examples[0].label_ids)
+        seeds_by_shape.setdefault(shape, []).append(seed)
     trained: dict[int, Trained] = {}
-    for seeds in waiting.values():
-        held = {seed: _held(model, runs[seed]) for seed in seeds}
-        room = model.sizes.held(batch_tokens)
+    for seeds in seeds_by_shape.values():
+        cached_tokens = {seed: _cached_tokens(model, runs[seed]) for seed in seeds}
+        max_tokens = model.sizes.max_cached_tokens(batch_tokens)
         while seeds:
             count = 1
-            while model.shares_prefixes and count < len(seeds) and sum(held[s] for s in seeds[: count + 1]) <= room:
+            while (
+                model.shares_prefixes and count < len(seeds) and sum(cached_tokens[s] for s in seeds[: count + 1]) <= max_tokens
+            ):
                 count += 1
             trained |= _train_together(model, {seed: runs[seed] for seed in seeds[:count]}, settings, batch_tokens)
             seeds = seeds[count:]
     return trained
 
 
-def _held(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> int:
+def _cached_tokens(model: LanguageModel, examples: Sequence[TokenizedPrompt]) -> int:
     """Return the number of tokens for which :func:`_read_but_last` keeps keys and values."""
-    groups = sharing(model, examples)
+    groups = group_by_prefix(model, examples)
     return sum(len(g.ids) + sum(len(examples[i].ids) - 1 - len(g.ids) for i in g.index) for g in groups)
 
 
@@ -234,29 +249,31 @@ def _train_together(
     beta = torch.zeros(len(runs), model.layers, heads, demonstrations, device=model.device, requires_grad=True)  # (S, L, H, D)
     optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))  # updates entries independently
     generators = [np.random.default_rng([settings.seed, seed]) for seed in runs]
-    read = [_read_but_last(model, prompts, batch_tokens) for prompts in examples]
+    prompt_prefixes = [_read_but_last(model, prompts, batch_tokens) for prompts in examples]
     losses = []
     with scale_rows(model.network) as reweigh:
         for _ in range(settings.epochs):
             orders = [generator.permutation(len(examples[0])).tolist() for generator in generators]
-            seen = []
+            step_losses = []
             for step in zip(*orders, strict=True):
-                prompts = [of_seed[i] for of_seed, i in zip(examples, step, strict=True)]
-                beginnings = [of_seed[i] for of_seed, i in zip(read, step, strict=True)]
-                batch = last_tokens(model, prompts, beginnings) if model.shares_prefixes else next(batches(model, prompts, 1))
+                prompts = [seed_values[i] for seed_values, i in zip(examples, step, strict=True)]
+                step_prefixes = [seed_values[i] for seed_values, i in zip(prompt_prefixes, step, strict=True)]
+                batch = (
+                    last_tokens(model, prompts, step_prefixes) if model.shares_prefixes else next(batches(model, prompts, 1))
+                )
                 reweigh(*_entries(batch, prompts, beta.exp().transpose(0, 1)))
                 loss = nn.functional.cross_entropy(class_logits(model, batch), batch.gold, reduction="none")  # (S,)
                 optimiser.zero_grad()
                 loss.sum().backward()
                 optimiser.step()
-                seen.append(loss.detach())
-            losses.append(torch.stack(seen).cpu().double().mean(0).numpy())  # (S,)
+                step_losses.append(loss.detach())
+            losses.append(torch.stack(step_losses).cpu().double().mean(0).numpy())  # (S,)
     found = {}
-    for number, seed in enumerate(runs):
-        found[seed] = Trained(beta[number].detach().cpu().numpy(), np.array([epoch[number] for epoch in losses]))
+    for i, seed in enumerate(runs):
+        found[seed] = Trained(beta[i].detach().cpu().numpy(), np.array([epoch[i] for epoch in losses]))
         if not (np.isfinite(found[seed].beta).all() and np.isfinite(found[seed].losses).all()):
             raise InputError(
-                f"seed {seed}: training leaves the range of {model.dtype}; use float32 (dtype) or a smaller "
+                f"seed {seed}: training exceeds the range of {model.dtype}; set dtype to float32 or reduce "
                 "studies.reweighting.learning_rate"
             )
     return found
@@ -272,10 +289,10 @@ def _read_but_last(
     """
     read: dict[int, prefixes.Prefix | None] = dict.fromkeys(range(len(examples)))
     if model.shares_prefixes:
-        for group in sharing(model, examples):
-            common = prefixes.read(model.network, group.ids)
-            rest = [examples[i].ids[len(group.ids) : -1] for i in group.index]
-            read |= zip(group.index, prefixes.read_each(model.network, rest, common, batch_tokens), strict=True)
+        for group in group_by_prefix(model, examples):
+            shared_prefix = prefixes.read(model.network, group.ids)
+            continuations = [examples[i].ids[len(group.ids) : -1] for i in group.index]
+            read |= zip(group.index, prefixes.read_each(model.network, continuations, shared_prefix, batch_tokens), strict=True)
     return read
 
 

@@ -21,19 +21,21 @@ VANILLA, FEW_SHOT, REWEIGHTED = METHODS = ("vanilla", "few_shot", "reweighted")
 class Settings(Section):
     """Settings of the training of beta and of the baselines."""
 
-    learning_rate: float = Field(default=0.01, gt=0, description="Adam's (the paper's; the released code's default is 0.1).")
-    epochs: int = Field(default=10, ge=1, description="How often every training example is seen, one at a time.")
+    learning_rate: float = Field(
+        default=0.01, gt=0, description="Learning rate of Adam (the paper's value; the default of the released code is 0.1)."
+    )
+    epochs: int = Field(default=10, ge=1, description="Number of passes over the training examples, one example at a time.")
     auxiliary: int = Field(
         default=AUXILIARY,
         ge=1,
-        description="Training examples per class: those that the draw of the demonstrations meets next.",
+        description="Number of training examples per class. They follow the demonstrations in the same random draw.",
     )
-    seed: Seed = Field(default=0, description="Of the order of the training examples, drawn anew in each epoch.")
+    seed: Seed = Field(default=0, description="Seed of the order of the training examples, which is drawn anew in each epoch.")
     shots: int = Field(
         default=1 + AUXILIARY,
         ge=2,
-        description="Demonstrations per class of the baseline without training, at most: where prompts are longer than the "
-        "model's context, the largest number whose prompts all fit.",
+        description="Maximum number of demonstrations per class of the baseline without re-weighting. If prompts are "
+        "longer than the model's context, it is the largest number with which all prompts fit.",
     )
 
 
@@ -52,17 +54,15 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="answers with trained factors on the attention to label words, without, and with more demonstrations",
+    help="predictions with re-weighted attention to label words, with unchanged attention, and with more demonstrations",
     schema=SCHEMA,
     # Each prompt unchanged, re-weighted, and with more demonstrations. The training runs single tokens and is not counted.
     cost=Cost(passes=3),
-    settings=Keys(
-        "reweighting", Settings, "Factors on the attention to label words, trained, and what they are compared with."
-    ),
+    settings=Keys("reweighting", Settings, "Trained factors on the attention to label words, and the baselines."),
     further=(
         Further(
             "train",
-            "a prompts table whose queries are training texts, with the same demonstrations (shared-1shot-auxiliary)",
+            "a prompts table with training texts as queries and the same demonstrations (shared-1shot-auxiliary)",
             "shared-1shot-auxiliary",
         ),
         Further(
@@ -76,8 +76,8 @@ STUDY = Study(
     items=(
         Item(
             name="table_1",
-            title="Accuracy with the demonstrations as they are, with more of them, and with the attention to their label "
-            "words re-weighted",
+            title="Accuracy with unchanged demonstrations, with more demonstrations, and with re-weighted attention to "
+            "label words",
             notebook="anchors/table_1",
             set="shared-1shot",
             studies=("reweighting",),
@@ -85,7 +85,7 @@ STUDY = Study(
         ),
         Item(
             name="figure_reweighting",
-            title="What re-weighting learns, and which classes are answered before and after it",
+            title="Trained factors of re-weighting, and predicted classes before and after re-weighting",
             notebook="anchors/figure_reweighting",
             set="shared-1shot",
             studies=("reweighting",),

@@ -5,10 +5,11 @@ Balanced accuracy and macro F1 do not reward predictions of the majority class.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from sklearn.metrics import f1_score, recall_score
 
 from icl_lens.statistics import resampling
-from icl_lens.statistics.classification import balanced_accuracy, macro_f1
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
 from icl_lens.studies.anchors.reweighting.study import METHODS, REWEIGHTED, VANILLA
 
@@ -47,11 +48,11 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
                     scores[task, method] = _scores(of_method)
             estimates[DIFFERENCE] = estimates[REWEIGHTED] - estimates[VANILLA]
             gold = part[part["method"] == VANILLA].groupby(["task", "seed"])["gold"].nunique().reset_index()
-            wanted = gold["task"].map(classes)
+            expected = gold["task"].map(classes)
             labels = part[part["method"] == VANILLA].groupby("task")["gold"]
-            commonest = float(labels.agg(lambda values: values.value_counts(normalize=True).max()).mean())
+            majority = float(labels.agg(lambda values: values.value_counts(normalize=True).max()).mean())
             for method, estimate in estimates.items():
-                balanced, f1 = _over(scores, names, method)
+                balanced, f1 = _scores_over_tasks(scores, names, method)
                 shots = sorted(part.loc[part["method"] == method, "shots"].unique())
                 found.append(
                     {
@@ -64,8 +65,8 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
                         "high": float(estimate.high[0]),
                         "balanced_accuracy": balanced,
                         "macro_f1": f1,
-                        "commonest_class": commonest,
-                        "absent": f"{int((wanted - gold['gold']).sum())} of {int(wanted.sum())}",
+                        "commonest_class": majority,
+                        "absent": f"{int((expected - gold['gold']).sum())} of {int(expected.sum())}",
                         "prompts": estimate.prompts,
                         "seeds": part["seed"].nunique(),
                     }
@@ -95,14 +96,21 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores(rows: pd.DataFrame) -> tuple[float, float]:
-    """Compute balanced accuracy and macro F1 of one task and method, as means over seeds."""
-    by_seed = [(part["gold"].to_numpy(), part["prediction"].to_numpy()) for _, part in rows.groupby("seed")]
-    return tuple(sum(score(*answers) for answers in by_seed) / len(by_seed) for score in (balanced_accuracy, macro_f1))
+    """Compute balanced accuracy and macro F1 of one task and method, as means over seeds.
+
+    Both scores average over the classes of the gold labels. A class without a text in the test set has no recall, so it is
+    excluded. A prediction of such a class still counts as an error for the gold class of the text.
+    """
+    found = []
+    for _, part in rows.groupby("seed"):
+        present = {"labels": np.unique(part["gold"]), "average": "macro"}
+        found.append([score(part["gold"], part["prediction"], **present) for score in (recall_score, f1_score)])
+    return tuple(np.mean(found, axis=0).tolist())
 
 
-def _over(scores: dict, tasks: list[str], method: str) -> tuple[float, float]:
+def _scores_over_tasks(scores: dict, tasks: list[str], method: str) -> tuple[float, float]:
     """Compute the mean of both scores over tasks, or the difference of the means for :data:`DIFFERENCE`."""
     if method == DIFFERENCE:
-        after, before = _over(scores, tasks, REWEIGHTED), _over(scores, tasks, VANILLA)
+        after, before = _scores_over_tasks(scores, tasks, REWEIGHTED), _scores_over_tasks(scores, tasks, VANILLA)
         return after[0] - before[0], after[1] - before[1]
     return tuple(sum(scores[task, method][k] for task in tasks) / len(tasks) for k in (0, 1))

@@ -58,7 +58,7 @@ def compute(
         edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
 
         def sink(layer: int, flow: Tensor, mean: None, rows=batch.index, edges=edges) -> None:
-            means[:, rows, layer] = edges.of(flow).numpy()
+            means[:, rows, layer] = edges.compute(flow).numpy()
 
         multiple = information_flow.measure(model, batch, sink)  # (B,)
         means[:, batch.index] /= multiple[:, None]

@@ -21,7 +21,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="S_wp, S_pq and S_ww of each prompt and layer",
+    help="S_wp, S_pq and S_ww for each prompt and layer",
     schema=SCHEMA,
     cost=Cost(passes=3),  # the backward pass reaches all activations and materializes all attention matrices
     items=(

@@ -43,7 +43,7 @@ def compute(
                 {
                     "prompt_id": prompt.prompt_id,
                     "position": np.arange(len(prompt.ids)),
-                    "token": [_written(model, prompt, position) for position in range(len(prompt.ids))],
+                    "token": [_token_text(model, prompt, position) for position in range(len(prompt.ids))],
                     "start": prompt.spans[:, 0],
                     "end": prompt.spans[:, 1],
                     "class": classes,
@@ -55,6 +55,6 @@ def compute(
     return pd.concat(tables, ignore_index=True)
 
 
-def _written(model: LanguageModel, prompt: TokenizedPrompt, position: int) -> str:
+def _token_text(model: LanguageModel, prompt: TokenizedPrompt, position: int) -> str:
     start, end = prompt.spans[position]
     return prompt.text[start:end] if end > start else model.tokenizer.decode([int(prompt.ids[position])])

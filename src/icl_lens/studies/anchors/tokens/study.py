@@ -21,7 +21,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="the tokens of each prompt, where they stand, and which are label words",
+    help="the tokens of each prompt, their positions, and which of them are label words",
     schema=SCHEMA,
     cost=Cost(passes=0),  # the study does not run the model
     walked=True,

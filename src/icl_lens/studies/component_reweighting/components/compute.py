@@ -46,17 +46,17 @@ from icl_lens.progress import Runs
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.prompts.sets import DEMONSTRATIONS, per_class
 from icl_lens.studies.component_reweighting import component_weights, templates
-from icl_lens.studies.component_reweighting.decomposition import KINDS, Decomposed, Decomposer, decompose, heads_and_mlps
+from icl_lens.studies.component_reweighting.decomposition import KINDS, Decomposer, Decomposition, decompose, heads_and_mlps
 from icl_lens.studies.component_reweighting.settings import (
+    BEST_COMPONENT,
     CALIBRATED,
     CALIBRATED_LOG,
     CONTRAST,
     FEW_SHOT,
     OWN,
     PLAIN,
-    PROMPTS,
+    PROMPT_SELECTION,
     REWEIGHTED,
-    SINGLE,
     STRICT,
     UNSTOPPED,
     WITH_REST,
@@ -70,11 +70,11 @@ class FewShot:
     """Prompts that contain a budget of labels.
 
     Attributes:
-        under: Template -> prompts.
+        by_template: Template -> prompts.
         labels: Number of labels in each prompt.
     """
 
-    under: Mapping[str, Sequence[TokenizedPrompt]]
+    by_template: Mapping[str, Sequence[TokenizedPrompt]]
     labels: int
 
 
@@ -96,22 +96,26 @@ def prepare(given: Given) -> Inputs:
     shots = per_class(DEMONSTRATIONS, classes)
     _require_labelled(given.table, shots * classes, max(settings.budgets))
     wordings = _wordings(given.table, settings)
-    trained = [name for name in wordings if name != CONTRAST]
-    asked = given.table.groupby("seed", sort=False).head(settings.queries)
-    own = of_tables(given, {"prompts": _written(asked, wordings[OWN], shots)})
-    table = given.rows_of(own.prompts)
-    under = _fitting(model, {name: given.tokenize(_written(table, each, shots)) for name, each in wordings.items()})
-    labelled = _fitting(model, {name: given.tokenize(_labelled(table, wordings[name], shots)) for name in trained})
-    kept = given.rows_of(under[OWN])
+    training_templates = [name for name in wordings if name != CONTRAST]
+    queries = given.table.groupby("seed", sort=False).head(settings.queries)
+    inputs = of_tables(given, {"prompts": _write_prompts(queries, wordings[OWN], shots)})
+    table = given.rows_of(inputs.prompts)
+    by_template = _keep_fitting(
+        model, {name: given.tokenize(_write_prompts(table, each, shots)) for name, each in wordings.items()}
+    )
+    labelled = _keep_fitting(
+        model, {name: given.tokenize(_write_labelled(table, wordings[name], shots)) for name in training_templates}
+    )
+    remaining = given.rows_of(by_template[OWN])
     few_shot = {}
     for budget in settings.budgets:
-        for more in range(max(shots, budget // classes), shots - 1, -1):
-            prompts = {name: given.tokenize(_written(kept, wordings[name], more)) for name in trained}
+        for n_shots in range(max(shots, budget // classes), shots - 1, -1):
+            prompts = {name: given.tokenize(_write_prompts(remaining, wordings[name], n_shots)) for name in training_templates}
             if model.context is None or max(len(p.ids) for each in prompts.values() for p in each) <= model.context:
                 break
-        few_shot[budget] = FewShot(prompts, more * classes)
-    left_out = own.left_out + len(table) - len(kept)
-    return Inputs(own.prompts, left_out, {"under": under, "labelled": labelled, "few_shot": few_shot})
+        few_shot[budget] = FewShot(prompts, n_shots * classes)
+    left_out = inputs.left_out + len(table) - len(remaining)
+    return Inputs(inputs.prompts, left_out, {"by_template": by_template, "labelled": labelled, "few_shot": few_shot})
 
 
 def _require_labelled(table: pd.DataFrame, demonstrations: int, budget: int) -> None:
@@ -127,57 +131,59 @@ def _require_labelled(table: pd.DataFrame, demonstrations: int, budget: int) -> 
     """
     for seed, rows in table.groupby("seed"):
         if len({tuple(indices) for indices in rows["demo_indices"]}) != 1:
-            raise InputError(f"seed {seed}: the prompts have several sets of demonstrations; give a set named labelled-24")
+            raise InputError(f"seed {seed}: the prompts have different demonstrations; use a set named labelled-24")
     needed = demonstrations + budget
-    found = min(len(labels) for labels in table["demo_labels"])
-    if found < needed:
+    available = min(len(labels) for labels in table["demo_labels"])
+    if available < needed:
         raise InputError(
-            f"the prompts hold {found} labelled texts, where {needed} are needed (the demonstrations and "
-            f"{budget} more); give a set named labelled-{budget}"
+            f"the prompts contain {available} labelled texts, but {needed} are required (the demonstrations and {budget} "
+            f"more); use a set named labelled-{budget}"
         )
 
 
 def _wordings(table: pd.DataFrame, settings: Settings) -> dict[str, str]:
     first = table.iloc[0]
-    return templates.of_task(first["task"], templates.of_prompt(first), settings.templates)
+    return templates.task_templates(first["task"], templates.recover_template(first), settings.templates)
 
 
-def _written(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
+def _write_prompts(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
     """Write each prompt with a template and the first ``shots`` demonstrations of each class."""
     rows = table.to_dict("records")
     return pd.DataFrame(
-        [templates.rewritten(row, template, templates.first_of_each(row["demo_labels"], shots)) for row in rows]
+        [templates.rewrite(row, template, templates.first_per_class(row["demo_labels"], shots)) for row in rows]
     )
 
 
-def _labelled(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
+def _write_labelled(table: pd.DataFrame, template: str, shots: int) -> pd.DataFrame:
     """Write the other labelled texts of each seed as queries after its demonstrations, alternating between classes."""
     rows = []
-    for _, of_seed in table.groupby("seed", sort=True):
-        row = of_seed.iloc[0].to_dict()
-        shown = templates.first_of_each(row["demo_labels"], shots)
-        written, _ = templates.texts(row)
-        others = [place for place in range(len(written)) if place not in shown]
-        for place in templates.in_turn(row["demo_labels"], others):
-            changed = {"query": written[place], "gold": int(row["demo_labels"][place]), "prompt_id": len(rows)}
-            rows.append(templates.rewritten(row, template, shown, **changed))
+    for _, seed_rows in table.groupby("seed", sort=True):
+        row = seed_rows.iloc[0].to_dict()
+        demonstrations = templates.first_per_class(row["demo_labels"], shots)
+        texts, _ = templates.prompt_texts(row)
+        remaining = [index for index in range(len(texts)) if index not in demonstrations]
+        for index in templates.alternate_classes(row["demo_labels"], remaining):
+            changes = {"query": texts[index], "gold": int(row["demo_labels"][index]), "prompt_id": len(rows)}
+            rows.append(templates.rewrite(row, template, demonstrations, **changes))
     return pd.DataFrame(rows)
 
 
-def _fitting(model: LanguageModel, under: Mapping[str, list[TokenizedPrompt]]) -> dict[str, list[TokenizedPrompt]]:
+def _keep_fitting(model: LanguageModel, by_template: Mapping[str, list[TokenizedPrompt]]) -> dict[str, list[TokenizedPrompt]]:
     """Keep the prompts that fit the model's context under every template.
 
     Raises:
         InputError: No prompt fits.
     """
-    long = {p.prompt_id for each in under.values() for p in each if model.context is not None and len(p.ids) > model.context}
-    found = {name: [p for p in each if p.prompt_id not in long] for name, each in under.items()}
-    if not found[OWN]:
+    too_long = {
+        p.prompt_id for each in by_template.values() for p in each if model.context is not None and len(p.ids) > model.context
+    }
+    fitting = {name: [p for p in each if p.prompt_id not in too_long] for name, each in by_template.items()}
+    if not fitting[OWN]:
         raise InputError(
-            f"model {model.name}: no prompt fits its context of {model.context} tokens under every template; leave this "
-            "task out (items.*.tasks) or use a model with a longer context"
+            f"model {model.name}: no prompt fits its context of {model.context} tokens with every template; remove this "
+            "task (items.*.tasks) or use a model with a longer context"
         )
-    return found
+    return fitting
 
 
 def compute(
@@ -187,7 +193,7 @@ def compute(
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
     *,
-    under: Mapping[str, Sequence[TokenizedPrompt]],
+    by_template: Mapping[str, Sequence[TokenizedPrompt]],
     labelled: Mapping[str, Sequence[TokenizedPrompt]],
     few_shot: Mapping[int, FewShot],
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -195,8 +201,8 @@ def compute(
 
     Args:
         model, batch_tokens, progress, settings: Common to all studies, see :mod:`icl_lens.studies.study`.
-        prompts: Prompts of :func:`prepare`. ``under`` contains those that fit the context under every template.
-        under: Template -> prompts, the same prompts for each template.
+        prompts: Prompts of :func:`prepare`. ``by_template`` contains those that fit the context under every template.
+        by_template: Template -> prompts, the same prompts for each template.
         labelled: Template (without the contrast) -> each seed's labelled texts as prompts, in the order in which budgets take
             them.
         few_shot: Budget -> prompts that contain this number of labels.
@@ -215,57 +221,58 @@ def compute(
         The tensors are: ``kind`` (index in :data:`icl_lens.studies.component_reweighting.decomposition.KINDS`), ``layer`` and
         ``head`` of each part, shape (K,); ``prompt_id``, ``seed``, ``gold``, shape (N,). For each template T: ``parts_T``,
         shape (N, K, C), ``logits_T``, shape (N, C), ``attention_T`` and ``reconstruction_T``, shape (N, L, H) (``attention``
-        and ``reconstructed`` of :class:`~icl_lens.studies.component_reweighting.decomposition.Decomposed`). For each
+        and ``reconstructed`` of :class:`~icl_lens.studies.component_reweighting.decomposition.Decomposition`). For each
         re-weighting method METHOD: ``weights_METHOD``, shape (S, T, M), for the M heads and MLPs in order, and
         ``epochs_METHOD`` and ``loss_METHOD``, shape (S, T). Seeds ascend and templates are in order.
     """
     settings = settings or Settings()
     require_supported(model.network)
     decomposer = Decomposer(model.network)
-    trained = [name for name in under if name != CONTRAST]
-    report = Runs(progress, len(under) + len(trained) * len(few_shot))
-    tests: dict[str, Decomposed] = {}
-    for name, its in under.items():
-        tests[name] = decompose(model, decomposer, its, batch_tokens)
-        report(len(its))
-    first = under[OWN]
+    training_templates = [name for name in by_template if name != CONTRAST]
+    report = Runs(progress, len(by_template) + len(training_templates) * len(few_shot))
+    tests: dict[str, Decomposition] = {}
+    for name, template_prompts in by_template.items():
+        tests[name] = decompose(model, decomposer, template_prompts, batch_tokens)
+        report(len(template_prompts))
+    first = by_template[OWN]
     seeds = np.array([p.seed for p in first])  # (N,)
     examples: dict[tuple[int, str], Examples] = {}
-    for name in trained:
-        taken = decompose(model, decomposer, labelled[name], batch_tokens, with_attention=False)
+    for name in training_templates:
+        decomposed = decompose(model, decomposer, labelled[name], batch_tokens, with_attention=False)
         for seed in sorted(set(seeds.tolist())):
-            places = [place for place, p in enumerate(labelled[name]) if p.seed == seed]
-            if len(places) < max(settings.budgets):
+            indices = [index for index, p in enumerate(labelled[name]) if p.seed == seed]
+            if len(indices) < max(settings.budgets):
                 raise InputError(
-                    f"seed {seed}: {len(places)} labelled texts fit the context of {model.name}, and a budget "
-                    f"(studies.components.budgets) is {max(settings.budgets)}"
+                    f"seed {seed}: only {len(indices)} labelled texts fit the context of {model.name}, but "
+                    f"studies.components.budgets contains {max(settings.budgets)}; use smaller budgets or a model with a "
+                    "longer context"
                 )
-            gold = torch.tensor([labelled[name][place].gold for place in places])
-            examples[seed, name] = Examples(taken.parts[places], taken.logits[places], gold)
-    kinds = decomposer.parts()
+            gold = torch.tensor([labelled[name][index].gold for index in indices])
+            examples[seed, name] = Examples(decomposed.parts[indices], decomposed.logits[indices], gold)
+    parts = decomposer.parts()
     demonstrations = len(first[0].demo_labels)
     answers = Answers([p.prompt_id for p in first], np.array([p.gold for p in first]))
-    for name, its in tests.items():
-        answers.add(name, PLAIN, demonstrations, its.logits.argmax(-1).numpy())
+    for name, test in tests.items():
+        answers.add(name, PLAIN, demonstrations, test.logits.argmax(-1).numpy())
     for budget, each in few_shot.items():
-        for name in trained:
-            found = class_log_probs(model, each.under[name], batch_tokens)
-            answers.add(name, f"{FEW_SHOT}-{budget}", each.labels, np.array([row.argmax() for row in found]))
-            report(len(found))
-    movable = heads_and_mlps(kinds)
-    tensors = _from_labels(tests, examples, seeds, movable, demonstrations, settings, answers)
+        for name in training_templates:
+            log_probs = class_log_probs(model, each.by_template[name], batch_tokens)
+            answers.add(name, f"{FEW_SHOT}-{budget}", each.labels, np.array([row.argmax() for row in log_probs]))
+            report(len(log_probs))
+    components = heads_and_mlps(parts)
+    tensors = _train_on_labels(tests, examples, seeds, components, demonstrations, settings, answers)
     tensors |= {
-        "kind": kinds["kind"].map(KINDS.index).to_numpy(),
-        "layer": kinds["layer"].to_numpy(),
-        "head": kinds["head"].to_numpy(),
+        "kind": parts["kind"].map(KINDS.index).to_numpy(),
+        "layer": parts["layer"].to_numpy(),
+        "head": parts["head"].to_numpy(),
         "prompt_id": np.array([p.prompt_id for p in first]),
         "seed": seeds,
         "gold": answers.gold,
     }
-    for name, its in tests.items():
-        read = {"parts": its.parts, "logits": its.logits, "attention": its.attention, "reconstruction": its.reconstructed}
-        for what, values in read.items():
-            tensors[f"{what}_{name}"] = values.numpy().astype(np.float32)
+    for name, test in tests.items():
+        arrays = {"parts": test.parts, "logits": test.logits, "attention": test.attention, "reconstruction": test.reconstructed}
+        for array_name, values in arrays.items():
+            tensors[f"{array_name}_{name}"] = values.numpy().astype(np.float32)
     return answers.table(), tensors
 
 
@@ -286,44 +293,44 @@ class Examples:
 
 @dataclass
 class Answers:
-    """Predictions, collected method by method.
+    """Predictions of several methods on the same prompts.
 
     Attributes:
         prompt_ids: Ids of the N prompts.
         gold: Class indices of the prompts, shape (N,).
-        found: (template, method) -> number of labels that the method uses, and its predictions, shape (N,).
+        entries: (template, method) -> number of labels that the method uses, and its predictions, shape (N,).
     """
 
     prompt_ids: list[int]
     gold: np.ndarray
-    found: dict[tuple[str, str], tuple[int, np.ndarray]] = field(default_factory=dict)
+    entries: dict[tuple[str, str], tuple[int, np.ndarray]] = field(default_factory=dict)
 
-    def add(self, template: str, method: str, labels: int, predictions: np.ndarray, where: np.ndarray | None = None) -> None:
-        """Store predictions for all prompts, or for those where ``where`` is true."""
-        if where is None:
-            where = np.ones(len(self.gold), dtype=bool)
-        _, known = self.found.setdefault((template, method), (labels, np.zeros(len(self.gold), dtype=np.int64)))
-        known[where] = predictions
+    def add(self, template: str, method: str, labels: int, predictions: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Store predictions for all prompts, or for those where ``mask`` is true."""
+        if mask is None:
+            mask = np.ones(len(self.gold), dtype=bool)
+        _, stored = self.entries.setdefault((template, method), (labels, np.zeros(len(self.gold), dtype=np.int64)))
+        stored[mask] = predictions
 
     def table(self) -> pd.DataFrame:
         """Return the rows of the table that :func:`compute` returns."""
-        order = list(dict.fromkeys(template for template, _ in self.found))
+        order = list(dict.fromkeys(template for template, _ in self.entries))
         parts = [
             pd.DataFrame({"prompt_id": self.prompt_ids, "gold": self.gold, "prediction": predictions}).assign(
                 template=template, method=method, labels=labels
             )
             for name in order
-            for (template, method), (labels, predictions) in self.found.items()
+            for (template, method), (labels, predictions) in self.entries.items()
             if template == name
         ]
         return pd.concat(parts, ignore_index=True)
 
 
-def _from_labels(
-    tests: Mapping[str, Decomposed],
+def _train_on_labels(
+    tests: Mapping[str, Decomposition],
     examples: Mapping[tuple[int, str], Examples],
     seeds: np.ndarray,
-    movable: np.ndarray,
+    components: np.ndarray,
     demonstrations: int,
     settings: Settings,
     answers: Answers,
@@ -339,56 +346,58 @@ def _from_labels(
     parts = torch.stack([_padded(examples[run].parts, texts) for run in runs])  # (R, n, K, C)
     logits = torch.stack([_padded(examples[run].logits, texts) for run in runs])  # (R, n, C)
     gold = torch.stack([_padded(examples[run].gold, texts) for run in runs])  # (R, n)
-    moved = parts[:, :, movable]  # (R, n, M, C)
-    rest = parts.sum(2) - moved.sum(2)  # (R, n, C)
-    where = {run: seeds == run[0] for run in runs}
+    component_logits = parts[:, :, components]  # (R, n, M, C)
+    rest = parts.sum(2) - component_logits.sum(2)  # (R, n, C)
+    masks = {run: seeds == run[0] for run in runs}
 
-    def first(count: int) -> Tensor:
+    def first_texts(count: int) -> Tensor:
         return (torch.arange(texts) < count).expand(len(runs), -1)  # (R, n)
 
     for budget in settings.budgets:
-        _choose(tests, runs, where, moved, logits, gold, budget, movable, demonstrations, answers)
-    times = len(settings.budgets)
-    for method, proper in ((CALIBRATED, False), (CALIBRATED_LOG, True)):
-        counted = torch.cat([first(budget) for budget in settings.budgets])
-        learnt = component_weights.calibrate(logits.repeat(times, 1, 1), gold.repeat(times, 1), counted, settings, proper)
-        for budget, of_budget in zip(settings.budgets, learnt.weights.view(times, len(runs), classes), strict=True):
-            for run, weights in zip(runs, of_budget, strict=True):
-                scores = component_weights.calibrated(tests[run[1]].logits[where[run]], weights, proper)  # (n, C)
-                found = scores.argmax(-1).numpy()
-                answers.add(run[1], f"{method}-{budget}", demonstrations + budget, found, where[run])
-    largest = settings.budgets[-1]
+        _select(tests, runs, masks, component_logits, logits, gold, budget, components, demonstrations, answers)
+    n_budgets = len(settings.budgets)
+    for method, on_log_probs in ((CALIBRATED, False), (CALIBRATED_LOG, True)):
+        mask = torch.cat([first_texts(budget) for budget in settings.budgets])
+        trained = component_weights.calibrate(
+            logits.repeat(n_budgets, 1, 1), gold.repeat(n_budgets, 1), mask, settings, on_log_probs
+        )
+        for budget, budget_weights in zip(settings.budgets, trained.weights.view(n_budgets, len(runs), classes), strict=True):
+            for run, weights in zip(runs, budget_weights, strict=True):
+                scores = component_weights.apply_calibration(tests[run[1]].logits[masks[run]], weights, on_log_probs)  # (n, C)
+                predictions = scores.argmax(-1).numpy()
+                answers.add(run[1], f"{method}-{budget}", demonstrations + budget, predictions, masks[run])
+    max_budget = settings.budgets[-1]
     plans = [_Plan(f"{REWEIGHTED}-{budget}", budget, settings.l1) for budget in settings.budgets]
-    if largest > demonstrations:
-        plans.append(_Plan(f"{STRICT}-{largest}", largest - demonstrations, settings.l1))
-    plans.append(_Plan(f"{WITH_REST}-{largest}", largest, settings.l1, rest=True))
-    plans.append(_Plan(f"{UNSTOPPED}-{largest}", largest, settings.l1, stops=False))
-    plans += [_Plan(f"{REWEIGHTED}_l1={l1:g}-{largest}", largest, l1) for l1 in settings.sweep]
+    if max_budget > demonstrations:
+        plans.append(_Plan(f"{STRICT}-{max_budget}", max_budget - demonstrations, settings.l1))
+    plans.append(_Plan(f"{WITH_REST}-{max_budget}", max_budget, settings.l1, rest=True))
+    plans.append(_Plan(f"{UNSTOPPED}-{max_budget}", max_budget, settings.l1, early_stopping=False))
+    plans += [_Plan(f"{REWEIGHTED}_l1={l1:g}-{max_budget}", max_budget, l1) for l1 in settings.sweep]
     count = len(runs)
-    learnt = component_weights.reweight(
-        moved.repeat(len(plans), 1, 1, 1),
+    trained = component_weights.reweight(
+        component_logits.repeat(len(plans), 1, 1, 1),
         gold.repeat(len(plans), 1),
-        torch.cat([first(plan.texts) for plan in plans]),
+        torch.cat([first_texts(plan.texts) for plan in plans]),
         settings,
         l1=torch.tensor([plan.l1 for plan in plans]).repeat_interleave(count),
-        stops=torch.tensor([plan.stops for plan in plans]).repeat_interleave(count),
+        early_stopping=torch.tensor([plan.early_stopping for plan in plans]).repeat_interleave(count),
         rest=torch.cat([rest if plan.rest else torch.zeros(count, texts, classes) for plan in plans]),
     )
     tensors = {}
     order = (len({seed for seed, _ in runs}), -1)
-    names = [run for run in sorted(runs, key=lambda run: run[0])]  # seeds in ascending order, templates in order
+    ordered_runs = [run for run in sorted(runs, key=lambda run: run[0])]  # seeds in ascending order, templates in order
     for number, plan in enumerate(plans):
-        own = {run: number * count + place for place, run in enumerate(runs)}
+        positions = {run: number * count + index for index, run in enumerate(runs)}
         for run in runs:
-            its, mine = tests[run[1]].parts[where[run]], learnt.weights[own[run]]  # (n, K, C), (M,)
-            z = torch.einsum("nmc,m->nc", its[:, movable], mine)  # (n, C)
+            run_parts, run_weights = tests[run[1]].parts[masks[run]], trained.weights[positions[run]]  # (n, K, C), (M,)
+            z = torch.einsum("nmc,m->nc", run_parts[:, components], run_weights)  # (n, C)
             if plan.rest:
-                z = z + its.sum(1) - its[:, movable].sum(1)
-            answers.add(run[1], plan.method, demonstrations + plan.texts, z.argmax(-1).numpy(), where[run])
-        index = [own[run] for run in names]
-        tensors[f"weights_{plan.method}"] = learnt.weights[index].view(*order, len(movable)).numpy()
-        tensors[f"epochs_{plan.method}"] = learnt.epochs[index].view(*order).numpy()
-        tensors[f"loss_{plan.method}"] = learnt.loss[index].view(*order).numpy()
+                z = z + run_parts.sum(1) - run_parts[:, components].sum(1)
+            answers.add(run[1], plan.method, demonstrations + plan.texts, z.argmax(-1).numpy(), masks[run])
+        index = [positions[run] for run in ordered_runs]
+        tensors[f"weights_{plan.method}"] = trained.weights[index].view(*order, len(components)).numpy()
+        tensors[f"epochs_{plan.method}"] = trained.epochs[index].view(*order).numpy()
+        tensors[f"loss_{plan.method}"] = trained.loss[index].view(*order).numpy()
     return tensors
 
 
@@ -399,45 +408,45 @@ class _Plan:
     method: str
     texts: int
     l1: float
-    stops: bool = True
+    early_stopping: bool = True
     rest: bool = False
 
 
-def _choose(
-    tests: Mapping[str, Decomposed],
+def _select(
+    tests: Mapping[str, Decomposition],
     runs: Sequence[tuple[int, str]],
-    where: Mapping[tuple[int, str], np.ndarray],
-    moved: Tensor,
+    masks: Mapping[tuple[int, str], np.ndarray],
+    component_logits: Tensor,
     logits: Tensor,
     gold: Tensor,
     budget: int,
-    movable: np.ndarray,
+    components: np.ndarray,
     demonstrations: int,
     answers: Answers,
 ) -> None:
     """Add the answers of the best template and of the best component on the first ``budget`` labelled texts."""
-    places = range(len(runs))
-    whole = {place: _quality(logits[place, :budget, None], gold[place, :budget])[0] for place in places}
-    for place, run in enumerate(runs):
-        rivals = [other for other in places if runs[other][0] == run[0]]
-        chosen = runs[max(rivals, key=lambda other: whole[other])][1]
-        found = tests[chosen].logits[where[run]].argmax(-1).numpy()
-        answers.add(run[1], f"{PROMPTS}-{budget}", demonstrations + budget, found, where[run])
-        qualities = _quality(moved[place, :budget], gold[place, :budget])
-        best = int(movable[max(range(len(movable)), key=lambda part: qualities[part])])
-        found = tests[run[1]].parts[where[run], best].argmax(-1).numpy()
-        answers.add(run[1], f"{SINGLE}-{budget}", demonstrations + budget, found, where[run])
+    indices = range(len(runs))
+    template_scores = {index: _score(logits[index, :budget, None], gold[index, :budget])[0] for index in indices}
+    for index, run in enumerate(runs):
+        candidates = [other for other in indices if runs[other][0] == run[0]]
+        selected = runs[max(candidates, key=lambda other: template_scores[other])][1]
+        predictions = tests[selected].logits[masks[run]].argmax(-1).numpy()
+        answers.add(run[1], f"{PROMPT_SELECTION}-{budget}", demonstrations + budget, predictions, masks[run])
+        component_scores = _score(component_logits[index, :budget], gold[index, :budget])
+        best = int(components[max(range(len(components)), key=lambda part: component_scores[part])])
+        predictions = tests[run[1]].parts[masks[run], best].argmax(-1).numpy()
+        answers.add(run[1], f"{BEST_COMPONENT}-{budget}", demonstrations + budget, predictions, masks[run])
 
 
-def _quality(logits: Tensor, gold: Tensor) -> list[tuple[float, float]]:
+def _score(logits: Tensor, gold: Tensor) -> list[tuple[float, float]]:
     """Score the answers of M candidates to n texts from logits of shape (n, M, C).
 
     Returns:
         For each candidate, the number of correct answers and the negative loss.
     """
-    right = (logits.argmax(-1) == gold[:, None]).sum(0)  # (M,)
+    correct = (logits.argmax(-1) == gold[:, None]).sum(0)  # (M,)
     loss = -logits.log_softmax(-1).gather(-1, gold[:, None, None].expand(-1, logits.shape[1], 1))[..., 0].mean(0)  # (M,)
-    return list(zip(right.tolist(), (-loss).tolist(), strict=True))
+    return list(zip(correct.tolist(), (-loss).tolist(), strict=True))
 
 
 def _padded(tensor: Tensor, length: int) -> Tensor:

@@ -22,14 +22,14 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="what every head and MLP alone answers, and answers of weighted sums of them, under several templates",
+    help="predictions of each head and MLP, and of weighted sums of them, with several templates",
     schema=SCHEMA,
     # Four templates with few demonstrations, and three with two budgets of labels in the prompt. This overestimates the tokens.
     cost=Cost(passes=10, queries=lambda settings: settings.queries),
     settings=Keys(
         "components",
         Settings,
-        "Which templates heads and MLPs are asked under, and how their sum is re-weighted and calibrated.",
+        "Templates for the predictions of heads and MLPs, and re-weighting and calibration of their sum.",
     ),
     inputs="prepare",
     tensors=True,
@@ -47,37 +47,38 @@ STUDY = Study(
         for name, title, models in (
             (
                 "cr_figure_1",
-                "What each head and each MLP alone answers: how often it is right, and how often it says one label",
+                "Predictions of each head and each MLP: how often they are correct, and how often they are one label",
                 "Mistral-Instruct-7B",
             ),
             (
                 "cr_figure_2",
-                "Components under two templates that differ by next to nothing",
+                "Accuracy of components with two templates that differ minimally",
                 "Llama-2-7B",
             ),
             (
                 "cr_figure_3",
-                "The whole model and its best component in the course of training",
+                "Accuracy of the full model and of its best component, by training step",
                 "Pythia-6.9B",
             ),
             (
                 "cr_table_1",
-                "The whole model, its best and its worst component, and how many are good, bad or label-biased",
+                "Accuracy of the full model, of its best and of its worst component, and numbers of good, bad and "
+                "label-biased components",
                 "Llama-2-7B, Llama-2-13B, Mistral-Instruct-7B and Llama-3-8B",
             ),
             (
                 "cr_table_2",
-                "How alike the accuracies of components are under other demonstrations and other templates",
+                "Similarity of the accuracies of components with other demonstrations and with other templates",
                 "Llama-2-7B, Llama-2-13B, Mistral-Instruct-7B and Llama-3-8B",
             ),
             (
                 "cr_table_3",
-                "Components re-weighted on a few labels, and other uses of the same labels",
+                "Accuracy of components re-weighted on a few labels, and of other methods that use the same labels",
                 "Llama-2-7B, Llama-2-13B, Mistral-Instruct-7B and Llama-3-8B",
             ),
             (
                 "cr_figure_anchors",
-                "Whether heads that attend to label words or reconstruct the answer are those that answer right",
+                "Accuracy of the heads, by their attention to label words and by their agreement with the prediction",
                 "",
             ),
         )

@@ -20,10 +20,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import comb, lgamma, log
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom, hypergeom
 
 from icl_lens.statistics import ranks, resampling
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
@@ -31,8 +31,9 @@ from icl_lens.studies.component_reweighting.settings import CALIBRATED, CONTRAST
 
 GOOD, BAD, BIASED, OTHER = COMPONENT_KINDS = ("good", "bad", "label-biased", "other")
 
-# Significance level, bias threshold, margin below 1/C, and number of components in an overlap.
-_LEVEL, _BIASED, _BELOW, TOP = 0.01, 0.99, 0.1, 5
+# Significance level, minimum share of one label in a biased component, margin below 1/C, and number of the best components that
+# are compared.
+_SIGNIFICANCE, _BIASED_SHARE, _MARGIN, TOP = 0.01, 0.99, 0.1, 5
 
 FULL, BEST, WORST = MEASURES = ("full", "best", "worst")
 """The full model, and the components that answer most and fewest test texts correctly.
@@ -40,13 +41,13 @@ FULL, BEST, WORST = MEASURES = ("full", "best", "worst")
 Both components are chosen on the test texts, so they are oracles.
 """
 
-APART = 0.1
+LARGE_DIFFERENCE = 0.1
 """Minimum difference between two accuracies of the full model that counts as large (ours)."""
 
 PAIRS = ("demonstrations", "contrast", "templates")
 """What two runs differ in: the demonstrations only, a minimal change of the template, the template."""
 
-OF_HEADS = ("attention", "reconstruction", "accuracy")
+HEAD_MEASURES = ("attention", "reconstruction", "accuracy")
 """Measures of a head.
 
 They are: its attention to label words; how often its attention to demonstrations gives the model's answer, as in kernel
@@ -54,7 +55,7 @@ regression (a tie counts as the probability of a fair draw); how often its own o
 """
 
 CORRELATIONS = ("attention ~ accuracy", "reconstruction ~ accuracy", "reconstruction ~ attention")
-"""Pairs of :data:`OF_HEADS` that are correlated over heads."""
+"""Pairs of :data:`HEAD_MEASURES` that are correlated over heads."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Answers:
         model: Name of the model.
         task: Name of the task.
         classes: C.
-        components: One row per head or MLP, M in total: kind (``head``, ``mlp``), layer, head.
+        components: One row per head or MLP, M in total: kind (``head``, ``mlp``), layer and head, which count from 0 (NA for
+            the head of an MLP).
         templates: T names, the contrast last.
         predictions: Template -> class indices, shape (N, M).
         full: Template -> class indices of the full model, shape (N,).
@@ -96,12 +98,14 @@ class Answers:
         movable = np.flatnonzero((tensors["head"] >= 0) | ((tensors["layer"] >= 0) & (tensors["head"] < 0)))
         layer, head = tensors["layer"][movable], tensors["head"][movable]
         components = pd.DataFrame({"kind": np.where(head >= 0, "head", "mlp"), "layer": layer, "head": head})
+        components = components.astype({"layer": "Int64", "head": "Int64"})
+        components.loc[head < 0, "head"] = pd.NA
         names = sorted(name.removeprefix("parts_") for name in tensors if name.startswith("parts_"))
         templates = (*(name for name in names if name != CONTRAST), CONTRAST)
 
         def of_heads(what: str) -> dict[str, np.ndarray]:
-            its = {name: tensors[f"{what}_{name}"] for name in templates}  # (N, L, H) each
-            return {name: np.where(head >= 0, read[:, layer, np.maximum(head, 0)], np.nan) for name, read in its.items()}
+            values = {name: tensors[f"{what}_{name}"] for name in templates}  # (N, L, H) each
+            return {name: np.where(head >= 0, each[:, layer, np.maximum(head, 0)], np.nan) for name, each in values.items()}
 
         return cls(
             model,
@@ -119,7 +123,7 @@ class Answers:
         )
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def main_templates(self) -> tuple[str, ...]:
         """Templates that accuracies are averaged over: all except the contrast."""
         return self.templates[:-1]
 
@@ -128,28 +132,17 @@ class Answers:
         """Seeds in ascending order."""
         return sorted(set(self.seed.tolist()))
 
-    def right(self, template: str) -> np.ndarray:
+    def correct(self, template: str) -> np.ndarray:
         """Return whether each component answers each prompt correctly, shape (N, M)."""
         return self.predictions[template] == self.gold[:, None]
 
     def accuracy(self, template: str, seed: int) -> np.ndarray:
         """Compute the accuracy of each component in one run, shape (M,)."""
-        return self.right(template)[self.seed == seed].mean(0)
+        return self.correct(template)[self.seed == seed].mean(0)
 
     def full_accuracy(self, template: str) -> float:
         """Compute the accuracy of the full model over all prompts."""
         return float((self.full[template] == self.gold).mean())
-
-
-def binomial_above(count: int, texts: int, chance: float) -> float:
-    """Compute the probability of at least ``count`` correct answers out of ``texts`` if each is correct by chance."""
-    if count <= 0:
-        return 1.0
-    inside = [
-        lgamma(texts + 1) - lgamma(k + 1) - lgamma(texts - k + 1) + k * log(chance) + (texts - k) * log(1 - chance)
-        for k in range(count, texts + 1)
-    ]
-    return float(min(1.0, np.exp(inside).sum()))
 
 
 def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) -> np.ndarray:
@@ -165,16 +158,16 @@ def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) 
         Values of :data:`COMPONENT_KINDS`, shape (M,).
     """
     texts, count = predictions.shape
-    right = (predictions == gold[:, None]).sum(0)  # (M,)
-    commonest = np.max([(predictions == c).mean(0) for c in range(classes)], axis=0)  # (M,)
+    correct = (predictions == gold[:, None]).sum(0)  # (M,)
+    label_share = np.max([(predictions == c).mean(0) for c in range(classes)], axis=0)  # (M,)
     chance = max(1 / classes, float(np.bincount(gold).max() / texts))
     found = []
-    for number, share in zip(right.tolist(), commonest, strict=True):
-        if share >= _BIASED:
+    for number, share in zip(correct.tolist(), label_share, strict=True):
+        if share >= _BIASED_SHARE:
             found.append(BIASED)
-        elif number / texts >= full and chance < 1 and binomial_above(number, texts, chance) < _LEVEL / count:
+        elif number / texts >= full and chance < 1 and binom.sf(number - 1, texts, chance) < _SIGNIFICANCE / count:
             found.append(GOOD)
-        elif number / texts < 1 / classes - _BELOW and binomial_above(texts - number, texts, 1 - 1 / classes) < _LEVEL / count:
+        elif number / texts < 1 / classes - _MARGIN and binom.cdf(number, texts, 1 / classes) < _SIGNIFICANCE / count:
             found.append(BAD)
         else:
             found.append(OTHER)
@@ -191,12 +184,12 @@ def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
     """
     rows = []
     for seed in answers.seeds:
-        own = answers.seed == seed
-        predictions = answers.predictions[template][own]
-        full = float((answers.full[template][own] == answers.gold[own]).mean())
-        weights = Bootstrap().prompt_weights(answers.task, seed, int(own.sum()))  # (R, n)
-        right = answers.right(template)[own].astype(float)  # (n, M)
-        low, high = np.quantile(weights @ right / own.sum(), [0.025, 0.975], axis=0)
+        in_seed = answers.seed == seed
+        predictions = answers.predictions[template][in_seed]
+        full = float((answers.full[template][in_seed] == answers.gold[in_seed]).mean())
+        weights = Bootstrap().prompt_weights(answers.task, seed, int(in_seed.sum()))  # (R, n)
+        correct = answers.correct(template)[in_seed].astype(float)  # (n, M)
+        low, high = np.quantile(weights @ correct / in_seed.sum(), [0.025, 0.975], axis=0)
         rows.append(
             answers.components.assign(
                 model=answers.model,
@@ -204,18 +197,18 @@ def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
                 template=template,
                 seed=seed,
                 share=(predictions == label).mean(0),
-                accuracy=right.mean(0),
+                accuracy=correct.mean(0),
                 low=low,
                 high=high,
                 full=full,
-                type=kinds(predictions, answers.gold[own], full, answers.classes),
-                prompts=int(own.sum()),
+                type=kinds(predictions, answers.gold[in_seed], full, answers.classes),
+                prompts=int(in_seed.sum()),
             )
         )
     return pd.concat(rows, ignore_index=True)
 
 
-def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
+def best_and_worst(answers: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
     """Compute accuracies of the full model, the best and the worst component, and the number of components of each kind.
 
     Returns:
@@ -226,48 +219,48 @@ def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> p
         ``label-biased`` components per run.
     """
     rows = []
-    for model in dict.fromkeys(each.model for each in every):
-        own = [each for each in every if each.model == model]
-        right, counts, sds = [], {}, {}
+    for model in dict.fromkeys(each.model for each in answers):
+        own = [each for each in answers if each.model == model]
+        tables, counts, sds = [], {}, {}
         for each in own:
-            chosen, of_runs, heads = [], {measure: [] for measure in MEASURES}, []
-            kinds_found = {kind: [] for kind in (GOOD, BAD, BIASED)}
+            chosen, run_means, heads = [], {measure: [] for measure in MEASURES}, []
+            kind_counts = {kind: [] for kind in (GOOD, BAD, BIASED)}
             expected = []
-            for template in each.asked:
-                correct = each.right(template)
+            for template in each.main_templates:
+                correct = each.correct(template)
                 for seed in each.seeds:
-                    mine = each.seed == seed
-                    accuracy = correct[mine].mean(0)
+                    in_run = each.seed == seed
+                    accuracy = correct[in_run].mean(0)
                     best, worst = int(accuracy.argmax()), int(accuracy.argmin())
-                    full = (each.full[template] == each.gold)[mine]
+                    full = (each.full[template] == each.gold)[in_run]
                     chosen.append(
                         pd.DataFrame(
                             {
                                 "task": each.task,
                                 "seed": seed,
-                                "prompt_id": each.prompt_id[mine],
+                                "prompt_id": each.prompt_id[in_run],
                                 FULL: full,
-                                BEST: correct[mine, best],
-                                WORST: correct[mine, worst],
+                                BEST: correct[in_run, best],
+                                WORST: correct[in_run, worst],
                             }
                         )
                     )
                     heads.append(each.components["kind"].iloc[best] == "head")
                     for measure in MEASURES:
-                        of_runs[measure].append(chosen[-1][measure].mean())
-                    its = kinds(each.predictions[template][mine], each.gold[mine], float(full.mean()), each.classes)
-                    for kind, found in kinds_found.items():
-                        found.append((its == kind).sum())
-                    expected.append(best_by_chance(int(mine.sum()), 1 / each.classes, len(accuracy)))
-            right.append(pd.concat(chosen))
-            counts[each.task] = {**{kind: float(np.mean(found)) for kind, found in kinds_found.items()}}
+                        run_means[measure].append(chosen[-1][measure].mean())
+                    found_kinds = kinds(each.predictions[template][in_run], each.gold[in_run], float(full.mean()), each.classes)
+                    for kind, numbers in kind_counts.items():
+                        numbers.append((found_kinds == kind).sum())
+                    expected.append(best_by_chance(int(in_run.sum()), 1 / each.classes, len(accuracy)))
+            tables.append(pd.concat(chosen))
+            counts[each.task] = {**{kind: float(np.mean(found)) for kind, found in kind_counts.items()}}
             counts[each.task]["chance_best"] = float(np.mean(expected))
-            sds[each.task] = {measure: float(np.std(found)) for measure, found in of_runs.items()} | {"heads": np.mean(heads)}
-        table = pd.concat(right)
+            sds[each.task] = {measure: float(np.std(found)) for measure, found in run_means.items()} | {"heads": np.mean(heads)}
+        table = pd.concat(tables)
         names = [each.task for each in own]
         for task in [*names, OVER_TASKS]:
-            its = names if task == OVER_TASKS else [task]
-            estimate = resampling.mean(table[table["task"].isin(its)], list(MEASURES), plan)
+            tasks = names if task == OVER_TASKS else [task]
+            estimate = resampling.mean(table[table["task"].isin(tasks)], list(MEASURES), plan)
             common = {"model": model, "task": task, "prompts": estimate.prompts}
             for place, measure in enumerate(MEASURES):
                 rows.append(
@@ -277,21 +270,21 @@ def best_and_worst(every: Sequence[Answers], plan: Bootstrap | None = None) -> p
                         "value": float(estimate.value[place]),
                         "low": float(estimate.low[place]),
                         "high": float(estimate.high[place]),
-                        "sd": float(np.mean([sds[name][measure] for name in its])),
-                        "heads": float(np.mean([sds[name]["heads"] for name in its])) if measure == BEST else np.nan,
+                        "sd": float(np.mean([sds[name][measure] for name in tasks])),
+                        "heads": float(np.mean([sds[name]["heads"] for name in tasks])) if measure == BEST else np.nan,
                     }
                 )
             gain = estimate.apply(lambda values: values[..., 1] - values[..., 0])
             low, high = float(np.quantile(gain.resampled, 0.025)), float(np.quantile(gain.resampled, 0.975))
             rows.append({**common, "measure": "best - full", "value": float(gain.value), "low": low, "high": high})
             for measure in ("chance_best", GOOD, BAD, BIASED):
-                rows.append({**common, "measure": measure, "value": float(np.mean([counts[name][measure] for name in its]))})
+                rows.append({**common, "measure": measure, "value": float(np.mean([counts[name][measure] for name in tasks]))})
     return pd.DataFrame(rows)
 
 
 def best_by_chance(texts: int, chance: float, count: int) -> float:
     """Compute the expected accuracy of the best of ``count`` components that are independently correct by chance."""
-    above = np.array([binomial_above(k, texts, chance) for k in range(1, texts + 1)])  # P(X >= k)
+    above = binom.sf(np.arange(texts), texts, chance)  # P(X >= k) for k = 1 to texts
     return float((1 - (1 - above) ** count).sum() / texts)
 
 
@@ -300,45 +293,47 @@ _MEASURES = ("r", "r_apart", "iou", "full")
 Run = tuple[str, int]
 
 
-def transfer(every: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
+def transfer(answers: Sequence[Answers], plan: Bootstrap | None = None) -> pd.DataFrame:
     """Compute how similar component accuracies are in two runs, over all pairs of each type.
 
     Returns:
         One row per model, task (then the mean of tasks), type of pair (:data:`PAIRS`) and measure: model, task, pair, measure,
         value, low, high (over test texts), null (the value without any agreement), pairs, prompts. The measures are: ``r``,
         Pearson's correlation; ``r_apart``, the same over the pairs in which the accuracies of the full model differ by more
-        than :data:`APART`, NaN if there are no such pairs; ``iou``, intersection over union of the :data:`TOP` best components;
-        ``full``, the absolute difference between the accuracies of the full model.
+        than :data:`LARGE_DIFFERENCE`, NaN if there are no such pairs; ``iou``, intersection over union of the
+        :data:`TOP` best components; ``full``, the absolute difference between the accuracies of the full model.
     """
     plan = plan or Bootstrap()
     rows = []
-    for model in dict.fromkeys(each.model for each in every):
+    for model in dict.fromkeys(each.model for each in answers):
         estimates: dict[tuple[str, str], list[tuple[float, np.ndarray]]] = {}
         nulls: list[float] = []
         sizes: dict[str, int] = {}
         prompts = 0
-        for each in (one for one in every if one.model == model):
-            accuracy, whole = _of_runs(each, plan)
+        for each in (one for one in answers if one.model == model):
+            accuracy, full = _run_accuracies(each, plan)
             nulls.append(_iou_by_chance(len(each.components)))
             prompts += len(each.gold)
             for pair in PAIRS:
                 found = _pairs(each, pair)
                 sizes[pair] = sizes.get(pair, 0) + len(found)
                 measured = (
-                    _alike(accuracy, whole, found) if found else dict.fromkeys(_MEASURES, np.full(1 + plan.resamples, np.nan))
+                    _agreement(accuracy, full, found)
+                    if found
+                    else dict.fromkeys(_MEASURES, np.full(1 + plan.resamples, np.nan))
                 )
                 own = {measure: (float(values[0]), values[1:]) for measure, values in measured.items()}
                 for measure, estimate in own.items():
                     estimates.setdefault((pair, measure), []).append(estimate)
-                    rows.append(_row(model, each.task, pair, measure, estimate, nulls[-1], len(found), len(each.gold)))
+                    rows.append(_transfer_row(model, each.task, pair, measure, estimate, nulls[-1], len(found), len(each.gold)))
         for (pair, measure), found in estimates.items():
             over = float(_mean([np.array(value) for value, _ in found])), _mean([drawn for _, drawn in found])
-            rows.append(_row(model, OVER_TASKS, pair, measure, over, float(np.mean(nulls)), sizes[pair], prompts))
+            rows.append(_transfer_row(model, OVER_TASKS, pair, measure, over, float(np.mean(nulls)), sizes[pair], prompts))
     return pd.DataFrame(rows)
 
 
-def _alike(
-    accuracy: Mapping[Run, np.ndarray], whole: Mapping[Run, np.ndarray], pairs: Sequence[tuple[Run, Run]]
+def _agreement(
+    accuracy: Mapping[Run, np.ndarray], full: Mapping[Run, np.ndarray], pairs: Sequence[tuple[Run, Run]]
 ) -> dict[str, np.ndarray]:
     """Compute the mean over pairs of runs of each measure of :func:`transfer`, shape (1 + R,).
 
@@ -346,20 +341,20 @@ def _alike(
     """
     both = [(accuracy[a], accuracy[b]) for a, b in pairs]
     correlations = [_pearson(a, b) for a, b in both]
-    apart = [abs(whole[a][0] - whole[b][0]) > APART for a, b in pairs]
+    apart = [abs(full[a][0] - full[b][0]) > LARGE_DIFFERENCE for a, b in pairs]
     return {
         "r": _mean(correlations),
         "r_apart": _mean([np.where(far, r, np.nan) for far, r in zip(apart, correlations, strict=True)]),
         "iou": _mean([_iou(a, b) for a, b in both]),
-        "full": _mean([np.abs(whole[a] - whole[b]) for a, b in pairs]),
+        "full": _mean([np.abs(full[a] - full[b]) for a, b in pairs]),
     }
 
 
-def _row(
+def _transfer_row(
     model: str, task: str, pair: str, measure: str, found: tuple[float, np.ndarray], iou: float, pairs: int, prompts: int
 ) -> dict:
     value, drawn = found
-    low, high = _centred(value, drawn)
+    low, high = _corrected_interval(value, drawn)
     if measure in ("iou", "full"):
         low = max(low, 0.0)  # an overlap or a distance is never negative
     null = {"iou": iou, "full": np.nan}.get(measure, 0.0)
@@ -367,7 +362,7 @@ def _row(
     return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
 
 
-def _centred(value: float, drawn: np.ndarray) -> tuple[float, float]:
+def _corrected_interval(value: float, drawn: np.ndarray) -> tuple[float, float]:
     """Compute a 95 % bootstrap interval of an agreement, corrected for bias.
 
     Accuracies on resampled texts are noisier than accuracies on the full sample, so their correlation is lower. The interval is
@@ -380,30 +375,30 @@ def _centred(value: float, drawn: np.ndarray) -> tuple[float, float]:
     return max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
 
 
-def _of_runs(answers: Answers, plan: Bootstrap) -> tuple[dict, dict]:
+def _run_accuracies(answers: Answers, plan: Bootstrap) -> tuple[dict, dict]:
     """Compute the accuracies of components and of the full model in each run, on the full sample and on each resample.
 
     Returns:
         (template, seed) -> accuracies of the components, shape (1 + R, M), and (template, seed) -> accuracies of the full
         model, shape (1 + R,).
     """
-    components, whole = {}, {}
+    components, full = {}, {}
     for seed in answers.seeds:
-        own = answers.seed == seed
-        drawn = plan.prompt_weights(answers.task, seed, int(own.sum()))  # (R, n)
+        in_seed = answers.seed == seed
+        drawn = plan.prompt_weights(answers.task, seed, int(in_seed.sum()))  # (R, n)
         weights = np.concatenate([np.ones((1, drawn.shape[1])), drawn]) / drawn.shape[1]  # (1 + R, n)
         for template in answers.templates:
-            components[template, seed] = weights @ answers.right(template)[own]  # (1 + R, M)
-            whole[template, seed] = weights @ (answers.full[template] == answers.gold)[own]  # (1 + R,)
-    return components, whole
+            components[template, seed] = weights @ answers.correct(template)[in_seed]  # (1 + R, M)
+            full[template, seed] = weights @ (answers.full[template] == answers.gold)[in_seed]  # (1 + R,)
+    return components, full
 
 
 def _pairs(answers: Answers, pair: str) -> list[tuple[tuple[str, int], tuple[str, int]]]:
     if pair == "demonstrations":
-        return [((t, a), (t, b)) for t in answers.asked for a, b in combinations(answers.seeds, 2)]
+        return [((t, a), (t, b)) for t in answers.main_templates for a, b in combinations(answers.seeds, 2)]
     if pair == "contrast":
         return [((OWN, seed), (CONTRAST, seed)) for seed in answers.seeds]
-    return [((a, seed), (b, seed)) for seed in answers.seeds for a, b in combinations(answers.asked, 2)]
+    return [((a, seed), (b, seed)) for seed in answers.seeds for a, b in combinations(answers.main_templates, 2)]
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -426,8 +421,7 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _iou_by_chance(count: int) -> float:
     """Compute the expected :func:`_iou` of two random draws from ``count`` components."""
     top = min(TOP, count)
-    ways = [comb(top, k) * comb(count - top, top - k) for k in range(top + 1)]
-    return sum(way * k / (2 * top - k) for k, way in enumerate(ways)) / comb(count, top)
+    return float(hypergeom.expect(lambda k: k / (2 * top - k), (count, top, top)))
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -451,13 +445,13 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
         (population, over runs, averaged over tasks), epochs and zeros (for re-weighting methods: number of steps, and share of
         weights at 0), prompts.
     """
-    asked = rows[rows["template"] != CONTRAST].assign(right=lambda table: table["gold"] == table["prediction"])
+    kept = rows[rows["template"] != CONTRAST].assign(correct=lambda table: table["gold"] == table["prediction"])
     found = []
-    for model, of_model in asked.groupby("model", sort=False):
+    for model, of_model in kept.groupby("model", sort=False):
         tasks = list(dict.fromkeys(of_model["task"]))
         names = list(dict.fromkeys(of_model["method"]))
         units = of_model.pivot_table(
-            index=["task", "seed", "prompt_id", "template"], columns="method", values="right", aggfunc="first", sort=False
+            index=["task", "seed", "prompt_id", "template"], columns="method", values="correct", aggfunc="first", sort=False
         )[names].astype(float)
         budgets = sorted({int(name.rpartition("-")[2]) for name in names if name.startswith(f"{FEW_SHOT}-")})
         differences = []
@@ -469,15 +463,15 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
         differences = [pair for pair in differences if set(pair) <= set(names)]
         wide = units.reset_index()
         for task in [*tasks, OVER_TASKS]:
-            its = tasks if task == OVER_TASKS else [task]
-            part = wide[wide["task"].isin(its)]
+            over = tasks if task == OVER_TASKS else [task]
+            part = wide[wide["task"].isin(over)]
             estimate = resampling.mean(part, names)
             sd = part.groupby(["task", "seed", "template"])[names].mean().groupby("task").std(ddof=0).mean()
             common = {"model": model, "task": task, "prompts": estimate.prompts}
             for place, name in enumerate(names):
-                labels = sorted(of_model.loc[of_model["task"].isin(its) & (of_model["method"] == name), "labels"].unique())
-                steps = [tensors[model, each].get(f"epochs_{name}") for each in its]
-                weights = [tensors[model, each].get(f"weights_{name}") for each in its]
+                labels = sorted(of_model.loc[of_model["task"].isin(over) & (of_model["method"] == name), "labels"].unique())
+                steps = [tensors[model, each].get(f"epochs_{name}") for each in over]
+                weights = [tensors[model, each].get(f"weights_{name}") for each in over]
                 trained = steps[0] is not None
                 found.append(
                     {
@@ -501,12 +495,12 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
     return pd.DataFrame(found)
 
 
-def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def anchor_heads(answers: Sequence[Answers], plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test whether the heads that attend to label words, reconstruct the model's answer, and answer correctly are the same.
 
     Returns:
-        Two tables. The first has one row per model, task and head: model, task, layer, head and :data:`OF_HEADS`, averaged over
-        runs.
+        Two tables. The first has one row per model, task and head: model, task, layer, head and :data:`HEAD_MEASURES`,
+        averaged over runs.
 
         The second has one row per model, task (then the mean of tasks) and pair (:data:`CORRELATIONS`): model, task, pair,
         value (Spearman's correlation of the two measures over heads), low, high (over test texts), null_low and null_high
@@ -514,73 +508,76 @@ def anchor_heads(every: Sequence[Answers], plan: Bootstrap | None = None) -> tup
     """
     plan = plan or Bootstrap()
     dots, rows = [], []
-    for model in dict.fromkeys(each.model for each in every):
+    for model in dict.fromkeys(each.model for each in answers):
         found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {pair: [] for pair in CORRELATIONS}
         prompts = 0
-        for each in (one for one in every if one.model == model):
+        for each in (one for one in answers if one.model == model):
             heads = each.components["kind"].to_numpy() == "head"
-            means = _of_heads(each, heads, plan)
+            means = _head_means(each, heads, plan)
             generator = np.random.default_rng(plan.seed)
             orders = np.argsort(generator.random((plan.resamples, int(heads.sum()))), axis=-1)
             for pair, own in found.items():
                 one, other = (means[name] for name in pair.split(" ~ "))
                 own.append((ranks.spearman(one, other), ranks.spearman(one[0][orders], other[0])))  # (1 + R,), (R,)
-                rows.append(_correlation(model, each.task, pair, *own[-1], int(heads.sum()), len(each.gold)))
+                rows.append(_correlation_row(model, each.task, pair, *own[-1], int(heads.sum()), len(each.gold)))
             prompts += len(each.gold)
-            of_heads = {name: values[0] for name, values in means.items()}
+            values_of_heads = {name: values[0] for name, values in means.items()}
             places = each.components.loc[heads, ["layer", "head"]].reset_index(drop=True)
-            dots.append(places.assign(model=model, task=each.task, **of_heads))
+            dots.append(places.assign(model=model, task=each.task, **values_of_heads))
         for pair, own in found.items():
             correlation, null = (_mean(list(values)) for values in zip(*own, strict=True))
-            rows.append(_correlation(model, OVER_TASKS, pair, correlation, null, int(heads.sum()), prompts))
+            rows.append(_correlation_row(model, OVER_TASKS, pair, correlation, null, int(heads.sum()), prompts))
     return pd.concat(dots, ignore_index=True), pd.DataFrame(rows)
 
 
-def _of_heads(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> dict[str, np.ndarray]:
-    """Compute each measure of :data:`OF_HEADS`, averaged over runs, shape (1 + R, heads).
+def _head_means(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> dict[str, np.ndarray]:
+    """Compute each measure of :data:`HEAD_MEASURES`, averaged over runs, shape (1 + R, heads).
 
     The first row is the value on the full sample; the others are the values on the resamples.
     """
-    sums = {name: np.zeros((1 + plan.resamples, int(heads.sum()))) for name in OF_HEADS}
+    sums = {name: np.zeros((1 + plan.resamples, int(heads.sum()))) for name in HEAD_MEASURES}
     for seed in answers.seeds:
-        own = answers.seed == seed
-        weights = plan.prompt_weights(answers.task, seed, int(own.sum()))
+        in_seed = answers.seed == seed
+        weights = plan.prompt_weights(answers.task, seed, int(in_seed.sum()))
         weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]  # (1 + R, n)
-        for template in answers.asked:
-            read = (answers.attention[template], answers.reconstruction[template], answers.right(template))
-            for name, values in zip(OF_HEADS, read, strict=True):
-                sums[name] += weights @ values[own][:, heads]
-    return {name: total / (len(answers.seeds) * len(answers.asked)) for name, total in sums.items()}
+        for template in answers.main_templates:
+            read = (answers.attention[template], answers.reconstruction[template], answers.correct(template))
+            for name, values in zip(HEAD_MEASURES, read, strict=True):
+                sums[name] += weights @ values[in_seed][:, heads]
+    return {name: total / (len(answers.seeds) * len(answers.main_templates)) for name, total in sums.items()}
 
 
-def _correlation(model: str, task: str, pair: str, found: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
+def _correlation_row(model: str, task: str, pair: str, found: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
     def ends(values: np.ndarray) -> np.ndarray:
         known = values[~np.isnan(values)]
         return np.quantile(known, [0.025, 0.975]) if len(known) else np.full(2, np.nan)
 
-    (low, high), (null_low, null_high) = _centred(float(found[0]), found[1:]), ends(null)
+    (low, high), (null_low, null_high) = _corrected_interval(float(found[0]), found[1:]), ends(null)
     row = {"model": model, "task": task, "pair": pair, "value": float(found[0]), "low": float(low), "high": float(high)}
     return {**row, "null_low": float(null_low), "null_high": float(null_high), "heads": heads, "prompts": prompts}
 
 
-def under_two(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.DataFrame:
+def template_accuracies(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.DataFrame:
     """Compare each component, and the full model, under two templates.
 
     Returns:
         One row per component, and one for the full model: model, task, kind (``head``, ``mlp``, or ``full`` for the full
-        model), layer, head, ``first`` and ``second`` (accuracies under the two templates, averaged over seeds), prompts.
+        model), layer, head (NA for the full model, and for the head of an MLP), ``first`` and ``second`` (accuracies under the
+        two templates, averaged over seeds), prompts.
     """
     means = []
     for template in (first, second):
         runs = [answers.accuracy(template, seed) for seed in answers.seeds]
-        whole = [(answers.full[template] == answers.gold)[answers.seed == seed].mean() for seed in answers.seeds]
-        means.append([*np.mean(runs, axis=0), np.mean(whole)])
-    table = pd.concat([answers.components, pd.DataFrame([{"kind": FULL, "layer": -1, "head": -1}])], ignore_index=True)
+        full = [(answers.full[template] == answers.gold)[answers.seed == seed].mean() for seed in answers.seeds]
+        means.append([*np.mean(runs, axis=0), np.mean(full)])
+    components = answers.components
+    table = components.reindex(range(len(components) + 1))  # layer and head of the full model are missing
+    table["kind"] = [*components["kind"], FULL]
     table = table.assign(first=means[0], second=means[1])
     return table.assign(model=answers.model, task=answers.task, prompts=len(answers.gold))
 
 
-def by_layer(answers: Answers, template: str = OWN) -> np.ndarray:
+def accuracy_map(answers: Answers, template: str = OWN) -> np.ndarray:
     """Arrange accuracies as a map, shape (L, H + 1): one row per layer, its heads first and then its MLP.
 
     Accuracies are averaged over seeds.
@@ -589,11 +586,11 @@ def by_layer(answers: Answers, template: str = OWN) -> np.ndarray:
     return accuracy.reshape(int(answers.components["layer"].max()) + 1, -1)
 
 
-def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
+def over_training(answers: Sequence[Answers], steps: Mapping[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
     """Compute the accuracies of the full model and of the best component of each run at several training steps.
 
     Args:
-        every: Answers of checkpoints of the same model. Their names differ only in a number at the end.
+        answers: Answers of checkpoints of the same model. Their names differ only in a number at the end.
         steps: Model -> its training step.
         plan: How to resample.
 
@@ -603,9 +600,9 @@ def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Boot
         deviation over the checkpoints after the first third of the steps, with step -1 (NaN if there are fewer than two
         checkpoints).
     """
-    table = best_and_worst(every, plan)
+    table = best_and_worst(answers, plan)
     table["step"] = table["model"].map(steps)
-    table["model"] = table["model"].map(_training)
+    table["model"] = table["model"].map(_training_run)
     table = table.sort_values("step", kind="stable")
     rows = []
     for (model, task, measure), part in table[table["measure"].isin([FULL, BEST])].groupby(
@@ -618,6 +615,6 @@ def over_training(every: Sequence[Answers], steps: Mapping[str, int], plan: Boot
     return found.assign(prompts=found["prompts"].fillna(0).astype(int))
 
 
-def _training(model: str) -> str:
+def _training_run(model: str) -> str:
     """Strip the step from a model's name: ``organism-step-000010`` becomes ``organism``."""
     return re.sub(r"[-_.]*(step|checkpoint)?[-_.]*[0-9]+$", "", model) or model

@@ -45,13 +45,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from icl_lens.errors import InputError
 from icl_lens.studies.kernel_regression.hidden_markov.study import Settings
 
 # The distance between two distributions is at most 2. A vote with negative shares at a distance above this bound is the result
 # of rounding.
-_BOUND = 1e6
+_MAX_DISTANCE = 1e6
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Read:
+class ForwardResult:
     """Results of the forward algorithm for N token sequences under each task.
 
     Attributes:
@@ -109,22 +110,22 @@ def draw_sequences(model: Model, tasks: np.ndarray, length: int, generator: np.r
     """
     states = np.zeros(len(tasks), dtype=np.int64)
     tokens = np.empty((len(tasks), length), dtype=np.int64)
-    for place in range(length):
-        tokens[:, place] = _draw(model.emissions[tasks, states], generator)
+    for position in range(length):
+        tokens[:, position] = _draw(model.emissions[tasks, states], generator)
         states = _draw(model.transitions[tasks, states], generator)
     return tokens
 
 
-def _draw(chances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _draw(probabilities: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Draw one outcome per row of (N, M) probabilities; an outcome with probability 0 is never drawn."""
-    cumulated = chances.cumsum(-1)
+    cumulative = probabilities.cumsum(-1)
     # The draw is strictly below the total, and an outcome is drawn only if the cumulative sum steps above the draw there.
     # An outcome with probability 0 has no step, so it is never drawn.
-    drawn = generator.random(len(chances)) * cumulated[:, -1]
-    return (cumulated <= drawn[:, None]).sum(-1)
+    drawn = generator.random(len(probabilities)) * cumulative[:, -1]
+    return (cumulative <= drawn[:, None]).sum(-1)
 
 
-def forward(model: Model, tokens: np.ndarray) -> Read:
+def forward(model: Model, tokens: np.ndarray) -> ForwardResult:
     """Run the forward algorithm under each task, rescaled at each token to prevent underflow.
 
     Args:
@@ -136,22 +137,22 @@ def forward(model: Model, tokens: np.ndarray) -> Read:
     states[:, :, 0] = 1
     evidence = np.zeros((model.tasks, len(tokens)))  # (G, N)
     by_token = np.ascontiguousarray(model.emissions.transpose(0, 2, 1))  # (G, O, s)
-    for place in range(tokens.shape[1]):
-        emitted = states * by_token[:, tokens[:, place]]  # (G, N, s)
+    for position in range(tokens.shape[1]):
+        emitted = states * by_token[:, tokens[:, position]]  # (G, N, s)
         total = emitted.sum(-1)  # (G, N)
         with np.errstate(divide="ignore"):
             evidence += np.log(total)
         emitted /= np.where(total > 0, total, 1)[..., None]
         states = emitted @ model.transitions  # (G, N, s)
-    return Read(evidence.T, states.transpose(1, 0, 2))
+    return ForwardResult(evidence.T, states.transpose(1, 0, 2))
 
 
-def log_next(model: Model, read: Read, token: np.ndarray) -> np.ndarray:
+def log_next(model: Model, result: ForwardResult, token: np.ndarray) -> np.ndarray:
     """Compute log P_g(o token), the log evidence of sequences that are one token longer.
 
     Args:
         model: The model.
-        read: Results of the forward algorithm for N sequences o.
+        result: Results of the forward algorithm for N sequences o.
         token: Next token of each sequence, shape (N,).
 
     Returns:
@@ -159,19 +160,13 @@ def log_next(model: Model, read: Read, token: np.ndarray) -> np.ndarray:
     """
     emitted = model.emissions[:, :, token]  # (G, s, N)
     with np.errstate(divide="ignore"):
-        return read.log_evidence + np.log(np.einsum("ngs,gsn->ng", read.states, emitted))  # (N, G)
+        return result.log_evidence + np.log(np.einsum("ngs,gsn->ng", result.states, emitted))  # (N, G)
 
 
-def features(read: Read) -> np.ndarray:
+def features(result: ForwardResult) -> np.ndarray:
     """Compute vec(T_x) for each sequence, divided by the probability of the sequence: shape (N, G * s)."""
-    weights = _shares(read.log_evidence) * read.log_evidence.shape[1]  # (N, G), mean 1
-    return (weights[..., None] * read.states).reshape(len(weights), -1)
-
-
-def _shares(log_weights: np.ndarray) -> np.ndarray:
-    """Compute exp(w) / sum exp(w) along the last axis, which must have at least one finite value."""
-    weights = np.exp(log_weights - log_weights.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    weights = softmax(result.log_evidence, -1) * result.log_evidence.shape[1]  # (N, G), mean 1
+    return (weights[..., None] * result.states).reshape(len(weights), -1)
 
 
 def inverse_moment(model: Model, settings: Settings, generator: np.random.Generator) -> np.ndarray:
@@ -183,7 +178,7 @@ def inverse_moment(model: Model, settings: Settings, generator: np.random.Genera
     return np.linalg.inv(moment + settings.ridge * np.trace(moment) / width * np.eye(width))
 
 
-def posterior(model: Model, demonstrations: np.ndarray, query: Read) -> np.ndarray:
+def posterior(model: Model, demonstrations: np.ndarray, query: ForwardResult) -> np.ndarray:
     """Compute P(y | prompt) for N separate prompts.
 
     Args:
@@ -194,7 +189,7 @@ def posterior(model: Model, demonstrations: np.ndarray, query: Read) -> np.ndarr
     Returns:
         Shape (N, O).
     """
-    tasks = _shares(demonstrations + query.log_evidence)  # (N, G)
+    tasks = softmax(demonstrations + query.log_evidence, -1)  # (N, G)
     return np.einsum("ng,ngs,gso->no", tasks, query.states, model.emissions, optimize=True)
 
 
@@ -211,9 +206,9 @@ def regression(weights: np.ndarray, labels: np.ndarray, observations: int) -> np
     """
     total = weights.sum(1, keepdims=True)  # (N, 1)
     shares = np.divide(weights, total, out=np.full_like(weights, 1 / weights.shape[1]), where=total != 0)
-    voted = np.zeros((len(weights), observations))
-    np.add.at(voted, (np.arange(len(weights))[:, None], labels), shares)
-    return voted
+    votes = np.zeros((len(weights), observations))
+    np.add.at(votes, (np.arange(len(weights))[:, None], labels), shares)
+    return votes
 
 
 def compute(settings: Settings, progress: Callable[[int], object] = lambda done: None) -> pd.DataFrame:
@@ -234,56 +229,59 @@ def compute(settings: Settings, progress: Callable[[int], object] = lambda done:
     """
     parts = []
     for seed in settings.seeds:
-        parts.append(_of_model(settings, seed))
+        parts.append(_model_rows(settings, seed))
         progress(1)
     table = pd.concat(parts, ignore_index=True)
-    if not np.isfinite(table["distance"]).all() or table["distance"].max() > _BOUND:
+    if not np.isfinite(table["distance"]).all() or table["distance"].max() > _MAX_DISTANCE:
         raise InputError(
-            "kernel values of both signs cancel, so that their quotient has no bounds; set studies.hidden_markov.clip to true"
+            "positive and negative kernel values cancel, so the weighted vote is unbounded; set studies.hidden_markov.clip "
+            "to true"
         )
     return table
 
 
-def _of_model(settings: Settings, seed: int) -> pd.DataFrame:
+def _model_rows(settings: Settings, seed: int) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
     model = draw_model(settings, generator)
     inverse = inverse_moment(model, settings, generator)
     length, trials, longest = settings.length, settings.trials, max(settings.demonstrations)
     tasks = generator.integers(0, settings.tasks, trials)  # (N,)
     queries = draw_sequences(model, tasks, length + 1, generator)  # (N, L + 1)
-    own = draw_sequences(model, np.repeat(tasks, longest), length + 1, generator)  # (N * n, L + 1)
-    everyone = np.repeat(np.arange(settings.tasks), settings.limit)
-    shared = draw_sequences(model, everyone, length + 1, generator)  # (G * limit, L + 1)
+    demonstration_tokens = draw_sequences(model, np.repeat(tasks, longest), length + 1, generator)  # (N * n, L + 1)
+    shared_tasks = np.repeat(np.arange(settings.tasks), settings.limit)
+    shared_tokens = draw_sequences(model, shared_tasks, length + 1, generator)  # (G * limit, L + 1)
 
-    query = forward(model, queries[:, :length])
-    asked = features(query) @ inverse  # (N, d)
+    query_result = forward(model, queries[:, :length])
+    query_features = features(query_result) @ inverse  # (N, d)
 
-    def read(demonstrations: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def encode(tokens: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return vec(T_x), log P_g(x y) and y, reshaped so that each row contains its demonstrations along the second axis."""
-        label = demonstrations[:, length]
-        of_text = forward(model, demonstrations[:, :length])
-        found = (features(of_text), log_next(model, of_text, label), label)
-        return tuple(part.reshape(rows, -1, *part.shape[1:]) for part in found)
+        labels = tokens[:, length]
+        text_result = forward(model, tokens[:, :length])
+        arrays = (features(text_result), log_next(model, text_result, labels), labels)
+        return tuple(part.reshape(rows, -1, *part.shape[1:]) for part in arrays)
 
-    vectors, evidence, labels = read(own, trials)  # (N, n, d), (N, n, G), (N, n)
-    kernel = np.einsum("nd,nid->ni", asked, vectors, optimize=True)  # (N, n)
+    text_features, evidence, labels = encode(demonstration_tokens, trials)  # (N, n, d), (N, n, G), (N, n)
+    kernel = np.einsum("nd,nid->ni", query_features, text_features, optimize=True)  # (N, n)
     evidence = evidence.cumsum(1)
-    rows = [
-        _compared(settings, model, query, queries, kernel[:, :n], labels[:, :n], evidence[:, n - 1]).assign(n=n, limit=False)
+    tables = [
+        _compare(settings, model, query_result, queries, kernel[:, :n], labels[:, :n], evidence[:, n - 1]).assign(
+            n=n, limit=False
+        )
         for n in sorted(settings.demonstrations)
     ]
-    vectors, evidence, labels = read(shared, settings.tasks)  # (G, limit, d), (G, limit, G), (G, limit)
-    kernel = np.stack([vectors[task] @ row for task, row in zip(tasks, asked, strict=True)])  # (N, limit)
-    compared = _compared(settings, model, query, queries, kernel, labels[tasks], evidence.sum(1)[tasks])
-    rows.append(compared.assign(n=settings.limit, limit=True))
-    found = pd.concat([part.assign(trial=np.arange(trials), task=tasks) for part in rows])
-    return found.sort_values(["trial", "n"], kind="stable", ignore_index=True).assign(seed=seed)
+    text_features, evidence, labels = encode(shared_tokens, settings.tasks)  # (G, limit, d), (G, limit, G), (G, limit)
+    kernel = np.stack([text_features[task] @ row for task, row in zip(tasks, query_features, strict=True)])  # (N, limit)
+    compared = _compare(settings, model, query_result, queries, kernel, labels[tasks], evidence.sum(1)[tasks])
+    tables.append(compared.assign(n=settings.limit, limit=True))
+    table = pd.concat([part.assign(trial=np.arange(trials), task=tasks) for part in tables])
+    return table.sort_values(["trial", "n"], kind="stable", ignore_index=True).assign(seed=seed)
 
 
-def _compared(
+def _compare(
     settings: Settings,
     model: Model,
-    query: Read,
+    query_result: ForwardResult,
     queries: np.ndarray,  # (N, L + 1)
     kernel: np.ndarray,  # (N, n)
     labels: np.ndarray,  # (N, n)
@@ -291,15 +289,15 @@ def _compared(
 ) -> pd.DataFrame:
     """Compare both predictions for N prompts with n demonstrations each."""
     weights = kernel.clip(min=0) if settings.clip else kernel
-    voted = regression(weights, labels, settings.observations)  # (N, O)
-    exact = posterior(model, evidence, query)  # (N, O)
-    ours, best, emitted = voted.argmax(1), exact.argmax(1), queries[:, -1]
+    votes = regression(weights, labels, settings.observations)  # (N, O)
+    exact = posterior(model, evidence, query_result)  # (N, O)
+    predicted, posterior_best, emitted = votes.argmax(1), exact.argmax(1), queries[:, -1]
     return pd.DataFrame(
         {
-            "distance": np.abs(voted - exact).sum(1),
-            "agrees": ours == best,
-            "correct": ours == emitted,
-            "posterior_correct": best == emitted,
+            "distance": np.abs(votes - exact).sum(1),
+            "agrees": predicted == posterior_best,
+            "correct": predicted == emitted,
+            "posterior_correct": posterior_best == emitted,
             "weightless": ~weights.any(1),
             "confidence": exact.max(1),
         }

@@ -20,54 +20,75 @@ from icl_lens.studies.study import Keys, Study
 class Settings(Section):
     """Settings of the models, of the prompts drawn from them, and of the kernel."""
 
-    tasks: int = Field(default=8, ge=1, description="Tasks that the pre-training distribution mixes, each equally often (8).")
-    states: int = Field(default=80, ge=1, description="Hidden states of the merged model, the same number of each task (80).")
-    observations: int = Field(default=100, ge=2, description="Tokens that a state may emit, the delimiter aside (100).")
+    tasks: int = Field(
+        default=8,
+        ge=1,
+        description="Number of tasks, which are equally frequent in the pre-training distribution (8 in the paper).",
+    )
+    states: int = Field(
+        default=80,
+        ge=1,
+        description="Number of hidden states of the merged model, divided equally among the tasks (80 in the paper).",
+    )
+    observations: int = Field(
+        default=100, ge=2, description="Number of tokens that a state can emit, without the delimiter (100 in the paper)."
+    )
     transition_concentration: float = Field(
         default=0.02,
         gt=0,
-        description="Each row of transitions within a task is drawn from a Dirichlet distribution with this parameter (ours; "
-        "the paper does not say). Small: nearly deterministic.",
+        description="Parameter of the Dirichlet distribution of each row of transitions within a task (ours; the paper "
+        "does not state it). A small value makes transitions nearly deterministic.",
     )
     emission_concentration: float = Field(
-        default=0.002, gt=0, description="The same of each state's emissions (ours; it decides the level of the table)."
+        default=0.002,
+        gt=0,
+        description="Parameter of the Dirichlet distribution of each state's emissions (ours; it determines the level "
+        "of the table).",
     )
-    length: int = Field(default=10, ge=1, description="Tokens of x, which the label follows (ours; the paper does not say).")
+    length: int = Field(
+        default=10, ge=1, description="Number of tokens of x, before the label (ours; the paper does not state it)."
+    )
     pretraining: int = Field(
         default=4000,
         ge=1,
-        description="Sequences of the pre-training distribution whose second moment the kernel inverts (ours).",
+        description="Number of pre-training sequences from which the kernel's second moment is computed (ours).",
     )
     ridge: float = Field(
         default=1e-4,
         gt=0,
-        description="Added to the diagonal of that second moment, as a share of its mean diagonal entry (ours).",
+        description="Ridge on the diagonal of the second moment, as a share of its mean diagonal entry (ours).",
     )
-    clip: bool = Field(default=True, description="Whether a negative kernel value counts as 0 (ours; the paper does not say).")
+    clip: bool = Field(
+        default=True, description="Whether negative kernel values are set to 0 (ours; the paper does not state it)."
+    )
     demonstrations: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[1, 2, 4, 8, 16, 32, 64, 128], min_length=1, description="Numbers n of demonstrations (the paper's)."
+        default=[1, 2, 4, 8, 16, 32, 64, 128], min_length=1, description="Numbers n of demonstrations (the paper's values)."
     )
     limit: int = Field(
         default=4096,
         ge=1,
-        description="So many demonstrations of one task, shared by all its prompts, stand for infinitely many (ours): what is "
-        "left of the distance there is its floor.",
+        description="Number of demonstrations of one task, shared by all its prompts, that approximates infinitely many "
+        "(ours). The distance with this number of demonstrations is the lower limit of the distance.",
     )
-    trials: int = Field(default=100, ge=1, description="Prompts of each model; the paper does not say.")
+    trials: int = Field(default=100, ge=1, description="Number of prompts per model (ours; the paper does not state it).")
     seeds: list[Seed] = Field(
-        default=list(range(12)), min_length=1, description="One model is drawn for each seed; the paper does not say how many."
+        default=list(range(12)),
+        min_length=1,
+        description="Seeds of the models, one model per seed (ours; the paper does not state the number).",
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Settings:
+    def _check_sizes(self) -> Settings:
         if self.states % self.tasks:
-            raise ValueError(f"{self.states} states cannot be shared out among {self.tasks} tasks evenly")
+            raise ValueError(f"states must be a multiple of tasks, got {self.states} states and {self.tasks} tasks")
         for name in ("demonstrations", "seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}: a number stands there twice")
+                raise ValueError(f"{name} must not contain duplicates, got {values}")
         if self.limit <= max(self.demonstrations):
-            raise ValueError(f"limit must be more than the {max(self.demonstrations)} demonstrations of the longest prompt")
+            raise ValueError(
+                f"limit must be greater than the largest number of demonstrations, {max(self.demonstrations)}, got {self.limit}"
+            )
         return self
 
 
@@ -93,19 +114,19 @@ SCHEMA = Schema(
 
 STUDY = Study(
     package=__package__,
-    help="compare kernel regression with the posterior of random models",
+    help="kernel regression against the exact posterior of random HMMs",
     schema=SCHEMA,
     cost=Cost(passes=0),
     settings=Keys(
         "hidden_markov",
         Settings,
-        "Kernel regression beside the exact posterior on random hidden Markov models; no language model is run.",
+        "Kernel regression against the exact posterior of random hidden Markov models; no language model is run.",
     ),
     reads=None,
     items=(
         Item(
             name="kr_table_3",
-            title="Kernel regression and the exact Bayesian posterior on random hidden Markov models, by the number of "
+            title="Kernel regression against the exact Bayesian posterior of random hidden Markov models, by the number of "
             "demonstrations",
             notebook="kernel_regression/kr_table_3",
             reads=("synthetic/hidden_markov.parquet",),

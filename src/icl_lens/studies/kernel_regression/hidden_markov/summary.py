@@ -61,7 +61,9 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
     limit = int(rows.loc[rows["limit"], "n"].iloc[0])
     wide = rows.pivot(index=["seed", "trial"], columns="n", values=list(METRICS.values()))
     if wide.isna().to_numpy().any():
-        raise InputError("the hidden_markov table lacks a number of demonstrations for some prompt")
+        raise InputError(
+            "the hidden_markov table lacks a number of demonstrations for a prompt; delete the table and create it again"
+        )
     columns = [f"{name} {n}" for name, n in wide.columns]
     wide = wide.astype(float).set_axis(columns, axis=1).reset_index().rename(columns={"trial": "prompt_id"})
     estimate = mean(wide.assign(task=MODEL), columns, plan)  # (metrics * n,)

@@ -56,17 +56,20 @@ def chart(
         InputError: The bins of the tensors do not match the settings.
 
     Returns:
-        The map, shape (L, H, M); and a table with one row per layer and head (from 1) and bin: model, set, task, metric
+        The map, shape (L, H, M); and a table with one row per layer and head (from 0) and bin: model, set, task, metric
         (``attention``), these columns, the columns of :func:`bins`, and value.
     """
     values = tensors["map_first"] if single else np.nanmean(tensors["map"], axis=0)  # (L, H, M)
     of_bins = bins(max(map(len, rows["demo_labels"])), settings)
     layers, heads, width = values.shape
     if len(of_bins) != width:
-        raise InputError("the attention map beside the kernel_regression table has other bins; make both anew")
+        raise InputError(
+            f"the attention map of the kernel_regression table has {width} bins, but its settings give {len(of_bins)}; delete "
+            "both files and create them again"
+        )
     tidy = pd.concat([of_bins] * (layers * heads), ignore_index=True)
     key = rows.iloc[0][["model", "set", "task"]].to_dict()
-    layer, head = (np.repeat(each.ravel() + 1, width) for each in np.indices((layers, heads)))
+    layer, head = (np.repeat(each.ravel(), width) for each in np.indices((layers, heads)))
     tidy = tidy.assign(**key, metric="attention", layer=layer, head=head, value=values.ravel().astype(float))
     return values, tidy
 
@@ -80,7 +83,7 @@ def parts(rows: pd.DataFrame, plan: Bootstrap | None = None, single: bool = Fals
         single: Whether to use only the first prompt, without an interval.
 
     Returns:
-        One row per layer (from 1) and part (:data:`~icl_lens.studies.kernel_regression.settings.PARTS`): model, set, task,
+        One row per layer (from 0) and part (:data:`~icl_lens.studies.kernel_regression.settings.PARTS`): model, set, task,
         metric (``share``), these columns, value, low, high, prompts and seeds.
     """
     if single:
@@ -97,7 +100,7 @@ def parts(rows: pd.DataFrame, plan: Bootstrap | None = None, single: bool = Fals
             **key,
             "metric": "share",
             "part": part,
-            "layer": layer + 1,
+            "layer": layer,
             "value": estimate.value[number * layers + layer],
             "low": np.nan if single else estimate.low[number * layers + layer],
             "high": np.nan if single else estimate.high[number * layers + layer],

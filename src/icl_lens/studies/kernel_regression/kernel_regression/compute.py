@@ -61,9 +61,9 @@ def compute(
         TF-IDF and each encoder. Entries for demonstrations that a prompt does not have are NaN.
     """
     settings = settings or Settings()
-    chart = _Map(prompts, settings.bins)
-    rows = attention_rows(model, prompts, batch_tokens, progress, settings, chart.add)
-    tensors = {**chart.tensors(), "prompt_id": np.array([p.prompt_id for p in prompts], dtype=np.int64)}
+    attention_map = _AttentionMap(prompts, settings.bins)
+    rows = attention_rows(model, prompts, batch_tokens, progress, settings, attention_map.add)
+    tensors = {**attention_map.tensors(), "prompt_id": np.array([p.prompt_id for p in prompts], dtype=np.int64)}
     for name, cosines in _cosines(prompts, settings, model.device).items():
         width = max(len(row) for row in cosines)
         padded = [np.pad(row, (0, width - len(row)), constant_values=np.nan) for row in cosines]
@@ -71,43 +71,43 @@ def compute(
     return rows, tensors
 
 
-class _Map:
+class _AttentionMap:
     """Accumulator of the attention map: a sum over the prompts of each seed, and the number of prompts in each bin."""
 
     def __init__(self, prompts: Sequence[TokenizedPrompt], bins: int) -> None:
         self.bins = bins
         self.seeds = sorted({p.seed for p in prompts})
-        self.row = [self.seeds.index(p.seed) for p in prompts]
-        self.most = max((len(p.anchors) for p in prompts), default=0)
-        self.width = self.most * (bins + 1) + bins
+        self.seed_indices = [self.seeds.index(p.seed) for p in prompts]
+        self.max_demonstrations = max((len(p.anchors) for p in prompts), default=0)
+        self.width = self.max_demonstrations * (bins + 1) + bins
         self.sums: np.ndarray | None = None
         self.counts = np.zeros((len(self.seeds), self.width))  # (S, M)
         self.first: np.ndarray | None = None
 
-    def add(self, place: int, weights: np.ndarray, where: Places) -> None:
+    def add(self, index: int, weights: np.ndarray, spans: Places) -> None:
         """Add the rows of one prompt, shape (L, H, T)."""
-        drawn = np.full((*weights.shape[:2], self.width), np.nan)  # (L, H, M)
-        for demo, (start, label, stop) in enumerate(zip(where.starts, where.labels, where.stops, strict=True)):
-            at = demo * (self.bins + 1)
-            drawn[..., at : at + self.bins] = self._resampled(weights[..., start:label])
-            drawn[..., at + self.bins] = weights[..., label:stop].sum(-1)
-        drawn[..., -self.bins :] = self._resampled(weights[..., where.query :])
+        binned = np.full((*weights.shape[:2], self.width), np.nan)  # (L, H, M)
+        for demo, (start, label, stop) in enumerate(zip(spans.starts, spans.labels, spans.stops, strict=True)):
+            offset = demo * (self.bins + 1)
+            binned[..., offset : offset + self.bins] = self._resample(weights[..., start:label])
+            binned[..., offset + self.bins] = weights[..., label:stop].sum(-1)
+        binned[..., -self.bins :] = self._resample(weights[..., spans.query :])
         if self.sums is None:
-            self.sums = np.zeros((len(self.seeds), *drawn.shape))  # (S, L, H, M)
-        self.sums[self.row[place]] += np.nan_to_num(drawn)
-        self.counts[self.row[place]] += ~np.isnan(drawn[0, 0])
-        if place == 0:
-            self.first = drawn
+            self.sums = np.zeros((len(self.seeds), *binned.shape))  # (S, L, H, M)
+        self.sums[self.seed_indices[index]] += np.nan_to_num(binned)
+        self.counts[self.seed_indices[index]] += ~np.isnan(binned[0, 0])
+        if index == 0:
+            self.first = binned
 
-    def _resampled(self, weights: np.ndarray) -> np.ndarray:
+    def _resample(self, weights: np.ndarray) -> np.ndarray:
         """Resample the weights of n tokens to evenly spaced positions from the first to the last token, shape (L, H, bins)."""
         count = weights.shape[-1]
         if not count:  # the template begins with its text, and the text's only token is the prompt's first
             return np.full((*weights.shape[:-1], self.bins), np.nan)
-        at = np.linspace(0, count - 1, self.bins)
-        below = np.minimum(at.astype(int), max(count - 2, 0))
-        above = np.minimum(below + 1, count - 1)
-        return weights[..., below] * (1 - (at - below)) + weights[..., above] * (at - below)
+        positions = np.linspace(0, count - 1, self.bins)
+        lower = np.minimum(positions.astype(int), max(count - 2, 0))
+        upper = np.minimum(lower + 1, count - 1)
+        return weights[..., lower] * (1 - (positions - lower)) + weights[..., upper] * (positions - lower)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the map tensors of :func:`compute`."""
@@ -123,13 +123,15 @@ class _Map:
 def _cosines(prompts: Sequence[TokenizedPrompt], settings: Settings, device: torch.device) -> dict[str, list[np.ndarray]]:
     """Compute each prompt's cosines with its demonstrations for each text kernel, shape (D,) each."""
 
-    def written(prompt: TokenizedPrompt, span: np.ndarray) -> str:
+    def span_text(prompt: TokenizedPrompt, span: np.ndarray) -> str:
         return prompt.text[span[0] : span[1]]
 
-    pairs = [(written(p, p.query_span), [written(p, span) for span in p.text_spans]) for p in prompts]
-    scored = held_out([p.seed for p in prompts], [p.prompt_id for p in prompts], settings)
-    fitted = [text for (query, texts), out in zip(pairs, scored, strict=True) if not out for text in (query, *texts)]
-    found = {TF_IDF: text_kernels.tf_idf_cosines(pairs, fitted)}
+    pairs = [(span_text(p, p.query_span), [span_text(p, span) for span in p.text_spans]) for p in prompts]
+    masks = held_out([p.seed for p in prompts], [p.prompt_id for p in prompts], settings)
+    corpus = [
+        text for (query, texts), is_held_out in zip(pairs, masks, strict=True) if not is_held_out for text in (query, *texts)
+    ]
+    cosines = {TF_IDF: text_kernels.tf_idf_cosines(pairs, corpus)}
     for name, folder in settings.encoders.items():
-        found[name] = text_kernels.encoder_cosines(pairs, folder, device)
-    return found
+        cosines[name] = text_kernels.encoder_cosines(pairs, folder, device)
+    return cosines

@@ -35,7 +35,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="how much each head's last position attends to each demonstration, and how alike their texts are",
+    help="attention of the last position to each demonstration, for each head, and similarity of the texts",
     schema=SCHEMA,
     cost=Cost(passes=1),
     settings=KEYS,
@@ -47,9 +47,9 @@ STUDY = Study(
         # it uses.
         *(
             Item(
-                name=f"kr_figure_{first + place}",
+                name=f"kr_figure_{first + offset}",
                 title=title,
-                notebook=f"kernel_regression/{drawn_by}",
+                notebook=f"kernel_regression/{notebook}",
                 set="fresh-4shot",
                 studies=("kernel_regression",),
                 tensors=tensors,
@@ -74,17 +74,18 @@ STUDY = Study(
                 ),
                 (23, "sst2", (), "Llama-3-8B", ("meta-llama/Meta-Llama-3-8B",)),
             )
-            for place, (drawn_by, tensors, title) in enumerate(
+            for offset, (notebook, tensors, title) in enumerate(
                 (
                     (
                         "kr_figure_2",
                         ("kernel_regression",),
-                        "Attention of the last position over the prompt, the mean over prompts, by layer and head",
+                        "Attention of the last position over the prompt, averaged over prompts, by layer and head",
                     ),
                     (
                         "kr_figure_3",
                         (),
-                        "How often the label that a head's attention reconstructs is the model's, and how often it is right",
+                        "How often the label reconstructed from a head's attention is the model's prediction, and how "
+                        "often it is correct",
                     ),
                 )
             )
@@ -109,8 +110,8 @@ STUDY = Study(
         ),
         Item(
             name="kr_table_2",
-            title="Accuracy of the model, of what its attention reconstructs on held-out prompts, and of kernels on the texts "
-            "alone",
+            title="Accuracy of the model, of the reconstruction from its attention on held-out prompts, and of kernels on "
+            "the texts only",
             notebook="kernel_regression/kr_table_2",
             set="fresh-4shot",
             studies=("kernel_regression",),
@@ -119,8 +120,8 @@ STUDY = Study(
         ),
         Item(
             name="kr_figure_anchors",
-            title="Two studies of the same heads: how often a head's attention reconstructs the answer, how much of it rests "
-            "on label words, and how well that tells the answer",
+            title="Two studies of the same heads: how often a head's attention reconstructs the prediction, how much of "
+            "the attention goes to label words, and how well attention to label words predicts the model's output",
             notebook="kernel_regression/kr_figure_anchors",
             set="fresh-4shot",
             studies=("kernel_regression",),

@@ -9,14 +9,12 @@ addition; they need no model.
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from icl_lens.errors import InputError
@@ -26,39 +24,33 @@ from icl_lens.hub.checkpoints import checkpoint_files
 _BATCH = 64
 
 
-def tf_idf_cosines(pairs: Sequence[tuple[str, Sequence[str]]], fitted: Sequence[str]) -> list[np.ndarray]:
+def tf_idf_cosines(pairs: Sequence[tuple[str, Sequence[str]]], corpus: Sequence[str]) -> list[np.ndarray]:
     """Compute cosines of TF-IDF vectors: the weight of a word is its count in the text times ln((1 + n) / (1 + df)) + 1.
 
     Words are runs of letters, digits and underscores, in lower case.
 
     Args:
         pairs: N pairs of a query's text and its demonstrations' texts.
-        fitted: The n texts in which df, the number of texts with a word, is counted. A word that is in none of them has df = 0.
+        corpus: The n texts in which df, the number of texts with a word, is counted. A word that is in none of them has df = 0.
+            Without any, the texts of the pairs are used.
 
     Returns:
         For each pair, the cosines with its demonstrations, shape (D,) each; 0 for a text without words.
     """
-    frequency = Counter(word for text in fitted for word in set(_words(text)))
-    known: dict[str, Mapping[str, float]] = {}
-
-    def vector(text: str) -> Mapping[str, float]:
-        if text not in known:
-            weights = {
-                word: count * (math.log((1 + len(fitted)) / (1 + frequency[word])) + 1)
-                for word, count in Counter(_words(text)).items()
-            }
-            length = math.sqrt(sum(weight**2 for weight in weights.values()))
-            known[text] = {word: weight / length for word, weight in weights.items()}
-        return known[text]
-
-    def cosine(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-        return sum(weight * other[word] for word, weight in one.items() if word in other)
-
-    return [np.array([cosine(vector(query), vector(text)) for text in texts], dtype=float) for query, texts in pairs]
+    texts = _distinct_texts(pairs)
+    # CountVectorizer refuses texts without any word, so one is added.
+    counter = CountVectorizer(token_pattern=r"\w+").fit([*corpus, *texts, "word"])
+    vectors = TfidfTransformer().fit(counter.transform(corpus or texts)).transform(counter.transform(texts))
+    row_of_text = {text: row for row, text in enumerate(texts)}
+    queries = vectors[[row_of_text[query] for query, demonstrations in pairs for _ in demonstrations]]
+    demos = vectors[[row_of_text[text] for _, demonstrations in pairs for text in demonstrations]]
+    ends = np.cumsum([len(demonstrations) for _, demonstrations in pairs])
+    return np.split(queries.multiply(demos).sum(1).A1, ends[:-1])
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def _distinct_texts(pairs: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return the distinct texts of all pairs."""
+    return list(dict.fromkeys(text for query, demonstrations in pairs for text in (query, *demonstrations)))
 
 
 def encoder_cosines(
@@ -78,71 +70,81 @@ def encoder_cosines(
     Raises:
         InputError: The path is not a folder, cannot be loaded, or uses another pooling.
     """
-    texts = list(dict.fromkeys(text for query, demonstrations in pairs for text in (query, *demonstrations)))
-    vectors = dict(zip(texts, _embedded(texts, Path(folder), device), strict=True))
+    texts = _distinct_texts(pairs)
+    vectors = dict(zip(texts, _embed(texts, Path(folder), device), strict=True))
     return [np.array([vectors[query] @ vectors[text] for text in demonstrations]) for query, demonstrations in pairs]
 
 
 @torch.inference_mode()
-def _embedded(texts: Sequence[str], folder: Path, device: torch.device | str) -> np.ndarray:
+def _embed(texts: Sequence[str], folder: Path, device: torch.device | str) -> np.ndarray:
     """Compute embeddings of length 1, shape (n, d)."""
-    _require_mean(folder)
+    _require_mean_pooling(folder)
     if any(path.suffix == ".bin" for path in checkpoint_files(folder)):
-        raise InputError(f"encoder folder {folder} holds no safetensors, which are the only weights read of an encoder")
+        raise InputError(
+            f"encoder folder {folder} contains no safetensors weights; convert the checkpoint to safetensors, the only "
+            "supported format"
+        )
     try:
-        where = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+        options = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         network, report = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:  # transformers and tokenizers raise many exception types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"encoder folder {folder}: it cannot be loaded ({reason})") from error
+        raise InputError(f"encoder folder {folder} cannot be loaded: {reason}") from error
     # A pooler that is missing from the checkpoint does not affect the last hidden states.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
-        raise InputError(f"encoder folder {folder}: the checkpoint lacks {len(missing)} weights, {missing[0]} among them")
+        raise InputError(
+            f"encoder folder {folder}: {len(missing)} weights are missing from the checkpoint, for example {missing[0]}; "
+            "use a complete checkpoint"
+        )
     network = network.to(device).eval()
     if tokenizer.pad_token is None:
-        raise InputError(f"encoder folder {folder}: its tokenizer has no padding token, so texts cannot be read side by side")
-    longest = _longest(folder, min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512)))
-    found: list[np.ndarray] = [np.empty(0)] * len(texts)
+        raise InputError(
+            f"encoder folder {folder}: the tokenizer has no padding token, so texts cannot be batched; use an encoder with "
+            "a padding token"
+        )
+    max_length = _max_length(folder, min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512)))
+    embeddings: list[np.ndarray] = [np.empty(0)] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), _BATCH):
-        places = order[start : start + _BATCH]
-        given = [texts[i] for i in places]
-        inputs = tokenizer(given, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+        indices = order[start : start + _BATCH]
+        batch_texts = [texts[i] for i in indices]
+        inputs = tokenizer(batch_texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
         # The sum is in float64, which some devices do not support, so it runs on the CPU.
         states = network(**inputs).last_hidden_state.cpu().double()  # (B, T, d)
-        kept = inputs["attention_mask"][..., None].cpu().double()  # (B, T, 1)
-        means = torch.nn.functional.normalize((states * kept).sum(1) / kept.sum(1).clamp(min=1), dim=-1)  # (B, d)
-        for place, vector in zip(places, means.numpy(), strict=True):
-            found[place] = vector
-    return np.stack(found)
+        mask = inputs["attention_mask"][..., None].cpu().double()  # (B, T, 1)
+        means = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)  # (B, d)
+        for index, vector in zip(indices, means.numpy(), strict=True):
+            embeddings[index] = vector
+    return np.stack(embeddings)
 
 
-def _require_mean(folder: Path) -> None:
+def _require_mean_pooling(folder: Path) -> None:
     """Raise an error if the encoder's own configuration selects a pooling other than the mean over tokens."""
-    description = folder / "1_Pooling" / "config.json"
-    if description.is_file():
-        modes = {name for name, chosen in _described(description).items() if name.startswith("pooling_mode") and chosen is True}
+    path = folder / "1_Pooling" / "config.json"
+    if path.is_file():
+        modes = {name for name, selected in _read_json(path).items() if name.startswith("pooling_mode") and selected is True}
         if modes - {"pooling_mode_mean_tokens"}:
             raise InputError(
-                f"encoder folder {folder}: it pools by {', '.join(sorted(modes))}; only the mean over tokens is read"
+                f"encoder folder {folder} uses the pooling {', '.join(sorted(modes))}, but only the mean over tokens is "
+                "supported; use another encoder"
             )
 
 
-def _longest(folder: Path, positions: int) -> int:
-    description = folder / "sentence_bert_config.json"
-    own = _described(description).get("max_seq_length") if description.is_file() else None
-    return min(positions, own) if isinstance(own, int) and own > 0 else positions
+def _max_length(folder: Path, positions: int) -> int:
+    path = folder / "sentence_bert_config.json"
+    max_length = _read_json(path).get("max_seq_length") if path.is_file() else None
+    return min(positions, max_length) if isinstance(max_length, int) and max_length > 0 else positions
 
 
-def _described(path: Path) -> dict:
+def _read_json(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not JSON, as an encoder's description is") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not an encoder's description")
-    return found
+        raise InputError(f"{path} is not valid JSON; it must be the JSON description of an encoder") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{path} must contain a JSON object, as the description of an encoder")
+    return description

@@ -33,37 +33,40 @@ from icl_lens.studies.kernel_regression.settings import INPUTS_PERMUTED, LABELS_
 
 
 def prepare(given: Given) -> Inputs:
-    """Return the prompts of :func:`controlled` that fit the model's context in every control.
+    """Return the prompts of :func:`control_tables` that fit the model's context in every control.
 
     Raises:
-        InputError: No prompt fits, or :func:`controlled` raises it.
+        InputError: No prompt fits, or :func:`control_tables` raises it.
     """
-    return of_tables(given, controlled(given.table, given.settings))
+    return of_tables(given, control_tables(given.table, given.settings))
 
 
-def controlled(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+def control_tables(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
     """Build the prompts tables of all controls from the first held-out prompts of each seed, unchanged and changed.
 
     Raises:
         InputError: A prompt's demonstrations cannot be permuted.
     """
-    first = table[first_held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
+    unchanged = table[first_held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
     changes = {
-        INPUTS_PERMUTED: lambda row: _inputs_permuted(row, settings),
-        LABELS_FLIPPED: _labels_flipped,
-        **{f"{ORDER}_{draw}": lambda row, draw=draw: _reordered(row, settings, draw) for draw in range(settings.orders)},
+        INPUTS_PERMUTED: lambda row: _permute_inputs(row, settings),
+        LABELS_FLIPPED: _flip_labels,
+        **{f"{ORDER}_{draw}": lambda row, draw=draw: _reorder(row, settings, draw) for draw in range(settings.orders)},
     }
-    rows = first.to_dict("records")
+    rows = unchanged.to_dict("records")
     return {
-        "prompts": first,
+        "prompts": unchanged,
         **{name: pd.DataFrame([{**row, **change(row)} for row in rows]) for name, change in changes.items()},
     }
 
 
-def _inputs_permuted(row: dict, settings: Settings) -> dict:
+def _permute_inputs(row: dict, settings: Settings) -> dict:
     labels = [int(label) for label in row["demo_labels"]]
     if len(set(labels)) < 2:
-        raise InputError(f"prompt {row['prompt_id']}: its demonstrations all have one label, so no text can get another one")
+        raise InputError(
+            f"prompt {row['prompt_id']}: all its demonstrations have the same label, so no text can get a different label; "
+            "use demonstrations of at least two classes"
+        )
     generator = _generator(row, settings, 0)
     order = list(range(len(labels)))
     while [labels[i] for i in order] == labels:
@@ -75,15 +78,17 @@ def _inputs_permuted(row: dict, settings: Settings) -> dict:
     }
 
 
-def _labels_flipped(row: dict) -> dict:
+def _flip_labels(row: dict) -> dict:
     labels = [(int(label) + 1) % len(row["label_words"]) for label in row["demo_labels"]]
     return {**replace_demonstrations(row, demonstration_texts(row), labels), "demo_labels": labels}
 
 
-def _reordered(row: dict, settings: Settings, draw: int) -> dict:
+def _reorder(row: dict, settings: Settings, draw: int) -> dict:
     labels, texts = [int(label) for label in row["demo_labels"]], demonstration_texts(row)
     if len(labels) < 2:
-        raise InputError(f"prompt {row['prompt_id']} has one demonstration, which stands in no other order")
+        raise InputError(
+            f"prompt {row['prompt_id']} has only one demonstration, which cannot be reordered; use at least two demonstrations"
+        )
     generator = _generator(row, settings, 1 + draw)
     order = list(range(len(labels)))
     while order == sorted(order):
@@ -95,8 +100,8 @@ def _reordered(row: dict, settings: Settings, draw: int) -> dict:
     }
 
 
-def _generator(row: dict, settings: Settings, part: int) -> np.random.Generator:
-    return np.random.default_rng([settings.seed, int(row["seed"]), int(row["prompt_id"]), part])
+def _generator(row: dict, settings: Settings, stream: int) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, int(row["seed"]), int(row["prompt_id"]), stream])
 
 
 def compute(
@@ -105,14 +110,14 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
     settings: Settings | None = None,
-    **changed: Sequence[TokenizedPrompt],
+    **controls: Sequence[TokenizedPrompt],
 ) -> pd.DataFrame:
     """Compute the attention to each demonstration and the predictions, for each control.
 
     Args:
         model, batch_tokens, progress, settings: Standard arguments of a study, see :mod:`icl_lens.studies.study`.
         prompts: The unchanged prompts; they fit the model's context.
-        changed: The same prompts for each control, with the names from :func:`controlled`.
+        controls: The same prompts for each control, with the names from :func:`control_tables`.
 
     Raises:
         InputError: See :func:`~icl_lens.studies.kernel_regression.demonstration_attention.attention_rows`.
@@ -123,10 +128,10 @@ def compute(
         controls).
     """
     settings = settings or Settings()
-    report = Runs(progress, 1 + len(changed))
-    found = []
-    for name, its in {PLAIN: prompts, **changed}.items():
+    report = Runs(progress, 1 + len(controls))
+    tables = []
+    for name, control_prompts in {PLAIN: prompts, **controls}.items():
         control, _, draw = name.rpartition("_") if name.startswith(f"{ORDER}_") else (name, "", 0)
-        rows = attention_rows(model, its, batch_tokens, report, settings)
-        found.append(rows.drop(columns=[c for c in rows if c.startswith("on_")]).assign(control=control, draw=int(draw)))
-    return pd.concat(found, ignore_index=True)
+        rows = attention_rows(model, control_prompts, batch_tokens, report, settings)
+        tables.append(rows.drop(columns=[c for c in rows if c.startswith("on_")]).assign(control=control, draw=int(draw)))
+    return pd.concat(tables, ignore_index=True)

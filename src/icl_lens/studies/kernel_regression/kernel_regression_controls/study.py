@@ -30,7 +30,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="the same with inputs permuted, labels flipped, and demonstrations reordered",
+    help="kernel regression with permuted inputs, flipped labels and reordered demonstrations",
     schema=SCHEMA,
     # The unchanged prompts, those with permuted inputs, those with flipped labels, and each further order.
     cost=Cost(passes=0, more=lambda job: 3 + job.settings.orders, queries=lambda settings: settings.control_queries),
@@ -39,7 +39,7 @@ STUDY = Study(
     items=(
         Item(
             name="kr_figure_controls",
-            title="Kernel regression with inputs permuted, with labels flipped, and with the demonstrations in other orders",
+            title="Kernel regression with permuted inputs, with flipped labels, and with reordered demonstrations",
             notebook="kernel_regression/kr_figure_controls",
             set="fresh-4shot",
             studies=("kernel_regression", "kernel_regression_controls"),

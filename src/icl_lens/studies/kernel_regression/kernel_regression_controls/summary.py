@@ -21,11 +21,13 @@ from icl_lens.studies.kernel_regression.reconstruction import Attention, attenti
 from icl_lens.studies.kernel_regression.settings import CONTROLS, LABELS_FLIPPED, ORDER, PLAIN, Settings, held_out
 
 METRICS = {
-    "accuracy": "answer is right",
-    "agreement": "reconstruction is the answer",
-    "answer_changed": "answer changed",
+    "accuracy": "prediction is correct",
+    "agreement": "reconstruction is the prediction",
+    "answer_changed": "prediction changed",
     "reconstruction_changed": "reconstruction changed",
 }
+"""Metrics, and their names in a legend."""
+
 ANY = "any_order"
 """Value of the column ``control`` for a change in any of the orders."""
 
@@ -43,7 +45,7 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
         InputError: The controls contain prompts that are not held out, or rows are missing.
 
     Returns:
-        One row per ``control`` and ``metric`` (:data:`METRICS`): model, set, task, these columns, layer and head (from 1),
+        One row per ``control`` and ``metric`` (:data:`METRICS`): model, set, task, these columns, layer and head (from 0),
         value, low, high, null_95 (for ``agreement``: the 95 % quantile of this head's agreement with labels shuffled within
         prompts), prompts and seeds. For the reordered prompts, the value is the mean over the orders. For :data:`ANY`, it is
         how often at least one order causes a change. With flipped labels, ``accuracy`` counts predictions of the class that the
@@ -59,10 +61,13 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
         for key, part in controls.groupby(["control", "draw"], sort=False)
     }
     if (PLAIN, 0) not in parts or {control for control, _ in parts} != set(CONTROLS):
-        raise InputError("the kernel_regression_controls table lacks a control; make it anew")
+        raise InputError("the kernel_regression_controls table lacks a control; delete the table and create it again")
     plain = parts[PLAIN, 0]
     if not np.isin(plain.ids, main.ids[scored]).all():
-        raise InputError("the controls ran prompts on which heads were chosen; make both tables anew with the same settings")
+        raise InputError(
+            "the kernel_regression_controls table contains prompts on which a head is chosen; create it and the "
+            "kernel_regression table again with the same settings"
+        )
     before = _reconstructed(plain, head, main.classes)
     found = []
     for (control, draw), part in parts.items():
@@ -87,27 +92,27 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
     units = pd.concat(found, ignore_index=True)
     orders = units[units["control"] == ORDER].groupby(["task", "seed", "prompt_id"], as_index=False)
     changes = ["answer_changed", "reconstruction_changed"]
-    layer, place = main.heads[head]
+    layer, number = main.heads[head]
     shown = []
     for control in (*CONTROLS, ANY):
         names = changes if control == ANY else list(METRICS)
         part = orders[changes].max() if control == ANY else units[units["control"] == control]
         estimate = resampling.mean(part, names, plan)
-        for number, name in enumerate(names):
-            drawn = np.nan
+        for place, name in enumerate(names):
+            quantile = np.nan
             if name == "agreement":
-                drawn = _null(main.classes, [its for (c, _), its in parts.items() if c == control], head, settings)
+                quantile = _null(main.classes, [run for (of, _), run in parts.items() if of == control], head, settings)
             shown.append(
                 {
                     **main.key,
                     "control": control,
                     "metric": name,
-                    "layer": layer + 1,
-                    "head": place + 1,
-                    "value": float(estimate.value[number]),
-                    "low": float(estimate.low[number]),
-                    "high": float(estimate.high[number]),
-                    "null_95": drawn,
+                    "layer": layer,
+                    "head": number,
+                    "value": float(estimate.value[place]),
+                    "low": float(estimate.low[place]),
+                    "high": float(estimate.high[place]),
+                    "null_95": quantile,
                     "prompts": estimate.prompts,
                     "seeds": len(np.unique(plain.seeds)),
                 }

@@ -8,7 +8,7 @@ one-hot targets (penalty .01) predicts the class with the largest output:
     argmax_o P(o | x_i), the most likely next token after the text x_i alone, from the key
     y_i, the label, from the value
 
-(:mod:`icl_lens.studies.kernel_regression.texts_alone` computes P(o | x_i).)
+(:mod:`icl_lens.studies.kernel_regression.single_texts` computes P(o | x_i).)
 
 The paper does not say whether it uses keys before or after the rotary embedding, or on which data it fits the probes. This
 study reads both kinds of keys: before the embedding (``key``, independent of the token's position) and after it
@@ -36,7 +36,7 @@ from icl_lens.network.precision import at_least_float32
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.inputs import Given, Inputs, of_tables
 from icl_lens.studies.kernel_regression.label_probes.study import PROBES, Feature, Settings
-from icl_lens.studies.kernel_regression.texts_alone import likeliest, texts_of
+from icl_lens.studies.kernel_regression.single_texts import distinct_texts, most_probable_tokens
 
 
 def prepare(given: Given) -> Inputs:
@@ -73,37 +73,46 @@ def compute(
         ``asked`` and ``right`` (the numbers of tested and of correctly predicted demonstrations).
     """
     settings = settings or Settings()
-    bare = next((p for p in prompts if not len(p.anchors)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; probes need label words to read beside")
+    zero_shot = next((p for p in prompts if not len(p.anchors)), None)
+    if zero_shot:
+        raise InputError(
+            f"prompt {zero_shot.prompt_id} has no demonstration, but probes require label words; use prompts with "
+            "demonstrations"
+        )
     if len(prompts) < settings.folds:
-        raise InputError(f"{len(prompts)} prompts cannot be divided into {settings.folds} folds (studies.label_probes.folds)")
+        raise InputError(
+            f"{len(prompts)} prompts cannot be divided into {settings.folds} folds (studies.label_probes.folds); use more "
+            "prompts or fewer folds"
+        )
     require_supported(model.network)
-    alone = texts_of(model, prompts)
-    owner = np.repeat(np.arange(len(prompts)), [len(p.anchors) for p in prompts])  # (n,) prompt index of each demonstration
-    text = np.concatenate(alone.demos)  # (n,)
+    texts = distinct_texts(model, prompts)
+    # The index of each demonstration's prompt and text.
+    prompt_indices = np.repeat(np.arange(len(prompts)), [len(p.anchors) for p in prompts])  # (n,)
+    text_indices = np.concatenate(texts.demos)  # (n,)
     targets = {
-        "token": commonest(likeliest(model, alone.texts, batch_tokens)[text], settings.tokens),
+        "token": keep_most_frequent(most_probable_tokens(model, texts.texts, batch_tokens)[text_indices], settings.tokens),
         "label": np.concatenate([p.demo_labels for p in prompts]),
     }
-    read, there = features(model, prompts, batch_tokens, settings.offsets, progress)
+    recorded, available = features(model, prompts, batch_tokens, settings.offsets, progress)
     folds = np.random.default_rng(settings.seed).permutation(len(prompts)) % settings.folds  # (N,)
     rows = []
     for feature, target in PROBES:
-        for place, offset in enumerate(settings.offsets):
-            usable = there[place] & (targets[target] >= 0)  # (n,)
+        for index, offset in enumerate(settings.offsets):
+            mask = available[index] & (targets[target] >= 0)  # (n,)
             for fold in range(settings.folds):
-                tested = usable & (folds[owner] == fold)
-                fitted = usable & (folds[owner] != fold) & ~np.isin(text, text[tested])
+                tested = mask & (folds[prompt_indices] == fold)
+                fitted = mask & (folds[prompt_indices] != fold) & ~np.isin(text_indices, text_indices[tested])
                 if not tested.any() or not fitted.any():
                     raise InputError(
-                        f"fold {fold} has {tested.sum()} demonstrations to test at offset {offset} and leaves {fitted.sum()} "
-                        "with other texts to fit on; take more prompts (studies.label_probes.queries) or other offsets"
+                        f"fold {fold} at offset {offset} has {tested.sum()} demonstrations to test and {fitted.sum()} "
+                        "demonstrations with other texts to fit on, but at least 1 of each is required; use more prompts "
+                        "(studies.label_probes.queries) or other offsets"
                     )
                 classes, coded = np.unique(targets[target][fitted], return_inverse=True)
-                asked = owner[tested]
-                members, first, count = np.unique(asked, return_index=True, return_counts=True)  # demonstrations are in order
-                shared = {
+                tested_prompts = prompt_indices[tested]
+                # The demonstrations are in the order of their prompts.
+                members, first, count = np.unique(tested_prompts, return_index=True, return_counts=True)
+                common = {
                     "prompt_id": prompts[members[0]].prompt_id,
                     "feature": feature,
                     "target": target,
@@ -115,21 +124,21 @@ def compute(
                     "members": [prompts[member].prompt_id for member in members],
                     "asked": count.tolist(),
                 }
-                for layer, by_head in enumerate(read[feature]):
-                    x = by_head[:, place].double()  # (H_kv, n, d)
+                for layer, head_features in enumerate(recorded[feature]):
+                    x = head_features[:, index].double()  # (H_kv, n, d)
                     answers = classes[ridge(x[:, fitted], coded, x[:, tested], settings.ridge)]  # (H_kv, m)
-                    right = answers == targets[target][tested]
-                    counted = np.add.reduceat(right.astype(np.int64), first, axis=1)  # (H_kv, members)
-                    for head, (hits, by_member) in enumerate(zip(right, counted, strict=True)):
-                        values = {"accuracy": float(hits.mean()), "right": by_member.tolist()}
-                        rows.append({**shared, "layer": layer, "head": head, **values})
+                    correct = answers == targets[target][tested]
+                    correct_counts = np.add.reduceat(correct.astype(np.int64), first, axis=1)  # (H_kv, members)
+                    for head, (head_correct, member_counts) in enumerate(zip(correct, correct_counts, strict=True)):
+                        values = {"accuracy": float(head_correct.mean()), "right": member_counts.tolist()}
+                        rows.append({**common, "layer": layer, "head": head, **values})
     return pd.DataFrame(rows)
 
 
-def commonest(tokens: np.ndarray, count: int) -> np.ndarray:
+def keep_most_frequent(tokens: np.ndarray, count: int) -> np.ndarray:
     """Replace all but the ``count`` most frequent tokens with -1; among equally frequent tokens, the smaller ids remain."""
-    values, how_often = np.unique(tokens, return_counts=True)
-    kept = values[np.argsort(-how_often, kind="stable")[:count]]
+    values, counts = np.unique(tokens, return_counts=True)
+    kept = values[np.argsort(-counts, kind="stable")[:count]]
     return np.where(np.isin(tokens, kept), tokens, -1)
 
 
@@ -152,27 +161,27 @@ def features(
         do not exist.
     """
     starts = np.concatenate([[0], np.cumsum([len(p.anchors) for p in prompts])])  # (N + 1,)
-    there = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
-    read: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
+    available = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
+    recorded: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
     for batch in batches(model, prompts, batch_tokens, kept="states"):
-        with record_keys_and_values(model.network, unturned=True) as memory:
+        with record_keys_and_values(model.network, unrotated=True) as cache:
             # The empty index skips the product with the vocabulary matrix.
             model.network(**batch.inputs(), logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))
         for layer in range(model.layers):
-            of_layer = {"key": memory[layer].unturned_key, "turned_key": memory[layer].key, "value": memory[layer].value}
-            for name, vectors in of_layer.items():  # (B, H_kv, T, d)
-                if len(read[name]) == layer:
-                    shape = (vectors.shape[1], *there.shape, vectors.shape[3])
-                    read[name].append(torch.zeros(shape, dtype=at_least_float32(vectors[:0]).dtype))
-                for row, place in enumerate(batch.index):
-                    positions = prompts[place].anchors + np.array(offsets)[:, None]  # (O, D)
-                    inside = (positions >= 0) & (positions <= prompts[place].last)
-                    of_prompt = slice(starts[place], starts[place + 1])
-                    there[:, of_prompt] = inside
-                    found = at_least_float32(vectors[row][:, np.where(inside, positions, 0)]).cpu()  # (H_kv, O, D, d)
-                    read[name][layer][:, :, of_prompt] = found * torch.from_numpy(inside)[..., None]
+            layer_features = {"key": cache[layer].unrotated_key, "turned_key": cache[layer].key, "value": cache[layer].value}
+            for name, vectors in layer_features.items():  # (B, H_kv, T, d)
+                if len(recorded[name]) == layer:
+                    shape = (vectors.shape[1], *available.shape, vectors.shape[3])
+                    recorded[name].append(torch.zeros(shape, dtype=at_least_float32(vectors[:0]).dtype))
+                for row, index in enumerate(batch.index):
+                    positions = prompts[index].anchors + np.array(offsets)[:, None]  # (O, D)
+                    exists = (positions >= 0) & (positions <= prompts[index].last)
+                    columns = slice(starts[index], starts[index + 1])
+                    available[:, columns] = exists
+                    selected = at_least_float32(vectors[row][:, np.where(exists, positions, 0)]).cpu()  # (H_kv, O, D, d)
+                    recorded[name][layer][:, :, columns] = selected * torch.from_numpy(exists)[..., None]
         progress(len(batch.index))
-    return read, there
+    return recorded, available
 
 
 def ridge(fitted: Tensor, classes: np.ndarray, tested: Tensor, penalty: float) -> np.ndarray:

@@ -27,9 +27,9 @@ class Probe(NamedTuple):
 
 
 PROBES: dict[Probe, str] = {
-    Probe("key", "token"): "keys tell the next token that the text announces",
-    Probe("turned_key", "token"): "the same, keys after the rotary embedding",
-    Probe("value", "label"): "values tell the label",
+    Probe("key", "token"): "next token predicted from keys",
+    Probe("turned_key", "token"): "next token predicted from keys after the rotary embedding",
+    Probe("value", "label"): "label predicted from values",
 }
 """The paper's two probes, and the first one again on keys after the rotary embedding, as attention uses them.
 
@@ -43,24 +43,30 @@ class Settings(Section):
     queries: int = Field(
         default=30,
         ge=1,
-        description="The first so many prompts of each seed are read, or all where there are fewer. The features of their "
-        "demonstrations are held at once: 4 bytes x 3 x offsets x demonstrations x key and value heads of all layers x width.",
+        description="Number of prompts per seed (the first ones); all if there are fewer. The features of all their "
+        "demonstrations are in memory at the same time: 4 bytes x 3 x offsets x demonstrations x key and value heads of "
+        "all layers x width.",
     )
     offsets: list[int] = Field(
         default=[-1, 0, 1, 2, 3],
         min_length=1,
-        description="Positions that are read, counted from the first token of a demonstration's label word (the paper's).",
+        description="Positions to read, relative to the first token of a demonstration's label word (the paper's values).",
     )
     ridge: float = Field(
-        default=0.01, gt=0, description="The penalty of the ridge regression, beside sums over demonstrations (the paper's)."
+        default=0.01,
+        gt=0,
+        description="Penalty of the ridge regression, relative to sums over demonstrations (the paper's value).",
     )
-    folds: int = Field(default=5, ge=2, description="Parts into which the prompts are divided, each tested once (ours).")
+    folds: int = Field(
+        default=5, ge=2, description="Number of folds into which the prompts are divided. Each fold is tested once (ours)."
+    )
     tokens: int = Field(
         default=5,
         ge=2,
-        description="Only texts that announce one of the so many commonest tokens are told apart (ours).",
+        description="Number of most frequent next tokens that the probes distinguish. Texts with another most probable "
+        "next token are excluded (ours).",
     )
-    seed: Seed = Field(default=0, description="Of the division into folds.")
+    seed: Seed = Field(default=0, description="Seed of the division into folds.")
 
 
 SCHEMA = study_schema(
@@ -85,7 +91,7 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="what linear probes tell from keys and values around label words, head by head",
+    help="accuracy of linear probes of the keys and values around label words, for each head",
     schema=SCHEMA,
     cost=Cost(passes=3, queries=lambda settings: settings.queries),
     settings=Keys("label_probes", Settings, "Linear probes of the keys and values around label words."),
@@ -94,7 +100,7 @@ STUDY = Study(
         # Figure 5 and its repeats. The built-in texts include none of the paper's further tasks.
         Item(
             name=f"kr_figure_{number}",
-            title="What linear probes tell from the keys and values around label words, by layer and position",
+            title="Accuracy of linear probes of the keys and values around label words, by layer and position",
             notebook="kernel_regression/kr_figure_5",
             set="fresh-4shot",
             studies=("label_probes", "icl"),

@@ -27,25 +27,28 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         InputError: A probe is missing or duplicated for some head, layer or position.
 
     Returns:
-        One row per model, set, task, feature, target, metric, offset, layer and head (from 1): value, low, high, majority,
+        One row per model, set, task, feature, target, metric, offset, layer and head (from 0): value, low, high, majority,
         classes, fitted (mean over folds), demonstrations (number tested), prompts. The metrics are ``accuracy``, of one head;
-        ``layer``, the mean over a layer's heads (head 0); ``mean``, over all heads (layer and head 0); and ``peak`` (layer and
-        head 0), the mean at offset 0 minus the largest mean at another offset, which is the offset of the row. A ``peak`` above
-        0 means that the accuracy is highest at the label word's own position.
+        ``layer``, the mean over a layer's heads (head missing); ``mean``, over all heads (layer and head missing); and ``peak``
+        (layer and head missing), the mean at offset 0 minus the largest mean at another offset, which is the offset of the row.
+        A ``peak`` above 0 means that the accuracy is highest at the label word's own position.
     """
     plan = plan or Bootstrap()
     found = []
     for key, part in rows.groupby([*_KEY, *_PROBE], sort=False):
         named = dict(zip([*_KEY, *_PROBE], key, strict=True))
         found += [{**named, **row} for row in _of_probe(part, named["task"], plan)]
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).astype({"layer": "Int64", "head": "Int64"})
 
 
 def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
     places = ["offset", "layer", "head"]
     sizes = [rows[name].nunique() for name in [*places, "fold"]]
     if rows.duplicated([*places, "fold"]).any() or len(rows) != np.prod(sizes):
-        raise InputError("the label_probes table lacks a fold, offset, layer or head of some probe, or has it twice")
+        raise InputError(
+            "the label_probes table has missing or duplicate folds, offsets, layers or heads; delete the table and create it "
+            "again"
+        )
     counted = rows[[*places, "seed", "members", "asked", "right"]].explode(["members", "asked", "right"])
     wide = counted.pivot(index="members", columns=places, values=["asked", "right"]).fillna(0).astype(float).sort_index(axis=1)
     right, asked = (wide[name].to_numpy() for name in ("right", "asked"))  # (N, O * L * H) each
@@ -61,7 +64,9 @@ def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
     by_offset = dict(list(rows.groupby("offset")))
     found = []
 
-    def add(metric: str, estimate: Estimate, index: tuple, offset: int, layer: int = 0, head: int = 0) -> None:
+    def add(
+        metric: str, estimate: Estimate, index: tuple, offset: int, layer: int | None = None, head: int | None = None
+    ) -> None:
         of = by_offset[offset]
         one = of[(of["layer"] == layers[0]) & (of["head"] == heads[0])]
         tested = one["asked"].map(sum)
@@ -85,8 +90,8 @@ def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
     for o, offset in enumerate(offsets):
         for place, layer in enumerate(layers):
             for number, head in enumerate(heads):
-                add("accuracy", of_head, (o, place, number), offset, layer + 1, head + 1)
-            add("layer", of_layer, (o, place), offset, layer + 1)
+                add("accuracy", of_head, (o, place, number), offset, layer, head)
+            add("layer", of_layer, (o, place), offset, layer)
         add("mean", of_all, (o,), offset)
     others = [o for o, offset in enumerate(offsets) if offset != 0]
     if others and 0 in offsets:

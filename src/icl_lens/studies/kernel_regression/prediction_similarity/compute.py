@@ -1,7 +1,7 @@
 """Prediction similarity: how similar the next-token distributions of a query's text and of each demonstration's text are.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), eq. 9. Let P(. | x) be the distribution of the next token
-over the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.texts_alone`). The similarity
+over the whole vocabulary after the text x alone (:mod:`icl_lens.studies.kernel_regression.single_texts`). The similarity
 
     s(x_1, x_2) = P(. | x_1)' P(. | x_2)
 
@@ -20,7 +20,7 @@ import torch
 from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import TokenizedPrompt
-from icl_lens.studies.kernel_regression.texts_alone import distributions, portions, texts_of
+from icl_lens.studies.kernel_regression.single_texts import distinct_texts, distributions, split_by_memory
 
 
 @torch.inference_mode()
@@ -37,30 +37,33 @@ def compute(
         model: Any model.
 
     Raises:
-        InputError: A prompt has no demonstration, or a text has no token of its own.
+        InputError: A prompt has no demonstration, or no token ends inside a text.
 
     Returns:
         One row per prompt, in their order: prompt_id, similarity (D floats, from 0 to 1), query_token and demo_tokens (ids of
         the most likely next token after the query's text and after each demonstration's text).
     """
-    bare = next((p for p in prompts if not len(p.text_spans)), None)
-    if bare:
-        raise InputError(f"prompt {bare.prompt_id} has no demonstration; prediction similarity needs texts to compare with")
+    zero_shot = next((p for p in prompts if not len(p.text_spans)), None)
+    if zero_shot:
+        raise InputError(
+            f"prompt {zero_shot.prompt_id} has no demonstration, but prediction similarity requires texts to compare with; use "
+            "prompts with demonstrations"
+        )
     rows = []
-    for places in portions(model, prompts):
-        part = [prompts[place] for place in places]
-        alone = texts_of(model, part)
-        chances = torch.empty(0)
-        for index, batch in distributions(model, alone.texts, batch_tokens):
-            if not len(chances):
-                chances = torch.empty(len(alone.texts), batch.shape[1], dtype=batch.dtype, device=batch.device)  # (n, V)
-            chances[index] = batch
-        tokens = chances.argmax(-1).cpu().numpy()  # (n,)
-        for prompt, query, demos in zip(part, alone.query, alone.demos, strict=True):
+    for indices in split_by_memory(model, prompts):
+        part = [prompts[index] for index in indices]
+        texts = distinct_texts(model, part)
+        probabilities = torch.empty(0)
+        for index, batch in distributions(model, texts.texts, batch_tokens):
+            if not len(probabilities):
+                probabilities = torch.empty(len(texts.texts), batch.shape[1], dtype=batch.dtype, device=batch.device)  # (n, V)
+            probabilities[index] = batch
+        tokens = probabilities.argmax(-1).cpu().numpy()  # (n,)
+        for prompt, query, demos in zip(part, texts.query, texts.demos, strict=True):
             rows.append(
                 {
                     "prompt_id": prompt.prompt_id,
-                    "similarity": (chances[demos] @ chances[query]).cpu().double().tolist(),  # (D, V) @ (V,)
+                    "similarity": (probabilities[demos] @ probabilities[query]).cpu().double().tolist(),  # (D, V) @ (V,)
                     "query_token": int(tokens[query]),
                     "demo_tokens": tokens[demos].tolist(),
                 }

@@ -18,14 +18,14 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="how alike the next tokens are that the query's and each demonstration's text announce alone",
+    help="similarity of the next-token predictions for the query's text and for each demonstration's text",
     schema=SCHEMA,
     cost=Cost(passes=1),
     items=(
         Item(
             name="kr_figure_4",
-            title="How attention to a demonstration goes with the similarity of the predictions that its text and the query's "
-            "announce alone, head by head",
+            title="Correlation between the attention to a demonstration and the similarity of the next-token predictions "
+            "for its text and for the query's text, by head",
             notebook="kernel_regression/kr_figure_4",
             set="fresh-4shot",
             studies=("kernel_regression", "prediction_similarity"),

@@ -27,7 +27,9 @@ from icl_lens.statistics.ranks import spearman
 from icl_lens.statistics.resampling import Bootstrap, Estimate
 from icl_lens.statistics.weighted_votes import agreement, votes
 
-WAYS = {"pooled": "all pairs together", "per_prompt": "mean of each prompt's own"}
+WAYS = {"pooled": "over all pairs", "per_prompt": "mean over prompts"}
+"""Ways to compute a correlation, and their names in notes."""
+
 _KEY = ["model", "set", "task"]
 
 # Numbers of random orders for the two null distributions: of the heads, and of the similarities within prompts.
@@ -69,17 +71,21 @@ def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max")
     similarity = similarity.sort_values(["seed", "prompt_id"], kind="stable")
     ids = similarity["prompt_id"].tolist()
     if similarity["prompt_id"].duplicated().any() or attention.duplicated(["prompt_id", "layer", "head"]).any():
-        raise InputError("a prompt stands twice; give one model, task and set")
+        raise InputError("the tables contain duplicate prompts; pass the rows of one model, task and prompt set")
     if set(attention["prompt_id"]) != set(ids):
-        raise InputError("the prediction_similarity and the kernel_regression table are of different prompts")
+        raise InputError("the prediction_similarity and kernel_regression tables have different prompts; create both again")
     layers, heads = (attention[name].nunique() for name in ("layer", "head"))
     if len(attention) != len(ids) * layers * heads:
-        raise InputError("the kernel_regression table lacks a layer or head of some prompt")
+        raise InputError(
+            "the kernel_regression table lacks a layer or head for some prompt; delete the table and create it again"
+        )
     place = {prompt_id: number for number, prompt_id in enumerate(ids)}
     attention = attention.assign(place=attention["prompt_id"].map(place)).sort_values(["place", "layer", "head"])
     counts = similarity["similarity"].map(len).to_numpy()  # (N,)
     if (attention[column].map(len).to_numpy() != np.repeat(counts, layers * heads)).any():
-        raise InputError("the two tables differ in the demonstrations of a prompt")
+        raise InputError(
+            "the prediction_similarity and kernel_regression tables have different demonstrations; create both again"
+        )
     width = counts.max()
 
     def padded(lists: pd.Series, fill: float) -> np.ndarray:
@@ -196,17 +202,17 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
         InputError: A kernel_regression table is missing, or the tables do not match; see :func:`pair`.
 
     Returns:
-        One row per model, set, task, metric, layer (from 1) and head (from 1): value, low, high, by_chance, beyond (value minus
+        One row per model, set, task, metric, layer and head (both from 0): value, low, high, by_chance, beyond (value minus
         by_chance), prompts. The metrics are ``pooled``, ``per_prompt`` and ``agreement`` (with by_chance and beyond empty);
         ``largest: WAY``, a second row for the head with the largest correlation, with by_chance from :func:`largest_by_chance`
-        over all heads; and ``resemblance: WAY``, with layer and head 0 and by_chance from :func:`agree_by_chance` (a share of
-        orders, so beyond is empty).
+        over all heads; and ``resemblance: WAY``, with layer and head missing and by_chance from :func:`agree_by_chance` (a
+        share of orders, so beyond is empty).
     """
     rows = []
     by_key = dict(list(attention.groupby(_KEY)))
     for key, part in similarity.groupby(_KEY, sort=False):
         if key not in by_key:
-            raise InputError(f"there is no kernel_regression table of {key[0]} on {key[2]}, {key[1]}")
+            raise InputError(f"the kernel_regression table of {key[0]} on {key[2]}, {key[1]} is missing; create it first")
         pairs = pair(part, by_key[key])
         found = correlate(pairs, key[2], plan)
         named, prompts = dict(zip(_KEY, key, strict=True)), len(pairs.seeds)
@@ -222,12 +228,12 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
                 chance = {"by_chance": largest[metric], "beyond": most["value"] - largest[metric]}
                 of_metric.append({**most, "metric": f"largest: {metric}", **chance})
             rows += [{**named, **row, "prompts": prompts} for row in of_metric]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
 
 
 def _row(metric: str, estimate: Estimate, place: tuple[int, ...]) -> dict:
     """Build the row of one head, or the row of all heads together if ``place`` is empty."""
-    layer, head = (place[0] + 1, place[1] + 1) if place else (0, 0)
+    layer, head = place or (None, None)
     ends = {name: float(getattr(estimate, name)[place]) for name in ("value", "low", "high")}
     return {"metric": metric, "layer": layer, "head": head, **ends, "by_chance": np.nan, "beyond": np.nan}
 
@@ -283,5 +289,5 @@ def _pearson(moments: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         spread_s, spread_a, shared = ss - s * s / n, aa - a * a / n, sa - s * a / n
         # A constant side has a tiny nonzero spread because of rounding.
-        there = (spread_s > 1e-12 * ss) & (spread_a > 1e-12 * aa)
-        return np.where(there, shared / np.sqrt(spread_s * spread_a), np.nan)
+        varies = (spread_s > 1e-12 * ss) & (spread_a > 1e-12 * aa)
+        return np.where(varies, shared / np.sqrt(spread_s * spread_a), np.nan)

@@ -24,15 +24,15 @@ def prepare(given: Given) -> Inputs:
     """Return the first prompts of each seed that fit the model's context in every rewriting.
 
     Raises:
-        InputError: No prompt fits, or the settings ask for more clauses than there are.
+        InputError: No prompt fits, or the settings request more clauses than are available.
     """
-    return of_tables(given, rewritings(given.table, given.settings))
+    return of_tables(given, rewritten_tables(given.table, given.settings))
 
 
-def rewritings(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+def rewritten_tables(table: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
     """Build the prompts tables from the first prompts of each seed, unchanged and in each rewriting."""
     first = table.groupby("seed", sort=False).head(settings.queries)
-    return {"prompts": first, **{how: rewrite(first, how, settings) for how in REWRITINGS[1:]}}
+    return {"prompts": first, **{rewriting: rewrite(first, rewriting, settings) for rewriting in REWRITINGS[1:]}}
 
 
 def compute(
@@ -58,12 +58,14 @@ def compute(
         class_log_probs (C floats), query_tokens (number of tokens in the query's text), replaced (the share of words in the
         original text that have a rare synonym).
     """
-    runs = dict(zip(REWRITINGS, (prompts, rare_words, complex_syntax, typos), strict=True))
-    report = Runs(progress, len(runs))
+    prompts_by_rewriting = dict(zip(REWRITINGS, (prompts, rare_words, complex_syntax, typos), strict=True))
+    report = Runs(progress, len(prompts_by_rewriting))
     replaced = [share_replaced(p.text[slice(*p.query_span)]) for p in prompts]
     tables = []
-    for how, its in runs.items():
-        rows = predict(model, its, batch_tokens, report)
-        tokens = [int(((p.spans[:, 1] > p.query_span[0]) & (p.spans[:, 1] <= p.query_span[1])).sum()) for p in its]
-        tables.append(rows.assign(rewriting=how, query_tokens=tokens, replaced=replaced))
+    for rewriting, rewritten_prompts in prompts_by_rewriting.items():
+        rows = predict(model, rewritten_prompts, batch_tokens, report)
+        tokens = [
+            int(((p.spans[:, 1] > p.query_span[0]) & (p.spans[:, 1] <= p.query_span[1])).sum()) for p in rewritten_prompts
+        ]
+        tables.append(rows.assign(rewriting=rewriting, query_tokens=tokens, replaced=replaced))
     return pd.concat(tables, ignore_index=True)

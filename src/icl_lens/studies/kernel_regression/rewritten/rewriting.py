@@ -44,7 +44,7 @@ _CLAUSES = (
 def rare_words(text: str) -> str:
     """Replace each listed word with its rare synonym and keep its capitalization."""
 
-    def replaced(match: re.Match) -> str:
+    def replace(match: re.Match) -> str:
         word = match[0]
         rare = RARE_WORDS.get(word.lower())
         if rare is None:
@@ -53,7 +53,7 @@ def rare_words(text: str) -> str:
             return rare.upper()
         return rare[:1].upper() + rare[1:] if word[:1].isupper() else rare
 
-    return re.sub(r"[A-Za-z]+", replaced, text)
+    return re.sub(r"[A-Za-z]+", replace, text)
 
 
 def share_replaced(text: str) -> float:
@@ -66,10 +66,12 @@ def complex_syntax(text: str, clauses: int, generator: np.random.Generator) -> s
     """Put the text inside several clauses; a full stop at its end moves to the end of the result.
 
     Raises:
-        InputError: There are fewer clauses than requested.
+        InputError: Fewer clauses are available than requested.
     """
     if clauses > len(_CLAUSES):
-        raise InputError(f"{clauses} clauses are asked for (studies.rewritten.clauses), but there are {len(_CLAUSES)}")
+        raise InputError(
+            f"studies.rewritten.clauses is {clauses}, but only {len(_CLAUSES)} clauses are available; choose a smaller number"
+        )
     match = re.fullmatch(r"(.*?)(\s*[.!?]?\s*)", text, flags=re.DOTALL)
     inner, end = match[1], match[2]
     for number in generator.permutation(len(_CLAUSES))[:clauses]:
@@ -77,71 +79,71 @@ def complex_syntax(text: str, clauses: int, generator: np.random.Generator) -> s
     return inner + end
 
 
-def typos(text: str, chance: float, generator: np.random.Generator) -> str:
+def typos(text: str, probability: float, generator: np.random.Generator) -> str:
     """Change each ASCII letter with some probability: swap it with the next, drop it, double it or use a neighbouring key.
 
     At least one letter remains.
     """
     letters = list(text)
-    written: list[str] = []
-    place = 0
-    while place < len(letters):
-        letter = letters[place]
+    output: list[str] = []
+    position = 0
+    while position < len(letters):
+        letter = letters[position]
         is_letter = letter.isascii() and letter.isalpha()
-        if is_letter and generator.random() < chance:
-            following = letters[place + 1] if place + 1 < len(letters) else ""
-            way = generator.integers(4)
-            if way == 0 and following.isascii() and following.isalpha():
-                written += [following, letter]
-                place += 1
-            elif way == 1:
+        if is_letter and generator.random() < probability:
+            next_letter = letters[position + 1] if position + 1 < len(letters) else ""
+            edit = generator.integers(4)
+            if edit == 0 and next_letter.isascii() and next_letter.isalpha():
+                output += [next_letter, letter]
+                position += 1
+            elif edit == 1:
                 pass
-            elif way == 2:
-                written += [letter, letter]
+            elif edit == 2:
+                output += [letter, letter]
             else:
-                near = _NEIGHBOURS[letter.lower()]
-                typed = near[generator.integers(len(near))]
-                written.append(typed.upper() if letter.isupper() else typed)
+                neighbours = _NEIGHBOURS[letter.lower()]
+                typo = neighbours[generator.integers(len(neighbours))]
+                output.append(typo.upper() if letter.isupper() else typo)
         else:
-            written.append(letter)
-        place += 1
-    return "".join(written) if "".join(written).strip() else text
+            output.append(letter)
+        position += 1
+    return "".join(output) if "".join(output).strip() else text
 
 
-def rewrite(prompts: pd.DataFrame, how: Rewriting, settings: Settings) -> pd.DataFrame:
+def rewrite(prompts: pd.DataFrame, rewriting: Rewriting, settings: Settings) -> pd.DataFrame:
     """Rewrite the text of each query in a prompts table and shift the spans after it.
 
     Args:
         prompts: A prompts table.
-        how: One of :data:`~icl_lens.studies.kernel_regression.rewritten.study.REWRITINGS`.
+        rewriting: One of :data:`~icl_lens.studies.kernel_regression.rewritten.study.REWRITINGS`.
         settings: Settings of the rewriting. The result for a query depends only on them and on the query's own text, not on the
             other rows of the table.
 
     Raises:
-        InputError: The settings ask for more clauses than there are.
+        InputError: The settings request more clauses than are available.
     """
-    ways: dict[Rewriting, Callable[[str, np.random.Generator], str]] = {
+    functions: dict[Rewriting, Callable[[str, np.random.Generator], str]] = {
         "original": lambda text, generator: text,
         "rare_words": lambda text, generator: rare_words(text),
         "complex_syntax": lambda text, generator: complex_syntax(text, settings.clauses, generator),
         "typos": lambda text, generator: typos(text, settings.typos, generator),
     }
 
-    def rewritten(row: dict) -> dict:
+    def rewrite_row(row: dict) -> dict:
         start, end = (int(edge) for edge in row["query_span"])
         old = row["text"][start:end]
-        generator = np.random.default_rng([settings.seed, REWRITINGS.index(how), *old.encode()])
-        new = ways[how](old, generator)
-        longer = len(new) - len(old)
+        generator = np.random.default_rng([settings.seed, REWRITINGS.index(rewriting), *old.encode()])
+        new = functions[rewriting](old, generator)
+        shift = len(new) - len(old)
 
-        def moved(span) -> list[int]:
-            return [int(edge) + (longer if int(span[0]) >= end else 0) for edge in span]
+        def move(span) -> list[int]:
+            return [int(edge) + (shift if int(span[0]) >= end else 0) for edge in span]
 
         return {
             **row,
             "text": row["text"][:start] + new + row["text"][end:],
-            "query_span": [start, end + longer],
-            **{name: [moved(span) for span in row[name]] for name in ("label_spans", "text_spans", "prefix_spans")},
+            "query_span": [start, end + shift],
+            **{name: [move(span) for span in row[name]] for name in ("label_spans", "text_spans", "prefix_spans")},
         }
 
-    return pd.DataFrame([rewritten(row) for row in prompts.to_dict("records")], columns=prompts.columns)
+    return pd.DataFrame([rewrite_row(row) for row in prompts.to_dict("records")], columns=prompts.columns)

@@ -1,4 +1,4 @@
-"""The study rewritten: the model's predictions for test texts that are rewritten by rules.
+"""The study ``rewritten``: predictions for test texts after rule-based rewriting.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Table 1.
 """
@@ -23,14 +23,12 @@ REWRITINGS: tuple[Rewriting, ...] = get_args(Rewriting)
 class Settings(Section):
     """Settings of the rewritings and of their strength."""
 
-    queries: int = Field(
-        default=40, ge=1, description="The first so many prompts of each seed are run, or all where there are fewer."
-    )
-    seed: Seed = Field(default=0, description="Of the typos and of the clauses.")
+    queries: int = Field(default=40, ge=1, description="Number of prompts per seed (the first ones); all if there are fewer.")
+    seed: Seed = Field(default=0, description="Seed of the typos and of the clauses.")
     typos: float = Field(
-        default=0.15, gt=0, le=1, description="The chance of each letter to be swapped, dropped, doubled or mistyped (ours)."
+        default=0.15, gt=0, le=1, description="Probability that a letter is swapped, dropped, doubled or mistyped (ours)."
     )
-    clauses: int = Field(default=2, ge=1, description="How many clauses are put around each text (ours).")
+    clauses: int = Field(default=2, ge=1, description="Number of clauses that are put around each text (ours).")
 
 
 SCHEMA = study_schema(
@@ -49,15 +47,17 @@ SCHEMA = study_schema(
 
 STUDY = Study(
     package=__package__,
-    help="answers to test texts with rare words, with more complex syntax, and with typos",
+    help="predictions for test texts rewritten with rare words, complex syntax or typos",
     schema=SCHEMA,
     cost=Cost(passes=4, queries=lambda settings: settings.queries),
-    settings=Keys("rewritten", Settings, "Test texts rewritten by rules: how many typos, how many clauses."),
+    settings=Keys(
+        "rewritten", Settings, "Test texts rewritten by rules: numbers of prompts and clauses, and probability of typos."
+    ),
     inputs="prepare",
     items=(
         Item(
             name="kr_table_1",
-            title="Accuracy on test texts as they are and rewritten: rare words, more complex syntax, typos",
+            title="Accuracy on original test texts, and on test texts rewritten with rare words, complex syntax or typos",
             notebook="kernel_regression/kr_table_1",
             set="fresh-4shot",
             studies=("rewritten",),

@@ -65,10 +65,10 @@ def prepare(given: Given) -> Inputs:
     fits = table["prompt_id"].isin([p.prompt_id for p in fitting(model, prompts)])
     kept = table[fits.groupby(table["query_id"]).transform("all")]
     if kept.empty:
-        raise InputError(f"model {model.name}: no query fits its context in every condition; ask for fewer examples")
-    whole = set(kept["prompt_id"])
-    found = [p for p in prompts if p.prompt_id in whole]
-    return Inputs(found, len(prompts) - len(found), {"table": kept})
+        raise InputError(f"model {model.name}: no query fits the context in every condition; use fewer examples")
+    complete = set(kept["prompt_id"])
+    selected = [p for p in prompts if p.prompt_id in complete]
+    return Inputs(selected, len(prompts) - len(selected), {"table": kept})
 
 
 def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
@@ -78,20 +78,22 @@ def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.Dat
     """
     spans = ["relevant_spans", "irrelevant_spans", "context_spans"]
     counts = table[spans].map(len).to_numpy().cumsum(1)  # (N, 3)
-    plain = table.assign(
+    with_spans = table.assign(
         label_spans=[[*row[0], *row[1], *row[2]] for row in table[spans].to_numpy()],
         text_spans=[[]] * len(table),
         prefix_spans=[[span] for span in table["ending_span"]],
     )
-    moved = chat.wrap(plain, tokenizer)
-    parts = [np.split(np.array(row, dtype=object), ends[:2]) for row, ends in zip(moved["label_spans"], counts, strict=True)]
-    return moved.assign(
-        **{name: [[[int(e) for e in span] for span in part[i]] for part in parts] for i, name in enumerate(spans)},
+    wrapped = chat.wrap(with_spans, tokenizer)
+    span_groups = [
+        np.split(np.array(row, dtype=object), ends[:2]) for row, ends in zip(wrapped["label_spans"], counts, strict=True)
+    ]
+    return wrapped.assign(
+        **{name: [[[int(e) for e in span] for span in group[i]] for group in span_groups] for i, name in enumerate(spans)},
         query_span=[
             # The query ends where the prompt ends. The text between the query and the piece that opens the answer belongs to
             # the chat template.
             [span[0], len(text)]
-            for span, text in zip(moved["query_span"], moved["text"], strict=True)
+            for span, text in zip(wrapped["query_span"], wrapped["text"], strict=True)
         ],
     )[list(table.columns)]
 
@@ -135,25 +137,28 @@ def compute(
     for distractors, part in table.groupby("distractors", sort=True):
         conditions = list(part.groupby(["examples", "control"], sort=True))
         queries = sorted(set(part["query_id"]))
-        found: list[dict[str, Any]] = []
-        for (examples, control), of_condition in conditions:
-            ordered = of_condition.sort_values("query_id")
+        results: list[dict[str, Any]] = []
+        for (examples, control), condition_rows in conditions:
+            ordered = condition_rows.sort_values("query_id")
             if ordered["query_id"].tolist() != queries:
                 name = condition_name(examples, control)
-                raise InputError(f"condition {name!r} with {distractors} distractors lacks a query that another has")
-            read = [by_id[i] for i in ordered["prompt_id"]]
-            answers, vectors = _read(model, read, ordered, batch_tokens, settings.new_tokens, progress)
+                raise InputError(
+                    f"condition {name!r} with {distractors} distractors lacks a query of another condition; create the "
+                    "prompts table again"
+                )
+            condition_prompts = [by_id[i] for i in ordered["prompt_id"]]
+            answers, vectors = _run_condition(model, condition_prompts, ordered, batch_tokens, settings.new_tokens, progress)
             rows.append(ordered.assign(**answers))
-            found.append(
+            results.append(
                 {
                     "cosine": similarity.cosines(vectors.transpose(0, 1).numpy()),
-                    "probe": _probe(ordered, vectors[0].numpy(), settings),
+                    "probe": _test_probes(ordered, vectors[0].numpy(), settings),
                 }
             )
-        stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
-        compared = _compare(conditions, stacked["cosine"], by_id, settings)
-        commonest = _commonest(conditions[0][1].sort_values("query_id"))
-        for name, tensor in {**stacked, **compared, "probe_commonest": commonest}.items():
+        stacked = {name: np.stack([each[name] for each in results]) for name in results[0]}
+        comparisons = _compare(conditions, stacked["cosine"], by_id, settings)
+        majority = _majority_baselines(conditions[0][1].sort_values("query_id"))
+        for name, tensor in {**stacked, **comparisons, "probe_commonest": majority}.items():
             tensors[f"d{distractors}.{name}"] = tensor if tensor.dtype == np.uint8 else tensor.astype(np.float32)
     kept = pd.concat(rows, ignore_index=True).drop(
         columns=["task", "set", "seed", "text", "query_span", "ending_span", "group", *(f"{name}_spans" for name in SETS)]
@@ -161,7 +166,7 @@ def compute(
     return kept.sort_values("prompt_id", ignore_index=True), tensors
 
 
-def _read(
+def _run_condition(
     model: LanguageModel,
     prompts: Sequence[TokenizedPrompt],
     rows: pd.DataFrame,
@@ -176,35 +181,40 @@ def _read(
     """
     spans = {name: rows[f"{name}_spans"].tolist() for name in SETS}
     sets = [[tokens_of(p, spans[name][i]) for name in SETS] for i, p in enumerate(prompts)]
-    query = [tokens_of(p, [span]) for p, span in zip(prompts, rows["query_span"], strict=True)]
-    for prompt, tokens in zip(prompts, query, strict=True):
+    query_tokens = [tokens_of(p, [span]) for p, span in zip(prompts, rows["query_span"], strict=True)]
+    for prompt, tokens in zip(prompts, query_tokens, strict=True):
         if not len(tokens) or tokens[-1] != prompt.last:
-            raise InputError(f"prompt {prompt.prompt_id}: its last token is not the last of its query_span")
+            raise InputError(
+                f"prompt {prompt.prompt_id}: the last token of the prompt is not the last token of its query_span; correct "
+                "the query_span"
+            )
     candidates = generation.candidate_ids(prompts, rows["candidates"].tolist(), model.tokenizer)
     columns: dict[str, list] = {name: [None] * len(prompts) for name in ("answer", "candidate_log_probs", *SETS)}
     columns |= {f"{name}_tokens": [len(each[i]) for each in sets] for i, name in enumerate(SETS)}
     vectors: Tensor | None = None
     longest = max((len(ids) for each in candidates for ids in each), default=1)
     for batch in batches(model, prompts, batch_tokens, kept="states", positions=longest):
-        logits, cache, states, attended = _forward(model, batch, sets)
-        pooled = pool(states, batch, query)  # (Q, L + 1, B, W)
+        logits, cache, states, attention = _forward(model, batch, sets)
+        pooled = pool(states, batch, query_tokens)  # (Q, L + 1, B, W)
         if vectors is None:
             vectors = torch.empty(*pooled.shape[:2], len(prompts), pooled.shape[3], dtype=pooled.dtype)
         vectors[:, :, batch.index] = pooled
-        behind = generation.Answering(model, batch, cache, logits)
-        scores: list[list[float]] = [[] for _ in batch.index]
-        for place in range(max(len(candidates[i]) for i in batch.index)):
+        continuation = generation.Continuations(model, batch, cache, logits)
+        log_probs: list[list[float]] = [[] for _ in batch.index]
+        for number in range(max(len(candidates[i]) for i in batch.index)):
             # A prompt has fewer candidates if two of them are the same number. Its last candidate is then repeated.
-            read = behind.log_likelihood([candidates[i][min(place, len(candidates[i]) - 1)] for i in batch.index])
-            for row, (i, score) in enumerate(zip(batch.index, read.tolist(), strict=True)):
-                if place < len(candidates[i]):
-                    scores[row].append(score)
-        answers = behind.greedy(new_tokens).cpu().numpy()  # (B, N)
+            log_likelihoods = continuation.log_likelihood(
+                [candidates[i][min(number, len(candidates[i]) - 1)] for i in batch.index]
+            )
+            for row, (i, log_prob) in enumerate(zip(batch.index, log_likelihoods.tolist(), strict=True)):
+                if number < len(candidates[i]):
+                    log_probs[row].append(log_prob)
+        answers = continuation.greedy(new_tokens).cpu().numpy()  # (B, N)
         for row, i in enumerate(batch.index):
-            columns["answer"][i] = generation.written(answers[row], model.tokenizer)
-            columns["candidate_log_probs"][i] = scores[row]
-            for number, name in enumerate(SETS):
-                columns[name][i] = attended[row, number].tolist()
+            columns["answer"][i] = generation.decode_answer(answers[row], model.tokenizer)
+            columns["candidate_log_probs"][i] = log_probs[row]
+            for set_index, name in enumerate(SETS):
+                columns[name][i] = attention[row, set_index].tolist()
         progress(len(batch.index))
     return columns, vectors
 
@@ -220,13 +230,13 @@ def _forward(
     cache = DynamicCache()
     with record_rows(model.network, batch.last) as attention:
         logits, output = last_output(model, batch, use_cache=True, past_key_values=cache, output_hidden_states=True)
-    inside = torch.zeros(len(batch.index), len(SETS), batch.mask.shape[1])  # (B, S, K)
+    weights = torch.zeros(len(batch.index), len(SETS), batch.mask.shape[1])  # (B, S, K)
     for row, i in enumerate(batch.index):
-        for number, tokens in enumerate(sets[i]):
-            inside[row, number, tokens] = 1 / max(1, len(tokens))
-    inside = inside.to(model.device)
+        for set_index, tokens in enumerate(sets[i]):
+            weights[row, set_index, tokens] = 1 / max(1, len(tokens))
+    weights = weights.to(model.device)
     means = [
-        torch.einsum("bk,bsk->bs", at_least_float32(attention[layer]).mean(1), inside) for layer in sorted(attention)
+        torch.einsum("bk,bsk->bs", at_least_float32(attention[layer]).mean(1), weights) for layer in sorted(attention)
     ]  # L of (B, S)
     return logits, cache, output.hidden_states, torch.stack(means, -1).cpu()
 
@@ -243,17 +253,17 @@ def pool(states: Sequence[Tensor], batch: Batch, query: Sequence[np.ndarray]) ->
         Pooled states on the CPU, at least float32, shape (3, L + 1, B, W), in the order of
         :data:`~icl_lens.studies.representation_change.settings.POOLINGS`.
     """
-    inside = torch.zeros(batch.ids.shape, dtype=torch.bool)  # (B, T)
+    mask = torch.zeros(batch.ids.shape, dtype=torch.bool)  # (B, T)
     for row, i in enumerate(batch.index):
-        inside[row, query[i]] = True
-    inside = inside.to(batch.ids.device)[..., None]  # (B, T, 1)
+        mask[row, query[i]] = True
+    mask = mask.to(batch.ids.device)[..., None]  # (B, T, 1)
     rows = torch.arange(len(batch.index), device=batch.ids.device)
     pooled = []
     for layer in states:
         layer = at_least_float32(layer)  # (B, T, W)
-        mean = (layer * inside).sum(1) / inside.sum(1)  # (B, W)
-        highest = layer.masked_fill(~inside, -torch.inf).amax(1)  # (B, W)
-        pooled.append(torch.stack([mean, highest, layer[rows, batch.last]]).cpu())  # (3, B, W)
+        mean = (layer * mask).sum(1) / mask.sum(1)  # (B, W)
+        maximum = layer.masked_fill(~mask, -torch.inf).amax(1)  # (B, W)
+        pooled.append(torch.stack([mean, maximum, layer[rows, batch.last]]).cpu())  # (3, B, W)
     return torch.stack(pooled, 1)
 
 
@@ -272,49 +282,50 @@ def _compare(
     shape, flat = cosine.shape[:3], cosine.reshape(-1, cosine.shape[-1])  # (S, M)
     ranks, values = similarity.unit_ranks(flat), similarity.unit_values(flat)  # (S, M) each
     # The query's own tokens, which are the same in each condition.
-    words = [
+    query_tokens = [
         {token for token, start in zip(p.ids.tolist(), p.spans[:, 0].tolist(), strict=True) if start >= span[0]}
         for p, span in ((prompts[i], span) for i, span in zip(first["prompt_id"], first["query_span"], strict=True))
     ]
-    given = [similarity.condensed(hypotheses.overlap(words))]
+    covariates = [similarity.condensed(hypotheses.jaccard(query_tokens))]
     if first["task"].iloc[0] == "lines":
-        given.append(similarity.condensed(hypotheses.distance(first["place"].to_numpy())))
+        covariates.append(similarity.condensed(hypotheses.distance(first["place"].to_numpy())))
     kernels = similarity.square(np.nan_to_num(cosine))  # (C, L + 1, Q, P, P)
-    found: dict[str, list[np.ndarray]] = {}
+    results: dict[str, list[np.ndarray]] = {}
     for hypothesis in hypotheses.matrices(first).values():
         pairs = similarity.condensed(hypothesis)  # (M,)
         spearman = ranks @ similarity.unit_ranks(pairs)  # (S,)
         null = similarity.mantel(ranks, similarity.ranked(hypothesis), settings.permutations, settings.seed)  # (R, S)
-        each = {
+        statistics = {
             "spearman": spearman,
             "pearson": values @ similarity.unit_values(pairs),
             "mantel_p": similarity.p_of(spearman, null),
             "null_high": np.quantile(null, 0.95, axis=0),
-            "partial": similarity.partial(flat, pairs, given),
+            "partial": similarity.partial(flat, pairs, covariates),
         }
-        for name, value in each.items():
-            found.setdefault(name, []).append(value.reshape(shape))
+        for name, value in statistics.items():
+            results.setdefault(name, []).append(value.reshape(shape))
         # A negative distance is not a kernel: its diagonal is 0, which is its largest value.
-        found.setdefault("cka", []).append(similarity.cka(kernels, hypothesis))
-    return {name: np.stack(values, -1) for name, values in found.items()}
+        results.setdefault("cka", []).append(similarity.cka(kernels, hypothesis))
+    return {name: np.stack(values, -1) for name, values in results.items()}
 
 
-def _probe(rows: pd.DataFrame, vectors: np.ndarray, settings: Settings) -> np.ndarray:
+def _test_probes(rows: pd.DataFrame, vectors: np.ndarray, settings: Settings) -> np.ndarray:
     """Return where the probes of one pooling are correct, shape (L + 1, T, P), from vectors of shape (L + 1, P, W)."""
-    folds = probes.grouped_folds(rows["group"].tolist(), settings.folds, settings.seed)
-    right = [probes.predicted(vectors, classes, folds, settings.penalty) == classes for classes in _probed(rows).values()]
-    return np.stack(right, 1).astype(np.uint8)
+    split = {"groups": rows["group"].tolist(), "folds": settings.folds, "seed": settings.seed}
+    targets = _probe_targets(rows).values()
+    correct = [probes.predicted(vectors, classes, penalty=settings.penalty, **split) == classes for classes in targets]
+    return np.stack(correct, 1).astype(np.uint8)
 
 
-def _probed(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+def _probe_targets(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return the classes of each probed component, shape (P,) each."""
     task = rows["task"].iloc[0]
     columns = {name: [row[i] for row in rows["components"]] for i, name in enumerate(COMPONENTS[task])}
     columns["position"] = rows["position"].tolist()
-    wanted = probed(task, int(rows["distractors"].iloc[0]))
-    return {name: np.unique(columns[name], return_inverse=True)[1] for name in wanted}
+    names = probed(task, int(rows["distractors"].iloc[0]))
+    return {name: np.unique(columns[name], return_inverse=True)[1] for name in names}
 
 
-def _commonest(rows: pd.DataFrame) -> np.ndarray:
+def _majority_baselines(rows: pd.DataFrame) -> np.ndarray:
     """Compute the majority baseline of each probed component, shape (T,)."""
-    return np.array([np.bincount(classes).max() / len(classes) for classes in _probed(rows).values()])
+    return np.array([np.bincount(classes).max() / len(classes) for classes in _probe_targets(rows).values()])

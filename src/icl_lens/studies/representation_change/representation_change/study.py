@@ -36,12 +36,20 @@ LIST_TOKENS, STORY_TOKENS, SENTENCE_TOKENS, ANSWER_TOKENS = 70, 18, 6, 4
 
 def _work(job: Job) -> Work:
     """Estimate the work of a job: each prompt is read once, followed by each of its candidates and by its answer."""
-    own = getattr(job.settings, job.task)
+    task_settings = getattr(job.settings, job.task)
     if job.task == "lines":
-        cells = [(len(own.slopes) * len(own.intercepts) * own.queries_per_line, LIST_TOKENS, 3 * ANSWER_TOKENS)]
+        cells = [
+            (
+                len(task_settings.slopes) * len(task_settings.intercepts) * task_settings.queries_per_line,
+                LIST_TOKENS,
+                3 * ANSWER_TOKENS,
+            )
+        ]
     else:
-        cells = [(own.queries, STORY_TOKENS + SENTENCE_TOKENS * d, 10 * ANSWER_TOKENS) for d in own.distractors]
-    conditions = own.conditions()
+        cells = [
+            (task_settings.queries, STORY_TOKENS + SENTENCE_TOKENS * d, 10 * ANSWER_TOKENS) for d in task_settings.distractors
+        ]
+    conditions = task_settings.conditions()
     tokens = sum(
         queries * sum((examples + 1) * length + candidates + job.settings.new_tokens for examples, _ in conditions)
         for queries, length, candidates in cells
@@ -51,13 +59,13 @@ def _work(job: Job) -> Work:
 
 STUDY = Study(
     package=__package__,
-    help="how answers, representations and attention change with examples, on paired prompts",
+    help="changes of answers, representations and attention with examples, on paired prompts",
     schema=SCHEMA,
     cost=Cost(passes=1, work=_work),
     settings=Keys(
         "representation_change",
         Settings,
-        "The prompts with and without examples, and what is computed of answers, representations and attention.",
+        "Prompts with and without examples, and computations on answers, representations and attention.",
     ),
     reads=PAIRED_PROMPTS,
     inputs="prepare",
@@ -76,25 +84,33 @@ STUDY = Study(
             paper_models="" if name == "rc_controls" else "Llama-2-70B and Vicuna-13B",
         )
         for name, title, tensors in (
-            ("rc_behaviour", "How far answers are off with more and more examples, and with as many that tell nothing", False),
+            (
+                "rc_behaviour",
+                "Error by number of examples, compared with the same number of uninformative examples",
+                False,
+            ),
             (
                 "rc_hypotheses",
-                "What the prompts have in common, and how alike they are to the model with and without examples",
+                "What the prompts have in common, and the similarity of their representations with and without examples",
                 True,
             ),
             (
                 "rc_rsa",
-                "How well the similarity of representations agrees with what the prompts have in common, layer by layer",
+                "Agreement of the similarity of representations with what the prompts have in common, by layer",
                 True,
             ),
-            ("rc_probes", "What can be read off the representations by a linear probe, layer by layer", True),
+            ("rc_probes", "Accuracy of linear probes of the representations, by layer", True),
             (
                 "rc_attention_ratio",
-                "How much more the last token attends to what matters than to what does not, layer by layer",
+                "Log ratio of the last token's attention to relevant and to irrelevant tokens, by layer",
                 False,
             ),
-            ("rc_correlations", "Whether answers improve where representations and attention change, query by query", True),
-            ("rc_controls", "Whether examples change more than as many examples that tell nothing", True),
+            (
+                "rc_correlations",
+                "Correlation between the improvement of answers and the changes of representations and attention, over queries",
+                True,
+            ),
+            ("rc_controls", "Effect of examples compared with the effect of the same number of uninformative examples", True),
         )
     ),
 )

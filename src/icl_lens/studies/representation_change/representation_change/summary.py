@@ -6,8 +6,11 @@ weight in all conditions, so the interval of a difference is an interval of pair
 weighted correlation of the ranks of the full sample, with weight w_i w_j on pair (i, j), where w_i is the weight of query i. A
 query that is drawn twice is never paired with itself.
 
-The column ``contrast`` names a condition (``none``, ``examples``, ``control``) or a difference between two conditions. Layers
-count from 0, which is the embeddings; the attention of the first layer has index 1. Means over layers cover layers 1 to L.
+The column ``contrast`` names a condition (``none``, ``examples``, ``control``) or a difference between two conditions.
+
+The column ``layer`` counts from 0 and is missing in means over layers. For alignments and probes it is the index of a hidden
+state: 0 is the embeddings, and l is the output of the l-th of L layers. For attention it is the index of a layer: 0 is the
+first of L layers. Means over layers omit the embeddings.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from icl_lens.studies.representation_change.settings import POOLINGS, SETS, cond
 # Significance level of q in the share of layers, for claim C4 of the study's checklist.
 _LEVEL = 0.05
 # Maximum number of entries in a matrix of resampled pairs, to limit memory.
-_ENTRIES = 20_000_000
+_MAX_ENTRIES = 20_000_000
 
 Condition = tuple[int, bool]
 
@@ -74,31 +77,31 @@ def _weights(rows: pd.DataFrame, plan: Bootstrap) -> np.ndarray:
     return plan.prompt_weights(f"{rows['task'].iloc[0]} {rows['distractors'].iloc[0]}", int(rows["seed"].iloc[0]), len(rows))
 
 
-def contrasts(of: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]]) -> pd.DataFrame:
+def contrasts(by_condition: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]]) -> pd.DataFrame:
     """Arrange conditions and their paired differences as rows.
 
     Args:
-        of: Estimates of all conditions, with the same shape.
+        by_condition: Estimates of all conditions, with the same shape.
         axes: Name and labels of each axis of that shape.
 
     Returns:
         One row per number of examples, contrast and cell: examples, contrast, the axes, value, low, high, prompts.
     """
-    found = []
-    for (examples, control), estimate in of.items():
+    tables = []
+    for (examples, control), estimate in by_condition.items():
         if not examples:
             shown = {"none": estimate}
         elif control:
-            shown = {"control": estimate, "control - none": estimate - of[0, False]}
+            shown = {"control": estimate, "control - none": estimate - by_condition[0, False]}
         else:
             shown = {
                 "examples": estimate,
-                "examples - none": estimate - of[0, False],
-                "examples - control": estimate - of[examples, True],
+                "examples - none": estimate - by_condition[0, False],
+                "examples - control": estimate - by_condition[examples, True],
             }
         for contrast, each in shown.items():
             table = pd.DataFrame(product(*(labels for _, labels in axes)), columns=[name for name, _ in axes])
-            found.append(
+            tables.append(
                 table.assign(
                     examples=examples,
                     contrast=contrast,
@@ -108,7 +111,7 @@ def contrasts(of: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]
                     prompts=each.prompts,
                 )
             )
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 def marked(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,9 +123,9 @@ def marked(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(which=np.where(table["examples"] == 0, "none", np.where(table["examples"] == most, "most", "fewer")))
 
 
-def over_layers(of: dict[Condition, Estimate]) -> dict[Condition, Estimate]:
-    """Compute means over the last axis without its first entry, that is, over layers without the embeddings."""
-    return {key: estimate.apply(lambda v: v[..., 1:].mean(-1)) for key, estimate in of.items()}
+def over_layers(by_condition: dict[Condition, Estimate]) -> dict[Condition, Estimate]:
+    """Compute means over the last axis without its first entry: over layers without the embeddings."""
+    return {key: estimate.apply(lambda v: v[..., 1:].mean(-1)) for key, estimate in by_condition.items()}
 
 
 def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
@@ -136,15 +139,15 @@ def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         One row per cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and
         contrast, with value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
     """
-    plan, found = plan or Bootstrap(), []
+    plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
-        of = {key: judged(each) for key, each in conditions(part).items()}
+        by_condition = {key: judged(each) for key, each in conditions(part).items()}
         for measure in ("error", "relative_error", "likelihood_error", "log_prob", "unparsed"):
-            values = {key: _measure(each, measure) for key, each in of.items()}
-            table = contrasts({key: means(value, of[key], plan) for key, value in values.items()}, ())
+            values = {key: _measure(each, measure) for key, each in by_condition.items()}
+            table = contrasts({key: means(value, by_condition[key], plan) for key, value in values.items()}, ())
             tests = [_tests(values, row.examples, row.contrast) for row in table.itertuples()]
-            found.append(table.assign(**names, measure=measure, **{k: [t[k] for t in tests] for k in tests[0]}))
-    return pd.concat(found, ignore_index=True)
+            tables.append(table.assign(**names, measure=measure, **{k: [t[k] for t in tests] for k in tests[0]}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _measure(rows: pd.DataFrame, measure: str) -> np.ndarray:
@@ -156,8 +159,8 @@ def _tests(values: dict[Condition, np.ndarray], examples: int, contrast: str) ->
     """Compute the paired tests of a difference; NaN for a single condition."""
     if " - " not in contrast:
         return {"t": np.nan, "p_t": np.nan, "p_wilcoxon": np.nan}
-    which = {"none": (0, False), "examples": (examples, False), "control": (examples, True)}
-    one, other = (values[which[side]] for side in contrast.split(" - "))
+    conditions_of = {"none": (0, False), "examples": (examples, False), "control": (examples, True)}
+    one, other = (values[conditions_of[side]] for side in contrast.split(" - "))
     differences = (one - other)[~np.isnan(one - other)]
     t, p = paired_t(differences)
     return {"t": t, "p_t": p, "p_wilcoxon": wilcoxon(differences)}
@@ -171,13 +174,13 @@ def log_ratios(rows: pd.DataFrame, kind: str = "mean", below: str = "irrelevant"
         kind: ``mean``, attention per token as in the definition of A, or ``sum``, attention to all tokens of a set.
         below: The set t that the relevant tokens are compared with.
     """
-    sides = []
+    averages = []
     for name in ("relevant", below):
-        means_ = np.stack([np.asarray(each, dtype=float) for each in rows[name]])  # (P, L)
+        attention = np.stack([np.asarray(each, dtype=float) for each in rows[name]])  # (P, L)
         count = rows[f"{name}_tokens"].to_numpy(dtype=float)[:, None]  # (P, 1)
-        sides.append(np.where(count > 0, means_ * (count if kind == "sum" else 1.0), np.nan))
-    known = (sides[0] > 0) & (sides[1] > 0)
-    ratio = np.divide(sides[0], sides[1], out=np.full_like(sides[0], np.nan), where=known)
+        averages.append(np.where(count > 0, attention * (count if kind == "sum" else 1.0), np.nan))
+    known = (averages[0] > 0) & (averages[1] > 0)
+    ratio = np.divide(averages[0], averages[1], out=np.full_like(averages[0], np.nan), where=known)
     return np.log(ratio, out=np.full_like(ratio, np.nan), where=known)
 
 
@@ -186,38 +189,43 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
 
     Returns:
         One row per cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and
-        contrast: value (mean of log A), low, high, prompts. ``of`` is ``layer`` or ``mean of layers``. A cell without
-        distractors has no irrelevant tokens, so it has no such rows.
+        contrast: value (mean of log A), low, high, prompts. ``layer`` 0 is the first layer. ``of`` is ``layer`` or
+        ``mean of layers``. A cell without distractors has no irrelevant tokens, so it has no such rows.
     """
-    plan, found = plan or Bootstrap(), []
+    plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
-        of = conditions(part)
+        by_condition = conditions(part)
         for below in ("irrelevant", "context"):
-            shown = {key: each for key, each in of.items() if (each[f"{below}_tokens"] > 0).any()}
+            shown = {key: each for key, each in by_condition.items() if (each[f"{below}_tokens"] > 0).any()}
             for kind in ("mean", "sum"):
                 estimates = {key: means(log_ratios(each, kind, below), each, plan) for key, each in shown.items()}
                 if not estimates or (below == "context" and (0, False) in estimates):
                     continue
-                layers = range(1, 1 + len(next(iter(estimates.values())).value))
-                if below == "context":  # there is no context without examples, so there are no differences
-                    table = pd.concat([_condition(*key, e, layers) for key, e in estimates.items()])
+                layers = range(len(next(iter(estimates.values())).value))
+                if below == "context":  # without examples there is no context, so there are no differences
+                    table = pd.concat([_condition_rows(*key, e, layers) for key, e in estimates.items()])
                 else:
                     mean = {key: e.apply(lambda v: v.mean(-1)) for key, e in estimates.items()}
                     table = _with_means(contrasts(estimates, [("layer", layers)]), contrasts(mean, ()))
-                found.append(table.assign(**names, kind=kind, below=below))
-    return pd.concat(found, ignore_index=True)
+                tables.append(table.assign(**names, kind=kind, below=below))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _condition(examples: int, control: bool, estimate: Estimate, layers: Sequence[int]) -> pd.DataFrame:
+def _condition_rows(examples: int, control: bool, estimate: Estimate, layers: Sequence[int]) -> pd.DataFrame:
     """Return the rows of a single condition, one per layer."""
-    found = {"layer": layers, "value": estimate.value, "low": estimate.low, "high": estimate.high}
+    tables = {"layer": layers, "value": estimate.value, "low": estimate.low, "high": estimate.high}
     name = "control" if control else "examples"
-    return pd.DataFrame(found).assign(prompts=estimate.prompts, examples=examples, contrast=name, of="layer")
+    return pd.DataFrame(tables).assign(prompts=estimate.prompts, examples=examples, contrast=name, of="layer")
 
 
 def _with_means(by_layer: pd.DataFrame, mean: pd.DataFrame) -> pd.DataFrame:
     """Concatenate rows of layers and rows of their means, distinguished by ``of``."""
-    return pd.concat([by_layer.assign(of="layer"), mean.assign(of="mean of layers")], ignore_index=True)
+    return _with_integer_layers(pd.concat([by_layer.assign(of="layer"), mean.assign(of="mean of layers")], ignore_index=True))
+
+
+def _with_integer_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose column ``layer`` has integers and missing values."""
+    return table.astype({"layer": "Int64"})
 
 
 def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstrap | None = None) -> pd.DataFrame:
@@ -231,21 +239,21 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
     Returns:
         One row per number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low
         and high (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg),
-        null_high, prompts. ``of`` is ``layer`` or ``mean of layers``. For a contrast that is a difference, pearson, partial and
-        cka are differences too.
+        null_high, prompts. ``layer`` 0 is the embeddings. ``of`` is ``layer`` or ``mean of layers``. For a contrast that is a
+        difference, pearson, partial and cka are differences too.
     """
-    plan, found = plan or Bootstrap(), []
+    plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
-        of = conditions(part)
-        own = {name: tensors[f"d{names['distractors']}.{name}"].astype(float) for name in _COMPARED}
+        by_condition = conditions(part)
+        own = {name: tensors[f"d{names['distractors']}.{name}"].astype(float) for name in _COMPARED_TENSORS}
         labels = hypotheses.names(names["task"], names["distractors"])
         layers = range(own["spearman"].shape[1])
-        first = next(iter(of.values()))
+        first = next(iter(by_condition.values()))
         matrices = hypotheses.matrices(first)
         weights = _weights(first, plan)
-        exact = dict(zip(of, _resampled(own["cosine"][:, :, 0], list(matrices.values()), weights), strict=True))
+        exact = dict(zip(by_condition, _resampled(own["cosine"][:, :, 0], list(matrices.values()), weights), strict=True))
         for place, pooling in enumerate(POOLINGS):
-            plain = {key: own["spearman"][number, :, place] for number, key in enumerate(of)}  # (L + 1, H) each
+            plain = {key: own["spearman"][number, :, place] for number, key in enumerate(by_condition)}  # (L + 1, H) each
             estimates = {
                 key: Estimate(value, exact[key] if not place else value[None], len(first), plan.level)
                 for key, value in plain.items()
@@ -253,11 +261,13 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
             axes = [("layer", layers), ("hypothesis", labels)]
             table = contrasts(estimates, axes)
             for name in ("pearson", "partial", "cka"):
-                fixed = {key: Estimate(own[name][n, :, place], own[name][n, :, place][None], 0) for n, key in enumerate(of)}
+                fixed = {
+                    key: Estimate(own[name][n, :, place], own[name][n, :, place][None], 0) for n, key in enumerate(by_condition)
+                }
                 table[name] = contrasts(fixed, axes)["value"]
             for name in ("mantel_p", "null_high"):
-                of_condition = {condition_name(*key): own[name][n, :, place] for n, key in enumerate(of)}
-                table[name] = _of_conditions(table, of_condition, labels)
+                condition_values = {condition_name(*key): own[name][n, :, place] for n, key in enumerate(by_condition)}
+                table[name] = _condition_values(table, condition_values, labels)
             single = table["mantel_p"].notna()
             keys = ["examples", "contrast", "hypothesis"]
             table.loc[single, "mantel_q"] = (
@@ -268,14 +278,14 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
             table = _with_means(table, mean)
             if place:
                 table[["low", "high"]] = np.nan
-            found.append(table.assign(**names, pooling=pooling))
-    return pd.concat(found, ignore_index=True)
+            tables.append(table.assign(**names, pooling=pooling))
+    return pd.concat(tables, ignore_index=True)
 
 
-_COMPARED = ("cosine", "spearman", "pearson", "partial", "cka", "mantel_p", "null_high")
+_COMPARED_TENSORS = ("cosine", "spearman", "pearson", "partial", "cka", "mantel_p", "null_high")
 
 
-def _of_conditions(table: pd.DataFrame, values: dict[str, np.ndarray], labels: Sequence[str]) -> list[float]:
+def _condition_values(table: pd.DataFrame, values: dict[str, np.ndarray], labels: Sequence[str]) -> list[float]:
     """Return a value for each row that is a single condition; NaN for a difference."""
     place = {name: number for number, name in enumerate(labels)}
     return [
@@ -301,17 +311,17 @@ def _resampled(cosine: np.ndarray, matrices: Sequence[np.ndarray], weights: np.n
     ranks = similarity.unit_ranks(cosine.reshape(-1, cosine.shape[-1]))  # (S, M); NaN where constant
     hypotheses_ = np.stack([similarity.unit_ranks(similarity.condensed(matrix)) for matrix in matrices])  # (H, M)
     rows, columns = np.triu_indices(weights.shape[1], 1)
-    found, chunk = [], max(1, _ENTRIES // len(rows))
-    for start in range(0, len(weights), chunk):
-        pairs = weights[start : start + chunk, rows] * weights[start : start + chunk, columns]  # (r, M)
+    chunks, size = [], max(1, _MAX_ENTRIES // len(rows))
+    for start in range(0, len(weights), size):
+        pairs = weights[start : start + size, rows] * weights[start : start + size, columns]  # (r, M)
         pairs /= pairs.sum(1, keepdims=True)
         mean, own = pairs @ ranks.T, pairs @ hypotheses_.T  # (r, S), (r, H)
         spread = np.sqrt(np.maximum(pairs @ (ranks**2).T - mean**2, 0))
         wide = np.sqrt(np.maximum(pairs @ (hypotheses_**2).T - own**2, 0))
         shared = np.stack([pairs @ (ranks * h).T for h in hypotheses_], -1) - mean[..., None] * own[:, None]  # (r, S, H)
         norms = spread[..., None] * wide[:, None]
-        found.append(np.divide(shared, norms, out=np.full_like(shared, np.nan), where=norms > 0))
-    drawn = np.concatenate(found)  # (R, S, H)
+        chunks.append(np.divide(shared, norms, out=np.full_like(shared, np.nan), where=norms > 0))
+    drawn = np.concatenate(chunks)  # (R, S, H)
     return drawn.reshape(len(drawn), *shape, -1).swapaxes(0, 1)
 
 
@@ -320,25 +330,25 @@ def probe_accuracies(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: B
 
     Returns:
         One row per number of distractors, component, layer, number of examples and contrast: value, low, high, prompts,
-        commonest (majority baseline). ``of`` is as in :func:`alignments`.
+        ``commonest`` (majority baseline). ``layer`` and ``of`` are as in :func:`alignments`.
     """
-    plan, found = plan or Bootstrap(), []
+    plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
-        of = conditions(part)
+        by_condition = conditions(part)
         labels = probed(names["task"], names["distractors"])
-        right = tensors[f"d{names['distractors']}.probe"].astype(float)  # (C, L + 1, T, P)
-        chance = dict(zip(labels, tensors[f"d{names['distractors']}.probe_commonest"].astype(float), strict=True))
+        correct = tensors[f"d{names['distractors']}.probe"].astype(float)  # (C, L + 1, T, P)
+        baselines = dict(zip(labels, tensors[f"d{names['distractors']}.probe_commonest"].astype(float), strict=True))
         estimates = {
-            key: means(np.moveaxis(right[n], -1, 0), each, plan) for n, (key, each) in enumerate(of.items())
+            key: means(np.moveaxis(correct[n], -1, 0), each, plan) for n, (key, each) in enumerate(by_condition.items())
         }  # (L + 1, T) each
-        table = contrasts(estimates, [("layer", range(right.shape[1])), ("component", labels)])
+        table = contrasts(estimates, [("layer", range(correct.shape[1])), ("component", labels)])
         swapped = {key: e.apply(lambda v: np.swapaxes(v, -1, -2)) for key, e in estimates.items()}
         table = _with_means(table, contrasts(over_layers(swapped), [("component", labels)]))
-        found.append(table.assign(**names, commonest=table["component"].map(chance)))
-    return pd.concat(found, ignore_index=True)
+        tables.append(table.assign(**names, commonest=table["component"].map(baselines)))
+    return pd.concat(tables, ignore_index=True)
 
 
-def own_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
+def query_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
     """Compute how well each query's similarities to the other queries agree with a hypothesis (Spearman's correlation).
 
     Args:
@@ -351,8 +361,8 @@ def own_alignment(cosine: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
     matrix = similarity.square(cosine)  # (..., P, P)
     size = matrix.shape[-1]
     others = ~np.eye(size, dtype=bool)
-    of_each = matrix[..., others].reshape(*matrix.shape[:-2], size, size - 1)  # (..., P, P - 1)
-    return spearman(of_each, hypothesis[others].reshape(size, size - 1))
+    to_others = matrix[..., others].reshape(*matrix.shape[:-2], size, size - 1)  # (..., P, P - 1)
+    return spearman(to_others, hypothesis[others].reshape(size, size - 1))
 
 
 def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutations: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -360,7 +370,7 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
 
     The largest number of examples is compared with no examples and with its control. For each query, the improvement is the
     decrease of its error or the increase of the log-probability of its correct answer. The change is the increase of its own
-    alignment with the task's hypothesis (:func:`own_alignment`) or of its log A.
+    alignment with the task's hypothesis (:func:`query_alignment`) or of its log A.
 
     Args:
         rows: The representation_change table of one model and task.
@@ -371,19 +381,20 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
     Returns:
         One row per number of distractors, contrast (examples - none, examples - control), improvement (error, log_prob), change
         (alignment, attention) and layer: value (Spearman's correlation), p, q (Benjamini and Hochberg over layers), prompts;
-        ``of`` is ``layer``. One further row has ``share of layers`` in ``of``: the share of layers 1 to L in which the
+        ``of`` is ``layer``. ``layer`` 0 is the embeddings if the change is alignment, and the first layer if it is
+        attention. One further row has ``share of layers`` in ``of``: the share of layers, without the embeddings, in which the
         correlation is positive with q below 0.05. The value is empty if all queries improve equally.
     """
-    found = []
+    tables = []
     for names, part in cells(rows):
-        of = conditions(part)
-        most = max(k for k, _ in of)
+        by_condition = conditions(part)
+        most = max(k for k, _ in by_condition)
         cosine = tensors[f"d{names['distractors']}.cosine"][:, :, 0].astype(float)  # (C, L + 1, M)
-        matrix = next(iter(hypotheses.matrices(next(iter(of.values()))).values()))
-        place = {key: number for number, key in enumerate(of)}
-        answers = {key: judged(of[key]) for key in ((0, False), (most, False), (most, True))}
-        own = {key: own_alignment(cosine[place[key]], matrix) for key in answers}  # (L + 1, P) each
-        ratio = {key: log_ratios(of[key]).T for key in answers}  # (L, P) each
+        matrix = next(iter(hypotheses.matrices(next(iter(by_condition.values()))).values()))
+        place = {key: number for number, key in enumerate(by_condition)}
+        answers = {key: judged(by_condition[key]) for key in ((0, False), (most, False), (most, True))}
+        own = {key: query_alignment(cosine[place[key]], matrix) for key in answers}  # (L + 1, P) each
+        ratio = {key: log_ratios(by_condition[key]).T for key in answers}  # (L, P) each
         for contrast, base in (("examples - none", (0, False)), ("examples - control", (most, True))):
             after, before = answers[most, False], answers[base]
             better = {
@@ -391,16 +402,17 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
                 "log_prob": after["log_prob"].to_numpy() - before["log_prob"].to_numpy(),
             }
             changes = {
-                "alignment": (own[most, False] - own[base], 0),
-                "attention": (ratio[most, False] - ratio[base], 1),
+                # Many of these changes are equal; without rounding, their rounding errors would be ranked.
+                "alignment": (own[most, False] - own[base]).round(12),
+                "attention": ratio[most, False] - ratio[base],
             }
             for improvement, gain in better.items():
-                for change, (values, start) in changes.items():
-                    tests = [_correlated(gain, layer, permutations, seed) for layer in values]
+                for change, values in changes.items():
+                    tests = [_correlation(gain, layer, permutations, seed) for layer in values]
                     p = np.array([test[1] for test in tests])
                     by_layer = pd.DataFrame(
                         {
-                            "layer": np.arange(start, start + len(tests)),
+                            "layer": np.arange(len(tests)),
                             "value": [test[0] for test in tests],
                             "p": p,
                             "q": benjamini_hochberg(p),
@@ -408,18 +420,18 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
                             "of": "layer",
                         }
                     )
-                    counted = by_layer[by_layer["layer"] > 0]
-                    found_in = ((counted["value"] > 0) & (counted["q"] < _LEVEL)).mean()
+                    counted = by_layer.iloc[1:] if change == "alignment" else by_layer  # without the embeddings
+                    positive = ((counted["value"] > 0) & (counted["q"] < _LEVEL)).mean()
                     share = {"of": "share of layers", "prompts": by_layer["prompts"].max()}
-                    share["value"] = found_in if counted["value"].notna().any() else np.nan
-                    table = pd.concat([by_layer, pd.DataFrame([share])], ignore_index=True)
-                    found.append(
+                    share["value"] = positive if counted["value"].notna().any() else np.nan
+                    table = _with_integer_layers(pd.concat([by_layer, pd.DataFrame([share])], ignore_index=True))
+                    tables.append(
                         table.assign(**names, examples=most, contrast=contrast, improvement=improvement, change=change)
                     )
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
-def _correlated(first: np.ndarray, second: np.ndarray, permutations: int, seed: int) -> tuple[float, float, int]:
+def _correlation(first: np.ndarray, second: np.ndarray, permutations: int, seed: int) -> tuple[float, float, int]:
     """Compute Spearman's correlation over queries with both values, its p, and the number of these queries."""
     known = ~(np.isnan(first) | np.isnan(second))
     if known.sum() < 4:
@@ -427,7 +439,7 @@ def _correlated(first: np.ndarray, second: np.ndarray, permutations: int, seed: 
     return (*spearman_test(first[known], second[known], permutations, seed), int(known.sum()))
 
 
-def across_conditions(behaviour_: pd.DataFrame, alignments_: pd.DataFrame, ratios_: pd.DataFrame) -> pd.DataFrame:
+def condition_changes(behaviour_: pd.DataFrame, alignments_: pd.DataFrame, ratios_: pd.DataFrame) -> pd.DataFrame:
     """Compute the changes of error, alignment and log A of each condition with examples, averaged over queries and layers.
 
     Args:
@@ -454,7 +466,7 @@ def across_conditions(behaviour_: pd.DataFrame, alignments_: pd.DataFrame, ratio
         & (ratios_["below"] == SETS[1])
         & ratios_["contrast"].isin(wanted)
     ]
-    found = error[[*keys, "value"]].rename(columns={"value": "error"})
+    changes = error[[*keys, "value"]].rename(columns={"value": "error"})
     for name, table in (("alignment", aligned), ("attention", attended)):
-        found = found.merge(table[[*keys, "value"]].rename(columns={"value": name}), on=keys, how="left")
-    return found
+        changes = changes.merge(table[[*keys, "value"]].rename(columns={"value": name}), on=keys, how="left")
+    return changes

@@ -22,11 +22,11 @@ from icl_lens.models.logits import last_logits
 from icl_lens.prompts.positions import TokenizedPrompt
 
 # Maximum size, in bytes, of the distributions over the vocabulary that are in memory at the same time.
-_HELD = 2**29
+_MAX_BYTES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
-class Alone:
+class DistinctTexts:
     """Texts of a sequence of prompts.
 
     Attributes:
@@ -40,44 +40,46 @@ class Alone:
     demos: list[np.ndarray]
 
 
-def texts_of(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Alone:
+def distinct_texts(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> DistinctTexts:
     """Return the distinct texts of prompts.
 
     Raises:
-        InputError: A text has no token of its own.
+        InputError: No token ends inside a text.
     """
-    place: dict[bytes, int] = {}
+    indices: dict[bytes, int] = {}
     texts: list[TokenizedPrompt] = []
 
-    def find(prompt: TokenizedPrompt, span: np.ndarray) -> int:
+    def index_of(prompt: TokenizedPrompt, span: np.ndarray) -> int:
         start, end = span
-        inside = (prompt.spans[:, 1] > start) & (prompt.spans[:, 1] <= end)  # (T,)
-        if not inside.any():
-            raise InputError(f"prompt {prompt.prompt_id}: the text at character {start} has no token of its own")
-        inside[0] |= prompt.ids[0] == model.tokenizer.bos_token_id
-        ids = prompt.ids[inside]
+        mask = (prompt.spans[:, 1] > start) & (prompt.spans[:, 1] <= end)  # (T,)
+        if not mask.any():
+            raise InputError(
+                f"prompt {prompt.prompt_id}: no token ends inside the text at character {start}; remove this text from the data"
+            )
+        mask[0] |= prompt.ids[0] == model.tokenizer.bos_token_id
+        ids = prompt.ids[mask]
         key = ids.tobytes()
-        if key not in place:
-            place[key] = len(texts)
-            nothing = np.empty(0, dtype=np.int64)
+        if key not in indices:
+            indices[key] = len(texts)
+            empty = np.empty(0, dtype=np.int64)
             texts.append(
                 dataclasses.replace(
                     prompt,
                     ids=ids,
-                    anchors=nothing,
-                    demo_labels=nothing,
+                    anchors=empty,
+                    demo_labels=empty,
                     text=prompt.text[start:end],
-                    spans=prompt.spans[inside],
+                    spans=prompt.spans[mask],
                     text_spans=np.empty((0, 2), dtype=np.int64),
                     label_spans=np.empty((0, 2), dtype=np.int64),
                     query_span=np.array([0, end - start]),
                 )
             )
-        return place[key]
+        return indices[key]
 
-    query = np.array([find(p, p.query_span) for p in prompts], dtype=np.int64)
-    demos = [np.array([find(p, span) for span in p.text_spans], dtype=np.int64) for p in prompts]
-    return Alone(texts, query, demos)
+    query = np.array([index_of(p, p.query_span) for p in prompts], dtype=np.int64)
+    demos = [np.array([index_of(p, span) for span in p.text_spans], dtype=np.int64) for p in prompts]
+    return DistinctTexts(texts, query, demos)
 
 
 @torch.inference_mode()
@@ -88,7 +90,7 @@ def distributions(
 
     Args:
         model: Any supported model.
-        texts: Texts from :func:`texts_of`.
+        texts: Texts from :func:`distinct_texts`.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
 
     Returns:
@@ -99,25 +101,25 @@ def distributions(
         yield batch.index, last_logits(model, batch).softmax(-1)  # (B, V)
 
 
-def likeliest(model: LanguageModel, texts: Sequence[TokenizedPrompt], batch_tokens: int) -> np.ndarray:
+def most_probable_tokens(model: LanguageModel, texts: Sequence[TokenizedPrompt], batch_tokens: int) -> np.ndarray:
     """Return argmax_o P(o | x) for each text: token ids, shape (n,)."""
-    found = np.zeros(len(texts), dtype=np.int64)
-    for index, chances in distributions(model, texts, batch_tokens):
-        found[index] = chances.argmax(-1).cpu().numpy()
-    return found
+    tokens = np.zeros(len(texts), dtype=np.int64)
+    for index, probabilities in distributions(model, texts, batch_tokens):
+        tokens[index] = probabilities.argmax(-1).cpu().numpy()
+    return tokens
 
 
-def portions(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Iterator[range]:
+def split_by_memory(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Iterator[range]:
     """Split the prompts into ranges of indices that fit in memory.
 
     The distributions of all distinct texts in a range fit in memory together. Usually one range contains all prompts.
     """
-    most = max(1, _HELD // (4 * model.network.get_input_embeddings().num_embeddings))
+    max_texts = max(1, _MAX_BYTES // (4 * model.network.get_input_embeddings().num_embeddings))
     start, seen = 0, set()
-    for place, prompt in enumerate(prompts):
-        own = {prompt.text[a:b] for a, b in [prompt.query_span, *prompt.text_spans]}
-        if place > start and len(seen | own) > most:
-            yield range(start, place)
-            start, seen = place, set()
-        seen |= own
+    for index, prompt in enumerate(prompts):
+        texts = {prompt.text[a:b] for a, b in [prompt.query_span, *prompt.text_spans]}
+        if index > start and len(seen | texts) > max_texts:
+            yield range(start, index)
+            start, seen = index, set()
+        seen |= texts
     yield range(start, len(prompts))
