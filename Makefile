@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all gemma test test-long format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
+.PHONY: all gemma test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,11 +29,14 @@ test: $(READY)  ## set up, then run all checks and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit tests/reliability
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/workflow
 
 test-long: $(READY)  ## run the slow tests (minutes): every item on models with wrong predictions, training, interrupted runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m long tests
+
+reliability: $(READY)  ## kill runs, damage results and give invalid inputs (an hour; resumable), and write docs/reliability.md
+	$(BIN)/python -m tests.reliability.table
 
 format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff check --fix .

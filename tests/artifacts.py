@@ -19,3 +19,9 @@ def write(path, table, metadata):
 def describe(kind, module, inputs, settings, seeds, observed=None, **more):
     """Build the metadata of a table that was produced by one module."""
     return provenance.describe(SCHEMAS[kind], [module], inputs, settings, seeds, observed, **more)
+
+
+def saliency_columns(s_wp, s_pq, s_ww):
+    """Return the columns of a row of a saliency table, of a model with neither windows nor a BOS token."""
+    means = {"s_wp": s_wp, "s_pq": s_pq, "s_ww": s_ww}
+    return {**means, **{f"{name}_visible": value for name, value in means.items()}, "s_wp_bos": 0.0, "s_wp_no_bos": s_wp}

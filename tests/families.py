@@ -85,6 +85,14 @@ FAMILIES = (
     "deepseek_v3",
 )
 
+# Number of positions that a position attends to in a layer with a sliding window, including its own: family -> layer -> number.
+WINDOWS = {
+    "mistral": {0: 32, 1: 32, 2: 32},
+    "gemma2": {0: 32, 2: 32},
+    "gemma3_text": {0: 8, 2: 8},
+    "gemma3": {0: 8, 2: 8},
+}
+
 # Unsupported families, and the reasons.
 _OUT_OF_REACH = (
     "its attention does not pass through transformers' attention interface, so its weights can be neither read nor edited"

@@ -17,6 +17,9 @@ import json
 import random
 from pathlib import Path
 
+from icl_lens.corpora import records
+from icl_lens.errors import InputError
+
 LETTERS = "ABCD"
 
 
@@ -30,14 +33,26 @@ def flat(item: dict) -> dict | None:
     return {"text": f"{item['question']['stem']} {options}", "label": LETTERS[right]}
 
 
+def _flat_line(source: Path, number: int, item: dict) -> dict | None:
+    try:
+        return flat(item)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{source}, line {number}: not a multiple-choice item of ARC (question: stem, choices; answerKey); omit --arc"
+        ) from error
+
+
 def divide(source: Path, folder: Path, seed: int, arc: bool) -> tuple[int, int, int]:
     """Write half of the rows to train.jsonl and the other half to test.jsonl.
 
     Returns:
         The number of training rows, of test rows, and of rows that were left out.
+
+    Raises:
+        InputError: The file cannot be read, or a line has an unexpected format.
     """
-    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").split("\n") if line.strip()]
-    kept = [row for row in map(flat, rows) if row is not None] if arc else rows
+    rows = list(records.json_objects(str(source), records.read_text(source)))
+    kept = [row for number, item in rows if (row := _flat_line(source, number, item) if arc else item) is not None]
     random.Random(seed).shuffle(kept)
     half = len(kept) // 2
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +69,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arc", action="store_true", help="the input contains multiple-choice items of ARC")
     options = parser.parse_args()
-    train, test, left_out = divide(options.source, options.folder, options.seed, options.arc)
+    try:
+        train, test, left_out = divide(options.source, options.folder, options.seed, options.arc)
+    except InputError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"{options.folder}: {train} rows for training, {test} for testing, {left_out} excluded")
 
 

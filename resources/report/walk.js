@@ -47,12 +47,16 @@ function changePrompt() {
   part("answer").textContent =
     `${task.model} predicts ${task.labels[prompt.prediction]}` + (correct ? ", which is correct." : `; the correct label is ${task.labels[prompt.gold]}.`);
   const anchors = new Set(prompt.anchors);
+  const runs = new Map(prompt.runs);  // row of a run of tokens that is left out -> number of tokens
+  part("left-out").textContent = prompt.left_out
+    ? `Left out: ${prompt.left_out} of ${prompt.tokens} tokens and their edges. The artifacts contain all tokens and edges.` : "";
   part("tokens").replaceChildren(...prompt.words.flatMap((word, position) => {
-    const token = document.createElement(anchors.has(position) ? "mark" : "span");
+    const token = document.createElement(anchors.has(position) ? "mark" : runs.has(position) ? "em" : "span");
     token.textContent = word;
     return [token, " "];
   }));
-  charts.flow.data("words", prompt.words.map((word, position) => ({ word, position, anchor: anchors.has(position) })));
+  charts.flow.data("words", prompt.words.map((word, position) => (
+    { word: runs.has(position) ? `\u2026 ${runs.get(position)} tokens` : word, position, anchor: anchors.has(position) })));
   charts.flow.height(rowHeight * prompt.words.length);
   const shares = prompt.shares.flatMap((row, layer) => row.map((share, i) => ({ layer, share, metric: means[i] })));
   charts.shares.data("shares", shares);

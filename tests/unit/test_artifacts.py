@@ -1,9 +1,10 @@
 import json
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from icl_lens.artifacts import files
+from icl_lens.artifacts import files, parquet
 from icl_lens.errors import InputError
 from tests import artifacts
 
@@ -123,3 +124,17 @@ def test_a_table_made_elsewhere_needs_the_columns_only(tmp_path):
 def test_an_absent_file_is_told(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         artifacts.read(tmp_path / "x.parquet", "corpora")
+
+
+def test_a_flip_of_any_byte_of_a_table_is_found(written):
+    whole = written.read_bytes()
+    assert parquet.is_unchanged(written)
+    for position in range(0, len(whole), 5):
+        changed = bytearray(whole)
+        changed[position] ^= 0xFF
+        written.write_bytes(changed)
+        try:
+            unchanged = parquet.is_unchanged(written)
+        except (pa.ArrowException, OSError, ValueError):  # the footer cannot be parsed
+            unchanged = False
+        assert not unchanged, position

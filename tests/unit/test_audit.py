@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icl_lens.artifacts import audit, hashes, parquet
+from icl_lens.artifacts import hashes, parquet
 from icl_lens.artifacts.code import SCHEME
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from tests import artifacts
 
@@ -28,7 +29,7 @@ def write(results, name, kind, rows, inputs=(), **changed):
 
 
 def rows():
-    values = {"s_wp": 1.0, "s_pq": 2.0, "s_ww": 3.0}
+    values = artifacts.saliency_columns(1.0, 2.0, 3.0)
     return [{**KEYS, "seed": 7, "prompt_id": i, "layer": layer, **values} for i in range(3) for layer in range(2)]
 
 
@@ -70,12 +71,19 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def rewrite(change):
-    """Return a function that changes a study's rows, keeps its metadata and writes valid page checksums."""
+def rewrite(change, **more):
+    """Return a function that changes a study's rows, keeps its metadata and writes valid page checksums.
+
+    Args:
+        change: Changes the rows.
+        more: ``digest``: the digest of the rows and metadata to write; by default, there is none.
+    """
 
     def damage(results):
         schema = pq.read_schema(results / STUDY)
         table = change(pq.read_table(results / STUDY).to_pandas())
+        if more:
+            schema = schema.with_metadata({**schema.metadata, parquet.DIGEST_KEY: more["digest"]})
         arrow = parquet.pa.Table.from_pandas(table, schema=schema, preserve_index=False)
         pq.write_table(arrow, results / STUDY, write_page_checksum=True)
 
@@ -134,12 +142,54 @@ DAMAGES = {
         lambda r: (r / "studies/m/sst2/shared-1shot/reweighting.safetensors").write_bytes(b""),
         "its table is missing",
     ),
+    "a number changed, with correct page checksums": (
+        lambda r: rewrite(set_cell(2.5), digest=b"0")(r),
+        f"{STUDY} was changed after icl-lens wrote it",
+    ),
+    "a table written anew by another program": (lambda r: rewrite(set_cell(2.5))(r), f"{STUDY}: no checksum of its rows"),
+    "metadata of another form": (
+        lambda r: write(r, STUDY, "saliency", rows(), inputs=["corpora/sst2.parquet"], observed=[]),
+        f"{STUDY}: invalid provenance in the metadata",
+    ),
+    "a study under the name of another task": (
+        lambda r: (r / "studies/m/sst2").rename(r / "studies/m/trec"),
+        r"studies/m/trec/shared-1shot/saliency.parquet: task is sst2, but the path of the file has trec",
+    ),
+    "a record changed": (
+        lambda r: (r / "figures/figure_3.json").write_text(json.dumps({"inputs": {}, "outputs": {}, "digest": "0"})),
+        "figures/figure_3.json: the record was changed after icl-lens wrote it",
+    ),
+    "a record deleted": (
+        lambda r: ((r / "figures/figure_3.json").unlink(), (r / "notebooks").mkdir(), (r / "notebooks/figure_3.ipynb").touch()),
+        r"figure_3.json is missing, so that the inputs of .*figure_3.png.* are unknown",
+    ),
+    "the record of the report deleted": (lambda r: (r / "report/index.json").unlink(), "report/index.json is missing"),
+    "a picture that no item draws": (lambda r: (r / "figures/old.png").touch(), "figures/old.png: unexpected file"),
+    "a folder in place of a picture": (
+        lambda r: ((r / "figures/figure_3.png").unlink(), (r / "figures/figure_3.png").mkdir()),
+        "figures/figure_3.png is a folder, not a file",
+    ),
+    "a record that names files elsewhere": (
+        lambda r: (r / "figures/figure_3.json").write_text(json.dumps({"inputs": {}, "outputs": {"../thesis.tex": "0"}})),
+        "figure_3.json: not a valid record",
+    ),
     "a file that no rule makes": (lambda r: (r / "figures/notes.md").write_text(""), "notes.md: unexpected file"),
     "a table in the wrong folder": (
         lambda r: shutil.copy(r / STUDY, r / "saliency.parquet"),
         "saliency.parquet: unexpected file",
     ),
 }
+
+
+def test_a_repair_deletes_nothing_outside_the_folder_and_no_folder_with_files(results):
+    (results.parent / "thesis.tex").write_text("years of work")
+    (results / "figures/figure_3.json").write_text(json.dumps({"inputs": {}, "outputs": {"../thesis.tex": "0"}}))
+    (results / STUDY).unlink()
+    (results / STUDY).mkdir()
+    (results / STUDY / "notes.md").touch()
+    audit.repair(results, registry.schemas())
+    assert (results.parent / "thesis.tex").exists()
+    assert (results / STUDY / "notes.md").exists()
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)

@@ -49,7 +49,7 @@ def test_the_prompt_stands_in_the_users_turn_and_every_span_moves_with_it(templa
     tokenizer, table = chatting("byte-level", template), prompts_table(task)
     before = table.copy(deep=True)
     wrapped = chat.wrap(table, tokenizer)
-    assert wrapped.columns.tolist() == table.columns.tolist()
+    assert wrapped.columns.tolist() == [*table.columns, "content_spans"]
     for old, new in zip(table.to_dict("records"), wrapped.to_dict("records"), strict=True):
         assert pieces(new) == pieces(old)
         asked, piece = old["text"].rsplit("\n", 1)
@@ -57,7 +57,9 @@ def test_the_prompt_stands_in_the_users_turn_and_every_span_moves_with_it(templa
         assert new["prefix_spans"][-1][1] == len(new["text"])
         assert asked in new["text"].removesuffix(piece)
         assert new["text"] != old["text"]
-    assert wrapped.drop(columns=list(chat_columns())).equals(table.drop(columns=list(chat_columns())))
+        (start, end), last = new["content_spans"]
+        assert [new["text"][start:end].rstrip(), new["text"][slice(*last)]] == [asked.rstrip(), piece]
+    assert wrapped.drop(columns=[*chat_columns(), "content_spans"]).equals(table.drop(columns=list(chat_columns())))
     assert table.equals(before)
 
 

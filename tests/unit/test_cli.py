@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lens.artifacts import audit, code, hashes, parquet
+from icl_lens.artifacts import code, hashes, parquet
 from icl_lens.cli.commands import main
 from icl_lens.network import precision
 from icl_lens.prompts import protocol
 from icl_lens.report import page
+from icl_lens.results import audit
 from icl_lens.studies import plugins, registry
 from tests import artifacts
 
@@ -242,7 +243,7 @@ def test_what_cannot_be_used_is_one_sentence(checkpoint, prompts, tmp_path, caps
 def test_a_place_that_cannot_be_written_is_told_before_the_work(checkpoint, prompts, tmp_path, capsys):
     (tmp_path / "a file").write_text("")
     under_a_file = tmp_path / "a file" / "x.parquet"
-    for out, sentence in ((tmp_path, "is a folder; specify a file"), (under_a_file, "cannot be written (")):
+    for out, sentence in ((tmp_path, "is a folder; specify a file"), (under_a_file, "a file is a file; use another folder")):
         assert main(["icl", "--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 1
         told = capsys.readouterr().err
         assert sentence in told
@@ -297,10 +298,11 @@ def test_invalid_arguments_give_one_line_that_names_the_option(arguments, senten
         (["--seeds=1", "--queries=3"], [1]),
     ],
 )
-def test_an_option_takes_several_values_or_is_repeated(arguments, values, monkeypatch):
+def test_an_option_takes_several_values_or_is_repeated(arguments, values, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(protocol, "write", lambda task, corpus, name, seeds, queries, *_: seen.append((seeds, queries)))
-    assert main(["prompts", "--task", "sst2", "--corpus", "x", "--set", "fresh-1shot", "--out", os.devnull, *arguments]) == 0
+    out = str(tmp_path / "prompts.parquet")
+    assert main(["prompts", "--task", "sst2", "--corpus", "x", "--set", "fresh-1shot", "--out", out, *arguments]) == 0
     assert seen == [(values, 3)]
 
 
@@ -310,7 +312,7 @@ def test_an_option_may_have_no_value_where_none_is_needed(tmp_path, monkeypatch)
     options = ["--results", "r", "--items", "figure_1", "--claims", "a", "b", "--walks", "--page", "p", "--missing"]
     assert main(["report", *options, "--out", str(tmp_path / "index.html")]) == 0
     assert [str(path) for path in seen[0][2]] == ["a", "b"]
-    assert seen[0][5:] == ([], {})
+    assert seen[0][5:] == ([], {}, [])
 
 
 def test_a_user_interrupt_is_one_line(monkeypatch, capsys):
@@ -329,7 +331,8 @@ def test_an_empty_results_folder_is_told(tmp_path, capsys):
     command = [sys.executable, "-m", "icl_lens", "audit", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"icl-lens audit: {tmp_path / 'none'} is not a folder; run `make` to fill results/\n"
+    advice = "run snakemake first, or specify the results folder of the config"
+    assert done.stderr == f"icl-lens audit: {tmp_path / 'none'} is not a folder; {advice}\n"
 
 
 def test_help_does_not_wait_for_torch():
@@ -430,6 +433,7 @@ def test_a_plugin_adds_a_command(plugin, checkpoint, prompts, tmp_path, capsys):
     out = tmp_path / "results" / "studies" / "m" / "sst2" / "fresh-1shot" / "prompt_lengths.parquet"
     given = ["--plugin", str(plugin("prompt_lengths"))]
     command = ["prompt-lengths", "--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out), "--device", "cpu"]
+    command += ["--name", "m"]
     assert main(command) == 2
     assert "No such command 'prompt-lengths'." in capsys.readouterr().err
     assert main([*given, *command, "--help"]) == 0
@@ -484,4 +488,4 @@ def test_plugins_are_given_before_or_after_the_command(plugin, capsys):
     assert list(plugins.FOLDERS) == ["lengths", "other_lengths"]
     capsys.readouterr()
     assert main(["config", "--plugin"]) == 1
-    assert capsys.readouterr().err == "icl-lens: --plugin has no value; give the folder of a study\n"
+    assert capsys.readouterr().err == "icl-lens: --plugin has no value; specify the folder of a study\n"

@@ -77,6 +77,8 @@ def test_the_splits_are_numbered_apart_and_the_files_of_one_in_order(tmp_path):
 def test_a_table_from_a_spreadsheet_is_read(tmp_path, read):
     (tmp_path / "train.csv").write_bytes(b'\xef\xbb\xbftext,label\r\n"a, b",pos\r\n')
     assert texts(read(tmp_path / "train.csv")) == [("a, b", "pos")]
+    (tmp_path / "train.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a", "label": "pos"}\r\n')
+    assert texts(read(tmp_path / "train.jsonl")) == [("a", "pos")]
 
 
 def test_other_columns_are_left_out(tmp_path, read):
@@ -148,27 +150,45 @@ def test_metadata_that_cannot_be_read_is_told(tmp_path, read):
 
 
 BAD = [
-    ("train.csv", "text,label\nfine,pos\nodd,mixed\n", "row 2: unknown label 'mixed'; task mine expects neg, pos"),
-    ("train.csv", "text,label\nfine, pos\n", "row 1: unknown label ' pos'"),
-    ("train.csv", "text,label\nfine\n", "row 1: unknown label ''"),
-    ("train.csv", "text,label\nfine,pos\n  ,pos\n", "row 2: the text is empty"),
+    ("train.csv", "text,label\nfine,pos\nodd,mixed\n", "line 3: unknown label 'mixed'; task mine expects neg, pos"),
+    ("train.csv", 'text,label\n"two\nlines",pos\nodd,mixed\n', "line 4: unknown label 'mixed'"),
+    ("train.csv", "text,label\nfine, pos\n", "line 2: unknown label ' pos'"),
+    ("train.csv", "text,label\nfine\n", "line 2: 1 field, but the header has 2 (text, label); put a text with a comma"),
+    ("train.csv", "text,label\nfine,pos\n  ,pos\n", "line 3: the text is empty"),
     ("train.csv", "text;label\nfine;pos\n", "has no column 'text' (columns: text;label)"),
     ("train.csv", "text,class\nfine,pos\n", "has no column 'label' (columns: text, class)"),
-    ("train.csv", "", "is not a CSV table"),
+    ("train.csv", "text,label,text\nfine,pos,bad\n", "has 2 columns with the name 'text'; rename or remove all but one"),
+    ("train.csv", "", "has no column 'text' (the file is empty)"),
     ("train.csv", "text,label\n", "the train split is empty (train.csv)"),
-    ("train.csv", "text,label\nfine,pos\na,b,pos\n", "is not a CSV table"),
-    ("train.csv", "text,label\na,b,pos\n", "is not a CSV table"),
-    ("train.csv", 'text,label\n"fine,pos\n', "is not a CSV table"),
-    ("train.tsv", "text\tlabel\na\tb\tpos\n", "is not a TSV table"),
-    ("train.jsonl", "", "has no column 'text' (the file is empty)"),
-    ("train.jsonl", '{"text": "a", "label": "pos"}\n\n{"text": \n', "line 3: not valid JSON"),
-    ("train.jsonl", '["a", "pos"]\n', "line 1: each line must be one JSON object"),
-    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"text": "b"}\n', "row 2: unknown label ''"),
-    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"label": "pos"}\n', "row 2: text must contain text, got nan"),
-    ("train.jsonl", '{"text": 3, "label": "pos"}\n', "row 1: text must contain text, got 3"),
-    ("train.jsonl", '{"text": "a", "label": ["pos"]}\n', "row 1: unknown label \"['pos']\""),
-    ("train.jsonl", '{"text": "a", "label": null}\n', "row 1: unknown label ''"),
-    ("train.parquet", "no parquet", "is not a PARQUET table"),
+    ("train.csv", "text,label\nfine,pos\na,b,pos\n", "line 3: 3 fields, but the header has 2 (text, label); put a text"),
+    ("train.csv", "text,label\na,b,pos\n", "line 2: 3 fields, but the header has 2"),
+    ("train.csv", "text,label\nfine,pos,\n", "line 2: 3 fields, but the header has 2"),
+    ("train.csv", 'text,label\n"fine,pos\n', "line 2: not valid CSV (unexpected end of data); put a field with quotes"),
+    ("train.csv", 'text,label\n"fine" film,pos\n', "line 2: not valid CSV ("),
+    (
+        "train.tsv",
+        "text\tlabel\na\tb\tpos\n",
+        "line 2: 3 fields, but the header has 2 (text, label); a text cannot contain a tab",
+    ),
+    ("train.jsonl", "", "the train split is empty (train.jsonl)"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n\n{"text": \n', "line 3: not valid JSON (Expecting value, character"),
+    (
+        "train.jsonl",
+        '["a", "pos"]\n',
+        "line 1: each line must be a JSON object such as {\"text\": ..., \"label\": ...}, got ['a', 'pos']",
+    ),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"text": "b"}\n', "line 2: missing field 'label' (found: 'text')"),
+    ("train.jsonl", '{"text": "a", "label": "pos"}\n{"label": "pos"}\n', "line 2: missing field 'text' (found: 'label')"),
+    ("train.jsonl", '{"text": "a", "text": "b", "label": "pos"}\n', "line 1: duplicate field 'text'; write it once"),
+    ("train.jsonl", '{"text": 3, "label": "pos"}\n', "line 1: 'text' must be a string, got 3"),
+    ("train.jsonl", '{"text": null, "label": "pos"}\n', "line 1: 'text' must be a string, got None"),
+    ("train.jsonl", '{"text": NaN, "label": "pos"}\n', "line 1: 'text' must be a string, got nan"),
+    ("train.jsonl", '{"text": "a\\ud800", "label": "pos"}\n', "line 1: 'text' contains a lone surrogate (half of a character)"),
+    ("train.jsonl", '{"text": "a", "label": ["pos"]}\n', "line 1: unknown label \"['pos']\""),
+    ("train.jsonl", '{"text": "a", "label": null}\n', "line 1: unknown label ''"),
+    ("train.jsonl", '{"text": "a", "label": ' + 5000 * "9" + "}\n", "line 1: not valid JSON (Exceeds the limit"),
+    ("train.jsonl", 100_000 * "[" + "\n", "line 1: not valid JSON (it is nested too deeply)"),
+    ("train.parquet", "no parquet", "is not a valid Parquet table ("),
     ("train.txt", "text,label\n", "the name of a table must end in .csv, .tsv, .jsonl or .parquet"),
 ]
 
@@ -193,7 +213,8 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path, read):
         read(tmp_path / "train.csv")
     for ending in ("csv", "tsv", "jsonl"):
         (tmp_path / f"latin.{ending}").write_bytes("text,label\ncaf\xe9,pos\n".encode("latin-1"))
-        with pytest.raises(InputError, match=f"latin.{ending} is not UTF-8 text"):
+        sentence = f"latin.{ending}, line 2: not UTF-8 text (byte 14); save the file as UTF-8"
+        with pytest.raises(InputError, match=re.escape(sentence)):
             read(tmp_path / f"latin.{ending}")
 
 
@@ -224,7 +245,7 @@ def test_the_command_writes_the_table_with_its_provenance(tmp_path):
     assert main([*arguments, "--out", str(tmp_path / "corpora/mine.parquet")]) == 0
     table, about = artifacts.read(tmp_path / "corpora/mine.parquet", "corpora")
     assert texts(table) == [*ROWS, *ROWS[:2]]
-    assert about["corpus"] == {"source": "files"}
+    assert about["corpus"] == {"source": "files", "test_duplicates": {"duplicates": 2, "texts": 2, "dropped": False}}
     assert about["settings"]["classes"] == ["neg", "pos"]
     assert set(about["inputs"]) == {"train: t.csv", "test: q.tsv"}
 

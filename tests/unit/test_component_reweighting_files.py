@@ -89,6 +89,22 @@ def test_a_file_is_divided_by_its_seed(tmp_path, arc):
         assert [row["text"] for part in parts for row in part] != [row["text"] for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"question": {"stem": "Why?"}}\n', "line 1: not a multiple-choice item of ARC"),
+        ("\n[1]\n", "line 2: each line must be a JSON object"),
+    ],
+)
+def test_a_file_that_cannot_be_divided_is_told_with_its_line(tmp_path, content, sentence):
+    (tmp_path / "one.jsonl").write_text(content)
+    command = [sys.executable, str(DIVIDE), str(tmp_path / "one.jsonl"), str(tmp_path / "two"), "--arc"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert sentence in done.stderr
+    assert not (tmp_path / "two").exists()
+
+
 def test_a_plan_counts_the_job_once_and_the_texts_that_it_asks():
     lines = ["output_file\tdate\trule\tlog-file(s)\tstatus\tplan"]
     path = "r/studies/organism/agnews/labelled-24/components"

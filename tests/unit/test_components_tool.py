@@ -111,6 +111,19 @@ def test_settings_and_the_number_of_demonstrations_are_the_users(checkpoint, tmp
     assert str(checkpoint.parent) not in header.model_dump_json()
 
 
+def test_texts_that_are_demonstrations_are_said(checkpoint, texts, tmp_path, caplog, capsys):
+    repeated = f" {LABELLED[1][0]} "
+    train = written(tmp_path / "train.jsonl", [*LABELLED, (repeated, LABELLED[1][1])])
+    with caplog.at_level("WARNING"):
+        assert reweight(checkpoint, train, tmp_path / "w", "--settings", "{epochs: 1}") == 0
+        told = "of 9 texts are also demonstrations, so the prompt contains their label; the first is labelled text 13"
+        assert f"1 {told}" in caplog.messages
+        caplog.clear()
+        texts.write_text(f"{QUERIES[0]}\n{repeated}\n")
+        assert classify(capsys, checkpoint, tmp_path / "w", texts)[0] == 0
+    assert "1 of 2 texts are also demonstrations, so the prompt contains their label; the first is line 2" in caplog.messages
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
@@ -162,7 +175,7 @@ def test_what_holds_no_weights_or_damaged_ones_is_said(checkpoint, weights, text
         ((tmp_path / "foreign").read_bytes(), "it is a safetensors file of another kind"),
         (whole[:-4], "is corrupted or truncated"),
         (whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:], "is corrupted or truncated"),
-        (with_header(format=99), "has version 99 of the file format, but this version of icl-lens reads version 1"),
+        (with_header(format=99), "has version 99 of the file format, but this version of icl-lens reads version 2"),
         (with_header(labels=[0]), "its header is inconsistent"),
         (with_header(epochs="x"), "its header cannot be read"),
     ):

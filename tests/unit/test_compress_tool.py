@@ -180,7 +180,7 @@ def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, 
         ((tmp_path / "foreign").read_bytes(), "is not a cache of icl-lens: it is a safetensors file of another kind"),
         (whole[:-10], "is corrupted or truncated"),
         (whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "is corrupted or truncated"),
-        (with_header(format=99), "has version 99 of the cache format, but this version of icl-lens reads version 1"),
+        (with_header(format=99), "has version 99 of the cache format, but this version of icl-lens reads version 2"),
         (with_header(kept=[3, 2]), "its header is inconsistent"),
         (with_header(start="x"), "its header cannot be read"),
     ):
@@ -209,10 +209,10 @@ def test_what_is_no_cache_or_a_damaged_one_is_said(checkpoint, cache, tmp_path, 
         ("d.jsonl", '{"text": 3, "label": 0}\n', "line 1: 'text' must be a string, got 3"),
         ("d.jsonl", '{"text": " ", "label": 0}\n', "line 1: the text is empty"),
         ("d.jsonl", "{text\n", "line 1: not valid JSON"),
-        ("d.jsonl", "[1]\n", "line 1: each line must be a JSON object"),
+        ("d.jsonl", "[1]\n", "line 1: each line must be a JSON object such as"),
         ("d.csv", "text,label\na,0\na,b,1\n", "line 3: 3 fields, but the header has 2 (text, label)"),
         ("d.csv", 'text,label\n"a,0\n', "not valid CSV"),
-        ("d.txt", "a\n", "demonstrations must be a .jsonl or .csv file"),
+        ("d.txt", "a\n", "demonstrations must be a .csv, .tsv, .jsonl or .parquet file"),
     ],
 )
 def test_demonstrations_that_cannot_be_used_are_one_sentence_and_no_cache(
@@ -226,6 +226,20 @@ def test_demonstrations_that_cannot_be_used_are_one_sentence_and_no_cache(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_label_word_whose_first_token_is_a_blank_is_one_sentence_and_no_cache(tmp_path, capsys, checkpoint):
+    words = {"template": "Review: {text}\nSentiment:{label}", "label_words": {"pos": " Positive", "neg": " 😡"}}
+    definition = json.dumps({**words, "train": "a", "test": "b"})
+    path = _written(tmp_path / "d.jsonl", '{"text": "fine", "label": "pos"}\n{"text": "dull", "label": "neg"}\n' * 2)
+    assert compress(checkpoint, path, tmp_path / "out.cache", "--definition", definition, task="mine") == 1
+    assert not (tmp_path / "out.cache").exists()
+    command = ["reweight-components", "--model", checkpoint, "--task", "mine", "--definition", definition, "--train", path]
+    assert main([str(a) for a in (*command, "--demonstrations", 2, "--out", tmp_path / "out.weights")]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    for line in told:
+        assert "the first token of the label word ' 😡' is ' ', only whitespace" in line
+
+
 def test_bytes_that_are_no_text_are_told_by_line(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"fine\nd\xffull\n")
     with pytest.raises(InputError, match="line 2: not UTF-8 text"):
@@ -237,7 +251,7 @@ def test_bytes_that_are_no_text_are_told_by_line(tmp_path):
     with pytest.raises(InputError, match="contains no texts"):
         text_files.texts(tmp_path / "t.txt")
     (tmp_path / "t.jsonl").write_text('{"text": "\\ud800"}')
-    with pytest.raises(InputError, match="line 1: the text contains half a character"):
+    with pytest.raises(InputError, match="line 1: 'text' contains a lone surrogate"):
         text_files.texts(tmp_path / "t.jsonl")
 
 
@@ -263,6 +277,31 @@ def test_a_class_without_a_demonstration_is_allowed_and_said(checkpoint, tmp_pat
     assert "class Negative has no demonstration" in caplog.text
     assert "model tiny is untrained" in caplog.text
     assert demo_cache.read_header(tmp_path / "one").labels == [1]
+
+
+def test_texts_that_are_demonstrations_are_said_with_the_line_of_the_first(checkpoint, cache, tmp_path, caplog, capsys):
+    texts = _written(tmp_path / "t.txt", "\n".join([QUERIES[0], f"  {DEMOS[1][0]} ", QUERIES[1], DEMOS[0][0]]) + "\n")
+    assert "also demonstrations" not in caplog.text  # compressing needs a query, which is one of them
+    with caplog.at_level("WARNING"):
+        assert classify(capsys, checkpoint, cache, texts)[0] == 0
+    told = "2 of 4 texts are also demonstrations, so the prompt contains their label; the first is line 2"
+    assert told in caplog.messages
+    caplog.clear()
+    assert classify(capsys, checkpoint, cache, _written(tmp_path / "t.txt", QUERIES[0] + "\n"))[0] == 0
+    assert "demonstrations" not in caplog.text
+
+
+def test_a_control_token_in_a_demonstration_or_text_is_plain_text(tmp_path, caplog, capsys):
+    tokenizer = byte_level(bos_token="<s>")
+    tiny("gpt2", len(tokenizer)).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    demos = _written(tmp_path / "d.jsonl", '{"text": "<s> fine", "label": 1}\n{"text": "dull", "label": 0}\n')
+    with caplog.at_level("WARNING"):
+        assert compress(tmp_path / "m", demos, tmp_path / "c") == 0
+    assert "contain the control token <s> of the tokenizer of m; it is tokenized as plain text" in caplog.text
+    assert tokenizer.bos_token_id not in demo_cache.read_header(tmp_path / "c").ids
+    texts = _written(tmp_path / "t.txt", "good <s>\n")
+    assert classify(capsys, tmp_path / "m", tmp_path / "c", texts)[0] == 0
 
 
 def test_what_is_too_long_for_the_context_is_said_before_any_answer(tokenizer, demos, tmp_path, capsys):

@@ -98,6 +98,8 @@ def test_numbers_inside_a_mapping_may_come_as_text():
         ({"data": {"source": "builtin", "revisions": {"trec": "main"}}}, "data.revisions needs data.source: hub"),
         ({"models": [{"name": "a/b", "path": "x"}]}, "'models[0].name' must be a name of letters, digits"),
         ({"seeds": 42}, "'seeds' must be a list, such as [42], got 42"),
+        ({"tasks": "sst2,trec"}, "'tasks' must be a list, such as ['sst2', 'trec'], got 'sst2,trec'"),
+        ({"models": "gpt2"}, "'models' must be a list, such as [{name: my-model, path: my/folder}], got 'gpt2'"),
         (
             {"models": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]},
             "models: duplicate value 'a'; values must be unique",
@@ -171,6 +173,12 @@ def test_a_file_that_is_no_config_is_told(tmp_path):
     ):
         with pytest.raises(InputError, match=sentence):
             parse.load(tmp_path / name)
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    for content in ("", "# only a comment\n", "---\n"):
+        (tmp_path / "empty.yaml").write_text(content)
+        assert parse.load(REPOSITORY / "config.yaml", tmp_path / "empty.yaml") == parse.parse({})
 
 
 def test_yaml_is_read_safely(tmp_path):
@@ -282,8 +290,8 @@ def test_a_task_that_is_left_out_may_keep_its_files():
 
 @pytest.mark.parametrize(("given", "one"), [("./x/", "x"), ("x//y", "x/y"), ("/a/./b/", "/a/b"), ("../x", "../x")])
 def test_a_folder_has_one_spelling(given, one):
-    settings = parse.parse({"results": given, "downloads": given})
-    assert (settings.results, settings.downloads) == (one, one)
+    assert parse.parse({"results": given}).results == one
+    assert parse.parse({"downloads": given}).downloads == one
 
 
 def test_a_figure_of_one_prompt_takes_its_prompt_and_layers_also_from_the_command_line():

@@ -157,7 +157,14 @@ def test_figure_14_shows_the_correlations_of_a_model_that_makes_mistakes(tmp_pat
     }
     facts = {
         "model": {"name": "m", "family": "gpt2"},
-        "observed": {"untrained": False, "left_out": 0, "unknown_tokens": 0, "prompts": 60},
+        "observed": {
+            "untrained": False,
+            "left_out": 0,
+            "unknown_tokens": 0,
+            "next_token_loss": 3.5,
+            "uniform_loss": 8.6,
+            "prompts": 60,
+        },
         "corpus": {"source": "builtin"},
     }
     for kind, rows in tables.items():

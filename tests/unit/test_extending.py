@@ -38,7 +38,7 @@ def test_it_names_every_field_of_a_study_and_only_fields_of_an_item():
 @pytest.mark.parametrize("error", table("error"))
 def test_the_errors_that_it_explains_are_those_of_the_code(error):
     files = [*(code.PACKAGE / "studies").glob("**/*.py"), *(code.PACKAGE / "cli").glob("*.py")]
-    files += [code.PACKAGE / "artifacts/audit.py", code.PACKAGE / "artifacts/rows.py", REPOSITORY / "workflow/rules/common.smk"]
+    files += [code.PACKAGE / "results/audit.py", code.PACKAGE / "artifacts/rows.py", REPOSITORY / "workflow/rules/common.smk"]
     text = "".join(path.read_text(encoding="utf-8") for path in files)
     text = re.sub(r'"\s*\n\s*f?"', "", text)  # join strings that span several lines
     # The code assembles these messages from parts: values, the name of a field, and one of several faults.

@@ -131,7 +131,7 @@ def test_a_model_is_fetched_without_its_code_and_loads(hub, repository, fetch_mo
     assert status == 0, told
     here = tmp_path / "here"
     commit = hub.repositories["models", NAME].branches["main"]
-    wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     record = json.loads((here / "fetched.json").read_text())
     assert record["files"].keys() == wanted
     assert {name for name in names(here) if not name.startswith(".")} == wanted | {"fetched.json"}
@@ -143,6 +143,14 @@ def test_a_model_is_fetched_without_its_code_and_loads(hub, repository, fetch_mo
     assert "HTTP Request" not in told, "addresses may be signed"
     loaded = loading.load(here, device="cpu")
     assert (loaded.name, loaded.facts["hub"], loaded.facts["commit"]) == ("Tiny-GPT2", NAME, commit)
+
+
+def test_quantised_weights_are_refused_before_they_are_fetched(hub, repository, fetch_model):
+    config = json.loads((repository / "config.json").read_text())
+    (repository / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq", "bits": 4}}))
+    hub.add("models", NAME, repository)
+    assert f"{NAME} at main: config.json describes quantised weights (AWQ, 4 bits), which are not" in sentence(fetch_model())
+    assert [request.rpartition("/")[2] for request in hub.files_asked_for()] == ["config.json"]
 
 
 def test_the_same_again_asks_for_no_file_and_gives_the_same_bytes(hub, repository, fetch_model, tmp_path):
@@ -343,12 +351,14 @@ def test_a_disk_that_is_full_or_forbidden_on_the_way_is_told(tmp_path):
     repository = download.Repository("model", NAME, "main")
     with pytest.raises(InputError) as caught, download.locked(tmp_path, repository):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert str(caught.value) == (
-        f"fetching model {NAME}: the disk is full at {tmp_path}; free some space, and rerun the command to resume"
-    )
+    assert str(caught.value).startswith(f"fetching model {NAME}: no space left on the device while writing {tmp_path} (")
+    assert str(caught.value).endswith("; free some space, or use another folder, and rerun the command to resume")
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "x"
-    with pytest.raises(InputError, match=r"file/x cannot be written \(Not a directory\)"), download.locked(place, repository):
+    with (
+        pytest.raises(InputError, match=r"file/x cannot be written because .*file is a file"),
+        download.locked(place, repository),
+    ):
         pass
 
 

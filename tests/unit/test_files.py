@@ -84,7 +84,7 @@ def test_a_line_number_counts_lines_not_records(tmp_path):
 def test_a_missing_file_is_told(tmp_path):
     train, test = write(tmp_path, "sst2", GOOD["sst2"][0])
     test.unlink()
-    with pytest.raises(InputError, match=r"test\.txt cannot be read \(No such file or directory\); check data\.root"):
+    with pytest.raises(InputError, match=r"test\.txt cannot be read \(No such file or directory\); check the path"):
         files.read("sst2", train, test)
 
 
@@ -112,7 +112,7 @@ def test_the_table_records_both_files(tmp_path):
 def test_bytes_of_another_encoding_are_told_with_their_line(tmp_path):
     train, test = write(tmp_path, "sst2", GOOD["sst2"][0])
     train.write_bytes(b"sentence\tlabel\nfine\t1\ncaf\xe9\t1\n")
-    with pytest.raises(InputError, match="line 3: not utf-8 text"):
+    with pytest.raises(InputError, match="line 3: not UTF-8 text"):
         files.read("sst2", train, test)
 
 

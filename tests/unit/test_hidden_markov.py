@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.artifacts import audit
 from icl_lens.cli import commands
 from icl_lens.config import parse
 from icl_lens.errors import InputError
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from icl_lens.studies.kernel_regression.hidden_markov import compute as hidden_markov
 from icl_lens.studies.kernel_regression.hidden_markov.compute import (

@@ -173,7 +173,13 @@ def test_the_command_writes_the_table_with_its_origin(trec, small_counts, tmp_pa
     assert main(["corpora", "--task", "trec", "--fetched", str(trec), "--out", str(out)]) == 0
     table, about = artifacts.read(out, "corpora")
     assert len(table) == 14
-    assert about["corpus"] == {"source": "hub", "hub": "CogComp/trec", "commit": COMMIT, "config": "default"}
+    assert about["corpus"] == {
+        "source": "hub",
+        "hub": "CogComp/trec",
+        "commit": COMMIT,
+        "config": "default",
+        "test_duplicates": {"duplicates": 0, "texts": 7, "dropped": False},
+    }
     assert about["inputs"] == {f"fetched: {RECORD}": hashlib.sha256((trec / RECORD).read_bytes()).hexdigest()}
     assert about["settings"]["train"] == "train"
 

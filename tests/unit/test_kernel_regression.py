@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from icl_lens.artifacts import audit
 from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.config import plan
 from icl_lens.config.parse import load, parse, parse_settings
@@ -15,6 +15,7 @@ from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.demonstration_places import places
 from icl_lens.prompts.positions import tokenize
+from icl_lens.results import audit
 from icl_lens.studies.anchors.icl import compute as icl
 from icl_lens.studies.kernel_regression.kernel_regression import compute as kernel_regression
 from icl_lens.studies.kernel_regression.kernel_regression import text_kernels
@@ -251,6 +252,30 @@ def test_an_encoder_s_token_vectors_are_averaged_whatever_else_is_in_the_batch(e
         vectors.append(mean / np.linalg.norm(mean))
     (found,) = text_kernels.encoder_cosines([(texts[0], texts[1:])], folder)
     assert found == pytest.approx([float(vectors[0] @ vectors[1]), float(vectors[0] @ vectors[2])], abs=1e-5)
+
+
+def test_an_encoder_reads_control_tokens_in_a_text_as_plain_text(encoder, tokenizer):
+    folder, _ = encoder
+    plain = type(tokenizer).from_pretrained(folder)
+    plain.add_special_tokens({"sep_token": "[SEP]"})  # with an id that the encoder does not have
+    plain.save_pretrained(folder)
+    ids = plain("a [SEP] film", split_special_tokens=True)["input_ids"]
+    assert plain.sep_token_id not in ids
+    (found,) = text_kernels.encoder_cosines([("a fine film", ["a [SEP] film"])], folder)
+    assert np.isfinite(found).all()
+
+
+def test_an_encoder_that_reads_a_control_token_in_any_text_is_refused(encoder):
+    folder, _ = encoder
+    core = Tokenizer(models.WordLevel({"<s>": 0, "film": 1, "<pad>": 2, "<unk>": 3}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", pad_token="<pad>", unk_token="<unk>", model_max_length=64
+    ).save_pretrained(folder)
+    (found,) = text_kernels.encoder_cosines([("film", ["a film of two"])], folder)
+    assert np.isfinite(found).all()
+    with pytest.raises(InputError, match=r"'<s>' cannot be tokenized as plain text; remove it from the data"):
+        text_kernels.encoder_cosines([("film", ["film <s>"])], folder)
 
 
 def test_an_encoder_that_pools_otherwise_is_refused(encoder):

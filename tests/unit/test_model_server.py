@@ -147,7 +147,7 @@ def test_two_hundred_forks_in_a_row_compute_with_two_threads(run):
                 ours.settimeout(60)
                 link.settimeout(60)
                 assert link.recv(1) == preloaded.READY
-                preloaded.send(link, request, [theirs.fileno(), *[nowhere.fileno()] * 3])
+                preloaded.send(link, request, [theirs.fileno(), *[nowhere.fileno()] * 4])
                 theirs.close()
                 assert ours.recv(1) == b"\0", "a fork computes the product and ends"
 
@@ -223,22 +223,3 @@ def test_memory_counts_weights_in_the_format_they_are_loaded_in():
 
 def test_a_memory_limit_of_the_control_group_counts():
     assert 0 < model_server.machine_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_a_file_is_hashed_once_per_run_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setenv(hashes.HASHES, str(tmp_path / "hashes"))
-    (tmp_path / "hashes").mkdir()
-    path = tmp_path / "weights"
-    path.write_text("a")
-    now = time.time()
-    monkeypatch.setattr(hashes.time, "time", lambda: now)
-    first = hashes.files_hash([path])
-    assert not list((tmp_path / "hashes").iterdir()), "a file that may change within a step of the clock is not remembered"
-    monkeypatch.setattr(hashes.time, "time", lambda: now + 10)
-    assert hashes.files_hash([path]) == first
-    assert len(list((tmp_path / "hashes").iterdir())) == 1
-    with monkeypatch.context() as patched:
-        patched.setattr(hashes, "file_hash", lambda path: pytest.fail("hashed again"))
-        assert hashes.files_hash([path]) == first
-    path.write_text("b")
-    assert hashes.files_hash([path]) != first

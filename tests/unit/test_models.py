@@ -137,7 +137,45 @@ def test_weights_that_are_not_in_the_file_are_told_not_made_up(broken):
     weights = load_file(broken / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    assert "the checkpoint lacks 1 weights, for example transformer.h.1.mlp.c_fc.weight" in fault(broken)
+    assert "lacks 1 weights, for example transformer.h.1.mlp.c_fc.weight; use a complete checkpoint" in fault(broken)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [("float32", "check the weights"), ("float16", "set dtype to float32 or bfloat16, or check the weights")],
+)
+def test_a_wider_dtype_is_advised_only_where_there_is_one(broken, dtype, remedy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(broken / "model.safetensors")
+    weights["transformer.h.1.mlp.c_fc.weight"].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    assert fault(broken, device="cpu", dtype=dtype).endswith(f"logits are non-finite in {dtype}; {remedy}")
+
+
+def test_a_placeholder_of_git_lfs_is_told(broken):
+    (broken / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "model.safetensors is a Git LFS pointer without the weights; run `git lfs pull`" in fault(broken)
+
+
+def test_a_file_in_place_of_a_folder_is_told(broken):
+    assert "is a file, not a model folder; specify the folder that contains config.json" in fault(broken / "model.safetensors")
+
+
+def test_a_tokenizer_that_is_not_fast_gets_no_advice_to_install_packages(broken):
+    for path in broken.glob("*token*"):
+        path.unlink()
+    (broken / "tokenizer.model").write_bytes(b"no tokenizer")
+    said = fault(broken)
+    assert said.endswith("cannot be loaded without tokenizer.json; add it, or save the tokenizer again with its fast class")
+
+
+def test_a_family_with_code_of_its_own_is_told_that_it_is_never_run(broken):
+    entry = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.Mine"}}
+    (broken / "config.json").write_text(json.dumps(entry))
+    assert "config.json requires custom Python code (auto_map), which icl-lens never runs; use a model of a family" in fault(
+        broken
+    )
 
 
 def test_another_models_tokenizer_is_told(broken):
@@ -181,7 +219,7 @@ def test_a_folder_with_code_of_its_own_is_not_run(broken):
     config = json.loads((broken / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
     (broken / "config.json").write_text(json.dumps(config))
-    assert "config.json is not a valid model configuration" in fault(broken)
+    assert "config.json requires custom Python code (auto_map), which icl-lens never runs" in fault(broken)
 
 
 def test_weights_of_another_size_are_told(broken):

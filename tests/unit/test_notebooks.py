@@ -32,6 +32,19 @@ def test_a_notebook_calls_no_model(path):
     assert not re.search(r"icl_lens\.studies\.\S*compute", source)
 
 
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXAMPLES], ids=lambda path: path.stem)
+def test_the_notes_of_a_figure_are_not_read_as_mathematics(path):
+    cells = json.loads(path.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    if "save_figure(" in source and "figures.notes(" in source:
+        if path.parent.name == "anchors":
+            assert "{row.title}" not in source
+            # The title in the CSV of Figure 3 is not escaped.
+            assert not re.search(r"(?<!figures\.plain\()(?<!\"title\": \[)figures\.task_title\(", source)
+        # A title of a task in a note can contain "$". Either these notes or all notes are escaped.
+        assert "map(figures.plain, figures.notes(" in source or "[figures.plain(note) for note in notes]" in source
+
+
 def test_every_item_has_its_notebook_and_every_notebook_an_item():
     assert {f"{path.parent.name}/{path.stem}" for path in NOTEBOOKS} == {item.notebook for item in registry.items().values()}
 

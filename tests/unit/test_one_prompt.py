@@ -1,6 +1,10 @@
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from icl_lens.errors import InputError
 from icl_lens.prompts.positions import tokenize
@@ -10,6 +14,7 @@ from icl_lens.studies.anchors.flow.study import Settings
 from icl_lens.studies.run import run
 from tests import artifacts
 
+from ..conftest import REPOSITORY
 from ..prompts_table import prompts_table
 from ..reference.saliency import information_flow
 
@@ -120,3 +125,93 @@ def test_layers_are_named_by_their_depth_or_numbered(layers, depth, expected):
 def test_a_layer_that_is_not_there_is_told():
     with pytest.raises(InputError, match=r"items\.\*\.layers: layer 6 does not exist; the model has layers 0 to 5"):
         one_prompt.layer_names([6], 6)
+
+
+def long_prompt(tokens, anchors=()):
+    classes = [0 if position in anchors else -1 for position in range(tokens)]
+    table = pd.DataFrame({"position": range(tokens), "token": "a", "class": classes})
+    return one_prompt.OnePrompt(table, table, table, {}, {})
+
+
+def edges(*rows):
+    return pd.DataFrame(rows, columns=["query", "key", "relative"])
+
+
+def test_a_prompt_that_fits_is_drawn_whole():
+    rows = long_prompt(30).rows(edges((3, 1, 1.0)), 30)
+    assert rows.spans == [(place, place + 1) for place in range(30)]
+    assert rows.left_out == {}
+
+
+def test_runs_without_flow_are_left_out_and_counted():
+    rows = long_prompt(1000, anchors=(400,)).rows(edges((500, 20, 0.1), (502, 400, 1.0)), 60)
+    runs = [(0, 20), (21, 400), (401, 500), (503, 999)]
+    shown = [(p, p + 1) for p in (20, 400, 500, 501, 502, 999)]
+    assert rows.spans == sorted(runs + shown)  # a single token between two shown tokens is drawn
+    assert rows.left_out == {rows.spans.index(run): run[1] - run[0] for run in runs}
+    assert sum(rows.left_out.values()) + len(rows.of_position) == 1000
+    words = rows.words(["a"] * 1000)
+    assert words[:2] == ["… 20 tokens not shown …", "a"]
+
+
+@pytest.mark.parametrize("most", [20, 76])
+def test_the_rows_are_limited_and_keep_the_strongest_edges(most):
+    draw = np.random.default_rng(0)
+    table = edges(*((q, draw.integers(0, q), draw.random()) for q in draw.integers(1, 1394, 3000)))
+    one = long_prompt(1394, anchors=range(10, 1390, 20))  # more label words than rows
+    rows = one.rows(table, most)
+    assert most - 3 <= len(rows.spans) <= most
+    assert rows.spans[0][0] == 0
+    assert all(before[1] == after[0] for before, after in zip(rows.spans, rows.spans[1:], strict=False))
+    assert rows.spans[-1] == (1393, 1394)
+    places = rows.of_position
+    assert sum(anchor in places for anchor in one.anchors) >= most // 5
+    strongest = table.sort_values("relative").iloc[-1]
+    assert {strongest["query"], strongest["key"]} <= set(places)
+
+
+@pytest.fixture(scope="module")
+def long_folder(checkpoint, tmp_path_factory):
+    """Return the folder with the results of the studies for one prompt with 48 demonstrations."""
+    root = tmp_path_factory.mktemp("long")
+    words = [" World", " Sports", " Business", " Technology"]
+    task = {"name": "agnews", "title": "AGNews", "label_words": words}
+    metadata = artifacts.describe("prompts", "icl_lens.prompts.protocol", inputs={}, settings={}, seeds=[42], task=task)
+    artifacts.write(root / "prompts" / "agnews.parquet", prompts_table("agnews", count=1, shots=12), metadata)
+    for study in ("flow", "tokens", "icl"):
+        run(registry.study(study), checkpoint, root / "prompts" / "agnews.parquet", root / f"{study}.parquet", device="cpu")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("item", "marked"),
+    [
+        ("figure_1", r"\d+ tokens and \d+ of \d+ edges, with up to .* % of a layer's flow, are only in the CSV"),
+        ("figure_2", r"the \d+ of 48 demonstrations with the largest shares are drawn; the CSV has all"),
+    ],
+)
+def test_a_picture_of_a_long_prompt_is_limited_and_its_csv_is_whole(long_folder, tmp_path, monkeypatch, item, marked):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names = {}
+    for cell in json.loads((REPOSITORY / f"notebooks/anchors/{item}.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", []):
+                names |= {"out": str(tmp_path / item), "studies": [str(long_folder)]}
+    one = one_prompt.read(long_folder)
+    assert one.last > 500
+    width, height = Image.open(tmp_path / f"{item}.png").size
+    assert height <= 1.5 * width, "one page"
+    svg = (tmp_path / f"{item}.svg").read_text()
+    assert len(svg) < 500_000
+    assert re.search(marked, (tmp_path / f"{item}.txt").read_text())
+    table = pd.read_csv(tmp_path / f"{item}.csv")
+    if item == "figure_1":
+        assert "tokens not shown" in svg
+        assert len(table) == one.edges["layer"].isin(set(table["layer"])).sum()
+        assert 0 < table["drawn"].sum() < len(table)
+        assert not table.groupby("layer")["drawn"].sum().gt(500).any()
+        assert table.loc[table.groupby("layer")["saliency"].idxmax(), "drawn"].all()
+    else:
+        assert table.groupby("layer")["share"].sum().tolist() == pytest.approx([1, 1])
+        assert (table["path"] == "own_text").sum() == 2 * 48

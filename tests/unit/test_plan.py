@@ -1,4 +1,5 @@
 import io
+import shutil
 from pathlib import PurePosixPath
 
 import pytest
@@ -35,6 +36,8 @@ def test_jobs_are_counted_once_and_those_that_are_done_not_at_all():
 def test_what_is_no_summary_is_refused():
     with pytest.raises(InputError, match="standard input is not a Snakemake summary"):
         plan.jobs(io.StringIO("nothing\n"))
+    with pytest.raises(InputError, match="standard input, line 2: a row has 1 of the 3 fields of a Snakemake summary"):
+        plan.jobs(io.StringIO("output_file\trule\tplan\na\n"))
 
 
 def test_an_estimate_is_the_formula_it_says(paper):
@@ -77,6 +80,15 @@ def test_a_model_that_is_here_is_measured_and_takes_no_download(checkpoint):
     parameters = sum(p.numel() for p in loading.load(checkpoint).network.parameters())
     # The file stores tied weights once.
     assert plan.size(own, own.models[0]) == (parameters, 3, 0)
+
+
+@pytest.mark.parametrize("content", ["{}", "[", "[]", "\udcff", 100_000 * "["])
+def test_a_model_with_a_corrupted_configuration_is_told(checkpoint, tmp_path, content):
+    folder = shutil.copytree(checkpoint, tmp_path / "m")
+    (folder / "config.json").write_text(content, errors="surrogateescape")
+    config = parse.parse({"models": [{"name": "m", "path": str(folder)}]})
+    with pytest.raises(InputError, match=r"model m: .* is not a complete checkpoint; fetch or copy it again"):
+        plan.size(config, config.models[0])
 
 
 def test_a_model_of_unknown_size_is_told():

@@ -1,10 +1,15 @@
 import logging
 import re
 
+import pandas as pd
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from icl_lens.errors import InputError
 from icl_lens.prompts.positions import tokenize
+from icl_lens.prompts.protocol import write_prompt
+from icl_lens.tasks.task import Task
 
 from ..conftest import byte_level, llama_like, sentencepiece_like, word_level
 from ..prompts_table import prompts_table
@@ -113,6 +118,49 @@ def test_label_words_that_begin_alike_are_refused(tokenizer):
         rows.append({**row, "text": text, "label_words": [words[1], words[0]], "label_spans": spans})
     with pytest.raises(InputError, match="' Positively' and ' Positive' begin with the same token"):
         tokenize(table.__class__(rows), byte_level())
+
+
+def labelled(*words):
+    """Return a prompts table with the given label words."""
+    task = Task("mine", "mine", "Review: {text}\nSentiment:{label}", words, tuple(word.strip() for word in words))
+    labels = list(range(len(words)))
+    row = {"prompt_id": 1, "seed": 0, "gold": 0, "label_words": list(words), "demo_labels": labels}
+    return pd.DataFrame([{**row, **write_prompt(task, ["fine"] * len(words), labels, "dull")}])
+
+
+@pytest.mark.parametrize("words", [(" Positive", " 😡"), (" Positive", " 好"), (" Positive", " 1")])
+def test_a_label_word_whose_first_token_is_a_blank_is_refused_by_every_kind_of_tokenizer(any_tokenizer, words):
+    with pytest.raises(InputError) as caught:
+        tokenize(labelled(*words), any_tokenizer)
+    told = str(caught.value)
+    if any_tokenizer.unk_token and "<0x00>" not in any_tokenizer.get_vocab():
+        assert f"the label word {words[1]!r} is unknown to the tokenizer" in told
+    else:
+        assert re.search(f"first token of the label word {words[1]!r} is '( ?|▁)', only whitespace", told)
+        assert told.endswith("choose a label word whose first token contains a character of the word")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(("merges", "token"), [([("Ġ", "ð")], " \ufffd"), ([("Ġ", "ð"), ("Ġð", "Ł"), ("ĠðŁ", "ĺ")], " \ufffd")])
+def test_a_label_word_whose_first_token_is_a_part_of_a_character_is_refused(merges, token):
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    core = Tokenizer(models.BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    with pytest.raises(InputError, match=re.escape(f"label word ' 😀' is {token!r}, only part of a character")):
+        tokenize(labelled(" 😀", " x"), PreTrainedTokenizerFast(tokenizer_object=core))
+
+
+@pytest.mark.parametrize("word", [" é", " 好", " 😀", " 1", ' "'])
+def test_a_label_word_whose_first_token_has_a_whole_character_is_read(word):
+    table = labelled(word, " x")
+    vocabulary = ["x", word.strip(), ":", "<unk>"]
+    core = Tokenizer(models.WordLevel({piece: number for number, piece in enumerate(vocabulary)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(pattern=":", behavior="isolated")]
+    )
+    (prompt,) = tokenize(table, PreTrainedTokenizerFast(tokenizer_object=core))
+    assert prompt.label_ids.tolist() == [1, 0]
 
 
 def test_an_unknown_label_word_is_refused():

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 ASKED = """
 import os, sys
 if __name__ == "__main__":
+    if sys.argv[1] == "tell":
+        os.write(int(os.environ["ICL_LENS_STDERR"]), b"told to the workflow")
+        sys.exit(1)
     print(sys.argv[1:], os.getcwd(), os.environ.get("ASKED"), sys.stdin.read(), "loaded" if "marker" in sys.modules else "cold")
     print("to the other stream", file=sys.stderr)
     if sys.argv[1] == "wait":
@@ -67,6 +70,21 @@ def test_an_error_is_told_as_python_tells_it(served):
     done = ask(served, "raise", input="")
     assert done.returncode == 1
     assert "ValueError: as it is" in done.stderr
+
+
+@pytest.mark.parametrize("socket", ["socket", "nobody there"])
+def test_a_command_reaches_the_standard_error_of_the_workflow(served, socket):
+    reader, writer = os.pipe()
+    environment = {**os.environ, "PYTHONPATH": str(served), "ICL_LENS_STDERR": str(writer)}
+    command = [sys.executable, "-SP", preloaded.__file__, served / socket, "asked", "tell"]
+    with open("/dev/full", "w") as log:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writer], timeout=60
+        )
+    os.close(writer)
+    with open(reader) as stream:
+        assert stream.read() == "told to the workflow"
+    assert done.returncode == 1
 
 
 def test_a_killed_client_takes_its_command_along_and_a_killed_command_is_told(served, tmp_path):

@@ -42,7 +42,14 @@ def write_table(results, name, kind, rows, inputs=(), **more):
 
 def study(results, name, rows, of):
     """Write the table of a study with twelve prompts and return its path."""
-    observed = {"prompts": 12, "untrained": False, "left_out": 0, "unknown_tokens": 0.0}
+    observed = {
+        "prompts": 12,
+        "untrained": False,
+        "left_out": 0,
+        "unknown_tokens": 0.0,
+        "next_token_loss": 3.5,
+        "uniform_loss": 8.6,
+    }
     path = f"studies/m/sst2/{of}/{name}.parquet"
     more = {"model": MODEL, "dtype": "float32", "device": "cpu", "task": TASK, "observed": observed}
     write_table(results, path, name, rows, ["corpora/sst2.parquet"], **more)
@@ -70,7 +77,7 @@ def made(tmp_path_factory):
     fresh, shared = ([{**key, "set": name} for key in keys] for name in ("fresh-1shot", "shared-1shot"))
     # S_wp is largest in the first layer and S_pq in the others. The values vary over seeds.
     flow = [
-        {**k, "layer": n, "s_wp": w + 0.1 * (k["seed"] - 43), "s_pq": 0.7 - w, "s_ww": draw.random() / 5}
+        {**k, "layer": n, **artifacts.saliency_columns(w + 0.1 * (k["seed"] - 43), 0.7 - w, draw.random() / 5)}
         for k in fresh
         for n, w in enumerate((0.6, 0.1, 0.1, 0.1))
     ]

@@ -20,10 +20,11 @@ from tests import plugins
 from ..conftest import REPOSITORY
 
 LAYERS = (
-    {"errors", "section", "progress"},
+    {"errors", "section", "progress", "short_repr", "json_text"},
+    {"yaml_text"},
     {"artifacts"},
     {"statistics", "network", "tasks", "hub"},
-    {"attention", "corpora"},
+    {"attention", "corpora", "results"},
     {"prompts"},
     {"models"},
     {"organism"},
@@ -221,6 +222,7 @@ SYNTHETIC = Schema("sample", 1, {"x": FLOAT}, (), "synthetic")
         ("checkpoints", lambda settings: {}, "depend on the settings, but the study has no settings"),
         ("alone", "yes", "must be of type bool, got 'yes'"),
         ("walked", None, "must be of type bool, got None"),
+        ("shortage", "few", "must be a function of the settings and the numbers of seeds and prompts, got 'few'"),
         ("items", item(), r"must be of type tuple, got Item\(.*\)"),
         ("items", ("figure_sample",), "must contain only entries of type Item, got 'figure_sample'"),
         ("items", (item(), item()), "duplicate name figure_sample"),

@@ -3,12 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.artifacts import audit, hashes
+from icl_lens.artifacts import hashes
 from icl_lens.errors import InputError
 from icl_lens.report import page, walk
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from tests import artifacts
 
@@ -56,7 +58,14 @@ def results(tmp_path):
         model={"name": "m", "family": "gpt2", "layers": 2, "parameters": 1000},
         dtype="float32",
         device="cpu",
-        observed={"prompts": 3, "untrained": False, "left_out": 0, "unknown_tokens": 0.0},
+        observed={
+            "prompts": 3,
+            "untrained": False,
+            "left_out": 0,
+            "unknown_tokens": 0.0,
+            "next_token_loss": 3.5,
+            "uniform_loss": 8.6,
+        },
         **more,
     )
     inputs = ["studies/m/sst2/shared-1shot/isolation.parquet"]
@@ -123,7 +132,9 @@ def test_pictures_have_a_text_that_states_the_finding(results):
 
 def test_a_missing_figure_is_told_in_one_sentence(results):
     (results / "figures/figure_4.csv").unlink()
-    with pytest.raises(InputError, match="figure_4 is missing or corrupted; run `snakemake figure_4 --cores all` to make it"):
+    with pytest.raises(
+        InputError, match="figure_4 is missing or corrupted; run `snakemake figure_4 --cores all` with the same config"
+    ):
         make(results)
     assert not (results / "report/index.html").exists()
 
@@ -232,6 +243,65 @@ def test_a_walk_draws_the_strongest_edges_and_what_was_measured(results):
     assert prompt["probabilities"] == [0.135, 0.865]
 
 
+LONG = 1394
+
+
+def lengthened(results):
+    """Replace the first prompt of :func:`walkable` by one with many tokens and, in each layer, many edges."""
+    folder = walkable(results)
+    draw = np.random.default_rng(0)
+    for kind in ("tokens", "flow"):
+        rows, about = artifacts.read(folder / f"{kind}.parquet", kind)
+        first = rows[rows["prompt_id"] == 0].iloc[[0]]
+        if kind == "tokens":
+            new = pd.concat([first] * LONG).assign(
+                position=range(LONG), start=range(LONG), end=range(1, LONG + 1), token="word"
+            )
+            new["class"] = [i % 2 if i in (300, 700, 1100) else -1 for i in range(LONG)]
+            new["last"] = new["position"] == LONG - 1
+        else:
+            new = pd.concat([first] * 2000).assign(layer=np.repeat([0, 1], 1000), key=np.tile(np.arange(1000), 2))
+            new["query"] = new["key"] + draw.integers(1, 300, 2000)
+            new["saliency"], new["attention"] = draw.random((2, 2000))
+        table = pd.concat([new, rows[rows["prompt_id"] == 1]], ignore_index=True)
+        more = {key: about[key] for key in ("model", "task", "corpus")}
+        write_table(results, f"studies/m/sst2/walk/{kind}.parquet", kind, table, **more)
+    return folder
+
+
+def test_of_a_long_prompt_the_tokens_with_the_strongest_edges_are_included(results):
+    folder = lengthened(results)
+    (task,) = walk.read([folder])
+    long, short = task["prompts"]
+    assert len(long["words"]) <= walk.ROWS
+    assert long["tokens"] == LONG
+    runs = dict(long["runs"])
+    assert sum(runs.values()) == long["left_out"] == LONG - (len(long["words"]) - len(runs))
+    assert all(long["words"][row] == f"… {count} tokens not shown …" for row, count in runs.items())
+    assert len(long["anchors"]) == 3
+    for measure in ("saliency", "attention"):
+        for layer in (0, 1):
+            edges = long["flow"][measure][layer]
+            assert 0 < len(edges) <= walk.EDGES
+            assert edges[-1][2] == 1, "the strongest edge is drawn"
+            assert not {end for edge in edges for end in edge[:2]} & set(runs)
+    assert len(json.dumps(long)) < 30_000
+    assert (short["words"], short["runs"], short["left_out"]) == ([EVIL, "a", "b", ":"], [], 0)
+
+
+def test_a_long_prompt_has_a_picture_of_limited_height(results):
+    folder = lengthened(results)
+    out = results / "report/index.html"
+    page.write(results, ["figure_4"], [results.parent / "claims.yaml"], PAGE, out, [folder])
+    wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+    with opened(out) as driver:
+        wait(driver, 20).until(lambda d: d.execute_script("return document.documentElement.dataset.walk") == "ready")
+        assert driver.find_element("id", "walk-left-out").text.startswith("Left out: ")
+        height = driver.execute_script("return document.querySelector('#walk-flow svg').getBoundingClientRect().height")
+        assert 1000 < height < 16 * walk.ROWS
+        assert "tokens not shown" in driver.find_element("id", "walk-tokens").text
+
+
 # The contrast of each visible text with its background (WCAG 2, relative luminance), lowest first.
 CONTRASTS = """
 const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -317,6 +387,18 @@ def test_a_page_without_a_failed_item_says_what_is_missing_and_why(results):
     assert "Incomplete:" not in make(results).read_text()
 
 
+def test_a_page_names_the_tasks_with_too_few_texts_and_is_complete(results):
+    out = results / "report/index.html"
+    sentence = f"task mine is left out of figure_9: {EVIL}"
+    page.write(results, ["table_4"], [results.parent / "claims.yaml"], PAGE, out, left_out=[sentence])
+    html = out.read_text()
+    assert "Tasks with too few texts" in html
+    assert "<li>task mine is left out of figure_9: &lt;script&gt;" in html
+    assert EVIL not in html
+    assert out.with_suffix(".json").is_file()
+    assert "Tasks with too few texts" not in make(results).read_text()
+
+
 def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
     (results / "report").mkdir()
     (results / "report/index.json").write_text("{}")
@@ -346,3 +428,10 @@ def test_the_reason_of_a_failed_job_is_the_last_line_of_its_log(tmp_path, log, s
     if log is not None:
         (tmp_path / "a.log").write_text(log)
     assert page.failure(tmp_path / "a.log") == said
+
+
+def test_the_reason_of_a_failed_study_names_its_model_and_task(tmp_path):
+    log = tmp_path / "logs/studies/organism/trec/ordered-1shot/diagnosis.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("icl-lens diagnosis: seed 42 has 1 pooled prompts\n")
+    assert page.failure(log) == "diagnosis of organism on trec: seed 42 has 1 pooled prompts"

@@ -204,7 +204,7 @@ def test_a_chat_keeps_every_span_and_opens_the_answer(told):
         "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{% if not loop.last %}</s>{% endif %}{% endfor %}"
     )
     wrapped = representation_change._as_chats(told, tokenizer)
-    assert list(wrapped.columns) == list(told.columns)
+    assert list(wrapped.columns) == [*told.columns, "content_spans"]
     for before, after in zip(told.itertuples(), wrapped.itertuples(), strict=True):
         assert after.text.endswith("<assistant> Answer:")
         for name in SETS:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lens.artifacts import audit
 from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.errors import InputError
 from icl_lens.models import batching, prefixes
 from icl_lens.models.logits import last_logits
 from icl_lens.prompts.positions import tokenize
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from icl_lens.studies.anchors.reweighting import compute as reweighting
 from icl_lens.studies.anchors.reweighting.study import METHODS, Settings
@@ -313,7 +313,9 @@ def test_the_artifact_and_its_tensors_are_written_together_and_audited(tmp_path,
     paths = {}
     for name, rows in {"shared-1shot": table, "shared-1shot-auxiliary": auxiliary, "shared-2shot": few(table)}.items():
         paths[name] = tmp_path / f"prompts/agnews/{name}.parquet"
-        artifacts.write(paths[name], rows, artifacts.describe("prompts", "icl_lens.prompts.protocol", {}, {}, [42]))
+        artifacts.write(
+            paths[name], rows.assign(set=name), artifacts.describe("prompts", "icl_lens.prompts.protocol", {}, {}, [42])
+        )
     out = tmp_path / "studies/tiny/agnews/shared-1shot/reweighting.parquet"
     further = {"train": paths["shared-1shot-auxiliary"], "baseline": paths["shared-2shot"]}
     study = registry.study("reweighting")

@@ -12,9 +12,10 @@ from icl_lens.studies.anchors import information_flow
 from icl_lens.studies.anchors.saliency import compute as saliency
 
 from ..conftest import sentencepiece_like
-from ..families import FAMILIES
+from ..families import FAMILIES, WINDOWS
 from ..prompts_table import prompts_table
 from ..reference.saliency import saliency as reference
+from ..reference.saliency import variants
 
 # Largest allowed difference from the plain reference in float32, as a share of the largest value.
 TOLERANCE = 1e-4
@@ -44,6 +45,50 @@ def test_it_agrees_with_the_plain_reference(language_model, tokenizer, family, t
         assert plain[metric].max() > 0
         assert np.abs(batched[metric] - plain[metric]).max() <= TOLERANCE * plain[metric].max()
         assert np.abs(single[metric] - plain[metric]).max() <= TOLERANCE * plain[metric].max()
+
+
+VARIANTS = ("s_wp_visible", "s_pq_visible", "s_ww_visible", "s_wp_bos", "s_wp_no_bos")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_variants_agree_with_the_plain_reference(language_model, family):
+    tokenizer = sentencepiece_like()
+    model = dataclasses.replace(language_model(family), tokenizer=tokenizer)
+    prompts = tokenize(prompts_table("agnews", count=3, shots=2), tokenizer)
+    assert len({len(p.ids) for p in prompts}) > 1, "some rows of a batch are padded"
+    windows = [WINDOWS.get(family, {}).get(layer) for layer in range(3)]
+    plain = [
+        variants(model.network, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold, windows, p.ids[0])
+        for p in prompts
+    ]
+    for budget in (5000, 1):
+        rows = saliency.compute(model, prompts, budget)
+        for name in VARIANTS:
+            expected = np.stack([one[name] for one in plain])  # (N, L)
+            found = rows[name].to_numpy().reshape(expected.shape)
+            # With windows, the first token may be too far from each label word.
+            assert expected.max() > 0 or (name == "s_wp_bos" and family in WINDOWS)
+            assert np.abs(found - expected).max() <= TOLERANCE * expected.max()
+        same = np.isclose(rows["s_ww"], rows["s_ww_visible"], rtol=1e-9, atol=0).reshape(len(prompts), -1).all(0)
+        assert same.tolist() == [size is None for size in windows]
+
+
+def test_without_a_bos_token_and_windows_the_variants_are_the_papers_means(language_model, tokenizer):
+    rows = saliency.compute(language_model("gpt2"), tokenize(prompts_table(), tokenizer), 2000)
+    for metric in saliency.METRICS:
+        assert rows[f"{metric}_visible"].equals(rows[metric])
+    assert rows["s_wp_no_bos"].equals(rows["s_wp"])
+    assert (rows["s_wp_bos"] == 0).all()
+
+
+def test_a_prompt_without_a_label_word_in_reach_has_no_visible_mean(language_model, tokenizer):
+    table = prompts_table(count=2)
+    start = table.at[0, "query_span"][0]
+    table.at[0, "text"] = table.at[0, "text"][:start] + "a fine film , " * 8 + table.at[0, "text"][start:]
+    rows = saliency.compute(language_model("gemma3_text"), tokenize(table, tokenizer), 2000)
+    first = rows[rows["prompt_id"] == 100].set_index("layer")
+    assert first["s_pq_visible"].tolist() == [0, first.at[1, "s_pq"], 0]
+    assert first.at[1, "s_pq"] > 0
 
 
 def test_in_float64_it_is_the_reference_to_rounding(language_model, tokenizer):

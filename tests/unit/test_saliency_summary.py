@@ -6,7 +6,7 @@ import pytest
 
 from icl_lens.errors import InputError
 from icl_lens.statistics.resampling import Bootstrap, shares
-from icl_lens.studies.anchors.saliency.summary import METRICS, summarise
+from icl_lens.studies.anchors.saliency.summary import METRICS, notes, summarise
 
 
 @pytest.fixture
@@ -14,7 +14,9 @@ def rows():
     generator = np.random.default_rng(0)
     keys = [(seed, 10 * seed + prompt, layer) for seed in (1, 2, 3) for prompt in range(5) for layer in range(2)]
     table = pd.DataFrame(keys, columns=["seed", "prompt_id", "layer"]).assign(model="m", task="sst2", set="fresh-1shot")
-    return table.assign(**{metric: generator.exponential(size=len(table)) for metric in METRICS})
+    table = table.assign(**{metric: generator.exponential(size=len(table)) for metric in METRICS})
+    same = {f"{metric}_visible": table[metric] for metric in METRICS}
+    return table.assign(**same, s_wp_bos=0.0, s_wp_no_bos=table["s_wp"])
 
 
 def test_a_share_is_the_mean_over_seeds_of_quotients_of_means(rows):
@@ -39,6 +41,37 @@ def test_differences_are_paired(rows):
     found = summarise(rows).set_index(["metric", "layer"])
     assert np.abs(found.loc["s_wp - s_pq", ["share", "low", "high"]].to_numpy()).max() < 1e-12
     assert found.loc[("s_wp", 0), "high"] - found.loc[("s_wp", 0), "low"] > 0.01
+
+
+def test_variants_that_equal_the_papers_means_are_left_out(rows):
+    found = summarise(rows)
+    assert set(found["metric"]) == {*METRICS, "s_wp - s_pq", "s_wp - s_ww", "s_pq - s_ww"}
+    assert notes(found) == []
+
+
+def test_means_over_edges_that_can_exist_are_aggregated_as_the_papers_are(rows):
+    paper = summarise(rows).set_index(["metric", "layer"])
+    windowed = rows.assign(s_pq_visible=7 * rows["s_pq"])
+    found = summarise(windowed)
+    by_metric = found.set_index(["metric", "layer"])
+    pd.testing.assert_frame_equal(by_metric.loc[paper.index], paper)
+    expected = summarise(rows.assign(s_pq=7 * rows["s_pq"])).set_index(["metric", "layer"])
+    for metric in (*METRICS, "s_wp - s_pq"):
+        suffixed = " - ".join(f"{name}_visible" for name in metric.split(" - "))
+        pd.testing.assert_frame_equal(by_metric.loc[suffixed], expected.loc[metric])
+    assert len(notes(found)) == 1
+    assert "count edges outside an attention window as 0" in notes(found)[0]
+
+
+def test_the_flow_from_a_bos_token_is_shown_with_and_without_it(rows):
+    bos = rows.assign(s_wp_bos=np.where(rows["layer"] == 0, 0.5, 0.05) * rows["s_wp"], s_wp_no_bos=0.8 * rows["s_wp"])
+    found = summarise(bos)
+    by_metric = found.set_index(["metric", "layer"])["share"]
+    assert by_metric["s_wp_bos", 0] == pytest.approx(0.5 * by_metric["s_wp", 0])
+    expected = summarise(rows.assign(s_wp=0.8 * rows["s_wp"])).set_index(["metric", "layer"])["share"]
+    for metric in METRICS:
+        assert by_metric[f"{metric}_no_bos"].tolist() == pytest.approx(expected[metric].tolist())
+    assert "is the source of 5 to 50 % of $S_{wp}$" in notes(found)[0]
 
 
 def test_the_order_of_rows_changes_nothing(rows):

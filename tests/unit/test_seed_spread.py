@@ -65,7 +65,8 @@ def study(kind, task, draw):
         return int(draw.integers(2))
 
     if kind == "saliency":
-        return of_prompts({"layer": 0}, {"layer": 1}, s_wp=draw.random, s_pq=draw.random, s_ww=draw.random)
+        rows = of_prompts({"layer": 0}, {"layer": 1})
+        return [{**row, **artifacts.saliency_columns(*draw.random(3))} for row in rows]
     if kind == "deep_attention":
         return of_prompts(*({"layer": n, "class": c} for n in (0, 1) for c in range(TASKS[task])), attention=draw.random)
     if kind == "isolation":

@@ -229,7 +229,8 @@ class TestRun:
         table, about = artifacts.read(trained["table"], "training")
         assert table["step"].tolist() == [50, 60]
         assert table["rung"].tolist()[-1] == 2
-        assert about["corpus"] == {"source": "builtin", "seed": 0}
+        duplicates = {"texts": 601, "duplicates": 0, "dropped": False}
+        assert about["corpus"] == {"source": "builtin", "seed": 0, "test_duplicates": duplicates}
         assert not trained["work"].exists()
         facts = training.read_facts(trained["facts"])
         assert facts["steps"] == 60

@@ -10,12 +10,14 @@ from icl_lens.artifacts.schema import FLOAT, INTEGER, study_schema
 from icl_lens.errors import InputError
 from icl_lens.studies import registry, writing
 
+from ..artifacts import saliency_columns
+
 SALIENCY = registry.study("saliency")
 KEYS = {"model": "m", "task": "sst2", "set": "fresh-1shot", "seed": 7}
 
 
 def rows():
-    values = {"s_wp": 1.0, "s_pq": 2.0, "s_ww": 3.0}
+    values = saliency_columns(1.0, 2.0, 3.0)
     return pd.DataFrame([{**KEYS, "prompt_id": i, "layer": layer, **values} for i in range(3) for layer in range(2)])
 
 

@@ -63,9 +63,9 @@ class Clone:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, folder / name)
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+    def snakemake(self, *arguments: str, **more) -> subprocess.CompletedProcess:
         """Run Snakemake in the copy; ``stdout`` contains both standard output and standard error."""
-        with self.start(*arguments) as process:
+        with self.start(*arguments, **more) as process:
             output, _ = process.communicate(timeout=900)
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
@@ -81,13 +81,13 @@ class Clone:
             check=False,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen:
-        """Start Snakemake in the copy, in a separate process group."""
+    def start(self, *arguments: str, folder: Path | None = None, **environment: str) -> subprocess.Popen:
+        """Start Snakemake in the copy or in another working folder, in a separate process group."""
         return subprocess.Popen(
             [Path(sys.executable).parent / "snakemake", *map(str, arguments), *TWO_AT_ONCE],
-            cwd=self.folder,
+            cwd=folder or self.folder,
             # The copy's package takes precedence over the installed one, in Snakemake and in each job.
-            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
+            env={**os.environ, "PYTHONPATH": str(self.folder / "src"), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

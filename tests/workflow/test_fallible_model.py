@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 
-from icl_lens.artifacts import audit
 from icl_lens.cli import commands
 from icl_lens.config import parse
 from icl_lens.models import loading
 from icl_lens.report import page
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from icl_lens.tasks.task import TASKS
 from tests import artifacts

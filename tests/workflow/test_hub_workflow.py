@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from icl_lens.artifacts import audit
 from icl_lens.corpora.hub import DATASETS, PARQUET
 from icl_lens.hub.fetched import RECORD
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from icl_lens.tasks.task import TASKS
 from tests import artifacts

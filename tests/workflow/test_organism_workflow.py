@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from icl_lens.artifacts import audit
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from tests import artifacts
 

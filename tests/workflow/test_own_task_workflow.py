@@ -7,8 +7,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from icl_lens.artifacts import audit
 from icl_lens.config import parse
+from icl_lens.results import audit
 from icl_lens.statistics.resampling import OVER_TASKS
 from icl_lens.studies import registry
 from tests import artifacts
@@ -57,7 +57,7 @@ def test_every_study_of_every_item_works_on_it(example):
         for study in item.studies:
             table, about = artifacts.read(results / f"studies/organism/tickets/{item.set}/{study}.parquet", study)
             assert table["prompt_id"].nunique() in ((1, 2) if study in FEW else (2,)), study
-            assert about["corpus"] == {"source": "files"}
+            assert about["corpus"]["source"] == "files"
     assert not audit.audit(results, registry.schemas())[1]
 
 

@@ -8,15 +8,15 @@ import re
 import shutil
 import signal
 import time
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lens.artifacts import audit, code, parquet
+from icl_lens.artifacts import code, parquet
 from icl_lens.config import parse, plan
 from icl_lens.report import claims, figures
+from icl_lens.results import audit
 from icl_lens.statistics.attention_auc import agreement, attention_scores
 from icl_lens.studies import registry
 from icl_lens.studies.anchors.saliency.summary import METRICS
@@ -345,6 +345,17 @@ def test_a_changed_setting_reruns_what_it_decides(tiny_run):
     assert "corpora" not in planned
 
 
+def test_removing_duplicate_test_texts_reads_the_texts_anew(tiny_run):
+    clone, overlay = tiny_run
+    dropping = clone.folder / "dropping.yaml"
+    dropping.write_text("data: {drop_test_duplicates: true}\n")
+    dry_run = ("-n", "-p", "--cores", "2", "--configfile", overlay.name)
+    done = clone.snakemake(*dry_run, dropping.name)
+    assert jobs(done)["corpora"] == len(list((clone.folder / "results/corpora").glob("*.parquet"))) > 0
+    assert done.stdout.count("--drop-test-duplicates") == jobs(done)["corpora"]
+    assert "corpora" not in jobs(clone.snakemake(*dry_run))
+
+
 def test_a_changed_setting_of_one_study_reruns_that_study_alone(tiny_run):
     clone, overlay = tiny_run
     done = clone.snakemake("-n", "--cores", "2", "--configfile", overlay.name, "--config", "studies={isolation: {draws: 2}}")
@@ -430,8 +441,8 @@ def test_a_failed_figure_does_not_take_the_report_with_it(tiny_run):
 def test_a_second_run_in_the_same_results_folder_is_refused(tiny_run):
     clone, overlay = tiny_run
     results = clone.folder / "locked"
-    lock = clone.folder / ".snakemake/icl-lens" / quote(str(results), safe="")
-    lock.parent.mkdir(exist_ok=True)
+    lock = results / "logs/.lock"
+    lock.parent.mkdir(parents=True)
     arguments = ["table_4", "--cores", "1", "--configfile", overlay.name, "--config", "results=locked"]
     with lock.open("w") as held:
         held.write("4711 on another")
@@ -441,7 +452,7 @@ def test_a_second_run_in_the_same_results_folder_is_refused(tiny_run):
         assert second.returncode == 1
         assert "another run (process 4711 on another) is writing to locked; wait until it ends" in second.stdout
         assert "Traceback" not in second.stdout
-        assert not results.exists()
+        assert [path for path in results.rglob("*") if path.is_file()] == [lock]
         assert clone.snakemake("-n", *arguments).returncode == 0, "a dry run writes nothing"
     assert clone.snakemake(*arguments).returncode == 0
 
@@ -479,6 +490,8 @@ def refused(clone, *arguments):
 
 def test_a_config_that_cannot_be_is_one_sentence(clone):
     assert refused(clone, "--config", "querries=3").startswith("config: unknown key 'querries' (= 3); did you mean 'queries'?")
+    (clone.folder / "twice.yaml").write_text("seeds: [1]\nseeds: [2]\n")
+    assert refused(clone, "--configfile", "twice.yaml").endswith("duplicate key 'seeds' (line 2, column 1)")
     overlay = clone.config("no-model", models=[{"name": "x", "path": "no/such/folder"}])
     assert refused(clone, "--configfile", overlay.name) == "model folder no/such/folder does not exist"
 
@@ -544,7 +557,7 @@ def test_figures_from_the_real_files(tiny_run, shared_data):
     assert "not trained on such text" in svg
     assert "generated" not in (clone.folder / "real/figures/figure_3.txt").read_text()
     prompts, about = artifacts.read(clone.folder / "real/prompts/sst2/fresh-1shot.parquet", "prompts")
-    assert about["corpus"] == {"source": "files"}
+    assert about["corpus"]["source"] == "files"
     assert " \nSentiment:" in prompts["text"][0], "the blank at the end of a review is kept"
 
 

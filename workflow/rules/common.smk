@@ -1,31 +1,51 @@
 # Shared by all rules: the validated config, and functions that map it to paths. This file computes no results.
 
+import difflib
 import fcntl
 import json
+import logging
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
+import threading
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
+from snakemake.dag import DAG
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
+from icl_lens import yaml_text
+from icl_lens.artifacts import hashes
+from icl_lens.results import inputs
 from icl_lens.artifacts.code import code_hash, notebook_hash
-from icl_lens.artifacts.hashes import HASHES as HASHES_VARIABLE
+from icl_lens.artifacts.files import (
+    require_writable_folder,
+    temporary_folder,
+    writing,
+)
 from icl_lens.cli import commands, preloaded
+from icl_lens.config import shortage
 from icl_lens.config.parse import parse as parse_config
+from icl_lens.corpora import counts
+from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, own_task_dataset
 from icl_lens.errors import InputError
-from icl_lens.hub import converted, fetch, gguf_conversion, gguf_files
-from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.hub import (
+    converted,
+    fetch,
+    fetched,
+    gguf_conversion,
+    gguf_files,
+    quantization,
+)
+from icl_lens.hub.checkpoints import checkpoint_files, checkpoint_hash
 from icl_lens.hub.fetched import RECORD
 from icl_lens.network import accelerators
 from icl_lens.organism.code import training_code
@@ -33,9 +53,15 @@ from icl_lens.prompts.schema import PROMPTS
 from icl_lens.studies import plugins, registry
 from icl_lens.tasks.own import VARIANTS
 
+# Show messages of the package, such as the progress of reading a large file, next to those of Snakemake.
+logging.getLogger("icl_lens").setLevel(logging.INFO)
+logging.getLogger("icl_lens").addHandler(logging.StreamHandler())
+
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+# Folders of the repository that are not for outputs.
+PROJECT_FOLDERS = "benchmarks config docs envs examples notebooks profiles resources src tests workflow".split()
 
 
 def checked(function, *arguments):
@@ -53,13 +79,67 @@ def stop(sentence):
     sys.exit(1)
 
 
+# Snakemake keeps the last value of a duplicate key. Reading the files again reports it.
+for config_file in workflow.configfiles:
+    checked(yaml_text.read, config_file)
+
+
+def name_nearest_target(record):
+    """Replace Snakemake's message about an unknown target by one sentence with the nearest target, and keep all other messages.
+
+    This is a filter of Snakemake's logger, because Snakemake gives the targets to the workflow only after this file is read.
+    """
+    found = re.search(r"No rule to produce (.*) \(if you use", str(record.msg))
+    if getattr(record, "exception", "") == "MissingRuleException" and found:
+        record.msg = unknown_target(found[1])
+    return True
+
+
+def unknown_target(name):
+    """Return the error sentence for a target that no rule makes."""
+    if name.endswith((".yaml", ".yml")):
+        return f"{name} is not a target; to use it as config, write --configfile {name}"
+    targets = sorted(rule.name for rule in workflow.rules if not rule.has_wildcards())
+    wanted = Path(name)
+    nearest = difflib.get_close_matches(wanted.stem, targets, n=1, cutoff=0.5)
+    if nearest and nearest[0] == wanted.stem and name != nearest[0]:
+        hint = f"write {nearest[0]}, which makes all files of this item"
+    elif nearest:
+        hint = f"did you mean {nearest[0]!r}?"
+    else:
+        hint = "use a figure, a table, a paper or a file of the results"
+    return f"{name!r} is not a target; {hint}; `snakemake --list` lists all targets; the key plugins adds those of your own studies"
+
+
+def require_own_folder(key, folder):
+    """Check that a folder for outputs is neither a file nor a folder with the project's own files."""
+    path = Path(folder).resolve()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"config: {key}: {folder} is a file; set {key} to a folder")
+    if path == REPOSITORY.resolve() or (
+        path.is_relative_to(REPOSITORY.resolve())
+        and path.relative_to(REPOSITORY.resolve()).parts[0] in PROJECT_FOLDERS
+    ):
+        raise InputError(
+            f"config: {key}: {folder} contains files of this project; set {key} to another folder"
+        )
+
+
 CONFIG = checked(parse_config, config).with_checkpoints()
+for key in ("results", "downloads"):
+    checked(require_own_folder, key, getattr(CONFIG, key))
 ITEMS = checked(registry.items)
 # organism.smk has the rule for this group.
 GROUPS = [group for group in registry.groups() if group != "organism"]
 WALKED = [study.name for study in registry.studies().values() if study.walked]
 # Open files of the locks that this run holds.
 LOCKS = []
+# Name of a lock file.
+LOCK = ".lock"
+# The folder where this run and its jobs cache the hashes of input files. It is kept, so that a later run reads only changed files.
+HASHES = os.environ.setdefault(hashes.HASHES, str(hashes.CACHE.absolute()))
+with suppress(OSError):
+    Path(HASHES).mkdir(parents=True, exist_ok=True)
 # Rules that write to the folder of downloads.
 DOWNLOADING = {"fetch_model", "fetch_dataset", "fetch_gguf", "convert_gguf"}
 RUN = "icl_lens.studies.run"
@@ -103,7 +183,17 @@ def data_files(task):
 
 def corpus_inputs(task):
     """Return the files that a task's texts are read from."""
-    return [fetched_dataset(task)] if dataset_of(task) else data_files(task).values()
+    checked(require_texts, task)
+    if dataset_of(task):
+        return [fetched_dataset(task)]
+    return external_files(data_files(task).values())
+
+
+def corpus_content(task):
+    """Return a hash of the content of the files that a task's texts are read from."""
+    if dataset_of(task):
+        return recorded_content(fetched_dataset(task))
+    return content(data_files(task).values())
 
 
 def corpus_module(task):
@@ -133,7 +223,48 @@ def corpus_options(task):
             f"--{split} {shlex.quote(str(path))}"
             for split, path in data_files(task).items()
         ]
-    return " ".join(options) or f"--seed {CONFIG.data.seed}"
+    options = options or [f"--seed {CONFIG.data.seed}"]
+    if CONFIG.data.drop_test_duplicates:
+        options.append("--drop-test-duplicates")
+    return " ".join(options)
+
+
+def external_file(path):
+    """Return a file that no rule makes, as the input of a rule.
+
+    Its date does not determine which jobs run, because a date does not depend on the content: `mv` keeps an old date, and `touch`
+    sets a new one. Each rule with such an input also has the parameter `content`, a hash of the content.
+    """
+    return ancient(str(path))
+
+
+def external_files(paths):
+    """Return files that no rule makes, as the input of a rule; see `external_file`."""
+    return [external_file(path) for path in paths]
+
+
+def content(paths):
+    """Return a hash of the names and the content of some files. As a rule's parameter, it triggers a rerun when these change."""
+    return checked(hashes.files_hash, [Path(path) for path in paths])
+
+
+def recorded_content(record):
+    """Return a hash of the content of a fetched data set: of its record and of all files that the record lists; "" before it exists."""
+    path = Path(record)
+    if not path.is_file():
+        return ""
+    listed = checked(fetched.read, path.parent).files
+    return content([path, *(path.parent / name for name in listed)])
+
+
+def checkpoint_content(folder):
+    """Return a hash of the content of a checkpoint; "" if it is not fetched or converted yet."""
+    made = Path(folder).is_relative_to(CONFIG.downloads)
+    if made and not any(
+        (Path(folder) / name).is_file() for name in (RECORD, converted.RECORD)
+    ):
+        return ""
+    return checked(checkpoint_hash, folder)
 
 
 @cache
@@ -167,18 +298,19 @@ def model_files(name):
     A model that this config trains is given by its absolute path, so that Snakemake treats it as a user's file. Studying a model
     must never trigger its training.
     """
+    checked(require_model, name)
     path = model_folder(name)
     if CONFIG.model(name).gguf is not None:
         return [f"{path}/{converted.RECORD}"]
     if CONFIG.model(name).hub is not None:
         return [f"{path}/{RECORD}"]
     if not is_trained_here(path):
-        return checkpoint_files(path)
+        return external_files(checkpoint_files(path))
     if not Path(path).is_dir():
         stop(
             f"model {name}: {path} is not trained yet; `snakemake organism` with this config trains it"
         )
-    return checkpoint_files(Path(path).absolute())
+    return external_files(checkpoint_files(Path(path).absolute()))
 
 
 def is_small(name):
@@ -243,7 +375,7 @@ def gguf_file(folder):
 def gguf_inputs(folder):
     """Return the input of a conversion: the file, or for a file from the Hub the record that it was fetched."""
     if converted_model(folder).hub is None:
-        return [gguf_file(folder)]
+        return external_files([gguf_file(folder)])
     return [f"{Path(folder).parent}/{RECORD}"]
 
 
@@ -255,12 +387,13 @@ def gguf_options(folder):
     return shlex.join(options)
 
 
-def gguf_stamp(folder):
-    """Return the size and modification time of a local file, so that a replaced file is converted even if it is older."""
-    if converted_model(folder).hub is not None:
-        return ""
-    found = Path(gguf_file(folder)).stat()
-    return f"{found.st_size} bytes, {found.st_mtime_ns}"
+def gguf_content(folder):
+    """Return a hash of the content of the file that is converted to a folder, or for a file from the Hub of its record."""
+    return (
+        content([gguf_file(folder)])
+        if converted_model(folder).hub is None
+        else recorded_content(gguf_inputs(folder)[0])
+    )
 
 
 def fetched_gguf_options(record):
@@ -274,7 +407,7 @@ def encoder_files(folder):
     """Return an encoder's files as a study's input: the files in its folder, or the record that it was fetched."""
     if Path(folder).is_relative_to(Path(CONFIG.downloads) / "models"):
         return [f"{folder}/{RECORD}"]
-    return checked(checkpoint_files, folder)
+    return external_files(checked(checkpoint_files, folder))
 
 
 def fetched_dataset_options(record):
@@ -364,6 +497,14 @@ def further_checkpoint_files(study):
     return [file for folder in folders for file in encoder_files(folder)]
 
 
+def further_content(study):
+    """Return hashes of the content of the additional checkpoints that a study runs."""
+    if study.checkpoints is None:
+        return []
+    folders = study.checkpoints(study_settings(study)).values()
+    return [checkpoint_content(folder) for folder in folders]
+
+
 def tensor_outputs(study):
     """Return the tensor file that a study writes in addition to its table, if any."""
     if not study.tensors:
@@ -381,37 +522,104 @@ def require_convertible(model):
         gguf_conversion.require_packages()
 
 
-def require_inputs():
-    """Check that all inputs in the config exist or can be fetched; otherwise stop with a one-line error that names the missing one."""
-    for model in CONFIG.all_models:
-        if model.gguf is not None:
-            if not Path(model_files(model.name)[0]).is_file():
-                require_convertible(model)
-            continue
-        if model.hub is not None:
-            # Rejects an invalid repository name or revision.
-            model_folder(model.name)
-            continue
-        if not is_trained_here(model.path):
-            checkpoint_files(model.path)
-    for task in CONFIG.tasks:
-        corpus = CONFIG.text_source(task)
-        if dataset_of(corpus):
-            fetched_dataset(corpus)
-        for split, path in data_files(corpus).items():
-            if not path.is_file():
-                key = "own_tasks" if corpus in CONFIG.own_tasks else "data.files"
-                raise InputError(
-                    f"task {task}: its {split} file {path} does not exist; add it, set another file in "
-                    f"{key}.{corpus}.{split}, or remove {task} from tasks"
-                )
+@cache
+def require_model(name):
+    """Check that a model exists or can be fetched or converted; otherwise raise an error that names what is missing.
+
+    It is called when Snakemake plans the first job that needs the model, so before any job runs. A model that no requested job
+    needs is not checked.
+    """
+    model = CONFIG.model(name)
+    if model.gguf is not None:
+        if not Path(model_folder(name), converted.RECORD).is_file():
+            require_convertible(model)
+    elif model.hub is not None:
+        # Rejects an invalid repository name or revision, and fetched weights that are quantised.
+        quantization.require_float(Path(model_folder(name)))
+    elif not is_trained_here(model.path):
+        checkpoint_files(model.path)
+
+
+@cache
+def require_texts(task):
+    """Check that the files with a task's texts exist or can be fetched; called like `require_model`."""
+    if dataset_of(task):
+        fetched_dataset(task)
+    for split, path in data_files(task).items():
+        if not path.is_file():
+            key = "own_tasks" if task in CONFIG.own_tasks else "data.files"
+            raise InputError(
+                f"task {task}: its {split} file {path} {'is a folder' if path.is_dir() else 'does not exist'}; add it, set another file in {key}.{task}.{split}, or "
+                f"remove {task} from tasks"
+            )
+
+
+@cache
+def text_counts(task):
+    """Return the number of texts of each class per split, or None if they are not known before the texts are read."""
+    source = CONFIG.text_source(task)
+    if dataset_of(source):
+        return None
+    if data_files(source):
+        code, folder = code_of(corpus_module(source)), Path(
+            ".snakemake/icl-lens/counts"
+        )
+        own = CONFIG.own_tasks.get(source)
+        return counts.of_files(
+            CONFIG.task(source), own, data_files(source), code, folder
+        )
+    return class_counts(source)
+
+
+@cache
+def too_few_texts(item):
+    """Return the configured tasks that an item cannot show because they have too few texts, each with the reason."""
+    tasks = CONFIG.shown(item)[1] if not ITEMS[item].own_tasks else []
+    found = {
+        task: shortage.of_item(CONFIG, item, task, text_counts(task)) for task in tasks
+    }
+    return {task: reason for task, reason in found.items() if reason}
+
+
+def panels(item):
+    """Return the names of the models and of the tasks that an item shows, without the tasks that have too few texts for it."""
+    models, tasks = CONFIG.shown(item)
+    return models, [task for task in tasks if task not in too_few_texts(item)]
+
+
+def left_out():
+    """Return one sentence per task and reason for the tasks that have too few texts for some items of the report."""
+    return [sentence for sentence, items in left_out_items()]
+
+
+@cache
+def left_out_items():
+    """Return the sentences of `left_out`, each with the items that it is about."""
+    return shortage.summary({item: too_few_texts(item) for item in requested_items()})
+
+
+@cache
+def warn(sentence):
+    """Print a warning once."""
+    if workflow.is_main_process:
+        logger.warning(sentence)
+
+
+def warn_left_out(item):
+    """Warn, before any job runs, about the tasks that an item does not show because they have too few texts."""
+    reported = [sentence for sentence, items in left_out_items() if item in items]
+    own = [sentence for sentence, _ in shortage.summary({item: too_few_texts(item)})]
+    for sentence in reported or own:
+        warn(sentence)
 
 
 def require_shown(item):
     """Check that an item has something to show with this config."""
-    models, tasks = CONFIG.shown(item)
+    models, tasks = panels(item)
     if models and tasks:
         return
+    if reason := next(iter(too_few_texts(item).values()), ""):
+        raise InputError(f"{item} cannot be made: {reason}")
     about = ITEMS[item]
     if about.hubs and not models:
         raise InputError(
@@ -451,7 +659,7 @@ def training_corpora(wildcards):
 
 def shown_items():
     """Return the items that have something to show with this config."""
-    return [item for item in ITEMS if all(CONFIG.shown(item))]
+    return [item for item in ITEMS if all(panels(item))]
 
 
 def group_items(group):
@@ -461,14 +669,29 @@ def group_items(group):
 
 def reported_items():
     """Return the items in the report: all items that `all` makes."""
+    return [item for item in requested_items() if all(panels(item))]
+
+
+def requested_items():
+    """Return the items that `all` would make if each task had enough texts."""
     return [
         item
-        for item in shown_items()
-        if ITEMS[item].in_all
+        for item in ITEMS
+        if all(CONFIG.shown(item))
+        and ITEMS[item].in_all
         and (
             ITEMS[item].group in CONFIG.groups or registry.is_plugin(ITEMS[item].group)
         )
     ]
+
+
+def reported_files(wildcards):
+    """Return the files of all items in the report; warn about tasks that are left out, and stop if no item can be made."""
+    for item in requested_items():
+        warn_left_out(item)
+    if requested_items() and not reported_items():
+        checked(require_shown, requested_items()[0])
+    return [files for item in reported_items() for files in item_files(item)]
 
 
 def reported_claims():
@@ -477,23 +700,50 @@ def reported_claims():
     return [file for file in files if file.exists()]
 
 
+def report_page():
+    """Return the template, style sheet and scripts of the report page."""
+    return sorted((REPOSITORY / "resources/report").iterdir())
+
+
 def lock_folders(workflow):
     """Lock the folders that this run writes to, and return the open lock files; stop if another run is writing to one of them.
 
     The operating system releases the locks when this process ends, even if it is killed. Snakemake's own locks are files that a
     killed run leaves behind, so the default profile disables them.
     """
-    folders = [CONFIG.results]
+    locks = {"results": (CONFIG.results, Path(CONFIG.results, "logs", LOCK))}
     if any(job.rule.name in DOWNLOADING for job in workflow.dag.needrun_jobs()):
-        folders.append(CONFIG.downloads)
-    return [checked(lock_folder, folder) for folder in folders]
+        locks["downloads"] = (CONFIG.downloads, Path(CONFIG.downloads, LOCK))
+    checked(require_writable, "Snakemake cannot run in this folder", ".snakemake")
+    for key, (folder, _) in locks.items():
+        checked(require_writable, key, folder)
+    return [checked(lock_folder, folder, path) for folder, path in locks.values()]
 
 
-def lock_folder(folder):
-    """Lock one folder for this process, and return the open lock file."""
-    path = Path(".snakemake/icl-lens", quote(str(Path(folder).absolute()), safe=""))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
+def require_snakemake_folder():
+    """Check that Snakemake may write to its own folder, which even a dry run does."""
+    # `onstart` also checks that the device has space left, which a dry run does not need.
+    if not os.access(".snakemake", os.W_OK):
+        require_writable("Snakemake cannot run in this folder", ".snakemake")
+
+
+def require_writable(key, folder):
+    """Check that files can be written to a folder, before any job runs. The error begins with the config key of the folder."""
+    try:
+        require_writable_folder(Path(folder).absolute())
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
+def lock_folder(folder, path):
+    """Lock one folder for this process, and return the open lock file.
+
+    The lock file is in the folder, so that runs that were started in different working folders, or that specify the folder by a
+    link, use the same lock.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -505,10 +755,39 @@ def lock_folder(folder):
         logger.warning(
             f"{path.parent} cannot be locked ({error.strerror}); do not start a second run in this folder"
         )
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {platform.node()}")
-    file.flush()
+    with writing(path):
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
     return file
+
+
+def write_input_paths():
+    """Write the paths of the inputs outside the results folder, so that the audit can compare their content."""
+    studies = [study for study in registry.studies().values() if study.checkpoints]
+    texts = {
+        task: (
+            {f"fetched: {RECORD}": fetched_dataset(task)}
+            if dataset_of(task)
+            else {
+                f"{split}: {path.name}": path
+                for split, path in data_files(task).items()
+            }
+        )
+        for task in map(CONFIG.text_source, CONFIG.tasks)
+    }
+    paths = inputs.ExternalInputs(
+        models={model.name: model_folder(model.name) for model in CONFIG.all_models},
+        encoders={
+            name: folder
+            for study in studies
+            for name, folder in study.checkpoints(study_settings(study)).items()
+        },
+        texts={task: files for task, files in texts.items() if files},
+        notebooks={item: item_notebook(item) for item in ITEMS},
+        page={path.name: path for path in (*reported_claims(), *report_page())},
+    )
+    checked(inputs.write, CONFIG.results, paths)
 
 
 def remove_job_rate_limit(workflow):
@@ -519,6 +798,26 @@ def remove_job_rate_limit(workflow):
     """
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
+
+
+def allow_termination(workflow):
+    """Let Snakemake end when it receives SIGTERM, for example from a cluster.
+
+    Its signal handler acquires the lock of the scheduler. The main thread can hold this lock when the signal arrives, and would
+    then wait for itself forever.
+    """
+    workflow.scheduler._lock = threading.RLock()
+
+
+async def accept_any_dates(dag, job, outputs):
+    """Accept outputs that are dated before an input, because the clock was set back or the date of a data file is in the future.
+
+    Snakemake would delete such outputs and fail, so the run could not be finished. The dates cause no rerun, because inputs of up
+    to `max-checksum-file-size` (see the profile) are compared by content.
+    """
+
+
+DAG.check_output_mtime = accept_any_dates
 
 
 def missing_items(dag, failed):
@@ -560,6 +859,7 @@ def write_incomplete_report(workflow):
         *("--items", *shown),
         *("--missing", *(f"{item}={log}" for item, log in missing.items())),
         *("--claims", *map(str, page.input.claims)),
+        *("--left-out", *left_out()),
         *("--walks", *walks, "--out", str(page.output.page)),
     ]
     Path(page.log[0]).parent.mkdir(parents=True, exist_ok=True)
@@ -583,8 +883,9 @@ def walked_folders():
         return []
     return [
         f"{CONFIG.results}/studies/{model}/{task}/shared-1shot"
-        for model in CONFIG.shown("figure_1")[0]
+        for model in panels("figure_1")[0]
         for task in CONFIG.tasks
+        if not shortage.of_set(CONFIG, "shared-1shot", task, text_counts(task))
     ]
 
 
@@ -595,7 +896,7 @@ def item_names(kind):
 
 def item_studies(item):
     """Return the study folders that an item reads, in the order of its panels: by model, then by task."""
-    models, tasks = CONFIG.shown(item)
+    models, tasks = panels(item)
     if not ITEMS[item].studies:
         return []
     return [
@@ -613,16 +914,25 @@ def item_target(item):
 
 
 def group_target(group):
-    """Return the input of a group's target: the files of its items, or a function that refuses a group with nothing to show."""
+    """Return the input of a group's target: a function that returns the files of its items, or stops if the group has none."""
     if group_items(group):
-        return [files for item in group_items(group) for files in item_files(item)]
+        return lambda wildcards: group_files(group)
     first = next(item for item in ITEMS if ITEMS[item].group == group)
     return lambda wildcards: checked(require_shown, first)
+
+
+def group_files(group):
+    """Return the files of a group's items, and warn about tasks that are left out."""
+    for item in ITEMS:
+        if ITEMS[item].group == group and all(CONFIG.shown(item)):
+            warn_left_out(item)
+    return [files for item in group_items(group) for files in item_files(item)]
 
 
 def item_inputs(item):
     """Return the tables that an item reads."""
     checked(require_shown, item)
+    warn_left_out(item)
     return [
         *(f"{CONFIG.results}/{table}" for table in ITEMS[item].reads),
         *(
@@ -671,11 +981,9 @@ def item_parameters(item):
     elif ITEMS[item].studies:
         shown = {"studies": item_studies(item)}
     else:
-        shown = {"tasks": [asdict(CONFIG.task(task)) for task in CONFIG.shown(item)[1]]}
+        shown = {"tasks": [asdict(CONFIG.task(task)) for task in panels(item)[1]]}
     if ITEMS[item].over_training:
-        shown["steps"] = {
-            model: CONFIG.model(model).step for model in CONFIG.shown(item)[0]
-        }
+        shown["steps"] = {model: CONFIG.model(model).step for model in panels(item)[0]}
     if ITEMS[item].one_prompt and item in CONFIG.items:
         choice = CONFIG.items[item].model_dump(include={"prompt", "layers"})
         shown |= {key: value for key, value in choice.items() if value is not None}
@@ -692,18 +1000,22 @@ def require_notebooks():
 def item_description(item):
     """Return the text that a figure shows in addition to its title."""
     shown = ITEMS[item]
-    return [shown.paper_models, *shown.stand_in_note(CONFIG.shown(item)[1])]
+    return [shown.paper_models, *shown.stand_in_note(panels(item)[1])]
 
 
 checked(require_notebooks)
-checked(require_inputs)
+logger.addFilter(name_nearest_target)
+checked(require_snakemake_folder)
 
-# Rules call `icl-lens` and `papermill`. Without --sdm conda, these come from the environment that runs Snakemake, even if it is
+# Rules call `icl-lens`. Without --sdm conda, it comes from the environment that runs Snakemake, even if it is
 # not activated. With --sdm conda, the libraries come from conda's environment and the package from this repository.
 PRELOADED = None
-# Local jobs of this run cache the hashes of large files in this folder, so that each file is hashed once.
-HASHES = tempfile.TemporaryDirectory(prefix="icl-lens-hashes-")
-shared = f"set -euo pipefail; export {HASHES_VARIABLE}={HASHES.name}; "
+# The standard error of a command is the log of its job. If the log cannot be written, the command reports this to file
+# descriptor 19, the standard error of Snakemake.
+shared = (
+    f"set -euo pipefail; export {hashes.HASHES}={shlex.quote(HASHES)}; "
+    f"exec 19>&2; export {preloaded.WORKFLOW_STDERR}=19; "
+)
 own_path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     shell.prefix(
@@ -717,14 +1029,13 @@ elif sys.platform == "linux" and (
     # Loading torch and a model takes seconds. `onstart` therefore starts one process that has the libraries loaded, and there is
     # one more process for each loaded model. The command of each job is a fork of one of them. For these jobs, benchmarks/
     # contains the time, and the memory of the client process only.
-    PRELOADED = tempfile.TemporaryDirectory(prefix="icl-lens-")
+    PRELOADED = checked(temporary_folder, "icl-lens-")
     client = shlex.join(preloaded.client(PRELOADED.name))
     shell.prefix(
         f"{shared}{own_path}"
         f"export JUPYTER_PATH={PRELOADED.name}:${{{{JUPYTER_PATH:-}}}}; "
         # Fetch commands run in a new process, because the preloaded libraries were loaded in offline mode.
         f'icl-lens() {{{{ if [[ $1 = fetch-* ]]; then command icl-lens "$@"; else {client} icl_lens "$@"; fi; }}}}; '
-        f'papermill() {{{{ {client} papermill "$@"; }}}}; '
     )
 else:
     shell.prefix(f"{shared}{own_path}")

@@ -12,9 +12,12 @@ rule corpora:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
-        code=lambda wildcards: code_of(corpus_module(wildcards.task)),
+        code=lambda wildcards: code_of(
+            corpus_module(wildcards.task), "icl_lens.corpora.duplicates"
+        ),
         definition=lambda wildcards: definition_option(wildcards.task),
         source=lambda wildcards: corpus_options(wildcards.task),
+        content=lambda wildcards: corpus_content(wildcards.task),
     message:
         "Reading or generating texts of {wildcards.task}"
     shell:

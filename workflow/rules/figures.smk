@@ -4,7 +4,7 @@
 rule figure:
     input:
         tables=lambda wildcards: item_inputs(wildcards.item),
-        notebook=lambda wildcards: item_notebook(wildcards.item),
+        notebook=lambda wildcards: external_file(item_notebook(wildcards.item)),
     output:
         made=multiext("<results>/figures/{item}", ".pdf", ".png", ".csv", ".txt"),
         shown=report(
@@ -19,13 +19,12 @@ rule figure:
         "<logs>/figures/{item}.log",
     wildcard_constraints:
         item=item_names("figure"),
-    # Kernels that start at the same time can race for a port.
-    retries: 1
     conda:
         "../../envs/icl-lens.yaml"
     threads: 1
     params:
         code=lambda wildcards: code_of_notebook(item_notebook(wildcards.item)),
+        content=lambda wildcards: content([item_notebook(wildcards.item)]),
         parameters=lambda wildcards: item_parameters(wildcards.item),
         title=lambda wildcards: ITEMS[wildcards.item].title,
         described=lambda wildcards: item_description(wildcards.item),
@@ -33,11 +32,9 @@ rule figure:
         "Drawing {wildcards.item}"
     # The executed notebook is saved next to its log. A failed notebook is kept there for inspection.
     shell:
-        "papermill {input.notebook:q} {log:q}.ipynb --kernel python3 --parameters_yaml {params.parameters:q} "
-        "--no-progress-bar > {log:q} 2>&1 || {{ "
-        # Papermill's own traceback is not informative; the notebook's error follows it.
-        "grep -q '^papermill.exceptions' {log:q} && sed '1,/^papermill.exceptions/d' {log:q} > {log:q}.short && "
-        "mv {log:q}.short {log:q}; exit 1; }}; "
+        # The kernel of a notebook prints to standard output how to connect to it.
+        "icl-lens execute --source {input.notebook:q} --parameters {params.parameters:q} --out {log:q}.ipynb "
+        "> /dev/null 2> {log:q} && "
         "icl-lens record --source {input.notebook:q} --executed {log:q}.ipynb --out {output.notebook:q} "
         "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} {output.shown:q} 2>> {log:q} && "
         "rm {log:q}.ipynb"

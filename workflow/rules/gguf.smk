@@ -2,7 +2,7 @@
 #
 # As in fetch.smk, the output is the record next to the files, because Snakemake deletes the outputs of a failed job. Files
 # whose source has not changed are not converted again. This rule has no `code=`, so that an edit of the package does not
-# convert gigabytes again. `stamp` triggers a job when the file changes. The command then compares its hash with the record.
+# convert gigabytes again.
 
 
 localrules:
@@ -42,7 +42,7 @@ rule convert_gguf:
     threads: 1
     params:
         source=lambda wildcards: gguf_options(gguf_folder(wildcards)),
-        stamp=lambda wildcards: gguf_stamp(gguf_folder(wildcards)),
+        content=lambda wildcards: gguf_content(gguf_folder(wildcards)),
     message:
         "Converting {wildcards.file} to float32 weights; progress in {log}"
     shell:

@@ -8,9 +8,9 @@ rule report:
             for folder in walked_folders()
             for study in WALKED
         ],
-        made=[files for item in reported_items() for files in item_files(item)],
-        claims=reported_claims(),
-        page=sorted((REPOSITORY / "resources/report").iterdir()),
+        made=reported_files,
+        claims=external_files(reported_claims()),
+        page=external_files(report_page()),
     output:
         page=report(
             "<results>/report/index.html",
@@ -25,13 +25,15 @@ rule report:
     threads: 1
     params:
         code=code_of("icl_lens.report.page"),
+        content=content([*reported_claims(), *report_page()]),
         results=lambda wildcards, output: Path(output.page).parents[1],
         shown=reported_items(),
         headings=[registry.groups()[group].heading for group in registry.groups()],
         walks=walked_folders(),
+        left_out=left_out(),
         page=REPOSITORY / "resources/report",
     message:
         "Writing the report"
     shell:
         "icl-lens report --results {params.results:q} --items {params.shown} --claims {input.claims:q} "
-        "--walks {params.walks:q} --page {params.page:q} --out {output.page:q} 2> {log:q}"
+        "--walks {params.walks:q} --left-out {params.left_out:q} --page {params.page:q} --out {output.page:q} 2> {log:q}"

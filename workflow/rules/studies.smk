@@ -57,6 +57,10 @@ for study in registry.studies().values():
                 code=study_code(study),
                 contract=study.contract,
                 path=lambda wildcards: model_folder(wildcards.model),
+                content=lambda wildcards: checkpoint_content(
+                    model_folder(wildcards.model)
+                ),
+                checkpoints=lambda wildcards, study=study: further_content(study),
                 model=lambda wildcards: model_options(wildcards.model),
                 device=CONFIG.device,
                 batch_tokens=CONFIG.batch_tokens,

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-# Environment variable with the path of a folder where the jobs of a run share the hashes of the files that they read.
+from icl_lens.progress import amount, progress
+
 HASHES = "ICL_LENS_HASHES"
+"""Environment variable with the path of the folder where the hashes of input files are cached, see :func:`cached_file_hash`."""
+
+CACHE = Path(".snakemake/icl-lens/hashes")
+"""The default of :data:`HASHES`, in the working folder of a workflow. It is used only if the folder exists."""
+
+# Files of at least this size are read with a progress message: 1 GB takes about one second from a fast disk.
+_LARGE = 10**9
+
+_BLOCK = 2**24
 
 # The top-level folders of a results folder. They mark where the path of `results/` ends and the name of an artifact begins.
 STAGES = ("corpora", "prompts", "training", "synthetic", "studies", "figures", "tables", "notebooks", "report")
@@ -22,16 +34,45 @@ def file_hash(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def files_hash(paths: list[Path]) -> str:
+def files_hash(paths: Sequence[Path]) -> str:
     """Return one SHA-256 over the names and bytes of several files of one folder, in the order of their names.
 
-    If the environment variable :data:`HASHES` names a folder, each file is read once per run. The workflow sets this variable
-    for each run.
+    A name is relative to the folder that contains all files. The hashes of the files are cached, see :func:`cached_file_hash`.
     """
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: p.name):
-        digest.update(f"{path.name}\0{_cached_file_hash(path)}\n".encode())
+    for name, path in sorted(_relative_names(paths)):
+        digest.update(f"{name}\0{cached_file_hash(path)}\n".encode())
     return digest.hexdigest()
+
+
+def cached_file_hash(path: Path | str) -> str:
+    """Return :func:`file_hash` of an input file, from the cache if the file has not changed since it was read.
+
+    The cache is the folder in the environment variable :data:`HASHES`, or else :data:`CACHE`. It contains one small file per
+    path, with the stamp (:func:`file_stamps`) and the hash. A file that changed less than two seconds before it was read is not
+    cached, because a later change could have the same stamp. A progress bar appears for a file of at least 1 GB.
+    """
+    path = Path(path)
+    folder = Path(os.environ.get(HASHES) or CACHE)
+    if not folder.is_dir():
+        return _hash_with_progress(path)
+    stamps = file_stamps([path])
+    ((resolved, *_),) = stamps
+    cached = folder / hashlib.sha256(os.fsencode(resolved)).hexdigest()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        entry = json.loads(cached.read_text(encoding="utf-8"))
+        if entry["stamp"] == list(stamps[0]) and len(entry["sha256"]) == 64:
+            return entry["sha256"]
+    digest = _hash_with_progress(path)
+    if not seconds_until_settled(stamps) and file_stamps([path]) == stamps:
+        new = cached.with_suffix(f".{os.getpid()}")
+        # If the cache cannot be written, for example on a full disk, the file is read again next time.
+        with contextlib.suppress(OSError, ValueError):
+            new.write_text(json.dumps({"stamp": stamps[0], "sha256": digest}), encoding="utf-8")
+            new.replace(cached)
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+    return digest
 
 
 def file_stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int, int, int, int], ...]:
@@ -52,21 +93,29 @@ def seconds_until_settled(stamps: Iterable[tuple[str, int, int, int, int, int]])
     return max(0.0, last / 1e9 + 2 - time.time())
 
 
-def _cached_file_hash(path: Path) -> str:
-    """Return :func:`file_hash`, from the folder :data:`HASHES` if the file has not changed since it was cached."""
-    folder = os.environ.get(HASHES)
-    if not folder or not os.path.isdir(folder):
+def _relative_names(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return each file with its path relative to the folder that contains all files."""
+    if not paths:
+        return []
+    common = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    return [(Path(os.path.relpath(os.path.abspath(path), common)).as_posix(), path) for path in paths]
+
+
+def _hash_with_progress(path: Path) -> str:
+    size = path.stat().st_size
+    if size < _LARGE:
         return file_hash(path)
-    stamps = file_stamps([path])
-    cached = Path(folder) / hashlib.sha256(repr(stamps).encode()).hexdigest()
-    with contextlib.suppress(FileNotFoundError):
-        return cached.read_text(encoding="ascii")
-    digest = file_hash(path)
-    if not seconds_until_settled(stamps) and file_stamps([path]) == stamps:
-        new = cached.with_suffix(f".{os.getpid()}")
-        new.write_text(digest, encoding="ascii")
-        new.rename(cached)
-    return digest
+    digest = hashlib.sha256()
+    with path.open("rb") as stream, progress(size, f"reading {path} ({amount(size)}) to detect changes", "byte") as advance:
+        for block in _blocks(stream):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def _blocks(stream: BinaryIO) -> Iterable[bytes]:
+    while block := stream.read(_BLOCK):
+        yield block
 
 
 def artifact_name(path: Path | str, artifact: Path | str) -> str:

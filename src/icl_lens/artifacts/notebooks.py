@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,13 @@ def write_record(record: Path, inputs: Sequence[Path], outputs: Sequence[Path], 
     """
     facts = {**more, "inputs": _hashes(inputs, record), "outputs": _hashes(outputs, record)}
     with whole_file(record) as temporary:
-        _write_json(temporary, facts, indent=2)
+        _write_json(temporary, {**facts, "digest": record_digest(facts)}, indent=2)
+
+
+def record_digest(facts: dict[str, Any]) -> str:
+    """Return the SHA-256 of the facts of a record, without the digest itself, so that a later change of the record is found."""
+    hashed = {key: value for key, value in facts.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def strip_run(notebook: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Each step writes one Parquet file with one row per observation. The metadata of 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icl_lens.artifacts.files import whole_file
+from icl_lens import json_text
+from icl_lens.artifacts.files import unreadable, whole_file
 from icl_lens.artifacts.schema import Schema
 from icl_lens.errors import InputError
 
 METADATA_KEY = b"icl_lens"
+
+# The SHA-256 of the whole file, computed with a placeholder in place of the digest itself. Page checksums find flipped bits in
+# the rows; this also finds them in the footer, and a table that another program changed and wrote with correct page checksums.
+DIGEST_KEY = b"icl_lens_sha256"
+_PLACEHOLDER = b"-" * 64
 
 
 def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[str, Any]) -> None:
@@ -37,9 +45,15 @@ def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[
         raise ValueError(f"empty cells in column {', '.join(empty)}")
     packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
     arrow = arrow.replace_schema_metadata({METADATA_KEY: packed})
+    # With page checksums, a flipped byte raises an error on reading. By default, Parquet reads it as data.
     with whole_file(path) as temporary:
-        # With page checksums, a flipped byte raises an error on reading. By default, Parquet reads it as data.
-        pq.write_table(arrow, temporary, compression="zstd", write_page_checksum=True)
+        with pq.ParquetWriter(temporary, arrow.schema, compression="zstd", write_page_checksum=True) as writer:
+            writer.write_table(arrow)
+            writer.add_key_value_metadata({DIGEST_KEY: _PLACEHOLDER})
+        digest, place = _digest(temporary, _PLACEHOLDER)
+        with temporary.open("r+b") as file:
+            file.seek(place)
+            file.write(digest)
 
 
 def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -53,16 +67,27 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
         raise InputError(f"{path} does not exist; expected a {kind} table (Parquet)")
     try:
         arrow = pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError) as error:
+        arrow.validate(full=True)  # for example, that text is UTF-8
+        names = arrow.column_names
+        unchanged = is_unchanged(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{path} is not a valid Parquet file (truncated or corrupted); delete it with `icl-lens audit --repair` and rerun "
-            "the command that made it, or copy it again"
+            unreadable(error, path)
+            or f"{path} is not a valid Parquet file (truncated or corrupted); delete it with `icl-lens audit --repair` and "
+            "rerun the command that made it, or copy it again"
         ) from error
     packed = (arrow.schema.metadata or {}).get(METADATA_KEY)
     try:
-        metadata = json.loads(packed) if packed else {}
+        metadata = json_text.loads(packed) if packed else {}
+        if not isinstance(metadata, dict):
+            raise ValueError("not a JSON object")
     except ValueError as error:
         raise InputError(f"{path} has corrupted metadata; delete it with `icl-lens audit --repair`") from error
+    if unchanged is False:
+        raise InputError(
+            f"{path} was changed after icl-lens wrote it; delete it with `icl-lens audit --repair` and rerun the command that "
+            "made it, or copy it again"
+        )
     if metadata and metadata.get("schema") != kind:
         raise InputError(f"{path} is a {metadata.get('schema')} table; expected a {kind} table")
     if metadata and metadata.get("version") != version:
@@ -70,7 +95,7 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
             f"{path} has version {metadata.get('version')} of the {kind} schema, but this version of icl-lens reads version "
             f"{version}; delete it with `icl-lens audit --repair`"
         )
-    missing = [name for name in schema.columns if name not in arrow.column_names]
+    missing = [name for name in schema.columns if name not in names]
     if missing:
         raise InputError(f"{path} is not a {kind} table: missing column {', '.join(missing)}")
     try:
@@ -93,9 +118,45 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     """
     try:
         packed = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
-        return json.loads(packed) if packed else {}
+        metadata = json_text.loads(packed) if packed else {}
+        if not isinstance(metadata, dict):
+            raise ValueError("not a JSON object")
+        return metadata
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or corrupted; delete it with `icl-lens audit --repair`") from error
+        raise InputError(
+            unreadable(error, path) or f"{path} is missing or corrupted; delete it with `icl-lens audit --repair`"
+        ) from error
+
+
+def is_unchanged(path: Path | str) -> bool | None:
+    """Return whether a table has the bytes that :func:`write` wrote; None if it has no digest."""
+    stored = (pq.read_metadata(path).metadata or {}).get(DIGEST_KEY)
+    return None if stored is None else stored == _digest(path, stored)[0]
+
+
+def _digest(path: Path | str, stored: bytes) -> tuple[bytes, int]:
+    """Compute the digest of a Parquet file.
+
+    Args:
+        path: The file.
+        stored: The digest in its footer, or the placeholder.
+
+    Returns:
+        The hexadecimal SHA-256 of the file with the placeholder in place of the stored digest, and the position of the stored
+        digest in the file.
+    """
+    # A Parquet file ends with its footer, the length of the footer in 4 bytes and 4 more bytes.
+    end = os.path.getsize(path) - pq.read_metadata(path).serialized_size - 8
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        remaining = end
+        while remaining > 0 and (block := file.read(min(remaining, 1 << 20))):
+            digest.update(block)
+            remaining -= len(block)
+        footer = file.read()
+    place = footer.rfind(stored)
+    digest.update(footer[:place] + _PLACEHOLDER + footer[place + len(stored) :])
+    return digest.hexdigest().encode(), end + place
 
 
 def _empty_columns(table: pa.Table) -> list[str]:

@@ -7,7 +7,6 @@ and would read a flipped byte as a number. Files are written atomically.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,12 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from icl_lens.artifacts.files import whole_file
+from icl_lens import json_text
+from icl_lens.artifacts.files import unreadable, whole_file
 from icl_lens.errors import InputError
+
+# Errors of safetensors for a type of numbers that the framework lacks.
+_UNKNOWN_TYPE = (TypeError, ValueError, AttributeError, KeyError)
 
 Header = TypeVar("Header", bound=BaseModel)
 
@@ -77,7 +80,7 @@ class Kind(Generic[Header]):
         if packed is None:
             raise InputError(f"{path} {self.kind_error}: it is a safetensors file of another kind")
         try:
-            content = json.loads(packed)
+            content = json_text.loads(packed)
             version = content.get("format") if isinstance(content, dict) else None
             if isinstance(version, int) and version != self.version:
                 raise InputError(
@@ -104,8 +107,8 @@ class Kind(Generic[Header]):
         try:
             with safe_open(path, framework=self.framework) as file:
                 tensors = {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise corrupted(path) from error
+        except (SafetensorError, OSError, *_UNKNOWN_TYPE) as error:
+            raise _cannot_read(error, path) from error
         if _content_hash(tensors) != header.content:
             raise corrupted(path)
         return tensors
@@ -117,12 +120,19 @@ class Kind(Generic[Header]):
             with safe_open(path, framework=self.framework) as file:
                 return file.metadata() or {}
         except (SafetensorError, OSError) as error:
+            if unreadable(error, path):
+                raise _cannot_read(error, path) from error
             # If the key is near the beginning, the file is a corrupted file of this kind and not a file of another kind.
             with path.open("rb") as stream:
                 has_key = self.key.encode() in stream.read(64)
             if has_key:
                 raise corrupted(path) from error
             raise InputError(f"{path} {self.kind_error}: it is not a safetensors file") from error
+
+
+def _cannot_read(error: Exception, path: Path | str) -> InputError:
+    sentence = unreadable(error, path)
+    return InputError(sentence) if sentence else corrupted(path)
 
 
 def corrupted(path: Path | str) -> InputError:
@@ -150,4 +160,4 @@ def _bytes(tensor: Any) -> bytes:
         return np.ascontiguousarray(tensor).tobytes()
     import torch
 
-    return tensor.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from icl_lens.artifacts.files import whole_file
+from icl_lens import json_text
+from icl_lens.artifacts.files import unreadable, whole_file
 from icl_lens.errors import InputError
 
 
@@ -36,10 +37,11 @@ def read(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            metadata = json.loads(stored.metadata()["icl_lens"])
+            metadata = json_text.loads(stored.metadata()["icl_lens"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a valid safetensors file of icl-lens (truncated or corrupted); delete it with `icl-lens audit "
+            unreadable(error, path)
+            or f"{path} is not a valid safetensors file of icl-lens (truncated or corrupted); delete it with `icl-lens audit "
             "--repair` and rerun the command that made it"
         ) from error
     return tensors, metadata

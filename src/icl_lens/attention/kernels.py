@@ -104,7 +104,7 @@ def attend(
     edits = getattr(module, EDITS, ())
     for edit in edits:
         if isinstance(edit, Reader) and not edit.from_weights:
-            edit.read(module, query, key, value=value)
+            edit.read(module, query, key, attention_mask, value=value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if len(edits) == 1 and isinstance(edits[0], CustomAttention):
         output = edits[0].attend(module.layer_idx, query, key, value, attention_mask, scale, softcap)  # (B, H, Q, d)

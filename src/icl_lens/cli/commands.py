@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from icl_lens.cli import streams
+from icl_lens.cli.preloaded import WORKFLOW_STDERR
 from icl_lens.errors import InputError
 
 # Default environment variables for the libraries, which read them on import. By default, waiting GNU OpenMP threads spin for
@@ -27,19 +31,37 @@ def main(arguments: list[str] | None = None) -> int:
         command returns. Errors are one line on standard error.
     """
     try:
+        streams.prepare()
         plugins, arguments = _split_plugins(sys.argv[1:] if arguments is None else arguments)
         command = typer.main.get_command(_app(plugins, arguments))
     except InputError as error:
-        print(f"icl-lens: {error}", file=sys.stderr)
+        print_error(f"icl-lens: {error}")
         return 1
     try:
-        return command.main(arguments, prog_name="icl-lens", standalone_mode=False) or 0
+        with streams.printing():
+            return command.main(arguments, prog_name="icl-lens", standalone_mode=False) or 0
+        return 0
+    except InputError as error:
+        print_error(f"icl-lens: {error}")
+        return 1
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "icl-lens"
         message = " ".join(error.format_message().split()).replace("Value error, ", "")  # a prefix of pydantic
-        print(f"{path}: {message} (see `{path} --help`)", file=sys.stderr)
+        print_error(f"{path}: {message} (see `{path} --help`)")
         return error.exit_code
+
+
+def print_error(sentence: str) -> None:
+    """Write one line to standard error; if this fails, to the standard error of the workflow.
+
+    See :data:`icl_lens.cli.preloaded.WORKFLOW_STDERR`.
+    """
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            os.write(int(os.environ[WORKFLOW_STDERR]), f"{sentence}\n".encode())
 
 
 def _split_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -56,7 +78,7 @@ def _split_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
         if argument == "--plugin":
             folder = next(remaining, "")
             if not folder:
-                raise InputError("--plugin has no value; give the folder of a study")
+                raise InputError("--plugin has no value; specify the folder of a study")
             folders.append(folder)
         elif argument.startswith("--plugin="):
             folders.append(argument.partition("=")[2])

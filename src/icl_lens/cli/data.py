@@ -34,6 +34,9 @@ def _corpora(
         Path | None, typer.Option(help="The test file of the original release (SST-2: the dev file), or a table.")
     ] = None,
     fetched: Annotated[Path | None, typer.Option(help="The folder of a data set downloaded from the Hub.")] = None,
+    drop_test_duplicates: Annotated[
+        bool, typer.Option("--drop-test-duplicates", help="Remove test texts that are also training texts.")
+    ] = False,
 ) -> None:
     """Write the texts and labels of one task as a table."""
     from icl_lens.config import parse
@@ -47,15 +50,17 @@ def _corpora(
     if fetched is not None:
         if own_task and own_task.hub is None:
             raise InputError(f"--definition of {task} names no data set on the Hub; add its key `hub`, or omit --fetched")
-        tables.write_hub(parsed, hub.own_task_dataset(own_task) if own_task else hub.DATASETS[task], fetched, out)
+        dataset = hub.own_task_dataset(own_task) if own_task else hub.DATASETS[task]
+        tables.write_hub(parsed, dataset, fetched, out, drop_test_duplicates)
     elif own_task and any(files):
-        tables.write_columns(parsed, Columns(tuple(own_task.text), own_task.label, parsed.classes), *files, out)
+        layout = Columns(tuple(own_task.text), own_task.label, parsed.classes)
+        tables.write_columns(parsed, layout, *files, out, drop_test_duplicates)
     elif own_task:
         raise InputError(f"{task} is your own task, and has no built-in texts; give --train and --test, or --fetched")
     elif seed is not None:
-        tables.write_builtin(task, seed, out)
+        tables.write_builtin(task, seed, out, drop_test_duplicates)
     else:
-        tables.write_files(task, *files, out)
+        tables.write_files(task, *files, out, drop_test_duplicates)
 
 
 @app.command("prompts", cls=Command, rich_help_panel=PANEL)

@@ -82,30 +82,36 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, e
     path = os.path.join(server, f"{key}-{stamp[:12]}")
     listener = None
     link = socket.socket(socket.AF_UNIX)
-    with _models(server) as models:
-        known = models.get(key)
-        if known and known["stamp"] != stamp:
-            # The process with the outdated model serves the jobs that already wait for it, and then ends.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(known["path"])
-            del models[key]
-            known = None
-        if known and known["failed"]:
-            return False
-        try:
-            if not known:
-                if size + sum(model["bytes"] for model in models.values()) > MEMORY_SHARE * machine_memory():
-                    return False
-                listener = socket.socket(socket.AF_UNIX)
-                listener.bind(path)
-                listener.listen(128)
-                models[key] = {"stamp": stamp, "path": path, "bytes": size, "failed": False}
-            link.connect(path)
-        except OSError:  # the process was killed, or the path is too long for a socket
-            if listener:
-                listener.close()
-            models[key] = {"stamp": stamp, "path": path, "bytes": 0, "failed": True}
-            return False
+    try:
+        with _models(server) as models:
+            known = models.get(key)
+            if known and known["stamp"] != stamp:
+                # The process with the outdated model serves the jobs that already wait for it, and then ends.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(known["path"])
+                del models[key]
+                known = None
+            if known and known["failed"]:
+                return False
+            try:
+                if not known:
+                    if size + sum(model["bytes"] for model in models.values()) > MEMORY_SHARE * machine_memory():
+                        return False
+                    listener = socket.socket(socket.AF_UNIX)
+                    listener.bind(path)
+                    listener.listen(128)
+                    models[key] = {"stamp": stamp, "path": path, "bytes": size, "failed": False}
+                link.connect(path)
+            except OSError:  # the process was killed, or the path is too long for a socket
+                if listener:
+                    listener.close()
+                models[key] = {"stamp": stamp, "path": path, "bytes": 0, "failed": True}
+                return False
+    except OSError:  # the disk with the folder of the server is full
+        link.close()
+        if listener:
+            listener.close()
+        return False
     if listener:
         if os.fork() == 0:
             link.close()
@@ -116,7 +122,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, e
         try:
             if link.recv(1) != preloaded.READY:
                 return False
-            preloaded.send(link, request, [connection.fileno(), 0, 1, 2])
+            preloaded.send(link, request, [connection.fileno(), 0, 1, 2, int(os.environ[preloaded.WORKFLOW_STDERR])])
         except ConnectionError:
             return False
     return True
@@ -199,7 +205,10 @@ def _models(server: str) -> Iterator[dict[str, dict[str, Any]]]:
     with open(os.path.join(server, "models.json"), "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        models = json.loads(file.read() or "{}")
+        try:
+            models = json.loads(file.read() or "{}")
+        except ValueError:  # the disk was full when another process wrote it
+            models = {}
         before = json.dumps(models)
         yield models
         after = json.dumps(models)
@@ -217,7 +226,8 @@ def _serve_model(server: str, key: str, path: str, listener: socket.socket, end_
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
+    # Otherwise, a reader of the streams of the first job would wait until this process ends.
+    for stream in (0, 1, 2, int(os.environ[preloaded.WORKFLOW_STDERR])):
         os.dup2(null, stream)
     threads = torch.get_num_threads()
     try:
@@ -287,7 +297,7 @@ def _run(link: socket.socket, threads: int) -> None:
 
     link.sendall(preloaded.READY)
     try:
-        request, (connection, *streams) = preloaded.receive(link, 4)
+        request, (connection, *streams) = preloaded.receive(link, 5)
     except (ConnectionError, ValueError):  # the sender was killed
         os._exit(1)
     link.close()

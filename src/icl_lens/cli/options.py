@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from icl_lens.cli.commands import ENV_DEFAULTS
+from icl_lens.artifacts import files
+from icl_lens.cli import streams
+from icl_lens.cli.commands import ENV_DEFAULTS, print_error
 from icl_lens.config import keys
 from icl_lens.errors import InputError
 from icl_lens.tasks.task import TASKS
 
 # Commands that may use the network.
 ONLINE_COMMANDS = ("fetch-model", "fetch-dataset")
+
+# Options, apart from --out, with a file or folder that the command writes.
+OUTPUT_OPTIONS = {
+    "training": ("facts", "work", "checkpoints"),
+    "reader-training": ("checkpoints",),
+    "card": ("folder",),
+    "reader-card": ("folder",),
+    "record": ("json",),
+}
+
+# Commands that read each of their files once, so that a file may be a pipe.
+READ_ONCE = ("compress", "reweight-components")
 
 # The values of --bos and the corresponding argument of icl_lens.prompts.positions.tokenize.
 BOS = {"auto": "auto", "yes": True, "no": False}
@@ -85,17 +100,29 @@ class Command(TyperCommand):
             self._prepare(ctx.params)
             return super().invoke(ctx)
         except InputError as error:
-            print(f"{ctx.command_path}: {error}", file=sys.stderr)
+            print_error(f"{ctx.command_path}: {error}")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            print(f"{ctx.command_path}: interrupted", file=sys.stderr)
+            print_error(f"{ctx.command_path}: interrupted")
             raise typer.Exit(130) from None
+        except Exception as error:  # libraries raise many types of exceptions, see files.error_number
+            sentence = files.refusal_elsewhere(error)
+            if sentence is None:
+                raise
+            print_error(f"{ctx.command_path}: {sentence}")
+            streams.discard_output()
+            raise typer.Exit(1) from None
 
     def _prepare(self, options: dict[str, Any]) -> None:
         """Check the output files, set the environment of the libraries and download the model if needed."""
-        for name in ("out", "facts") if self.name == "training" else ("out",):
+        for name in ("out", *OUTPUT_OPTIONS.get(self.name or "", ())):
             if name in options:
-                require_writable(f"--{name}", options[name])
+                require_separate(f"--{name}", options[name], options)
+                require_writable(f"--{name}", options[name], folder=name in ("work", "checkpoints", "folder"))
+        if self.name not in READ_ONCE:
+            for name, value in options.items():
+                if isinstance(value, Path) and name != "out":
+                    require_rereadable(f"--{name}", value)
         os.environ.update({**ENV_DEFAULTS, **os.environ})
         if self.name not in ONLINE_COMMANDS:
             if "model" in options:
@@ -111,20 +138,68 @@ def _is_option(argument: str) -> bool:
     return argument.startswith("-") and argument != "-" and not argument[1:].isdigit()
 
 
-def require_writable(option: str, out: Path) -> None:
-    """Check that the output can be written, before a long computation starts.
+def require_separate(option: str, out: Path, options: dict[str, Any]) -> None:
+    """Check that an output replaces neither an input of the command nor a device, socket or named pipe.
+
+    Args:
+        option: The option of the output.
+        out: The output.
+        options: All options of the command by name. The files and model folders among their values are inputs.
 
     Raises:
-        InputError: The output is a folder or cannot be written.
+        InputError: The output is an input, a file in a model folder, or a device, socket or named pipe.
     """
-    if out.is_dir():
-        raise InputError(f"{option} {out} is a folder; specify a file")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
+        if not out.exists() or out.is_dir():
+            return
+    except OSError:  # no permission to read the folder: :func:`require_writable` reports it
+        return
+    if not out.is_file():
+        raise InputError(f"{option} {out} is not a regular file, and writing would replace it; specify another file")
+    for name, value in options.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        for path in (Path(each) for each in values if isinstance(each, str | Path) and str(each) and "\0" not in str(each)):
+            named = f"--{name.replace('_', '-')}"
+            if named != option and path.is_file() and path.samefile(out):
+                raise InputError(f"{option} {out} is also {named}, and writing would replace it; specify another file")
+            if name == "model" and path.is_dir() and out.resolve().parent == path.resolve():
+                raise InputError(f"{option} {out} is a file of the model folder; specify a file in another folder")
+
+
+def require_rereadable(option: str, path: Path) -> None:
+    """Check that an input is not a pipe, device or socket, because it is read more than once, for example for its hash.
+
+    Raises:
+        InputError: The input is neither a file nor a folder, or it is a link to itself. A missing input is not an error.
+    """
+    try:
+        mode = path.stat().st_mode
     except OSError as error:
-        raise InputError(f"{option} {out} cannot be written ({error.strerror}); specify a file in a writable folder") from error
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{option} {path} cannot be read ({error.strerror}); replace it by a file") from error
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{option} {path} is a pipe, device or socket; save its content in a file and specify this file")
+
+
+def require_writable(option: str, out: Path, folder: bool = False) -> None:
+    """Check that the output can be written, before a long computation starts.
+
+    Args:
+        option: The option, for the error.
+        out: The output.
+        folder: Whether the output is a folder. It is not created.
+
+    Raises:
+        InputError: The output cannot be written, or it is a folder and should be a file.
+    """
+    try:
+        if folder:
+            files.require_writable_folder(out if out.is_dir() else out.parent)
+        else:
+            files.require_writable(out)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def quieten_transformers() -> None:

@@ -32,7 +32,7 @@ LIBRARIES = (
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
-    "papermill.cli",
+    "papermill",
     "nbclient",
     "ipykernel.kernelapp",
     "ipykernel.ipkernel",
@@ -44,6 +44,10 @@ LIBRARIES = (
 
 # Sent by a process that is ready to receive a command.
 READY = b"1"
+
+# Environment variable with the number of an open file descriptor: the standard error of the workflow. The standard error of a
+# job is its log. An error that cannot be written to the log, because the disk is full, is written to this file descriptor.
+WORKFLOW_STDERR = "ICL_LENS_STDERR"
 
 # Environment variables that the libraries read on import: notebooks display their figures, and nothing uses the network.
 SERVER_ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HF_HUB_OFFLINE": "1"}
@@ -101,13 +105,31 @@ def main(path: str, module: str, *arguments: str) -> int:
     # not needed, because a fork ends with this process anyway.
     environment = {key: value for key, value in os.environ.items() if key != "JPY_PARENT_PID"}
     request = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": environment}
-    send(connection, request, [0, 1, 2])
+    send(connection, request, [0, 1, 2, _workflow_stderr()])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork also receives the signal and then returns its exit status
     status = connection.recv(1)
     if not status:
         command = " ".join([module, *arguments[:1]])
-        print(f"{command}: the process of the command was killed; it may have run out of memory", file=sys.stderr)
+        sentence = f"{command}: the process of the command was killed; it may have run out of memory\n"
+        try:
+            os.write(2, sentence.encode())
+        except OSError:  # the disk with the log of the job is full
+            os.write(_workflow_stderr(), sentence.encode())
     return status[0] if status else 1
+
+
+def _workflow_stderr() -> int:
+    """Return the file descriptor of the workflow's standard error, see :data:`WORKFLOW_STDERR`.
+
+    Returns:
+        The file descriptor; by default, that of this process's standard error.
+    """
+    try:
+        descriptor = int(os.environ[WORKFLOW_STDERR])
+        os.fstat(descriptor)
+    except (KeyError, ValueError, OSError):
+        return 2
+    return descriptor
 
 
 def _connected(path: str) -> socket.socket | None:
@@ -257,13 +279,20 @@ def receive(connection: socket.socket, count: int) -> tuple[dict[str, Any], list
 
 
 def switch_to(request: dict[str, Any], streams: list[int]) -> None:
-    """Switch to the standard streams, folder and environment of a command."""
-    for number, stream in enumerate(streams):
+    """Switch to the streams, folder and environment of a command.
+
+    Args:
+        request: The command.
+        streams: File descriptors of its standard input, output and error, and of the workflow's standard error.
+    """
+    *standard, workflow_stderr = streams
+    for number, stream in enumerate(standard):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.environ[WORKFLOW_STDERR] = str(workflow_stderr)
 
 
 def _command(connection: socket.socket, server: str, stamps: tuple[Any, ...] | None) -> int:
@@ -271,7 +300,7 @@ def _command(connection: socket.socket, server: str, stamps: tuple[Any, ...] | N
     import traceback
 
     end_of_run = os.dup(0)
-    request, streams = receive(connection, 3)
+    request, streams = receive(connection, 4)
     switch_to(request, streams)
     _discard_changed_package(stamps)
     if request["module"] == "icl_lens":

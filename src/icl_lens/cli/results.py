@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from icl_lens.cli.commands import print_error
 from icl_lens.cli.options import Command
 from icl_lens.errors import InputError
 
 PANEL = "Results and config"
 
 app = typer.Typer()
+
+
+@app.command("execute", cls=Command, rich_help_panel=PANEL)
+def _execute(
+    source: Annotated[Path, typer.Option(help="The notebook in the repository.")],
+    parameters: Annotated[str, typer.Option(help="The parameters of the notebook, as JSON.")],
+    out: Annotated[Path, typer.Option(help="The executed notebook to write. If a cell fails, the notebook shows the error.")],
+) -> int:
+    """Execute the notebook of a figure or table."""
+    import json
+
+    from papermill.exceptions import PapermillExecutionError
+
+    from icl_lens.artifacts import execution
+
+    try:
+        execution.execute(source, out, json.loads(parameters))
+    except PapermillExecutionError as error:
+        print_error(str(error))
+        return 1
+    return 0
 
 
 @app.command("record", cls=Command, rich_help_panel=PANEL)
@@ -39,7 +62,7 @@ def _audit(
     ] = False,
 ) -> int:
     """Check that all artifacts of a results folder are intact and up to date."""
-    from icl_lens.artifacts import audit
+    from icl_lens.results import audit
     from icl_lens.studies import registry
 
     schemas = registry.schemas()
@@ -49,9 +72,16 @@ def _audit(
     checked, faults = audit.audit(results, schemas)
     for fault in faults:
         print(fault.sentence)
+    for sentence in audit.not_compared(results):
+        print(f"not compared: {sentence}")
+    for library, artifacts in audit.other_versions(results).items():
+        print(f"made with another version of a library: {library}, {artifacts} artifact{'' if artifacts == 1 else 's'}")
     print(f"{checked} artifacts checked in {results}: {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}")
-    if faults:
-        print("run `icl-lens audit --repair` to delete the faulty files, then rerun the snakemake command that made them")
+    if any(fault.remove for fault in faults):
+        folder = "" if results == Path("results") else f"{shlex.quote(str(results))} "
+        print(
+            f"run `icl-lens audit {folder}--repair` to delete the faulty files, then rerun the snakemake command that made them"
+        )
     return 1 if faults else 0
 
 
@@ -69,6 +99,9 @@ def _report(
             "did not start.",
         ),
     ] = None,
+    left_out: Annotated[
+        list[str] | None, typer.Option(help="Sentences about tasks that the figures and tables do not show.")
+    ] = None,
     walks: Annotated[
         list[Path] | None, typer.Option(help="Folders of studies of which the page shows prompts step by step.")
     ] = None,
@@ -80,7 +113,7 @@ def _report(
     for named in missing or []:
         name, _, log = named.partition("=")
         reasons[name] = report_page.failure(Path(log)) if log else "the run ended before it was made"
-    report_page.write(results, items, claims, page, out, walks or [], reasons)
+    report_page.write(results, items, claims, page, out, walks or [], reasons, left_out or [])
 
 
 @app.command("publish", cls=Command, rich_help_panel=PANEL)
@@ -103,7 +136,7 @@ def _publish(
     files = sorted(claims.glob("*.yaml"), key=lambda path: (order.get(path.stem, len(order)), path.stem))
     if not files or not (page / publish.TEMPLATE).is_file():
         problem = f"{page} contains no {publish.TEMPLATE}" if files else f"{claims} contains no claims file (.yaml)"
-        raise InputError(f"{problem}; run the command in the folder of the repository, or give --claims and --page")
+        raise InputError(f"{problem}; run the command in the folder of the repository, or specify --claims and --page")
     lines = (publish.check if check else publish.write)(results, docs, name, files, page)
     for line in lines:
         print(line)

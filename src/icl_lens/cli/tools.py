@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +20,7 @@ app = typer.Typer()
 def _compress(
     model: options.Model,
     task: options.Task,
-    demos: Annotated[Path, typer.Option(help="The demonstrations: .jsonl or .csv with text and label.")],
+    demos: Annotated[Path, typer.Option(help="The demonstrations: .jsonl, .csv, .tsv or .parquet with text and label.")],
     out: Annotated[Path, typer.Option(help="The cache to write, a safetensors file.")],
     definition: options.Definition = None,
     keep: Annotated[
@@ -66,7 +65,7 @@ def _compress(
 def _reweight_components(
     model: options.Model,
     task: options.Task,
-    train: Annotated[Path, typer.Option(help="Labelled texts: .jsonl or .csv with text and label.")],
+    train: Annotated[Path, typer.Option(help="Labelled texts: .jsonl, .csv, .tsv or .parquet with text and label.")],
     out: Annotated[Path, typer.Option(help="The component weights to write, a safetensors file.")],
     definition: options.Definition = None,
     demonstrations: Annotated[
@@ -132,7 +131,7 @@ def _classify(
         typer.Option(help="A file that `icl-lens reweight-components` wrote with the same model. Not with --cache."),
     ] = None,
     format: Annotated[
-        Literal["lines", "jsonl", "csv"] | None,
+        Literal["lines", "jsonl", "csv", "tsv", "parquet"] | None,
         typer.Option(
             help='One text per line, one object with "text" per line, or a table with a column text; by default the format '
             "follows from the extension of FILE."
@@ -157,9 +156,6 @@ def _classify(
 
     predict = classify.with_components if components else classify.with_cache
     predictions = predict(model, components or cache, lines, device, batch_tokens, matmul)
-    try:
+    with contextlib.suppress(BrokenPipeError):  # the reader, for example `head`, closed the pipe early
         for prediction in predictions:
             print(json.dumps(prediction._asdict(), ensure_ascii=False))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, for example `head`, closed the pipe early
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 
 from icl_lens.artifacts.hashes import STAGES
 from icl_lens.hub import fetch
+from icl_lens.network.number_formats import Dtype, Matmul
 from icl_lens.organism.recipe import Recipe
 from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
 from icl_lens.section import Section, Seed
@@ -24,13 +25,18 @@ from icl_lens.studies import registry
 from icl_lens.tasks.own import VARIANTS, OwnTask
 from icl_lens.tasks.task import TASKS, Task
 
+
+def _require_printable(path: str) -> str:
+    if not path.isprintable():  # a zero byte is invalid in a path, and a line break would split it in commands and logs
+        raise ValueError(f"a path must not contain line breaks or other control characters, got {path!r}")
+    return path
+
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["float32", "float16", "bfloat16"]
-Matmul = Literal["exact", "fast"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # Snakemake compares paths as strings, so folders are normalized: no leading "./" and no trailing "/".
-Folder = Annotated[str, AfterValidator(lambda folder: str(Path(folder)))]
+Folder = Annotated[str, AfterValidator(_require_printable), AfterValidator(lambda folder: str(Path(folder)))]
 
 # The default model, trained by this project and included in the package.
 EMBEDDED_MODEL = "src/icl_lens/organism/checkpoint"
@@ -68,7 +74,7 @@ class Model(Section):
     """One language model."""
 
     name: Name = Field(description="Name of the model in paths and figures.")
-    path: str | None = Field(
+    path: Annotated[str, AfterValidator(_require_printable)] | None = Field(
         default=None,
         min_length=1,
         description="Folder with a decoder-only checkpoint (config.json, *.safetensors) and its fast tokenizer.",
@@ -94,7 +100,9 @@ class Model(Section):
     )
     bos: Literal["auto", True, False] = Field(
         default="auto",
-        description="Whether to prepend the BOS token to each prompt: true, false, or auto (the tokenizer's default).",
+        description="Whether to prepend the BOS token to each prompt: true, false, or auto (the tokenizer's default). Studies "
+        "measure the loss with and without it, and figures have a warning if the loss in the form used is higher by more than "
+        "0.5 nats per token.",
     )
     chat: bool = Field(
         default=False,
@@ -167,6 +175,12 @@ class Data(Section):
     revisions: dict[str, str] = Field(
         default_factory=dict,
         description="hub only: commits or branches that replace the defaults, e.g. {trec: COMMIT}.",
+    )
+    drop_test_duplicates: bool = Field(
+        default=False,
+        description="Remove test texts that are also training texts, for all sources and your own tasks. Texts are equal if "
+        "they have the same characters, apart from whitespace at both ends. By default, they are kept, as in the paper, and a "
+        "note in each figure gives their number.",
     )
 
     @model_validator(mode="after")
@@ -328,6 +342,8 @@ class Config(Section):
                 raise ValueError(
                     f"representation_models: {model.name!r} is already the name of a different model in models; choose another"
                 )
+        if Path(self.results).resolve() == Path(self.downloads).resolve():
+            raise ValueError(f"downloads: {self.downloads!r} is also the folder of the results; set another folder")
         _require_unique("tasks", self.tasks)
         _require_unique("seeds", self.seeds)
         _require_unique("groups", self.groups)
@@ -534,7 +550,8 @@ def _require_known(key: str, value: str, valid: Any) -> None:
 
 
 def suggest(word: str, valid: list[str]) -> str:
-    matches = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    same = [name for name in valid if name.lower() == word.lower()]  # for example SST2
+    matches = same or difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     known = ", ".join(valid)
     return f"did you mean {matches[0]!r}? (known: {known})" if matches else f"known: {known}"
 

@@ -7,18 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from icl_lens import yaml_text
+from icl_lens.config import user_paths
 from icl_lens.config.keys import Config, config_type, section_of, suggest
 from icl_lens.errors import InputError
 from icl_lens.organism.recipe import Recipe
 from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
 from icl_lens.section import Section
+from icl_lens.short_repr import one_line, short_list, short_repr
 from icl_lens.studies import registry
 from icl_lens.tasks.own import OwnTask
 from icl_lens.tasks.task import Task
+
+# An error message has at most this number of sentences, each with at most this number of characters.
+_SENTENCES, _SENTENCE = 10, 1000
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:
@@ -28,6 +33,7 @@ def parse(mapping: Mapping[str, Any]) -> Config:
         InputError: The config is invalid. The message has one sentence per error, with the key, its value, the expected value
             and the closest valid key.
     """
+    mapping = user_paths.expand(_whole_characters(mapping, []))
     plugins = mapping.get("plugins")
     if isinstance(plugins, list) and all(isinstance(folder, str) for folder in plugins):
         try:
@@ -35,9 +41,35 @@ def parse(mapping: Mapping[str, Any]) -> Config:
         except InputError as error:
             raise InputError(f"config: {error}") from None
     try:
-        return config_type().model_validate(dict(mapping))
+        return user_paths.with_included_models(config_type().model_validate(mapping))
     except ValidationError as error:
-        raise InputError("; ".join(_sentence(detail) for detail in error.errors())) from None
+        details = error.errors()
+        sentences = [one_line(_sentence(detail), _SENTENCE) for detail in details[:_SENTENCES]]
+        more = [f"{len(details) - _SENTENCES} more errors"] if len(details) > _SENTENCES else []
+        raise InputError("; ".join(sentences + more)) from None
+
+
+def _whole_characters(value: Any, parents: list[int]) -> Any:
+    r"""Join the surrogate pairs in all strings. JSON writes characters such as emojis as pairs, which YAML does not join.
+
+    Raises:
+        InputError: A string contains a lone surrogate, or a list or mapping contains itself.
+    """
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise InputError(
+                f"config: {short_repr(value)} contains a lone surrogate (half of a character); remove it"
+            ) from None
+    if not isinstance(value, Mapping | list):
+        return value
+    if id(value) in parents:
+        raise InputError(f"config: {short_repr(value)} contains itself; remove the alias")
+    within = [*parents, id(value)]
+    if isinstance(value, list):
+        return [_whole_characters(entry, within) for entry in value]
+    return {_whole_characters(key, within): _whole_characters(entry, within) for key, entry in value.items()}
 
 
 def parse_recipe(text: str) -> Recipe:
@@ -46,7 +78,7 @@ def parse_recipe(text: str) -> Recipe:
     Raises:
         InputError: See :func:`parse`.
     """
-    return parse({"organism": _yaml_option("--recipe", text)}).organism
+    return parse({"organism": yaml_text.loads("--recipe", text)}).organism
 
 
 def parse_reader_recipe(text: str) -> ReaderRecipe:
@@ -55,7 +87,7 @@ def parse_reader_recipe(text: str) -> ReaderRecipe:
     Raises:
         InputError: See :func:`parse`.
     """
-    return parse({"reader_organism": _yaml_option("--recipe", text)}).reader_organism
+    return parse({"reader_organism": yaml_text.loads("--recipe", text)}).reader_organism
 
 
 def parse_settings(study: str, text: str) -> Section:
@@ -68,7 +100,7 @@ def parse_settings(study: str, text: str) -> Section:
     if keys is None:
         raise InputError(f"study {study} has no settings; remove --settings")
     key = keys.name
-    return getattr(parse({"studies": {key: _yaml_option("--settings", text)}}).studies, key)
+    return getattr(parse({"studies": {key: yaml_text.loads("--settings", text)}}).studies, key)
 
 
 def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]:
@@ -81,19 +113,14 @@ def parse_task(name: str, definition: str | None) -> tuple[Task, OwnTask | None]
     Raises:
         InputError: See :func:`parse`; or the name is unknown.
     """
-    config = parse({"tasks": [name], "own_tasks": {name: _yaml_option("--definition", definition)} if definition else {}})
+    config = parse({"tasks": [name], "own_tasks": {name: yaml_text.loads("--definition", definition)} if definition else {}})
     return config.task(name), config.own_tasks.get(name)
-
-
-def _yaml_option(option: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{option} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def load(*paths: Path | str) -> Config:
     """Load the config from one or more YAML files. Each file overrides the previous ones, as in Snakemake.
+
+    An empty file changes nothing.
 
     Raises:
         InputError: A file is missing or is not valid YAML, or :func:`parse` rejects the merged config.
@@ -115,12 +142,9 @@ def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, An
 
 
 def _mapping(path: Path | str) -> Mapping[str, Any]:
-    try:
-        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    mapping = yaml_text.read(path)
+    if mapping is None:  # an empty file, or only comments
+        return {}
     if not isinstance(mapping, Mapping):
         raise InputError(f"{path} is not a config; it must contain `key: value` lines")
     return mapping
@@ -129,11 +153,11 @@ def _mapping(path: Path | str) -> Mapping[str, Any]:
 def _sentence(detail: ErrorDetails) -> str:
     """Format a pydantic error as one sentence for the user."""
     location = detail["loc"]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    value = detail.get("input")
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{short_list([part])}" for part in location).lstrip(".")
+    value = short_repr(detail.get("input"))
     match detail["type"]:
         case "extra_forbidden":
-            return f"config: unknown key {key!r} (= {value!r}); {suggest(str(location[-1]), _keys_at(location[:-1]))}"
+            return f"config: unknown key {key!r} (= {value}); {suggest(str(location[-1]), _keys_at(location[:-1]))}"
         case "missing":
             return f"config: {key!r} is missing; add it"
         case "value_error":
@@ -141,20 +165,30 @@ def _sentence(detail: ErrorDetails) -> str:
             # The message of a section may lack its key, because all sections in a mapping or list share the same validator.
             return f"config: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"config: {key}: {fault}"
         case "model_type" | "dict_type":
-            return f"config: {key!r} must be a mapping of keys to values, got {value!r}"
+            return f"config: {key!r} must be a mapping of keys to values, got {value}"
         case "string_pattern_mismatch":
             form = "a name (owner/name)" if location[-1] == "hub" else "a name"
             return (
                 f"config: {key!r} must be {form} of letters, digits, dots, underscores and hyphens that starts with a letter "
-                f"or digit, got {value!r}"
+                f"or digit, got {value}"
             )
+        case "invalid_key":
+            return f"config: {key}: a key must be text, got {value}; put it in quotes"
         case "list_type":
-            return f"config: {key!r} must be a list, such as [{value!r}], got {value!r}"
+            return f"config: {key!r} must be a list, such as {_example_list(location, detail['input'])}, got {value}"
         case "literal_error":
-            return f"config: {key!r} must be {detail['ctx']['expected']}, got {value!r}"
+            return f"config: {key!r} must be {detail['ctx']['expected']}, got {value}"
         case _:
             message = re.sub("^[A-Za-z]+ should | after validation, not .*$", "", detail["msg"])
-            return f"config: {key!r} must {message}, got {value!r}"
+            return f"config: {key!r} must {message}, got {value}"
+
+
+def _example_list(location: tuple[int | str, ...], value: Any) -> str:
+    """Return a list in the form that a key expects: of mappings, or of the values that the user gave without brackets."""
+    if location in (("models",), ("representation_models",)):
+        return "[{name: my-model, path: my/folder}]"
+    values = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+    return f"[{', '.join(map(repr, values))}]"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -9,14 +9,13 @@ study declares its number of forward passes and tokens (:mod:`icl_lens.studies.c
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from icl_lens import json_text
 from icl_lens.config.keys import Config, Model
 from icl_lens.corpora.builtin import class_counts
 from icl_lens.corpora.published import COUNTS
@@ -96,14 +95,23 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
     Raises:
         InputError: The input is not a Snakemake summary.
     """
-    rows = csv.DictReader(summary, delimiter="\t")
-    if rows.fieldnames is None or not {"output_file", "rule", "plan"} <= set(rows.fieldnames):
+    records = (line.rstrip("\r\n").split("\t") for line in summary)  # Snakemake quotes no field
+    header = next(records, [])
+    if not {"output_file", "rule", "plan"} <= set(header):
         raise InputError(
             "standard input is not a Snakemake summary; pipe the output of `snakemake --summary --configfile ...` into this"
         )
     rules = {registry.rule(study) for study in registry.studies().values() if study.reads}
     seen: dict[tuple[str, str], PurePosixPath] = {}
-    for row in rows:
+    for number, record in enumerate(records, 2):
+        if record == [""]:
+            continue
+        if len(record) != len(header):
+            raise InputError(
+                f"standard input, line {number}: a row has {len(record)} of the {len(header)} fields of a Snakemake summary; "
+                "pipe the complete output of `snakemake --summary` into this"
+            )
+        row = dict(zip(header, record, strict=True))
         if row["plan"].startswith("no update"):
             continue
         path = PurePosixPath(row["output_file"])
@@ -160,8 +168,13 @@ def size(config: Config, model: Model) -> Size:
     """
     folder = Path(model.folder(config.downloads))
     if weights := sorted(folder.glob("*.safetensors")):
-        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return Size(sum(_parameters(file) for file in weights), shape.get("num_hidden_layers") or shape["n_layer"], 0)
+        from safetensors import SafetensorError
+
+        try:
+            shape = json_text.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return Size(sum(_parameters(file) for file in weights), int(shape.get("num_hidden_layers") or shape["n_layer"]), 0)
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"model {model.name}: {folder} is not a complete checkpoint; fetch or copy it again") from error
     if model.gguf is not None and model.hub is None:
         header = gguf_files.check(model.gguf)
         if header.layers is not None:

@@ -7,15 +7,15 @@ token for the model.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from icl_lens.corpora import records
 from icl_lens.errors import InputError
+from icl_lens.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -129,26 +129,18 @@ def _rows(path: Path, layout: FileFormat) -> Iterator[tuple[str, int]]:
         if layout.label_detail:
             value = value.partition(layout.label_detail)[0]
         if value not in layout.labels:
-            raise InputError(f"{path}, line {number}: unknown label {value!r}; known: {', '.join(layout.labels)}")
-        text = " ".join(fields[name] for name in layout.text)
-        if not text.strip():
-            raise InputError(f"{path}, line {number}: the text is empty; add a text, or remove the line")
-        yield text, layout.labels[value]
+            raise InputError(f"{path}, line {number}: unknown label {short_repr(value)}; known: {', '.join(layout.labels)}")
+        location = f"{path}, line {number}"
+        text = " ".join(records.text_of(location, name, fields[name]) for name in layout.text)
+        yield records.require_filled(location, text), layout.labels[value]
 
 
 def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number (from 1) and fields of each line; the header is checked and skipped."""
-    try:
-        # Decoding bytes avoids newline translation: lines are split below, and a carriage return inside a text is preserved.
-        text = path.read_bytes().decode(layout.encoding)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check data.root") from error
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not {layout.encoding} text (byte {error.start})") from error
+    text = records.read_text(path, layout.encoding)
     expected = f"expected {_shape(layout)}"
-    records = _csv(path, text, layout, expected) if layout.quoted else _plain(text, layout)
-    for number, parts in records:
+    found = records.csv_records(str(path), text, expected) if layout.quoted else _plain(text, layout)
+    for number, parts in found:
         if layout.header and number == 1:
             if tuple(part.strip() for part in parts) != layout.fields:
                 raise InputError(f"{path}, line 1: {expected.replace('expected', 'expected a header with')}")
@@ -162,25 +154,10 @@ def _lines(path: Path, layout: FileFormat) -> Iterator[tuple[int, dict[str, str]
 
 
 def _plain(text: str, layout: FileFormat) -> Iterator[tuple[int, list[str]]]:
-    # Only "\n" or "\r\n" ends a line. str.splitlines would also split at other characters, which can occur inside a text.
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    for number, line in enumerate(lines, 1):
+    for number, line in records.lines(text):
         # In TREC, a space separates the label from the question, which also contains spaces. A text never contains a tab.
         max_splits = 1 if layout.separator == " " else -1
-        yield number, line.removesuffix("\r").split(layout.separator, max_splits)
-
-
-def _csv(path: Path, text: str, layout: FileFormat, expected: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True)
-    start = 1
-    try:
-        for parts in reader:
-            yield start, parts
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {start}: not valid CSV ({error}); {expected}") from error
+        yield number, line.split(layout.separator, max_splits)
 
 
 def _shape(layout: FileFormat) -> str:

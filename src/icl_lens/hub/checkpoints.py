@@ -1,40 +1,73 @@
-"""The files of a checkpoint: which files of a model folder affect its predictions, and whether all required files exist.
+"""The files of a checkpoint: which files of a model folder are read when it is loaded, and whether all required files exist.
 
-This module is separate from :mod:`icl_lens.models.loading` so that the workflow can use it without importing torch.
+This is the only list of these files: a model is fetched, converted, hashed and identified by it. A test compares it with the
+files that transformers asks for. This module is separate from :mod:`icl_lens.models.loading` so that the workflow can use it
+without importing torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from icl_lens.artifacts import hashes
 from icl_lens.errors import InputError
+from icl_lens.hub import converted, fetched, quantization
 
-# Configuration and tokenizer files. A model card or a licence does not affect predictions, so it is not listed.
-CONFIG_FILES = (
+# Names of the files that describe the network, besides its weights. All names are relative to the model folder.
+NETWORK_FILES = (
     "config.json",
+    "generation_config.json",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
+)
+
+# Patterns of the files that describe the tokenizer and the chat templates.
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
-    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "*.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
 )
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+# A tokenizer cannot be loaded without one of these files.
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
+
+def is_description(name: str) -> bool:
+    """Return whether a file describes the network, the tokenizer or a chat template. Its name is relative to the folder."""
+    return name in NETWORK_FILES or is_tokenizer_file(name)
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Return whether a file describes the tokenizer or a chat template. Its name is relative to the model folder."""
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in TOKENIZER_FILES)
+
+
+def description_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that describe the network, the tokenizer or a chat template, sorted."""
+    return sorted(path for pattern in (*NETWORK_FILES, *TOKENIZER_FILES) for path in folder.glob(pattern) if path.is_file())
 
 
 def checkpoint_files(folder: Path | str) -> list[Path]:
-    """Return the files of a model folder that affect its predictions (weights, configuration and tokenizer), sorted.
+    """Return the files of a model folder that are read when it is loaded (weights, configuration and tokenizer), sorted.
 
     Raises:
-        InputError: The folder, its config.json, its weights or its tokenizer is missing.
+        InputError: The folder, its config.json, its weights or its tokenizer is missing, or the weights are quantised.
     """
     folder = Path(folder)
     if folder.is_file() and folder.suffix == ".gguf":
         raise InputError(f"{folder} is a GGUF file, not a model folder; set `gguf: {folder}` instead of path")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, not a model folder; specify the folder that contains config.json")
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
@@ -43,10 +76,60 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
                 f"model folder {folder} has no config.json, but a GGUF file; set `gguf: {gguf_files[0]}` instead of path"
             )
         raise InputError(f"model folder {folder} is not a checkpoint: config.json is missing")
+    quantization.require_float(folder)
     weights = weight_files(folder)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise InputError(f"model folder {folder} has no tokenizer; add its tokenizer.json")
-    return sorted([*weights, *(folder / name for name in CONFIG_FILES if (folder / name).is_file())])
+    _require_no_pointers(weights)
+    return sorted([*weights, *description_files(folder)])
+
+
+def checkpoint_hash(folder: Path | str) -> str:
+    """Return one SHA-256 over the names and bytes of the files of a checkpoint, see :func:`checkpoint_files`.
+
+    Raises:
+        InputError: A file is missing, or a file of a fetched or converted model differs from its record.
+    """
+    folder = Path(folder)
+    files = checkpoint_files(folder)
+    require_recorded(folder, files)
+    return hashes.files_hash(files)
+
+
+def require_recorded(folder: Path, files: Iterable[Path]) -> None:
+    """Check the files of a fetched or converted model against the hashes in its record. Other folders are not checked.
+
+    Args:
+        folder: The model folder.
+        files: The files to check.
+
+    Raises:
+        InputError: A file differs from the record, or is not listed in it.
+    """
+    for record, name, remedy in (
+        (fetched.read(folder), fetched.RECORD, "rerun the command that fetched it to fetch this file again"),
+        (converted.read(folder), converted.RECORD, "rerun the command that wrote it to convert the file again"),
+    ):
+        if record is None:
+            continue
+        for path in files:
+            listed = record.files.get(path.relative_to(folder).as_posix())
+            if listed is None:
+                raise InputError(f"{path} is not listed in {folder / name}; remove it, because it would change the model")
+            if hashes.cached_file_hash(path) != listed["sha256"]:
+                raise InputError(f"{path} differs from the file that {folder / name} lists; delete both, and {remedy}")
+
+
+def _require_no_pointers(files: list[Path]) -> None:
+    """Require that no file is a Git LFS pointer, the placeholder that git writes without Git LFS."""
+    for path in files:
+        if path.stat().st_size < 1000:
+            with path.open("rb") as file:
+                if file.read(40).startswith(b"version https://git-lfs"):
+                    raise InputError(
+                        f"{path} is a Git LFS pointer without the weights; run `git lfs pull` in its folder, or download "
+                        "the model again"
+                    )
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icl_lens import json_text
 from icl_lens.errors import InputError
 from icl_lens.hub import fetched
 
@@ -74,7 +75,7 @@ def read(folder: Path | str) -> Converted | None:
     if path is None:
         return None
     try:
-        record = Converted(**json.loads(path.read_text(encoding="utf-8")))
+        record = Converted(**json_text.loads(path.read_text(encoding="utf-8")))
         sizes = {name: int(file["size"]) for name, file in record.files.items()}
         if not (sizes and all(isinstance(v, str) for v in (record.gguf, record.sha256, record.quantisation))):
             raise ValueError("a field is missing or has the wrong type")

@@ -9,7 +9,6 @@ again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -35,7 +34,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status
 
-from icl_lens.artifacts.files import whole_file
+from icl_lens import json_text
+from icl_lens.artifacts.files import refusal, whole_file
 from icl_lens.errors import InputError
 from icl_lens.progress import amount, progress
 
@@ -187,7 +187,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            index = json.loads((path / VERIFIED).read_text(encoding="utf-8"))
+            index = json_text.loads((path / VERIFIED).read_text(encoding="utf-8"))
             self._verified: dict[str, list] = {k: list(v) for k, v in index["verified"].items() if len(v) == 4}
             self._finished: dict[str, str] = dict(index["finished"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -275,11 +275,8 @@ def locked(folder: Path, repository: Repository) -> Iterator[Folder]:
         with WeakFileLock(folder / LOCK):
             yield Folder(folder)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            problem = f"the disk is full at {folder}; free some space, and rerun the command to resume"
-        else:
-            problem = f"{folder} cannot be written ({error.strerror or error})"
-        raise InputError(f"fetching {repository.title}: {problem}") from error
+        problem = refusal(error, folder) or f"{folder} cannot be written ({error.strerror or error}); use another folder"
+        raise InputError(f"fetching {repository.title}: {problem}, and rerun the command to resume") from error
 
 
 def fetch(

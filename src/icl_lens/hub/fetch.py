@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icl_lens import json_text
 from icl_lens.errors import InputError
-from icl_lens.hub import fetched
-from icl_lens.hub.checkpoints import CONFIG_FILES, TOKENIZER_FILES
+from icl_lens.hub import fetched, quantization
+from icl_lens.hub.checkpoints import VOCABULARY_FILES, is_description
 
 if TYPE_CHECKING:
     from icl_lens.hub.download import Folder, Listing, Repository, RetryPolicy
@@ -102,7 +103,7 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path 
             raise InputError(f"{folder_or_hub_id} is a local folder and has no revisions; remove --revision")
         return Path(folder_or_hub_id)
     if Path(folder_or_hub_id).is_file():
-        remedy = "convert it with `icl-lens convert-gguf`" if folder_or_hub_id.endswith(".gguf") else "give the folder"
+        remedy = "convert it with `icl-lens convert-gguf`" if folder_or_hub_id.endswith(".gguf") else "specify the folder"
         raise InputError(f"{folder_or_hub_id} is a file, not a model folder; {remedy}")
     if not _is_hub_id(folder_or_hub_id):
         raise InputError(
@@ -142,11 +143,10 @@ def model(hub: str, revision: str | None, out: Path | str, retries: RetryPolicy 
         available = found.files.keys()
         if "config.json" not in available:
             raise InputError(f"{title} is not a checkpoint: config.json is missing{_contents(available)}")
-        if not available & set(TOKENIZER_FILES):
+        quantization.require_float_config(read("config.json"), title)
+        if not available & set(VOCABULARY_FILES):
             raise InputError(f"{title} has no tokenizer, such as tokenizer.json{_contents(available)}")
-        descriptions = [
-            name for name in (*CONFIG_FILES, "chat_template.jinja") if name in available and not name.endswith(".index.json")
-        ]
+        descriptions = sorted(name for name in available if is_description(name) and not name.endswith(".index.json"))
         for weights in ("model.safetensors", "pytorch_model.bin"):
             index = f"{weights}.index.json"
             if weights in available:
@@ -270,7 +270,7 @@ def _shards(title: str, index: str, content: bytes, available: Iterable[str]) ->
         InputError: The index is invalid, or it lists a file with an unexpected name or a missing file.
     """
     try:
-        names = sorted(set(json.loads(content)["weight_map"].values()))
+        names = sorted(set(json_text.loads(content)["weight_map"].values()))
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError("no file names")
     except (ValueError, TypeError, KeyError, AttributeError) as error:

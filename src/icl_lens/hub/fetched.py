@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icl_lens import json_text
 from icl_lens.errors import InputError
 
 RECORD = "fetched.json"
@@ -53,7 +54,7 @@ def read(folder: Path | str) -> Fetched | None:
     if not path.is_file():
         return None
     try:
-        record = Fetched(**json.loads(path.read_text(encoding="utf-8")))
+        record = Fetched(**json_text.loads(path.read_text(encoding="utf-8")))
         sizes = {name: int(file["size"]) for name, file in record.files.items()}
         listed = {name for files in (record.splits or {}).values() for name in files}
         if not (listed <= sizes.keys() and all(isinstance(v, str) for v in (record.hub, record.revision, record.commit))):

@@ -7,12 +7,12 @@ checkpoint, so an interrupted conversion does not leave an incomplete checkpoint
 
 from __future__ import annotations
 
-import errno
 import gc
-import hashlib
 import json
 import logging
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_lens.artifacts import hashes
-from icl_lens.artifacts.files import whole_file
+from icl_lens.artifacts.code import PACKAGE
+from icl_lens.artifacts.files import error_number, refusal, whole_file
 from icl_lens.errors import InputError
 from icl_lens.hub import converted, fetched, gguf_files
-from icl_lens.hub.checkpoints import CONFIG_FILES
+from icl_lens.hub.checkpoints import description_files
 from icl_lens.hub.converted import RECORD, RECORD_COPY, Converted
-from icl_lens.progress import amount, progress
+from icl_lens.progress import amount
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -39,7 +40,14 @@ LOCK = ".lock"
 
 # Packages that transformers needs to convert GGUF files. They are optional; see `gemma` in pyproject.toml.
 PACKAGES = ("gguf", "accelerate")
-INSTALL = ".venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate"
+_CONSTRAINTS = PACKAGE.parents[1] / "envs/gemma.txt"
+
+
+def install_command() -> str:
+    """Return the command that installs the packages for the conversion, for this Python and from any working folder."""
+    pinned = ["-c", str(_CONSTRAINTS)] if _CONSTRAINTS.is_file() else []
+    return shlex.join([sys.executable, "-m", "pip", "install", *pinned, "gguf", "accelerate"])
+
 
 # Libraries with versions that can affect the output files.
 LIBRARIES = ("accelerate", "gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
@@ -57,7 +65,9 @@ def require_packages() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise InputError(f"converting a GGUF file needs {' and '.join(missing)}, which {verb} not installed; run `{INSTALL}`")
+        raise InputError(
+            f"converting a GGUF file needs {' and '.join(missing)}, which {verb} not installed; run `{install_command()}`"
+        )
 
 
 def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = None) -> None:
@@ -80,7 +90,7 @@ def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = N
         raise InputError(f"--out must be the path of {RECORD} in the output folder, got {out}")
     header = gguf_files.check(file)
     origin = _origin(file, fetched_to)
-    source = {"gguf": file.name, "size": file.stat().st_size, "sha256": _sha256(file)}
+    source = {"gguf": file.name, "size": file.stat().st_size, "sha256": hashes.cached_file_hash(file)}
     if origin and origin.pop("sha256") != source["sha256"]:
         raise InputError(
             f"{file} differs from the fetched file (its SHA-256 is {source['sha256']}); delete it and "
@@ -121,16 +131,6 @@ def _origin(file: Path, fetched_to: Path | str | None) -> dict[str, Any]:
     if record is None or name not in record.files:
         raise InputError(f"{fetched_to} contains no {name} fetched from the Hub; run `icl-lens fetch-model --gguf` to fetch it")
     return {"hub": record.hub, "revision": record.revision, "commit": record.commit, "sha256": record.files[name]["sha256"]}
-
-
-def _sha256(file: Path) -> str:
-    """Compute the SHA-256 of a file and report progress."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream, progress(file.stat().st_size, f"reading {file.name}", unit="byte") as advance:
-        for chunk in iter(lambda: stream.read(1 << 22), b""):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()
 
 
 def _existing_conversion(folder: Path, source: dict[str, Any]) -> Converted | None:
@@ -189,8 +189,8 @@ def _step(name: str, file: Path, header: gguf_files.Header) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # transformers, gguf and tokenizers raise many types of exceptions
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # a disk error; an OSError raised by transformers has no errno
+        if error_number(error) is not None:
+            raise  # a disk error; an error that transformers itself raises has no number
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"GGUF file {file}: transformers {metadata.version('transformers')} cannot convert it (architecture "
@@ -288,7 +288,8 @@ def _require_no_other_model(folder: Path) -> None:
     Raises:
         InputError: The folder contains a model file that no conversion wrote.
     """
-    found = {path.name for name in (*CONFIG_FILES, "*.safetensors", "*.bin") for path in folder.glob(name)}
+    weights = (path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    found = {path.relative_to(folder).as_posix() for path in (*description_files(folder), *weights)}
     unexpected = sorted(found - _previous_files(folder))
     if unexpected:
         raise InputError(f"{folder} also contains {unexpected[0]}, which no conversion wrote; move it, or use an empty folder")
@@ -312,9 +313,9 @@ def _translate_disk_errors(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            problem = f"the disk is full at {folder}; free some space, and rerun the command"
-        else:
-            problem = f"{folder} cannot be written ({error.strerror or error})"
+    except Exception as error:  # also exceptions of the libraries, see error_number
+        problem = refusal(error, folder)
+        if problem is None and not (isinstance(error, OSError) and error.errno is not None):
+            raise
+        problem = problem or f"{folder} cannot be written ({error}); use another folder"
         raise InputError(f"converting a GGUF file: {problem}") from error

@@ -144,7 +144,7 @@ def check(path: Path | str) -> Header:
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not a GGUF file; give the path of the .gguf file")
+        raise InputError(f"{path} is a folder, not a GGUF file; specify the path of the .gguf file")
     if not path.is_file():
         raise InputError(f"GGUF file {path} does not exist")
     try:

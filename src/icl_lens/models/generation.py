@@ -19,6 +19,7 @@ from icl_lens.models.batching import Batch, batches
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_output
 from icl_lens.network.precision import at_least_float32
+from icl_lens.prompts import plain_text
 from icl_lens.prompts.positions import TokenizedPrompt
 
 
@@ -27,21 +28,24 @@ def candidate_ids(
 ) -> list[list[np.ndarray]]:
     """Return the token ids of the candidates of each prompt, as the model reads them after the prompt.
 
+    Control tokens in a candidate are plain text, as in the texts of the prompt.
+
     Raises:
-        InputError: A candidate changes the tokens of the prompt, or adds no token.
+        InputError: A candidate changes the tokens of the prompt, adds no token, or contains a control token that
+            cannot be tokenized as plain text.
     """
-    texts = [
-        p.text + candidate for p, prompt_candidates in zip(prompts, candidates, strict=True) for candidate in prompt_candidates
-    ]
-    tokenized = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    pairs = [(p, candidate) for p, of_prompt in zip(prompts, candidates, strict=True) for candidate in of_prompt]
+    texts = [p.text + candidate for p, candidate in pairs]
+    data_spans = [[*p.data_spans.tolist(), [len(p.text), len(p.text + candidate)]] for p, candidate in pairs]
+    tokenized = iter(plain_text.encode_batch([f"prompt {p.prompt_id}" for p, _ in pairs], texts, data_spans, tokenizer))
     found = []
     for prompt, prompt_candidates in zip(prompts, candidates, strict=True):
         # A prepended BOS token is not part of the text.
-        has_bos = prompt.ids[0] == tokenizer.bos_token_id and not prompt.text.startswith(tokenizer.bos_token)
+        has_bos = prompt.ids[0] == tokenizer.bos_token_id and prompt.spans[0, 1] == 0
         prompt_ids = prompt.ids[int(has_bos) :]
         answer_ids = []
         for candidate in prompt_candidates:
-            ids = np.array(next(tokenized), dtype=np.int64)
+            ids = np.array(next(tokenized).ids, dtype=np.int64)
             if len(ids) <= len(prompt_ids) or (ids[: len(prompt_ids)] != prompt_ids).any():
                 raise InputError(
                     f"prompt {prompt.prompt_id}: appending the answer {candidate!r} changes the tokens of the prompt; start "

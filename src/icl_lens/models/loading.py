@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,7 +26,7 @@ from icl_lens.artifacts import hashes
 from icl_lens.attention import flow, last_layer, supported
 from icl_lens.errors import InputError
 from icl_lens.hub import converted, fetched
-from icl_lens.hub.checkpoints import checkpoint_files, weight_files
+from icl_lens.hub.checkpoints import checkpoint_files, checkpoint_hash, weight_files
 from icl_lens.models import prefixes
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.network import activations, layer_states, model_cache, vocabulary
@@ -117,7 +118,7 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
         with contextlib.suppress(Exception), torch.no_grad():
             check(checkpoint.network)
     if hashes.seconds_until_settled(stamps) or hashes.file_stamps(files) != stamps:
-        raise InputError(f"model folder {folder}: a file changed while it was read; run the command again")
+        raise _changed(folder)
     _PRELOADED[folder.resolve(), dtype] = (stamps, checkpoint, messages)
 
 
@@ -155,6 +156,8 @@ def _messages() -> Iterator[list[logging.LogRecord]]:
 
 def _read(folder: Path, files: list[Path], device: torch.device, dtype: str) -> _Checkpoint:
     """Read and check the parts of a checkpoint that :func:`load` needs."""
+    stamps = hashes.file_stamps(files)
+    content = checkpoint_hash(folder)  # first, because it compares a fetched or converted model with its record
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
     network = _load_network(folder, config, getattr(torch, dtype)).to(device)
@@ -164,7 +167,13 @@ def _read(folder: Path, files: list[Path], device: torch.device, dtype: str) -> 
             f"{network.get_input_embeddings().num_embeddings} embeddings; use the tokenizer of this model"
         )
     _require_causal(folder, network)
-    return _Checkpoint(config, network, tokenizer, hashes.files_hash(files))
+    if hashes.file_stamps(files) != stamps:
+        raise _changed(folder)
+    return _Checkpoint(config, network, tokenizer, content)
+
+
+def _changed(folder: Path) -> InputError:
+    return InputError(f"model folder {folder}: a file changed while it was read; rerun the command")
 
 
 def _default_name(folder: Path, origin: fetched.Fetched | None, source: converted.Converted | None) -> str:
@@ -195,6 +204,11 @@ def _load_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many types of exceptions
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"model folder {folder}: config.json requires custom Python code (auto_map), which icl-lens never runs; use a "
+                "model of a family that transformers includes"
+            ) from error
         raise InputError(
             f"model folder {folder}: config.json is not a valid model configuration ({_first_line(error)})"
         ) from error
@@ -228,16 +242,21 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
             output_loading_info=True,
         )
     except Exception as error:  # transformers, safetensors and model classes raise many types of exceptions
-        raise InputError(f"model folder {folder}: the weights cannot be loaded ({_first_line(error)})") from error
+        raise InputError(
+            f"model folder {folder}: the weights cannot be loaded ({_corrupted_file(folder)}{_first_line(error)})"
+        ) from error
     # transformers would initialise missing weights and weights of another size with random numbers and continue.
     missing = sorted(report["missing_keys"])
     if missing:
-        raise InputError(f"model folder {folder}: the checkpoint lacks {len(missing)} weights, for example {missing[0]}")
+        raise InputError(
+            f"model folder {folder}: the checkpoint lacks {len(missing)} weights, for example {missing[0]}; "
+            "use a complete checkpoint"
+        )
     mismatched = sorted(name for name, *_ in report["mismatched_keys"])
     if mismatched:
         raise InputError(
             f"model folder {folder}: the size of {len(mismatched)} weights differs from config.json, "
-            f"for example {mismatched[0]}"
+            f"for example {mismatched[0]}; use the config.json of this checkpoint"
         )
     unused = sorted(report["unexpected_keys"])
     if unused:
@@ -245,6 +264,17 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
         logger.warning(message, folder, len(unused), unused[0])
     activations.fuse(network)
     return network.eval().requires_grad_(False)
+
+
+def _corrupted_file(folder: Path) -> str:
+    """Return ``NAME: `` for the first corrupted safetensors file of a checkpoint; empty if none is corrupted."""
+    for path in sorted(path for path in weight_files(folder) if path.suffix == ".safetensors"):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return f"{path.name}: "
+    return ""
 
 
 def _require_tensors(path: Path) -> None:
@@ -269,6 +299,11 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception objects
+        if not (folder / "tokenizer.json").is_file():
+            raise InputError(
+                f"model folder {folder}: the tokenizer cannot be loaded without tokenizer.json; add it, or save the tokenizer "
+                "again with its fast class"
+            ) from error
         raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
     if not tokenizer.is_fast:
         raise InputError(
@@ -289,9 +324,11 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     changed[0, -1] += 1
     first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, changed))  # (5, V) each
     if not first.isfinite().all():
+        remedy = "check the weights"
+        if network.dtype == torch.float16:  # bfloat16 has the range of float32
+            remedy = "set dtype to float32 or bfloat16, or check the weights"
         raise InputError(
-            f"model folder {folder}: logits are non-finite in {str(network.dtype).removeprefix('torch.')}; "
-            "use a dtype with a larger range, or check the weights"
+            f"model folder {folder}: logits are non-finite in {str(network.dtype).removeprefix('torch.')}; {remedy}"
         )
     if (first - second).abs().max() > 1e-3 * first.float().std():
         raise InputError(
@@ -301,4 +338,5 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_lens.network import model_cache, vocabulary
-from icl_lens.network.layers import attention_modules, decoder_layers
+from icl_lens.network.layers import attention_modules, decoder_layers, replaced_forwards
 from icl_lens.network.precision import exact_products
 
 
@@ -74,17 +74,8 @@ def resume(network: PreTrainedModel, state: State) -> Iterator[None]:
         return (state.values,) if state.wrapped else state.values
 
     skipped = decoder_layers(network)[: state.layer]
-    instance_forwards = [vars(layer).get("forward") for layer in skipped]
-    for layer in skipped:
-        layer.forward = skip
-    try:
+    with replaced_forwards(skipped, lambda forward: skip):
         yield
-    finally:
-        for layer, forward in zip(skipped, instance_forwards, strict=True):
-            if forward is None:
-                del layer.forward  # restores the method of the class
-            else:
-                layer.forward = forward
 
 
 @exact_products()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -30,6 +33,27 @@ def attention_modules(network: PreTrainedModel) -> list[nn.Module]:
 def decoder_layers(network: PreTrainedModel) -> list[nn.Module]:
     """Return the layers of a model, first layer first. Each layer contains one of :func:`attention_modules`."""
     return [layer_of(network, attention) for attention in attention_modules(network)]
+
+
+@contextmanager
+def replaced_forwards(layers: Sequence[nn.Module], replace: Callable[[Callable], Callable]) -> Iterator[None]:
+    """Replace the forward functions of some layers inside this context.
+
+    Args:
+        layers: The layers.
+        replace: Function of a layer's forward function that returns the function to call instead.
+    """
+    instance_forwards = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = replace(layer.forward)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, instance_forwards, strict=True):
+            if forward is None:
+                del layer.forward  # restores the method of the class
+            else:
+                layer.forward = forward
 
 
 def layer_of(network: PreTrainedModel, attention: nn.Module) -> nn.Module:

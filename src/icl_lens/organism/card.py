@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from icl_lens.artifacts import hashes, parquet
+from icl_lens.artifacts.files import whole_folder
 from icl_lens.errors import InputError
 from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.organism.evaluation import Measure, steps_of
@@ -40,16 +41,13 @@ def write(checkpoints: Path, facts: Path, evaluation: Path, out: Path) -> None:
     folder = steps_of(checkpoints, training["steps"])[training["steps"]]
     files = checkpoint_files(folder)
     if about.get("checkpoints", {}).get(folder.name) != hashes.files_hash(files):
-        raise InputError(f"{evaluation} belongs to other weights than those in {folder}; delete it and run the command again")
+        raise InputError(f"{evaluation} belongs to other weights than those in {folder}; delete it and rerun the command")
     last = table[table["step"] == training["steps"]].drop(columns="step")
     card = {"training": training, "evaluation": last.to_dict("records")}
-    unfinished = out.with_name(f".{out.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(folder, unfinished)
-    (unfinished / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (unfinished / README).write_text(render(card), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    unfinished.rename(out)
+    with whole_folder(out) as unfinished:
+        shutil.copytree(folder, unfinished, dirs_exist_ok=True)
+        (unfinished / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (unfinished / README).write_text(render(card), encoding="utf-8")
 
 
 def render(card: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from icl_lens import json_text
 from icl_lens.artifacts import hashes, parquet, provenance
-from icl_lens.artifacts.files import make_readable, whole_file
+from icl_lens.artifacts.files import make_readable, unreadable, whole_file, whole_folder, writing
 from icl_lens.corpora.schema import CORPORA
 from icl_lens.errors import InputError
 from icl_lens.models.loading import pick_device
@@ -104,7 +105,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         InputError: If the file is neither of these, or if its recipe is not valid in this version.
     """
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json_text.loads(path.read_text(encoding="utf-8"))
         facts = facts.get("training", facts)
         if not {"recipe", "corpora", "steps"} <= facts.keys():
             raise KeyError("recipe")
@@ -121,14 +122,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a checkpoint that ``from_pretrained`` can load. The folder is never left incomplete."""
-    unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    for file in unfinished.iterdir():
-        make_readable(file)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        for file in unfinished.iterdir():
+            make_readable(file)
 
 
 @dataclass
@@ -227,8 +225,8 @@ def run(
             json.dumps({**identity, **_cost(recipe, trainer, log)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     # Copied instead of moved, so that the state stays complete if the run is interrupted here.
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    shutil.copytree(work / CHECKPOINTS, checkpoints)
+    with whole_folder(checkpoints) as unfinished:
+        shutil.copytree(work / CHECKPOINTS, unfinished, dirs_exist_ok=True)
     shutil.rmtree(work)
 
 
@@ -303,9 +301,11 @@ def _resume(work: Path, trainer: Trainer, fingerprint: str) -> _Log:
                     return log
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}, the saved state of an interrupted training run, is corrupted; delete the folder {work} and run the "
-                "same command again to train from the start"
+                unreadable(error, path)
+                or f"{path}, the saved state of an interrupted training run, is corrupted; delete the folder {work} and run "
+                "the same command again to train from the start"
             ) from error
-    shutil.rmtree(work, ignore_errors=True)
-    (work / CHECKPOINTS).mkdir(parents=True)
+    with writing(work):
+        shutil.rmtree(work, ignore_errors=True)
+        (work / CHECKPOINTS).mkdir(parents=True)
     return _Log()

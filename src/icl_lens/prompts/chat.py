@@ -26,7 +26,8 @@ def wrap(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFr
         tokenizer: The tokenizer with the chat template. The template may write a BOS token.
 
     Returns:
-        The same table with the new text, and with label_spans, text_spans, query_span and prefix_spans adjusted to it.
+        The same table with the new text, and with label_spans, text_spans, query_span and prefix_spans adjusted to it. The
+        new column content_spans has the [start, end) characters that do not come from the chat template.
 
     Raises:
         InputError: The tokenizer has no chat template; the template raises an error, changes the prompt's text, writes it more
@@ -75,4 +76,5 @@ def _wrap(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, 
         "text_spans": [shifted(span) for span in row["text_spans"]],
         "query_span": shifted(row["query_span"]),
         "prefix_spans": [*(shifted(span) for span in row["prefix_spans"][:-1]), [len(chat_text) - len(piece), len(chat_text)]],
+        "content_spans": [[shift, shift + len(user_text)], [len(chat_text) - len(piece), len(chat_text)]],
     }

@@ -16,6 +16,8 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from icl_lens.errors import InputError
+from icl_lens.prompts import plain_text
+from icl_lens.short_repr import is_visible
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ class TokenizedPrompt:
         text_spans: [start, end) characters of each demonstration's text, shape (D, 2).
         label_spans: [start, end) characters of each demonstration's label word, including the leading space, shape (D, 2).
         query_span: [start, end) characters of the query's text, shape (2,).
+        data_spans: [start, end) characters of the text that no template wrote, shape (S, 2). Control tokens in it are plain
+            text (:mod:`icl_lens.prompts.plain_text`).
+        control: The control tokens in this part of the text, in order.
     """
 
     prompt_id: int
@@ -57,6 +62,8 @@ class TokenizedPrompt:
     text_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     label_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     query_span: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    data_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
+    control: tuple[str, ...] = ()
 
     @property
     def last(self) -> int:
@@ -66,6 +73,9 @@ class TokenizedPrompt:
 
 def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> list[TokenizedPrompt]:
     """Tokenize a prompts table and find all anchors.
+
+    Control tokens such as ``<bos>`` in the texts of the demonstrations and the query are plain text
+    (:mod:`icl_lens.prompts.plain_text`).
 
     Args:
         prompts: A prompts table. The function uses the columns prompt_id, seed, text, gold, label_words, demo_labels,
@@ -81,7 +91,9 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
             - The characters of a label span are not the label word.
             - A label word shares a token with the surrounding text, is unknown to the tokenizer, or is tokenized differently in
               a demonstration and after the query.
-            - Two label words have the same first token.
+            - A control token in a text cannot be tokenized as plain text.
+            - Two label words have the same first token, or the first token of a label word has no complete character besides
+              whitespace.
             - The table is invalid in another way, such as duplicate ids or class indices without a label word.
     """
     duplicates = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
@@ -90,17 +102,17 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
     bos_ids = _bos_ids(tokenizer, bos)
     label_ids: dict[tuple[str, ...], np.ndarray] = {}
     result = []
-    encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
-    for row, ids, offsets in zip(
-        prompts.itertuples(index=False), encodings["input_ids"], encodings["offset_mapping"], strict=True
-    ):
+    all_data_spans = [[*texts, query] for texts, query in zip(prompts["text_spans"], prompts["query_span"], strict=True)]
+    encodings = _encode(prompts, all_data_spans, tokenizer)
+    for row, data_spans, encoding in zip(prompts.itertuples(index=False), all_data_spans, encodings, strict=True):
         words = tuple(row.label_words)
         location = f"prompt {row.prompt_id}"
+        ids = encoding.ids
         _check_row(location, row, words)
         prefix_ids = _prefix_ids(location, ids, tokenizer, bos, bos_ids)
         if words not in label_ids:
-            label_ids[words] = _label_ids(location, row.text, ids, words, tokenizer)
-        edges = np.array(offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
+            label_ids[words] = _label_ids(location, row.text, data_spans, ids, words, tokenizer)
+        edges = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
         anchors = []
         for label, (start, end) in zip(row.demo_labels, row.label_spans, strict=True):
             if row.text[start:end] != words[label]:
@@ -130,6 +142,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 text_spans=_spans(row.text_spans),
                 label_spans=_spans(row.label_spans),
                 query_span=np.array(row.query_span, dtype=np.int64),
+                data_spans=_spans(data_spans),
+                control=encoding.control,
             )
         )
     return result
@@ -139,19 +153,25 @@ def encode(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos =
     """Tokenize prompts without label words. The results have no anchors and no classes.
 
     Args:
-        prompts: A table with one row per prompt. The function uses the columns prompt_id, text and seed.
+        prompts: A table with one row per prompt. The function uses the columns prompt_id, text and seed, and the column
+            content_spans of :func:`icl_lens.prompts.chat.wrap` if there is one. Control tokens in these characters, or in the
+            whole text if there is no such column, are plain text (:mod:`icl_lens.prompts.plain_text`).
         tokenizer: A fast tokenizer.
         bos: See :func:`tokenize`.
 
     Raises:
-        InputError: ``bos`` is True and the tokenizer has no BOS token, or ``bos`` is False and the text begins with one.
+        InputError: ``bos`` is True and the tokenizer has no BOS token, ``bos`` is False and the text begins with one, or a
+            control token in a text cannot be tokenized as plain text.
     """
     bos_ids, no_positions = _bos_ids(tokenizer, bos), np.empty(0, dtype=np.int64)
-    encodings = tokenizer(prompts["text"].tolist(), add_special_tokens=False, return_offsets_mapping=True)
+    if "content_spans" in prompts:
+        all_data_spans = prompts["content_spans"].tolist()
+    else:
+        all_data_spans = [[[0, len(text)]] for text in prompts["text"]]
+    encodings = _encode(prompts, all_data_spans, tokenizer)
     result = []
-    for row, ids, offsets in zip(
-        prompts.itertuples(index=False), encodings["input_ids"], encodings["offset_mapping"], strict=True
-    ):
+    for row, data_spans, encoding in zip(prompts.itertuples(index=False), all_data_spans, encodings, strict=True):
+        ids = encoding.ids
         prefix_ids = _prefix_ids(f"prompt {row.prompt_id}", ids, tokenizer, bos, bos_ids)
         result.append(
             TokenizedPrompt(
@@ -164,10 +184,18 @@ def encode(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos =
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
                 text=row.text,
-                spans=np.array([(0, 0)] * len(prefix_ids) + list(offsets), dtype=np.int64),
+                spans=np.array([(0, 0)] * len(prefix_ids) + encoding.offsets, dtype=np.int64),
+                data_spans=_spans(data_spans),
+                control=encoding.control,
             )
         )
     return result
+
+
+def _encode(prompts: pd.DataFrame, data_spans: list, tokenizer: PreTrainedTokenizerBase) -> list[plain_text.Encoding]:
+    """Tokenize the texts of a table, without the BOS token."""
+    locations = [f"prompt {number}" for number in prompts["prompt_id"]]
+    return plain_text.encode_batch(locations, prompts["text"].tolist(), data_spans, tokenizer)
 
 
 def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
@@ -254,12 +282,15 @@ def _anchor(location: str, offsets: np.ndarray, start: int, end: int, word: str)
 
 
 def _label_ids(
-    location: str, text: str, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
+    location: str, text: str, data_spans: list, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
 ) -> np.ndarray:
     """Return the first token of each label word when it is appended to the prompt, shape (C,)."""
     found: dict[int, str] = {}
-    for word in words:
-        extended_ids = tokenizer(text + word, add_special_tokens=False)["input_ids"]
+    extended = plain_text.encode_batch(
+        [location] * len(words), [text + word for word in words], [data_spans] * len(words), tokenizer
+    )
+    for word, encoding in zip(words, extended, strict=True):
+        extended_ids = encoding.ids
         if extended_ids[: len(ids)] != ids or len(extended_ids) == len(ids):
             raise InputError(
                 f"{location}: the label word {word!r} changes the tokens of the prompt before it; choose another label word"
@@ -268,6 +299,7 @@ def _label_ids(
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
             raise InputError(f"the label word {word!r} is unknown to the tokenizer; choose another word or another model")
         first = pieces[0]
+        _require_meaning(word, tokenizer.decode([first], clean_up_tokenization_spaces=False))
         if first in found:
             raise InputError(
                 f"the label words {found[first]!r} and {word!r} begin with the same token {tokenizer.decode([first])!r}, "
@@ -279,3 +311,25 @@ def _label_ids(
                 "label word %r has %d tokens; its anchor is the first token, %r", word, len(pieces), tokenizer.decode([first])
             )
     return np.array(list(found), dtype=np.int64)
+
+
+def _require_meaning(word: str, first: str) -> None:
+    """Require that the first token of a label word contains at least one complete, visible character.
+
+    A token of whitespace alone precedes many words. A token with only some of the bytes of a character (decoded as U+FFFD) can
+    be the beginning of 64 characters or more. A prediction of such a token is not a prediction of the label word.
+
+    Args:
+        word: The label word.
+        first: Its first token, decoded.
+
+    Raises:
+        InputError: The token contains no such character.
+    """
+    if is_visible(first.replace("▁", "").replace("\ufffd", "")):
+        return
+    content = "only part of a character" if "\ufffd" in first else "only whitespace"
+    raise InputError(
+        f"the first token of the label word {word!r} is {first!r}, {content}, and a class is predicted by the first token of "
+        "its label word; choose a label word whose first token contains a character of the word"
+    )

@@ -295,7 +295,8 @@ def _require_texts(task: Task, train: pd.DataFrame, shots: int, auxiliary: int) 
         if counts.get(label, 0) < shots + auxiliary:
             raise InputError(
                 f"task {task.name}: {shots} demonstrations{further} per class are required, but the training split has only "
-                f"{counts.get(label, 0)} texts of class {label} ({word.strip()})"
+                f"{counts.get(label, 0)} texts of class {label} ({word.strip()}); add texts, remove "
+                "the task from tasks, or set items.*.tasks of the items that need these prompts without it"
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from icl_lens.artifacts.files import whole_folder
 from icl_lens.errors import InputError
 from icl_lens.models import generation, loading
 from icl_lens.organism.training import checkpoint_step, require_folder
@@ -103,13 +104,10 @@ def write(checkpoints: Path, facts: Path, out: Path) -> None:
     # A missing value is null, for example the error in a condition in which no answer is a number.
     rows = json.loads(pd.concat(curve, ignore_index=True).to_json(orient="records", double_precision=15))
     card = {"training": training, "evaluation": rows}
-    unfinished = out.with_name(f".{out.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(folders[steps], unfinished)
-    (unfinished / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (unfinished / README).write_text(render(card), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    unfinished.rename(out)
+    with whole_folder(out) as unfinished:
+        shutil.copytree(folders[steps], unfinished, dirs_exist_ok=True)
+        (unfinished / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (unfinished / README).write_text(render(card), encoding="utf-8")
 
 
 def render(card: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - the name used throughout the fie
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from icl_lens.artifacts import provenance
-from icl_lens.artifacts.files import whole_file
+from icl_lens.artifacts.files import whole_file, whole_folder
 from icl_lens.errors import InputError
 from icl_lens.organism.architecture import build_model
 from icl_lens.organism.training import checkpoint_name, require_folder, save
@@ -93,36 +92,32 @@ def run(recipe: Recipe, *, checkpoints: Path, facts: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info("%d parameters, %d tokens in the vocabulary, %d steps", parameters, len(tokenizer), recipe.steps)
-    unfinished = checkpoints.with_name(f".{checkpoints.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     kept, start, curve, sums, tokens = set(recipe.checkpoint_steps()), time.monotonic(), [], {}, 0
-    for step in range(recipe.steps + 1):
-        if step in kept:
-            save(model, tokenizer, unfinished / checkpoint_name(step))
-        if step == recipe.steps:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        optimizer.zero_grad()
-        for name, batch in (("lists", material.lists()), ("stories", material.stories())):
-            loss, answer = loss_of(model, batch)
-            loss.backward()
-            tokens += int((batch.weights > 0).sum())
-            for key, value in ((name, float(loss.detach())), (f"{name}_answer", float(answer))):
-                sums[key] = sums.get(key, 0.0) + value
-        if not all(math.isfinite(value) for value in sums.values()):
-            raise InputError(f"reader_organism: non-finite loss at step {step}; decrease learning_rate")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:
-            count = (step % EVERY) + 1
-            curve.append({"step": step + 1, **{key: value / count for key, value in sums.items()}})
-            logger.info("%s seconds %.0f", " ".join(f"{k} {v:.4g}" for k, v in curve[-1].items()), time.monotonic() - start)
-            sums = {}
-    with whole_file(facts) as temporary:
-        cost = {"parameters": parameters, "tokens": tokens, "seconds": round(time.monotonic() - start, 1), "curve": curve}
-        made = {**identity, **cost}
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    unfinished.rename(checkpoints)
+    with whole_folder(checkpoints) as unfinished:
+        for step in range(recipe.steps + 1):
+            if step in kept:
+                save(model, tokenizer, unfinished / checkpoint_name(step))
+            if step == recipe.steps:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, step)
+            optimizer.zero_grad()
+            for name, batch in (("lists", material.lists()), ("stories", material.stories())):
+                loss, answer = loss_of(model, batch)
+                loss.backward()
+                tokens += int((batch.weights > 0).sum())
+                for key, value in ((name, float(loss.detach())), (f"{name}_answer", float(answer))):
+                    sums[key] = sums.get(key, 0.0) + value
+            if not all(math.isfinite(value) for value in sums.values()):
+                raise InputError(f"reader_organism: non-finite loss at step {step}; decrease learning_rate")
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:
+                count = (step % EVERY) + 1
+                curve.append({"step": step + 1, **{key: value / count for key, value in sums.items()}})
+                logger.info("%s seconds %.0f", " ".join(f"{k} {v:.4g}" for k, v in curve[-1].items()), time.monotonic() - start)
+                sums = {}
+        with whole_file(facts) as temporary:
+            cost = {"parameters": parameters, "tokens": tokens, "seconds": round(time.monotonic() - start, 1), "curve": curve}
+            made = {**identity, **cost}
+            temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

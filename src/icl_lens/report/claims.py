@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from icl_lens import yaml_text
 from icl_lens.errors import InputError
 from icl_lens.section import Section
 
@@ -142,10 +142,11 @@ def load(path: Path | str) -> Paper:
         InputError: If the file is missing, is not valid YAML or does not match the schema.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml_text.read(path)
+    except InputError as error:
+        raise InputError(f"claims file {error}") from error
+    try:
         return Paper.model_validate(content, strict=False)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not a valid claims file: {str(error).splitlines()[0]}") from error
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"]))

@@ -28,6 +28,12 @@ WIDTH = 6.5
 TEXT, SMALL = 8, 7
 """Font sizes of all figures in points: titles, axis labels and legends (``TEXT``), and tick labels, values and captions."""
 
+ROW_HEIGHT = 1.1
+"""Minimum height of a row of panels in inches. A figure with many rows is higher than a page, so that it stays legible."""
+
+ANNOTATED = 12
+"""Maximum number of classes of a heat map with written values; larger ones have a colour bar."""
+
 CAPTION_LINES = 3
 """Maximum number of lines of the caption in a picture. The file of notes next to the picture has the whole caption."""
 
@@ -129,13 +135,13 @@ def panels(rows: int, columns: int, height: float = 2.2, **options: Any) -> tupl
     Args:
         rows: Number of rows of panels.
         columns: Number of columns of panels.
-        height: Height of a row, in inches. :func:`save_figure` adds the height of the caption.
+        height: Height of a row, in inches, at least :data:`ROW_HEIGHT`. :func:`save_figure` adds the height of the caption.
         options: Further arguments of :func:`matplotlib.pyplot.subplots`, for example ``sharey=True``.
 
     Returns:
         The figure and an array of its axes, shape (rows, columns).
     """
-    options = {"figsize": (WIDTH, height * rows), "squeeze": False, "layout": "constrained", **options}
+    options = {"figsize": (WIDTH, max(ROW_HEIGHT, height) * rows), "squeeze": False, "layout": "constrained", **options}
     return plt.subplots(rows, columns, **options)
 
 
@@ -155,7 +161,10 @@ def layer_axis(axes: Axes, layers: int, label: bool = True) -> None:
 
 
 def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the notes that a reader needs to interpret a figure or table, one sentence each.
+    """Return the notes that a reader needs to interpret a figure or table, one sentence each, the most important first.
+
+    The order is: the source of the texts if it is not a data set, warnings about the models and the data, how the models were
+    run, and the loss of each model. In a figure with symbols such as $S_{wp}$, escape them with :func:`plain`.
 
     Args:
         metadata: Metadata of each table that is shown.
@@ -166,28 +175,102 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(BUILTIN_TEXTS)
     if "elsewhere" in sources:
         lines.append("Prompts: not created by icl-lens.")
-    lines += dict.fromkeys(line for table in metadata for line in _subsets(table))
-    for model in dict.fromkeys(table["model"]["name"] for table in metadata):
-        descriptions = {weights(table["model"]) for table in metadata if table["model"]["name"] == model} - {""}
-        lines += [f"{model}: {description}." for description in sorted(descriptions)]
-        observed = [table["observed"] for table in metadata if table["model"]["name"] == model]
-        untrained = [o for o in observed if o["untrained"]]
-        if untrained:
-            best = min(untrained, key=lambda o: o["next_token_loss"])
-            lines.append(
-                f"Model {model} is untrained, or not trained on such text: its loss is at least "
-                f"{best['next_token_loss']:.2f} nats per token (uniform distribution: {best['uniform_loss']:.2f})."
-            )
-        products = sorted({table.get("products", "float32") for table in metadata if table["model"]["name"] == model})
-        if products != ["float32"]:
-            lines.append(f"Matrix products of model {model} are computed in {' and '.join(products)} (matmul: fast).")
-        left_out = sum(o["left_out"] for o in observed)
-        if left_out:
-            lines.append(f"Excluded prompts, longer than the context of {model}: {left_out}.")
-        unknown = max(o["unknown_tokens"] for o in observed)
-        if unknown >= 0.01:
-            lines.append(f"Up to {100 * unknown:.0f} % of a panel's tokens are unknown to the tokenizer of {model}.")
+    models: dict[str, list[dict[str, Any]]] = {}
+    for table in metadata:
+        models.setdefault(table["model"]["name"], []).append(table)
+    lines += [line for name, tables in models.items() for line in _model_warnings(name, tables)]
+    lines += window_notes(metadata)
+    lines += dict.fromkeys(line for table in metadata for line in (*_duplicates(table), *_subsets(table)))
+    lines += [line for name, tables in models.items() for line in _model_settings(name, tables)]
+    lines += [line for name, tables in models.items() for line in _losses(name, tables)]
     return lines
+
+
+def window_notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one sentence per model about the edges of its prompts that cannot exist because of attention windows.
+
+    Args:
+        metadata: Metadata of each table that is shown (:func:`icl_lens.models.edges.observe_windows`).
+    """
+    lines = []
+    for model in dict.fromkeys(table["model"]["name"] for table in metadata):
+        tables = [table for table in metadata if table["model"]["name"] == model]
+        limited = [table["observed"] for table in tables if table["observed"].get("window_layers")]
+        counts = [
+            (*(sum(observed[f"edges_{kind}"][i] for observed in limited) for i in (0, 1)), name)
+            for kind, name in (
+                ("pq", "from label words to the last position"),
+                ("wp", "into label words"),
+                ("ww", "between other positions"),
+            )
+        ]
+        shown = [f"{hidden:,} of {every:,} edges {name}" for hidden, every, name in counts if hidden]
+        if shown:
+            layers = max(observed["window_layers"] for observed in limited)
+            lines.append(
+                f"Attention windows in {layers} of the {tables[0]['model']['layers']} layers of {model}: in these layers, "
+                f"{' and '.join([', '.join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)} cannot exist."
+            )
+    return lines
+
+
+def _model_warnings(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield one sentence for each reason to doubt what a model's tables show."""
+    observed = [table["observed"] for table in tables]
+    untrained = [o for o in observed if o["untrained"]]
+    if untrained:
+        best = min(untrained, key=lambda o: o["next_token_loss"])
+        yield (
+            f"Model {name} is untrained, or not trained on such text: its loss is at least "
+            f"{best['next_token_loss']:.2f} nats per token (uniform distribution: {best['uniform_loss']:.2f})."
+        )
+    costly = [bos for o in observed if (bos := o.get("bos")) and bos["costly"]]
+    if costly:
+        worst = max(costly, key=lambda bos: bos["loss"] - bos["other_loss"])
+        form = "prepended" if worst["prompts"] else "not prepended"
+        increase = worst["loss"] - worst["other_loss"]
+        yield f"BOS token {form}: this increases the loss of {name} by {increase:.1f} nats per token."
+    left_out = sum(o["left_out"] for o in observed)
+    if left_out:
+        yield f"Excluded prompts, longer than the context of {name}: {left_out}."
+    unknown = max(o["unknown_tokens"] for o in observed)
+    if unknown >= 0.01:
+        yield f"Up to {100 * unknown:.0f} % of a panel's tokens are unknown to the tokenizer of {name}."
+    control = [item for o in observed for item in o.get("control_tokens", {}).items()]
+    if control:
+        # The numbers of different tokens are not added, because a prompt can contain several of them.
+        example, most = max(control, key=lambda item: item[1])
+        yield (
+            f"Texts contain control tokens of {name}, such as {example}, tokenized as plain text (up to {most} prompts per "
+            "panel)."
+        )
+
+
+def _model_settings(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield one sentence for each way in which a model's weights, numbers or prompts differ from the default."""
+    descriptions = {weights(table["model"]) for table in tables} - {""}
+    yield from (f"{name}: {description}." for description in sorted(descriptions))
+    formats = sorted({table.get("dtype", "float32") for table in tables})
+    if formats != ["float32"]:
+        yield f"Model {name} runs in {' and '.join(formats)}."
+    products = sorted({table.get("products", "float32") for table in tables})
+    if products != ["float32"]:
+        yield f"Matrix products of model {name} are computed in {' and '.join(products)} (matmul: fast)."
+    if any(table.get("settings", {}).get("chat") for table in tables):
+        yield f"Prompts are written with the chat template of {name}."
+
+
+def _losses(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the range of a model's loss over its tables, and whether its prompts begin with the BOS token."""
+    observed = [table["observed"] for table in tables]
+    low, high = (f"{bound(o['next_token_loss'] for o in observed):.2f}" for bound in (min, max))
+    bos = [facts for o in observed if (facts := o.get("bos"))]
+    starts = [facts["prompts"] for facts in bos]
+    prompts = sum(o["prompts"] for o in observed if o.get("bos"))
+    form = f"BOS token in {sum(starts)} of {prompts} prompts"
+    if sum(starts) in (0, prompts):
+        form = "BOS token prepended" if sum(starts) else "BOS token not prepended"
+    yield f"Loss of {name}: {low if low == high else f'{low} to {high}'} nats per token{f' ({form})' if bos else ''}."
 
 
 def weights(model: dict[str, Any]) -> str:
@@ -213,6 +296,18 @@ def _subsets(metadata: dict[str, Any]) -> Iterator[str]:
     }
     for split, counts in metadata["corpus"].get("subsets", {}).items():
         yield f"{name}: {uses[split]} ({counts['texts']:,} of {counts['published']:,} texts)."
+
+
+def _duplicates(metadata: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence on test texts that are also training texts, and one on queries that are also their demonstrations."""
+    name = task_title(metadata, "the task")
+    found = metadata["corpus"].get("test_duplicates")
+    if found and found["duplicates"]:
+        verb = "were removed because they are" if found["dropped"] else "are"
+        yield f"{found['duplicates']:,} of {found['texts']:,} test texts of {name} {verb} also training texts."
+    repeated = metadata["observed"].get("repeated_queries", 0)
+    if repeated:
+        yield f"{name}: in {repeated:,} of {metadata['observed']['prompts']:,} prompts, the query is also a demonstration."
 
 
 def number_format(metadata: dict[str, Any]) -> str:
@@ -250,7 +345,8 @@ def heat_map(axes: Axes, matrix: np.ndarray, names: Sequence[str]) -> None:
     """Draw a square matrix as a heat map with its values, each with two decimals.
 
     The colour scale runs from the lowest value of the matrix (lightest) to 1. Cells with missing values are white and contain a
-    dash.
+    dash. A matrix of more than :data:`ANNOTATED` classes has a colour bar instead of written values, and not all of its names
+    are written.
 
     Args:
         axes: Axes to draw on.
@@ -258,12 +354,16 @@ def heat_map(axes: Axes, matrix: np.ndarray, names: Sequence[str]) -> None:
         names: Names of the rows and columns.
     """
     lowest = min(np.nanmin(matrix), 0.99)  # keeps the colour range non-empty for a matrix of ones
-    colours = {"cmap": SEQUENTIAL, "vmin": lowest, "vmax": 1, "cbar": False}
+    small = len(names) <= ANNOTATED
+    colours = {"cmap": SEQUENTIAL, "vmin": lowest, "vmax": 1, "cbar": not small}
     # seaborn masks NaN cells and does not annotate them.
-    sns.heatmap(matrix, ax=axes, annot=True, fmt=".2f", annot_kws={"fontsize": SMALL}, square=True, linewidths=0.4, **colours)
-    for row, column in np.argwhere(np.isnan(matrix)):
+    sns.heatmap(
+        matrix, ax=axes, annot=small, fmt=".2f", annot_kws={"fontsize": SMALL}, square=True, linewidths=0.4 * small, **colours
+    )
+    for row, column in np.argwhere(np.isnan(matrix)) if small else ():
         axes.text(column + 0.5, row + 0.5, "-", ha="center", va="center", fontsize=SMALL)
-    places = np.arange(len(names)) + 0.5
+    step = -(-len(names) // ANNOTATED)
+    places, names = np.arange(0, len(names), step) + 0.5, names[::step]
     axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(places, names, rotation=0, parse_math=False)
     axes.tick_params(length=0)

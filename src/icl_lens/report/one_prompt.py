@@ -21,6 +21,35 @@ NAMED = {"shallow": 1 / 5, "deep": 4 / 5}
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows in which a prompt is drawn: one row per token, and one row for each run of tokens that is left out.
+
+    Attributes:
+        spans: Positions [start, end) of each row, in order. A row with several positions is a run that is left out.
+    """
+
+    spans: list[tuple[int, int]]
+
+    @property
+    def of_position(self) -> dict[int, int]:
+        """Row of each position that is shown."""
+        return {start: row for row, (start, end) in enumerate(self.spans) if end == start + 1}
+
+    @property
+    def left_out(self) -> dict[int, int]:
+        """Number of tokens that are left out in each row of a run."""
+        return {row: end - start for row, (start, end) in enumerate(self.spans) if end > start + 1}
+
+    def words(self, words: Sequence[str]) -> list[str]:
+        """Return the text of each row.
+
+        Args:
+            words: Text of each token of the prompt.
+        """
+        return [words[a] if b == a + 1 else f"… {b - a} tokens not shown …" for a, b in self.spans]
+
+
+@dataclass(frozen=True)
 class OnePrompt:
     """A prompt and its information flow.
 
@@ -78,6 +107,51 @@ class OnePrompt:
         edges.loc[edges["query"].isin(self.anchors), "kind"] = "wp"
         edges.loc[(edges["query"] == self.last) & edges["key"].isin(self.anchors), "kind"] = "pq"
         return edges.sort_values(["saliency", "query", "key"], ignore_index=True)
+
+    def rows(self, edges: pd.DataFrame, most: int) -> Rows:
+        """Choose the tokens to draw, in at most ``most`` rows.
+
+        All tokens are drawn if they fit. Otherwise the last position is drawn, then label words in the order of their strongest
+        edge, up to half of the rows, then both ends of the strongest edges.
+
+        Args:
+            edges: The edges to draw, with query, key and ``relative``, the strength by which they are compared.
+            most: Maximum number of rows.
+        """
+        count = len(self.tokens)
+        if count <= most:
+            return Rows([(position, position + 1) for position in range(count)])
+        shown: set[int] = set()
+        rows = 1  # all tokens are one run
+
+        def add(positions: Sequence[int], limit: int) -> None:
+            """Show these positions if they fit into ``limit`` rows."""
+            nonlocal rows
+            missing = [position for position in dict.fromkeys(positions) if position not in shown]
+            grown = rows
+            for i, position in enumerate(missing):
+                taken = shown.union(missing[:i])
+                # A position in a run divides it, unless it is at an end of the run.
+                grown += sum(0 <= place < count and place not in taken for place in (position - 1, position + 1))
+            if grown <= limit:
+                shown.update(missing)
+                rows = grown
+
+        strongest = edges.sort_values(["relative", "query", "key"], ascending=False)
+        anchors = set(self.anchors)
+        ends = [end for pair in zip(strongest["query"], strongest["key"], strict=True) for end in pair if end in anchors]
+        add([self.last], most)
+        for anchor in dict.fromkeys([*ends, *self.anchors]):
+            add([anchor], most // 2)
+        for query, key in zip(strongest["query"], strongest["key"], strict=True):
+            add([query, key], most)
+        spans: list[tuple[int, int]] = []
+        for position in range(count):
+            if spans and position not in shown and spans[-1][1] - 1 not in shown:
+                spans[-1] = spans[-1][0], position + 1
+            else:
+                spans.append((position, position + 1))
+        return Rows(spans)
 
     def omitted_share(self, layer: int) -> float:
         """Return the share of a layer's flow along edges that are not in the flow table."""

@@ -21,7 +21,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from icl_lens.artifacts import code, files, notebooks, parquet, provenance
+from icl_lens.artifacts import code, files, hashes, notebooks, parquet, provenance
 from icl_lens.errors import InputError
 from icl_lens.report import claims, figures, lineage, pictures, walk
 from icl_lens.report.claims import Paper, Verdict
@@ -110,6 +110,7 @@ def write(
     out: Path,
     walks: Sequence[Path] = (),
     missing: Mapping[str, str] | None = None,
+    left_out: Sequence[str] = (),
 ) -> None:
     """Write the report of a results folder.
 
@@ -125,10 +126,13 @@ def write(
         walks: Folders of studies with prompts that the reader can explore, see :mod:`icl_lens.report.walk`.
         missing: Figures and tables that a failed run did not make, each with the reason as one sentence (see
             :func:`failure`).
+        left_out: One sentence for each reason why figures and tables do not show a configured task.
 
     Raises:
         InputError: If a file of an item is missing or corrupted, or if a claims file is invalid.
     """
+    if unknown := next((name for name in (*items, *(missing or {})) if name not in registry.items()), None):
+        raise InputError(f"{unknown!r} is not a figure or table; known: {', '.join(registry.items())}")
     missing = {name: missing[name] for name in sorted(missing or {}, key=_sort_key)}
     papers = [claims.load(path) for path in claims_files]
     shown = {name: _shown(results, name) for name in sorted(items, key=_sort_key)}
@@ -160,6 +164,7 @@ def write(
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
         papers=papers,
         missing=missing,
+        left_out=left_out,
         n_items=len(shown) + len(missing),
         models=list({m["model"]["name"]: m["model"] for m in about if "model" in m}.values()),
         weights=figures.weights,
@@ -196,12 +201,15 @@ def write(
         outputs=[out],
         code=code.code_hash("icl_lens.report.page"),
         libraries=provenance.library_versions(),
+        page={path.name: hashes.file_hash(path) for path in sorted((*claims_files, *page.iterdir())) if path.is_file()},
         **({"missing": missing} if missing else {}),
     )
 
 
 def failure(log: Path) -> str:
     """Return the error sentence of a failed job: the last line of its log, without the name of the command or the error.
+
+    The sentence of a study begins with the study, its model and its task.
 
     Args:
         log: Log file of the job. It is empty or missing if the job failed without a message, for example if the process was
@@ -212,7 +220,9 @@ def failure(log: Path) -> str:
     except OSError:
         lines = []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return re.sub(r"^(icl-lens [a-z-]+|InputError): ", "", last) or "the job failed without an error message"
+    sentence = re.sub(r"^(icl-lens [a-z-]+|InputError): ", "", last) or "the job failed without an error message"
+    stage, model, task = ("", "", "", "", *log.parts)[-5:-2]
+    return f"{log.stem} of {model} on {task}: {sentence}" if stage == "studies" else sentence
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -249,7 +259,9 @@ def _shown(results: Path, name: str) -> Shown:
         inputs, outputs = dict(record["inputs"]), dict(record["outputs"])
         csv = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}/{name} is missing or corrupted; run `snakemake {name} --cores all` to make it") from error
+        raise InputError(
+            f"{folder}/{name} is missing or corrupted; run `snakemake {name} --cores all` with the same config"
+        ) from error
     # Only tables are read: a table's metadata also describes the weights that its study trained.
     about = [parquet.read_metadata(results / path) for path in inputs if path.endswith(".parquet")]
     result = Shown(

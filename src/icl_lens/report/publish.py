@@ -1,6 +1,6 @@
 """Page, scorecard and pictures that summarise a run for publication in a repository.
 
-All input is read from results folders that pass :mod:`icl_lens.artifacts.audit`. The same folders always give the same bytes.
+All input is read from results folders that pass :mod:`icl_lens.results.audit`. The same folders always give the same bytes.
 The files contain no text of a data set; :func:`_require_no_quotes` checks them before they are published.
 """
 
@@ -20,12 +20,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from icl_lens.artifacts import audit, hashes, parquet
-from icl_lens.artifacts.files import make_readable
+from icl_lens.artifacts import hashes, parquet
+from icl_lens.artifacts.files import make_readable, temporary_folder, writing
 from icl_lens.errors import InputError
 from icl_lens.report import claims, figures, readings, seed_spread
 from icl_lens.report import page as report
 from icl_lens.report.readings import Reading
+from icl_lens.results import audit
 from icl_lens.studies import registry
 from icl_lens.studies.anchors.icl.study import STUDY as ICL
 
@@ -184,16 +185,17 @@ def write(results: Sequence[Path], docs: Path, name: str | None, claims_files: S
     """
     if docs.exists() and not docs.is_dir():
         raise InputError(f"{docs} is a file; give an output folder")
-    docs.mkdir(parents=True, exist_ok=True)
-    with _temporary_output(results, name, claims_files, page, docs) as (temporary, name):
-        _require_only_own_files(docs / name)
-        # The complete new folder replaces the old one by renaming, so an interruption cannot leave partly written files.
-        if (docs / name).exists():
-            (docs / name).rename(temporary / ".old")
-        (temporary / name).rename(docs / name)
-        for file in (f"{name}-scorecard.csv", f"{name}.md"):
-            (temporary / file).replace(docs / file)
-        return [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]
+    with writing(docs):
+        docs.mkdir(parents=True, exist_ok=True)
+        with _temporary_output(results, name, claims_files, page, docs) as (temporary, name):
+            _require_only_own_files(docs / name)
+            # The complete new folder replaces the old one by renaming, so an interruption cannot leave partly written files.
+            if (docs / name).exists():
+                (docs / name).rename(temporary / ".old")
+            (temporary / name).rename(docs / name)
+            for file in (f"{name}-scorecard.csv", f"{name}.md"):
+                (temporary / file).replace(docs / file)
+            return [f"{name}.md", f"{name}-scorecard.csv", *_files(docs / name, docs)]
 
 
 def check(results: Sequence[Path], docs: Path, name: str | None, claims_files: Sequence[Path], page: Path) -> list[str]:
@@ -203,7 +205,7 @@ def check(results: Sequence[Path], docs: Path, name: str | None, claims_files: S
         One sentence per difference.
     """
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        temporary_folder("icl-lens-") as scratch,
         _temporary_output(results, name, claims_files, page, Path(scratch)) as (temporary, name),
     ):
         expected = {file: temporary / file for file in _files(temporary, temporary)}
@@ -303,7 +305,7 @@ def _require_no_faults(results: Path) -> None:
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise InputError(
             f"{results} does not pass `icl-lens audit`, so nothing is published: {faults[0].sentence}{more}; run `icl-lens "
-            "audit --repair` to delete the faulty files, then rerun snakemake"
+            f"audit {results} --repair` to delete the faulty files, then rerun snakemake"
         )
 
 
@@ -322,7 +324,9 @@ def _item(trees: Sequence[Path], name: str) -> Item | None:
         tables = [path for path in record["inputs"] if path.endswith(".parquet")]
         csv = pd.read_csv(results / f"{stem}.csv", keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{results / stem} is missing or corrupted; run `snakemake {name} --cores all` to make it") from error
+        raise InputError(
+            f"{results / stem} is missing or corrupted; run `snakemake {name} --cores all` with the same config"
+        ) from error
     about = [parquet.read_metadata(results / path) for path in tables]
     files = [f"{stem}.json", *record["inputs"], *(path for path in record["outputs"] if path.endswith((".csv", ".png", ".md")))]
     chain = {path: None for metadata in about for path in _source_tables(results, metadata)}

@@ -1,8 +1,8 @@
 """Data and charts for the report's prompt walk, in which the reader chooses a task, a prompt and a layer.
 
 The data are a few dozen prompts per task, read from the artifacts of one prompt set. These are the prompts that have a stored
-flow, see :mod:`icl_lens.studies.anchors.flow.compute`. The charts are Vega-Lite specifications without data; the page inserts
-the data.
+flow, see :mod:`icl_lens.studies.anchors.flow.compute`. Of a long prompt, only the tokens with the strongest edges are included;
+a marked row replaces each run of other tokens. The charts are Vega-Lite specifications without data; the page inserts the data.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from icl_lens.studies.anchors.isolation.study import STUDY as ISOLATION
 from icl_lens.studies.anchors.saliency.summary import METRICS
 from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
 
-# Number of edges drawn per layer (the strongest ones), and number of decimals of the rounded values.
-EDGES = 40
+# Number of edges drawn per layer (the strongest ones), maximum number of rows in which the tokens of a prompt are written, and
+# number of decimals of the rounded values.
+EDGES, ROWS = 40, 200
 _DIGITS = 3
 
 COLOURS = {"s_wp": "#0072b2", "s_pq": "#d55e00", "s_ww": "#7f7f7f"}
@@ -72,6 +73,11 @@ def _prompt(
         label_words=dict(enumerate(labels)),
     )
     layers = range(prompt.layers)
+    strongest = {
+        measure: [_strongest(prompt.in_layer(layer), measure) for layer in layers] for measure in ("saliency", "attention")
+    }
+    rows = prompt.rows(pd.concat([edges for of_layer in strongest.values() for edges in of_layer]), ROWS)
+    places = rows.of_position
     means = flow.groupby("layer")[list(METRICS)].first()
     shares = means.div(means.sum(axis=1).where(lambda total: total > 0), axis=0).fillna(0)
     mean_jaccard = isolation.groupby(["target", "side", "layers"], sort=False).agg(
@@ -86,12 +92,12 @@ def _prompt(
         "gold": int(prompt.answer["gold"]),
         "prediction": int(prompt.answer["prediction"]),
         "probabilities": np.exp(prompt.answer["class_log_probs"]).round(_DIGITS).tolist(),
-        "words": prompt.words,
-        "anchors": prompt.anchors,
-        "last": prompt.last,
-        "flow": {
-            measure: [_strongest(prompt.in_layer(layer), measure) for layer in layers] for measure in ("saliency", "attention")
-        },
+        "tokens": len(prompt.tokens),
+        "words": rows.words(prompt.words),
+        "anchors": [places[anchor] for anchor in prompt.anchors if anchor in places],
+        "runs": list(rows.left_out.items()),
+        "left_out": sum(rows.left_out.values()),
+        "flow": {measure: [_as_rows(edges, places) for edges in of_layer] for measure, of_layer in strongest.items()},
         "shares": shares.loc[list(layers)].round(_DIGITS).to_numpy().tolist(),
         "isolation": [
             {
@@ -108,13 +114,16 @@ def _prompt(
     }
 
 
-def _strongest(edges: pd.DataFrame, measure: str) -> list[list[Any]]:
-    """Return the strongest edges of a layer, weakest first, as rows of query, key, share of the layer's largest, kind."""
+def _strongest(edges: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return the strongest edges of a layer, weakest first, with ``relative``, the share of the layer's largest."""
     edges = edges[edges[measure] > 0].nlargest(EDGES, measure, keep="first")[::-1]
-    share = (edges[measure] / edges[measure].max()).round(_DIGITS)
-    return [
-        list(row) for row in zip(edges["query"].tolist(), edges["key"].tolist(), share.tolist(), edges["kind"], strict=True)
-    ]
+    return edges.assign(relative=edges[measure] / edges[measure].max())
+
+
+def _as_rows(edges: pd.DataFrame, places: dict[int, int]) -> list[list[Any]]:
+    """Return the edges between tokens that are included, as [row of the query, row of the key, share of the largest, kind]."""
+    edges = edges[edges["query"].isin(places) & edges["key"].isin(places)]
+    return [[places[e.query], places[e.key], round(e.relative, _DIGITS), e.kind] for e in edges.itertuples()]
 
 
 def charts() -> dict[str, Any]:

@@ -86,7 +86,7 @@ def study(name: str) -> Study:
         module = import_module(f"{packages()[name]}.study")
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may also call sys.exit
         if not is_plugin(name):
             raise
         raise InputError(
@@ -102,7 +102,7 @@ def study(name: str) -> Study:
     return found
 
 
-def _error_location(error: Exception, folder: Path) -> str:
+def _error_location(error: BaseException, folder: Path) -> str:
     """Return where in a folder's code an error was raised: the file, and the line of the last call in that folder."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
     file, line = (frames[-1].filename, frames[-1].lineno) if frames else (folder / "study.py", None)

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 
 from icl_lens.artifacts import parquet
-from icl_lens.artifacts.hashes import files_hash
-from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.hub.checkpoints import checkpoint_hash
 from icl_lens.models import loading
-from icl_lens.models.observed import observe
+from icl_lens.models.edges import observe_windows
+from icl_lens.models.observed import observe, repeated_queries
 from icl_lens.network import precision
 from icl_lens.progress import progress
 from icl_lens.prompts import chat
@@ -93,6 +93,8 @@ def run(
         observed = observe(loaded, prepared.prompts)
         observed["prompts"] = len(prepared.prompts)
         observed["left_out"] = prepared.left_out
+        observed["repeated_queries"] = repeated_queries(prepared.prompts)
+        observed |= observe_windows(loaded, prepared.prompts)
         further_checkpoints = _checkpoints(study, resolved)  # before the computation, to fail early on a wrong folder
         arguments: dict[str, Any] = {**prepared.more, **({} if resolved is None else {"settings": resolved})}
         with progress(len(prepared.prompts), f"{study.name} of {loaded.name}") as advance:
@@ -141,4 +143,4 @@ def _checkpoints(study: Study, settings: Section | None) -> dict[str, Any]:
     if study.checkpoints is None:
         return {}
     folders = study.checkpoints(settings)
-    return {"encoders": {name: files_hash(checkpoint_files(folder)) for name, folder in folders.items()}}
+    return {"encoders": {name: checkpoint_hash(folder) for name, folder in folders.items()}}

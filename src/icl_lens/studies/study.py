@@ -88,6 +88,8 @@ class Study:
         checkpoints: Function of the settings that returns the folders of further checkpoints that the study runs, by name.
         alone: Whether a job uses all cores because it measures time.
         walked: Whether the report page shows one prompt of this study step by step.
+        shortage: Function of the settings, the number of seeds and the number of prompts per seed. It returns why these prompts
+            are too few for the study, as the end of a sentence that names the keys to change; empty if they suffice.
         items: Figures and tables of this study.
     """
 
@@ -103,6 +105,7 @@ class Study:
     checkpoints: Callable[[Any], Mapping[str, str]] | None = None
     alone: bool = False
     walked: bool = False
+    shortage: Callable[[Any, int, int], str] | None = None
     items: tuple[Item, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -136,6 +139,10 @@ class Study:
             )
         if self.checkpoints is not None and not callable(self.checkpoints):
             self._refuse("checkpoints", f"must be a function of the settings, got {self.checkpoints!r}")
+        if self.shortage is not None and not callable(self.shortage):
+            self._refuse(
+                "shortage", f"must be a function of the settings and the numbers of seeds and prompts, got {self.shortage!r}"
+            )
         for item in self.items:
             for name in ("name", "title", "notebook", "set"):
                 if not isinstance(getattr(item, name), str):

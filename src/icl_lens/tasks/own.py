@@ -7,7 +7,7 @@ project defines some itself (:data:`VARIANTS`); only the items that name them sh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -34,6 +34,43 @@ def _as_text(mapping: Any) -> Any:
     if len(converted) < len(mapping):
         raise ValueError("duplicate label, once as a number and once as text; labels must be unique")
     return converted
+
+
+def require_template(template: str) -> None:
+    """Require that prompts can be written from a template.
+
+    Raises:
+        ValueError: It does not contain ``{text}`` once and end with ``{label}``, it has another field, or whitespace precedes
+            ``{label}``.
+    """
+    pieces = re.findall(r"\{[^{}]*\}", template)
+    if sorted(pieces) != ["{label}", "{text}"] or not template.endswith("{label}"):
+        raise ValueError(
+            f"template {template!r} must contain {{text}} once, end with {{label}} and have no other field, because the query "
+            "ends before its label and the next token is the prediction"
+        )
+    if template.removesuffix("{label}")[-1:].isspace():
+        raise ValueError(
+            f"template {template!r} must not have whitespace before {{label}}, because tokenizers treat it differently at the "
+            'end of a prompt; move it to the label words, as in "Verdict:{label}" and " good"'
+        )
+
+
+def require_label_words(words: Sequence[str]) -> None:
+    """Require that label words are unique, each with a leading space.
+
+    Raises:
+        ValueError: A label word is a duplicate, or lacks the leading space.
+    """
+    invalid = [word for word in words if not word[:1].isspace() or not word.strip() or word != word.rstrip()]
+    if invalid:
+        raise ValueError(
+            f"label_words: {invalid[0]!r} must be a word with a leading space and no trailing space, such as ' good'"
+        )
+    if len(set(words)) < len(words):
+        raise ValueError(
+            f"label_words: duplicate word {next(word for word in words if words.count(word) > 1)!r}; words must be unique"
+        )
 
 
 class OwnTask(Section):
@@ -79,27 +116,8 @@ class OwnTask(Section):
         if self.like is None and self.template is None:
             raise ValueError("template is missing; add one, or set like")
         if self.template is not None:
-            pieces = re.findall(r"\{[^{}]*\}", self.template)
-            if sorted(pieces) != ["{label}", "{text}"] or not self.template.endswith("{label}"):
-                raise ValueError(
-                    f"template {self.template!r} must contain {{text}} once, end with {{label}} and have no other field, "
-                    "because the query ends before its label and the next token is the prediction"
-                )
-            if self.template.removesuffix("{label}")[-1:].isspace():
-                raise ValueError(
-                    f"template {self.template!r} must not have whitespace before {{label}}, because tokenizers treat it "
-                    'differently at the end of a prompt; move it to the label words, as in "Verdict:{label}" and " good"'
-                )
-        words = list(self.label_words.values())
-        invalid = [word for word in words if not word[:1].isspace() or not word.strip() or word != word.rstrip()]
-        if invalid:
-            raise ValueError(
-                f"label_words: {invalid[0]!r} must be a word with a leading space and no trailing space, such as ' good'"
-            )
-        if len(set(words)) < len(words):
-            raise ValueError(
-                f"label_words: duplicate word {next(word for word in words if words.count(word) > 1)!r}; words must be unique"
-            )
+            require_template(self.template)
+        require_label_words(list(self.label_words.values()))
         explicit = self.model_fields_set
         if self.like is not None and explicit & {"text", "label", "train", "test", "hub", "revision", "config"}:
             raise ValueError(f"like: {self.like} provides the texts; remove text, label, train, test, hub, revision and config")

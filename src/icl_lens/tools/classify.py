@@ -18,7 +18,7 @@ from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose, heads_and_mlps
 from icl_lens.tasks.task import Task
 from icl_lens.tools import component_file, demo_cache
-from icl_lens.tools.demonstrations import build_prompts, require_fits_context
+from icl_lens.tools.demonstrations import build_prompts, require_fits_context, warn_of_repeated
 from icl_lens.tools.text_files import Text
 
 Header = demo_cache.Header | component_file.Header
@@ -124,7 +124,9 @@ def _prompts(model: LanguageModel, header: Header, texts: Sequence[Text]) -> lis
     """Build prompts from the demonstrations in a header, with each text as a query."""
     words = tuple(header.label_words)
     task = Task(header.task, header.task, header.template, words, tuple(word.strip() for word in words))
-    return build_prompts(model, task, header.texts, header.labels, [one.text for one in texts], header.bos, header.chat)
+    queries = [one.text for one in texts]
+    warn_of_repeated(header.texts, queries, [f"line {one.line}" for one in texts])
+    return build_prompts(model, task, header.texts, header.labels, queries, header.bos, header.chat)
 
 
 def _answers(header: Header, texts: Sequence[Text], probabilities: np.ndarray) -> Iterator[Answer]:

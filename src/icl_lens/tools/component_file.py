@@ -17,6 +17,7 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import Bos
 from icl_lens.section import Section
 from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
+from icl_lens.tools.task_header import require_consistent
 
 
 class Header(Section):
@@ -63,7 +64,7 @@ class Header(Section):
 
 KIND = signed_file.Kind(
     key="icl_lens_components",
-    version=1,
+    version=2,
     header=Header,
     framework="numpy",
     missing_hint="create it with `icl-lens reweight-components`",
@@ -93,8 +94,7 @@ def read_header(path: Path | str) -> Header:
         InputError: The file is missing, is not a file of re-weighted components, is corrupted, or has another format version.
     """
     header = KIND.read_header(path)
-    if len(header.labels) != len(header.texts) or not all(0 <= c < len(header.label_words) for c in header.labels):
-        raise signed_file.inconsistent(path)
+    require_consistent(path, header)
     return header
 
 

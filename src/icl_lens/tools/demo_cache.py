@@ -18,6 +18,7 @@ from icl_lens.models.prefixes import Prefix
 from icl_lens.prompts.positions import Bos
 from icl_lens.studies.anchors.compressed_demonstrations import Compressed
 from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
+from icl_lens.tools.task_header import require_consistent
 
 
 class Header(BaseModel):
@@ -64,7 +65,7 @@ class Header(BaseModel):
 
 KIND = signed_file.Kind(
     key="icl_lens_cache",
-    version=1,
+    version=2,
     header=Header,
     framework="pt",
     missing_hint="create it with `icl-lens compress`",
@@ -109,9 +110,10 @@ def read_header(path: Path | str) -> Header:
         InputError: The file is missing, is not a cache, is corrupted, or has another format version.
     """
     header = KIND.read_header(path)
+    require_consistent(path, header)
     ordered = header.kept == sorted(set(header.kept)) and header.kept[0] >= 0 and header.kept[-1] < header.start
-    labelled = len(header.labels) == len(header.texts) and all(0 <= c < len(header.label_words) for c in header.labels)
-    if not ordered or not labelled or len(header.ids) != header.start:
+    numbered = len(header.ids) == header.start and all(0 <= token < 2**31 for token in header.ids)
+    if not ordered or not numbered:
         raise signed_file.inconsistent(path)
     return header
 
@@ -131,7 +133,7 @@ def load(path: Path | str, model: LanguageModel, folder: Path | str) -> Cache:
     header = read_header(path)
     advice = ("compress the demonstrations with this model", "compress the demonstrations with this tokenizer")
     require_same_model(path, header.made_by, identify(model, folder), advice)
-    layers = range(header.made_by.layers)
+    layers = range(model.layers)
     tensors = KIND.read_tensors(path, header, [f"{name}.{layer}" for name in ("keys", "values") for layer in layers])
     shapes = {tensor.shape[::2] for tensor in tensors.values() if tensor.dim() == 4}  # (1, K)
     if shapes != {(1, len(header.kept))}:

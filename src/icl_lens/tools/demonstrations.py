@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,6 +13,8 @@ from icl_lens.prompts import chat
 from icl_lens.prompts.positions import Bos, TokenizedPrompt, tokenize
 from icl_lens.prompts.protocol import write_prompt
 from icl_lens.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 def build_prompts(
@@ -38,6 +41,27 @@ def build_prompts(
     rows = [{"prompt_id": n, **shared, **write_prompt(task, list(texts), list(labels), q)} for n, q in enumerate(queries)]
     table = pd.DataFrame(rows)
     return tokenize(chat.wrap(table, model.tokenizer) if as_chat else table, model.tokenizer, bos)
+
+
+def warn_of_repeated(texts: Sequence[str], queries: Sequence[str], locations: Sequence[str]) -> None:
+    """Log a warning if queries are also demonstrations, because the model reads their labels in the prompt.
+
+    Texts are equal if they have the same characters, apart from whitespace at both ends.
+
+    Args:
+        texts: The texts of the demonstrations.
+        queries: The texts of the queries.
+        locations: The description of each query, such as "line 3".
+    """
+    demonstrations = {text.strip() for text in texts}
+    repeated = [location for location, query in zip(locations, queries, strict=True) if query.strip() in demonstrations]
+    if repeated:
+        logger.warning(
+            "%d of %d texts are also demonstrations, so the prompt contains their label; the first is %s",
+            len(repeated),
+            len(queries),
+            repeated[0],
+        )
 
 
 def require_fits_context(model: LanguageModel, location: str, prompt: TokenizedPrompt) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from icl_lens.artifacts.hashes import files_hash
 from icl_lens.errors import InputError
-from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.hub.checkpoints import checkpoint_files, is_tokenizer_file
 from icl_lens.models.language_model import LanguageModel
 
 
@@ -20,7 +20,7 @@ class ModelIdentity(BaseModel):
         family: The family of the model.
         layers: The number of layers.
         model: SHA-256 of the weights and the configuration.
-        tokenizer: SHA-256 of the files of the tokenizer.
+        tokenizer: SHA-256 of the files of the tokenizer and its chat templates.
         hub: The name of the model on the Hub, if it was downloaded.
         commit: The commit on the Hub, if the model was downloaded.
     """
@@ -43,9 +43,9 @@ def identify(model: LanguageModel, folder: Path | str) -> ModelIdentity:
         model: The model.
         folder: The folder of its checkpoint.
     """
+    folder = Path(folder)
     files = checkpoint_files(folder)
-    network = [path for path in files if path.name.startswith(("config", "model.safetensors.", "pytorch_model"))]
-    network += [path for path in files if path.suffix in (".safetensors", ".bin") and path not in network]
+    network = [path for path in files if not is_tokenizer_file(path.relative_to(folder).as_posix())]
     facts = model.facts
     return ModelIdentity(
         name=model.name,

@@ -23,7 +23,7 @@ from icl_lens.studies.component_reweighting.settings import Settings
 from icl_lens.tasks.task import Task
 from icl_lens.tools import component_file
 from icl_lens.tools.component_file import Header
-from icl_lens.tools.demonstrations import build_prompts, require_fits_context
+from icl_lens.tools.demonstrations import build_prompts, require_fits_context, warn_of_repeated
 from icl_lens.tools.model_identity import identify
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,12 @@ def reweight(
     model = loading.load(folder, name=name, device=device, dtype=dtype)
     decomposer = Decomposer(model.network)
     demonstration_texts, demonstration_labels = list(texts[:demonstrations]), list(labels[:demonstrations])
-    prompts = build_prompts(model, task, demonstration_texts, demonstration_labels, list(texts[demonstrations:]), bos, as_chat)
-    for number, prompt in enumerate(prompts, demonstrations + 1):
-        require_fits_context(model, f"labelled text {number}", prompt)
+    training_texts = list(texts[demonstrations:])
+    locations = [f"labelled text {number}" for number in range(demonstrations + 1, len(texts) + 1)]
+    warn_of_repeated(demonstration_texts, training_texts, locations)
+    prompts = build_prompts(model, task, demonstration_texts, demonstration_labels, training_texts, bos, as_chat)
+    for location, prompt in zip(locations, prompts, strict=True):
+        require_fits_context(model, location, prompt)
     trainable = heads_and_mlps(decomposer.parts())
     with precision.products(matmul, model.device) as products:
         observe(model, prompts)  # warns if the model predicts such texts poorly or tokens are unknown

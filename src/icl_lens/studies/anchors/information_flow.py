@@ -74,22 +74,26 @@ class EdgeMeans:
         last = self.last.double()
         self.edges_ww = last * (last + 1) / 2 - self.edges_wp - self.edges_pq  # (B,)
 
-    def compute(self, flow: Tensor) -> Tensor:
-        """Return the mean information flow along each kind of edge, shape (3, B), float64 on the CPU.
+    def compute(self, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean information flow along each kind of edge, and the part of the first mean from the first token.
 
         Args:
             flow: I_l of each prompt, shape (B, T, T). The flow to padding is zero, because padding does not affect the loss.
+
+        Returns:
+            The means, shape (3, B), and the sum over k of I_l(p_k, 0) divided by the number of edges of S_wp, shape (B,). Both
+            are float64 on the CPU.
         """
         below = flow.tril(-1)  # (B, T, T); a causal model has no flow above the diagonal
         needed = torch.cat([below.sum(-1), below[self.row_index]]).cpu().double()  # (B + M + B, T)
         rest, into, from_last = needed.split([len(self.last), len(self.row), len(self.last)])  # (B, T), (M, T), (B, T)
         rest[self.row, self.position] = 0
         rest[self.prompts, self.last] = 0
-        wp = self._per_prompt(into.sum(-1))  # (B,)
+        wp, wp_first = self._per_prompt(into.sum(-1)), self._per_prompt(into[:, 0])  # (B,) each
         pq = self._per_prompt(from_last[self.row, self.position])  # (B,)
         from_last[self.row, self.position] = 0
         ww = rest.sum(-1) + from_last.sum(-1)  # (B,)
-        return torch.stack([wp / self.edges_wp, pq / self.edges_pq, ww / self.edges_ww])  # (3, B)
+        return torch.stack([wp / self.edges_wp, pq / self.edges_pq, ww / self.edges_ww]), wp_first / self.edges_wp
 
     def _per_prompt(self, values: Tensor) -> Tensor:
         """Sum one value per label word, shape (M,), over the label words of each prompt, shape (B,)."""

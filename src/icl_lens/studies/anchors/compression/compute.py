@@ -34,6 +34,7 @@ from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
 from icl_lens.progress import Runs
+from icl_lens.prompts import plain_text
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.statistics.overlap import jaccard
 from icl_lens.studies.anchors import compressed_demonstrations
@@ -148,13 +149,14 @@ def text_anchor(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) -> 
         text += prompt.text[end:label_end]
         last = label_end
     text += prompt.text[last:]
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    query = prompt.query_span + len(text) - len(prompt.text)  # [start, end)
+    (encoded,) = plain_text.encode_batch([f"prompt {prompt.prompt_id}"], [text], [[query.tolist()]], tokenizer)
     # Keep a BOS token that the tokenizer prepended, that is, one that is not part of the text.
     bos = prompt.ids[:1] if prompt.ids[0] == tokenizer.bos_token_id and prompt.spans[0, 1] == 0 else prompt.ids[:0]
-    ends = np.array([0] * len(bos) + [end for _, end in encoded["offset_mapping"]])  # (T,)
+    ends = np.array([0] * len(bos) + [end for _, end in encoded.offsets])  # (T,)
     return replace(
         prompt,
-        ids=np.concatenate([bos, np.array(encoded["input_ids"], dtype=np.int64)]),
+        ids=np.concatenate([bos, np.array(encoded.ids, dtype=np.int64)]),
         anchors=np.array([int(np.argmax(ends > label)) for label in label_starts]),
         text=text,
     )

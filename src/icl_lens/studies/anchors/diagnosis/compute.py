@@ -90,8 +90,8 @@ def compute(
     for seed in seeds:
         if (available := sum(p.seed == seed for p in pooled)) < 2:
             raise InputError(
-                f"seed {seed} has {available} pooled prompts that fit the model's context, but at least 2 are required; use "
-                "more queries or a model with a longer context"
+                f"seed {seed} has {available} pooled prompts that fit the model's context, but at least 2 are required; "
+                "increase queries, add test texts, or use a model with a longer context"
             )
     require_supported(model.network)
     _, keys = vectors(model, firsts, batch_tokens, layer)

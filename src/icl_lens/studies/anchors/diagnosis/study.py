@@ -68,6 +68,12 @@ def _work(job: Job) -> Work:
     return Work(prompts, prompts * (job.query + job.demonstrations) * (main_layer(job.layers) / job.layers))
 
 
+def _shortage(settings: Settings, seeds: int, prompts: int) -> str:
+    if prompts >= 2:
+        return ""
+    return f"error diagnosis requires at least 2 prompts per seed, got {prompts}; increase queries, or add test texts"
+
+
 STUDY = Study(
     package=__package__,
     help="class confusion predicted from the keys of the label words",
@@ -82,6 +88,7 @@ STUDY = Study(
         ),
     ),
     inputs="prepare",
+    shortage=_shortage,
     items=(
         Item(
             name="figure_6",

@@ -63,7 +63,7 @@ def compute(
         edge_means = EdgeMeans(batch, [selected[i] for i in batch.index])
 
         def sink(layer: int, flow: Tensor, attention: Tensor, rows=batch.index, edge_means=edge_means) -> None:
-            means = edge_means.compute(flow).numpy()  # (3, B)
+            means = edge_means.compute(flow)[0].numpy()  # (3, B)
             for row, i in enumerate(rows):
                 length = len(selected[i].ids)
                 below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]

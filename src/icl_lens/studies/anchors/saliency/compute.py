@@ -10,8 +10,14 @@ the last position, and positions counted from 0,
     S_pq = mean of I_l(q, p_k) over k                      flow from label words to the last position         (eq. 3)
     S_ww = mean of I_l(i, j) over all other j < i          flow between all other words                       (eq. 4)
 
-The table contains these raw means for each prompt and layer. :mod:`icl_lens.studies.anchors.saliency.summary` computes the
-shares and averages for the figures.
+The table contains these raw means for each prompt and layer. It also contains variants that are not in the paper:
+
+    s_wp_visible, s_pq_visible, s_ww_visible    the means over the edges that can exist in the layer: in a layer with a sliding
+                                                window, an edge from outside the window carries no flow, but eq. 2 to 4 count it
+    s_wp_bos                                    the part of s_wp from a BOS token at position 0, which eq. 2 counts as text
+    s_wp_no_bos                                 eq. 2 over j from 1 if the token at position 0 is a BOS token
+
+:mod:`icl_lens.studies.anchors.saliency.summary` computes the shares and averages for the figures.
 
 :mod:`icl_lens.studies.anchors.information_flow` computes I_l.
 """
@@ -26,6 +32,7 @@ from torch import Tensor
 
 from icl_lens.attention.supported import require_supported
 from icl_lens.models.batching import batches
+from icl_lens.models.edges import count_edges, count_visible_edges
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors import information_flow
@@ -38,7 +45,7 @@ def compute(
     batch_tokens: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> pd.DataFrame:
-    """Compute the three means for each prompt and layer.
+    """Compute the three means and their variants for each prompt and layer.
 
     Args:
         model, prompts, batch_tokens, progress: Arguments common to all studies, see :mod:`icl_lens.studies.study`.
@@ -48,26 +55,43 @@ def compute(
             small.
 
     Returns:
-        One row per prompt and layer, in this order: prompt_id, layer (from 0), s_wp, s_pq, s_ww.
+        One row per prompt and layer, in this order: prompt_id, layer (from 0), s_wp, s_pq, s_ww, s_wp_visible, s_pq_visible,
+        s_ww_visible, s_wp_bos, s_wp_no_bos. A mean over no edges is 0. Without a BOS token, s_wp_bos is 0 and s_wp_no_bos is
+        s_wp.
     """
     layers = model.layers
     information_flow.require_demonstrations(prompts)
     require_supported(model.network)
     means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
+    first = np.full((len(prompts), layers), np.nan)  # (N, L): the part of S_wp from position 0
     for batch in batches(model, prompts, batch_tokens, kept="graph"):
         edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
 
         def sink(layer: int, flow: Tensor, mean: None, rows=batch.index, edges=edges) -> None:
-            means[:, rows, layer] = edges.compute(flow).numpy()
+            means[:, rows, layer], first[rows, layer] = (values.numpy() for values in edges.compute(flow))
 
         multiple = information_flow.measure(model, batch, sink)  # (B,)
         means[:, batch.index] /= multiple[:, None]
+        first[batch.index] /= multiple[:, None]
         progress(len(batch.index))
     information_flow.require_finite(model, prompts, np.isfinite(means).all((0, 2)))
+    every = count_edges(prompts)  # (3, N)
+    visible = count_visible_edges(model, prompts)  # (3, N, L)
+    scale = every[..., None] / np.maximum(visible, 1)  # (3, N, L); the flow along edges that cannot exist is 0
+    has_bos = np.array([p.ids[0] == model.tokenizer.bos_token_id for p in prompts])[:, None]  # (N, 1)
+    from_bos = np.where(has_bos, first, 0)  # (N, L)
+    edges_wp, bos_edges = every[0][:, None], np.array([len(p.anchors) for p in prompts])[:, None]  # (N, 1) each
+    without_bos = (means[0] - from_bos) * edges_wp / np.maximum(edges_wp - bos_edges, 1)  # (N, L)
+    columns = {
+        **dict(zip(METRICS, means, strict=True)),
+        **{f"{metric}_visible": values for metric, values in zip(METRICS, means * scale, strict=True)},
+        "s_wp_bos": from_bos,
+        "s_wp_no_bos": np.where(has_bos, without_bos, means[0]),
+    }
     return pd.DataFrame(
         {
             "prompt_id": np.repeat([p.prompt_id for p in prompts], layers),
             "layer": np.tile(np.arange(layers), len(prompts)),
-            **{metric: values.ravel() for metric, values in zip(METRICS, means, strict=True)},
+            **{name: values.ravel() for name, values in columns.items()},
         }
     )

@@ -14,8 +14,14 @@ SCHEMA = study_schema(
         "s_wp": FLOAT,
         "s_pq": FLOAT,
         "s_ww": FLOAT,
+        "s_wp_visible": FLOAT,
+        "s_pq_visible": FLOAT,
+        "s_ww_visible": FLOAT,
+        "s_wp_bos": FLOAT,
+        "s_wp_no_bos": FLOAT,
     },
     keys=("layer",),
+    version=2,
     every_prompt=True,
 )
 

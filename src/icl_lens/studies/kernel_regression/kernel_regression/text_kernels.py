@@ -8,7 +8,6 @@ addition; they need no model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,10 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from transformers import AutoModel, AutoTokenizer
 
+from icl_lens import json_text
 from icl_lens.errors import InputError
 from icl_lens.hub.checkpoints import checkpoint_files
+from icl_lens.prompts.plain_text import control_tokens
 
 # Number of texts per batch of an encoder.
 _BATCH = 64
@@ -112,7 +113,18 @@ def _embed(texts: Sequence[str], folder: Path, device: torch.device | str) -> np
     for start in range(0, len(order), _BATCH):
         indices = order[start : start + _BATCH]
         batch_texts = [texts[i] for i in indices]
-        inputs = tokenizer(batch_texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+        # The tokens that the tokenizer adds are control tokens. The same characters in a text are plain text.
+        layout = {"padding": True, "truncation": True, "max_length": max_length, "split_special_tokens": True}
+        inputs = tokenizer(batch_texts, return_tensors="pt", return_special_tokens_mask=True, **layout)
+        added = inputs.pop("special_tokens_mask").bool()  # (B, T)
+        control = sorted(control_tokens(tokenizer).keys() - {tokenizer.unk_token_id})
+        found = inputs["input_ids"][torch.isin(inputs["input_ids"], torch.tensor(control, dtype=torch.int64)) & ~added]
+        if len(found):
+            raise InputError(
+                f"encoder folder {folder}: {tokenizer.decode(found[:1])!r} cannot be tokenized as plain text; remove it from "
+                "the data"
+            )
+        inputs = inputs.to(device)
         # The sum is in float64, which some devices do not support, so it runs on the CPU.
         states = network(**inputs).last_hidden_state.cpu().double()  # (B, T, d)
         mask = inputs["attention_mask"][..., None].cpu().double()  # (B, T, 1)
@@ -142,7 +154,7 @@ def _max_length(folder: Path, positions: int) -> int:
 
 def _read_json(path: Path) -> dict:
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = json_text.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not valid JSON; it must be the JSON description of an encoder") from error
     if not isinstance(description, dict):

@@ -81,8 +81,8 @@ def compute(
         )
     if len(prompts) < settings.folds:
         raise InputError(
-            f"{len(prompts)} prompts cannot be divided into {settings.folds} folds (studies.label_probes.folds); use more "
-            "prompts or fewer folds"
+            f"{len(prompts)} prompts cannot be divided into {settings.folds} folds; increase queries, seeds or "
+            "studies.label_probes.queries, or reduce studies.label_probes.folds"
         )
     require_supported(model.network)
     texts = distinct_texts(model, prompts)
@@ -105,8 +105,8 @@ def compute(
                 if not tested.any() or not fitted.any():
                     raise InputError(
                         f"fold {fold} at offset {offset} has {tested.sum()} demonstrations to test and {fitted.sum()} "
-                        "demonstrations with other texts to fit on, but at least 1 of each is required; use more prompts "
-                        "(studies.label_probes.queries) or other offsets"
+                        "demonstrations with other texts to fit on, but at least 1 of each is required; increase "
+                        "queries or studies.label_probes.queries, add texts, or change studies.label_probes.offsets"
                     )
                 classes, coded = np.unique(targets[target][fitted], return_inverse=True)
                 tested_prompts = prompt_indices[tested]

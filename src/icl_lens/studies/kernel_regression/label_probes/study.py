@@ -89,6 +89,17 @@ SCHEMA = study_schema(
     keys=("feature", "target", "offset", "layer", "head", "fold", "classes"),
 )
 
+
+def _shortage(settings: Settings, seeds: int, prompts: int) -> str:
+    available = seeds * min(prompts, settings.queries)
+    if available >= settings.folds:
+        return ""
+    return (
+        f"{available} prompts cannot be divided into {settings.folds} folds; increase queries, seeds or "
+        "studies.label_probes.queries, or reduce studies.label_probes.folds"
+    )
+
+
 STUDY = Study(
     package=__package__,
     help="accuracy of linear probes of the keys and values around label words, for each head",
@@ -96,6 +107,7 @@ STUDY = Study(
     cost=Cost(passes=3, queries=lambda settings: settings.queries),
     settings=Keys("label_probes", Settings, "Linear probes of the keys and values around label words."),
     inputs="prepare",
+    shortage=_shortage,
     items=tuple(
         # Figure 5 and its repeats. The built-in texts include none of the paper's further tasks.
         Item(

@@ -95,7 +95,7 @@ def _as_chats(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.Dat
             [span[0], len(text)]
             for span, text in zip(wrapped["query_span"], wrapped["text"], strict=True)
         ],
-    )[list(table.columns)]
+    )[[*table.columns, "content_spans"]]
 
 
 @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""Measured reliability: interrupted runs, damaged results and invalid inputs; see docs/reliability.md."""
