@@ -102,6 +102,8 @@ def signalled(number: signal.Signals, during: str = "") -> Callable[[TinyRun, di
 
     def run(tiny: TinyRun, expected: dict[str, str]) -> Result:
         tiny.clear()
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_DFL)  # `nohup` ignores this signal, and so would the run
         with tiny.start() as process:
             while not _has_reached(tiny, process, during) and process.poll() is None:
                 time.sleep(0 if during else 0.05)
