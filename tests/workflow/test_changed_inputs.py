@@ -10,7 +10,7 @@ from .test_workflow import jobs
 
 CONFIG = {
     **TINY,
-    "models": [{"name": "tiny", "path": "models/tiny", "chat": True}],
+    "models": [{"name": "tiny", "path": "downloads/tiny", "chat": True}],
     "tasks": ["mine"],
     "seeds": [42],
     "queries": 2,
@@ -35,10 +35,10 @@ def texts(rows):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, checkpoint):
-    """A clone that has made Figure 4 of an own task with a chat model."""
+    """A clone that has made Figure 4 of an own task with a chat model, which the user copied into the folder of downloads."""
     clone = Clone(tmp_path_factory.mktemp("changed") / "clone")
-    shutil.copytree(checkpoint, clone.folder / "models/tiny")
-    (clone.folder / "models/tiny/chat_template.jinja").write_text(TEMPLATE)
+    shutil.copytree(checkpoint, clone.folder / "downloads/tiny")
+    (clone.folder / "downloads/tiny/chat_template.jinja").write_text(TEMPLATE)
     (clone.folder / "own").mkdir()
     first = [("a fine film", "good"), ("dull and slow", "bad"), ("warm and clever", "good"), ("empty", "bad")]
     (clone.folder / "own/train.csv").write_text(texts(first))
@@ -53,7 +53,7 @@ def run(tmp_path_factory, checkpoint):
 @pytest.fixture
 def kept(run):
     """The clone; its files and their dates are restored after the test."""
-    files = [path for name in ("models", "own", "notebooks", "resources") for path in (run.folder / name).rglob("*")]
+    files = [path for name in ("downloads", "own", "notebooks", "resources") for path in (run.folder / name).rglob("*")]
     before = {path: (path.read_bytes(), path.stat()) for path in files if path.is_file()}
     yield run
     for path, (content, stat) in before.items():
@@ -81,8 +81,8 @@ def edit_weights(path):
 
 CHANGES = {
     "own/train.csv": lambda path: replace(path, texts([("a fine film", "good"), ("dull and slow", "bad")]).encode()),
-    "models/tiny/model.safetensors": edit_weights,
-    "models/tiny/chat_template.jinja": lambda path: replace(path, b"A chat. " + path.read_bytes()),
+    "downloads/tiny/model.safetensors": edit_weights,
+    "downloads/tiny/chat_template.jinja": lambda path: replace(path, b"A chat. " + path.read_bytes()),
     "notebooks/anchors/figure_4.ipynb": lambda path: replace(path, path.read_bytes().replace(b'"cells": [', b'"cells":  [')),
 }
 

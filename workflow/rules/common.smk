@@ -257,12 +257,13 @@ def recorded_content(record):
     return content([path, *(path.parent / name for name in listed)])
 
 
-def checkpoint_content(folder):
-    """Return a hash of the content of a checkpoint; "" if it is not fetched or converted yet."""
-    made = Path(folder).is_relative_to(CONFIG.downloads)
-    if made and not any(
-        (Path(folder) / name).is_file() for name in (RECORD, converted.RECORD)
-    ):
+def checkpoint_content(folder, files):
+    """Return a hash of the content of a checkpoint; "" if it is not fetched or converted yet.
+
+    `files` are the files of the checkpoint as a study's input: the record of a fetched or converted model, or a user's files.
+    """
+    record = Path(files[0])
+    if record.name in (RECORD, converted.RECORD) and not record.is_file():
         return ""
     return checked(checkpoint_hash, folder)
 
@@ -502,7 +503,7 @@ def further_content(study):
     if study.checkpoints is None:
         return []
     folders = study.checkpoints(study_settings(study)).values()
-    return [checkpoint_content(folder) for folder in folders]
+    return [checkpoint_content(folder, encoder_files(folder)) for folder in folders]
 
 
 def tensor_outputs(study):

@@ -58,7 +58,7 @@ for study in registry.studies().values():
                 contract=study.contract,
                 path=lambda wildcards: model_folder(wildcards.model),
                 content=lambda wildcards: checkpoint_content(
-                    model_folder(wildcards.model)
+                    model_folder(wildcards.model), model_files(wildcards.model)
                 ),
                 checkpoints=lambda wildcards, study=study: further_content(study),
                 model=lambda wildcards: model_options(wildcards.model),
