@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all gemma test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
+.PHONY: all gemma null test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,6 +23,11 @@ gemma: $(GEMMA_READY) $(GEMMA) $(ENCODER)  ## set up, then study Gemma 3 270M, a
 	$(BIN)/snakemake --cores all --configfile config/gemma.yaml
 	@echo
 	@echo "Which claims of four papers hold on Gemma 3 270M: results/gemma/report/index.html"
+
+null: $(READY)  ## count the claims that hold for untrained copies and with shuffled labels (twice the time of `make`), for the report
+	$(BIN)/snakemake --cores all --configfile config/null-untrained.yaml
+	$(BIN)/snakemake --cores all --configfile config/null-shuffled-labels.yaml
+	$(BIN)/snakemake report --cores all
 
 test: $(READY)  ## set up, then run all checks and tests
 	$(BIN)/ruff check .
@@ -57,7 +62,8 @@ plan-paper: $(READY)  ## estimate the jobs, GPU hours and disk space of the pape
 	@$(BIN)/snakemake --summary --configfile config/paper.yaml --quiet all \
 	| $(BIN)/icl-lens plan --config config.yaml config/paper.yaml
 
-benchmark: $(READY)  ## time every study against its plain reference on the CPU
+benchmark: $(READY)  ## compare all items with the plain references, then time every study against them, on the CPU
+	$(BIN)/python benchmarks/artifacts.py
 	$(BIN)/python benchmarks/table.py --whole 500
 
 benchmark-gpu: $(READY)  ## the same at GPT2-XL shape on one CUDA device

@@ -1,6 +1,7 @@
 """Coverage and width of 95 % confidence intervals on simulated studies, for each way to compute an interval.
 
-    .venv/bin/python benchmarks/coverage.py [--runs N] [--methods NAME ...]
+    .venv/bin/python benchmarks/coverage.py [--runs N] [--methods NAME ...] [--cases NAME ...]
+    .venv/bin/python benchmarks/coverage.py --trade
 
 A simulated study has S demonstration sets (seeds), each with n queries. The interval should contain the mean over *all*
 demonstration sets and queries that could have been drawn, in 95 % of the studies. The cases were fixed before a method was
@@ -17,6 +18,10 @@ Cases:
 - ``AUC``: the area under the ROC curve of the label words' scores, as in Figure 5: a class's score for the prompts in which the
   model predicts the class, against the other prompts.
 - ``difference``: the difference of two accuracies on the same prompts, such as a condition and its control.
+
+A further case was added after the method was chosen, to show a limit of each method:
+
+- ``rare``: one demonstration set of 20 has an accuracy of 0.8, and all others of 1.
 
 The queries are either nested in demonstration sets (each set has its own texts) or crossed (all sets have the same texts).
 """
@@ -157,12 +162,18 @@ def auc_statistic(values, weights):
     return np.nanmean(np.stack(found), axis=0)
 
 
+def draw_rare(generator, sets, between):
+    accuracy = np.where(generator.random(sets) < 0.05, 0.8, 1.0)  # (S,)
+    return lambda s, text: (generator.random(len(text)) < accuracy[s])[:, None].astype(float)
+
+
 CASES = (
     Case("accuracy", draw_accuracy(0.7), mean_statistic),
     Case("ceiling", draw_accuracy(0.95), mean_statistic),
     Case("shares", draw_shares, share_statistic),
     Case("AUC", draw_auc, auc_statistic),
     Case("difference", draw_difference, difference_statistic),
+    Case("rare", draw_rare, mean_statistic),
 )
 
 
@@ -195,7 +206,7 @@ class Resamples:
     """The statistic of a study on the whole data and on resamples of prompts, of texts, and of seeds."""
 
     def __init__(self, study: Study, case: Case, generator: np.random.Generator, resamples: int = 400) -> None:
-        self.study = study
+        self.study, self.case = study, case
         seeds, queries = study.texts.shape
         self.by_seed = np.array([case.statistic(values, np.ones(queries)) for values in study.values])  # (S,)
         self.value = np.nanmean(self.by_seed)
@@ -250,8 +261,47 @@ def two_way_t(drawn: Resamples) -> tuple[float, float]:
     return drawn.value - half, drawn.value + half
 
 
+def two_way_logit(drawn: Resamples) -> tuple[float, float]:
+    """The interval of :func:`two_way_t` on the scale of logits (delta method), for values between 0 and 1."""
+    low, high = two_way_t(drawn)
+    value = drawn.value if drawn.case.name != "difference" else (drawn.value + 1) / 2
+    half = (high - low) / 2 if drawn.case.name != "difference" else (high - low) / 4
+    if not 0 < value < 1:
+        return low, high
+    ends = _expit(_logit(value) + np.array([-1, 1]) * half / (value * (1 - value)))
+    return tuple(ends if drawn.case.name != "difference" else 2 * ends - 1)
+
+
+def two_way_logit_floor(drawn: Resamples) -> tuple[float, float]:
+    """The main interval: that of :func:`two_way_logit`, with a variance over seeds that is at least that over prompts."""
+    seeds = len(drawn.by_seed)
+    prompts = np.nanmean(drawn.within, axis=1).var(ddof=1)
+    of_seeds = max(drawn.by_seed.var(ddof=1) / seeds, prompts)
+    of_texts = max(0.0, np.nanmean(drawn.shared, axis=1).var(ddof=1) - prompts) if drawn.crossed else 0.0
+    total = of_seeds + of_texts
+    is_difference = drawn.case.name == "difference"
+    value = (drawn.value + 1) / 2 if is_difference else drawn.value
+    if not 0 < value < 1:  # all prompts agree: the exact binomial interval
+        beyond = 1 - 0.025 ** (1 / drawn.study.texts.size)
+        ends = np.array([0, beyond] if value <= 0 else [1 - beyond, 1])
+    else:
+        freedom = total**2 / (of_seeds**2 / (seeds - 1) + of_texts**2 / max(1, drawn.study.texts.max()))
+        half = student.ppf(0.975, freedom) * np.sqrt(total) / (2 if is_difference else 1)
+        ends = _expit(_logit(value) + np.array([-1, 1]) * half / (value * (1 - value)))
+    return tuple(2 * ends - 1 if is_difference else ends)
+
+
 METHODS = {
-    function.__name__: function for function in (prompts_only, seeds_and_prompts, t_over_seeds, expanded_percentile, two_way_t)
+    function.__name__: function
+    for function in (
+        prompts_only,
+        seeds_and_prompts,
+        t_over_seeds,
+        expanded_percentile,
+        two_way_t,
+        two_way_logit,
+        two_way_logit_floor,
+    )
 }
 
 
@@ -259,11 +309,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES], choices=[case.name for case in CASES])
+    parser.add_argument("--trade", action="store_true", help="instead, divide 500 prompts among demonstration sets")
     arguments = parser.parse_args()
+    if arguments.trade:
+        trade(arguments.runs)
+        return
     titles = " | ".join(name.replace("_", " ") for name in arguments.methods)
     print(f"| case | sd between sets | sets | queries | texts | {titles} |")
     print("|---" * (5 + len(arguments.methods)) + "|")
-    for case in CASES:
+    for case in (case for case in CASES if case.name in arguments.cases):
         for between in BETWEEN:
             truth = true_value(case, between)
             for seeds in SEEDS:
@@ -272,6 +327,20 @@ def main() -> None:
                         cells = coverage(case, between, truth, seeds, queries, crossed, arguments.runs, arguments.methods)
                         texts = "crossed" if crossed else "nested"
                         print(f"| {case.name} | {between} | {seeds} | {queries} | {texts} | {' | '.join(cells)} |", flush=True)
+
+
+def trade(runs: int, prompts: int = 500) -> None:
+    """Print the width of the interval of an accuracy for a constant number of prompts, divided among demonstration sets."""
+    print("| sd between sets | texts | sets | queries | coverage (median width) |")
+    print("|---|---|---|---|---|")
+    case = CASES[0]
+    for between in BETWEEN:
+        truth = true_value(case, between)
+        for crossed in (False, True):
+            for seeds in (5, 10, 20, 50):
+                queries = prompts // seeds
+                cell = coverage(case, between, truth, seeds, queries, crossed, runs, ["two_way_logit_floor"])[0]
+                print(f"| {between} | {'crossed' if crossed else 'nested'} | {seeds} | {queries} | {cell} |", flush=True)
 
 
 def coverage(case, between, truth, seeds, queries, crossed, runs, methods) -> list[str]:

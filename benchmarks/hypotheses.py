@@ -80,9 +80,7 @@ def _isolation(
     for number, (target, draw, side, k) in enumerate(planned):
         layers = range(k) if side == "first" else range(model.layers - k, model.layers)
         if target == "random":
-            positions_of_prompts = [
-                random_positions(p, settings.random_scope, draw, model.tokenizer.bos_token_id) for p in prompts
-            ]
+            positions_of_prompts = [random_positions(p, settings, draw, model.tokenizer.bos_token_id) for p in prompts]
         else:
             positions_of_prompts = [fixed_positions(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
         for group in group_by_prefix(model, prompts):

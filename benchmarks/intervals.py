@@ -1,14 +1,10 @@
-"""Coverage of the bootstrap's 95 % confidence intervals on simulated data, and the time to compute them.
+"""Time to compute confidence intervals.
 
-    .venv/bin/python benchmarks/intervals.py [--runs N]
-
-The values of a seed's prompts are exponential with variance 1. Seeds (demonstration sets) differ by a normal effect. Each seed
-has 50 prompts.
+.venv/bin/python benchmarks/intervals.py
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -19,35 +15,15 @@ import pandas as pd
 from icl_lens.statistics import attention_auc, resampling
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.coverage import coverage_of_means, table
-
-# seeds, standard deviation between seeds, whether seeds are resampled, the seeds of the mean that the interval should contain
-CASES = (
-    (5, 1.0, False, "these seeds"),
-    (5, 0.3, False, "all seeds"),
-    (5, 1.0, False, "all seeds"),
-    (5, 0.3, True, "all seeds"),
-    (5, 1.0, True, "all seeds"),
-    (10, 1.0, True, "all seeds"),
-    (30, 1.0, True, "all seeds"),
-)
+from tests.coverage import table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000)
-    runs = parser.parse_args().runs
-    print("| seeds | standard deviation between seeds | seeds resampled | mean over | coverage |")
-    print("|---|---|---|---|---|")
-    for seeds, between, resampled, truth in CASES:
-        coverage = coverage_of_means(runs, seeds, 50, between, resampled, truth)
-        print(f"| {seeds} | {between} | {'yes' if resampled else 'no'} | {truth} | {coverage:.3f} |")
-
     generator = np.random.default_rng(0)
     rows = table(generator.random((20, 1000)), tasks=4).assign(**{f"x{m}": 0.5 for m in range(48)})
     start = time.perf_counter()
     resampling.mean(rows, [f"x{m}" for m in range(48)])
-    print(f"\nmeans, 4 tasks x 5 seeds x 1000 prompts x 48 columns, 1000 resamples: {time.perf_counter() - start:.1f} s")
+    print(f"means, 4 tasks x 5 seeds x 1000 prompts x 48 columns, 1000 resamples: {time.perf_counter() - start:.1f} s")
     layers, classes, prompts = 48, 4, 1000
     index = pd.MultiIndex.from_product([range(prompts), range(layers), range(classes)], names=["prompt_id", "layer", "class"])
     scores = pd.DataFrame({"attention": generator.random(len(index))}, index=index).reset_index().assign(task="a", seed=42)

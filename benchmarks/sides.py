@@ -73,7 +73,7 @@ def plain_isolation(pair, prompts, settings: Isolation) -> np.ndarray:
         before = isolated_logits(pair.plain, ids, [], [], settings.blocking)[0]
         for target, draw, side, k in isolations(settings, depth):
             if target == "random":
-                positions = random_positions(prompt, settings.random_scope, draw, tokenizer.bos_token_id)
+                positions = random_positions(prompt, settings, draw, tokenizer.bos_token_id)
             else:
                 positions = fixed_positions(prompt, target, lambda token: tokenizer.decode([token]))
             layers = range(k) if side == "first" else range(depth - k, depth)

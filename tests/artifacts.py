@@ -1,6 +1,7 @@
 """Reading and writing of tables by the name of their kind, for tests. The registry provides the schema."""
 
 from icl_lens.artifacts import parquet, provenance
+from icl_lens.artifacts.schema import DEMONSTRATIONS, QUERY
 from icl_lens.studies import registry
 
 SCHEMAS = {schema.kind: schema for schema in registry.schemas()}
@@ -12,8 +13,14 @@ def read(path, kind):
 
 
 def write(path, table, metadata):
-    """Write a table of the kind named in its metadata."""
-    parquet.write(path, table, SCHEMAS[metadata["schema"]], metadata)
+    """Write a table of the kind named in its metadata.
+
+    A study table without columns for them gets distinct texts, and the same demonstrations for all prompts of a seed.
+    """
+    schema = SCHEMAS[metadata["schema"]]
+    if QUERY in schema.columns and schema.stage == "studies" and QUERY not in table:
+        table = table.assign(**{QUERY: table["prompt_id"], DEMONSTRATIONS: 0})
+    parquet.write(path, table, schema, metadata)
 
 
 def describe(kind, module, inputs, settings, seeds, observed=None, **more):

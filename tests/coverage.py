@@ -22,17 +22,22 @@ def table(values, tasks=1):
     )
 
 
-def coverage_of_means(runs, seeds, prompts, between, seeds_too, truth):
+def coverage_of_means(runs, seeds, prompts, between, truth, text_effect=0.0):
     """Compute the share of ``runs`` in which the interval contains the true mean.
 
-    The true mean is over the given seeds, or over all seeds that could have been drawn. Values of prompts of a seed are
-    exponential with variance 1. Seeds differ by a normal effect with standard deviation ``between``.
+    The true mean is over the given seeds (interval over prompts), or over all seeds and texts that could have been drawn (main
+    interval). Values of prompts of a seed are exponential with variance 1. Seeds differ by a normal effect with standard
+    deviation ``between``. With ``text_effect``, all seeds have the same texts, which differ by a normal effect.
     """
     generator, hits = np.random.default_rng(1), 0
     for _ in range(runs):
         effects = between * generator.normal(size=(seeds, 1))
         target = effects.mean() if truth == "these seeds" else 0.0
-        rows = table(effects + generator.exponential(size=(seeds, prompts)) - 1)
-        found = resampling.mean(rows, ["x"], Bootstrap(resamples=400, seeds_too=seeds_too))
-        hits += bool(found.low[0] <= target <= found.high[0])
+        texts = text_effect * generator.normal(size=prompts)
+        rows = table(effects + texts + generator.exponential(size=(seeds, prompts)) - 1)
+        if text_effect:
+            rows["query_index"] = rows["prompt_id"] % 1000
+        found = resampling.mean(rows, ["x"], Bootstrap(resamples=400))
+        low, high = (found.prompts_low, found.prompts_high) if truth == "these seeds" else (found.low, found.high)
+        hits += bool(low[0] <= target <= high[0])
     return hits / runs

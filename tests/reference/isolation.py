@@ -71,6 +71,19 @@ def _edited_attention(model, edited):
         setattr(owner, name, original)
 
 
+def released_random_positions(generator, length: int, anchors, first: int = 0) -> list[int]:
+    """Draw the positions of the random control as in the released code: uniformly, without the anchors and the last two tokens.
+
+    Args:
+        generator: A ``random.Random``.
+        length: Number of tokens of the prompt.
+        anchors: Positions of the label words.
+        first: First position that can be drawn; 1 if the prompt begins with a BOS token.
+    """
+    eligible = [position for position in range(first, length - 2) if position not in list(anchors)]
+    return sorted(generator.sample(eligible, len(anchors)))
+
+
 def jaccard(first, second) -> float:
     """Compute the Jaccard index of two sets."""
     return len(set(first) & set(second)) / len(set(first) | set(second))

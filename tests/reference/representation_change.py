@@ -85,3 +85,47 @@ def linear_cka(first, second) -> float:
     """Compute ||Y'X||^2 / (||X'X|| ||Y'Y||) of centred columns."""
     x, y = (np.array(m, dtype=float) - np.mean(m, 0) for m in (first, second))
     return float(np.sum((y.T @ x) ** 2) / math.sqrt(np.sum((x.T @ x) ** 2) * np.sum((y.T @ y) ** 2)))
+
+
+def probe(fitted, classes, tested, weight) -> list[int]:
+    """Predict the class of each tested vector by logistic regression on the fitted ones.
+
+    Both are standardised by the mean and the standard deviation of the fitted vectors. The loss, whose minimum Newton's method
+    finds, is
+
+        |w|^2 / 2 - weight * sum_i log p(class_i | x_i)
+
+    with p(1 | x) = 1 / (1 + exp(-w x - b)) for two classes and p(k | x) proportional to exp(w_k x + b_k) for more. The
+    intercepts have no penalty.
+    """
+    columns = range(len(fitted[0]))
+    means = [sum(v[c] for v in fitted) / len(fitted) for c in columns]
+    spreads = [math.sqrt(sum((v[c] - means[c]) ** 2 for v in fitted) / len(fitted)) for c in columns]
+
+    def standardise(vectors):
+        return np.array(
+            [[(v[c] - means[c]) / spreads[c] if spreads[c] > 1e-9 else 0.0 for c in columns] + [1.0] for v in vectors]
+        )
+
+    x, kinds = standardise(fitted), sorted(set(classes))
+    y = np.array([[float(c == kind) for kind in kinds] for c in classes])
+    free = [1] if len(kinds) == 2 else range(len(kinds))  # two classes have one vector of weights; the other is zero
+    width = x.shape[1]
+    penalty = np.diag([1.0] * (width - 1) + [0.0])
+    weights = np.zeros((len(kinds), width))
+
+    def probabilities(vectors):
+        outputs = np.exp(vectors @ weights.T)
+        return outputs / outputs.sum(1, keepdims=True)
+
+    for _ in range(50):
+        p = probabilities(x)
+        gradient = [weight * (p - y)[:, k] @ x + penalty @ weights[k] for k in free]
+        second = [
+            [weight * (x.T * (p[:, k] * (float(k == other) - p[:, other]))) @ x + (k == other) * penalty for other in free]
+            for k in free
+        ]
+        step = np.linalg.lstsq(np.block(second), np.concatenate(gradient), rcond=None)[0]  # equal intercepts change nothing
+        for number, k in enumerate(free):
+            weights[k] -= step[number * width : (number + 1) * width]
+    return [kinds[int(np.argmax(row))] for row in probabilities(standardise(tested))]

@@ -204,8 +204,8 @@ def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
         (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a valid Parquet file (truncated or corrupted)"),
         (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: missing column"),
         (
-            ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{draw: 2}}"],
-            "config: unknown key 'studies.isolation.draw' (= 2); did you mean 'draws'?",
+            ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{layer: 2}}"],
+            "config: unknown key 'studies.isolation.layer' (= 2); did you mean 'layers'?",
         ),
         (
             ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{layers: [9]}}"],
@@ -312,7 +312,7 @@ def test_an_option_may_have_no_value_where_none_is_needed(tmp_path, monkeypatch)
     options = ["--results", "r", "--items", "figure_1", "--claims", "a", "b", "--walks", "--page", "p", "--missing"]
     assert main(["report", *options, "--out", str(tmp_path / "index.html")]) == 0
     assert [str(path) for path in seen[0][2]] == ["a", "b"]
-    assert seen[0][5:] == ([], {}, [])
+    assert seen[0][5:] == ([], {}, [], {})
 
 
 def test_a_user_interrupt_is_one_line(monkeypatch, capsys):

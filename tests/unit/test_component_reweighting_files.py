@@ -12,7 +12,7 @@ from icl_lens.config import parse, plan
 from icl_lens.organism.recipe import Recipe
 from icl_lens.report import claims
 from icl_lens.studies import registry
-from icl_lens.studies.component_reweighting.components.summary import BAD, BEST, BIASED, PAIRS
+from icl_lens.studies.component_reweighting.components.summary import BAD, BEST, BIASED, CHANCE, GAIN, PAIRS
 from icl_lens.studies.component_reweighting.settings import CALIBRATED, FEW_SHOT, REWEIGHTED, STRICT
 from icl_lens.studies.component_reweighting.templates import task_templates
 
@@ -26,7 +26,7 @@ def test_every_claim_is_about_an_item_of_its_group_and_rows_that_are_made():
     paper = claims.load(CLAIMS)
     known = {
         "method": {f"{a}-{n} - {b}-{n}" for a in (REWEIGHTED, STRICT) for b in (FEW_SHOT, CALIBRATED) for n in (12, 24)},
-        "measure": {BEST, "best - full", "chance_best", BAD, BIASED, "r", "r_apart", "sd best", "sd full"},
+        "measure": {BEST, GAIN, CHANCE, BAD, BIASED, "r", "r_apart", "sd best", "sd full"},
         "pair": set(PAIRS),
         "task": {"mean of tasks"},
         "step": {0},
@@ -116,5 +116,5 @@ def test_a_plan_counts_the_job_once_and_the_texts_that_it_asks():
     overlaid = parse.parse({"queries": 20})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "size", lambda *_: plan.Size(1000, 6, 0))
-        assert plan.estimate(default, paths[0]).prompts == 5 * default.studies.components.queries
-        assert plan.estimate(overlaid, paths[0]).prompts == 5 * 20
+        assert plan.estimate(default, paths[0]).prompts == len(default.seeds) * default.studies.components.queries
+        assert plan.estimate(overlaid, paths[0]).prompts == len(overlaid.seeds) * 20

@@ -215,7 +215,7 @@ def test_the_study_writes_its_table_and_its_tensors(checkpoint, table, tmp_path)
     tensors, _ = read_tensors(tmp_path / "components.safetensors")
     assert metadata["observed"]["prompts"] == 6
     assert list(metadata["beside"]) == ["components.safetensors"]
-    answers = Answers.of("tiny", "agnews", tensors)
+    answers = Answers.of("tiny", "agnews", tensors, rows)
     assert len(answers.components) == 3 * 5
     icl = rows[(rows["method"] == "icl") & (rows["template"] == "f1")]
     assert icl["prediction"].tolist() == answers.full["f1"].tolist()

@@ -45,9 +45,15 @@ def tensors(seed=0, texts=40, layers=2, heads=2, classes=2, skill=(0, 0, 1, 0, 3
     return found
 
 
+def answers_of(made, model="m", task="t", texts=None):
+    """Return the answers of a study's tensors; each prompt has its own text unless ``texts`` has one for each prompt."""
+    rows = pd.DataFrame({"prompt_id": made["prompt_id"], "query_index": made["prompt_id"] if texts is None else texts})
+    return Answers.of(model, task, made, rows)
+
+
 @pytest.fixture(scope="module")
 def answers():
-    return Answers.of("m", "t", tensors())
+    return answers_of(tensors())
 
 
 def test_kinds_follow_thresholds_and_the_correction_for_many_components():
@@ -94,20 +100,82 @@ def test_components_are_heads_and_mlps_in_their_order(answers):
     assert answers.attention["f1"][0, 3] == pytest.approx(0.9)
 
 
-def test_the_best_and_the_worst_component_are_chosen_per_run_and_their_gain_is_paired(answers):
+def test_the_in_sample_best_and_worst_component_are_chosen_per_run(answers):
     table = summary.best_and_worst([answers], PLAN).set_index(["task", "measure"])
     accuracies = [answers.accuracy(t, s) for t in ("f1", "f2") for s in (42, 43)]
-    assert table.loc[("t", "best"), "value"] == pytest.approx(np.mean([a.max() for a in accuracies]))
-    assert table.loc[("t", "worst"), "value"] == pytest.approx(np.mean([a.min() for a in accuracies]))
-    assert table.loc[("t", "worst"), "sd"] == pytest.approx(np.std([a.min() for a in accuracies]))
+    assert table.loc[("t", "best (in sample)"), "value"] == pytest.approx(np.mean([a.max() for a in accuracies]))
+    assert table.loc[("t", "worst (in sample)"), "value"] == pytest.approx(np.mean([a.min() for a in accuracies]))
+    assert table.loc[("t", "worst (in sample)"), "sd"] == pytest.approx(np.std([a.min() for a in accuracies]))
+    assert table.loc[("t", "best (in sample)"), "heads"] == 1
+    assert table.loc[("t", ["best (in sample)", "worst (in sample)"]), ["low", "high"]].isna().all(axis=None)
     full = np.mean([(answers.full[t] == answers.gold).mean() for t in ("f1", "f2")])
     assert table.loc[("t", "full"), "value"] == pytest.approx(full)
+    assert table.loc[("t", BIASED), "value"] == 1
+    assert table.loc[("t", "chance"), "value"] == 0.5
+    assert table.loc[(OVER_TASKS, "full"), "value"] == table.loc[("t", "full"), "value"]
+
+
+def test_the_best_component_is_chosen_on_one_half_of_the_texts_and_scored_on_the_other(answers):
+    table = summary.best_and_worst([answers], PLAN).set_index(["task", "measure"])
+    expected = {"best": [], "worst": [], "full": []}
+    for template in ("f1", "f2"):
+        correct = answers.predictions[template] == answers.gold[:, None]
+        for seed in (42, 43):
+            scores = {"best": [], "worst": [], "full": []}
+            for half in (0, 1):
+                scored, other = ((answers.seed == seed) & (answers.half == number) for number in (half, 1 - half))
+                assert scored.sum() == other.sum() == 20
+                accuracy = correct[other].mean(0)
+                scores["best"] += correct[scored, accuracy.argmax()].tolist()
+                scores["worst"] += correct[scored, accuracy.argmin()].tolist()
+                scores["full"] += (answers.full[template] == answers.gold)[scored].tolist()
+            for measure, values in scores.items():
+                expected[measure].append(np.mean(values))
+    for measure in ("best", "worst"):
+        assert table.loc[("t", measure), "value"] == pytest.approx(np.mean(expected[measure]))
+        assert table.loc[("t", measure), "sd"] == pytest.approx(np.std(expected[measure]))
     gain = table.loc[("t", "best - full")]
-    assert gain["value"] == pytest.approx(1 - full)
+    assert gain["value"] == pytest.approx(np.mean(expected["best"]) - np.mean(expected["full"]))
     assert gain["low"] < gain["value"] < gain["high"]
     assert table.loc[("t", "best"), "heads"] == 1
-    assert table.loc[("t", BIASED), "value"] == 1
-    assert table.loc[(OVER_TASKS, "full"), "value"] == table.loc[("t", "full"), "value"]
+
+
+def test_the_best_of_many_guessers_gains_nothing():
+    """No component knows anything: the best of 42 is far above chance in sample, and not on texts that did not choose it."""
+    gains, in_sample = [], []
+    for seed in range(8):
+        guessing = answers_of(tensors(seed=seed, texts=20, layers=6, heads=6, skill=[0] * 42))
+        table = summary.best_and_worst([guessing], Bootstrap(resamples=2)).set_index(["task", "measure"])["value"]
+        gains.append(table["t", "best"] - 0.5)
+        in_sample.append(table["t", "best (in sample)"] - 0.5)
+    assert np.mean(in_sample) > 0.15
+    assert abs(np.mean(gains)) < 0.05
+
+
+def test_components_that_always_predict_one_class_score_at_chance_and_not_below():
+    """If the halves had other shares of the classes, the class of one half would be the wrong class of the other."""
+    made = tensors(texts=20, skill=[0] * 6)
+    for name in ("f1", "f2", "contrast"):
+        made[f"parts_{name}"][:, 1:7] = np.eye(2)[[0, 1, 0, 1, 0, 1]]
+    generator = np.random.default_rng(0)
+    made["gold"] = np.concatenate([generator.permutation(made["gold"][:20]) for _ in range(2)])
+    table = summary.best_and_worst([answers_of(made)], PLAN).set_index(["task", "measure"])["value"]
+    assert table["t", "best"] == table["t", "worst"] == 0.5
+
+
+def test_a_text_that_recurs_in_another_seed_never_chooses_the_component_that_it_scores():
+    made = tensors()
+    texts = np.tile(np.arange(40), 2)  # both seeds have the same 40 texts
+    half = answers_of(made, texts=texts).half
+    assert (half[:40] == half[40:]).all()
+    assert half[:40].sum() == 20
+
+
+def test_no_component_is_chosen_with_a_single_text():
+    made = {name: values if name in ("layer", "head") else values[[0, 40]] for name, values in tensors().items()}
+    table = summary.best_and_worst([answers_of(made)], PLAN).set_index(["task", "measure"])
+    assert table.loc[("t", ["best", "worst", "best - full"]), "value"].isna().all()
+    assert table.loc[("t", "full"), "prompts"] == 2
 
 
 def test_the_expected_best_accuracy_by_chance_agrees_with_a_simulation():
@@ -147,7 +215,7 @@ def test_transfer_is_pearsons_r_and_the_overlap_of_the_best_components_over_all_
 
 
 def test_pairs_with_a_large_difference_of_the_full_model_have_a_separate_correlation():
-    wide = Answers.of("m", "t", tensors(shift=1.5))
+    wide = answers_of(tensors(shift=1.5))
     table = summary.transfer([wide], PLAN).set_index(["task", "pair", "measure"])
     assert table.loc[("t", "contrast", "full"), "value"] > 0.3
     assert table.loc[("t", "contrast", "r_apart"), "value"] == table.loc[("t", "contrast", "r"), "value"]
@@ -217,7 +285,7 @@ def test_attention_to_label_words_correlates_with_accuracy_over_heads(answers):
     assert dots[["layer", "head"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert dots["attention"].tolist() == pytest.approx([0, 0, 0.9, 0])
     assert dots["reconstruction"].tolist() == pytest.approx([0, 1, 0, 0])
-    knowing = Answers.of("m", "t", tensors(skill=(0, 0, 0, 3, 0, 0)))
+    knowing = answers_of(tensors(skill=(0, 0, 0, 3, 0, 0)))
     _, found = summary.anchor_heads([knowing], PLAN)
     assert found.loc[0, "value"] > 0.7
     assert found.loc[0, "null_low"] < 0 < found.loc[0, "null_high"]
@@ -239,7 +307,7 @@ def test_each_pair_correlates_two_measures_and_tasks_are_averaged():
         made[f"attention_{name}"][:] = np.array([[0.1, 0.2], [0.3, 0.4]])
         made[f"reconstruction_{name}"][:] = np.array([[0.8, 0.6], [0.4, 0.2]])
     backwards = {name: 1 - values if name.startswith("reconstruction") else values for name, values in made.items()}
-    every = [Answers.of("m", "one", made), Answers.of("m", "two", backwards)]
+    every = [answers_of(made, task="one"), answers_of(backwards, task="two")]
     dots, table = summary.anchor_heads(every, PLAN)
     assert dots["accuracy"].tolist() == pytest.approx([*right.values()] * 2)
     value = table.set_index(["task", "pair"])["value"]
@@ -258,7 +326,7 @@ def test_each_component_and_the_full_model_have_an_accuracy_under_both_templates
 
 def test_checkpoints_are_grouped_by_training_run_in_the_order_of_their_steps():
     names = {"run-step-000200": 200, "run-step-000000": 0, "run-step-000400": 400}
-    every = [Answers.of(name, "t", tensors(seed=step)) for name, step in names.items()]
+    every = [answers_of(tensors(seed=step), model=name) for name, step in names.items()]
     table = summary.over_training(every, names, PLAN)
     assert table["model"].unique().tolist() == ["run"]
     line = table[(table["task"] == "t") & (table["measure"] == "full") & (table["step"] >= 0)]
@@ -273,8 +341,8 @@ def test_scatter_has_label_share_accuracy_and_kind(answers):
     biased = dots[(dots["layer"] == 0) & (dots["head"] == 1)]
     assert biased["share"].tolist() == [0, 0]
     assert biased["type"].tolist() == [BIASED, BIASED]
-    assert (dots["low"] <= dots["accuracy"]).all()
-    assert (dots["accuracy"] <= dots["high"]).all()
+    assert (dots["prompts_low"] <= dots["accuracy"]).all()
+    assert (dots["accuracy"] <= dots["prompts_high"]).all()
 
 
 def test_the_accuracy_of_the_full_model_is_the_mean_over_runs(answers):
@@ -327,3 +395,33 @@ def test_many_tasks_have_more_columns_so_that_the_figure_fits_on_a_page():
     assert [column.left for column in columns] == [True, *[False] * 6] * 4
     assert figure.get_figheight() <= 8
     pyplot.close(figure)
+
+
+def test_accuracies_have_balanced_accuracy_and_the_majority_baseline():
+    unbalanced = tensors()
+    kept = np.flatnonzero((unbalanced["gold"] == 0) | (np.arange(80) % 4 == 1))  # 20 texts of class 0, 10 of class 1 per seed
+    per_text = {name: value for name, value in unbalanced.items() if name not in ("layer", "head")}
+    unbalanced |= {name: value[kept] for name, value in per_text.items()}
+    answers = answers_of(unbalanced)
+    table = summary.best_and_worst([answers], PLAN).set_index(["task", "measure"])
+    recalls = [
+        np.mean([(answers.full[name] == answers.gold)[(answers.seed == seed) & (answers.gold == c)].mean() for c in (0, 1)])
+        for name in ("f1", "f2")
+        for seed in (42, 43)
+    ]
+    full = table.loc[("t", "full")]
+    assert full["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert full["balanced_accuracy_low"] <= full["balanced_accuracy"] <= full["balanced_accuracy_high"]
+    assert full["majority_baseline"] == pytest.approx(2 / 3)
+    gain = table.loc[("t", "best - full")]
+    best = table.loc[("t", "best")]
+    assert gain["balanced_accuracy"] == pytest.approx(best["balanced_accuracy"] - full["balanced_accuracy"])
+    assert np.isnan(gain["majority_baseline"])
+    assert np.isnan(table.loc[("t", GOOD), "balanced_accuracy"])
+    points = summary.scatter(answers, "f1")
+    biased = points[points["type"] == BIASED]
+    assert len(biased)
+    assert biased["balanced_accuracy"].tolist() == [0.5] * len(biased)
+    assert (points["majority_baseline"] == 2 / 3).all()
+    shown = component_panels.by_score(table.reset_index())
+    assert shown["score"].value_counts().to_dict() == {"accuracy": len(table), "balanced accuracy": 12}

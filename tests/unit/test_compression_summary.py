@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from icl_lens.errors import InputError
+from icl_lens.statistics.halves import halves
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
-from icl_lens.studies.anchors.compression.summary import METRICS, TOP, best_draws, summarise
+from icl_lens.studies.anchors.compression.summary import METRICS, TOP, TOP_IN_SAMPLE, best_draws, summarise
 from icl_lens.studies.anchors.latency.study import METHODS
 from icl_lens.studies.anchors.latency.summary import accelerations
 
@@ -29,8 +30,8 @@ def rows():
             for method, draw, positions in CONDITIONS:
                 key = {"model": "m", "set": "s", "task": task, "seed": seed, "prompt_id": 100 * seed + number}
                 plain = method == "full"
-                answer = {"prediction": generator.integers(2)}
-                answer["correct"] = answer["prediction"] == number % 2
+                answer = {"prediction": generator.integers(2), "gold": int(number % 3 == 0)}
+                answer["correct"] = answer["prediction"] == answer["gold"]
                 loyal = {
                     "label_agrees": plain or generator.random() < 0.6,
                     "word_jaccard_5": 1.0 if plain else generator.random(),
@@ -57,7 +58,9 @@ def test_every_mean_is_the_papers(rows):
             for column, metric in METRICS.items():
                 assert shown[metric] == pytest.approx(average(chosen, chosen[column].astype(float)), abs=1e-12)
                 if method != "full":
-                    assert shown[f"{metric}_low"] < shown[metric] < shown[f"{metric}_high"]
+                    assert shown[f"{metric}_low"] <= shown[metric] <= shown[f"{metric}_high"]
+                    assert shown[f"{metric}_prompts_low"] < shown[metric] < shown[f"{metric}_prompts_high"]
+                    assert shown[f"{metric}_replicates"].value == shown[metric]
                 draws = [chosen[chosen["draw"] == draw] for draw in sorted(set(chosen["draw"]))]
                 draws = [average(one, one[column].astype(float)) for one in draws]
                 ends = [shown[f"{metric}_lowest_draw"], shown[f"{metric}_highest_draw"]]
@@ -67,8 +70,20 @@ def test_every_mean_is_the_papers(rows):
     assert (summary.loc[(OVER_TASKS, "full", "own"), ["label_loyalty", "word_loyalty"]] == 1).all()
 
 
-def test_the_top_draw_is_chosen_for_each_task_seed_and_positions(rows):
-    best = best_draws(rows)
+def test_accuracy_has_balanced_accuracy_and_majority_baseline(rows):
+    summary = summarise(rows, Bootstrap(resamples=300)).set_index(["task", "method", "positions"])
+    part = rows[(rows["method"] == "full") & (rows["task"] == "trec")]
+    recalls = part.groupby(["seed", "gold"])["correct"].mean()
+    shown = summary.loc["trec", "full", "own"]
+    assert shown["balanced_accuracy"] == pytest.approx(recalls.groupby("seed").mean().mean())
+    assert shown["balanced_accuracy"] != pytest.approx(shown["accuracy"])
+    assert shown["balanced_accuracy_low"] < shown["balanced_accuracy"] < shown["balanced_accuracy_high"]
+    assert shown["majority_baseline"] == 0.6
+    assert summary.loc[(OVER_TASKS, TOP, "continued"), "majority_baseline"] == pytest.approx((0.6 + 2 / 3) / 2)
+
+
+def test_the_top_draw_in_sample_is_chosen_for_each_task_seed_and_positions(rows):
+    best = best_draws(rows, in_sample=True)
     for task, seed, positions in itertools.product(("sst2", "trec"), (42, 43), ("continued", "restarted")):
         part = rows[(rows["task"] == task) & (rows["seed"] == seed) & (rows["positions"] == positions)]
         loyalty = part[part["method"] == "hidden_random"].groupby("draw")["label_agrees"].mean()
@@ -77,19 +92,49 @@ def test_the_top_draw_is_chosen_for_each_task_seed_and_positions(rows):
         assert chosen["prompt_id"].is_unique
         assert chosen["label_agrees"].mean() == loyalty.max()
     summary = summarise(rows, Bootstrap(resamples=2)).set_index(["task", "method", "positions"])
-    value = summary.loc[(OVER_TASKS, TOP, "continued"), "label_loyalty"]
+    value = summary.loc[(OVER_TASKS, TOP_IN_SAMPLE, "continued"), "label_loyalty"]
     part = best[best["positions"] == "continued"]
     assert value == pytest.approx(average(part, part["label_agrees"].astype(float)))
     assert value > summary.loc[(OVER_TASKS, "hidden_random", "continued"), "label_loyalty"]
+    assert np.isnan(summary.loc[(OVER_TASKS, TOP_IN_SAMPLE, "continued"), "label_loyalty_low"])
+
+
+def test_the_top_draw_is_chosen_on_the_half_of_the_texts_that_does_not_evaluate_it(rows):
+    best = best_draws(rows)
+    random = rows[rows["method"] == "hidden_random"]
+    for key, chosen in best.groupby(["task", "seed", "positions"]):
+        part = random[(random[["task", "seed", "positions"]] == list(key)).all(axis=1)]
+        prompts = part.drop_duplicates("prompt_id")
+        both = rows[(rows["method"] == "full") & (rows["task"] == key[0])]
+        half = pd.Series(halves(both["seed"], both["prompt_id"], both["prediction"]), index=both["prompt_id"])
+        half = half[prompts["prompt_id"]]
+        assert half.sum() == len(half) / 2
+        assert sorted(chosen["prompt_id"]) == sorted(prompts["prompt_id"])
+        for number in (0, 1):
+            other = part[part["prompt_id"].map(half) != number].groupby("draw")["label_agrees"].mean()
+            assert set(chosen.loc[chosen["prompt_id"].map(half) == number, "draw"]) == {other.idxmax()}
+
+
+def test_the_top_of_equal_draws_is_as_loyal_as_each_of_them():
+    generator = np.random.default_rng(0)
+    prompts = pd.DataFrame({"seed": np.repeat(np.arange(20), 40), "prompt_id": np.arange(800)})
+    rows = prompts.merge(pd.DataFrame({"draw": range(10)}), how="cross").assign(
+        model="m", set="s", task="t", positions="own", method="hidden_random"
+    )
+    rows["label_agrees"] = generator.random(len(rows)) < 0.5
+    full = prompts.assign(model="m", set="s", task="t", positions="own", method="full", draw=0, prediction=0, label_agrees=True)
+    rows = pd.concat([rows, full], ignore_index=True)
+    assert best_draws(rows, in_sample=True)["label_agrees"].mean() > 0.6
+    assert best_draws(rows)["label_agrees"].mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_methods_stand_as_in_the_paper_and_models_apart(rows):
     two = summarise(pd.concat([rows, rows.assign(model="n", label_agrees=False)]), Bootstrap(resamples=2))
     assert two["model"].is_monotonic_increasing
     of_task = two[(two["model"] == "n") & (two["task"] == "sst2")]
-    methods = ["hidden_random", TOP, "hidden_anchor"]
+    methods = ["hidden_random", TOP, TOP_IN_SAMPLE, "hidden_anchor"]
     assert of_task["method"].tolist() == ["full", "text_anchor", *methods, *methods]
-    assert of_task["positions"].tolist() == ["own", "own", *["continued"] * 3, *["restarted"] * 3]
+    assert of_task["positions"].tolist() == ["own", "own", *["continued"] * 4, *["restarted"] * 4]
     assert (of_task["label_loyalty"] == 0).all()
 
 

@@ -3,14 +3,16 @@ import pytest
 import torch
 
 from icl_lens.errors import InputError
-from icl_lens.models import prefixes
+from icl_lens.models import loading, prefixes
 from icl_lens.models.batching import shared_batches
 from icl_lens.models.logits import last_logits
 from icl_lens.prompts.positions import tokenize
 from icl_lens.prompts.protocol import write_prompt
+from icl_lens.report.figures import weights
 from icl_lens.studies.anchors import controls
 from icl_lens.tasks.task import TASKS
 
+from ..conftest import REPOSITORY
 from ..prompts_table import prompts_table, shared_table
 
 
@@ -79,3 +81,16 @@ def test_an_untrained_copy_answers_prompts(language_model, tokenizer):
     prompts = tokenize(prompts_table(), tokenizer)
     with torch.inference_mode():
         assert all(last_logits(model, batch).isfinite().all() for batch in shared_batches(model, prompts, 500))
+
+
+def test_a_checkpoint_can_be_loaded_with_random_weights():
+    folder = REPOSITORY / "src/icl_lens/organism/checkpoint"
+    trained, copy = (loading.load(folder, "organism", untrained_seed=seed) for seed in (None, 0))
+    expected = controls.untrained(trained, 0).network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in copy.network.state_dict().items())
+    assert copy.name == copy.facts["name"] == "organism"
+    # The copy is not described by the files of the checkpoint, and figures say that its weights are random.
+    assert "files" not in copy.facts
+    assert copy.facts["weights"] == {"drawn_with_seed": 0, "architecture_of": trained.facts["files"]}
+    assert weights(copy.facts) == "random weights (untrained copy, seed 0)"
+    assert weights(trained.facts) == ""

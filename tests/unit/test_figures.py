@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from icl_lens.report import figures
+from icl_lens.report import figures, replicates
 
 
 def about(name="gpt2", source="files", untrained=False, left_out=0, unknown=0.0):
@@ -31,9 +31,10 @@ def test_the_same_figure_is_the_same_bytes(drawing, tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         drawing(tmp_path / folder / "figure")
-    for ending in (".pdf", ".svg", ".png", ".csv", ".txt"):
+    for ending in (".pdf", ".svg", ".png", ".csv", ".txt", replicates.ENDING):
         assert (tmp_path / f"a/figure{ending}").read_bytes() == (tmp_path / f"b/figure{ending}").read_bytes()
-    assert sorted(path.suffix for path in (tmp_path / "a").iterdir()) == [".csv", ".pdf", ".png", ".svg", ".txt"]
+    names = {f"figure{ending}" for ending in (".csv", ".pdf", ".png", ".svg", ".txt", replicates.ENDING)}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
 
 
 NOTES = ["commonest " * 60, "illi " * 99, "$S_{wp}$ " * 90, "W" * 400]

@@ -1,7 +1,10 @@
+import pandas as pd
 import pytest
 
-from icl_lens.artifacts import hashes
+from icl_lens.artifacts import hashes, parquet
+from icl_lens.cli.commands import main
 from icl_lens.corpora import files, tables
+from icl_lens.corpora.schema import CORPORA
 from icl_lens.errors import InputError
 from tests import artifacts
 
@@ -136,3 +139,18 @@ def test_the_real_files_have_the_published_counts(shared_data, task):
 def test_the_blank_at_the_end_of_a_real_review_is_kept(shared_data):
     table = files.read("sst2", shared_data / "sst2/train.tsv", shared_data / "sst2/dev.tsv")
     assert table["text"].str.endswith(" ").mean() > 0.99
+
+
+def test_labels_are_permuted_within_each_split_and_the_seed_is_in_the_metadata(tmp_path):
+    plain, shuffled, again = (tmp_path / f"{name}.parquet" for name in ("plain", "shuffled", "again"))
+    tables.write_builtin("trec", 0, plain)
+    tables.write_builtin("trec", 0, shuffled, shuffle=3)
+    assert main(["corpora", "--task", "trec", "--seed", "0", "--shuffle-labels", "3", "--out", str(again)]) == 0
+    (before, _), (after, about) = parquet.read(plain, CORPORA), parquet.read(shuffled, CORPORA)
+    assert again.read_bytes() == shuffled.read_bytes()
+    assert about["corpus"]["shuffled_labels"] == 3
+    pd.testing.assert_frame_equal(before.drop(columns="label"), after.drop(columns="label"))
+    for split, rows in before.groupby("split"):
+        permuted = after.loc[rows.index, "label"]
+        assert sorted(permuted) == sorted(rows["label"]), split
+        assert (permuted != rows["label"]).mean() > 0.5, split

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from icl_lens.studies.anchors import isolated_runs, isolating
 from icl_lens.studies.anchors.isolated_positions import fixed_positions, random_positions
 from icl_lens.studies.anchors.isolating import Settings
 from icl_lens.studies.anchors.isolation import compute as isolation
+from icl_lens.studies.anchors.isolation.summary import summarise
 from icl_lens.studies.run import run
 from tests import artifacts
 
@@ -29,7 +31,7 @@ def every_target(**more):
 
 def positions_of(model, prompt, row, settings):
     if row["target"] == "random":
-        return random_positions(prompt, settings.random_scope, row["draw"], model.tokenizer.bos_token_id).tolist()
+        return random_positions(prompt, settings, row["draw"], model.tokenizer.bos_token_id).tolist()
     return fixed_positions(prompt, row["target"], lambda t: model.tokenizer.decode([t])).tolist()
 
 
@@ -96,7 +98,7 @@ def test_a_beginning_of_sequence_token_is_never_drawn_and_the_rest_agrees():
     settings = every_target(draws=4, layers=[2])
     prompts = tokenize(shared_table("emoc", count=4), tokenizer)
     assert all(p.ids[0] == tokenizer.bos_token_id for p in prompts)
-    drawn = [random_positions(p, "prompt", draw, tokenizer.bos_token_id) for p in prompts for draw in range(200)]
+    drawn = [random_positions(p, Settings(), draw, tokenizer.bos_token_id) for p in prompts for draw in range(200)]
     assert min(d.min() for d in drawn) == 1
     rows = isolation.compute(model, prompts, 2000, settings=settings)
     assert check(model, prompts, rows, settings) > len(rows)
@@ -145,23 +147,66 @@ def test_batch_size_and_sharing_change_no_answer(language_model, tokenizer, monk
     assert shared.equals(isolation.compute(model, prompts, 2000, settings=settings))
 
 
-def test_prompts_that_share_read_a_beginning_once_a_condition_and_at_most_once_a_split(language_model, tokenizer, monkeypatch):
+def counted_reads(monkeypatch, model, prompts, **settings):
+    """Return how often isolation in the first and in the last layer reads a shared prefix, and in how many forward passes."""
+    read, original = [], prefixes.read_each
+    isolation.compute(model, prompts[:2], 4000, settings=Settings(layers=[1], draws=1))  # runs the checks of the model
+    with monkeypatch.context() as patched:
+        patched.setattr(prefixes, "read_each", lambda network, ids, *more: read.append(ids) or original(network, ids, *more))
+        isolation.compute(model, prompts, 4000, settings=Settings(layers=[1], draws=1, **settings))
+    shared = [len(ids) for ids in read if len(ids[0])]
+    return sum(shared), len(shared)
+
+
+def test_prompts_with_one_order_share_their_beginning(language_model, tokenizer, monkeypatch):
     model = language_model("gpt2")
-    prompts = tokenize(shared_table("sst2", count=40), tokenizer)
+    prompts = [p for p in tokenize(shared_table("sst2", count=122), tokenizer)[:120] if p.seed == 42]
+    assert len(prompts) == 60
     assert model.shares_prefixes
-    read, original = [], prefixes.read
-    monkeypatch.setattr(prefixes, "read", lambda network, ids: read.append(len(ids)) or original(network, ids))
-
-    def beginnings(target):
-        read.clear()
-        isolation.compute(model, prompts, 2000, settings=Settings(targets=[target], layers=[1], draws=1))
-        return sum(length > 0 for length in read)
-
-    groups = 2
     for target in ("label", "newline", "template"):
-        assert beginnings(target) == groups * (1 + 2)  # the plain run, the first layers, the last layers
-    # Of two isolated tokens, zero, one or two are in the prefix.
-    assert groups * (1 + 2) < beginnings("random") <= groups * (1 + 2 * (2 + 1))
+        # The plain run, the first layers, the last layers.
+        assert counted_reads(monkeypatch, model, prompts, targets=[target]) == (3, 3)
+    reads, passes = counted_reads(monkeypatch, model, prompts, targets=["random"])
+    assert passes == 3  # all orders in one forward pass
+    # Queries of four lengths can have different numbers of tokens after the last label word with the same order.
+    assert 1 + 2 * 7 < reads <= 1 + 2 * 16
+    few, _ = counted_reads(monkeypatch, model, prompts, targets=["random"], orders=1)
+    assert few <= 1 + 2 * 2
+    separate, _ = counted_reads(monkeypatch, model, prompts, targets=["random"], draw="prompt")
+    assert separate > reads + 20
+
+
+def test_each_row_has_the_order_of_its_prompt_which_does_not_depend_on_the_others(language_model, tokenizer):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table("sst2", count=30), tokenizer)
+    settings = every_target(draws=2, layers=[1])
+    rows = isolation.compute(model, prompts, 2000, settings=settings)
+    orders = rows.groupby("prompt_id")["order"].unique()
+    assert (orders.map(len) == 1).all()  # the same for all targets and draws, so that conditions can be paired
+    of_seed = {seed: [orders[p.prompt_id][0] for p in prompts if p.seed == seed] for seed in (42, 43)}
+    assert all(sorted(set(dealt)) == list(range(10)) for dealt in of_seed.values())
+    for part in (prompts[3:4], prompts[5::3]):
+        alone = isolation.compute(model, part, 2000, settings=settings)
+        kept = rows[rows["prompt_id"].isin([p.prompt_id for p in part])].reset_index(drop=True)
+        assert alone.equals(kept)
+
+
+def test_separate_draws_and_orders_agree(language_model, tokenizer):
+    model = language_model("qwen2")
+    table = shared_table("emoc", count=122).head(120)
+    prompts = tokenize(table, tokenizer)
+    by_draw = {}
+    for draw in ("order", "prompt"):
+        settings = Settings(targets=["random"], layers=[1, 2], draws=3, draw=draw)
+        rows = isolation.compute(model, prompts, 20000, settings=settings)
+        rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id").assign(model="m")
+        by_draw[draw] = summarise(rows[rows["side"] == "first"]).query("task == 'emoc' and metric != 'label_loyalty'")
+        assert by_draw[draw]["orders"].eq(10 if draw == "order" else 60).all()
+    order, prompt = (by_draw[draw].reset_index(drop=True) for draw in ("order", "prompt"))
+    assert (order["value"].between(0.05, 0.99)).all()  # isolation changes something
+    half = {name: (each["prompts_high"] - each["prompts_low"]) / 2 for name, each in (("order", order), ("prompt", prompt))}
+    assert ((order["value"] - prompt["value"]).abs() <= np.hypot(half["order"], half["prompt"])).mean() > 0.8
+    assert half["order"].mean() > half["prompt"].mean()
 
 
 def test_in_all_layers_the_first_are_the_last_and_something_changes(language_model, tokenizer):

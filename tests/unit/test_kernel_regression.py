@@ -196,23 +196,6 @@ def test_an_artifact_fits_its_schema_and_says_what_lies_beside_it(checkpoint, tm
     assert list(audit._row_messages(KERNEL_REGRESSION.schema, pd.concat([rows, rows[:1]]), about))
 
 
-# Held-out prompts.
-
-
-def test_of_each_seed_the_same_share_is_held_out_whatever_order_prompts_stand_in():
-    seeds, ids = np.repeat([1, 2], 10), np.arange(20)
-    chosen = held_out(seeds, ids, Settings(held_out=0.3))
-    assert [int(chosen[seeds == seed].sum()) for seed in (1, 2)] == [3, 3]
-    order = np.random.default_rng(0).permutation(20)
-    assert (held_out(seeds[order], ids[order], Settings(held_out=0.3)) == chosen[order]).all()
-    assert (held_out(seeds, ids, Settings(held_out=0.3, seed=1)) != chosen).any()
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.99, 3)])
-def test_neither_all_nor_none_of_a_seed_s_prompts_are_held_out(share, expected):
-    assert held_out([5] * 4, range(4), Settings(held_out=share)).sum() == expected
-
-
 # Text kernels.
 
 
@@ -242,8 +225,11 @@ def encoder(tmp_path, tokenizer):
     return tmp_path / "encoder", network
 
 
-def test_an_encoder_s_token_vectors_are_averaged_whatever_else_is_in_the_batch(encoder, tokenizer):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_encoder_s_token_vectors_are_averaged_whatever_else_is_in_the_batch(encoder, tokenizer, side):
     folder, network = encoder
+    configuration = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration | {"padding_side": side}))
     texts = ["a fine film", "dull , slow and empty , How many moons has Mars", "that is so funny"]
     vectors = []
     for text in texts:
@@ -356,11 +342,20 @@ def test_controls_change_what_they_name_and_nothing_else():
     assert [row["text"] for row in tables["order_0"]] != [row["text"] for row in tables["order_1"]]
 
 
+def test_two_tasks_have_different_permutations():
+    settings = Settings(held_out=0.9, orders=1)
+    orders = []
+    for task in ("sst2", "one of mine"):
+        tables = controlled(prompts_table("sst2", count=12, shots=3).assign(task=task), settings)
+        orders.append([row["demo_indices"] for row in tables["order_0"]])
+    assert orders[0] != orders[1]
+
+
 def test_controls_run_held_out_prompts_alone():
     table = prompts_table(count=6)
     settings = Settings(held_out=0.5, control_queries=1)
     ids = [row["prompt_id"] for row in controlled(table, settings)["prompts"]]
-    scored = table["prompt_id"][held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
+    scored = table["prompt_id"][held_out(table["seed"].to_numpy(), table["query_index"].to_numpy(), settings)]
     assert set(ids) < set(scored)
     assert len(ids) == 2  # one per seed
 
@@ -410,7 +405,7 @@ def test_the_plan_knows_the_table_with_tensors_beside_it_and_counts_the_controls
     counts, paths = plan.jobs(["output_file\tdate\trule\tplan", *lines])
     assert counts == {"kernel_regression_study": 1}
     given = parse({"seeds": [1, 2], "studies": {"kernel_regression": {"control_queries": 7}}})
-    assert [plan.estimate(given, path).prompts for path in paths] == [200]
+    assert [plan.estimate(given, path).prompts for path in paths] == [100]
     assert plan.estimate(given, PurePosixPath(f"{folder}/kernel_regression_controls.parquet")).prompts == 14
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from icl_lens.errors import InputError
 from icl_lens.statistics import attention_auc, weighted_votes
+from icl_lens.statistics.halves import halves
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
 from icl_lens.studies.kernel_regression import heads, reconstruction
 from icl_lens.studies.kernel_regression.kernel_regression import attention_map
@@ -39,6 +40,7 @@ def rows_of(prompts=60, layers=2, count=2, classes=2, shots=2, seed=0, task="sst
                         "set": "fresh-2shot",
                         "seed": 42 + prompt_id % 2,
                         "prompt_id": prompt_id,
+                        "demonstrations": prompt_id,
                         "layer": layer,
                         "head": head,
                         "gold": gold,
@@ -161,6 +163,57 @@ def test_a_head_that_follows_the_answer_is_told_from_the_null_and_one_that_does_
     assert null.held_out["model"].mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_null_chooses_heads_as_the_real_choice_does():
+    """Two heads tie in each permutation: both reconstruct the same class of two, one of them with another strength."""
+    generator = np.random.default_rng(0)
+    rows = rows_of(prompts=40, layers=1, shots=1, good=(9, 9), answer=lambda number, gold: gold if number % 3 else 1 - gold)
+    weights = generator.random((40, 2)) + 0.1
+    scored = held_out([42 + i % 2 for i in range(40)], range(40), FEW)
+    for head, power in ((0, 1), (1, 3)):
+        of_head = weights**power
+        if head:
+            of_head[scored] = of_head[scored, ::-1]  # the heads differ only on the held-out prompts
+        rows.loc[rows["head"] == head, "max"] = pd.Series(list(of_head), index=rows.index[rows["head"] == head])
+    found = reconstruction.attention(rows)
+    null = reconstruction.null(found, scored, FEW)
+    draw = np.random.default_rng([FEW.seed, 1])
+    choices = []
+    for number in range(FEW.permutations):
+        shares = weighted_votes.votes(found.weights["max"], reconstruction.shuffled(found.labels, draw), 2)
+        head = reconstruction.choose(shares[~scored], found.prediction[~scored])
+        in_sample = reconstruction.choose(shares, found.prediction)
+        choices.append(head)
+        for name, target in found.targets.items():
+            agreed = weighted_votes.agreement(shares, target)
+            best = reconstruction.choose(shares, target)
+            for values, of, chosen in (
+                (null.held_out, scored, head),
+                (null.in_sample, scored | ~scored, in_sample),
+                (null.best, scored | ~scored, best),
+            ):
+                means = [agreed[of & (found.seeds == seed), chosen].mean() for seed in (42, 43)]
+                assert values[name][number] == pytest.approx(np.mean(means))
+    assert set(choices) == {0, 1}  # without the rule for ties, head 0 would always be chosen
+
+
+def test_the_encoder_is_chosen_on_the_prompts_that_choose_the_head():
+    rows = rows_of(prompts=60)
+    first = rows.drop_duplicates("prompt_id")
+    scored = held_out([42 + i % 2 for i in range(60)], range(60), FEW)
+    right = np.stack([labels == gold for labels, gold in zip(first["demo_labels"], first["gold"], strict=True)]).astype(float)
+    near = {"early": np.where(scored[:, None], -right, right), "late": np.where(scored[:, None], right, -right)}
+    table = reconstruction.summarise(
+        rows, tensors_of(rows, **{f"cosine: {name}": each for name, each in near.items()}), FEW, PLAN
+    )
+    assert table.loc[table["quantity"] == reconstruction.MINUS_ENCODER, "how"].str.startswith("early ").all()
+
+
+def test_without_a_prompt_to_choose_on_the_error_says_what_to_do():
+    rows = rows_of(prompts=1)
+    with pytest.raises(InputError, match="all prompts are held out; use at least two prompts per task"):
+        reconstruction.summarise(rows, tensors_of(rows), FEW, PLAN)
+
+
 def test_a_kernel_on_texts_agrees_with_the_plain_reference():
     generator = np.random.default_rng(3)
     cosines, labels, target = generator.random((40, 4)), np.tile([0, 1, 1, 0], (40, 1)), generator.integers(0, 2, 40)
@@ -226,10 +279,30 @@ def test_every_head_s_agreement_is_counted_and_the_best_s_depth_is_told():
     of_model = table[table["metric"] == "vs model"]
     assert of_model["value"].tolist() == pytest.approx(plain)
     assert of_model[["layer", "head"]].values.tolist() == [[layer, head] for layer in (0, 1, 2) for head in (0, 1)]
-    best = table[table["metric"] == "best head vs model"]
+    best = table[table["metric"] == "best head in sample vs model"]
     assert best[["layer", "head", "value"]].values.tolist() == [[1, 1, 1.0]]
     assert 0.5 < best["null_95"].item() < 1
+    beyond = table.loc[table["metric"] == "best head in sample minus null vs model", "value"].item()
+    assert beyond == pytest.approx(1 - best["null_95"].item())
+    assert best[["low", "high", "replicates"]].isna().all(axis=None)
     assert table.loc[table["metric"] == heads.DEPTH, "value"].item() == pytest.approx(2 / 3)
+
+
+def test_the_best_head_is_scored_on_prompts_that_did_not_choose_it():
+    rows = rows_of(prompts=40, good=(9, 9))  # no head knows the prediction
+    table = heads.by_head(rows, Settings(permutations=1, held_out=0.5), PLAN).set_index("metric")
+    scored = rows["prompt_id"].isin(
+        np.flatnonzero(held_out([42 + i % 2 for i in range(40)], range(40), Settings(held_out=0.5)))
+    )
+    values = {
+        part: heads.by_head(rows[mask], FEW, PLAN).query("metric == 'vs model'").set_index(["layer", "head"])["value"]
+        for part, mask in (("chosen", ~scored), ("scored", scored))
+    }
+    best = table.loc["best head vs model"]
+    assert values["chosen"][best["layer"], best["head"]] == values["chosen"].max()
+    assert best["value"] == pytest.approx(values["scored"][best["layer"], best["head"]])
+    assert best["prompts"] == 20
+    assert best["low"] < best["value"] < best["high"]
 
 
 def test_heads_that_tie_share_their_depth():
@@ -285,11 +358,24 @@ def test_the_map_s_bins_are_named_in_their_order():
 def test_parts_are_means_over_a_layer_s_heads():
     rows = rows_of(prompts=6)
     rows.loc[(rows["layer"] == 1) & (rows["head"] == 0), ["on_labels", "on_query"]] = [0.4, 0.05]
-    shares = attention_map.parts(rows, PLAN).set_index(["layer", "part"])["value"]
+    shares = attention_map.parts(rows, PLAN).query("metric == 'share'").set_index(["layer", "part"])["value"]
     assert shares[0, "labels"] == pytest.approx(0.3)
     assert shares[1, "labels"] == pytest.approx(0.35)
     assert shares.groupby("layer").sum().tolist() == pytest.approx([1, 1])
     assert attention_map.parts(rows, PLAN, single=True)["low"].isna().all()
+
+
+def test_the_best_layer_is_scored_on_the_other_half_of_the_texts():
+    rows = rows_of(prompts=40, layers=3, count=1).assign(query_index=lambda table: table["prompt_id"])
+    half = halves([42 + i % 2 for i in range(40)], range(40))
+    # The first token gets most attention in layer 0 on one half and in layer 2 on the other half.
+    for layer, number in ((0, 0), (2, 1)):
+        rows.loc[(rows["layer"] == layer) & rows["prompt_id"].isin(np.flatnonzero(half == number)), "on_first"] = 0.9
+    found = attention_map.parts(rows, PLAN).query("metric == 'best layer'").set_index("part")
+    assert found.loc["first", "value"] == pytest.approx(0.1)  # in sample it would be 0.5
+    assert found.loc["labels - texts", "value"] == pytest.approx(0.1)
+    assert found["layer"].isna().all()
+    assert "end" not in found.index  # three layers have no first fifth
 
 
 # Controls.

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from icl_lens.attention.keys_and_values import queries_and_keys, record_keys_and_values
 from icl_lens.errors import InputError
@@ -190,12 +191,12 @@ def test_the_same_seed_gives_the_same_rows_and_batches_change_none(language_mode
     assert (single["accuracy"] - rows["accuracy"]).abs().max() < 0.05  # rounding may change a vote that is nearly tied
 
 
-# This hand-made table has two folds of two prompts, two offsets, and one layer of two heads.
+# This hand-made table has two folds of two prompts, three offsets, and one layer of two heads.
 @pytest.fixture
 def table():
     rows = []
     for fold, members in enumerate([[1, 2], [3, 4]]):
-        for offset, right in ((0, ([4, 4], [4, 2])), (1, ([2, 2], [1, 1]))):
+        for offset, right in ((-1, ([0, 0], [4, 4])), (0, ([4, 4], [4, 2])), (1, ([2, 2], [1, 1]))):
             for head in range(2):
                 rows.append(
                     {
@@ -215,14 +216,16 @@ def test_the_summary_counts_all_folds_together_and_says_whether_offset_0_is_best
     assert accuracy[0, 0, 1] == 0.75
     means = whole[whole["metric"] != "accuracy"].set_index(["metric", "offset"])
     assert means["head"].isna().all()
-    assert means.loc["layer", "layer"].tolist() == [0, 0]
+    assert means.loc["layer", "layer"].tolist() == [0, 0, 0]
     assert means.loc[["mean", "peak"], "layer"].isna().all()
     assert means.loc[("layer", 0), "value"] == means.loc[("mean", 0), "value"] == 0.875
     assert means.loc[("mean", 1), "value"] == 0.375
-    assert means.loc[("peak", 1), "value"] == 0.5
+    assert means.loc["peak", "value"].to_dict() == {-1: 0.375, 1: 0.5}  # no offset is selected
     peak = means.loc[("peak", 1)]
     # Head 1 is correct for 4 of 4 or 2 of 4, so a resample of the prompts moves the mean between the two.
-    assert 0.375 <= peak["low"] < 0.5 < peak["high"] <= 0.625
+    assert 0.375 <= peak["prompts_low"] < 0.5 < peak["prompts_high"] <= 0.625
+    # Student's t interval of a mean of four prompts, whose values have a standard deviation of .125.
+    assert peak["high"] - 0.5 == pytest.approx(0.125 / 2 * stats.t.ppf(0.975, 3), rel=0.25)
     assert peak["prompts"] == 4
     assert peak["demonstrations"] == 16
     assert (whole["majority"] == 0.5).all()

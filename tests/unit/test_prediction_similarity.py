@@ -113,7 +113,7 @@ def tables():
     generator = np.random.default_rng(0)
     similar, attended = [], []
     for prompt_id in range(40):
-        own = {**KEYS, "seed": 42 + prompt_id % 2, "prompt_id": prompt_id}
+        own = {**KEYS, "seed": 42 + prompt_id % 2, "prompt_id": prompt_id, "demonstrations": prompt_id}
         count = 3 if prompt_id % 5 == 0 else 4
         s = generator.random(count)
         similar.append({**own, "similarity": s.tolist(), "query_token": 0, "demo_tokens": [0] * count})
@@ -132,7 +132,7 @@ def tables():
 
 def test_correlations_and_agreement_agree_with_plain_loops(tables):
     similar, attended = tables
-    found = correlate(pair(*tables), "sst2", Bootstrap(resamples=20))
+    found = correlate(pair(*tables), Bootstrap(resamples=20))
     of = similar.set_index("prompt_id")["similarity"]
     for (layer, head), rows in attended.groupby(["layer", "head"]):
         each = [list(zip(of[row.prompt_id], row.max, strict=True)) for row in rows.itertuples()]
@@ -149,7 +149,7 @@ def test_correlations_and_agreement_agree_with_plain_loops(tables):
 def test_resamples_are_correlations_of_the_drawn_prompts(tables):
     similar, attended = tables
     plan = Bootstrap(resamples=3)
-    found = correlate(pair(*tables), "sst2", plan)
+    found = correlate(pair(*tables), plan)
     for row in range(3):
         drawn = []
         for seed in (42, 43):
@@ -158,7 +158,7 @@ def test_resamples_are_correlations_of_the_drawn_prompts(tables):
         of = similar.set_index("prompt_id")["similarity"]
         head = attended[(attended["layer"] == 0) & (attended["head"] == 2)].set_index("prompt_id")["max"]
         pairs = [p for i in drawn for p in zip(of[i], head[i], strict=True)]
-        assert found["pooled"].resampled[row, 0, 2] == pytest.approx(reference.pearson(pairs))
+        assert found["pooled"].over_prompts[row, 0, 2] == pytest.approx(reference.pearson(pairs))
 
 
 def test_the_summary_finds_the_heads_that_follow_the_similarity(tables):
@@ -172,6 +172,7 @@ def test_the_summary_finds_the_heads_that_follow_the_similarity(tables):
         assert largest[["layer", "head"]].tolist() == [1, 1]
         assert 0 < largest["by_chance"] < 0.6
         assert largest["beyond"] == pytest.approx(largest["value"] - largest["by_chance"])
+        assert np.isnan(largest["low"])  # chosen in sample
     resembles = table.loc["resemblance: pooled"]
     assert resembles[["layer", "head"]].isna().all()
     assert resembles["low"] > 0  # the prediction is the label of the most similar demonstration
@@ -183,7 +184,7 @@ def test_chance_is_what_permuted_similarities_and_heads_give(tables):
     pairs = pair(*tables)
     shuffled = dataclasses.replace(pairs, similarity=np.random.default_rng(1).permuted(pairs.similarity[:, :3], axis=1))
     shuffled = dataclasses.replace(shuffled, attention=pairs.attention[..., :3])
-    levels, found = largest_by_chance(shuffled), correlate(shuffled, "sst2", Bootstrap(resamples=2))
+    levels, found = largest_by_chance(shuffled), correlate(shuffled, Bootstrap(resamples=2))
     for way, level in levels.items():
         assert 0 < np.nanmax(found[way].value) < level < 0.6  # permuted similarities do not exceed the chance level
     line = np.arange(6.0).reshape(2, 3)

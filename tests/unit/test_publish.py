@@ -16,7 +16,7 @@ from icl_lens.artifacts import hashes
 from icl_lens.artifacts.notebooks import write_record
 from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
-from icl_lens.report import publish
+from icl_lens.report import publish, replicates
 from icl_lens.report.claims import load
 from icl_lens.studies import registry
 from icl_lens.studies.anchors.reweighting import summary as reweighting_summary
@@ -60,7 +60,7 @@ def recorded(results, item, csv, inputs, **others):
     """Write the files of an item, with the record that the workflow writes."""
     kind = "figures" if item.startswith("figure") else "tables"
     (results / kind).mkdir(exist_ok=True)
-    csv.to_csv(results / kind / f"{item}.csv", index=False)
+    replicates.without(csv).to_csv(results / kind / f"{item}.csv", index=False)
     for ending, content in others.items():
         (results / kind / f"{item}.{ending}").write_text(content)
     outputs = [results / kind / f"{item}.{ending}" for ending in ("csv", *others)]
@@ -176,12 +176,24 @@ def test_it_publishes_the_numbers_of_the_run(made, docs):
     assert f"{cell['share']:.3f} \\[{cell['low']:.3f}, {cell['high']:.3f}\\]" in section
     # The page shows the paper's number, which is of another model, next to ours. It does not judge ours by that number.
     row = scorecard.loc["table-1-vanilla-sst-2"]
-    assert (row["verdict"], row["paper_value"]) == ("not testable here", "0.6128")
-    numbers = pd.read_csv(docs / "gemma/table_1.csv").set_index(["task", "method"])
-    assert numbers.loc[("SST-2", "vanilla"), "paper: gpt2-xl"] == 0.6128
-    assert row["value"] == numbers.loc[("SST-2", "vanilla"), "value"]
+    assert (row["verdict"], row["paper_value"]) == ("not testable", "0.6128")
+    numbers = pd.read_csv(docs / "gemma/table_1.csv").set_index(["task", "method", "measure"])
+    assert numbers.loc[("SST-2", "vanilla", "accuracy"), "paper: gpt2-xl"] == 0.6128
+    # Accuracy has balanced accuracy with its interval and the majority baseline beside it.
+    shown = numbers.loc[("SST-2", "vanilla", "balanced_accuracy")]
+    assert shown[["value", "low", "high", "majority baseline"]].notna().all()
+    assert "| balanced accuracy \\[interval\\] |" in page
+    assert row["value"] == numbers.loc[("SST-2", "vanilla", "accuracy"), "value"]
     assert "| SST-2 | few\\_shot | 1 |" in page
     assert "A note." in page
+    # The counts are at the top, and the claims that are not testable are folded away behind their number.
+    untestable = int((scorecard["verdict"] == "not testable").sum())
+    top, _, folded = page.partition(f"<details><summary>{untestable} claims not testable with this run</summary>")
+    assert top.index("## Scorecard") < top.index("**Of ") < top.index("| paper | holds | holds weakly | undecided |")
+    assert "table-1-vanilla-sst-2" not in top
+    assert "| table-1-vanilla-sst-2 | Table 1 | 0.6128 |" in folded.partition("</details>")[0]
+    assert "run `make null`" in top
+    assert not scorecard["papers_own_model"].any()
     assert "Not part of this run: Figure 4;" in page
     # The record lists the files that were read and written.
     record = json.loads((docs / "gemma/inputs.json").read_text())
@@ -259,7 +271,7 @@ def test_a_claim_about_a_column_that_seeds_have_no_values_of_has_no_spread(resul
     paper, items = load(claims / "anchors.yaml"), {"figure_3": publish._item([results], "figure_3")}
 
     def seeds():
-        return {reading.seeds for reading in publish._readings(paper, items) if reading.measured}
+        return {verdict.seeds for verdict in publish._verdicts(paper, items) if verdict.measured}
 
     assert seeds() == {len(SEEDS)}
     monkeypatch.setattr(publish.seed_spread, "columns", lambda item: ())

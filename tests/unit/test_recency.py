@@ -124,15 +124,21 @@ def test_shares_are_those_of_the_mean_attention_with_intervals(study, language_m
     prompts = tokenize(table, tokenizer)
     model = language_model("llama")
     rows = study.function("compute")(model, prompts, 2000).assign(model="m", set="s", task="sst2", seed=42)
-    found = summarise(rows)
+    # Each prompt has its own demonstrations, as in a fresh set.
+    found = summarise(rows.assign(query_index=rows["prompt_id"], demonstrations=rows["prompt_id"]))
     expected = plain(model, table, prompts, tokenizer)
     for layer, of_layer in found.groupby("layer"):
         np.testing.assert_allclose(of_layer["share"], reference.shares(expected, layer), rtol=1e-3)
         assert of_layer["share"].sum() == pytest.approx(1)
         assert of_layer["uniform"].sum() == pytest.approx(1)
-    assert (found["low"] <= found["share"]).all()
-    assert (found["share"] <= found["high"]).all()
-    assert set(found["prompts"]) == {6}
+    for kind in ("", "prompts_"):
+        assert (found[f"{kind}low"] < found["share"]).all()
+        assert (found["share"] < found[f"{kind}high"]).all()
+    assert set(found["prompts"]) == set(found["sets"]) == {6}
+    # One demonstration set for all prompts has no interval over demonstration sets.
+    one = summarise(rows)
+    assert one["low"].isna().all()
+    assert one["prompts_low"].notna().all()
 
 
 def test_equal_attention_to_every_token_gives_the_uniform_share(study):

@@ -10,7 +10,7 @@ import pytest
 from icl_lens.artifacts import hashes
 from icl_lens.errors import InputError
 from icl_lens.report import page, walk
-from icl_lens.results import audit
+from icl_lens.results import audit, nulls
 from icl_lens.studies import registry
 from tests import artifacts
 
@@ -48,7 +48,8 @@ def results(tmp_path):
     more = {"corpus": {"source": "builtin"}, "task": task}
     write_table(results, "corpora/sst2.parquet", "corpora", [{"split": "train", "index": 0, "text": EVIL, "label": 0}])
     keys = {"model": "m", "task": "sst2", "set": "shared-1shot", "seed": 7, "prompt_id": 0}
-    condition = {"target": "label", "side": "first", "layers": 1, "draw": 0, "prediction": 0, "label_agrees": True}
+    condition = {"target": "label", "side": "first", "layers": 1, "draw": 0, "order": 0, "prediction": 0}
+    condition |= {"label_agrees": True}
     write_table(
         results,
         "studies/m/sst2/shared-1shot/isolation.parquet",
@@ -93,12 +94,82 @@ def make(results, items=("figure_4", "table_4")):
 def test_the_page_says_what_held_and_from_what(results):
     html = make(results).read_text()
     found = dict(re.findall(r'<tr data-outcome="([^"]+)"[^>]*>\s*<td[^>]*><span id="claim-(\w+)', html))
-    assert found == {"same pattern": "holds", "another pattern": "fails", "not testable here": "absent"}
+    assert found == {"holds": "holds", "contradicted": "fails", "not testable": "absent"}
     assert "0.912 [0.800, 1.000]" in html
     assert 'href="../corpora/sst2.parquet"' in html
     assert hashes.file_hash(results / "corpora/sst2.parquet")[:12] in html
     assert "3 prompts per task, seeds 7; float32 on cpu" in html
     assert "A note on figure_4." in html
+
+
+def test_the_counts_are_at_the_top_and_claims_that_are_not_testable_are_collapsed(results):
+    html = make(results).read_text()
+    top, _, folded = html.partition('<details id="not-testable">')
+    assert "<strong>Of 2 testable claims, 1 hold.</strong>" in top
+    row = re.search(r'<th scope="row">A paper</th>(.*?)</tr>', top)[1]
+    assert re.findall(r"<td>([^<]*)</td>", row) == ["1", "0", "0", "1", "2", "1"]
+    assert top.index("A paper</th>") < top.index('id="claim-holds"')
+    assert "<summary>1 claim not testable with this run</summary>" in folded
+    assert 'id="claim-absent"' in folded
+    assert 'id="claim-absent"' not in top
+    assert "run <code>make null</code>" in top
+
+
+def null(results, name, **verdicts):
+    """Write the scorecard of a null run, and return its path."""
+    path = results / "null" / name / "report/scorecard.csv"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame({"claim": verdicts.keys(), "verdict": verdicts.values()}).to_csv(path, index=False)
+    return path
+
+
+def test_the_claims_that_hold_in_null_runs_are_counted_next_to_the_others(results):
+    null(results, "untrained", holds="holds", fails="holds", absent="holds")
+    null(results, "shuffled-labels", holds="undecided", fails="not testable")
+    files = nulls.scorecards(results)
+    assert list(files) == ["untrained", "shuffled-labels"]
+    out = results / "report/index.html"
+    page.write(results, ["figure_4", "table_4"], [results.parent / "claims.yaml"], PAGE, out, nulls=files)
+    html = out.read_text()
+    assert "1 hold; of the same claims, 2 of 2 on an untrained copy of the model and 0 of 1 with shuffled labels." in html
+    assert '<th scope="col">hold: untrained copy</th>' in html
+    assert "<td>2 of 2</td><td>0 of 1</td>" in html
+    assert "make null" not in html
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["page"]["null/untrained"] == hashes.file_hash(files["untrained"])
+
+
+def test_a_file_that_is_not_a_scorecard_is_rejected(results):
+    path = null(results, "untrained", holds="maybe")
+    arguments = (results, ["figure_4"], [results.parent / "claims.yaml"], PAGE, results / "report/index.html")
+    with pytest.raises(InputError, match=r"scorecard.csv is not the scorecard of a null run \(unknown verdict maybe\)"):
+        page.write(*arguments, nulls={"untrained": path})
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"scorecard.csv is not the scorecard of a null run"):
+        page.write(*arguments, nulls={"untrained": path})
+    assert not (results / "report/index.html").exists()
+
+
+def test_the_scorecard_is_also_a_table(results):
+    shown = pd.read_csv(make(results).with_name("scorecard.csv")).set_index("claim")
+    assert shown["verdict"].to_dict() == {"holds": "holds", "fails": "contradicted", "absent": "not testable"}
+    assert not shown["papers_own_model"].any()
+    assert [fault for fault in audit.audit(results, registry.schemas())[1] if "report" in fault.sentence] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "corpus", "expected"),
+    [
+        ({}, {}, ["m"]),
+        ({"gguf": {"quantisation": "Q4_K_M"}}, {}, []),
+        ({"weights": {"drawn_with_seed": 0}}, {}, []),
+        ({}, {"shuffled_labels": 0}, []),
+        ({}, {"source": "builtin"}, []),
+    ],
+)
+def test_only_the_papers_own_model_on_the_original_texts_is_marked(model, corpus, expected):
+    about = [{"model": {"name": "m", "hub": "Someone/Model", **model}, "corpus": {"source": "files", **corpus}}]
+    assert page._original_models(about, {"someone/model"}) == expected
 
 
 def test_items_stand_in_the_order_of_their_numbers():
@@ -127,7 +198,7 @@ def test_the_same_results_give_the_same_bytes(results):
 
 def test_pictures_have_a_text_that_states_the_finding(results):
     alt, _ = re.findall(r'alt="([^"]+)"', make(results).read_text())
-    assert "m: another pattern (It fails)." in alt
+    assert "m: contradicted (It fails)." in alt
 
 
 def test_a_missing_figure_is_told_in_one_sentence(results):
@@ -142,29 +213,33 @@ def test_a_missing_figure_is_told_in_one_sentence(results):
 def test_in_a_browser_it_sorts_filters_and_takes_no_orders_from_data(results):
     Select = pytest.importorskip("selenium.webdriver.support.ui").Select  # noqa: N806
     with opened(make(results)) as driver:
-        rows = driver.find_elements("css selector", "#claims tbody tr")
+        rows = driver.find_elements("css selector", ".claims tbody tr")
 
         def shown():
             return [
                 row.get_attribute("data-outcome")
-                for row in driver.find_elements("css selector", "#claims tbody tr")
+                for row in driver.find_elements("css selector", ".claims tbody tr")
                 if row.is_displayed()
             ]
 
         assert len(rows) == 3
         outcome = Select(driver.find_element("css selector", "#outcome"))
-        outcome.select_by_visible_text("same pattern")
-        assert shown() == ["same pattern"]
-        outcome.select_by_visible_text("all outcomes")
+        assert shown() == ["holds", "contradicted"], "claims that are not testable are folded away"
+        outcome.select_by_visible_text("holds")
+        assert shown() == ["holds"]
+        outcome.select_by_visible_text("not testable")
+        assert shown() == ["not testable"], "the filter opens the folded claims"
+        outcome.select_by_visible_text("all verdicts")
         driver.find_element("css selector", "#words").send_keys("nobody")
-        assert shown() == ["not testable here"]
+        assert shown() == ["not testable"]
         driver.find_element("css selector", "#words").clear()
         driver.find_element("css selector", "#words").send_keys(" ")
+        driver.execute_script("document.getElementById('not-testable').open = false")
         verdict = driver.find_elements("css selector", "#claims thead button")[6]
         verdict.click()
-        assert shown() == ["another pattern", "not testable here", "same pattern"]
+        assert shown() == ["contradicted", "holds"]
         verdict.click()
-        assert shown() == ["same pattern", "not testable here", "another pattern"]
+        assert shown() == ["holds", "contradicted"]
         assert driver.title == "icl-lens: A paper"
         assert complaints(driver) == []
 
@@ -197,7 +272,7 @@ def walkable(results):
     ]
     answers = [{**key, "gold": 1, "prediction": 1, "class_log_probs": [-2.0, -0.145], "top_tokens": [1]} for key in keys]
     loyal = {"prediction": 0, "label_agrees": False, "word_jaccard_5": 0.25, "word_jaccard_10": 0.3}
-    isolation = [{**key, "target": "label", "side": "first", "layers": 1, "draw": 0, **loyal} for key in keys]
+    isolation = [{**key, "target": "label", "side": "first", "layers": 1, "draw": 0, "order": 0, **loyal} for key in keys]
     for kind, rows in (("tokens", tokens), ("flow", flow), ("icl", answers), ("isolation", isolation)):
         write_table(results, f"studies/m/sst2/walk/{kind}.parquet", kind, rows, **more)
     return folder
@@ -352,7 +427,8 @@ def test_claims_are_shown_paper_by_paper(results):
     out = results / "report/index.html"
     page.write(results, ["figure_4"], [results.parent / "claims.yaml", results.parent / "other.yaml"], PAGE, out)
     with opened(out) as driver:
-        assert [head.text for head in driver.find_elements("css selector", "#scorecard h3")] == ["A paper", "Another paper"]
+        heads = driver.find_elements("css selector", "#counts tbody th")
+        assert [head.text for head in heads] == ["A paper", "Another paper", "all papers"]
         select(driver.find_element("id", "paper")).select_by_visible_text("Another paper")
         assert driver.find_element("id", "shown").text == "1 of 4 rows"
 
@@ -360,7 +436,8 @@ def test_claims_are_shown_paper_by_paper(results):
 def test_the_pages_record_says_what_it_was_made_from(results):
     out = make(results)
     record = json.loads(out.with_suffix(".json").read_text())
-    assert record["outputs"] == {"report/index.html": hashes.file_hash(out)}
+    made = ("report/index.html", "report/scorecard.csv")
+    assert record["outputs"] == {name: hashes.file_hash(results / name) for name in made}
     assert record["inputs"]["figures/figure_4.json"] == hashes.file_hash(results / "figures/figure_4.json")
 
 
@@ -382,7 +459,7 @@ def test_a_page_without_a_failed_item_says_what_is_missing_and_why(results):
     assert EVIL not in html
     assert '<article id="table_4"' in html
     verdicts = re.findall(r'<tr data-outcome="([^"]+)"', html)
-    assert verdicts == ["not testable here"] * 3
+    assert verdicts == ["not testable"] * 3
     assert html.count("Result: figure_4 was not made in this run: ValueError") == 2
     assert "Incomplete:" not in make(results).read_text()
 
@@ -403,14 +480,14 @@ def test_an_incomplete_page_is_no_intact_artifact_until_it_is_whole(results):
     (results / "report").mkdir()
     (results / "report/index.json").write_text("{}")
     out = incomplete(results)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["incomplete.json", "index.html"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["incomplete.json", "index.html", "scorecard.csv"]
     told = [fault for fault in audit.audit(results, registry.schemas())[1] if "report" in fault.sentence]
     assert [fault.sentence for fault in told] == [
         f"{out.with_name('incomplete.json')}: the report is incomplete, missing: figure_14, figure_4"
     ]
-    assert set(told[0].remove) == {out, out.with_name("incomplete.json")}
+    assert set(told[0].remove) == {out, out.with_name("incomplete.json"), out.with_name("scorecard.csv")}
     make(results)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["index.html", "index.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["index.html", "index.json", "scorecard.csv"]
     assert not [fault for fault in audit.audit(results, registry.schemas())[1] if "report" in fault.sentence]
 
 

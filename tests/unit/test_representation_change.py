@@ -12,7 +12,7 @@ from icl_lens.studies import registry
 from icl_lens.studies.inputs import Given
 from icl_lens.studies.representation_change import hypotheses, lines, reading
 from icl_lens.studies.representation_change.representation_change import compute as representation_change
-from icl_lens.studies.representation_change.settings import SETS, Lines, Reading, Settings
+from icl_lens.studies.representation_change.settings import POOLINGS, SETS, Lines, Reading, Settings
 from icl_lens.studies.run import run as run_study
 from tests import artifacts
 
@@ -135,6 +135,15 @@ def test_only_the_querys_own_tokens_are_pooled(language_model, listed):
     assert np.abs(deeper[0] - deeper[1]).max() > 1e-3
 
 
+def test_equal_vectors_have_no_statistic(language_model, listed):
+    """Check the last token of layer 0 of a rotary model, which is the same token for each query."""
+    _, _, tensors = run(language_model("llama"), listed)
+    last = list(POOLINGS).index("last")
+    for name in ("cosine", "spearman", "pearson", "partial", "cka", "mantel_p", "null_high"):
+        assert np.isnan(tensors[f"d0.{name}"][:, 0, last]).all(), name
+        assert not np.isnan(tensors[f"d0.{name}"][:, 2, last]).any(), name
+
+
 def test_the_ratio_of_a_set_with_itself_is_one(language_model, listed):
     same = listed.assign(irrelevant_spans=listed["relevant_spans"])
     _, rows, _ = run(language_model("gpt2"), same)
@@ -175,12 +184,20 @@ def test_a_beginning_of_sequence_token_belongs_to_no_set(listed, make):
         assert close(found.relevant, attended[0])
 
 
+def answer_length(table, tokenizer):
+    """Return the number of tokens of the longest answer, a greedy one or a candidate."""
+    texts = [
+        (text, text + candidate) for text, each in zip(table["text"], table["candidates"], strict=True) for candidate in each
+    ]
+    return max(SMALL.new_tokens, *(len(tokenizer(b)["input_ids"]) - len(tokenizer(a)["input_ids"]) for a, b in texts))
+
+
 def test_a_query_that_does_not_fit_in_one_condition_is_left_out_of_all(tokenizer):
     table = lines.build(SMALL.lines, 42)
     prompts = encode(table, tokenizer)
     lengths = {(r.query_id, r.examples): len(p.ids) for p, r in zip(prompts, table.itertuples(), strict=True)}
     longest = max(lengths.values())
-    context = longest - 1
+    context = longest - 1 + answer_length(table, tokenizer) - 1
     model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=context), tokenizer, "float32", {})
     found = representation_change.prepare(given(model, table))
     kept = found.more["table"]
@@ -188,12 +205,15 @@ def test_a_query_that_does_not_fit_in_one_condition_is_left_out_of_all(tokenizer
     assert set(kept["query_id"]) == set(table["query_id"]) - lost
     assert [p.prompt_id for p in found.prompts] == kept["prompt_id"].tolist()
     assert found.left_out == len(table) - len(kept) > 0
+    _, rows, _ = run(model, found.more["table"])  # each answer fits, too
+    assert len(rows) == len(kept)
 
 
 def test_no_query_that_fits_in_every_condition_is_told(tokenizer):
     table = lines.build(SMALL.lines, 42)
     shortest = min(len(p.ids) for p in encode(table, tokenizer))
-    model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=shortest), tokenizer, "float32", {})
+    context = shortest + answer_length(table, tokenizer) - 1
+    model = LanguageModel("gpt2", tiny("gpt2", len(tokenizer), context=context), tokenizer, "float32", {})
     with pytest.raises(InputError, match="model gpt2: no query fits the context in every condition; use fewer examples"):
         representation_change.prepare(given(model, table))
 

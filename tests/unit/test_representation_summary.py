@@ -34,6 +34,14 @@ def test_a_number_is_read_at_the_beginning_or_not_at_all(answer, value):
     assert math.isnan(found) if value is None else found == value
 
 
+def test_error_rates_have_intervals_between_their_ends_with_a_width_if_all_queries_agree():
+    found = summary.behaviour(told(lambda row: row.truth), PLAN)
+    rates = found[found["measure"] == "error"].set_index("contrast")
+    beyond = 1 - 0.025 ** (1 / 20)
+    assert tuple(rates.loc["examples", ["value", "low", "high"]]) == pytest.approx((0, 0, beyond))
+    assert tuple(rates.loc["examples - none", ["value", "low", "high"]]) == pytest.approx((0, -beyond, beyond))
+
+
 def test_an_activity_is_read_in_the_first_line():
     assert paired_answers.mentions(" Reading a book.\nNora is baking", "reading a book")
     assert not paired_answers.mentions("Hannah.\nNora is reading a book", "reading a book")
@@ -97,6 +105,15 @@ def test_differences_are_paired_by_query():
     assert error[1, "examples - none"] == error[1, "examples - control"] == -1
     assert error[1, "control - none"] == 0
     assert set(summary.marked(found)["which"]) == {"none", "most"}
+
+
+def test_error_rates_of_stories_have_the_error_of_the_most_frequent_activity():
+    rows = told(lambda row: row.truth)
+    rows["truth"] = ["swam"] * (len(rows) // 4) + rows["truth"].tolist()[len(rows) // 4 :]
+    found = summary.behaviour(rows, PLAN).groupby("measure")["baseline_error"].first()
+    expected = 1 - max(rows["truth"].tolist().count(each) for each in set(rows["truth"])) / len(rows)
+    assert found["error"] == found["likelihood_error"] == pytest.approx(expected)
+    assert found[["log_prob", "unparsed"]].isna().all()
 
 
 def test_a_paired_interval_is_narrower_than_that_of_its_sides():

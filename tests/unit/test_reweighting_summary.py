@@ -4,7 +4,7 @@ import pytest
 
 from icl_lens.statistics.resampling import OVER_TASKS
 from icl_lens.studies.anchors.reweighting.study import METHODS
-from icl_lens.studies.anchors.reweighting.summary import DIFFERENCE, _scores, shares, summarise
+from icl_lens.studies.anchors.reweighting.summary import DIFFERENCE, _macro_f1, shares, summarise
 
 
 def table(task, classes, golds, predictions, shots=(1, 5, 1)):
@@ -30,16 +30,12 @@ def two_tasks():
 
 
 @pytest.mark.filterwarnings("error")
-def test_scores_are_their_definitions_over_the_classes_that_are_there():
+def test_macro_f1_is_computed_over_the_classes_that_are_present():
     rows = pd.DataFrame({"seed": 1, "gold": [0, 0, 0, 2, 2, 3], "prediction": [0, 0, 1, 2, 0, 3]})
     # F1 of class 0: precision 2/3, recall 2/3. F1 of class 2: precision 1, recall 1/2. F1 of class 3: 1. Class 1 has no text.
-    assert _scores(rows) == pytest.approx([(2 / 3 + 1 / 2 + 1) / 3, (2 / 3 + 2 / 3 + 1) / 3])
-
-
-@pytest.mark.filterwarnings("error")
-def test_always_the_commonest_class_has_the_balanced_accuracy_of_chance():
+    assert _macro_f1(rows) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     rows = pd.DataFrame({"seed": 1, "gold": [0] * 90 + [1] * 5 + [2] * 5, "prediction": 0})
-    assert _scores(rows) == pytest.approx([1 / 3, 2 * 90 / 190 / 3])
+    assert _macro_f1(rows) == pytest.approx(2 * 90 / 190 / 3)
 
 
 def test_accuracies_intervals_and_the_paired_difference():
@@ -48,15 +44,23 @@ def test_accuracies_intervals_and_the_paired_difference():
     assert found.loc[("sst2", "vanilla"), "accuracy"] == 0.5
     assert found.loc[("sst2", "reweighted"), "accuracy"] == 1
     assert found.loc[("sst2", DIFFERENCE), "accuracy"] == 0.5
-    assert 0 < found.loc[("sst2", DIFFERENCE), "low"] < 0.5 < found.loc[("sst2", DIFFERENCE), "high"] < 1
+    assert 0 < found.loc[("sst2", DIFFERENCE), "prompts_low"] < 0.5 < found.loc[("sst2", DIFFERENCE), "prompts_high"] < 1
     assert found.loc[(OVER_TASKS, "few_shot"), "accuracy"] == pytest.approx((0.75 + 0.5) / 2)
     assert found.loc[(OVER_TASKS, "few_shot"), "shots"] == "3 to 5"
     assert found.loc[("emoc", "few_shot"), "shots"] == "3"
     assert found.loc[("emoc", "vanilla"), "balanced_accuracy"] == pytest.approx(1 / 3)
     assert found.loc[(OVER_TASKS, "reweighted"), "balanced_accuracy"] == pytest.approx((1 + 1 / 3) / 2)
     assert found.loc[(OVER_TASKS, DIFFERENCE), "balanced_accuracy"] == pytest.approx((1 - 2 / 3) / 2)
+    assert (found["balanced_accuracy_low"] <= found["balanced_accuracy"] + 1e-12).all()
+    assert (found["balanced_accuracy_high"] >= found["balanced_accuracy"] - 1e-12).all()
+    balanced = found.loc[("sst2", DIFFERENCE)]
+    assert (
+        balanced["balanced_accuracy_prompts_low"] < balanced["balanced_accuracy"] < balanced["balanced_accuracy_prompts_high"]
+    )
+    assert balanced["balanced_accuracy_replicates"].value == balanced["balanced_accuracy"]
+    assert found.xs(DIFFERENCE, level="method")["majority_baseline"].isna().all()
     assert found["absent"].unstack()["vanilla"].to_dict() == {"sst2": "0 of 4", "emoc": "2 of 8", OVER_TASKS: "2 of 12"}
-    assert found.loc[(OVER_TASKS, "vanilla"), "commonest_class"] == pytest.approx((0.75 + 0.5) / 2)
+    assert found.loc[(OVER_TASKS, "vanilla"), "majority_baseline"] == pytest.approx((0.75 + 0.5) / 2)
     assert found.loc[(OVER_TASKS, "vanilla"), "prompts"] == 16
 
 

@@ -133,6 +133,7 @@ def test_the_summary_has_accuracies_and_paired_drops():
             rows.append(
                 {
                     **{"model": "m", "set": "fresh-4shot", "task": "sst2", "seed": 42, "prompt_id": prompt_id},
+                    "demonstrations": prompt_id,
                     **{"rewriting": how, "gold": 0, "prediction": int(wrong), "query_tokens": 7, "replaced": 0.25},
                 }
             )
@@ -141,9 +142,12 @@ def test_the_summary_has_accuracies_and_paired_drops():
     assert table["value"]["drop", "typos"] == 0.5
     assert 0.2 < table["low"]["drop", "typos"] < 0.5 < table["high"]["drop", "typos"] < 0.8
     assert table["value"]["drop", "rare_words"] == pytest.approx(0.05)
-    assert table["value"]["drop", "complex_syntax"] == table["high"]["drop", "complex_syntax"] == 0
+    assert table["value"]["drop", "complex_syntax"] == table["prompts_high"]["drop", "complex_syntax"] == 0
     assert ("drop", "original") not in table.index
     assert table["paper"]["drop", "typos"] == pytest.approx(0.271)
     assert table["paper"]["accuracy", "rare_words"] == PAPER["rare_words"]
-    assert (table["commonest_class"] == 1).all()
+    assert (table.loc["accuracy", "majority_baseline"] == 1).all()
+    assert table.loc["drop", "majority_baseline"].isna().all()
+    # All texts are of one class, so its recall is the accuracy.
+    assert table["balanced_accuracy"].tolist() == table["value"].tolist()
     assert table["commonest_answer"]["accuracy", "typos"] == 0.5

@@ -1,9 +1,12 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from icl_lens.statistics import probes, significance, similarity
@@ -136,6 +139,35 @@ def test_wilcoxons_test_is_calibrated():
     assert significance.wilcoxon([0.1, 0.2, 0.3, 0.4, 0.5, 0.0]) == pytest.approx(2 / 32)
 
 
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [0.3, -0.1, 0.7, 1.1, -0.2, 0.5, 0.9, 1.3, 0.4],
+        [1, 1, 1, -1, 2, 2, -2, 3, 0, 0, 1, 1, 2, -1, 1],  # ties and zeros, more than 13 differences
+        [1.0] * 14 + [-1.0] * 2,
+        [0.3, 0.1 + 0.2, -0.3, 0.6, 0.3 * 2 - 1e-17, 0.9, -0.2 * 3, 0.5],  # ties up to rounding
+        [0.5, -0.5],
+        [2.0],
+    ],
+)
+def test_wilcoxons_p_is_that_of_all_assignments_of_signs(differences):
+    values = [round(each, 9) for each in differences if each]
+    sizes = reference.ranks([abs(each) for each in values])
+    middle = sum(sizes) / 2
+    observed = abs(sum(rank for rank, each in zip(sizes, values, strict=True) if each > 0) - middle)
+    sums = [sum(r for r, sign in zip(sizes, signs, strict=True) if sign) for signs in product([0, 1], repeat=len(sizes))]
+    expected = sum(abs(each - middle) >= observed - 1e-9 for each in sums) / len(sums)
+    assert significance.wilcoxon(differences) == pytest.approx(expected, rel=1e-9)
+
+
+def test_wilcoxons_p_of_many_differences_is_near_the_exact_one(monkeypatch):
+    differences = RNG.normal(0.15, size=200)
+    exact = significance.wilcoxon(differences)
+    assert exact == pytest.approx(scipy_stats.wilcoxon(differences, method="exact").pvalue)
+    monkeypatch.setattr(significance, "EXACT_DIFFERENCES", 10)
+    assert significance.wilcoxon(differences) == pytest.approx(exact, rel=0.05)
+
+
 def test_a_correlations_p_is_of_permutations():
     x = np.arange(12.0)
     value, p = significance.spearman_test(x, x**3, 199)
@@ -170,8 +202,31 @@ def test_a_probe_is_scikit_learns_on_the_standardised_vectors(width):
     vectors[..., 0] = 7  # a constant dimension makes no difference
     fits = LogisticRegression(C=0.7, tol=1e-7, max_iter=10_000)
     folds = GroupKFold(5, shuffle=True, random_state=3)
-    plain = [cross_val_predict(fits, StandardScaler().fit_transform(x), classes, groups=groups, cv=folds) for x in vectors]
+    pipeline = make_pipeline(StandardScaler(), fits)  # fits both steps on the training folds only
+    plain = [cross_val_predict(pipeline, x, classes, groups=groups, cv=folds) for x in vectors]
     np.testing.assert_array_equal(probes.predicted(vectors, classes, groups, 5, 0.7, 3), plain)
+
+
+def test_a_prediction_of_a_probe_does_not_depend_on_other_prompts_of_its_fold():
+    classes, groups = (np.arange(40) % 4 == 0).astype(int), np.arange(40) // 4
+    vectors = RNG.normal(size=(1, 40, 6)) + 3 * classes[:, None]
+    ((_, test), *_) = GroupKFold(5, shuffle=True, random_state=0).split(classes, groups=groups)
+    changed = vectors.copy()
+    changed[0, test[0]] += 1e4  # it would move the mean of each dimension far from the other prompts
+    before, after = (probes.predicted(x, classes, groups, 5, 1.0, 0)[0, test[1:]] for x in (vectors, changed))
+    assert len(set(before)) == 2
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("kinds", [2, 3])
+def test_a_probe_agrees_with_the_plain_reference(kinds):
+    classes, groups = np.arange(24) % kinds, np.arange(24) // 3
+    vectors = RNG.normal(size=(24, 4)) + RNG.normal(size=(kinds, 4))[classes]
+    vectors[:, 3] = 2.0
+    found = probes.predicted(vectors[None], classes, groups, 4, 0.7, 1)[0]
+    for train, test in GroupKFold(4, shuffle=True, random_state=1).split(classes, groups=groups):
+        plain = reference.probe(vectors[train], classes[train].tolist(), vectors[test], 0.7)
+        assert found[test].tolist() == plain
 
 
 def test_a_probe_that_is_fitted_on_one_class_predicts_it():

@@ -13,7 +13,7 @@ from icl_lens.studies import registry, writing
 from ..artifacts import saliency_columns
 
 SALIENCY = registry.study("saliency")
-KEYS = {"model": "m", "task": "sst2", "set": "fresh-1shot", "seed": 7}
+KEYS = {"model": "m", "task": "sst2", "set": "fresh-1shot", "seed": 7, "query_index": 3, "demonstrations": 0}
 
 
 def rows():

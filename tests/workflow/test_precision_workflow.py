@@ -74,7 +74,7 @@ def test_what_the_answers_move_is_in_the_artifacts(table, two_dtypes):
     expected = {
         "accuracy, float32": right[0],
         "accuracy": right[1],
-        "difference": right[1] - right[0],
+        "accuracy, difference": right[1] - right[0],
         "same prediction": same,
         "log probability, median": (moved[len(moved) // 2] + moved[(len(moved) - 1) // 2]) / 2,
         "log probability, largest": moved[-1],
@@ -82,6 +82,15 @@ def test_what_the_answers_move_is_in_the_artifacts(table, two_dtypes):
     }
     row = table[table["task"] == "TREC"].iloc[0]
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    # Balanced accuracy: mean recall over the classes of each seed. Baseline: most frequent class of all prompts.
+    recalls = []
+    for seed in sorted({each["seed"] for each in exact}):
+        gold = sorted({each["gold"] for each in exact if each["seed"] == seed})
+        own = [[e["prediction"] == c for e in exact if (e["seed"], e["gold"]) == (seed, c)] for c in gold]
+        recalls.append(sum(sum(each) / len(each) for each in own) / len(own))
+    assert row["balanced accuracy, float32"] == pytest.approx(sum(recalls) / len(recalls))
+    counts = [sum(each["gold"] == c for each in exact) for c in range(6)]
+    assert row["majority baseline"] == pytest.approx(max(counts) / len(exact))
     assert moved[-1] > 0, "bfloat16 moves something, or nothing was compared"
 
 

@@ -578,7 +578,7 @@ def test_the_report_opens_in_a_browser_and_shows_every_item(tiny_run):
         pictures = driver.find_elements("css selector", "#items figure img")
         assert len(pictures) == len(FIGURES)
         assert all(driver.execute_script("arguments[0].loading = 'eager'; return arguments[0].alt", p) for p in pictures)
-        rows = driver.find_elements("css selector", "#claims tbody tr")
+        rows = driver.find_elements("css selector", ".claims tbody tr")
         assert len(rows) == sum(len(claims.load(path).claims) for path in CLAIMS)
         assert len(driver.find_elements("css selector", "#walk-task option")) == 2
         assert complaints(driver) == []

@@ -22,7 +22,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import yaml_text
 from icl_lens.artifacts import hashes
-from icl_lens.results import inputs
+from icl_lens.results import inputs, nulls
 from icl_lens.artifacts.code import code_hash, notebook_hash
 from icl_lens.artifacts.files import (
     require_writable_folder,
@@ -226,6 +226,8 @@ def corpus_options(task):
     options = options or [f"--seed {CONFIG.data.seed}"]
     if CONFIG.data.drop_test_duplicates:
         options.append("--drop-test-duplicates")
+    if CONFIG.data.shuffle_labels is not None:
+        options.append(f"--shuffle-labels {CONFIG.data.shuffle_labels}")
     return " ".join(options)
 
 
@@ -435,6 +437,7 @@ def model_options(name):
         "--dtype {} --matmul {}".format(*CONFIG.precision(name)),
         "" if model.bos == "auto" else f"--bos {'yes' if model.bos else 'no'}",
         "--chat" if model.chat else "",
+        "" if model.untrained is None else f"--untrained {model.untrained}",
     ]
     return " ".join(option for option in options if option)
 
@@ -701,6 +704,16 @@ def reported_claims():
     return [file for file in files if file.exists()]
 
 
+def null_scorecards():
+    """Return the existing scorecards of the null runs in this results folder, by the name of the null run."""
+    return nulls.scorecards(CONFIG.results)
+
+
+def null_options():
+    """Return the options of `icl-lens report` that name the scorecards of the null runs."""
+    return [f"{name}={path}" for name, path in null_scorecards().items()]
+
+
 def report_page():
     """Return the template, style sheet and scripts of the report page."""
     return sorted((REPOSITORY / "resources/report").iterdir())
@@ -786,7 +799,10 @@ def write_input_paths():
         },
         texts={task: files for task, files in texts.items() if files},
         notebooks={item: item_notebook(item) for item in ITEMS},
-        page={path.name: path for path in (*reported_claims(), *report_page())},
+        page={
+            **{path.name: path for path in (*reported_claims(), *report_page())},
+            **{f"null/{name}": path for name, path in null_scorecards().items()},
+        },
     )
     checked(inputs.write, CONFIG.results, paths)
 
@@ -861,6 +877,7 @@ def write_incomplete_report(workflow):
         *("--missing", *(f"{item}={log}" for item, log in missing.items())),
         *("--claims", *map(str, page.input.claims)),
         *("--left-out", *left_out()),
+        *("--nulls", *null_options()),
         *("--walks", *walks, "--out", str(page.output.page)),
     ]
     Path(page.log[0]).parent.mkdir(parents=True, exist_ok=True)
@@ -952,8 +969,8 @@ def item_inputs(item):
 def item_files(item):
     """Return all files that an item's target makes."""
     endings = {
-        "figure": ("pdf", "svg", "png", "csv", "txt", "json"),
-        "table": ("csv", "md", "tex", "json"),
+        "figure": ("pdf", "svg", "png", "csv", "txt", "json", "replicates.safetensors"),
+        "table": ("csv", "md", "tex", "json", "replicates.safetensors"),
     }[ITEMS[item].kind]
     folder = f"{CONFIG.results}/{ITEMS[item].kind}s"
     return [

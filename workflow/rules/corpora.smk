@@ -13,7 +13,9 @@ rule corpora:
     threads: 1
     params:
         code=lambda wildcards: code_of(
-            corpus_module(wildcards.task), "icl_lens.corpora.duplicates"
+            corpus_module(wildcards.task),
+            "icl_lens.corpora.duplicates",
+            "icl_lens.corpora.shuffling",
         ),
         definition=lambda wildcards: definition_option(wildcards.task),
         source=lambda wildcards: corpus_options(wildcards.task),

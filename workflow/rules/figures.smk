@@ -6,7 +6,10 @@ rule figure:
         tables=lambda wildcards: item_inputs(wildcards.item),
         notebook=lambda wildcards: external_file(item_notebook(wildcards.item)),
     output:
-        made=multiext("<results>/figures/{item}", ".pdf", ".png", ".csv", ".txt"),
+        made=multiext(
+            "<results>/figures/{item}",
+            *(".pdf", ".png", ".csv", ".txt", ".replicates.safetensors"),
+        ),
         shown=report(
             "<results>/figures/{item}.svg",
             caption="../report/item.rst",
@@ -42,7 +45,9 @@ rule figure:
 
 use rule figure as table with:
     output:
-        made=multiext("<results>/tables/{item}", ".md", ".tex"),
+        made=multiext(
+            "<results>/tables/{item}", ".md", ".tex", ".replicates.safetensors"
+        ),
         shown=report(
             "<results>/tables/{item}.csv",
             caption="../report/item.rst",

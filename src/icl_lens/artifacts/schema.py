@@ -19,7 +19,12 @@ SPANS = pa.list_(SPAN)
 Columns = dict[str, pa.DataType]
 
 STUDY_COLUMNS: Columns = {"model": TEXT, "task": TEXT, "set": TEXT, "seed": INTEGER, "prompt_id": INTEGER}
-"""The first columns of each study table."""
+"""The first columns of each study table; all are keys."""
+
+QUERY, DEMONSTRATIONS = "query_index", "demonstrations"
+UNIT_COLUMNS: Columns = {QUERY: INTEGER, DEMONSTRATIONS: INTEGER}
+"""Columns of each study table after :data:`STUDY_COLUMNS`. They are not keys; confidence intervals depend on them.
+``query_index`` is the row of the test text in its split. ``demonstrations`` numbers the demonstration sets of a seed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Schema:
 def study_schema(
     kind: str, columns: Columns, keys: tuple[str, ...] = (), version: int = 1, every_prompt: bool = False
 ) -> Schema:
-    """Return the schema of a study table: :data:`STUDY_COLUMNS`, which are all keys, followed by the columns of the study.
+    """Return the schema of a study table: :data:`STUDY_COLUMNS`, :data:`UNIT_COLUMNS`, and the columns of the study.
 
     Args:
         kind: Name of the study.
@@ -77,4 +82,4 @@ def study_schema(
     """
     if not isinstance(keys, tuple):
         raise ValueError(f"schema {kind}: keys must be a tuple of column names such as ('layer',), got {keys!r}")
-    return Schema(kind, version, {**STUDY_COLUMNS, **columns}, (*STUDY_COLUMNS, *keys), "studies", every_prompt)
+    return Schema(kind, version, {**STUDY_COLUMNS, **UNIT_COLUMNS, **columns}, (*STUDY_COLUMNS, *keys), "studies", every_prompt)

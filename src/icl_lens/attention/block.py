@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_lens.attention.kernels import ROWS
+from icl_lens.attention.masks import causal_mask
 from icl_lens.network.layers import attention_modules
 
 
@@ -34,8 +35,7 @@ def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[Non
                 blocked = blocked.expand(len(rows), -1, -1, -1)[prompts, :, rows, None]  # (B, 1, 1, K)
             elif mask is None:
                 # The fused kernel applies a causal mask only if it gets no mask.
-                queries, keys = blocked.shape[-2:]
-                mask = torch.ones(queries, keys, dtype=torch.bool, device=blocked.device).tril(keys - queries)  # (Q, K)
+                mask = causal_mask(*blocked.shape[-2:], blocked.device)  # (1, 1, Q, K)
             # transformers passes a boolean mask (True: visible) to the fused kernel, and an additive mask to eager attention.
             blocked_value = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
             mask = mask.masked_fill(blocked, blocked_value)  # (B, 1, Q, K)

@@ -14,6 +14,7 @@ from icl_lens.attention import flow_kernel
 from icl_lens.attention.kernels import CustomAttention, Edit, ForwardStopped, edited
 from icl_lens.attention.last_layer import LastLayerState, computed_at
 from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.precision import at_least_float32, exact_products
 
 # (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) if requested, else None) -> None
@@ -51,7 +52,7 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
 class _Flows(CustomAttention, LastLayerState):
     """Edit that reports the information flow of each layer and changes no weight."""
 
-    full_length = masked = True
+    full_length = True
 
     def __init__(self, sink: FlowSink, with_weights: bool) -> None:
         self.sink, self.with_weights = sink, with_weights
@@ -71,7 +72,6 @@ class _Flows(CustomAttention, LastLayerState):
         if self.last:
             key, value, rows = self.last
             report = partial(self._report_rows, layer, rows)
-        mask = None if mask is None else mask[..., : key.shape[-2]]  # (B or 1, 1, Q, K)
         return flow_kernel.attend(query, key, value, mask, scale, softcap, report, self.with_weights)
 
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
@@ -123,7 +123,7 @@ def supports_single_row(network: PreTrainedModel) -> bool:
 
     def logits() -> Tensor:
         with vocabulary.restrict_tokens(network, ids.flatten()):
-            return network(input_ids=ids, use_cache=False).logits[prompts, rows].float()  # (2, 16)
+            return network(**forward_inputs(ids)).logits[prompts, rows].float()  # (2, 16)
 
     plain = logits()
     try:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from icl_lens.attention.masks import additive_mask
 from icl_lens.network.precision import at_least_float32
 
 # Number of attention weights that are computed at a time. It fits the cache of a CPU, or is large enough to use a whole GPU.
@@ -33,7 +34,7 @@ def attend(
     query: Tensor,  # (B, H, Q, d)
     key: Tensor,  # (B, H_kv, K, d)
     value: Tensor,  # (B, H_kv, K, e)
-    mask: Tensor | None,  # (B or 1, 1, Q, K), added to the scores
+    mask: Tensor | None,  # (B or 1, 1, Q, K), see additive_mask
     scale: float,
     softcap: float | None,
     sink: Callable[[Tensor, Tensor | None], None],
@@ -45,7 +46,7 @@ def attend(
         query: Queries of the last Q of the K positions. The model is causal: a query attends to no key after its own position.
         key: Keys. They have fewer heads than the queries if query heads share keys.
         value: Values, with as many heads as the keys.
-        mask: Additive mask with the positions that each query attends to.
+        mask: Mask of the positions that each query attends to, boolean or additive. None stands for the causal mask.
         scale: Factor of the scores.
         softcap: If set, scores s become softcap * tanh(s / softcap) before the mask is added.
         sink: Called with I, shape (B, Q, K), and the mean over heads of A, shape (B, Q, K), or None. Both are at least float32.
@@ -56,6 +57,7 @@ def attend(
     """
     # The root requires a gradient, so the graph starts here even if no earlier tensor requires a gradient (layer 0).
     root = torch.ones((), device=query.device, requires_grad=True)
+    mask = additive_mask(mask, query.shape[-2], key.shape[-2], query.dtype, query.device)  # (B or 1, 1, Q, K)
     return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights)
 
 
@@ -134,10 +136,8 @@ class _Part(NamedTuple):
     visible: tuple[slice, ...]
     edges: tuple[slice, ...]
 
-    def select_mask(self, mask: Tensor | None) -> Tensor | None:
+    def select_mask(self, mask: Tensor) -> Tensor:
         """Return this part of a mask, shape (B' or 1, 1, R, K')."""
-        if mask is None:
-            return None
         prompts, rows, visible = self.edges
         return mask[prompts if len(mask) > 1 else slice(None), :, rows, visible]
 
@@ -161,7 +161,7 @@ def _parts(query: Tensor, keys: Tensor) -> Iterator[_Part]:
 def _weights(
     scaled: Tensor,  # (B, H, R, d): queries times scale
     keys: Tensor,  # (B, H, K', d)
-    mask: Tensor | None,  # (B or 1, 1, R, K')
+    mask: Tensor,  # (B or 1, 1, R, K')
     softcap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the attention weights of some rows, and the derivative of the capped scores, shape (B, H, R, K') each.
@@ -174,8 +174,7 @@ def _weights(
         capped = torch.tanh(scores / softcap)  # (B, H, R, K')
         slope = 1 - capped**2
         scores = softcap * capped
-    if mask is not None:
-        scores += mask
+    scores += mask
     return scores.softmax(-1), slope
 
 

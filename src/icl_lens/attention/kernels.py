@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from icl_lens.attention.masks import additive_mask
 from icl_lens.network.layers import attention_modules
 from icl_lens.network.precision import at_least_float32
 
@@ -71,7 +72,7 @@ class CustomAttention(ABC):
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
     ) -> Tensor:
-        """Return the outputs of the heads, shape (B, H, Q, d)."""
+        """Return the outputs of the heads, shape (B, H, Q, d). A mask of None is causal."""
 
 
 class ForwardStopped(Exception):  # noqa: N818 - not an error: it stops a forward pass early
@@ -87,7 +88,7 @@ def attend(
     query: Tensor,  # (B, H, Q, d)
     key: Tensor,  # (B, H_kv, K, d)
     value: Tensor,  # (B, H_kv, K, d)
-    attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more), added to the scores
+    attention_mask: Tensor | None,  # (B or 1, 1, Q, K or more), see additive_mask
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
@@ -116,8 +117,8 @@ def attend(
     scores = at_least_float32(query) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H, Q, K)
     if softcap is not None:  # Gemma 2
         scores = softcap * torch.tanh(scores / softcap)
-    if attention_mask is not None:
-        scores += attention_mask[..., : key.shape[-2]]  # (B, H, Q, K), in place because the matrices dominate time and memory
+    # In place, because the matrices dominate time and memory.
+    scores += additive_mask(attention_mask, *scores.shape[-2:], scores.dtype, scores.device)  # (B, H, Q, K)
     weights = scores.softmax(-1).to(value.dtype)  # (B, H, Q, K)
     for edit in edits:
         weights = edit(module.layer_idx, weights)

@@ -6,23 +6,21 @@ second run covers one position per prompt.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Literal, get_args
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from icl_lens.attention.block import block
 from icl_lens.attention.kernels import EDITS, ROWS, Edit, ForwardStopped
+from icl_lens.attention.masks import causal_mask
 from icl_lens.attention.record import Rows
-from icl_lens.errors import InputError
-from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.layers import attention_modules, layer_of
-from icl_lens.network.precision import exact_products
 
 
 class LastLayerState(ABC):
@@ -30,13 +28,11 @@ class LastLayerState(ABC):
 
     Attributes:
         full_length: Whether the output of the layer has all positions, with zeros at those that are not computed.
-        masked: Whether the attention of the layer always gets a mask.
         stops: Whether the layer stops as soon as its keys and values are known.
         last: In the second run, the keys and values, shape (B, H_kv, K, d) each, and the position per prompt, shape (B,).
     """
 
     full_length: bool
-    masked: bool
     stops = False
     last: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -54,7 +50,7 @@ def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, full_len
     blocked here.
 
     Args:
-        network: A model for which :func:`last_row_mode` is not None.
+        network: A model for which :func:`icl_lens.models.last_row.last_row_mode` is not None.
         rows: Index of the position of each prompt among the queries of the forward pass, shape (B,). There must be at least two
             queries.
         cache: The ``past_key_values`` of the forward pass, with an entry for each layer.
@@ -66,8 +62,6 @@ def last_layer_at(network: PreTrainedModel, rows: Tensor, cache: Cache, full_len
 
 class _CachedState(LastLayerState):
     """State of a last layer that keeps its keys and values in its cache entry."""
-
-    masked = False
 
     def __init__(self, entry: CacheLayerMixin, full_length: bool) -> None:
         self.full_length = full_length
@@ -102,9 +96,11 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
     attention = attention_modules(network)[-1]
     layer = layer_of(network, attention)
     original_forward = layer.forward
+    # The arguments after `self` and the hidden states. The class is asked, because a wrapper may hide the names.
+    names = list(inspect.signature(type(layer).forward).parameters)[2:]
 
     def forward_rows(state: Tensor, *args: object, **kwargs: object) -> object:  # (B, T, D)
-        length, prompts = state.shape[1], torch.arange(len(rows), device=rows.device)  # (B,)
+        prompts = torch.arange(len(rows), device=rows.device)  # (B,)
         if memory.needs_matrices(getattr(attention, EDITS, ())):
             output = original_forward(state, *args, **kwargs)
             if memory.full_length:
@@ -112,18 +108,6 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
             states = output[0] if isinstance(output, tuple) else output  # (B, T, D)
             row = states[prompts, rows][:, None]  # (B, 1, D)
             return (row, *output[1:]) if isinstance(output, tuple) else row
-
-        def select_rows(argument: object) -> object:
-            """Select the rows from another argument of the layer (a mask, positions, or their cosines and sines)."""
-            if isinstance(argument, tuple | list):
-                return type(argument)(select_rows(element) for element in argument)
-            if not isinstance(argument, Tensor) or argument.ndim < 2:
-                return argument
-            if argument.ndim == 4 and argument.shape[-2] == length:  # (B or 1, 1, T, K)
-                return argument.expand(len(rows), -1, -1, -1)[prompts, :, rows, None]  # (B, 1, 1, K)
-            if argument.ndim < 4 and argument.shape[1] == length:  # (B or 1, T) or (B or 1, T, d)
-                return argument.expand(len(rows), *argument.shape[1:])[prompts, rows][:, None]  # (B, 1) or (B, 1, d)
-            return argument
 
         memory.stops = True
         try:
@@ -133,10 +117,13 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
         finally:
             memory.stops = False
         setattr(attention, ROWS, rows)
-        handle = attention.register_forward_pre_hook(add_causal_mask, with_kwargs=True, prepend=True)
+        add_mask = partial(add_causal_mask, memory.last[0].shape[-2], state.shape[1])
+        handle = attention.register_forward_pre_hook(add_mask, with_kwargs=True, prepend=True)
         try:
             output = original_forward(
-                state[prompts, rows][:, None], *map(select_rows, args), **{n: select_rows(x) for n, x in kwargs.items()}
+                state[prompts, rows][:, None],  # (B, 1, D)
+                *(_select_rows(name, x, rows, state.shape[1]) for name, x in zip(names[: len(args)], args, strict=True)),
+                **{name: _select_rows(name, x, rows, state.shape[1]) for name, x in kwargs.items()},
             )
         finally:
             handle.remove()
@@ -147,12 +134,12 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
             row = torch.zeros_like(state).index_put((prompts, rows), row[:, 0])  # (B, T, D)
         return (row, *output[1:]) if isinstance(output, tuple) else row
 
-    def add_causal_mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def add_causal_mask(keys: int, queries: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Add a causal mask for the rows if the layer gets no mask: the kernel would mask nothing for a single query."""
-        if memory.masked or memory.last is None or kwargs.get("attention_mask") is not None:
+        if kwargs.get("attention_mask") is not None:
             return None
-        keys = torch.arange(memory.last[0].shape[-2], device=rows.device)  # (K,)
-        return args, {**kwargs, "attention_mask": (keys <= rows[:, None])[:, None, None]}  # (B, 1, 1, K)
+        mask = causal_mask(queries, keys, rows.device)[0, :, rows]  # (1, B, K)
+        return args, {**kwargs, "attention_mask": mask.view(len(rows), 1, 1, keys)}
 
     instance_forward = vars(layer).get("forward")  # a library that distributes layers over devices may have set it
     layer.forward = forward_rows
@@ -165,50 +152,41 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
             layer.forward = instance_forward
 
 
-LastRowMode = Literal["rows_only", "in_place"]
+# Arguments of a layer with an entry per query, apart from the hidden states: name -> (number of axes, axis of the queries).
+_QUERY_AXES = {
+    "attention_mask": (4, 2),  # (B or 1, 1, T, K)
+    "position_ids": (2, 1),  # (B or 1, T)
+    "position_embeddings": (3, 1),  # (B or 1, T, d): cosines and sines
+    "per_layer_input": (3, 1),  # (B or 1, T, d), Gemma 3n
+}
 
 
-@exact_products()
-@torch.no_grad()
-@model_cache.cached_check
-def last_row_mode(network: PreTrainedModel) -> LastRowMode | None:
-    """Return how the last layer of a model can compute only one row per prompt (see :func:`last_layer_at`).
+def _select_rows(name: str, argument: object, rows: Tensor, length: int) -> object:
+    """Select one position per prompt from an argument of a layer.
 
-    The check runs a short input in each way and compares the logits.
+    The name determines the axis of the positions. Its length alone would not: the width of another argument may be equal.
 
-    Returns:
-        ``rows_only`` if the model can return only these rows, ``in_place`` if its output must keep its length, and None if the
-        last layer needs all rows.
+    Args:
+        name: Name of the argument in the layer's forward function.
+        argument: The argument.
+        rows: Index of the position of each prompt, shape (B,).
+        length: Number of positions, T.
+
+    Raises:
+        TypeError: The argument contains a tensor, but its name is not known, or its shape is not that of its name. A check
+            (:func:`icl_lens.models.last_row.last_row_mode`) finds such a layer before a study uses it.
     """
-    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
-    rows = torch.tensor([5, 7], device=network.device)
-    prompts = torch.arange(2, device=network.device)
-    try:
-        layers = len(attention_modules(network))
-    except InputError:  # such a model can make predictions, but studies cannot access its attention
-        return None
-    edges = torch.zeros(2, 8, 8, dtype=torch.bool, device=network.device)  # (2, Q, K)
-    edges[:, 3, :3] = edges[:, 5, 2] = True
-
-    def logits(blocked: bool, mode: LastRowMode | None) -> Tensor:
-        cache = DynamicCache()
-        cache.layers = [DynamicLayer() for _ in range(layers)]
-        with ExitStack() as stack:
-            stack.enter_context(vocabulary.restrict_tokens(network, ids.flatten()))
-            if blocked:
-                stack.enter_context(block(network, dict.fromkeys(range(layers), edges)))
-            if mode:
-                stack.enter_context(last_layer_at(network, rows, cache, mode == "in_place"))
-            found = network(input_ids=ids, past_key_values=cache, use_cache=True).logits.float()  # (2, 1 or T, 16)
-        return found[:, 0] if mode == "rows_only" else found[prompts, rows]  # (2, 16)
-
-    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
-    plain = [logits(blocked, None) for blocked in (False, True)]
-    for mode in get_args(LastRowMode):
-        try:
-            found = [logits(blocked, mode) for blocked in (False, True)]
-        except Exception:  # layers with other arguments that depend on all positions can raise any exception
-            continue
-        if all((a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(plain, found, strict=True)):
-            return mode
-    return None
+    if isinstance(argument, tuple | list):
+        return type(argument)(_select_rows(name, element, rows, length) for element in argument)
+    if isinstance(argument, dict) and any(isinstance(value, Tensor) for value in argument.values()):
+        raise TypeError(f"layer argument {name!r} is a dictionary of tensors")
+    if not isinstance(argument, Tensor):
+        return argument
+    axes, axis = _QUERY_AXES.get(name, (0, 0))
+    if argument.ndim != axes or argument.shape[axis] != length or len(argument) not in (1, len(rows)):
+        raise TypeError(f"layer argument {name!r} of shape {tuple(argument.shape)} has no known axis of {length} positions")
+    prompts = torch.arange(len(rows), device=rows.device)  # (B,)
+    argument = argument.expand(len(rows), *argument.shape[1:])  # (B, ...)
+    if axis == 2:
+        return argument[prompts, :, rows][:, :, None]  # (B, 1, 1, K)
+    return argument[prompts, rows][:, None]  # (B, 1) or (B, 1, d)

@@ -10,6 +10,7 @@ from icl_lens.attention.block import block
 from icl_lens.attention.kernels import edited
 from icl_lens.attention.record import record
 from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules, not_supported
 from icl_lens.network.precision import exact_products
 
@@ -27,11 +28,10 @@ def require_supported(network: PreTrainedModel) -> None:
         InputError: The model family is not supported. The message gives the reason.
     """
     ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
-    mask = torch.ones_like(ids)  # (1, 8)
 
     def logits() -> Tensor:
         with vocabulary.restrict_tokens(network, ids[0]):
-            return network(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()  # (1, 8, 8)
+            return network(**forward_inputs(ids)).logits.float()  # (1, 8, 8)
 
     called_layers: list[int] = []
 

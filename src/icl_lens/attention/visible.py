@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from icl_lens.attention.kernels import ForwardStopped, Reader, edited
 from icl_lens.errors import InputError
 from icl_lens.network import vocabulary
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules, decoder_layers, replaced_forwards
 
 
@@ -60,7 +61,7 @@ def _read_masks(network: PreTrainedModel, length: int, layers: int, stops_in_eac
     reader = _MaskReader(range(layers) if stops_in_each else [layers - 1])
     ids = torch.zeros(1, length, dtype=torch.int64, device=network.device)  # (1, T)
     with edited(network, reader), vocabulary.restrict_tokens(network, ids[0, :1]), suppress(ForwardStopped):
-        network(input_ids=ids, use_cache=False)
+        network(**forward_inputs(ids))
     return reader.masks
 
 
@@ -99,7 +100,7 @@ def _returns_tuple(network: PreTrainedModel, layer: nn.Module) -> bool:
     handle = layer.register_forward_hook(stop)
     try:
         with suppress(_LayerReached):
-            network(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=network.device), use_cache=False)
+            network(**forward_inputs(torch.zeros(1, 2, dtype=torch.int64, device=network.device)))
     finally:
         handle.remove()
     return isinstance(outputs[0], tuple)

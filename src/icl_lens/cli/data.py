@@ -37,6 +37,10 @@ def _corpora(
     drop_test_duplicates: Annotated[
         bool, typer.Option("--drop-test-duplicates", help="Remove test texts that are also training texts.")
     ] = False,
+    shuffle_labels: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, help="Permute the labels among the texts of each split, with this seed."),
+    ] = None,
 ) -> None:
     """Write the texts and labels of one task as a table."""
     from icl_lens.config import parse
@@ -51,16 +55,16 @@ def _corpora(
         if own_task and own_task.hub is None:
             raise InputError(f"--definition of {task} names no data set on the Hub; add its key `hub`, or omit --fetched")
         dataset = hub.own_task_dataset(own_task) if own_task else hub.DATASETS[task]
-        tables.write_hub(parsed, dataset, fetched, out, drop_test_duplicates)
+        tables.write_hub(parsed, dataset, fetched, out, drop_test_duplicates, shuffle_labels)
     elif own_task and any(files):
         layout = Columns(tuple(own_task.text), own_task.label, parsed.classes)
-        tables.write_columns(parsed, layout, *files, out, drop_test_duplicates)
+        tables.write_columns(parsed, layout, *files, out, drop_test_duplicates, shuffle_labels)
     elif own_task:
         raise InputError(f"{task} is your own task, and has no built-in texts; give --train and --test, or --fetched")
     elif seed is not None:
-        tables.write_builtin(task, seed, out, drop_test_duplicates)
+        tables.write_builtin(task, seed, out, drop_test_duplicates, shuffle_labels)
     else:
-        tables.write_files(task, *files, out, drop_test_duplicates)
+        tables.write_files(task, *files, out, drop_test_duplicates, shuffle_labels)
 
 
 @app.command("prompts", cls=Command, rich_help_panel=PANEL)

@@ -54,6 +54,10 @@ Bos = Annotated[
     typer.Option(help="Whether to prepend the BOS token to each prompt; auto does what the tokenizer does."),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="Format each prompt with the chat template of the tokenizer.")]
+Untrained = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**32 - 1, help="Replace the weights by random weights drawn with this seed (an untrained copy)."),
+]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Number of tokens per batch, including padding.")]
 Task = Annotated[str, typer.Option(help=f"{', '.join(TASKS)}, or any name with --definition.")]
 Definition = Annotated[str | None, typer.Option(help="Your own task: its keys under `own_tasks` in the config, as YAML.")]

@@ -105,6 +105,7 @@ def _report(
     walks: Annotated[
         list[Path] | None, typer.Option(help="Folders of studies of which the page shows prompts step by step.")
     ] = None,
+    nulls: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a null run and its scorecard.csv.")] = None,
 ) -> None:
     """Write the HTML page with the results of all claims, figures and tables."""
     from icl_lens.report import page as report_page
@@ -113,7 +114,8 @@ def _report(
     for named in missing or []:
         name, _, log = named.partition("=")
         reasons[name] = report_page.failure(Path(log)) if log else "the run ended before it was made"
-    report_page.write(results, items, claims, page, out, walks or [], reasons, left_out or [])
+    null_files = {name: Path(path) for name, _, path in (null.partition("=") for null in nulls or [])}
+    report_page.write(results, items, claims, page, out, walks or [], reasons, left_out or [], null_files)
 
 
 @app.command("publish", cls=Command, rich_help_panel=PANEL)

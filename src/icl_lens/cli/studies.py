@@ -87,6 +87,7 @@ def _run(
     batch_tokens: options.BatchTokens = 4096,
     bos: options.Bos = "auto",
     chat: options.Chat = False,
+    untrained: options.Untrained = None,
 ) -> None:
     options.quieten_transformers()
     from icl_lens.studies.run import run
@@ -105,6 +106,7 @@ def _run(
         as_chat=chat,
         settings=settings,
         further=further,
+        untrained=untrained,
     )
 
 

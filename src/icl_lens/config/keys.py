@@ -110,6 +110,12 @@ class Model(Section):
         "query, and the assistant's turn begins with the last piece of the task's template.",
     )
 
+    untrained: Seed | None = Field(
+        default=None,
+        description="Replace the weights by random weights, drawn with this seed by the initialization of the architecture. "
+        "Results on this untrained copy do not come from training (null-untrained.yaml).",
+    )
+
     @model_validator(mode="after")
     def _check_source(self) -> Model:
         if self.gguf is not None and not self.gguf.endswith(".gguf"):
@@ -181,6 +187,12 @@ class Data(Section):
         description="Remove test texts that are also training texts, for all sources and your own tasks. Texts are equal if "
         "they have the same characters, apart from whitespace at both ends. By default, they are kept, as in the paper, and a "
         "note in each figure gives their number.",
+    )
+
+    shuffle_labels: Seed | None = Field(
+        default=None,
+        description="Permute the labels among the texts of each split, with this seed, for all sources and your own tasks. "
+        "Texts and labels then do not match (null-shuffled-labels.yaml).",
     )
 
     @model_validator(mode="after")
@@ -268,13 +280,13 @@ class Config(Section):
         description="Folder for downloads from the Hub, shared by all configs. Only these downloads use the network.",
     )
     seeds: Annotated[list[Seed], BeforeValidator(_numbers)] = Field(
-        default_factory=lambda: [42, 43, 44, 45, 46],
+        default_factory=lambda: list(range(42, 52)),
         min_length=1,
         description="One run per seed. A seed determines which test texts and demonstrations are sampled. The paper uses 42 to "
-        "46.",
+        "46. For the same number of prompts, more seeds give narrower confidence intervals (docs/statistics.md).",
     )
     queries: int = Field(
-        default=100,
+        default=50,
         ge=1,
         description="Maximum number of test texts per task and seed. A smaller test set is used completely. The paper uses "
         "1000.",

@@ -116,7 +116,8 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
             continue
         path = PurePosixPath(row["output_file"])
         # One job writes all files of a figure, a table or the report. Each other file is counted as one job.
-        name = path.stem if row["rule"] in ("figure", "table", "report") else str(path)
+        names = {"figure": path.name.partition(".")[0], "table": path.name.partition(".")[0], "report": ""}
+        name = names.get(row["rule"], str(path))
         if row["rule"] in rules:  # a study writes a table and sometimes a file of tensors
             path = path.with_suffix(".parquet")
             name = str(path)

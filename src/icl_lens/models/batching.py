@@ -18,6 +18,7 @@ from icl_lens.errors import InputError
 from icl_lens.models import prefixes
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.network import memory
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.prompts.positions import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
@@ -59,31 +60,37 @@ class Batch:
 
     def inputs(self) -> dict[str, Any]:
         """Return the arguments of a forward pass."""
-        past = {"past_key_values": self.prefix.cache(len(self.index))} if self.prefix else {}
-        # A causal model does not attend to later positions, so padding on the right needs no mask.
-        mask = {"attention_mask": self.mask} if self.padded_left else {}
-        return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": bool(past), **mask, **past}
+        cache = self.prefix.cache(len(self.index)) if self.prefix else None
+        return forward_inputs(self.ids, self.positions, cache, self.mask if self.padded_left else None)
 
 
-def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> list[TokenizedPrompt]:
+def fitting(model: LanguageModel, prompts: Sequence[TokenizedPrompt], answer: int = 1) -> list[TokenizedPrompt]:
     """Return the prompts that fit the context length of the model, and log a warning with the number of the others.
+
+    Args:
+        model: The model.
+        prompts: Any prompts.
+        answer: Number of tokens of an answer. The model reads all of them but the last, so they need positions, too.
 
     Raises:
         InputError: No prompt fits.
     """
-    fits = [p for p in prompts if model.context is None or len(p.ids) <= model.context]
+    longest = None if model.context is None else model.context - (answer - 1)
+    fits = [p for p in prompts if longest is None or len(p.ids) <= longest]
     left_out = len(prompts) - len(fits)
+    with_answers = f" with answers of {answer} tokens" if answer > 1 else ""
     if not fits:
-        shortest = min(len(p.ids) for p in prompts)
+        shortest = min(len(p.ids) for p in prompts) + answer - 1
         raise InputError(
-            f"model {model.name}: all prompts are longer than its context of {model.context} tokens (the shortest has "
-            f"{shortest}); remove this task from tasks or items.*.tasks, or use a model with a longer context"
+            f"model {model.name}: all prompts{with_answers} are longer than its context of {model.context} tokens (the "
+            f"shortest has {shortest}); remove this task from tasks or items.*.tasks, or use a model with a longer context"
         )
     if left_out:
         logger.warning(
-            "%d of %d prompts are longer than the context of %s (%d tokens) and are excluded",
+            "%d of %d prompts%s are longer than the context of %s (%d tokens) and are excluded",
             left_out,
             len(prompts),
+            with_answers,
             model.name,
             model.context,
         )

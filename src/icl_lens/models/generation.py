@@ -1,8 +1,10 @@
 """Greedy continuations of prompts, and the log-likelihood of candidate answers.
 
 The model reads a prompt once and keeps its keys and values in a KV cache. Greedy decoding adds one token per step to the cache.
-Candidates are read one after another, and the cache is cropped after each candidate. Prompts are padded on the right, so the
-tokens of an answer follow the padding. The mask hides the padding, and positions do not count it.
+Candidates are read one after another, and the cache is cropped after each candidate. Prompts are read with padding on the
+right. The padding is then moved to the left, so that the tokens of an answer follow the last token of the prompt without a
+gap: a layer with a sliding window counts the keys before a query, including padding. The mask hides the padding, and positions
+do not count it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from icl_lens.errors import InputError
 from icl_lens.models.batching import Batch, batches
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_output
+from icl_lens.models.prefixes import align_right
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.precision import at_least_float32
 from icl_lens.prompts import plain_text
 from icl_lens.prompts.positions import TokenizedPrompt
@@ -62,13 +66,14 @@ class Continuations:
     Args:
         model: The model.
         batch: The prompts, read without a shared prefix.
-        cache: The keys and values of the prompts. Each method restores its length.
+        cache: The keys and values of the prompts. Their padding is moved to the left. Each method restores the length.
         logits: Logits at the last token of each prompt, shape (B, V).
     """
 
     def __init__(self, model: LanguageModel, batch: Batch, cache: DynamicCache, logits: Tensor) -> None:
         self.model, self.cache, self.first = model, cache, logits
-        self.mask, self.next = batch.mask, batch.last + 1  # (B, K), (B,)
+        self.next = batch.last + 1  # (B,)
+        self.mask = align_right(cache, self.next)  # (B, K)
 
     def log_likelihood(self, candidates: Sequence[np.ndarray]) -> Tensor:
         """Return the log-probability of one candidate per prompt, summed over its tokens, shape (B,).
@@ -105,10 +110,7 @@ class Continuations:
     def _read(self, ids: Tensor, mask: Tensor, start: Tensor) -> Tensor:
         """Read further tokens, add their keys and values to the cache, and return their logits, shape (B, N, V)."""
         positions = start[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, N)
-        output = self.model.network(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
-        )
-        return at_least_float32(output.logits)
+        return at_least_float32(self.model.network(**forward_inputs(ids, positions, self.cache, mask)).logits)
 
     def _crop(self, tokens: int) -> None:
         if tokens:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icl_lens.attention import flow, last_layer
-from icl_lens.models import prefixes
+from icl_lens.attention import flow
+from icl_lens.models import last_row, prefixes
 from icl_lens.network import layer_states, memory, vocabulary
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,9 @@ class LanguageModel:
         return vocabulary.is_plain(self.network)
 
     @cached_property
-    def last_row_mode(self) -> last_layer.LastRowMode | None:
+    def last_row_mode(self) -> last_row.LastRowMode | None:
         """How the last layer can compute only the rows that the next-token logits need; None if it cannot.
 
-        See :func:`icl_lens.attention.last_layer.last_row_mode`.
+        See :func:`icl_lens.models.last_row.last_row_mode`.
         """
-        return last_layer.last_row_mode(self.network) if self.shares_prefixes else None
+        return last_row.last_row_mode(self.network) if self.shares_prefixes else None

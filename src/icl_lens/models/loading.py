@@ -23,13 +23,15 @@ from transformers import (
 )
 
 from icl_lens.artifacts import hashes
-from icl_lens.attention import flow, last_layer, supported
+from icl_lens.attention import flow, supported
 from icl_lens.errors import InputError
 from icl_lens.hub import converted, fetched
 from icl_lens.hub.checkpoints import checkpoint_files, checkpoint_hash, weight_files
-from icl_lens.models import prefixes
+from icl_lens.models import last_row, prefixes
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.untrained import untrained
 from icl_lens.network import activations, layer_states, model_cache, vocabulary
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.precision import exact_products
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,13 @@ _PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRec
 _TAKEN: set[tuple[Path, str]] = set()
 
 
-def load(folder: Path | str, name: str | None = None, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+def load(
+    folder: Path | str,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    untrained_seed: int | None = None,
+) -> LanguageModel:
     """Load a decoder-only checkpoint and its tokenizer from a folder.
 
     Args:
@@ -60,6 +68,8 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
             for a converted model, and otherwise the name of the folder.
         device: auto, cpu, cuda or mps.
         dtype: float32, float16 or bfloat16.
+        untrained_seed: Seed of random weights that replace the weights of the checkpoint
+            (:func:`icl_lens.models.untrained.untrained`); None to keep them.
 
     Raises:
         InputError: The folder, its weights or its tokenizer is missing or corrupted, the size of a fetched or converted file
@@ -84,7 +94,8 @@ def load(folder: Path | str, name: str | None = None, device: str = "auto", dtyp
         **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
         **(source.facts() if source else {}),
     }
-    return LanguageModel(name=facts["name"], network=network, tokenizer=checkpoint.tokenizer, dtype=dtype, facts=facts)
+    model = LanguageModel(name=facts["name"], network=network, tokenizer=checkpoint.tokenizer, dtype=dtype, facts=facts)
+    return model if untrained_seed is None else untrained(model, untrained_seed, name=model.name)
 
 
 def preload(folder: Path | str, dtype: str = "float32") -> None:
@@ -109,7 +120,7 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
     for check in (
         prefixes.is_shareable,
         flow.supports_single_row,
-        last_layer.last_row_mode,
+        last_row.last_row_mode,
         supported.require_supported,
         layer_states.can_resume,
         vocabulary.is_plain,
@@ -322,7 +333,7 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
     ids = torch.arange(1, 7, device=network.device)[None]  # (1, 6)
     changed = ids.clone()
     changed[0, -1] += 1
-    first, second = (network(input_ids=x, use_cache=False).logits[0, :-1] for x in (ids, changed))  # (5, V) each
+    first, second = (network(**forward_inputs(x)).logits[0, :-1] for x in (ids, changed))  # (5, V) each
     if not first.isfinite().all():
         remedy = "check the weights"
         if network.dtype == torch.float16:  # bfloat16 has the range of float32

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from icl_lens.network import memory, model_cache, vocabulary
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.precision import exact_products
 from icl_lens.prompts.positions import TokenizedPrompt
 
@@ -166,13 +168,9 @@ def read_each(
         cache = parent.cache(len(selected), growing=True) if parent else _empty_cache(network)
         _stop_after(cache.layers[-1])
         with suppress(_CacheFilled):
-            network(
-                input_ids=tokens,
-                position_ids=torch.arange(start, start + longest, device=tokens.device).expand(len(selected), -1),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=torch.empty(0, dtype=torch.int64, device=tokens.device),
-            )
+            positions = torch.arange(start, start + longest, device=tokens.device).expand(len(selected), -1)  # (B, Q)
+            no_logits = torch.empty(0, dtype=torch.int64, device=tokens.device)
+            network(**forward_inputs(tokens, positions, cache), logits_to_keep=no_logits)
         for row, i in enumerate(selected):
             end = start + len(continuations[i])
             keys, values = (
@@ -240,40 +238,69 @@ def stack_prefixes(beginnings: Sequence[Prefix]) -> Prefix:
     return Prefix(tuple(keys for keys, _ in layers), tuple(values for _, values in layers), longest)  # (B, H_kv, P, d) each
 
 
+def align_right(cache: DynamicCache, lengths: Tensor) -> Tensor:
+    """Move the padding of a cache from the right to the left, so that each row ends where its next token is appended.
+
+    This is necessary for the same reason as in :func:`stack_prefixes`.
+
+    Args:
+        cache: Keys and values of B rows that are padded on the right to K positions, with a rotary embedding of the original
+            positions. They are replaced.
+        lengths: Number of tokens in each row, shape (B,).
+
+    Returns:
+        The mask of the moved rows, 1 for a token and 0 for padding, shape (B, K). Each later forward pass must receive it.
+    """
+    width = cache.get_seq_length()
+    indices = torch.arange(width, device=lengths.device)  # (K,)
+    padding = (width - lengths)[:, None]  # (B, 1)
+    source = (indices - padding) % width  # (B, K)
+    for layer in cache.layers:
+        layer.keys, layer.values = (
+            x.gather(2, source[:, None, :, None].to(x.device).expand(-1, x.shape[1], -1, x.shape[3]))
+            for x in (layer.keys, layer.values)
+        )  # (B, H_kv, K, d) each
+    return (indices >= padding).long()
+
+
 @exact_products()
 @torch.no_grad()
 @model_cache.cached_check
 def is_shareable(network: PreTrainedModel) -> bool:
     """Return whether prompts of this model can share a prefix.
 
-    The check runs a short input in both ways and compares the logits of the tails. A model with a state other than keys and
-    values (a state-space model) cannot share a prefix.
+    The check runs a short input in each way that the studies use, with the same arguments
+    (:mod:`icl_lens.network.forward_inputs`), and compares the logits of the tails: tails after one prefix, without a mask, and
+    the last tokens of prompts of different lengths, after prefixes that are padded on the left and masked
+    (:func:`icl_lens.models.batching.last_tokens`). A model with a state other than keys and values (a state-space model) cannot
+    share a prefix.
     """
-    prefix_length, length = 16, 24
+    prefix_length, length, shorter = 16, 24, 21
     ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
     ids %= network.get_input_embeddings().num_embeddings
     ids[1, :prefix_length] = ids[0, :prefix_length]
-    mask = torch.ones_like(ids)  # (2, T)
-    mask[1, -3:] = 0
     positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
-    with vocabulary.restrict_tokens(network, ids.flatten()):  # 2 T tokens' logits, for speed
-        plain = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (2, T, 2 T)
+    lasts = torch.tensor([length - 1, shorter - 1], device=ids.device)  # (2,)
+    rows = torch.arange(2, device=ids.device)  # (2,)
+    mask = (positions >= (length - 1 - lasts)[:, None]).long()  # (2, T)
+
+    def logits(*arguments: Any) -> Tensor:
+        with vocabulary.restrict_tokens(network, ids.flatten()):  # 2 T tokens' logits, for speed
+            return network(**forward_inputs(*arguments)).logits.float()  # (2, Q, 2 T)
+
+    plain = logits(ids)  # (2, T, 2 T)
     try:
         prefix = read(network, ids[0, :prefix_length].cpu().numpy())
-        with vocabulary.restrict_tokens(network, ids.flatten()):
-            shared = network(
-                input_ids=ids[:, prefix_length:],
-                attention_mask=mask,
-                position_ids=positions[:, prefix_length:],
-                past_key_values=prefix.cache(2),
-                use_cache=True,
-            ).logits  # (2, T - P, 2 T)
+        tails = logits(ids[:, prefix_length:], positions[:, prefix_length:], prefix.cache(2))  # (2, T - P, 2 T)
+        middles = [row[prefix_length:last].cpu().numpy() for row, last in zip(ids, lasts.tolist(), strict=True)]
+        beginnings = stack_prefixes(read_each(network, middles, prefix))
+        last = logits(ids[rows, lasts][:, None], lasts[:, None], beginnings.cache(2), mask)  # (2, 1, 2 T)
     except Exception:  # a model that does not support such a cache can raise any exception
         return False
-    plain, shared = (x.float()[mask[:, prefix_length:].bool()] for x in (plain[:, prefix_length:], shared))  # (M, 2 T)
     # In half precision the two computations round differently. A wrong position or a missing key changes the logits far more.
-    tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05
-    return bool((plain - shared).abs().max() <= tolerance * plain.abs().max())
+    tolerance = (1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05) * plain.abs().max()
+    differences = [(plain[:, prefix_length:] - tails).abs().max(), (plain[rows, lasts] - last[:, 0]).abs().max()]
+    return all(bool(difference <= tolerance) for difference in differences)
 
 
 class _GrowingLayer(DynamicLayer):

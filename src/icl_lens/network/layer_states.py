@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_lens.network import model_cache, vocabulary
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules, decoder_layers, replaced_forwards
 from icl_lens.network.precision import exact_products
 
@@ -97,7 +98,7 @@ def can_resume(network: PreTrainedModel) -> bool:
             stack.enter_context(vocabulary.restrict_tokens(network, ids.flatten()))
             if state is not None:
                 stack.enter_context(resume(network, state))
-            return network(input_ids=tokens, use_cache=False).logits.float()  # (2, T, 16)
+            return network(**forward_inputs(tokens)).logits.float()  # (2, T, 16)
 
     try:
         with record(network, [layer]) as states:

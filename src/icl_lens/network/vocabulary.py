@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from icl_lens.network import model_cache
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.precision import exact_products
 
 
@@ -83,10 +84,10 @@ def is_plain(network: PreTrainedModel) -> bool:
         return False
     ids = torch.arange(1, 9, device=network.device)[None] % network.get_input_embeddings().num_embeddings  # (1, T)
     with restrict_tokens(network, ids[0]):
-        plain = network(input_ids=ids, use_cache=False).logits  # (1, T, 8)
+        plain = network(**forward_inputs(ids)).logits  # (1, T, 8)
         matrix = network.get_output_embeddings()
         with defer(network):
-            states = network(input_ids=ids, use_cache=False).logits  # (1, T, d)
+            states = network(**forward_inputs(ids)).logits  # (1, T, d)
         logits = matrix(states)  # (1, T, 8)
     tolerance = 1e-4 if network.dtype in (torch.float32, torch.float64) else 0.05  # see prefixes.is_shareable
     return bool((plain - logits).abs().max() <= tolerance * plain.abs().max())

@@ -47,6 +47,9 @@ class TokenizedPrompt:
         data_spans: [start, end) characters of the text that no template wrote, shape (S, 2). Control tokens in it are plain
             text (:mod:`icl_lens.prompts.plain_text`).
         control: The control tokens in this part of the text, in order.
+        query_index: Row of the query's text in its data; the prompt_id if the prompts table does not have it.
+        place: Place among the prompts of the same seed in the prompts table, in ascending order of prompt_id, from 0. It does
+            not depend on which of these prompts are run together.
     """
 
     prompt_id: int
@@ -64,6 +67,8 @@ class TokenizedPrompt:
     query_span: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     data_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     control: tuple[str, ...] = ()
+    query_index: int = -1
+    place: int = 0
 
     @property
     def last(self) -> int:
@@ -104,7 +109,10 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
     result = []
     all_data_spans = [[*texts, query] for texts, query in zip(prompts["text_spans"], prompts["query_span"], strict=True)]
     encodings = _encode(prompts, all_data_spans, tokenizer)
-    for row, data_spans, encoding in zip(prompts.itertuples(index=False), all_data_spans, encodings, strict=True):
+    places = prompts.groupby("seed")["prompt_id"].rank().astype(int) - 1
+    for row, data_spans, encoding, place in zip(
+        prompts.itertuples(index=False), all_data_spans, encodings, places, strict=True
+    ):
         words = tuple(row.label_words)
         location = f"prompt {row.prompt_id}"
         ids = encoding.ids
@@ -144,6 +152,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 query_span=np.array(row.query_span, dtype=np.int64),
                 data_spans=_spans(data_spans),
                 control=encoding.control,
+                query_index=int(getattr(row, "query_index", row.prompt_id)),
+                place=int(place),
             )
         )
     return result

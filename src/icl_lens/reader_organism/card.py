@@ -41,8 +41,8 @@ def measure(folder: Path, last: bool) -> pd.DataFrame:
             examples and with the maximum number of examples.
 
     Returns:
-        One row per task, number of distractors, number of examples and contrast, in the format of
-        :func:`icl_lens.studies.representation_change.representation_change.summary.contrasts`.
+        One row per task, number of distractors, number of examples and contrast, with the columns examples, contrast, value,
+        low and high (the ends of the bootstrap interval over queries), prompts, task and distractors.
     """
     model = loading.load(folder, device="cpu")
     found = []
@@ -65,11 +65,12 @@ def measure(folder: Path, last: bool) -> pd.DataFrame:
             else:
                 cell = pd.DataFrame(
                     [
-                        {"examples": k, "contrast": "examples" if k else "none", "value": float(e.value)}
-                        | {"low": float(e.low), "high": float(e.high), "prompts": e.prompts}
+                        {"examples": k, "contrast": "examples" if k else "none", "value": float(e.value), **e.columns()}
                         for (k, _), e in errors.items()
                     ]
                 )
+            cell = cell[["examples", "contrast", "value", "prompts_low", "prompts_high", "prompts"]]
+            cell = cell.rename(columns={"prompts_low": "low", "prompts_high": "high"})
             found.append(cell.assign(task=task, distractors=int(distractors)))
     return pd.concat(found, ignore_index=True)
 

@@ -1,13 +1,12 @@
-"""A paper's claims as data, and the verdict of a run on each claim.
+"""A paper's claims as data, and the numbers that the rule of each claim selects.
 
 A claims file (``resources/claims/*.yaml``) lists a paper's statements and a rule for each of them. A rule does not depend on
-the run: it selects rows of an item's CSV and gives a condition on their values. A missing value never satisfies a rule.
+the run: it selects rows of an item's CSV and gives a condition on their values. :mod:`icl_lens.report.verdicts` judges them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,19 +17,16 @@ from pydantic import Field, ValidationError, model_validator
 from icl_lens import yaml_text
 from icl_lens.errors import InputError
 from icl_lens.section import Section
+from icl_lens.statistics.resampling import Estimate
 
 Cell = str | int | float
 
-# Agreement of one row with a rule: the whole interval satisfies it, only the value does, or neither does.
-_SATISFIED, _UNCERTAIN, _VIOLATED = 2, 1, 0
+Replicates = Mapping[tuple[int, str], Estimate]
+"""(row number in the CSV, column of the lower end of the interval) -> the estimate of the value."""
 
 
 class Rule(Section):
-    """The rows that a claim is about, and the condition on their values.
-
-    A row satisfies the rule if its whole 95 % confidence interval does. It satisfies the rule partly if only its value does.
-    For a row without an interval, the value decides.
-    """
+    """The rows that a claim is about, and the condition on their values, see :mod:`icl_lens.report.verdicts`."""
 
     rows: dict[str, Cell | list[Cell]] = Field(
         default={},
@@ -38,14 +34,14 @@ class Rule(Section):
     )
     minus: dict[str, Cell] | None = Field(
         default=None,
-        description="Column -> the value in the rows to subtract; their other columns equal those of the selected rows. The "
-        "difference is clear only if the two intervals do not overlap.",
+        description="Column -> the value in the rows to subtract; their other columns equal those of the selected rows. "
+        "The interval is that of the paired difference.",
     )
     depth: tuple[float, float] | None = Field(
         default=None, description="Only layers in this range of relative depth: (0, 0.5] of 6 layers are the first three."
     )
     column: str = Field(default="value", description="Column of the judged value.")
-    low: str = Field(default="low", description="Column of the lower end of the interval, if there is one.")
+    low: str = Field(default="low", description="Column of the lower end of the interval; none if the value alone decides.")
     high: str = Field(default="high", description="Column of the upper end of the interval.")
     take: Literal["each", "any", "mean"] = Field(
         default="each",
@@ -110,31 +106,6 @@ class Paper(Section):
         return self
 
 
-Outcome = Literal["reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of a claim in a run, for one model.
-
-    Attributes:
-        claim: The claim.
-        model: Name of the model in the artifacts; empty if nothing was run.
-        outcome: ``reproduced`` or ``not reproduced`` for the paper's own model on the original texts; ``same pattern`` or
-            ``another pattern`` for all other runs; ``partly`` or ``not testable here`` for both.
-        measurement: The measured values as text; empty if nothing was measured.
-        prompts: Number of prompts behind the outcome; 0 if the CSV does not give it.
-        reason: How the rule led to the outcome.
-    """
-
-    claim: Claim
-    model: str
-    outcome: Outcome
-    measurement: str
-    prompts: int
-    reason: str
-
-
 def load(path: Path | str) -> Paper:
     """Read a claims file.
 
@@ -153,68 +124,23 @@ def load(path: Path | str) -> Paper:
         raise InputError(f"claims file {path}{f', {location}' if location else ''}: {first['msg']}") from error
 
 
-def judge(claim: Claim, shown: pd.DataFrame | None, original_models: Sequence[str] = (), failure: str = "") -> list[Verdict]:
-    """Judge a claim for each model that its item shows.
-
-    Args:
-        claim: The claim.
-        shown: The item's CSV; None if the item was not made.
-        original_models: Names, in the artifacts, of the paper's own models that were run on the original texts.
-        failure: The reason why a failed run did not make the item; empty otherwise.
-
-    Raises:
-        InputError: If the rule names a column that the CSV does not have.
-    """
-    if failure:
-        return [_not_testable(claim, "", f"{claim.item} was not made in this run: {failure.rstrip('.')}")]
-    if shown is None or shown.empty:
-        return [_not_testable(claim, "", f"{claim.item} was not made, or it contains no data")]
-    if "model" not in shown:
-        raise InputError(f"claim {claim.id}: {claim.item} has no column model")
-    return [_judge_model(claim, name, rows, name in original_models) for name, rows in shown.groupby("model", sort=False)]
-
-
-def _judge_model(claim: Claim, model: str, shown: pd.DataFrame, is_original: bool) -> Verdict:
-    rule = claim.rule
-    if rule.within is not None and not is_original:
-        return _not_testable(
-            claim,
-            model,
-            f"the number is for {claim.model} on the original texts, and this run uses another model or other texts",
-        )
-    judged = cells(claim, shown)
-    if judged.empty:
-        return _not_testable(claim, model, f"{claim.item} has no rows for this rule")
-    known = judged.dropna(subset=["value"])
-    if known.empty:
-        return _not_testable(claim, model, f"the values are missing in this run, see the notes of {claim.item}")
-    target = float(claim.value) if rule.within is not None else None
-    states = [_state(rule, row, target) for row in known.itertuples()]
-    states += [_VIOLATED] * (len(judged) - len(known))  # a missing value never satisfies a rule
-    if rule.take == "any":
-        satisfied, violated = max(states) == _SATISFIED, max(states) == _VIOLATED
-    else:
-        satisfied, violated = min(states) == _SATISFIED, max(states) == _VIOLATED
-    outcome: Outcome = "partly"
-    if satisfied:
-        outcome = "reproduced" if is_original else "same pattern"
-    elif violated:
-        outcome = "not reproduced" if is_original else "another pattern"
-    prompts = int(known["prompts"].max()) if known["prompts"].notna().any() else 0
-    return Verdict(claim, model, outcome, "" if rule.equals else _measured(known), prompts, _reason(rule, states))
-
-
-def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
+def cells(claim: Claim, shown: pd.DataFrame, replicates: Replicates | None = None) -> pd.DataFrame:
     """Return the cells to which a claim's rule applies.
 
+    A cell is a selected row of the CSV, the difference of two rows (``minus``), or the mean of all of these (``take: mean``).
+    The interval of a difference or mean is computed from the replicates of its rows, never from the ends of their intervals.
+
     Args:
         claim: The claim.
-        shown: The rows of one model in the CSV of the claim's item.
+        shown: The rows of one model in the CSV of the claim's item. Their index is the row number in the CSV.
+        replicates: The estimate behind each number of the CSV, see :func:`icl_lens.report.replicates.read`; needed only for
+            differences and means of rows with intervals.
 
     Returns:
-        One row per cell with the columns value, low, high, prompts and cell. The column cell is a name that distinguishes the
-        cells (empty for a single cell). If the rule uses neither ``minus`` nor ``take: mean``, the index is that of the CSV's
-        rows.
+        One row per cell with the columns value, low, high (NaN without an interval), sets (number of demonstration sets; NaN if
+        unknown), prompts, cell and problem. The column cell is a name that distinguishes the cells (empty for a single cell),
+        and problem is the reason why the cell has no valid interval (empty if it has one, or if it needs none). If the rule
+        uses neither ``minus`` nor ``take: mean``, the index is that of the CSV's rows.
 
     Raises:
         InputError: If the rule names a column that the CSV does not have, or if the rows selected by ``rows`` and ``minus`` do
@@ -223,41 +149,75 @@ def cells(claim: Claim, shown: pd.DataFrame) -> pd.DataFrame:
     rule = claim.rule
     rows = _select(claim, shown, rule.rows)
     if rule.depth is not None:
-        _require(claim, shown, ["layer"])
+        require_columns(claim, shown, ["layer"])
         order = shown["layer"].drop_duplicates().sort_values(ignore_index=True)
         relative_depth = {layer: (number + 1) / len(order) for number, layer in order.items()}
         first, last = rule.depth
         rows = rows[rows["layer"].map(relative_depth).between(first, last + 1e-9, inclusive="right")]
-    _require(claim, shown, [rule.column])
+    require_columns(claim, shown, [rule.column])
     found = _values_and_intervals(rule, rows).assign(cell=_names(rows))
-    if rule.minus is not None:
+    if rule.minus is None:
+        terms = [{row: 1.0} for row in found.index]
+    else:
         other = _select(claim, shown, {**rule.rows, **rule.minus})
         keys = [c for c in ("task", "set", "seed", "layer", "layers", "class", "side") if c in rows and c not in rule.minus]
         try:
-            pairs = pd.concat([rows[keys], found], axis=1).merge(
-                pd.concat([other[keys], _values_and_intervals(rule, other)], axis=1),
-                on=keys,
-                suffixes=("", "_other"),
-                validate="one_to_one",
+            pairs = pd.concat([rows[keys], found.assign(row=found.index)], axis=1).merge(
+                other[keys].assign(row_other=other.index), on=keys, validate="one_to_one"
             )
         except pd.errors.MergeError as error:
             raise InputError(
                 f"claim {claim.id}: rows and minus of the rule do not select pairs of rows of {claim.item}; add columns to rows"
             ) from error
-        found = pd.DataFrame(
-            {
-                "value": pairs["value"] - pairs["value_other"],
-                # A conservative interval, because the rows give no paired one: it excludes 0 only if the two intervals do not
-                # overlap.
-                "low": pairs["low"] - pairs["high_other"],
-                "high": pairs["high"] - pairs["low_other"],
-                "prompts": pairs["prompts"],
-                "cell": _names(pairs[keys]),
-            }
-        )
-    if rule.take == "mean" and len(found):
-        found = found.drop(columns="cell").mean(skipna=False).to_frame().T.assign(cell="")
-    return found
+        terms = [{row: 1.0, subtracted: -1.0} for row, subtracted in zip(pairs["row"], pairs["row_other"], strict=True)]
+        found = found.loc[pairs["row"]].assign(cell=_names(pairs[keys]).to_numpy()).reset_index(drop=True)
+    if rule.take == "mean" and terms:
+        weights: dict[int, float] = {}
+        for row, weight in (entry for cell in terms for entry in cell.items()):
+            weights[row] = weights.get(row, 0.0) + weight / len(terms)
+        terms = [weights]
+    if rule.minus is None and rule.take != "mean":
+        return found.assign(problem="")
+    rows_with_intervals = _values_and_intervals(rule, shown)
+    combined = [_combined(claim, rows_with_intervals, weights, replicates or {}) for weights in terms]
+    names = [""] if rule.take == "mean" else found["cell"].tolist()
+    table = pd.DataFrame(combined, columns=["value", "low", "high", "sets", "prompts", "problem"])
+    return table.assign(cell=names if len(table) else "")
+
+
+def _combined(
+    claim: Claim, rows: pd.DataFrame, weights: Mapping[int, float], replicates: Replicates
+) -> tuple[float, float, float, float, float, str]:
+    """Return the weighted sum of some rows of a CSV: value, interval, demonstration sets, prompts and problem.
+
+    Args:
+        claim: The claim.
+        rows: The rows, see :func:`_values_and_intervals`.
+        weights: Row number -> weight.
+        replicates: See :func:`cells`.
+    """
+    terms = rows.loc[list(weights)]
+    value = float((terms["value"] * list(weights.values())).sum(skipna=False))
+    sets, prompts = terms["sets"].min(), terms["prompts"].max()
+    without = (value, np.nan, np.nan, sets, prompts)
+    if np.isnan(value) or (terms[["low", "high"]].isna().all(axis=None) and terms["sets"].isna().all()):
+        return (*without, "")  # a missing value, or numbers without intervals
+    if not all((row, claim.rule.low) in replicates for row in weights):
+        return (*without, f"the rule combines rows of {claim.item} that have no replicates")
+    estimates = [replicates[row, claim.rule.low] for row in weights]
+
+    def weighted_sum(*values: np.ndarray) -> np.ndarray:
+        return sum(weight * each for weight, each in zip(weights.values(), values, strict=True))
+
+    bounds = None
+    if all(each.bounds is not None for each in estimates):
+        ends = [sorted(weight * end for end in each.bounds) for weight, each in zip(weights.values(), estimates, strict=True)]
+        bounds = (sum(low for low, _ in ends), sum(high for _, high in ends))
+    try:
+        estimate = Estimate.combine(weighted_sum, *estimates, bounds=bounds)
+    except ValueError as error:
+        return (*without, f"the rule combines rows of {claim.item}, but {error}")
+    return (value, float(estimate.low), float(estimate.high), int(estimate.sets), prompts, "")
 
 
 # Columns that distinguish cells, in the order in which they appear in a cell's name.
@@ -283,19 +243,27 @@ def _names(rows: pd.DataFrame) -> pd.Series:
 
 
 def _values_and_intervals(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the value, low, high, sets and prompts of each row; NaN where the CSV has no such number.
+
+    ``sets`` is given only if the CSV has columns for the interval.
+    """
     if rule.equals is not None:  # 1 if equal, 0 otherwise
         value = rows[rule.column].eq(rule.equals).astype(float).where(rows[rule.column].notna())
     else:
         value = pd.to_numeric(rows[rule.column], errors="coerce")
-    ends = [
-        pd.to_numeric(rows[name], errors="coerce").fillna(value) if name in rows else value for name in (rule.low, rule.high)
-    ]
-    prompts = rows["prompts"] if "prompts" in rows else pd.Series(np.nan, index=rows.index)
-    return pd.DataFrame({"value": value, "low": ends[0], "high": ends[1], "prompts": prompts})
+
+    def numbers(*names: str) -> pd.Series:
+        name = next((name for name in names if name in rows), None)
+        return pd.Series(np.nan, index=rows.index) if name is None else pd.to_numeric(rows[name], errors="coerce")
+
+    has_ends = rule.low in rows and rule.high in rows
+    sets = numbers("sets", "seeds") if has_ends else numbers()
+    low, high = (numbers(rule.low), numbers(rule.high)) if has_ends else (numbers(), numbers())
+    return pd.DataFrame({"value": value, "low": low, "high": high, "sets": sets, "prompts": numbers("prompts")})
 
 
 def _select(claim: Claim, shown: pd.DataFrame, selection: dict) -> pd.DataFrame:
-    _require(claim, shown, list(selection))
+    require_columns(claim, shown, list(selection))
     selected = pd.Series(True, index=shown.index)
     for column, value in selection.items():
         matches = pd.Series(False, index=shown.index)
@@ -306,51 +274,17 @@ def _select(claim: Claim, shown: pd.DataFrame, selection: dict) -> pd.DataFrame:
     return shown[selected]
 
 
-def _require(claim: Claim, shown: pd.DataFrame, columns: list[str]) -> None:
+def require_columns(claim: Claim, shown: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Check that the CSV of a claim's item has some columns.
+
+    Raises:
+        InputError: If a column is missing.
+    """
     missing = next((name for name in columns if name not in shown), None)
     if missing is not None:
         raise InputError(
             f"claim {claim.id}: {claim.item} has no column {missing} (it has {', '.join(map(str, shown.columns))})"
         )
-
-
-def _state(rule: Rule, row, target: float | None) -> int:
-    if target is not None:
-        return _SATISFIED if abs(row.value - target) <= rule.within else _VIOLATED
-    if rule.equals is not None:
-        return _SATISFIED if row.value == 1 else _VIOLATED
-    lowest = -np.inf if rule.above is None else rule.above
-    highest = np.inf if rule.below is None else rule.below
-    if not lowest < row.value < highest:
-        return _VIOLATED
-    return _SATISFIED if lowest < row.low and row.high < highest else _UNCERTAIN
-
-
-def _measured(known: pd.DataFrame) -> str:
-    if len(known) == 1:
-        value, low, high = (known[name].iloc[0] for name in ("value", "low", "high"))
-        return _number(value) if low == high == value else f"{_number(value)} [{_number(low)}, {_number(high)}]"
-    return f"{_number(known['value'].min())} to {_number(known['value'].max())} in {len(known)} cells"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".replace("-", "\u2212")
-
-
-def _reason(rule: Rule, states: list[int]) -> str:
-    if len(states) == 1:
-        return {
-            _SATISFIED: "the whole interval satisfies the rule",
-            _UNCERTAIN: "the value satisfies the rule, but not the whole interval",
-            _VIOLATED: "the value does not satisfy the rule",
-        }[states[0]]
-    counts = {
-        _SATISFIED: "satisfy the rule",
-        _UNCERTAIN: "satisfy it only by their value, not by the whole interval",
-        _VIOLATED: "do not satisfy it or are missing",
-    }
-    parts = [f"{states.count(state)} {text}" for state, text in counts.items() if state in states]
-    return f"of {len(states)} cells, {', '.join(parts)}"
 
 
 def rule_in_words(claim: Claim) -> str:
@@ -368,7 +302,3 @@ def rule_in_words(claim: Claim) -> str:
     tests += [f"equal to {rule.equals}"] if rule.equals is not None else []
     tests += [f"within {rule.within:g} of the paper's value"] if rule.within is not None else []
     return f"{text}: {take} {' and '.join(tests)}"
-
-
-def _not_testable(claim: Claim, model: str, reason: str) -> Verdict:
-    return Verdict(claim, model, "not testable here", "", 0, reason)

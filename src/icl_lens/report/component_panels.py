@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from icl_lens.artifacts import parquet
 from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.report import figures
+from icl_lens.statistics import answers as answered
 from icl_lens.studies.component_reweighting.components.study import STUDY
 from icl_lens.studies.component_reweighting.components.summary import Answers
 
@@ -49,7 +50,7 @@ def load(studies: Iterable[Path | str]) -> list[Loaded]:
         stem = Path(folder) / STUDY.name
         rows, metadata = parquet.read(stem.with_suffix(".parquet"), STUDY.schema)
         tensors, _ = read_tensors(stem.with_suffix(".safetensors"))
-        answers = Answers.of(metadata["model"]["name"], rows["task"].iloc[0], tensors)
+        answers = Answers.of(metadata["model"]["name"], rows["task"].iloc[0], tensors, rows)
         parts.append(Loaded(rows, metadata, tensors, answers))
     return parts
 
@@ -167,13 +168,33 @@ def cell(row: Mapping[str, Any], digits: int) -> str:
     return f"{value:.3g}" if np.isnan(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def by_score(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table of accuracies, each followed by a row with its balanced accuracy.
+
+    Args:
+        table: Table with the columns value, low, high, and those of :func:`icl_lens.statistics.answers.balanced_columns`.
+
+    Returns:
+        The rows with a column score (accuracy, balanced accuracy). A row without a balanced accuracy has no second row.
+    """
+    ends = {"value": "balanced_accuracy", "low": "balanced_accuracy_low", "high": "balanced_accuracy_high"}
+    second = table.assign(**{name: table[column] for name, column in ends.items()}, score="balanced accuracy")
+    second = second[table["balanced_accuracy"].notna()]
+    return pd.concat([table.assign(score="accuracy"), second]).sort_index(kind="stable")
+
+
+def majority_line(axes: Axes, table: pd.DataFrame, label: str | None = None) -> Any:
+    """Draw a horizontal line at the majority baseline of a table's rows, as a mean if seeds have different baselines."""
+    return axes.axhline(table["majority_baseline"].mean(), color="0.5", lw=0.8, ls="-.", zorder=0, label=label)
+
+
 def notes(
     item: str, parts: Sequence[Loaded], marks: str, warnings: Sequence[str] = (), details: Sequence[str] = ()
 ) -> list[str]:
     """Return the notes of a figure or table, the most important first.
 
     The first note is the caption: the title, the models and tasks, the numbers of seeds and prompts, and what the marks are.
-    Warnings, the notes from the tables' metadata, and details follow.
+    Warnings, the notes about unbalanced test sets, the notes from the tables' metadata, and details follow.
 
     Args:
         item: Name of the figure or table.
@@ -191,10 +212,17 @@ def notes(
     return [
         f"{shown.title}. Model: {models}; {tasks}; {seeds} seeds (demonstration sets), {prompts} prompts per task. {marks}",
         *warnings,
+        *unbalanced_notes(parts),
         *figures.notes([part.metadata for part in parts]),
         *details,
         *([f"The paper uses {shown.paper_models}."] if shown.paper_models else []),
     ]
+
+
+def unbalanced_notes(parts: Sequence[Loaded]) -> list[str]:
+    """Return the notes about accuracies of the full model on unbalanced test sets (:mod:`icl_lens.statistics.answers`)."""
+    accuracies = answered.accuracy(pd.concat([part.answers.full_model() for part in parts], ignore_index=True))
+    return answered.unbalanced_notes(titled(accuracies, parts))
 
 
 def joined(names: Sequence[str]) -> str:

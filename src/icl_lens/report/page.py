@@ -19,16 +19,16 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from icl_lens.artifacts import code, files, hashes, notebooks, parquet, provenance
 from icl_lens.errors import InputError
-from icl_lens.report import claims, figures, lineage, pictures, walk
-from icl_lens.report.claims import Paper, Verdict
+from icl_lens.report import claims, figures, lineage, pictures, replicates, scorecard, walk
+from icl_lens.report import verdicts as judging
+from icl_lens.report.claims import Paper, Replicates
+from icl_lens.report.verdicts import OUTCOMES, UNTESTABLE, Verdict
+from icl_lens.results.nulls import SCORECARD
 from icl_lens.studies import registry
-
-# The order of the outcomes in the page's counts.
-OUTCOMES = ("reproduced", "same pattern", "partly", "not reproduced", "another pattern", "not testable here")
 
 # Name of the record of an incomplete page, in the page's folder. The record of a complete page is index.json.
 INCOMPLETE = "incomplete.json"
@@ -74,6 +74,7 @@ class Shown:
         notes: Notes on the figure or table, one paragraph each.
         alt: For a figure, its alternative text.
         about: Metadata of the tables in ``artifacts``.
+        replicates: The estimates behind the numbers of ``csv``, see :func:`read_replicates`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Shown:
     notes: list[str] = field(default_factory=list)
     alt: str = ""
     about: list[dict[str, Any]] = field(default_factory=list)
+    replicates: Replicates = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -111,8 +113,9 @@ def write(
     walks: Sequence[Path] = (),
     missing: Mapping[str, str] | None = None,
     left_out: Sequence[str] = (),
+    nulls: Mapping[str, Path] | None = None,
 ) -> None:
-    """Write the report of a results folder.
+    """Write the report of a results folder: the page, and the scorecard as CSV next to it.
 
     An incomplete page lists the missing items at the top. Its record is :data:`INCOMPLETE` instead of ``index.json``, so that
     Snakemake rewrites the page in the next run and ``icl-lens audit`` reports the page.
@@ -127,6 +130,7 @@ def write(
         missing: Figures and tables that a failed run did not make, each with the reason as one sentence (see
             :func:`failure`).
         left_out: One sentence for each reason why figures and tables do not show a configured task.
+        nulls: Folder name of a null run -> its scorecard, see :func:`icl_lens.results.nulls.scorecards`.
 
     Raises:
         InputError: If a file of an item is missing or corrupted, or if a claims file is invalid.
@@ -136,6 +140,7 @@ def write(
     missing = {name: missing[name] for name in sorted(missing or {}, key=_sort_key)}
     papers = [claims.load(path) for path in claims_files]
     shown = {name: _shown(results, name) for name in sorted(items, key=_sort_key)}
+    null_runs = [scorecard.read_null(name, path) for name, path in (nulls or {}).items()]
     ids = Counter(claim.id for paper in papers for claim in paper.claims)
     if duplicate := next((name for name, count in ids.items() if count > 1), None):
         raise InputError(f"duplicate claim id {duplicate} in two claims files; rename one of them")
@@ -159,6 +164,19 @@ def write(
         }
     else:
         walk_context = {"walks": ""}
+    fields = ("claim", "model", "outcome", "original", "measurement", "prompts", "reason")
+    rows = [
+        {
+            **{field_name: getattr(v, field_name) for field_name in fields},
+            "further": judging.further_sets_text(v),
+            "paper": name,
+            "rule": claims.rule_in_words(v.claim),
+            "item": shown.get(v.claim.item),
+            "first": first[v.claim.id] is v,
+        }
+        for name, found in verdicts_by_paper.items()
+        for v in found
+    ]
     html = environment.get_template("index.html.jinja").render(
         style=Markup((page / "report.css").read_text(encoding="utf-8")),
         script=Markup((page / "report.js").read_text(encoding="utf-8")),
@@ -170,18 +188,12 @@ def write(
         weights=figures.weights,
         notes=figures.notes([m for m in about if "model" in m]),
         outcomes=[outcome for outcome in OUTCOMES if any(v.outcome == outcome for v in verdicts)],
-        counts={name: _counts(found) for name, found in verdicts_by_paper.items()},
-        verdicts=[
-            {
-                **{name: getattr(v, name) for name in ("claim", "model", "outcome", "measurement", "prompts", "reason")},
-                "paper": name,
-                "rule": claims.rule_in_words(v.claim),
-                "item": shown.get(v.claim.item),
-                "first": first[v.claim.id] is v,
-            }
-            for name, found in verdicts_by_paper.items()
-            for v in found
-        ],
+        headline=scorecard.headline(verdicts_by_paper, null_runs),
+        counts=scorecard.counts(verdicts_by_paper, null_runs),
+        chance=scorecard.chance_sentence(verdicts),
+        null_note=_with_code(scorecard.null_sentence(null_runs)),
+        judged=[row for row in rows if row["outcome"] != UNTESTABLE],
+        untestable=[row for row in rows if row["outcome"] == UNTESTABLE],
         items=[(heading, list(group)) for heading, group in groupby(shown.values(), lambda item: item.heading)],
         graph=pictures.data_uri(lineage.svg(pairs, list(shown))),
         graph_in_words=lineage.in_words(pairs, list(shown)),
@@ -190,6 +202,9 @@ def write(
     )
     complete, incomplete = out.with_suffix(".json"), out.with_name(INCOMPLETE)
     (complete if missing else incomplete).unlink(missing_ok=True)
+    csv = out.with_name(SCORECARD)
+    with files.whole_file(csv) as temporary:
+        scorecard.table(papers, verdicts_by_paper).to_csv(temporary, index=False, lineterminator="\n")
     with files.whole_file(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     read = [results / f"{item.kind}s" / f"{name}.json" for name, item in shown.items()]
@@ -198,10 +213,13 @@ def write(
     notebooks.write_record(
         incomplete if missing else complete,
         inputs=read,
-        outputs=[out],
+        outputs=[out, csv],
         code=code.code_hash("icl_lens.report.page"),
         libraries=provenance.library_versions(),
-        page={path.name: hashes.file_hash(path) for path in sorted((*claims_files, *page.iterdir())) if path.is_file()},
+        page={
+            **{path.name: hashes.file_hash(path) for path in sorted((*claims_files, *page.iterdir())) if path.is_file()},
+            **{f"null/{name}": hashes.file_hash(path) for name, path in (nulls or {}).items()},
+        },
         **({"missing": missing} if missing else {}),
     )
 
@@ -225,18 +243,41 @@ def failure(log: Path) -> str:
     return f"{log.stem} of {model} on {task}: {sentence}" if stage == "studies" else sentence
 
 
-def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    counts = Counter(verdict.outcome for verdict in verdicts)
-    return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
+def verdicts_of(
+    paper: Paper, shown: Mapping[str, Any], missing: Mapping[str, str] | None = None, by_seed: Mapping[str, Any] | None = None
+) -> Iterator[Verdict]:
+    """Judge a paper's claims on the items shown and yield one verdict per claim and model.
 
-
-def verdicts_of(paper: Paper, shown: dict[str, Shown], missing: Mapping[str, str] | None = None) -> Iterator[Verdict]:
-    """Judge a paper's claims on the items shown and yield one verdict per claim and model."""
+    Args:
+        paper: The paper.
+        shown: Items by name, each with its ``csv``, ``about`` and ``replicates``.
+        missing: See :func:`write`.
+        by_seed: For each claim with a spread over seeds, by its id: the item's CSV with the values of each seed.
+    """
     for claim in paper.claims:
         item = shown.get(claim.item)
         hub_names = {name.lower() for name in ([claim.model] if claim.model else paper.models)}
-        original_models = [] if item is None else _original_models(item.about, hub_names)
-        yield from claims.judge(claim, None if item is None else item.csv, original_models, (missing or {}).get(claim.item, ""))
+        yield from judging.judge(
+            claim,
+            None if item is None else item.csv,
+            [] if item is None else _original_models(item.about, hub_names),
+            (missing or {}).get(claim.item, ""),
+            None if item is None else item.replicates,
+            (by_seed or {}).get(claim.id),
+        )
+
+
+def read_replicates(stem: Path) -> Replicates:
+    """Return the estimates behind the numbers of an item's CSV; empty if the item has none.
+
+    Args:
+        stem: Common path of the item's files without extension.
+
+    Raises:
+        InputError: The file is corrupted.
+    """
+    path = stem.with_name(f"{stem.name}{replicates.ENDING}")
+    return replicates.read(path) if path.is_file() else {}
 
 
 def _original_models(about: list[dict[str, Any]], hub_names: set[str]) -> list[str]:
@@ -246,7 +287,8 @@ def _original_models(about: list[dict[str, Any]], hub_names: set[str]) -> list[s
         if "model" in metadata:
             model = metadata["model"]
             original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in hub_names
-            original = original and "gguf" not in model  # the papers do not use quantised weights
+            # The papers use neither quantised nor random weights, and correct labels.
+            original = original and not {"gguf", "weights"} & set(model) and "shuffled_labels" not in metadata["corpus"]
             originals.setdefault(metadata["model"]["name"], []).append(original)
     return [name for name, original in originals.items() if all(original)]
 
@@ -280,6 +322,7 @@ def _shown(results: Path, name: str) -> Shown:
         ],
         csv=csv,
         about=about,
+        replicates=read_replicates(folder / name),
     )
     if item.kind == "figure":
         result.picture = pictures.data_uri((folder / f"{name}.svg").read_text(encoding="utf-8"))
@@ -308,6 +351,11 @@ def _notes(markdown: str) -> list[str]:
 def _rounded(cell: str) -> str:
     """Round a decimal number to four significant digits; the linked CSV has all digits."""
     return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
+
+
+def _with_code(text: str) -> Markup:
+    """Return an escaped text as HTML; its parts in backticks become code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _plain(text: str) -> str:
@@ -362,5 +410,7 @@ def _packed(data: Any) -> str:
 
 def _alt_text(item: Shown, verdicts: list[Verdict]) -> str:
     """Return the alternative text of an item: its caption and the verdicts on its claims."""
-    found = [f"{v.model}: {v.outcome} ({v.claim.statement.rstrip('.')})." for v in verdicts if v.model]
+    found = [
+        f"{v.model}: {v.outcome} ({v.claim.statement.rstrip('.')})." for v in verdicts if v.model and v.outcome != UNTESTABLE
+    ]
     return " ".join([item.caption, *found])

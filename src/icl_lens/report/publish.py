@@ -23,10 +23,13 @@ import pandas as pd
 from icl_lens.artifacts import hashes, parquet
 from icl_lens.artifacts.files import make_readable, temporary_folder, writing
 from icl_lens.errors import InputError
-from icl_lens.report import claims, figures, readings, seed_spread
+from icl_lens.report import claims, figures, replicates, scorecard, seed_spread
 from icl_lens.report import page as report
-from icl_lens.report.readings import Reading
-from icl_lens.results import audit
+from icl_lens.report.claims import Replicates
+from icl_lens.report.verdicts import OUTCOMES, UNDECIDED, UNTESTABLE, Verdict, interval_text, number_text
+from icl_lens.results import audit, nulls
+from icl_lens.statistics.answers import SCORES
+from icl_lens.statistics.resampling import OVER_TASKS
 from icl_lens.studies import registry
 from icl_lens.studies.anchors.icl.study import STUDY as ICL
 
@@ -45,7 +48,7 @@ _EXTRA_CLAIM_ITEMS = {"cr_figure_1": ("cr_table_1",)}
 # Minimum length in characters of a quote. Shorter texts of a data set may also be ordinary words of the page.
 _MIN_QUOTE_LENGTH = 20
 
-_EXTRA = {"commonest_class": "majority baseline", "commonest": "majority baseline", "null_95": "null, 95 % quantile"}
+_EXTRA = {"majority_baseline": "majority baseline", "commonest": "majority baseline", "null_95": "null, 95 % quantile"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Numbers:
 
     Attributes:
         keys: Columns that identify a row.
-        values: Value column -> the columns with the ends of its interval; empty if the item has no interval over prompts.
+        values: Value column -> the columns with the ends of its interval; empty if the item has no interval.
         rows: Column -> the values of the rows to show.
         extra: Additional columns to show.
         note: Explanation of the numbers for the reader.
@@ -68,7 +71,8 @@ class Numbers:
 
 
 _ENDS = ("low", "high")
-_OVER_TASKS = {"task": (seed_spread.resampling.OVER_TASKS,)}
+_BALANCED_ENDS = ("balanced_accuracy_low", "balanced_accuracy_high")
+_OVER_TASKS = {"task": (OVER_TASKS,)}
 _CONTRASTS = ("none", "control", "examples", "examples - none", "examples - control")
 _LOYALTIES = {"metric": ("label_loyalty", "word_loyalty_5")}
 _MEAN_OF_LAYERS = {"of": ("mean of layers",), "which": ("none", "most"), "contrast": _CONTRASTS}
@@ -92,12 +96,15 @@ _NUMBERS = {
         note="Mean over tasks; layers are numbered from 0.",
     ),
     "table_1": Numbers(
-        ("task", "method", "shots"), {"accuracy": _ENDS}, extra=("balanced_accuracy", "macro_f1", "commonest_class")
+        ("task", "method", "shots"),
+        {"accuracy": _ENDS, "balanced_accuracy": _BALANCED_ENDS},
+        extra=("macro_f1", "majority_baseline"),
     ),
     "table_2": Numbers(
         ("method", "positions"),
-        {name: (f"{name}_low", f"{name}_high") for name in ("label_loyalty", "word_loyalty", "accuracy")},
+        {name: (f"{name}_low", f"{name}_high") for name in ("label_loyalty", "word_loyalty", *SCORES)},
         _OVER_TASKS,
+        extra=("majority_baseline",),
         note="Mean over tasks. positions: position ids of the query after the kept keys and values.",
     ),
     "table_3": Numbers(
@@ -110,12 +117,26 @@ _NUMBERS = {
     "kr_figure_3": Numbers(
         ("task", "metric", "layer", "head"),
         {"value": _ENDS},
-        {"metric": ("best head vs model", "best head vs truth", "depth of the best heads")},
+        {
+            "metric": (
+                "best head vs model",
+                "best head vs truth",
+                "best head in sample vs model",
+                "best head in sample vs truth",
+                "depth of the best heads",
+            )
+        },
         extra=("commonest", "null_95"),
-        note="Layers and heads are numbered from 0. The best head is chosen on the same prompts on which it is scored.",
+        note="Layers and heads are numbered from 0. The best head is chosen on other prompts than those on which it is scored, "
+        "except in sample.",
     ),
     "kr_table_2": Numbers(("task", "quantity", "against", "how"), {"value": _ENDS}, extra=("commonest", "null_95")),
-    "cr_table_3": Numbers(("task", "method", "labels"), {"value": _ENDS}),
+    "cr_table_3": Numbers(
+        ("task", "method", "labels"),
+        {"value": _ENDS, "balanced_accuracy": _BALANCED_ENDS},
+        extra=("majority_baseline",),
+        note="value: accuracy.",
+    ),
     "rc_rsa": Numbers(
         ("task", "distractors", "hypothesis", "contrast"),
         {"value": _ENDS},
@@ -143,6 +164,7 @@ class Item:
         files: Files read for the item, relative to the results folder.
         tables: Tables from which the item was drawn, relative to the results folder.
         by_seed: For each seed, the CSV with that seed's values.
+        replicates: The estimates behind the numbers of ``csv``.
     """
 
     name: str
@@ -152,6 +174,7 @@ class Item:
     files: list[str]
     tables: list[str]
     by_seed: dict[int, pd.DataFrame]
+    replicates: Replicates = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
@@ -277,7 +300,8 @@ def _temporary_output(
     name = name or next(iter(models))
     if not re.fullmatch(r"[\w.-]*\w", name):
         raise InputError(f"--name {name} is not a valid file name; use letters, digits, dots and hyphens")
-    found = {paper.name: _readings(paper, items) for paper in papers}
+    found = {paper.name: _verdicts(paper, items) for paper in papers}
+    null_runs = [scorecard.read_null(null, path) for null, path in _null_files(trees).items()]
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
     try:
         (temporary / name).mkdir()
@@ -286,11 +310,11 @@ def _temporary_output(
             numbers[each].to_csv(temporary / name / f"{each}.csv", index=False, lineterminator="\n")
             if registry.items()[each].kind == "figure":
                 shutil.copyfile(items[each].results / f"{items[each].stem}.png", temporary / name / f"{each}.png")
-        _scorecard(papers, found).to_csv(temporary / f"{name}-scorecard.csv", index=False, lineterminator="\n")
-        text = _page(page, name, papers, items, shown, found, numbers, models)
+        scorecard.table(papers, found).to_csv(temporary / f"{name}-scorecard.csv", index=False, lineterminator="\n")
+        text = _page(page, name, items, shown, found, numbers, models, null_runs)
         (temporary / f"{name}.md").write_text(text, encoding="utf-8")
         _require_no_quotes(trees, [path for path in temporary.rglob("*") if path.suffix in (".csv", ".md")])
-        _record(temporary, name, items, claims_files)
+        _record(temporary, name, items, claims_files, _null_files(trees))
         for path in temporary.rglob("*"):
             if path.is_file():
                 make_readable(path)
@@ -328,9 +352,14 @@ def _item(trees: Sequence[Path], name: str) -> Item | None:
             f"{results / stem} is missing or corrupted; run `snakemake {name} --cores all` with the same config"
         ) from error
     about = [parquet.read_metadata(results / path) for path in tables]
-    files = [f"{stem}.json", *record["inputs"], *(path for path in record["outputs"] if path.endswith((".csv", ".png", ".md")))]
+    files = [
+        f"{stem}.json",
+        *record["inputs"],
+        *(path for path in record["outputs"] if path.endswith((".csv", ".png", ".md", replicates.ENDING))),
+    ]
     chain = {path: None for metadata in about for path in _source_tables(results, metadata)}
-    return Item(name, results, csv, about, [*files, *chain], tables, seed_spread.by_seed(results, name, csv, tables))
+    by_seed = seed_spread.by_seed(results, name, csv, tables)
+    return Item(name, results, csv, about, [*files, *chain], tables, by_seed, report.read_replicates(results / stem))
 
 
 def _source_tables(results: Path, metadata: dict[str, Any]) -> Iterator[str]:
@@ -346,79 +375,28 @@ def _models(items: Iterator[Item]) -> dict[str, dict[str, Any]]:
     return {m["model"]["name"]: m for item in items for m in item.about if "model" in m}
 
 
-def _readings(paper: claims.Paper, items: Mapping[str, Item]) -> list[Reading]:
+def _null_files(trees: Sequence[Path]) -> dict[str, Path]:
+    """Return the scorecards of the null runs; of two null runs of the same kind, the one in the first results folder."""
+    return {name: path for tree in reversed(trees) for name, path in nulls.scorecards(tree).items()}
+
+
+def _verdicts(paper: claims.Paper, items: Mapping[str, Item]) -> list[Verdict]:
+    """Return the verdicts on a paper's claims, with the titles of tasks in the names of cells."""
+    by_seed = {
+        claim.id: items[claim.item].by_seed
+        for claim in paper.claims
+        if claim.item in items and claim.rule.column in seed_spread.columns(claim.item)
+    }
     found = []
-    for verdict in report.verdicts_of(paper, dict(items)):
+    for verdict in report.verdicts_of(paper, items, by_seed=by_seed):
         item = items.get(verdict.claim.item)
-        item_by_seed = item.by_seed if item and verdict.claim.rule.column in seed_spread.columns(item.name) else {}
-        reading = readings.read(verdict, item.csv if item else None, item_by_seed)
-        task, comma, rest = reading.cell.partition(", ")
-        found.append(replace(reading, cell=f"{item.titles.get(task, task)}{comma}{rest}" if item else ""))
+        task, comma, rest = verdict.cell.partition(", ")
+        found.append(replace(verdict, cell=f"{item.titles.get(task, task)}{comma}{rest}" if item else ""))
     return found
 
 
-def _scorecard(papers: Sequence[claims.Paper], found: Mapping[str, list[Reading]]) -> pd.DataFrame:
-    """Return the scorecard, one row per claim and model."""
-    references = {paper.name: paper.reference for paper in papers}
-    return pd.DataFrame(
-        {
-            "claim": r.claim.id,
-            "paper": name,
-            "reference": references[name],
-            "where": r.claim.where,
-            "item": r.claim.item,
-            "statement": r.claim.statement,
-            "rule": claims.rule_in_words(r.claim),
-            "paper_value": r.claim.value,
-            "paper_model": r.claim.model,
-            "model": r.model,
-            "ours": _measured(r),
-            "value": r.value if r.measured else None,
-            "low": r.low if r.measured else None,
-            "high": r.high if r.measured else None,
-            "cell": r.cell,
-            "cells": r.cells,
-            "lowest_cell": r.lowest if r.measured else None,
-            "highest_cell": r.highest if r.measured else None,
-            "seed_lowest": r.seed_lowest,
-            "seed_highest": r.seed_highest,
-            "seed_sd": r.seed_sd,
-            "seeds": r.seeds,
-            "seeds_obeying": r.seeds_obeying if r.seeds else None,
-            "prompts": r.prompts,
-            "verdict": r.reading,
-            "reason": r.reason,
-            "report_verdict": r.outcome,
-        }
-        for name, paper_readings in found.items()
-        for r in paper_readings
-    ).astype({"seeds_obeying": "Int64"})
-
-
-def _measured(reading: Reading) -> str:
-    """Return the measured values as text; empty if nothing was measured."""
-    if not reading.measured:
-        return ""
-    deciding = _interval(reading.value, reading.low, reading.high)
-    if reading.cells < 2:
-        return deciding
-    return f"{_number(reading.lowest)} to {_number(reading.highest)} in {reading.cells} cells ({reading.cell}: {deciding})"
-
-
-def _number(value: float, digits: int = 3) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")  # + 0.0: no negative zero
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    if pd.isna(low) or low == high == value:
-        return _number(value)
-    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
-
-
 def _spread(lowest: float, highest: float, sd: float) -> str:
-    return "" if pd.isna(sd) else f"{_number(lowest)} to {_number(highest)} (sd {_number(sd)})"
+    return "" if pd.isna(sd) else f"{number_text(lowest)} to {number_text(highest)} (sd {number_text(sd)})"
 
 
 def _numbers(item: Item, papers: Sequence[claims.Paper]) -> pd.DataFrame:
@@ -512,12 +490,12 @@ def _component_counts(item: Item) -> pd.DataFrame:
 def _page(
     folder: Path,
     name: str,
-    papers: Sequence[claims.Paper],
     items: Mapping[str, Item],
     shown: Sequence[str],
-    found: Mapping[str, list[Reading]],
+    found: Mapping[str, list[Verdict]],
     numbers: Mapping[str, pd.DataFrame],
     models: Mapping[str, dict[str, Any]],
+    null_runs: Sequence[scorecard.Null],
 ) -> str:
     """Render the page as Markdown."""
     environment = jinja2.Environment(
@@ -525,12 +503,13 @@ def _page(
     )
     environment.filters["md"] = figures.escape_markdown
     about = [metadata for each in shown for metadata in items[each].about]
-    all_readings = [reading for paper_readings in found.values() for reading in paper_readings]
+    all_verdicts = [verdict for of_paper in found.values() for verdict in of_paper]
     sections = []
     for each in shown:
         item = items[each]
-        item_readings = [r for r in all_readings if r.claim.item in (each, *_EXTRA_CLAIM_ITEMS.get(each, ())) and r.model]
-        testable = [r for r in item_readings if r.reading != readings.UNTESTED]
+        testable = [
+            v for v in all_verdicts if v.claim.item in (each, *_EXTRA_CLAIM_ITEMS.get(each, ())) and v.outcome != UNTESTABLE
+        ]
         sections.append(
             {
                 "item": each,
@@ -558,8 +537,12 @@ def _page(
         accuracies=_table(_accuracy_table(items, shown)),
         libraries=_libraries(about),
         notes=figures.notes([metadata for metadata in about if "model" in metadata]),
-        counts=_table(_counts(found)),
-        readings=readings.READINGS[:-1],
+        headline=scorecard.headline(found, null_runs),
+        counts=_table(scorecard.counts_table(scorecard.counts(found, null_runs))),
+        chance=scorecard.chance_sentence(all_verdicts),
+        null_note=scorecard.null_sentence(null_runs),
+        untestable=_table(_untestable_table(all_verdicts)),
+        not_testable=sum(v.outcome == UNTESTABLE for v in all_verdicts),
         sections=sections,
         missing=missing,
     )
@@ -600,50 +583,64 @@ def _seeds(seeds: Iterable[int]) -> str:
     return ", ".join(map(str, ordered))
 
 
-def _paragraph(item_readings: Sequence[Reading]) -> str:
-    """Return one Markdown paragraph that lists the claims by reading."""
-    if not item_readings:
-        return "No claim refers to this item; its numbers are below."
+def _paragraph(item_verdicts: Sequence[Verdict]) -> str:
+    """Return one Markdown paragraph that lists the claims by verdict."""
+    if not item_verdicts:
+        return "No claim about this item is testable with this run; its numbers are below."
+    several = len({v.model for v in item_verdicts}) > 1
     parts = []
-    for reading in readings.READINGS[:-1]:
-        selected = [r for r in item_readings if r.reading == reading]
-        if not selected:
-            continue
-        lead = reading[0].upper() + reading[1:]
-        if reading == readings.OPEN:
-            counts = sorted({r.prompts for r in selected if r.prompts})
-            lead += f" from {' or '.join(map(str, counts))} prompts" if counts else ""
-        parts.append(f"**{lead}.** " + " ".join(_sentence(r, len({one.model for one in item_readings}) > 1) for r in selected))
+    for outcome in OUTCOMES:
+        selected = [v for v in item_verdicts if v.outcome == outcome]
+        if selected:
+            lead = outcome[0].upper() + outcome[1:]
+            parts.append(f"**{lead}.** " + " ".join(_sentence(v, several) for v in selected))
     return " ".join(parts)
 
 
-def _sentence(reading: Reading, show_model: bool) -> str:
+def _sentence(verdict: Verdict, show_model: bool) -> str:
     """Return a claim's statement followed by the measured values."""
-    statement = f"*{figures.escape_markdown(reading.claim.statement.rstrip('.'))}*"
-    statement += f" ({figures.escape_markdown(reading.model)})" if show_model else ""
-    facts = [figures.escape_markdown(_measured(reading))] if reading.measured else []
-    facts += [reading.reason] if reading.cells > 1 else []
-    if reading.seeds > 1:
-        spread = f" ({_number(reading.seed_lowest)} to {_number(reading.seed_highest)})"
-        facts.append(f"{reading.seeds_obeying} of {reading.seeds} seeds satisfy the rule{spread}")
+    statement = f"*{figures.escape_markdown(verdict.claim.statement.rstrip('.'))}*"
+    named = [verdict.model] * show_model + ["paper's own model"] * verdict.original
+    statement += f" ({figures.escape_markdown(', '.join(named))})" if named else ""
+    facts = [figures.escape_markdown(verdict.measurement)] if verdict.measured else []
+    if verdict.cells > 1 or verdict.outcome == UNDECIDED or not verdict.interval:
+        facts.append(figures.escape_markdown(verdict.reason))
+    if verdict.seeds > 1:
+        spread = f" ({number_text(verdict.seed_lowest)} to {number_text(verdict.seed_highest)})"
+        facts.append(f"{verdict.seeds_obeying} of {verdict.seeds} seeds satisfy the rule{spread}")
     return f"{statement}: {'; '.join(facts)}." if facts else f"{statement}."
 
 
-def _claims_table(item_readings: Sequence[Reading]) -> pd.DataFrame:
+def _claims_table(item_verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return the table of an item's claims as the page shows it."""
-    show_model = len({r.model for r in item_readings}) > 1
+    show_model = len({v.model for v in item_verdicts}) > 1
     return pd.DataFrame(
         {
-            "claim": r.claim.id,
-            **({"model": r.model} if show_model else {}),
-            "where": r.claim.where,
-            "paper": "no number" if r.claim.value is None else str(r.claim.value),
-            "ours [interval]": _measured(r),
-            "over seeds": _spread(r.seed_lowest, r.seed_highest, r.seed_sd),
-            "prompts": r.prompts or "",
-            "verdict": r.reading,
+            "claim": v.claim.id,
+            **({"model": v.model} if show_model else {}),
+            "where": v.claim.where,
+            "paper": "no number" if v.claim.value is None else str(v.claim.value),
+            "ours [interval]": v.measurement,
+            "over seeds": _spread(v.seed_lowest, v.seed_highest, v.seed_sd),
+            "prompts": v.prompts or "",
+            "verdict": v.outcome + " (paper's own model)" * v.original,
         }
-        for r in item_readings
+        for v in item_verdicts
+    )
+
+
+def _untestable_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """Return the table of the claims that are not testable, with the number measured on this model if there is one."""
+    return pd.DataFrame(
+        {
+            "claim": v.claim.id,
+            "item": _heading(v.claim.item),
+            "paper": "no number" if v.claim.value is None else str(v.claim.value),
+            "ours [interval]": v.measurement,
+            "reason": v.reason,
+        }
+        for v in found
+        if v.outcome == UNTESTABLE
     )
 
 
@@ -652,7 +649,7 @@ def _readable(numbers: pd.DataFrame) -> pd.DataFrame:
 
     A value and its interval share one cell, as do the ends and the standard deviation of the spread. Empty columns are removed.
     """
-    measured = numbers.apply(lambda row: _interval(row["value"], row["low"], row["high"]), axis=1)
+    measured = numbers.apply(lambda row: interval_text(row["value"], row["low"], row["high"]), axis=1)
     seeds = numbers.apply(lambda row: _spread(row["seed_lowest"], row["seed_highest"], row["seed_sd"]), axis=1)
     value_index = list(numbers.columns).index("value")
     head, tail = list(numbers.columns[:value_index]), list(numbers.columns[value_index + 7 :])
@@ -672,7 +669,7 @@ def _numbers_note(item: Item) -> str:
     if spec is None:
         sentences.append("value: number of components of each type, mean over seeds; of: number of components of this kind.")
     if registry.items()[item.name].drawn_by == "table_3":
-        sentences.append("The brackets in the claims table are the lowest and the highest seed, not intervals over prompts.")
+        sentences.append("The brackets in the claims table are the lowest and the highest seed, not a confidence interval.")
     if item.by_seed or spec is None:
         shared = not registry.items()[item.name].set.startswith("fresh")
         sentences.append(
@@ -769,7 +766,7 @@ def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFram
 
 
 def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFrame:
-    """Return a table of the model's accuracy and the majority baseline for each task and prompt set."""
+    """Return a table of accuracy, balanced accuracy and majority baseline for each model, task and prompt set."""
     tables: dict[Path, dict[str, None]] = {}
     for item in (items[each] for each in shown):
         answers = dict.fromkeys(path for path in item.tables if path.endswith("/icl.parquet"))
@@ -791,9 +788,12 @@ def _accuracy_table(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataF
             **({"model": row.model} if found["model"].nunique() > 1 else {}),
             "task": titles.get(row.task, row.task),
             "prompt set": row.set,
-            "accuracy [interval]": _interval(row.accuracy, row.low, row.high),
+            "accuracy [interval]": interval_text(row.accuracy, row.low, row.high),
             "over seeds": _spread(row.seed_lowest, row.seed_highest, row.seed_sd),
-            "majority baseline": _number(row.majority_baseline),
+            "balanced accuracy [interval]": interval_text(
+                row.balanced_accuracy, row.balanced_accuracy_low, row.balanced_accuracy_high
+            ),
+            "majority baseline": number_text(row.majority_baseline),
             "prompts": row.prompts,
         }
         for row in found.itertuples()
@@ -807,17 +807,6 @@ def _libraries(about: Sequence[dict[str, Any]]) -> str:
         for name, version in metadata["libraries"].items():
             found.setdefault(name, {})[version] = None
     return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in sorted(found.items()))
-
-
-def _counts(found: Mapping[str, list[Reading]]) -> pd.DataFrame:
-    """Count the claims of each paper by reading. Claims that cannot be tested are excluded."""
-    rows = []
-    for paper, paper_readings in found.items():
-        row = {"paper": paper, **{name: sum(r.reading == name for r in paper_readings) for name in readings.READINGS[:-1]}}
-        rows.append({**row, "claims": sum(row[name] for name in readings.READINGS[:-1])})
-    table = pd.DataFrame(rows)
-    total = {"paper": "all", **table.drop(columns="paper").sum().to_dict()}
-    return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
 
 
 def _table(table: pd.DataFrame) -> str:
@@ -846,7 +835,9 @@ def _require_no_quotes(trees: Sequence[Path], files: Sequence[Path]) -> None:
                 raise InputError(f"{file} would quote a text of {corpus.name}, so nothing is published")
 
 
-def _record(temporary: Path, name: str, items: Mapping[str, Item], claims_files: Sequence[Path]) -> None:
+def _record(
+    temporary: Path, name: str, items: Mapping[str, Item], claims_files: Sequence[Path], null_files: Mapping[str, Path]
+) -> None:
     """Write inputs.json with the hashes of all files that were read or written."""
     read: dict[str, dict[str, str]] = {}
     for item in items.values():
@@ -856,6 +847,7 @@ def _record(temporary: Path, name: str, items: Mapping[str, Item], claims_files:
     facts = {
         "inputs": read,
         "claims": {path.name: hashes.file_hash(path) for path in claims_files},
+        "nulls": {null: hashes.file_hash(path) for null, path in null_files.items()},
         "outputs": {path: hashes.file_hash(temporary / path) for path in _files(temporary, temporary)},
     }
     text = json.dumps(facts, indent=1, ensure_ascii=False, sort_keys=True)

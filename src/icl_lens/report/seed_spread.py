@@ -1,7 +1,7 @@
-"""Spread over seeds of the numbers of a figure or table, in addition to the interval over prompts.
+"""Spread over seeds of the numbers of a figure or table, in addition to their confidence intervals.
 
-The intervals of :mod:`icl_lens.statistics.resampling` describe the variation over test texts with fixed seeds. In prompt sets
-named ``shared-...`` or ``labelled-...``, a seed is one demonstration set. In ``fresh-...`` prompt sets, each query has its own
+The spread is the lowest and the highest value of a single seed, and the standard deviation over seeds. In prompt sets named
+``shared-...`` or ``labelled-...``, a seed is one demonstration set. In ``fresh-...`` prompt sets, each query has its own
 demonstrations, and a seed decides how they are drawn and ordered and which queries are used.
 
 This module computes the item's summary once per seed. All choices of the summary, such as a head or a temperature, are those
@@ -23,14 +23,14 @@ import numpy as np
 import pandas as pd
 
 from icl_lens.artifacts import parquet, tensors
-from icl_lens.statistics import resampling
+from icl_lens.statistics.answers import balanced_columns, majority_baseline, scores, with_gold
 from icl_lens.statistics.resampling import Bootstrap
 from icl_lens.studies import registry
 
 
 @dataclass(frozen=True)
 class OneSeed(Bootstrap):
-    """Bootstrap plan with a single resample that contains each prompt of one seed once and no prompt of the other seeds.
+    """Settings of a single resample that contains each prompt of one seed once and no prompt of the other seeds.
 
     Attributes:
         place: Index of the seed among the task's seeds in ascending order, from 0.
@@ -112,33 +112,32 @@ def spread(values: Sequence[float]) -> tuple[float, float, float, int]:
 
 
 def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
-    """Compute a model's accuracy on each prompt set, with its interval, its spread over seeds and the majority baseline.
+    """Compute a model's accuracy and balanced accuracy on each prompt set, with intervals, and the majority baseline.
 
     Args:
         answers: icl tables of one or more models, tasks and prompt sets.
 
     Returns:
-        One row per model, task and prompt set with the columns accuracy, low, high, seed_lowest, seed_highest, seed_sd, seeds,
-        majority_baseline (the share of the most frequent gold class) and prompts.
+        One row per model, task and prompt set: accuracy, the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`, seed_lowest, seed_highest and seed_sd (of the accuracies of
+        single seeds), seeds, and the columns of :func:`icl_lens.statistics.answers.balanced_columns`.
     """
     found = []
     for key, part in answers.groupby(["model", "task", "set"], sort=False):
-        right = part.assign(accuracy=part["gold"] == part["prediction"])
-        estimate = resampling.mean(right, ["accuracy"])
-        of_seeds = right.groupby("seed")["accuracy"].mean()
+        right = part.assign(correct=part["gold"] == part["prediction"])
+        estimate = scores(right, ["correct"])[:, 0]  # (2,)
+        of_seeds = right.groupby("seed")["correct"].mean()
         lowest, highest, sd, seeds = spread(of_seeds.tolist())
         found.append(
             {
                 **dict(zip(("model", "task", "set"), key, strict=True)),
                 "accuracy": float(estimate.value[0]),
-                "low": float(estimate.low[0]),
-                "high": float(estimate.high[0]),
+                **estimate[0].columns(),
                 "seed_lowest": lowest,
                 "seed_highest": highest,
                 "seed_sd": sd,
                 "seeds": seeds,
-                "majority_baseline": float(part["gold"].value_counts(normalize=True).max()),
-                "prompts": estimate.prompts,
+                **balanced_columns(estimate[1], majority_baseline(part)),
             }
         )
     return pd.DataFrame(found)
@@ -167,9 +166,9 @@ def _together(parts: Sequence[_Part]) -> pd.DataFrame:
 
 
 def _lows(table: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
-    """Replace the values of a summary by the lower ends of their intervals.
+    """Replace the values of a summary by the lower ends of their intervals over prompts.
 
-    In a summary computed with :class:`OneSeed`, the lower end of each interval is the seed's value.
+    In a summary computed with :class:`OneSeed`, this lower end is the seed's value.
     """
     return table.assign(**{value: table[low] for value, low in values.items()})
 
@@ -177,34 +176,36 @@ def _lows(table: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
 def _saliency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.anchors.saliency import summary
 
-    return _lows(summary.summarise(_together(parts), plan), {"share": "low"})
+    return _lows(summary.summarise(_together(parts), plan), {"share": "prompts_low"})
 
 
 def _isolation(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.anchors.isolation import summary
 
-    return _lows(summary.summarise(_together(parts), plan), {"value": "low"})
+    return _lows(summary.summarise(_together(parts), plan), {"value": "prompts_low"})
 
 
 def _deep_attention(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.anchors.deep_attention import summary
 
     answers = pd.concat([part.other("icl") for part in parts], ignore_index=True)
-    return _lows(summary.summarise(_together(parts), answers, plan)[0], {"value": "low"})
+    return _lows(summary.summarise(_together(parts), answers, plan)[0], {"value": "prompts_low"})
 
 
 def _reweighting(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.anchors.reweighting import summary
 
     classes = {part.task: len(part.rows["class_log_probs"].iloc[0]) for part in parts}
-    return _lows(summary.summarise(_together(parts), classes, plan), {"accuracy": "low"})
+    values = {"accuracy": "prompts_low", "balanced_accuracy": "balanced_accuracy_prompts_low"}
+    return _lows(summary.summarise(_together(parts), classes, plan), values)
 
 
 def _compression(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.anchors.compression import summary
 
-    values = {name: f"{name}_low" for name in summary.METRICS.values()}
-    return _lows(summary.summarise(_together(parts), plan), values)
+    values = {name: f"{name}_prompts_low" for name in (*summary.METRICS.values(), "balanced_accuracy")}
+    rows = with_gold(_together(parts), pd.concat([part.other("icl") for part in parts], ignore_index=True))
+    return _lows(summary.summarise(rows, plan), values)
 
 
 def _latency(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
@@ -218,14 +219,14 @@ def _reconstruction(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.Data
     from icl_lens.studies.kernel_regression import reconstruction
 
     made = [reconstruction.summarise(part.rows, part.read_tensors(), _settings(part), plan) for part in parts]
-    return _lows(pd.concat(made, ignore_index=True), {"value": "low"})
+    return _lows(pd.concat(made, ignore_index=True), {"value": "prompts_low"})
 
 
 def _heads(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.kernel_regression import heads
 
     made = [heads.by_head(part.rows, _settings(part), plan) for part in parts]
-    return _lows(pd.concat(made, ignore_index=True), {"value": "low"})
+    return _lows(pd.concat(made, ignore_index=True), {"value": "prompts_low"})
 
 
 def _settings(part: _Part) -> Any:
@@ -239,7 +240,7 @@ def _settings(part: _Part) -> Any:
 def _rewritten(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
     from icl_lens.studies.kernel_regression.rewritten import summary
 
-    return _lows(summary.summarise(_together(parts), plan), {"value": "low"})
+    return _lows(summary.summarise(_together(parts), plan), {"value": "prompts_low"})
 
 
 def _methods(parts: Sequence[_Part], plan: OneSeed, seed: int) -> pd.DataFrame:
@@ -260,11 +261,11 @@ def _answers(part: _Part, seed: int) -> Any:
     """Return the components' predictions for the prompts of one seed."""
     from icl_lens.studies.component_reweighting.components.summary import Answers
 
-    every = Answers.of(part.metadata["model"]["name"], part.task, part.read_tensors())
+    every = Answers.of(part.metadata["model"]["name"], part.task, part.read_tensors(), part.rows)
     own = every.seed == seed  # (N,)
     by_template = ("predictions", "full", "attention", "reconstruction")
     cut = {name: {template: each[own] for template, each in getattr(every, name).items()} for name in by_template}
-    return replace(every, **cut, **{name: getattr(every, name)[own] for name in ("gold", "seed", "prompt_id")})
+    return replace(every, **cut, **{name: getattr(every, name)[own] for name in ("gold", "seed", "prompt_id", "units", "half")})
 
 
 @dataclass(frozen=True)
@@ -290,14 +291,14 @@ _SOURCES = {
     "figure_4": _Source("isolation", _isolation),
     "figure_8": _Source("isolation", _isolation),
     "figure_5": _Source("deep_attention", _deep_attention),
-    "table_1": _Source("reweighting", _reweighting, ("accuracy",), titles=True),
-    "table_2": _Source("compression", _compression, ("label_loyalty", "word_loyalty", "accuracy")),
+    "table_1": _Source("reweighting", _reweighting, ("accuracy", "balanced_accuracy"), titles=True),
+    "table_2": _Source("compression", _compression, ("label_loyalty", "word_loyalty", "accuracy", "balanced_accuracy")),
     "table_3": _Source("latency", _latency, ("ratio", "shared")),
     "kr_table_1": _Source("rewritten", _rewritten),
     "kr_table_2": _Source("kernel_regression", _reconstruction),
     "kr_figure_3": _Source("kernel_regression", _heads),
-    "cr_table_1": _Source("components", _best_and_worst, ("value", "heads"), titles=True),
-    "cr_table_3": _Source("components", _methods, titles=True),
+    "cr_table_1": _Source("components", _best_and_worst, ("value", "balanced_accuracy", "heads"), titles=True),
+    "cr_table_3": _Source("components", _methods, ("value", "balanced_accuracy"), titles=True),
 }
 
 # Columns that together identify a row of an item; an item has some of them.

@@ -31,10 +31,10 @@ _GRAMMAR = (
     r"prompts/[^/]+/[^/]+\.parquet",
     r"studies/([^/]+/){3}[^/]+\.(parquet|safetensors)",
     r"synthetic/[^/]+\.parquet",
-    r"figures/[^/]+\.(pdf|svg|png|csv|txt|json)",
-    r"tables/[^/]+\.(csv|md|tex|json)",
+    r"figures/[^/]+\.(pdf|svg|png|csv|txt|json|replicates\.safetensors)",
+    r"tables/[^/]+\.(csv|md|tex|json|replicates\.safetensors)",
     r"notebooks/[^/]+\.ipynb",
-    r"report/(index\.(html|json)|incomplete\.json)",
+    r"report/(index\.(html|json)|incomplete\.json|scorecard\.csv)",
     r"(training|logs|benchmarks)/.+",
     r"inputs\.json",
 )
@@ -343,16 +343,20 @@ def _changed_external(comparison: Comparison, path: Path, facts: dict[str, Any],
 
 def _of_item(results: Path, record: Path) -> list[Path]:
     """Return the files of a figure, table or report, given the path of its record, which may not exist."""
-    item = [path for path in record.parent.glob(f"{record.stem}.*") if path != record]
+    item = [path for path in record.parent.glob("[!.]*.*") if path != record and _record_of(path) == record]
     return [*item, *(results / "notebooks").glob(f"{record.stem}.ipynb")]
+
+
+def _record_of(path: Path) -> Path:
+    """Return the record of a file in the folder of the figures, tables or report, which may not exist."""
+    stem = "index" if path.parent.name == "report" else path.name.partition(".")[0]
+    return path.with_name(f"{stem}.json")
 
 
 def _files_without_record(results: Path) -> Iterator[Fault]:
     """Yield a fault for each figure, table or report without a record of its inputs and outputs."""
-    stems = {
-        path.with_suffix(".json") for stage in ("figures", "tables", "report") for path in results.glob(f"{stage}/[!.]*.*")
-    }
-    for record in sorted(stems):
+    records = {_record_of(path) for stage in ("figures", "tables", "report") for path in results.glob(f"{stage}/[!.]*.*")}
+    for record in sorted(records):
         if record.exists() or record.name == "incomplete.json" or (record.with_name("incomplete.json")).exists():
             continue
         files = sorted(_of_item(results, record))

@@ -124,8 +124,9 @@ class Comparison:
             files = self.paths.texts.get(stem, {})
             yield from ((f"task {stem}, {label}", files.get(label), digest, False) for label, digest in facts["inputs"].items())
         model = facts.get("model") or {}
-        if stage != "training" and model.get("files"):
-            yield f"model {model.get('name')}", self.paths.models.get(model.get("name")), model["files"], True
+        checkpoint = model.get("files") or (model.get("weights") or {}).get("architecture_of")
+        if stage != "training" and checkpoint:
+            yield f"model {model.get('name')}", self.paths.models.get(model.get("name")), checkpoint, True
         for encoder, digest in (facts.get("encoders") or {}).items():
             yield f"encoder {encoder}", self.paths.encoders.get(encoder), digest, True
         for notebook, digest in (facts.get("notebook") or {}).items():

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from icl_lens.errors import InputError
-from icl_lens.statistics.resampling import Bootstrap, Estimate, average, mean_of_known
+from icl_lens.statistics.resampling import UNIT, Bootstrap, Estimate, average, mean_of_known, unit_index
 
 TwoClasses = Literal["normalised", "raw"]
 
@@ -150,7 +150,7 @@ def auc_curve(
     Args:
         scores: deep_attention rows of one model and prompt set.
         predictions: icl rows of the same model and prompt set, with task, seed, prompt_id and prediction.
-        plan: Settings of the bootstrap.
+        plan: Settings of the resampling.
         two_classes: See :func:`agreement`.
 
     Returns:
@@ -163,11 +163,11 @@ def auc_curve(
         InputError: A prompt has no scores or is duplicated.
     """
     plan = plan or Bootstrap()
-    units = predictions.set_index(["task", "seed", "prompt_id"])[["prediction"]].sort_index()
-    if units.index.has_duplicates:
+    units = predictions.set_index(unit_index(predictions))[["prediction"]].sort_index()
+    if predictions.duplicated(list(UNIT)).any():
         raise InputError("duplicate prompts in the icl rows; select one model and prompt set")
     by_task = dict(list(scores.groupby("task")))
-    report = []
+    report = {}  # the statistic is called several times
 
     def seed_auc(part: pd.DataFrame, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         task, seed = part.index[0][:2]
@@ -180,11 +180,11 @@ def auc_curve(
         original = agreement(matrix, predicted, two_classes)
         excluded = len(original.kept) < 2
         counts = {"prompts": len(ids), "kept": len(original.kept), "dropped": len(original.dropped)}
-        report.append({"task": task, "seed": seed, **counts, "missing": excluded})
+        report[task, seed] = {"task": task, "seed": seed, **counts, "missing": excluded}
         return original.auc, _agreement(matrix, predicted, two_classes, _ResampledAuc(weights)).auc
 
-    estimate = average(units, seed_auc, plan)
-    return estimate, pd.DataFrame(report)
+    estimate = average(units, seed_auc, plan, bounds=(0.0, 1.0))
+    return estimate, pd.DataFrame(report.values())
 
 
 class _ResampledAuc:

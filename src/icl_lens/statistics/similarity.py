@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
+
+from icl_lens.statistics.ranks import rank
 
 # A dimension counts as constant if its standard deviation over the prompts is at most this share of the largest absolute value.
 CONSTANT = 1e-5
@@ -28,11 +29,27 @@ def standardised(vectors: np.ndarray) -> np.ndarray:
     Args:
         vectors: Vectors of P prompts, shape (..., P, W).
     """
+    return standardised_like(vectors)[0]
+
+
+def standardised_like(vectors: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Standardise vectors as in :func:`standardised`, and further vectors with the same means and standard deviations.
+
+    A dimension that is constant in ``vectors`` becomes 0 in all results.
+
+    Args:
+        vectors: Vectors of P prompts, shape (..., P, W), which determine the means and the standard deviations.
+        others: Vectors of other prompts, for example of a test fold, shape (..., N, W) each.
+    """
     vectors = np.asarray(vectors, dtype=float)
-    centred = vectors - vectors.mean(-2, keepdims=True)  # (..., P, W)
-    spread = centred.std(-2, keepdims=True)  # (..., 1, W)
+    mean = vectors.mean(-2, keepdims=True)  # (..., 1, W)
+    spread = (vectors - mean).std(-2, keepdims=True)  # (..., 1, W)
     size = np.abs(vectors).max((-2, -1), keepdims=True)  # (..., 1, 1)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > CONSTANT * size)
+    found = []
+    for each in (vectors, *others):
+        centred = each - mean  # (..., P or N, W)
+        found.append(np.divide(centred, spread, out=np.zeros_like(centred), where=spread > CONSTANT * size))
+    return found
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
@@ -76,7 +93,7 @@ def unit_ranks(pairs: np.ndarray) -> np.ndarray:
 
     The dot product of two results is Spearman's correlation, so one matrix product correlates many vectors with many others.
     """
-    return unit_values(rankdata(pairs, axis=-1))
+    return unit_values(rank(pairs))
 
 
 def unit_values(pairs: np.ndarray) -> np.ndarray:
@@ -117,7 +134,7 @@ def mantel(unit: np.ndarray, hypothesis: np.ndarray, permutations: int, seed: in
 
 def ranked(hypothesis: np.ndarray) -> np.ndarray:
     """Replace the off-diagonal entries of a symmetric hypothesis by their ranks, shape (P, P); the diagonal becomes 0."""
-    return square(rankdata(condensed(hypothesis)), 0.0)
+    return square(rank(condensed(hypothesis)), 0.0)
 
 
 def p_of(value: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from icl_lens.artifacts import parquet
+from icl_lens.artifacts.schema import DEMONSTRATIONS, QUERY
 from icl_lens.hub.checkpoints import checkpoint_hash
 from icl_lens.models import loading
 from icl_lens.models.edges import observe_windows
@@ -44,6 +45,7 @@ def run(
     as_chat: bool = False,
     settings: Section | None = None,
     further: Mapping[str, Path | str] | None = None,
+    untrained: int | None = None,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -61,6 +63,7 @@ def run(
         as_chat: Whether to convert each prompt to a chat first, see :func:`icl_lens.prompts.chat.wrap`.
         settings: The study's settings; its defaults if None.
         further: Further prompts tables that the study reads, by the names of their options.
+        untrained: Seed of random weights that replace those of the checkpoint, see :func:`icl_lens.models.loading.load`.
 
     Raises:
         ValueError: The settings belong to another study (a bug in the caller).
@@ -71,7 +74,7 @@ def run(
     compute = study.function("compute")
     prepare = study.function(study.inputs) if study.inputs else inputs.of_table
     table, origin = parquet.read(prompts, study.reads)
-    loaded = loading.load(model, name=name, device=device, dtype=dtype)
+    loaded = loading.load(model, name=name, device=device, dtype=dtype, untrained_seed=untrained)
     further = dict(further or {})
 
     def tokenize_table(rows: pd.DataFrame) -> list[TokenizedPrompt]:
@@ -107,7 +110,7 @@ def run(
     unexpected = set(rows["prompt_id"]) - set(table["prompt_id"])
     if unexpected:
         raise writing.broken(study, f"compute() returns rows of a prompt_id that the prompts lack: {min(unexpected)}")
-    rows = rows.merge(table[["prompt_id", "task", "set", "seed"]], on="prompt_id", how="left", validate="many_to_one")
+    rows = rows.merge(_units(table), on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
     writing.write(
         out,
@@ -136,6 +139,22 @@ def run(
         **prepared.facts,
     )
     logger.info("wrote %s: %d rows for %d prompts", out, len(rows), len(prepared.prompts))
+
+
+def _units(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the first columns of a study table for each prompt: its keys, its test text and its demonstration set.
+
+    In a prompts table of another schema than the default, ``query_id`` or else the prompt names the text, and each text has its
+    own demonstrations.
+    """
+    units = table[["prompt_id", "task", "set", "seed"]].copy()
+    units[QUERY] = next(table[name] for name in (QUERY, "query_id", "prompt_id") if name in table)
+    if "demo_indices" in table:
+        sets = table["demo_indices"].map(tuple)
+        units[DEMONSTRATIONS] = sets.groupby(table["seed"]).transform(lambda of_seed: pd.factorize(of_seed)[0]).astype("int64")
+    else:
+        units[DEMONSTRATIONS] = units[QUERY]
+    return units
 
 
 def _checkpoints(study: Study, settings: Section | None) -> dict[str, Any]:

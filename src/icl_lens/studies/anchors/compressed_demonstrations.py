@@ -34,6 +34,7 @@ from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
 from icl_lens.models.prefixes import Prefix
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.precision import exact_products
 from icl_lens.prompts.positions import TokenizedPrompt
 
@@ -295,9 +296,7 @@ def require_compressible(model: LanguageModel) -> None:
     last = torch.full((1,), len(kept) + n_query - 1, device=network.device)  # (1,)
     try:
         full = prefixes.read(network, demonstration_ids)
-        masked = network(
-            input_ids=query_ids, attention_mask=full_mask, position_ids=positions, past_key_values=full.cache(1), use_cache=True
-        ).logits  # (1, Q, V)
+        masked = network(**forward_inputs(query_ids, positions, full.cache(1), full_mask)).logits  # (1, Q, V)
         compressed = keep(full, demonstration_ids, kept)
         batch = Batch([0], query_ids, short_mask, positions, last, last[:, None], last, compressed.prefix)
         with within_windows(model, batch, compressed):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from icl_lens.section import Section, Seed
 from icl_lens.studies.anchors import isolating
-from icl_lens.studies.anchors.isolating import TARGETS, Scope, Target
+from icl_lens.studies.anchors.isolating import TARGETS, Draw, Scope, Target
 from icl_lens.studies.study import Keys
 
 Control = Literal["none", "shuffled", "untrained"]
@@ -39,6 +39,8 @@ class Settings(Section):
     )
     random_scope: Scope = Field(default="prompt", description="See `studies.isolation.random_scope`.")
     draws: int = Field(default=1, ge=1, description="See `studies.isolation.draws`.")
+    draw: Draw = Field(default="order", description="See `studies.isolation.draw`.")
+    orders: int = Field(default=10, ge=1, description="See `studies.isolation.orders`.")
 
 
 KEYS = Keys(
@@ -50,5 +52,5 @@ KEYS = Keys(
 
 def isolation(settings: Settings, depth: int) -> isolating.Settings:
     """Return the isolation settings for a model of ``depth`` layers, with only Figure 4's number of layers."""
-    shared = settings.model_dump(include={"targets", "blocking", "random_scope", "draws"})
+    shared = settings.model_dump(include={"targets", "blocking", "random_scope", "draws", "draw", "orders"})
     return isolating.Settings(layers=[isolating.main_layers(depth)], **shared)

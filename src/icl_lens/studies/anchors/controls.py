@@ -9,7 +9,6 @@ A study with these controls uses :func:`prepare` and :func:`each`.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -18,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.untrained import untrained
 from icl_lens.prompts.demonstrations import demonstration_texts, replace_demonstrations
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors.control_settings import Control
@@ -64,31 +63,6 @@ def _shuffled(row: dict, seed: int) -> dict:
         shuffled = generator.permutation(labels).tolist()
     changed = replace_demonstrations(row, demonstration_texts(row), shuffled)
     return {**row, **changed, "demo_labels": shuffled, "set": f"{row['set']}-shuffled"}
-
-
-def untrained(model: LanguageModel, seed: int, device: torch.device | None = None) -> LanguageModel:
-    """Return a copy of a model with random weights, drawn by the initialization of its architecture.
-
-    Args:
-        model: The model, which does not change.
-        seed: Seed of the weights. The global random state does not change.
-        device: Device of the copy; the model's device by default.
-
-    Returns:
-        A model with the same tokenizer and number format, on the given device. Its name has the suffix ``-untrained``. Its
-        facts contain the seed and the original model.
-    """
-    config = copy.deepcopy(model.network.config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = type(model.network)(config)  # drawn on the CPU, so that the weights do not depend on the device
-    network = network.to(device=device or model.device, dtype=model.network.dtype).eval().requires_grad_(False)
-    network.set_attn_implementation(model.network.config._attn_implementation)
-    name = f"{model.name}-untrained"
-    facts = {**{k: v for k, v in model.facts.items() if k != "files"}, "name": name, "weights": {"drawn_with_seed": seed}}
-    if "files" in model.facts:
-        facts["weights"]["architecture_of"] = model.facts["files"]
-    return dataclasses.replace(model, name=name, network=network, facts=facts)
 
 
 def prepare(given: Given) -> Inputs:

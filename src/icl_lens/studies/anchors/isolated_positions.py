@@ -10,27 +10,30 @@ Each target isolates D positions, one per demonstration:
 ``template``    The last template token before each label word (the colon). It corresponds to the query's last token.
 
 The sampling of random positions lets prompts with the same demonstrations share computation. The D positions of a prompt fall
-on both sides of its last anchor. The number h of positions after the last anchor is drawn from the hypergeometric distribution,
-separately for each prompt, and these h positions are drawn uniformly. The other D - h positions are the first ones of a random
-order of the positions before the last anchor. This order is drawn once for each seed, draw and prefix. Each prompt's set is
-therefore uniform over all sets of D eligible positions, as with independent sampling, but prompts with the same prefix have at
-most D + 1 different sets within it. The sets of these prompts are not independent of each other; the variation over several
-draws shows how much this matters.
+on both sides of its last anchor. Each task, seed and draw has several *orders* (10 by default). An order consists of a number u
+between 0 and 1 and a random order of the positions before the last anchor. The prompts of a seed are divided evenly among the
+orders (:func:`order_of`), in the same way for each draw. The number h of positions after the last anchor is the u-quantile of
+the hypergeometric distribution, and these h positions are drawn uniformly for each prompt. The other D - h positions are the
+first ones of the random order. Each prompt's set is therefore uniform over all sets of D eligible positions, as with
+independent sampling. The sets of the prompts with one order are not independent of each other, but those of different orders
+are. A confidence interval over prompts must therefore resample orders with their prompts. With ``draw: prompt`` each prompt has
+its own order, so that all sets are independent, as in the released code.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from icl_lens.errors import InputError
 from icl_lens.prompts.positions import TokenizedPrompt
-from icl_lens.studies.anchors.isolating import Scope, Target
+from icl_lens.studies.anchors.isolating import Settings, Target
 
-# Distinct keys of the two random streams.
-_ORDER, _AFTER = 0, 1
+# Distinct keys of the random streams.
+_ORDER, _AFTER, _DEALING, _PROMPT = 0, 1, 2, 3
 
 
 def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[int], str]) -> np.ndarray:
@@ -66,16 +69,30 @@ def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[i
     return np.array(found, dtype=np.int64)
 
 
-def random_positions(prompt: TokenizedPrompt, scope: Scope, draw: int, bos: int | None = None) -> np.ndarray:
+def order_of(prompt: TokenizedPrompt, settings: Settings) -> int:
+    """Return the number of a prompt's order, from 0. Prompts of a task and seed with the same number share their order.
+
+    The prompts of a seed are divided into blocks of consecutive places, one prompt per order, and each block is dealt out in a
+    random permutation. The numbers of prompts of two orders therefore differ by at most 1, also for the first n prompts of a
+    seed. The result does not depend on the draw or on which other prompts are run. With ``draw: prompt``, each prompt has its
+    own order.
+    """
+    if settings.draw == "prompt":
+        return prompt.place
+    block, place = divmod(prompt.place, settings.orders)
+    return int(np.random.default_rng([_DEALING, prompt.seed, block]).permutation(settings.orders)[place])
+
+
+def random_positions(prompt: TokenizedPrompt, settings: Settings, draw: int, bos: int | None = None) -> np.ndarray:
     """Return the positions of one draw of the random control, ascending, shape (D,).
 
     They are the same for each layer, side and k.
 
     Args:
         prompt: A prompt with at least one demonstration.
-        scope: ``prompt``: all but the last two positions, as in the released code. ``demonstrations``: the positions before the
-            last anchor.
-        draw: Number of the draw, from 0. The random positions depend on it and on the prompt's seed.
+        settings: The number of orders, and the range of the positions (random_scope): ``prompt``: all but the last two
+            positions, as in the released code. ``demonstrations``: the positions before the last anchor.
+        draw: Number of the draw, from 0. The random positions depend on it, on the prompt's seed and on its text.
         bos: Id of the BOS token.
 
     Raises:
@@ -84,15 +101,33 @@ def random_positions(prompt: TokenizedPrompt, scope: Scope, draw: int, bos: int 
     required, boundary = len(prompt.anchors), int(prompt.anchors[-1])
     first = 1 if prompt.ids[0] == bos else 0
     before = np.setdiff1d(np.arange(first, boundary), prompt.anchors)  # (n,)
-    after = np.arange(boundary + 1, prompt.last - 1 if scope == "prompt" else 0)  # (m,): up to q - 2
+    after = np.arange(boundary + 1, prompt.last - 1 if settings.random_scope == "prompt" else 0)  # (m,): up to q - 2
     if len(before) + len(after) < required:
         raise InputError(
             f"prompt {prompt.prompt_id}: {required} random positions are required, but only {len(before) + len(after)} are "
-            f"eligible (random_scope: {scope}); remove `random` from the targets"
+            f"eligible (random_scope: {settings.random_scope}); remove `random` from the targets"
         )
-    generator = np.random.default_rng([_AFTER, prompt.seed, draw, prompt.prompt_id])
-    n_after = int(generator.hypergeometric(len(after), len(before), required))
+    shared = _digest(prompt.ids[: boundary + 1])
+    stream = _ORDER if settings.draw == "order" else _PROMPT
+    generator = np.random.default_rng([stream, prompt.seed, draw, order_of(prompt, settings), shared])
+    n_after = _number_after(generator.random(), len(before), len(after), required)
+    order = generator.permutation(before)  # (n,)
+    # The digest of the whole prompt distinguishes tasks, which have the same ids and seeds.
+    generator = np.random.default_rng([_AFTER, prompt.seed, draw, prompt.prompt_id, _digest(prompt.ids)])
     chosen_after = generator.choice(after, n_after, replace=False)  # (h,)
-    digest = int.from_bytes(hashlib.sha256(prompt.ids[: boundary + 1].tobytes()).digest()[:8])
-    order = np.random.default_rng([_ORDER, prompt.seed, draw, digest]).permutation(before)  # (n,)
     return np.sort(np.concatenate([order[: required - n_after], chosen_after]))
+
+
+def _digest(ids: np.ndarray) -> int:
+    """Return a number that identifies token ids."""
+    return int.from_bytes(hashlib.sha256(ids.tobytes()).digest()[:8])
+
+
+def _number_after(u: float, before: int, after: int, required: int) -> int:
+    """Return the ``u``-quantile of how many of ``required`` positions are after the last anchor (hypergeometric)."""
+    total, cumulative = math.comb(before + after, required), 0
+    for number in range(required):
+        cumulative += math.comb(after, number) * math.comb(before, required - number)
+        if u < cumulative / total:
+            return number
+    return required

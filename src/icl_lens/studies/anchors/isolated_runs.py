@@ -3,10 +3,10 @@
 The equations of isolation are in :mod:`icl_lens.studies.anchors.isolation.compute`. Several studies use this module.
 
 Blocking before the softmax applies a mask to the fused kernel. Prompts with the same demonstrations compute them once per
-condition (for random positions, once per distinct set of isolated positions within the demonstrations). A condition that
-isolates in the last k layers has the same hidden states as the plain run up to these layers. A condition that isolates in the
-first k layers has the same states, up to layer k, as a condition that isolates in more of the first layers. Such runs start
-from the stored states (:mod:`icl_lens.network.layer_states`).
+condition (for random positions, once per distinct set of isolated positions within the demonstrations, several sets in one
+forward pass). A condition that isolates in the last k layers has the same hidden states as the plain run up to these layers. A
+condition that isolates in the first k layers has the same states, up to layer k, as a condition that isolates in more of the
+first layers. Such runs start from the stored states (:mod:`icl_lens.network.layer_states`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from icl_lens.network.precision import at_least_float32
 from icl_lens.progress import Runs
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.statistics.overlap import jaccard
-from icl_lens.studies.anchors.isolated_positions import fixed_positions, random_positions
-from icl_lens.studies.anchors.isolating import WORDS, Condition, Scope, Settings, Target, conditions
+from icl_lens.studies.anchors.isolated_positions import fixed_positions, order_of, random_positions
+from icl_lens.studies.anchors.isolating import WORDS, Condition, Settings, Target, conditions
 
 # Maximum number of bytes of layer inputs that are stored for the prompts of a group, excluding the shared prefix.
 STATE_BYTES = 2**28
@@ -68,7 +68,9 @@ def compare(
 
     Returns:
         One row per prompt and condition, in this order: prompt_id, target, side, layers (k), draw (always 0 except for random),
-        prediction (class index), label_agrees, word_jaccard_5, word_jaccard_10.
+        order (number of the prompt's random order, also for the other targets, so that conditions can be paired; see
+        :func:`~icl_lens.studies.anchors.isolated_positions.order_of`), prediction (class index), label_agrees, word_jaccard_5,
+        word_jaccard_10.
     """
     planned = conditions(settings, model.layers)
     zero_shot = next((p for p in prompts if not len(p.anchors)), None)
@@ -79,7 +81,7 @@ def compare(
         )
     require_supported(model.network)
     sources = sorted({(c.target, c.draw) for c in planned})
-    positions = {source: _positions(model, prompts, *source, settings.random_scope) for source in sources}
+    positions = {source: _positions(model, prompts, *source, settings) for source in sources}
     predictions = np.empty((len(planned), len(prompts)), dtype=np.int64)  # (C, N)
     overlaps = {k: np.empty((len(planned), len(prompts))) for k in WORDS}  # (C, N) each
     report = Runs(progress, len(planned) + 1)
@@ -118,6 +120,7 @@ def compare(
         {
             "prompt_id": np.repeat([p.prompt_id for p in prompts], len(planned)),
             **{name: columns[name] for name in ("target", "side", "layers", "draw")},
+            "order": np.repeat([order_of(p, settings) for p in prompts], len(planned)),
             "prediction": predictions.T.ravel(),
             "label_agrees": (predictions == plain).T.ravel(),
             **{f"word_jaccard_{size}": overlap.T.ravel() for size, overlap in overlaps.items()},
@@ -126,11 +129,11 @@ def compare(
 
 
 def _positions(
-    model: LanguageModel, prompts: Sequence[TokenizedPrompt], target: Target, draw: int, scope: Scope
+    model: LanguageModel, prompts: Sequence[TokenizedPrompt], target: Target, draw: int, settings: Settings
 ) -> list[np.ndarray]:
     """Return the isolated positions of each prompt, shape (D,) each."""
     if target == "random":
-        return [random_positions(p, scope, draw, model.tokenizer.bos_token_id) for p in prompts]
+        return [random_positions(p, settings, draw, model.tokenizer.bos_token_id) for p in prompts]
     return [fixed_positions(p, target, lambda token: model.tokenizer.decode([token])) for p in prompts]
 
 
@@ -147,12 +150,12 @@ class States:
         self._tail: dict[tuple[int, int], Tensor] = {}  # (T - P, D)
         self._wrapped = False
 
-    def add(self, prefix: Mapping[int, State], batch: Batch, tails: Mapping[int, State]) -> None:
-        """Store the states of a batch's prompts and of their shared prefix."""
+    def add(self, prefixes: Sequence[Mapping[int, State]], batch: Batch, tails: Mapping[int, State]) -> None:
+        """Store the states of a batch's prompts, and those of the prefix of each prompt."""
         for layer, state in tails.items():
             self._wrapped = state.wrapped
             for row, i in enumerate(batch.index):
-                self._prefix[layer, i] = prefix.get(layer)
+                self._prefix[layer, i] = prefixes[row].get(layer)
                 self._tail[layer, i] = state.values[row, : int(batch.last[row]) - batch.start + 1]
 
     def prefix_state(self, layer: int, i: int, length: int) -> State:
@@ -258,14 +261,27 @@ def _runs(
     network, layers_to_record = model.network, recorded.layers if recorded else ()
     states, start = resume_from or (None, 0)
     layers = [layer for layer in layers if layer >= start]  # the stored states cover the earlier layers
-    for prefix_positions, members in members_by_prefix.items():
+    distinct = list(members_by_prefix.items())
+    size = model.sizes.max_rows(batch_tokens, len(shared), kept="states") if len(shared) else 1
+    for part in (distinct[first : first + size] for first in range(0, len(distinct), size)):
         with ExitStack() as stack:
-            stack.enter_context(isolate(network, [prefix_positions], layers, blocking, 0, len(shared), len(shared)))
+            prefix_positions = [each for each, _ in part]
+            stack.enter_context(isolate(network, prefix_positions, layers, blocking, 0, len(shared), len(shared)))
             if states and len(shared):
-                stack.enter_context(resume(network, states.prefix_state(start, members[0], len(shared))))
+                prefix_inputs = [states.prefix_state(start, members[0], len(shared)) for _, members in part]
+                values = torch.cat([each.values for each in prefix_inputs])  # (S, P, D)
+                stack.enter_context(resume(network, replace(prefix_inputs[0], values=values)))
             prefix_states = stack.enter_context(record(network, layers_to_record if len(shared) else ()))
-            prefix = prefixes.read(network, shared)
-        for batch in batches(model, prompts, batch_tokens, members, prefix):
+            read = prefixes.read_each(network, [shared] * len(part))
+        row_of = {i: row for row, (_, members) in enumerate(part) for i in members}
+        # Rows with different prefixes hold the keys and values of their prefix in all layers.
+        kept = "states" if len(part) > 1 else "layer"
+        for batch in batches(model, prompts, batch_tokens, list(row_of), read[0], kept):
+            rows = [row_of[i] for i in batch.index]
+            if len(set(rows)) > 1:
+                batch = replace(batch, prefix=prefixes.stack_prefixes([read[row] for row in rows]))
+            else:
+                batch = replace(batch, prefix=read[rows[0]])
             batch_positions = [() if positions is None else positions[i].tolist() for i in batch.index]
             with ExitStack() as stack:
                 context = isolate(
@@ -278,8 +294,13 @@ def _runs(
                 stack.enter_context(vocabulary.defer(network) if defer_logits else nullcontext())
                 output = last_logits(model, batch)  # (B, V) or (B, d)
             if recorded:
-                recorded.add(prefix_states, batch, tail_states)
+                recorded.add([_row(prefix_states, row) for row in rows], batch, tail_states)
             yield batch, output
+
+
+def _row(states: Mapping[int, State], row: int) -> dict[int, State]:
+    """Return one row of recorded states, values of shape (1, T, D) each."""
+    return {layer: replace(state, values=state.values[row : row + 1]) for layer, state in states.items()}
 
 
 def _predictions(batch: Batch, logits: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from icl_lens.section import Section
 Target = Literal["label", "random", "newline", "template"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 Scope = Literal["prompt", "demonstrations"]
+Draw = Literal["order", "prompt"]
 
 SIDES = ("first", "last")
 
@@ -54,6 +55,18 @@ class Settings(Section):
     )
     draws: int = Field(
         default=2, ge=1, description="Number of draws of the random tokens. A draw is the same for all layers, sides and k."
+    )
+    draw: Draw = Field(
+        default="order",
+        description="order: each draw has several random orders of the tokens, and the prompts with the same order share the "
+        "computation of their demonstrations. prompt: independent random tokens for each prompt, as in the released code; "
+        "slower.",
+    )
+    orders: int = Field(
+        default=10,
+        ge=1,
+        description="For draw: order, the number of random orders for each task, seed and draw. The prompts of a seed are "
+        "divided evenly among them; the confidence interval over prompts resamples orders with their prompts.",
     )
 
 

@@ -42,6 +42,7 @@ from icl_lens.attention.record import record_rows
 from icl_lens.errors import InputError
 from icl_lens.models.batching import shared_batches
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules
 from icl_lens.network.precision import at_least_float32, exact_products
 from icl_lens.prompts.demonstration_places import places, pooled, require_demonstrations
@@ -510,7 +511,7 @@ def _reconstructs(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, cla
 def _short_input(network: PreTrainedModel) -> dict[str, Any]:
     """Return the arguments of a forward pass over two short inputs."""
     ids = torch.arange(1, 17, device=network.device).view(2, 8)  # (2, T)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    return forward_inputs(ids)
 
 
 def _tolerance(network: PreTrainedModel, exact: float) -> float:

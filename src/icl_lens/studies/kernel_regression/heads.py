@@ -10,8 +10,12 @@ Both measures use the last position's row, so they can be compared. Spearman cor
 reconstructs the prediction is also a head that the anchors study selects, and whether either is only a head that attends to
 label words.
 
-Intervals are those of :mod:`icl_lens.statistics.resampling`: prompts are resampled, heads are not. The interval of a
-correlation shows how it varies across prompts with the same heads. All values of one resample come from the same prompts.
+The best head is chosen on the prompts that are not held out and scored on the held-out prompts, as in
+:mod:`icl_lens.studies.kernel_regression.reconstruction`. The paper's best head, which is chosen and scored on all prompts, is
+labelled "in sample"; compare it with its own null only.
+
+Intervals are those of :mod:`icl_lens.statistics.resampling`: they are over demonstration sets and test texts, with the same
+heads. All values of one resample come from the same prompts.
 """
 
 from __future__ import annotations
@@ -29,6 +33,10 @@ from icl_lens.studies.kernel_regression.reconstruction import AGAINST, Attention
 from icl_lens.studies.kernel_regression.settings import Settings, held_out
 
 DEPTH = "depth of the best heads"
+BEST = "best head vs"
+IN_SAMPLE = "best head in sample vs"
+BEYOND_NULL = "best head in sample minus null vs"
+"""Metrics of :func:`by_head`; all but the first are followed by one of :data:`AGAINST`."""
 
 MEASURES = {
     "reconstruction": "agreement of reconstruction",
@@ -51,60 +59,75 @@ def by_head(rows: pd.DataFrame, settings: Settings, plan: Bootstrap | None = Non
 
     Returns:
         One row per ``metric`` (``vs model``, ``vs truth``), layer and head (from 0): model, set, task, these columns, value,
-        low, high, ``commonest`` (share of the most frequent class among the model's predictions or the gold labels), prompts
-        and seeds. The remaining rows have the layer and head of the head that is chosen on the same prompts. Their metrics are
-        ``best head vs model`` and ``best head vs truth``, with null_95, the 95 % quantile of the largest agreement of any head
-        under shuffled labels; and :data:`DEPTH`, the mean of (layer + 1) / number of layers over the heads that agree best with
-        the model. Each resample determines its own best heads for :data:`DEPTH`.
+        the columns of :meth:`~icl_lens.statistics.resampling.Estimate.columns`, ``commonest`` (share of the most frequent class
+        among the model's predictions or the gold labels), prompts and seeds. The remaining rows have the layer and head of the
+        chosen head, which agrees best with the row's target:
+
+        - :data:`BEST` and a target: the head is chosen on the prompts that are not held out, and scored on the held-out ones.
+        - :data:`IN_SAMPLE` and a target: the head is chosen and scored on all prompts. ``null_95`` is the 95 % quantile of the
+          same value under shuffled labels. :data:`BEYOND_NULL` and a target: the value minus ``null_95``. These rows have no
+          interval.
+        - :data:`DEPTH`: the mean of (layer + 1) / number of layers over the heads that agree best with the model on all
+          prompts. Each resample determines its own best heads. This is the place of a maximum, not its height, so it is not
+          biased by the choice.
     """
     found = attention(rows)
+    scored = held_out(found.seeds, found.texts, settings)  # (N,)
     shares = votes(found.weights["max"], found.labels, found.classes)  # (N, H, C)
-    chance = null(found, held_out(found.seeds, found.ids, settings), settings).in_sample
+    chance = null(found, scored, settings).best
     shown = []
     for name, target in found.targets.items():
-        estimate = _mean(found, agreement(shares, target), plan)
-        commonest = float(np.bincount(target).max() / len(target))
+        agreed = agreement(shares, target)  # (N, H)
+        every = np.ones_like(scored)  # (N,)
+        estimate = _mean(found, agreed, every, plan)
+        commonest = {"commonest": _commonest(target)}
         for number, (layer, head) in enumerate(found.heads):
-            one = estimate.apply(lambda values, n=number: values[..., n])
-            shown.append(_row(found, f"vs {name}", layer, head, one) | {"commonest": commonest})
+            shown.append(_row(found, f"vs {name}", layer, head, estimate[number]) | commonest)
+        best = choose(shares[~scored], target[~scored])
+        one = _mean(found, agreed[:, [best]], scored, plan)[0]
+        shown.append(_row(found, f"{BEST} {name}", *found.heads[best], one) | {"commonest": _commonest(target[scored])})
         best = choose(shares, target)
-        one = estimate.apply(lambda values, n=best: values[..., n])
         level = float(np.quantile(chance[name], 0.95))
-        shown.append(_row(found, f"best head vs {name}", *found.heads[best], one) | {"commonest": commonest, "null_95": level})
+        in_sample = _row(found, f"{IN_SAMPLE} {name}", *found.heads[best], estimate[best], interval=False) | commonest
+        shown.append(in_sample | {"null_95": level})
+        shown.append(in_sample | {"metric": f"{BEYOND_NULL} {name}", "value": in_sample["value"] - level, "null_95": level})
         if name == AGAINST[0]:
-            depth = estimate.apply(partial(_depth, layers=np.array([layer + 1 for layer, _ in found.heads]) / found.layers))
+            depths = np.array([layer + 1 for layer, _ in found.heads]) / found.layers
+            depth = estimate.apply(partial(_depth, layers=depths), (0.0, 1.0))
             shown.append(_row(found, DEPTH, *found.heads[best], depth) | {"commonest": np.nan})
     return pd.DataFrame(shown)
 
 
+def _commonest(target: np.ndarray) -> float:
+    """Return the share of the most frequent class."""
+    return float(np.bincount(target).max() / len(target))
+
+
 def _depth(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
     """Compute the mean depth of the heads with the largest value, over the last axis."""
+    values = ranks.without_rounding_errors(values)
     best = values == values.max(-1, keepdims=True)
     return (best * layers).sum(-1) / best.sum(-1)
 
 
-def _row(found: Attention, metric: str, layer: int, head: int, estimate: Estimate) -> dict:
+def _row(found: Attention, metric: str, layer: int, head: int, estimate: Estimate, interval: bool = True) -> dict:
     return {
         **found.key,
         "metric": metric,
         "layer": layer,
         "head": head,
         "value": float(estimate.value),
-        "low": float(estimate.low),
-        "high": float(estimate.high),
-        "prompts": len(found.ids),
+        **(estimate.columns() if interval else {}),
+        "prompts": estimate.prompts,
         "seeds": len(np.unique(found.seeds)),
     }
 
 
-def _mean(found: Attention, values: np.ndarray, plan: Bootstrap | None) -> Estimate:
-    """Estimate the mean over prompts of each head's values, shape (N, H)."""
+def _mean(found: Attention, values: np.ndarray, of: np.ndarray, plan: Bootstrap | None) -> Estimate:
+    """Estimate the mean of each head's values, shape (N, H), over the selected prompts."""
     names = [str(number) for number in range(values.shape[1])]
-    return resampling.mean(_units(found).join(pd.DataFrame(values, columns=names)), names, plan)
-
-
-def _units(found: Attention) -> pd.DataFrame:
-    return pd.DataFrame({"task": found.key["task"], "seed": found.seeds, "prompt_id": found.ids})
+    rows = found.units.join(pd.DataFrame(values, columns=names))[of]
+    return resampling.mean(rows, names, plan).apply(lambda means: means, (0.0, 1.0))
 
 
 def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -119,10 +142,11 @@ def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataF
 
     Returns:
         Two tables. The first has one row per task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), layer, head (from
-        0) and ``metric`` (:data:`MEASURES`): model, set, these columns, value, low and high. The values are empty if the
-        measure is undefined (the model predicts fewer than two classes). The second table has one row per task and pair of
-        measures: model, set, task, first, second, value (the Spearman correlation), low, high, heads (their number), prompts
-        and seeds. The values are empty if either measure is the same for all heads.
+        0) and ``metric`` (:data:`MEASURES`): model, set, these columns, value and the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`. The values are empty if the measure is undefined (the model
+        predicts fewer than two classes). The second table has one row per task and pair of measures: model, set, task, first,
+        second, value (the Spearman correlation), the columns of ``Estimate.columns``, heads (their number) and seeds. The
+        values are empty if either measure is the same for all heads.
     """
     parts = {task: attention(part) for task, part in rows.groupby("task", sort=False)}
     shown, correlations = [], []
@@ -132,22 +156,15 @@ def compare(rows: pd.DataFrame, plan: Bootstrap | None = None) -> tuple[pd.DataF
         key = {**found.key, "task": task}
         for metric, estimate in estimates.items():
             for number, (layer, head) in enumerate(found.heads):
-                one = estimate.apply(lambda values, n=number: values[..., n])
+                one = estimate[number]
                 shown.append(
-                    {**key, "metric": metric, "layer": layer, "head": head}
-                    | {"value": float(one.value), "low": float(one.low), "high": float(one.high)}
+                    {**key, "metric": metric, "layer": layer, "head": head, "value": float(one.value), **one.columns()}
                 )
         for first, second in combinations(estimates, 2):
-            one = Estimate(
-                ranks.spearman(estimates[first].value, estimates[second].value),
-                ranks.spearman(estimates[first].resampled, estimates[second].resampled),
-                estimates[first].prompts,
-                estimates[first].level,
-            )
+            one = Estimate.combine(ranks.spearman, estimates[first], estimates[second], bounds=(-1.0, 1.0))
             correlations.append(
-                {**key, "first": first, "second": second}
-                | {"value": float(one.value), "low": float(one.low), "high": float(one.high)}
-                | {"heads": len(found.heads), "prompts": one.prompts, "seeds": len(np.unique(found.seeds))}
+                {**key, "first": first, "second": second, "value": float(one.value), **one.columns()}
+                | {"heads": len(found.heads), "seeds": len(np.unique(found.seeds))}
             )
     return pd.DataFrame(shown), pd.DataFrame(correlations)
 
@@ -157,7 +174,7 @@ def _measures(founds: list[Attention], plan: Bootstrap | None) -> dict[str, Esti
     units, agreed, on_labels, scores = [], [], [], []
     for found in founds:
         shares = votes(found.weights["max"], found.labels, found.classes)
-        units.append(_units(found).assign(prediction=found.prediction))
+        units.append(found.units.assign(prediction=found.prediction))
         agreed.append(pd.DataFrame(agreement(shares, found.prediction)))
         on_labels.append(pd.DataFrame(found.weights["label"].sum(-1)))
         scores.append(_scores(found))
@@ -165,7 +182,7 @@ def _measures(founds: list[Attention], plan: Bootstrap | None) -> dict[str, Esti
     heads = list(agreed[0].columns)
     estimates = {}
     for name, values in (("reconstruction", agreed), ("label_attention", on_labels)):
-        estimates[name] = resampling.mean(together.join(pd.concat(values, ignore_index=True)), heads, plan)
+        estimates[name] = resampling.mean(together.join(pd.concat(values, ignore_index=True)), heads, plan, bounds=(0.0, 1.0))
     estimates["auc"], _ = attention_auc.auc_curve(pd.concat(scores), together, plan)
     return estimates
 

@@ -13,16 +13,18 @@ level.
 chosen on the prompts that are not held out, and scored on the held-out prompts. It is chosen by its agreement with the model's
 predictions (our reading of the paper's "correlation"). Ties go to the larger Pearson correlation between a class's share of the
 sum and the indicator that this class is the prediction. For two classes, this correlation is probably the paper's statistic;
-for more classes, it is the mean over classes. The best head in sample is reported separately, under that name.
+for more classes, it is the mean over classes. The best head in sample is reported separately, under that name; compare it with
+its own null only.
 
 **The null.** The labels of the demonstrations are shuffled within each prompt and the whole procedure is repeated: a head is
-chosen, and scored on the held-out prompts. The chance level therefore accounts for the choice among this number of heads. For
-the best head in sample, the null is the largest agreement of any head.
+chosen by the same function (:func:`choose`), with the same rule for ties, and scored on the held-out prompts. The chance level
+therefore accounts for the choice among this number of heads. For the best head in sample, the head is chosen and scored on all
+prompts.
 
-**Text kernels** (eq. 6 with K = exp(cos / tau) or K = max(cos, 0), both our choice): tau is tuned on the same prompts that
-choose the head.
+**Text kernels** (eq. 6 with K = exp(cos / tau) or K = max(cos, 0), both our choice): tau is tuned, and the best encoder is
+chosen, on the same prompts that choose the head.
 
-Intervals are those of :mod:`icl_lens.statistics.resampling`. The chosen head and tau are fixed across resamples.
+Intervals are those of :mod:`icl_lens.statistics.resampling`. The chosen head and tau are the same in each resample.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ import pandas as pd
 from scipy.special import softmax
 
 from icl_lens.errors import InputError
-from icl_lens.statistics import resampling
-from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.answers import balanced_columns, scores
+from icl_lens.statistics.halves import texts_of
+from icl_lens.statistics.ranks import without_rounding_errors
+from icl_lens.statistics.resampling import Bootstrap, Estimate, unit_index
 from icl_lens.statistics.weighted_votes import agreement, votes
 from icl_lens.studies.kernel_regression.settings import ENCODERS, POOLINGS, TF_IDF, Settings, held_out
 
@@ -68,6 +72,7 @@ class Attention:
         heads: Layer and head, from 0, for each of H heads.
         ids: The prompt_id of each prompt, shape (N,), in ascending order.
         seeds: The run's seed for each prompt, shape (N,).
+        units: One row per prompt, with the columns of :func:`~icl_lens.statistics.resampling.unit_index`.
         gold: Gold class, shape (N,).
         prediction: The model's prediction, shape (N,).
         labels: Class of each demonstration, shape (N, D); -1 for padding if a prompt has fewer than D.
@@ -80,11 +85,17 @@ class Attention:
     heads: list[tuple[int, int]]
     ids: np.ndarray
     seeds: np.ndarray
+    units: pd.DataFrame
     gold: np.ndarray
     prediction: np.ndarray
     labels: np.ndarray
     weights: dict[str, np.ndarray]
     classes: int
+
+    @property
+    def texts(self) -> np.ndarray:
+        """The test text of each prompt, shape (N,)."""
+        return texts_of(self.units)
 
     @property
     def targets(self) -> dict[str, np.ndarray]:
@@ -121,6 +132,7 @@ def attention(rows: pd.DataFrame) -> Attention:
         heads=heads,
         ids=prompts["prompt_id"].to_numpy(),
         seeds=prompts["seed"].to_numpy(),
+        units=prompts[unit_index(prompts)].reset_index(drop=True),
         gold=gold,
         prediction=prediction,
         labels=labels,
@@ -150,11 +162,22 @@ def pearson(shares: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.divide(each.sum(-1), known.sum(-1), out=np.full(len(spread), -1.0), where=known.any(-1))
 
 
-def choose(shares: np.ndarray, target: np.ndarray) -> int:
-    """Return the head that agrees best; ties go to the largest Pearson correlation, then to the first head."""
-    agreed = agreement(shares, target).mean(0)  # (H,)
-    best = np.flatnonzero(agreed == agreed.max())
-    return int(best[np.argmax(pearson(shares, target)[best])])
+def choose(shares: np.ndarray, target: np.ndarray, agreed: np.ndarray | None = None) -> int:
+    """Return the head that agrees best; ties go to the largest Pearson correlation, then to the first head.
+
+    Args:
+        shares: Share of each class, shape (N, H, C).
+        target: Shape (N,).
+        agreed: The agreement of the shares with the target, shape (N, H), if it is known.
+
+    Raises:
+        InputError: There is no prompt.
+    """
+    if not len(target):
+        raise InputError("a head cannot be chosen, because all prompts are held out; use at least two prompts per task")
+    mean = without_rounding_errors((agreement(shares, target) if agreed is None else agreed).mean(0))  # (H,)
+    best = np.flatnonzero(mean == mean.max())
+    return int(best[np.argmax(pearson(shares[:, best], target))])
 
 
 def shuffled(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -168,14 +191,21 @@ def shuffled(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 class Null:
     """Agreement under B permutations of the labels; all arrays have shape (B,).
 
+    A head is chosen in each permutation by :func:`choose`. All values are means over the prompts of a seed, then over seeds, as
+    the real ones.
+
     Attributes:
-        held_out: For each of :data:`AGAINST`, the agreement of a head that is chosen and scored in the same way as the real
-            one.
-        in_sample: For each of :data:`AGAINST`, the largest agreement of any head on all prompts.
+        held_out: For each of :data:`AGAINST`, the agreement on the held-out prompts of the head that agrees best with the model
+            on the other prompts.
+        in_sample: For each of :data:`AGAINST`, the agreement on all prompts of the head that agrees best with the model on
+            these prompts.
+        best: For each of :data:`AGAINST`, the agreement on all prompts of the head with the best agreement with this target on
+            these prompts.
     """
 
     held_out: dict[str, np.ndarray]
     in_sample: dict[str, np.ndarray]
+    best: dict[str, np.ndarray]
 
 
 def null(found: Attention, scored: np.ndarray, settings: Settings) -> Null:
@@ -188,17 +218,24 @@ def null(found: Attention, scored: np.ndarray, settings: Settings) -> Null:
     """
     generator = np.random.default_rng([settings.seed, 1])
     weights, targets = found.weights["max"], found.targets
-    held: dict[str, list[float]] = {name: [] for name in AGAINST}
-    largest: dict[str, list[float]] = {name: [] for name in AGAINST}
-    for _ in range(settings.permutations):
+    chosen, everything = ~scored, np.ones_like(scored)
+    drawn = Null(*({name: np.empty(settings.permutations) for name in AGAINST} for _ in range(3)))
+    for draw in range(settings.permutations):
         shares = votes(weights, shuffled(found.labels, generator), found.classes)  # (N, H, C)
         agreed = {name: agreement(shares, target) for name, target in targets.items()}
-        # Ties are rare, so computing a correlation in each permutation to break them is not worth the time.
-        head = int(np.argmax(agreed["model"][~scored].mean(0)))
-        for name in AGAINST:
-            held[name].append(float(agreed[name][scored, head].mean()))
-            largest[name].append(float(agreed[name].mean(0).max()))
-    return Null({k: np.array(v) for k, v in held.items()}, {k: np.array(v) for k, v in largest.items()})
+        head = choose(shares[chosen], found.prediction[chosen], agreed["model"][chosen])
+        in_sample = choose(shares, found.prediction, agreed["model"])
+        for name, target in targets.items():
+            best = in_sample if name == "model" else choose(shares, target, agreed[name])
+            drawn.held_out[name][draw] = _seed_mean(found, agreed[name][:, head], scored)
+            drawn.in_sample[name][draw] = _seed_mean(found, agreed[name][:, in_sample], everything)
+            drawn.best[name][draw] = _seed_mean(found, agreed[name][:, best], everything)
+    return drawn
+
+
+def _seed_mean(found: Attention, values: np.ndarray, of: np.ndarray) -> float:
+    """Compute the mean of the values, shape (N,), over the selected prompts of a seed, then over seeds."""
+    return float(np.mean([values[of & (found.seeds == seed)].mean() for seed in np.unique(found.seeds[of])]))
 
 
 def p_value(observed: float, drawn: np.ndarray) -> float:
@@ -242,10 +279,13 @@ def summarise(
 
     Returns:
         One row per ``quantity``, ``against`` (:data:`AGAINST`) and ``how`` (a pooling or a text kernel): model, set, task,
-        these columns, layer and head (from 0; missing if no head is chosen), value, low, high, ``commonest`` (share of the most
-        frequent class among the model's predictions or the gold labels, on the same prompts), null_95 and p_value (see
-        :func:`null`), same_head (whether the Pearson correlation alone chooses the same head), tau, prompts (number of scored
-        prompts), chosen_on (number of prompts on which the head is chosen), seeds and note (why there is no value).
+        these columns, layer and head (from 0; missing if no head is chosen), value and the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns` (except for :data:`IN_SAMPLE`, which has no interval, because
+        an interval would have to account for the choice), those of :func:`icl_lens.statistics.answers.balanced_columns` (only
+        against the truth, without a majority baseline for a difference), ``commonest`` (share of the most frequent class among
+        the model's predictions or the gold labels, on the same prompts), null_95 and p_value (see :func:`null`), same_head
+        (whether the Pearson correlation alone chooses the same head), tau, prompts (number of scored prompts), chosen_on
+        (number of prompts on which the head is chosen), seeds and note (why there is no value).
     """
     found = attention(rows)
     if not np.array_equal(np.sort(tensors["prompt_id"]), found.ids):
@@ -253,7 +293,7 @@ def summarise(
             "the tensors of the kernel_regression table belong to other prompts; delete both files and create them again"
         )
     order = np.argsort(tensors["prompt_id"])
-    scored = held_out(found.seeds, found.ids, settings)  # (N,)
+    scored = held_out(found.seeds, found.texts, settings)  # (N,)
     chosen = ~scored
     chance = null(found, scored, settings)
     agreements, heads = {}, {}
@@ -281,9 +321,9 @@ def summarise(
             for kernel, (agreed, tau) in kernels(cosines, found.labels, target, chosen, found.classes).items():
                 columns[KERNEL, name, f"{encoder} {kernel}"] = agreed
                 taus[name, f"{encoder} {kernel}"] = tau
-    estimates = _means(found, columns, scored, plan)
+    estimates, recalls = _means(found, columns, scored, plan)
     table = _Table(found, scored, commonest)
-    table.add(ICL, "truth", "", estimates[ICL, "truth", ""])
+    table.add(ICL, "truth", "", estimates[ICL, "truth", ""], recall=recalls[ICL, "truth", ""])
     for name in AGAINST:
         for pooling in POOLINGS:
             one = estimates[RECONSTRUCTION, name, pooling]
@@ -292,31 +332,30 @@ def summarise(
                 drawn = chance.held_out[name]
                 p = p_value(float(one.value), drawn)
                 more |= {"null_95": float(np.quantile(drawn, 0.95)), "p_value": p, "same_head": by_pearson == heads[pooling]}
-            table.add(RECONSTRUCTION, name, pooling, one, **more)
-        table.add(MINUS_COMMONEST, name, "max", estimates[RECONSTRUCTION, name, "max"] - estimates["commonest", name])
-    table.add(MINUS_ICL, "truth", "max", estimates[RECONSTRUCTION, "truth", "max"] - estimates[ICL, "truth", ""])
+            table.add(RECONSTRUCTION, name, pooling, one, recall=recalls.get((RECONSTRUCTION, name, pooling)), **more)
+        table.subtract(MINUS_COMMONEST, name, "max", estimates, recalls, ("commonest", name))
+    table.subtract(MINUS_ICL, "truth", "max", estimates, recalls, (ICL, "truth", ""))
     for (name, how), tau in taus.items():
-        table.add(KERNEL, name, how, estimates[KERNEL, name, how], tau=tau)
+        table.add(KERNEL, name, how, estimates[KERNEL, name, how], recall=recalls.get((KERNEL, name, how)), tau=tau)
     for how in [how for name, how in taus if name == "truth"]:
-        difference = estimates[RECONSTRUCTION, "truth", "max"] - estimates[KERNEL, "truth", how]
-        table.add(MINUS_KERNEL, "truth", how, difference)
+        table.subtract(MINUS_KERNEL, "truth", how, estimates, recalls, (KERNEL, "truth", how))
     for encoder in ENCODERS:
         if encoder not in encoders:
             table.absent(KERNEL, "truth", encoder, f"not run: no folder of {encoder} is named under {_SETTING}")
     sentence = [how for name, how in taus if name == "truth" and not how.startswith(f"{TF_IDF} ")]
     if sentence:
-        best = max(sentence, key=lambda how: float(estimates[KERNEL, "truth", how].value))
-        difference = estimates[RECONSTRUCTION, "truth", "max"] - estimates[KERNEL, "truth", best]
-        table.add(MINUS_ENCODER, "truth", best, difference)
+        best = max(sentence, key=lambda how: _seed_mean(found, columns[KERNEL, "truth", how], chosen))
+        table.subtract(MINUS_ENCODER, "truth", best, estimates, recalls, (KERNEL, "truth", best))
     else:
         table.absent(MINUS_ENCODER, "truth", "", f"not run: no sentence encoder is named under {_SETTING}")
     all_prompts = np.ones_like(scored)
     best = {(IN_SAMPLE, name): agreements["max", name][:, in_sample] for name in AGAINST}
-    for (_, name), one in _means(found, best, all_prompts, plan).items():
+    values, recalls = _means(found, best, all_prompts, plan)
+    for (_, name), one in values.items():
         drawn = chance.in_sample[name]
         p = p_value(float(one.value), drawn)
         more = {"head": in_sample, "null_95": float(np.quantile(drawn, 0.95)), "p_value": p, "of": all_prompts}
-        table.add(IN_SAMPLE, name, "max", one, **more)
+        table.add(IN_SAMPLE, name, "max", one, recall=recalls.get((IN_SAMPLE, name)), **more)
     return table.frame()
 
 
@@ -338,12 +377,17 @@ class _Table:
         estimate: Estimate,
         head: int | None = None,
         of: np.ndarray | None = None,
+        recall: Estimate | None = None,
+        difference: bool = False,
         **more: object,
     ) -> None:
         layer, number = self.found.heads[head] if head is not None else (None, None)
         target = self.found.targets[against]
         prompts = self.scored if of is None else of
         commonest = self.commonest[against] if of is None else float(np.bincount(target).max() / len(target))
+        beside = {} if recall is None else balanced_columns(recall, np.nan if difference else commonest)
+        if of is not None:  # without an interval
+            beside = {name: beside[name] for name in ("balanced_accuracy", "majority_baseline") if name in beside}
         self.rows.append(
             {
                 **self.found.key,
@@ -353,8 +397,8 @@ class _Table:
                 "layer": layer,
                 "head": number,
                 "value": float(estimate.value),
-                "low": float(estimate.low),
-                "high": float(estimate.high),
+                **(estimate.columns() if of is None else {}),
+                **beside,
                 "commonest": commonest,
                 "null_95": None,
                 "p_value": None,
@@ -368,22 +412,39 @@ class _Table:
             }
         )
 
+    def subtract(
+        self,
+        quantity: str,
+        against: str,
+        how: str,
+        estimates: Mapping[tuple, Estimate],
+        recalls: Mapping[tuple, Estimate],
+        other: tuple,
+    ) -> None:
+        """Add the paired difference of the reconstruction from the largest weights and another quantity."""
+        first = (RECONSTRUCTION, against, "max")
+        recall = recalls[first] - recalls[other] if against == "truth" else None
+        self.add(quantity, against, how, estimates[first] - estimates[other], recall=recall, difference=True)
+
     def absent(self, quantity: str, against: str, how: str, note: str) -> None:
         self.rows.append({**self.found.key, "quantity": quantity, "against": against, "how": how, "note": note})
 
     def frame(self) -> pd.DataFrame:
-        whole = {"layer": "Int64", "head": "Int64", "prompts": "Int64", "chosen_on": "Int64", "seeds": "Int64"}
+        whole = dict.fromkeys(("layer", "head", "sets", "prompts", "chosen_on", "seeds"), "Int64")
         return pd.DataFrame(self.rows).astype({**whole, "same_head": "boolean"})
 
 
 def _means(
     found: Attention, columns: Mapping[tuple, np.ndarray], of: np.ndarray, plan: Bootstrap | None
-) -> dict[tuple, Estimate]:
-    """Estimate the mean of each column over the selected prompts, as scalars."""
-    units = pd.DataFrame(
-        {"task": found.key["task"], "seed": found.seeds, "prompt_id": found.ids}
-        | {str(number): column for number, column in enumerate(columns.values())}
-    )[of]
+) -> tuple[dict[tuple, Estimate], dict[tuple, Estimate]]:
+    """Estimate the mean of each column over the selected prompts, and its mean recall over the gold classes, as scalars.
+
+    The second entry of a key says what the column agrees with; the recalls are of the columns that agree with the truth.
+    """
     names = [str(number) for number in range(len(columns))]
-    together = resampling.mean(units, names, plan)
-    return {key: together.apply(lambda values, n=n: values[..., n]) for n, key in enumerate(columns)}
+    units = found.units.assign(gold=found.gold)
+    rows = units.join(pd.DataFrame(dict(zip(names, columns.values(), strict=True))))[of]
+    both = scores(rows, names, plan)  # (2, columns)
+    return {key: both[0, n] for n, key in enumerate(columns)}, {
+        key: both[1, n] for n, key in enumerate(columns) if key[1] == "truth"
+    }

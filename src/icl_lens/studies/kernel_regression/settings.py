@@ -6,7 +6,6 @@ kernel_regression_controls share these settings, so that the controls use only p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -14,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from icl_lens.section import Section, Seed
+from icl_lens.statistics import halves
 
 Pooling = Literal["max", "mean", "label"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -63,7 +63,7 @@ class Settings(Section):
         gt=0,
         lt=1,
         description="Share of each seed's prompts on which heads are scored. The heads are chosen on the other prompts "
-        "(the paper holds out 300 of 1000).",
+        "(the paper holds out 300 of 1000). Prompts with the same test text are held out together.",
     )
     seed: Seed = Field(
         default=0, description="Seed of the held-out split, of the permutations and of the orders in the controls."
@@ -94,40 +94,25 @@ class Settings(Section):
         return encoders
 
 
-def held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:
-    """Select the prompts on which heads are scored.
-
-    The same share of each seed's prompts is held out: at least one prompt, and never all prompts of a seed that has more than
-    one.
-
-    A prompt's rank in the draw depends only on the seed in the settings, the seed of its run and its prompt_id. The other
-    prompts in a table therefore affect only how many prompts are held out.
+def held_out(seeds: Sequence[int], texts: Sequence[int], settings: Settings) -> np.ndarray:
+    """Select the prompts on which heads are scored; see :func:`icl_lens.statistics.halves.held_out`.
 
     Args:
         seeds: The run's seed for each prompt, shape (N,).
-        ids: The prompt_id of each prompt, shape (N,).
+        texts: The test text of each prompt, shape (N,).
         settings: Settings with the held-out share and the seed.
 
     Returns:
         Boolean mask of the held-out prompts, shape (N,).
     """
-    mask = np.zeros(len(ids), dtype=bool)
-    for seed in np.unique(seeds):
-        indices = np.flatnonzero(np.asarray(seeds) == seed)
-        count = max(1, min(round(settings.held_out * len(indices)), len(indices) - 1))
-        mask[sorted(indices, key=lambda i: _rank(settings.seed, seeds[i], ids[i]))[:count]] = True
-    return mask
+    return halves.held_out(seeds, texts, settings.held_out, settings.seed)
 
 
-def first_held_out(seeds: Sequence[int], ids: Sequence[int], settings: Settings) -> np.ndarray:
+def first_held_out(seeds: Sequence[int], texts: Sequence[int], settings: Settings) -> np.ndarray:
     """Select the held-out prompts that the controls run, shape (N,): for each seed, the first prompts in the draw."""
-    mask = held_out(seeds, ids, settings)
+    mask = held_out(seeds, texts, settings)
     for seed in np.unique(seeds):
         indices = np.flatnonzero((np.asarray(seeds) == seed) & mask)
-        mask[sorted(indices, key=lambda i: _rank(settings.seed, seeds[i], ids[i]))[settings.control_queries :]] = False
+        ranked = sorted(indices, key=lambda i: halves.rank(settings.seed, texts[i]))
+        mask[ranked[settings.control_queries :]] = False
     return mask
-
-
-def _rank(split_seed: int, seed: int, prompt_id: int) -> bytes:
-    """Return a prompt's rank in the draw as a sortable value."""
-    return hashlib.sha256(f"{split_seed}/{int(seed)}/{int(prompt_id)}".encode()).digest()

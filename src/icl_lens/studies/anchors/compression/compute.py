@@ -122,7 +122,9 @@ def positions_to_keep(prompt: TokenizedPrompt, condition: Condition, settings: S
 def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
     """Return one random position of each demonstration's text, shape (D,).
 
-    The positions depend only on the prompt's seed, its demonstrations and the draw.
+    The positions depend only on the prompt's seed, its demonstrations and the draw, because the compressed demonstrations are
+    shared. They are therefore not independent for the prompts of a seed: an interval over prompts keeps them fixed, and only
+    an interval over demonstration sets covers other draws.
 
     Raises:
         InputError: A demonstration has no token to draw.

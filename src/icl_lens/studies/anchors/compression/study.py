@@ -36,7 +36,8 @@ class Settings(Section):
     draws: int = Field(
         default=5,
         ge=1,
-        description="Number of draws of Hidden_random; Hidden_random-top is the best of them. The paper uses 20.",
+        description="Number of draws of Hidden_random; Hidden_random-top is the best of them, chosen on one half of the test "
+        "texts and evaluated on the other half. The paper uses 20.",
     )
     accumulate: bool = Field(
         default=False,

@@ -23,7 +23,7 @@ def summarise(
     Args:
         scores: deep_attention tables of one or more models, tasks and sets.
         predictions: icl tables of the same models, tasks and sets.
-        plan: Bootstrap settings.
+        plan: Settings of the resampling.
 
     Raises:
         InputError: A prompt has no scores.
@@ -31,7 +31,7 @@ def summarise(
     Returns:
         A pair of tables. The first has one row per model, set, task (and
         :data:`~icl_lens.statistics.resampling.OVER_TASKS`), method to score two classes, metric (auc, r) and layer (from 0).
-        Its columns: value, low and high (the ends of the confidence interval; all three are missing if the metric is
+        Its columns: value, those of :meth:`~icl_lens.statistics.resampling.Estimate.columns` (missing if the metric is
         undefined), prompts and seeds (those that the metric is computed from), seeds_missing (seeds of all tasks in which the
         model predicts only one class), classes_dropped (classes that are never predicted, summed over tasks and seeds). The
         second is the report of :func:`icl_lens.statistics.attention_auc.auc_curve`, with model and set.
@@ -54,8 +54,7 @@ def summarise(
                                 "metric": metric,
                                 "layer": range(len(estimate.value)),
                                 "value": estimate.value,
-                                "low": estimate.low,
-                                "high": estimate.high,
+                                **estimate.columns(),
                                 "prompts": measured["prompts"].sum(),
                                 "seeds": measured["seed"].nunique(),
                                 "seeds_missing": report["missing"].sum(),

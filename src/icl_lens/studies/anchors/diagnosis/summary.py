@@ -6,7 +6,7 @@ b, among the texts of both classes. It is symmetric in a and b. A value of 1 mea
 and 0.5 is chance level. The value is missing for a pair if one of its classes has no text.
 
 The paper compares the two by eye. Here, each demonstration set (a seed) gives Spearman's rank correlation over its pairs. The
-estimate is the mean over sets, with a bootstrap confidence interval over sets. The correlation is undefined for a set in which
+estimate is the mean over sets, with a confidence interval over sets. The correlation is undefined for a set in which
 the model confuses no pair, because all values are equal. The table also reports how often a random permutation of the classes
 agrees at least as well. Pairs that share a class are not independent, so the permutation test permutes classes, not pairs.
 """
@@ -41,13 +41,15 @@ def compare(predicted: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         InputError: A seed in ``predicted`` has no rows in ``answers``.
 
     Returns:
-        The rows of ``predicted`` without prompt_id and with predicted_confusion renamed to predicted. Additional columns: real
+        The rows of ``predicted`` without prompt_id, with predicted_confusion renamed to predicted and sets (number of
+        demonstration sets of the keys) renamed to key_sets. Additional columns: real
         (missing if a class has no text), items_i and items_j (numbers of texts of the two classes).
     """
     found = pd.concat(
         [_real(part).assign(**dict(zip([*_KEY, "seed"], key, strict=True))) for key, part in answers.groupby([*_KEY, "seed"])]
     )
-    both = predicted.rename(columns={"predicted_confusion": "predicted"}).drop(columns="prompt_id")
+    # The column sets of a figure is the number of demonstration sets of an interval.
+    both = predicted.rename(columns={"predicted_confusion": "predicted", "sets": "key_sets"}).drop(columns="prompt_id")
     both = both.merge(found, on=[*_KEY, "seed", "class_i", "class_j"], how="left", validate="many_to_one")
     if both["items_i"].isna().any():
         missing = both[both["items_i"].isna()].iloc[0]
@@ -83,17 +85,16 @@ def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple
 
     Args:
         compared: The return value of :func:`compare`.
-        plan: Bootstrap settings; demonstration sets are always resampled.
+        plan: Settings of the intervals, which are over demonstration sets.
 
     Returns:
         A pair of tables. The first has one row per model, set, task, source of the keys and M. Its columns: value (mean over
         seeds of Spearman's correlation; missing if it is undefined for all seeds, for example with fewer than two pairs), low
-        and high (missing with fewer than two seeds), seeds (number of seeds with a defined correlation), pairs (minimum over
-        seeds), relabelled (share of class permutations, including the identity, that agree at least as well). The second has
-        one row per seed, with the same key columns and seed, pairs, correlation.
+        and high (missing with fewer than two seeds), replicates (the estimate), sets and seeds (both the number of seeds with
+        a defined correlation), pairs (minimum over seeds), relabelled (share of class permutations, including the identity,
+        that agree at least as well). The second has one row per seed, with the same key columns and seed, pairs, correlation.
     """
     plan = plan or Bootstrap()
-    plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)
     summary, each = [], []
     for key, part in compared.groupby([*_KEY, "keys", "components"], sort=False):
         named = dict(zip([*_KEY, "keys", "components"], key, strict=True))
@@ -102,14 +103,15 @@ def correlations(compared: pd.DataFrame, plan: Bootstrap | None = None) -> tuple
         each += rows
         known = pd.DataFrame(rows).dropna(subset="correlation")
         known_matrices = [matrices[seed] for seed in known["seed"]]
-        estimate = mean(known.assign(prompt_id=0), ["correlation"], plan) if len(known) else None
-        has_interval = estimate is not None and len(known) > 1
+        estimate = mean(known.assign(prompt_id=0), ["correlation"], plan, bounds=(-1.0, 1.0)) if len(known) else None
         summary.append(
             {
                 **named,
                 "value": float(estimate.value[0]) if estimate else np.nan,
-                "low": float(estimate.low[0]) if has_interval else np.nan,
-                "high": float(estimate.high[0]) if has_interval else np.nan,
+                "low": float(estimate.low[0]) if estimate else np.nan,
+                "high": float(estimate.high[0]) if estimate else np.nan,
+                "replicates": estimate[0] if estimate else None,
+                "sets": len(known),
                 "seeds": len(known),
                 "pairs": min(row["pairs"] for row in rows),
                 "relabelled": _share_of_permutations(known_matrices, plan.seed) if estimate else np.nan,

@@ -43,6 +43,6 @@ def compute(
 
     Returns:
         One row per prompt and condition, in this order: prompt_id, target, side, layers (k), draw (always 0 except for random),
-        prediction (class index), label_agrees, word_jaccard_5, word_jaccard_10.
+        order (number of the prompt's random order), prediction (class index), label_agrees, word_jaccard_5, word_jaccard_10.
     """
     return compare(model, prompts, batch_tokens, progress, settings or Settings())

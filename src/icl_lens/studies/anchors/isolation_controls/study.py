@@ -17,6 +17,7 @@ SCHEMA = study_schema(
         "side": TEXT,
         "layers": INTEGER,
         "draw": INTEGER,
+        "order": INTEGER,
         "prediction": INTEGER,
         "label_agrees": FLAG,
         "word_jaccard_5": FLOAT,

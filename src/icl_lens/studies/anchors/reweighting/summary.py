@@ -1,4 +1,4 @@
-"""Results of re-weighting for Table 1: accuracy with confidence intervals, balanced accuracy and macro F1 of each method.
+"""Results of re-weighting for Table 1: accuracy, balanced accuracy and macro F1 of each method.
 
 Balanced accuracy and macro F1 do not reward predictions of the majority class.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score
 
-from icl_lens.statistics import resampling
+from icl_lens.statistics import answers
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
 from icl_lens.studies.anchors.reweighting.study import METHODS, REWEIGHTED, VANILLA
 
@@ -23,14 +23,15 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
     Args:
         rows: reweighting tables of one or more models and tasks.
         classes: Number of classes of each task.
-        plan: Bootstrap settings.
+        plan: Settings of the resampling.
 
     Returns:
         One row per model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and method (then :data:`DIFFERENCE`):
-        model, task, method, shots (a range over tasks, empty for the difference), accuracy, low, high, balanced_accuracy and
-        macro_f1 (means over the classes present in a seed, then over seeds, then over tasks; for the difference, the
-        differences of these means), commonest_class (accuracy of the majority baseline), absent (number of pairs of a seed and
-        a class without a test text, and the total number of pairs), prompts and seeds.
+        model, task, method, shots (a range over tasks, empty for the difference), accuracy and its columns
+        (:meth:`~icl_lens.statistics.resampling.Estimate.columns`), the columns of
+        :func:`icl_lens.statistics.answers.balanced_columns` (without a majority baseline for the difference), macro_f1 (mean
+        over the classes present in a seed, then over seeds, then over tasks; for the difference, the difference of these
+        means), absent (number of pairs of a seed and a class without a test text, and the total number of pairs), and seeds.
     """
     found = []
     for model, of_model in rows.groupby("model", sort=False):
@@ -42,17 +43,15 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
             estimates = {}
             for method in METHODS:
                 of_method = part[part["method"] == method]
-                right = of_method.assign(accuracy=of_method["gold"] == of_method["prediction"])
-                estimates[method] = resampling.mean(right, ["accuracy"], plan)
+                right = of_method.assign(correct=of_method["gold"] == of_method["prediction"])
+                estimates[method] = answers.scores(right, ["correct"], plan)[:, 0]  # (2,)
                 if task != OVER_TASKS:
-                    scores[task, method] = _scores(of_method)
+                    scores[task, method] = _macro_f1(of_method)
             estimates[DIFFERENCE] = estimates[REWEIGHTED] - estimates[VANILLA]
             gold = part[part["method"] == VANILLA].groupby(["task", "seed"])["gold"].nunique().reset_index()
             expected = gold["task"].map(classes)
-            labels = part[part["method"] == VANILLA].groupby("task")["gold"]
-            majority = float(labels.agg(lambda values: values.value_counts(normalize=True).max()).mean())
+            majority = answers.majority_baseline(part[part["method"] == VANILLA])
             for method, estimate in estimates.items():
-                balanced, f1 = _scores_over_tasks(scores, names, method)
                 shots = sorted(part.loc[part["method"] == method, "shots"].unique())
                 found.append(
                     {
@@ -61,13 +60,10 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
                         "method": method,
                         "shots": " to ".join(str(k) for k in ([shots[0], shots[-1]] if len(shots) > 1 else shots)),
                         "accuracy": float(estimate.value[0]),
-                        "low": float(estimate.low[0]),
-                        "high": float(estimate.high[0]),
-                        "balanced_accuracy": balanced,
-                        "macro_f1": f1,
-                        "commonest_class": majority,
+                        **estimate[0].columns(),
+                        **answers.balanced_columns(estimate[1], np.nan if method == DIFFERENCE else majority),
+                        "macro_f1": _macro_f1_over_tasks(scores, names, method),
                         "absent": f"{int((expected - gold['gold']).sum())} of {int(expected.sum())}",
-                        "prompts": estimate.prompts,
                         "seeds": part["seed"].nunique(),
                     }
                 )
@@ -95,22 +91,20 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _scores(rows: pd.DataFrame) -> tuple[float, float]:
-    """Compute balanced accuracy and macro F1 of one task and method, as means over seeds.
+def _macro_f1(rows: pd.DataFrame) -> float:
+    """Compute macro F1 of one task and method, as a mean over seeds.
 
-    Both scores average over the classes of the gold labels. A class without a text in the test set has no recall, so it is
-    excluded. A prediction of such a class still counts as an error for the gold class of the text.
+    The score averages over the classes of the gold labels. A class without a text in the test set is excluded. A prediction of
+    such a class still counts as an error for the gold class of the text.
     """
     found = []
     for _, part in rows.groupby("seed"):
-        present = {"labels": np.unique(part["gold"]), "average": "macro"}
-        found.append([score(part["gold"], part["prediction"], **present) for score in (recall_score, f1_score)])
-    return tuple(np.mean(found, axis=0).tolist())
+        found.append(f1_score(part["gold"], part["prediction"], labels=np.unique(part["gold"]), average="macro"))
+    return float(np.mean(found))
 
 
-def _scores_over_tasks(scores: dict, tasks: list[str], method: str) -> tuple[float, float]:
-    """Compute the mean of both scores over tasks, or the difference of the means for :data:`DIFFERENCE`."""
+def _macro_f1_over_tasks(scores: dict, tasks: list[str], method: str) -> float:
+    """Compute the mean of macro F1 over tasks, or the difference of the means for :data:`DIFFERENCE`."""
     if method == DIFFERENCE:
-        after, before = _scores_over_tasks(scores, tasks, REWEIGHTED), _scores_over_tasks(scores, tasks, VANILLA)
-        return after[0] - before[0], after[1] - before[1]
-    return tuple(sum(scores[task, method][k] for task in tasks) / len(tasks) for k in (0, 1))
+        return _macro_f1_over_tasks(scores, tasks, REWEIGHTED) - _macro_f1_over_tasks(scores, tasks, VANILLA)
+    return sum(scores[task, method] for task in tasks) / len(tasks)

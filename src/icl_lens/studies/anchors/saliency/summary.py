@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from icl_lens.statistics.resampling import Bootstrap, shares
+from icl_lens.statistics.resampling import Bootstrap, shares, unit_index
 
 METRICS = ("s_wp", "s_pq", "s_ww")
 
@@ -38,14 +38,15 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
 
     Args:
         rows: Saliency tables of one or more models, tasks and sets.
-        plan: Bootstrap settings.
+        plan: Settings of the resampling.
 
     Returns:
-        One row per model, task, set, metric and layer: share, low and high (the ends of the confidence interval), lowest_seed,
-        highest_seed, seeds, prompts. The metrics are ``s_wp``, ``s_pq``, ``s_ww`` and their differences such as
-        ``s_wp - s_pq``. Where some edges cannot exist (sliding windows), the same metrics with the suffix ``_visible`` are
-        those of the means over the edges that can exist. Where the prompts begin with a BOS token, those with the suffix
-        ``_no_bos`` have an S_wp without this token, and ``s_wp_bos`` is the part of the share ``s_wp`` that comes from it.
+        One row per model, task, set, metric and layer: share, the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`, lowest_seed, highest_seed, seeds. The metrics are ``s_wp``,
+        ``s_pq``, ``s_ww`` and their differences such as ``s_wp - s_pq``. Where some edges cannot exist (sliding windows), the
+        same metrics with the suffix ``_visible`` are those of the means over the edges that can exist. Where the prompts begin
+        with a BOS token, those with the suffix ``_no_bos`` have an S_wp without this token, and ``s_wp_bos`` is the part of the
+        share ``s_wp`` that comes from it.
     """
     found = []
     for (model, task, name), part in rows.groupby(["model", "task", "set"], sort=False):
@@ -61,8 +62,10 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
             divided = part.assign(others=part["s_wp"] - part[FROM_BOS])
             of_metric = {FROM_BOS: lambda a: a[..., 0]}
             found.append(_summarise(divided, (FROM_BOS, "others", *METRICS[1:]), of_metric, plan).assign(**key))
-    columns = ["model", "task", "set", "metric", "layer", "share", "low", "high", "lowest_seed", "highest_seed"]
-    return pd.concat(found, ignore_index=True)[[*columns, "seeds", "prompts"]]
+    columns = ["model", "task", "set", "metric", "layer", "share", "low", "high", "prompts_low", "prompts_high"]
+    return pd.concat(found, ignore_index=True)[
+        [*columns, "lowest_seed", "highest_seed", "seeds", "sets", "prompts", "replicates"]
+    ]
 
 
 def _summarise(
@@ -74,10 +77,10 @@ def _summarise(
         part: Saliency table of one model, task and set.
         columns: P columns of the table, whose shares sum to 1 in each layer.
         of_metric: For each metric, a function of the shares, shape (..., L, P), that returns its values, shape (..., L).
-        plan: Bootstrap settings.
+        plan: Settings of the resampling.
     """
     layers = sorted(part["layer"].unique())
-    wide = part.pivot(index=["task", "seed", "prompt_id"], columns="layer", values=list(columns))
+    wide = part.pivot(index=unit_index(part), columns="layer", values=list(columns))
     wide.columns = [_name(column, layer) for column, layer in wide.columns]
     groups = [[_name(column, layer) for column in columns] for layer in layers]
     whole = shares(wide.reset_index(), groups, plan)  # values (L, P)
@@ -86,19 +89,18 @@ def _summarise(
     )  # (S, L, P)
     found = []
     for metric, pick in of_metric.items():
-        estimate, seeds = whole.apply(pick), pick(of_seed)  # values (L,); (S, L)
+        bounds = (-1.0, 1.0) if " - " in metric else (0.0, 1.0)
+        estimate, seeds = whole.apply(pick, bounds), pick(of_seed)  # values (L,); (S, L)
         found.append(
             pd.DataFrame(
                 {
                     "metric": metric,
                     "layer": layers,
                     "share": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
+                    **estimate.columns(),
                     "lowest_seed": seeds.min(0),
                     "highest_seed": seeds.max(0),
                     "seeds": len(seeds),
-                    "prompts": estimate.prompts,
                 }
             )
         )

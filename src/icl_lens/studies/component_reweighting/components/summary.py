@@ -3,8 +3,14 @@
 The statistics are accuracies, kinds of components, transfer, methods, agreement with attention, and changes over training. They
 follow *When Parts Are Greater Than Sums* (Chang et al., EMNLP 2024), sections 3 to 5. A **run** is one prompt in the paper's
 sense: a template and a demonstration set (a seed). As in the paper, an accuracy is the mean over runs, and its spread is the
-population standard deviation over runs. The intervals are 95 % bootstrap intervals over test texts
-(:mod:`icl_lens.statistics.resampling`).
+population standard deviation over runs. The intervals are those of :mod:`icl_lens.statistics.resampling`, over demonstration
+sets and test texts; templates are fixed.
+
+**Held-out choice.** The best component of a run is chosen on one half of the test texts and scored on the other half; then the
+halves are swapped, and the two scores are averaged over prompts. A text belongs to the same half in each run, and both halves
+have the same share of each class (:mod:`icl_lens.statistics.halves`). The worst component is chosen in the same way. The paper
+chooses and scores on the same texts; these values are labelled "in sample". They are too high (or too low), so the best one
+should be compared only with the expected best of as many guessers.
 
 **Kinds** of components are defined as follows, with M heads and MLPs, C classes, and chance the larger of 1/C and the share of
 the most frequent class. The paper describes the kinds in prose; these thresholds are ours:
@@ -18,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -26,7 +32,19 @@ import pandas as pd
 from scipy.stats import binom, hypergeom
 
 from icl_lens.statistics import ranks, resampling
-from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap
+from icl_lens.statistics.answers import balanced_columns, majority_baseline
+from icl_lens.statistics.answers import scores as accuracies_of
+from icl_lens.statistics.halves import chosen_on_other_half, halves, texts_of
+from icl_lens.statistics.resampling import (
+    OVER_TASKS,
+    UNIT,
+    Bootstrap,
+    Estimate,
+    mean_of_known,
+    of_weights,
+    over_tasks,
+    unit_index,
+)
 from icl_lens.studies.component_reweighting.settings import CALIBRATED, CONTRAST, FEW_SHOT, OWN, PLAIN, REWEIGHTED, STRICT
 
 GOOD, BAD, BIASED, OTHER = COMPONENT_KINDS = ("good", "bad", "label-biased", "other")
@@ -35,11 +53,15 @@ GOOD, BAD, BIASED, OTHER = COMPONENT_KINDS = ("good", "bad", "label-biased", "ot
 # are compared.
 _SIGNIFICANCE, _BIASED_SHARE, _MARGIN, TOP = 0.01, 0.99, 0.1, 5
 
-FULL, BEST, WORST = MEASURES = ("full", "best", "worst")
-"""The full model, and the components that answer most and fewest test texts correctly.
+FULL, BEST, WORST = "full", "best", "worst"
+"""The full model, and the components that answer most and fewest texts correctly: chosen on one half, scored on the other."""
 
-Both components are chosen on the test texts, so they are oracles.
-"""
+BEST_IN_SAMPLE, WORST_IN_SAMPLE = "best (in sample)", "worst (in sample)"
+"""The components that answer most and fewest test texts correctly, scored on the same texts as in the paper."""
+
+GAIN, CHANCE, CHANCE_BEST = "best - full", "chance", "chance_best"
+"""The gain of the best component on the texts on which it is not chosen; the larger of 1/C and the majority baseline; and the
+expected in-sample accuracy of the best of the same number of components that answer at random."""
 
 LARGE_DIFFERENCE = 0.1
 """Minimum difference between two accuracies of the full model that counts as large (ours)."""
@@ -74,6 +96,8 @@ class Answers:
         gold: Class indices, shape (N,).
         seed: Seed of each prompt, shape (N,).
         prompt_id: Id of each prompt, shape (N,).
+        units: Columns of :func:`~icl_lens.statistics.resampling.unit_index`, one row per prompt.
+        half: Half of the test texts that each prompt belongs to, 0 or 1, shape (N,); see :mod:`icl_lens.statistics.halves`.
         attention: Template -> attention that each head pays to label words, shape (N, M), NaN for an MLP.
         reconstruction: Template -> whether each head's attention to demonstrations gives the model's answer, shape (N, M), NaN
             for an MLP.
@@ -89,12 +113,17 @@ class Answers:
     gold: np.ndarray
     seed: np.ndarray
     prompt_id: np.ndarray
+    units: pd.DataFrame
+    half: np.ndarray
     attention: Mapping[str, np.ndarray]
     reconstruction: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, model: str, task: str, tensors: Mapping[str, np.ndarray]) -> Answers:
-        """Create an instance from the tensors of the study ``components``."""
+    def of(cls, model: str, task: str, tensors: Mapping[str, np.ndarray], rows: pd.DataFrame) -> Answers:
+        """Create an instance from the tensors and the table of the study ``components``."""
+        units = pd.DataFrame({"task": task, "seed": tensors["seed"], "prompt_id": tensors["prompt_id"]})
+        further = [name for name in unit_index(rows) if name not in UNIT]
+        units = units.join(rows.drop_duplicates("prompt_id").set_index("prompt_id")[further], on="prompt_id")
         movable = np.flatnonzero((tensors["head"] >= 0) | ((tensors["layer"] >= 0) & (tensors["head"] < 0)))
         layer, head = tensors["layer"][movable], tensors["head"][movable]
         components = pd.DataFrame({"kind": np.where(head >= 0, "head", "mlp"), "layer": layer, "head": head})
@@ -118,6 +147,8 @@ class Answers:
             tensors["gold"],
             tensors["seed"],
             tensors["prompt_id"],
+            units,
+            halves(tensors["seed"], texts_of(units), tensors["gold"]),
             of_heads("attention"),
             of_heads("reconstruction"),
         )
@@ -140,6 +171,15 @@ class Answers:
         """Compute the accuracy of each component in one run, shape (M,)."""
         return self.correct(template)[self.seed == seed].mean(0)
 
+    def full_model(self) -> pd.DataFrame:
+        """Return the predictions of the full model for :func:`icl_lens.statistics.answers.accuracy`.
+
+        Returns:
+            One row per prompt and main template: the columns of ``units``, model, set (empty), gold, prediction, classes.
+        """
+        table = self.units.assign(model=self.model, set="", gold=self.gold, classes=self.classes)
+        return pd.concat([table.assign(prediction=self.full[name]) for name in self.main_templates], ignore_index=True)
+
     def full_accuracy(self, template: str) -> float:
         """Compute the accuracy of the full model over all prompts."""
         return float((self.full[template] == self.gold).mean())
@@ -160,12 +200,12 @@ def kinds(predictions: np.ndarray, gold: np.ndarray, full: float, classes: int) 
     texts, count = predictions.shape
     correct = (predictions == gold[:, None]).sum(0)  # (M,)
     label_share = np.max([(predictions == c).mean(0) for c in range(classes)], axis=0)  # (M,)
-    chance = max(1 / classes, float(np.bincount(gold).max() / texts))
+    level = chance(gold, classes)
     found = []
     for number, share in zip(correct.tolist(), label_share, strict=True):
         if share >= _BIASED_SHARE:
             found.append(BIASED)
-        elif number / texts >= full and chance < 1 and binom.sf(number - 1, texts, chance) < _SIGNIFICANCE / count:
+        elif number / texts >= full and level < 1 and binom.sf(number - 1, texts, level) < _SIGNIFICANCE / count:
             found.append(GOOD)
         elif number / texts < 1 / classes - _MARGIN and binom.cdf(number, texts, 1 / classes) < _SIGNIFICANCE / count:
             found.append(BAD)
@@ -179,17 +219,20 @@ def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
 
     Returns:
         One row per component and seed: model, task, template, seed, kind, layer, head, share (of answers that are the label),
-        accuracy, low, high (of the accuracy, over test texts), full (accuracy of the full model), type (of
-        :data:`COMPONENT_KINDS`), prompts.
+        accuracy, balanced_accuracy, each with its interval with fixed demonstrations (prompts_low, prompts_high,
+        balanced_accuracy_prompts_low, balanced_accuracy_prompts_high), majority_baseline, full (accuracy of the full model),
+        type (of :data:`COMPONENT_KINDS`), prompts.
     """
     rows = []
     for seed in answers.seeds:
         in_seed = answers.seed == seed
         predictions = answers.predictions[template][in_seed]
         full = float((answers.full[template][in_seed] == answers.gold[in_seed]).mean())
-        weights = Bootstrap().prompt_weights(answers.task, seed, int(in_seed.sum()))  # (R, n)
-        correct = answers.correct(template)[in_seed].astype(float)  # (n, M)
-        low, high = np.quantile(weights @ correct / in_seed.sum(), [0.025, 0.975], axis=0)
+        correct = pd.DataFrame(answers.correct(template)[in_seed]).rename(columns=str)  # (n, M)
+        units = answers.units[in_seed].reset_index(drop=True)
+        units = units.assign(gold=answers.gold[in_seed])
+        both = accuracies_of(units.join(correct), list(correct))  # (2, M)
+        estimate, recall = both[0], both[1]
         rows.append(
             answers.components.assign(
                 model=answers.model,
@@ -197,9 +240,13 @@ def scatter(answers: Answers, template: str, label: int = 1) -> pd.DataFrame:
                 template=template,
                 seed=seed,
                 share=(predictions == label).mean(0),
-                accuracy=correct.mean(0),
-                low=low,
-                high=high,
+                accuracy=estimate.value,
+                prompts_low=estimate.prompts_low,
+                prompts_high=estimate.prompts_high,
+                balanced_accuracy=recall.value,
+                balanced_accuracy_prompts_low=recall.prompts_low,
+                balanced_accuracy_prompts_high=recall.prompts_high,
+                majority_baseline=majority_baseline(units),
                 full=full,
                 type=kinds(predictions, answers.gold[in_seed], full, answers.classes),
                 prompts=int(in_seed.sum()),
@@ -213,73 +260,126 @@ def best_and_worst(answers: Sequence[Answers], plan: Bootstrap | None = None) ->
 
     Returns:
         One row per model, task (then :data:`~icl_lens.statistics.resampling.OVER_TASKS`) and measure: model, task, measure,
-        value, low, high (NaN without an interval), sd (population, over runs), heads (of ``best``: the share of runs in which
-        it is a head), prompts. The measures are those of :data:`MEASURES`; ``best - full``; ``chance_best``, the expected
-        accuracy of the best of the same number of components that answer at random; and the number of ``good``, ``bad`` and
-        ``label-biased`` components per run.
+        value, the columns of :meth:`~icl_lens.statistics.resampling.Estimate.columns` (missing without an interval), those of
+        :func:`icl_lens.statistics.answers.balanced_columns` (missing where the value is not an accuracy; without an interval
+        where the value has none, and without a majority baseline for a difference), sd (population, over runs), heads (of
+        ``best``: the share of prompts whose best component is a head). The measures are :data:`FULL`, :data:`BEST`,
+        :data:`WORST`, their difference :data:`GAIN`, :data:`BEST_IN_SAMPLE` and :data:`WORST_IN_SAMPLE` (without an interval),
+        :data:`CHANCE`, :data:`CHANCE_BEST`, and the number of ``good``, ``bad`` and ``label-biased`` components per run.
+        :data:`BEST`, :data:`WORST` and :data:`GAIN` are missing if no run has two texts.
     """
     rows = []
     for model in dict.fromkeys(each.model for each in answers):
         own = [each for each in answers if each.model == model]
-        tables, counts, sds = [], {}, {}
-        for each in own:
-            chosen, run_means, heads = [], {measure: [] for measure in MEASURES}, []
-            kind_counts = {kind: [] for kind in (GOOD, BAD, BIASED)}
-            expected = []
-            for template in each.main_templates:
-                correct = each.correct(template)
-                for seed in each.seeds:
-                    in_run = each.seed == seed
-                    accuracy = correct[in_run].mean(0)
-                    best, worst = int(accuracy.argmax()), int(accuracy.argmin())
-                    full = (each.full[template] == each.gold)[in_run]
-                    chosen.append(
-                        pd.DataFrame(
-                            {
-                                "task": each.task,
-                                "seed": seed,
-                                "prompt_id": each.prompt_id[in_run],
-                                FULL: full,
-                                BEST: correct[in_run, best],
-                                WORST: correct[in_run, worst],
-                            }
-                        )
-                    )
-                    heads.append(each.components["kind"].iloc[best] == "head")
-                    for measure in MEASURES:
-                        run_means[measure].append(chosen[-1][measure].mean())
-                    found_kinds = kinds(each.predictions[template][in_run], each.gold[in_run], float(full.mean()), each.classes)
-                    for kind, numbers in kind_counts.items():
-                        numbers.append((found_kinds == kind).sum())
-                    expected.append(best_by_chance(int(in_run.sum()), 1 / each.classes, len(accuracy)))
-            tables.append(pd.concat(chosen))
-            counts[each.task] = {**{kind: float(np.mean(found)) for kind, found in kind_counts.items()}}
-            counts[each.task]["chance_best"] = float(np.mean(expected))
-            sds[each.task] = {measure: float(np.std(found)) for measure, found in run_means.items()} | {"heads": np.mean(heads)}
-        table = pd.concat(tables)
+        runs = [(each, template, seed) for each in own for template in each.main_templates for seed in each.seeds]
+        prompts = pd.concat([_run_prompts(*run) for run in runs], ignore_index=True)
+        means = prompts.groupby(["task", "template", "seed"], sort=False)[[*_ACCURACIES, *_HEADS.values()]].mean().reset_index()
+        facts = pd.DataFrame([_run_facts(*run) for run in runs])
         names = [each.task for each in own]
         for task in [*names, OVER_TASKS]:
             tasks = names if task == OVER_TASKS else [task]
-            estimate = resampling.mean(table[table["task"].isin(tasks)], list(MEASURES), plan)
-            common = {"model": model, "task": task, "prompts": estimate.prompts}
-            for place, measure in enumerate(MEASURES):
-                rows.append(
-                    {
-                        **common,
-                        "measure": measure,
-                        "value": float(estimate.value[place]),
-                        "low": float(estimate.low[place]),
-                        "high": float(estimate.high[place]),
-                        "sd": float(np.mean([sds[name][measure] for name in tasks])),
-                        "heads": float(np.mean([sds[name]["heads"] for name in tasks])) if measure == BEST else np.nan,
-                    }
-                )
-            gain = estimate.apply(lambda values: values[..., 1] - values[..., 0])
-            low, high = float(np.quantile(gain.resampled, 0.025)), float(np.quantile(gain.resampled, 0.975))
-            rows.append({**common, "measure": "best - full", "value": float(gain.value), "low": low, "high": high})
-            for measure in ("chance_best", GOOD, BAD, BIASED):
-                rows.append({**common, "measure": measure, "value": float(np.mean([counts[name][measure] for name in tasks]))})
-    return pd.DataFrame(rows)
+            of_tasks, of_runs = prompts[prompts["task"].isin(tasks)], means[means["task"].isin(tasks)]
+            held_out = of_tasks.dropna(subset=[BEST])
+            for measures, part in (
+                ((FULL, BEST_IN_SAMPLE, WORST_IN_SAMPLE), of_tasks),
+                ((BEST, WORST, GAIN, CHANCE), held_out),
+            ):
+                estimate = resampling.mean(part, measures, plan) if len(part) else None
+                recall = accuracies_of(part, measures, plan)[1] if len(part) else None
+                baseline = majority_baseline(part) if len(part) else np.nan
+                for place, measure in enumerate(measures):
+                    row = {"model": model, "task": task, "prompts": estimate.prompts if estimate else 0, "measure": measure}
+                    row["value"] = float(estimate.value[place]) if estimate else np.nan
+                    if estimate and measure not in (BEST_IN_SAMPLE, WORST_IN_SAMPLE):
+                        bounds = (-1.0, 1.0) if measure == GAIN else (0.0, 1.0)
+                        row |= estimate.apply(lambda means, n=place: means[..., n], bounds).columns()
+                        one = recall.apply(lambda means, n=place: means[..., n], bounds)
+                        row |= balanced_columns(one, np.nan if measure == GAIN else baseline) if measure != CHANCE else {}
+                    elif estimate:
+                        row |= {"balanced_accuracy": float(recall.value[place]), "majority_baseline": baseline}
+                    if measure in _ACCURACIES:
+                        row["sd"] = float(of_runs.groupby("task")[measure].std(ddof=0).mean())
+                    if measure in _HEADS:
+                        row["heads"] = float(of_runs.groupby("task")[_HEADS[measure]].mean().mean())
+                    rows.append(row)
+            of_facts = facts[facts["task"].isin(tasks)].groupby("task").mean().mean()
+            common = {"model": model, "task": task, "prompts": of_tasks.groupby(["task", "prompt_id"]).ngroups}
+            rows += [{**common, "measure": measure, "value": float(value)} for measure, value in of_facts.items()]
+    columns = [
+        "model",
+        "task",
+        "measure",
+        "value",
+        "low",
+        "high",
+        "prompts_low",
+        "prompts_high",
+        "balanced_accuracy",
+        "balanced_accuracy_low",
+        "balanced_accuracy_high",
+        "balanced_accuracy_prompts_low",
+        "balanced_accuracy_prompts_high",
+        "majority_baseline",
+        "sd",
+        "heads",
+        "sets",
+        "prompts",
+    ]
+    return pd.DataFrame(rows).reindex(columns=[*columns, "replicates", "balanced_accuracy_replicates"])
+
+
+_ACCURACIES = (FULL, BEST, WORST, BEST_IN_SAMPLE, WORST_IN_SAMPLE)
+# Measure -> column that says whether its component is a head.
+_HEADS = {BEST: "best is a head", BEST_IN_SAMPLE: "best in sample is a head"}
+
+
+def _run_prompts(answers: Answers, template: str, seed: int) -> pd.DataFrame:
+    """Score the full model and the chosen components on each prompt of one run.
+
+    Returns:
+        One row per prompt: the columns of ``Answers.units``, template, gold, the accuracies of the full model and of the chosen
+        components, :data:`GAIN`, :data:`CHANCE` of the run, and whether the best component is a head. What is chosen on the
+        other half is missing if the other half has no prompt.
+    """
+    in_run = answers.seed == seed
+    correct = answers.correct(template)[in_run].astype(float)  # (n, M)
+    full = (answers.full[template] == answers.gold)[in_run].astype(float)  # (n,)
+    is_head = (answers.components["kind"] == "head").to_numpy(dtype=float)  # (M,)
+    place = np.arange(len(correct))
+    half = answers.half[in_run]
+    best = chosen_on_other_half(half, lambda of: int(correct[of].mean(0).argmax()))  # (n,)
+    worst = chosen_on_other_half(half, lambda of: int(correct[of].mean(0).argmin()))  # (n,)
+    in_sample = int(correct.mean(0).argmax())
+    scores = {
+        FULL: full,
+        BEST: np.where(best < 0, np.nan, correct[place, best]),
+        WORST: np.where(worst < 0, np.nan, correct[place, worst]),
+        BEST_IN_SAMPLE: correct[:, in_sample],
+        WORST_IN_SAMPLE: correct[:, int(correct.mean(0).argmin())],
+        _HEADS[BEST]: np.where(best < 0, np.nan, is_head[best]),
+        _HEADS[BEST_IN_SAMPLE]: is_head[in_sample],
+    }
+    units = answers.units[in_run].reset_index(drop=True)
+    level = chance(answers.gold[in_run], answers.classes)
+    return units.assign(template=template, gold=answers.gold[in_run], **scores, **{GAIN: scores[BEST] - full, CHANCE: level})
+
+
+def _run_facts(answers: Answers, template: str, seed: int) -> dict[str, str | float]:
+    """Return the best accuracy by chance and the number of components of each kind in one run, by measure, and the task."""
+    in_run = answers.seed == seed
+    gold, predictions = answers.gold[in_run], answers.predictions[template][in_run]
+    full = float((answers.full[template][in_run] == gold).mean())
+    found = kinds(predictions, gold, full, answers.classes)
+    return {
+        "task": answers.task,
+        CHANCE_BEST: best_by_chance(len(gold), 1 / answers.classes, predictions.shape[1]),
+        **{kind: float((found == kind).sum()) for kind in (GOOD, BAD, BIASED)},
+    }
+
+
+def chance(gold: np.ndarray, classes: int) -> float:
+    """Return the larger of 1 / C and the majority baseline."""
+    return max(1 / classes, float(np.bincount(gold).max() / len(gold)))
 
 
 def best_by_chance(texts: int, chance: float, count: int) -> float:
@@ -288,8 +388,9 @@ def best_by_chance(texts: int, chance: float, count: int) -> float:
     return float((1 - (1 - above) ** count).sum() / texts)
 
 
-# Measures of a pair of runs. A run is a template and a seed.
-_MEASURES = ("r", "r_apart", "iou", "full")
+_PAIR_MEASURES = {"r": (-1.0, 1.0), "r_apart": (-1.0, 1.0), "iou": (0.0, 1.0), "full": (0.0, 1.0)}
+"""Measures of a pair of runs, with their smallest and largest possible value. A run is a template and a seed."""
+
 Run = tuple[str, int]
 
 
@@ -298,98 +399,86 @@ def transfer(answers: Sequence[Answers], plan: Bootstrap | None = None) -> pd.Da
 
     Returns:
         One row per model, task (then the mean of tasks), type of pair (:data:`PAIRS`) and measure: model, task, pair, measure,
-        value, low, high (over test texts), null (the value without any agreement), pairs, prompts. The measures are: ``r``,
-        Pearson's correlation; ``r_apart``, the same over the pairs in which the accuracies of the full model differ by more
-        than :data:`LARGE_DIFFERENCE`, NaN if there are no such pairs; ``iou``, intersection over union of the
-        :data:`TOP` best components; ``full``, the absolute difference between the accuracies of the full model.
+        value, the columns of :meth:`~icl_lens.statistics.resampling.Estimate.columns`, null (the value without any agreement),
+        pairs, prompts. The measures are: ``r``, Pearson's correlation; ``r_apart``, the same over the pairs in which the
+        accuracies of the full model differ by more than :data:`LARGE_DIFFERENCE`, NaN if there are no such pairs; ``iou``,
+        intersection over union of the :data:`TOP` best components; ``full``, the absolute difference between the accuracies of
+        the full model.
     """
     plan = plan or Bootstrap()
     rows = []
     for model in dict.fromkeys(each.model for each in answers):
-        estimates: dict[tuple[str, str], list[tuple[float, np.ndarray]]] = {}
-        nulls: list[float] = []
-        sizes: dict[str, int] = {}
-        prompts = 0
-        for each in (one for one in answers if one.model == model):
-            accuracy, full = _run_accuracies(each, plan)
-            nulls.append(_iou_by_chance(len(each.components)))
-            prompts += len(each.gold)
-            for pair in PAIRS:
-                found = _pairs(each, pair)
-                sizes[pair] = sizes.get(pair, 0) + len(found)
-                measured = (
-                    _agreement(accuracy, full, found)
-                    if found
-                    else dict.fromkeys(_MEASURES, np.full(1 + plan.resamples, np.nan))
-                )
-                own = {measure: (float(values[0]), values[1:]) for measure, values in measured.items()}
-                for measure, estimate in own.items():
-                    estimates.setdefault((pair, measure), []).append(estimate)
-                    rows.append(_transfer_row(model, each.task, pair, measure, estimate, nulls[-1], len(found), len(each.gold)))
-        for (pair, measure), found in estimates.items():
-            over = float(_mean([np.array(value) for value, _ in found])), _mean([drawn for _, drawn in found])
-            rows.append(_transfer_row(model, OVER_TASKS, pair, measure, over, float(np.mean(nulls)), sizes[pair], prompts))
+        own = [each for each in answers if each.model == model]
+        estimates = [_agreement(each, plan) for each in own]  # (pairs, measures) each
+        nulls = [_iou_by_chance(len(each.components)) for each in own]
+        sizes = [[len(_pairs(each, pair)) for pair in PAIRS] for each in own]
+        over = over_tasks(estimates)
+        for task, estimate, null, counts in [
+            *zip([each.task for each in own], estimates, nulls, sizes, strict=True),
+            (OVER_TASKS, over, float(np.mean(nulls)), np.sum(sizes, axis=0).tolist()),
+        ]:
+            for p, pair in enumerate(PAIRS):
+                for m, (measure, bounds) in enumerate(_PAIR_MEASURES.items()):
+                    one = _unbiased(estimate.apply(lambda v, p=p, m=m: v[..., p, m], bounds))
+                    level = {"iou": null, "full": np.nan}.get(measure, 0.0)
+                    row = {"model": model, "task": task, "pair": pair, "measure": measure, "value": float(one.value)}
+                    rows.append({**row, **one.columns(), "null": level, "pairs": counts[p]})
     return pd.DataFrame(rows)
 
 
-def _agreement(
-    accuracy: Mapping[Run, np.ndarray], full: Mapping[Run, np.ndarray], pairs: Sequence[tuple[Run, Run]]
-) -> dict[str, np.ndarray]:
-    """Compute the mean over pairs of runs of each measure of :func:`transfer`, shape (1 + R,).
+def _unbiased(estimate: Estimate) -> Estimate:
+    """Correct the resamples of an agreement of shape () for bias.
 
-    The first entry is the value on the full sample; the others are the values on the resamples.
+    Accuracies on resampled texts are noisier than accuracies on the full sample, so their correlation is lower. The resamples
+    are shifted so that their mean is the value.
     """
-    both = [(accuracy[a], accuracy[b]) for a, b in pairs]
-    correlations = [_pearson(a, b) for a, b in both]
-    apart = [abs(full[a][0] - full[b][0]) > LARGE_DIFFERENCE for a, b in pairs]
-    return {
-        "r": _mean(correlations),
-        "r_apart": _mean([np.where(far, r, np.nan) for far, r in zip(apart, correlations, strict=True)]),
-        "iou": _mean([_iou(a, b) for a, b in both]),
-        "full": _mean([np.abs(full[a] - full[b]) for a, b in pairs]),
-    }
+    drawn = estimate.over_prompts
+    if np.isnan(drawn).all():
+        return estimate
+    return replace(estimate, over_prompts=np.clip(drawn + estimate.value - np.nanmean(drawn), *estimate.bounds))
 
 
-def _transfer_row(
-    model: str, task: str, pair: str, measure: str, found: tuple[float, np.ndarray], iou: float, pairs: int, prompts: int
-) -> dict:
-    value, drawn = found
-    low, high = _corrected_interval(value, drawn)
-    if measure in ("iou", "full"):
-        low = max(low, 0.0)  # an overlap or a distance is never negative
-    null = {"iou": iou, "full": np.nan}.get(measure, 0.0)
-    ends = {"value": value, "low": float(low), "high": float(high), "null": null}
-    return {"model": model, "task": task, "pair": pair, "measure": measure, **ends, "pairs": pairs, "prompts": prompts}
+def _agreement(answers: Answers, plan: Bootstrap) -> Estimate:
+    """Estimate the mean over pairs of runs of each measure of :func:`transfer`, shape (pairs, measures)."""
+    pairs = [_pairs(answers, pair) for pair in PAIRS]
+    sample = _run_accuracies(answers, np.ones((1, len(answers.gold))))[1]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        accuracy, full = _run_accuracies(answers, weights)
+        missing = np.full(len(weights), np.nan)
+        found = []
+        for runs in pairs:
+            correlations = [_pearson(accuracy[a], accuracy[b]) for a, b in runs]
+            apart = [abs(sample[a][0] - sample[b][0]) > LARGE_DIFFERENCE for a, b in runs]
+            far = [r if is_apart else missing for is_apart, r in zip(apart, correlations, strict=True)]
+            overlaps = [_iou(accuracy[a], accuracy[b]) for a, b in runs]
+            distances = [np.abs(full[a] - full[b]) for a, b in runs]
+            measures = (correlations, far, overlaps, distances)
+            found.append(np.stack([mean_of_known(each) if each else missing for each in measures], -1))
+        return np.stack(found, 1)  # (K, pairs, measures)
+
+    return of_weights(answers.units.set_index(unit_index(answers.units)), statistic, plan)
 
 
-def _corrected_interval(value: float, drawn: np.ndarray) -> tuple[float, float]:
-    """Compute a 95 % bootstrap interval of an agreement, corrected for bias.
+def _run_accuracies(answers: Answers, weights: np.ndarray) -> tuple[dict[Run, np.ndarray], dict[Run, np.ndarray]]:
+    """Compute the accuracies of components and of the full model in each run, NaN for a run without weight.
 
-    Accuracies on resampled texts are noisier than accuracies on the full sample, so their correlation is lower. The interval is
-    shifted by the difference between the value and the mean of the resamples.
-    """
-    known = drawn[~np.isnan(drawn)]
-    if not len(known):
-        return np.nan, np.nan
-    ends = np.quantile(known, [0.025, 0.975]) + value - known.mean()
-    return max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
-
-
-def _run_accuracies(answers: Answers, plan: Bootstrap) -> tuple[dict, dict]:
-    """Compute the accuracies of components and of the full model in each run, on the full sample and on each resample.
+    Args:
+        answers: Answers to N prompts.
+        weights: Weights of the prompts, shape (K, N).
 
     Returns:
-        (template, seed) -> accuracies of the components, shape (1 + R, M), and (template, seed) -> accuracies of the full
-        model, shape (1 + R,).
+        Run -> accuracies of the components, shape (K, M), and run -> accuracies of the full model, shape (K,).
     """
     components, full = {}, {}
     for seed in answers.seeds:
         in_seed = answers.seed == seed
-        drawn = plan.prompt_weights(answers.task, seed, int(in_seed.sum()))  # (R, n)
-        weights = np.concatenate([np.ones((1, drawn.shape[1])), drawn]) / drawn.shape[1]  # (1 + R, n)
+        own = weights[:, in_seed]  # (K, n)
+        total = own.sum(1, keepdims=True)  # (K, 1)
+        own = np.divide(own, total, out=np.full_like(own, np.nan), where=total > 0)
         for template in answers.templates:
-            components[template, seed] = weights @ answers.correct(template)[in_seed]  # (1 + R, M)
-            full[template, seed] = weights @ (answers.full[template] == answers.gold)[in_seed]  # (1 + R,)
+            components[template, seed] = own @ answers.correct(template)[in_seed]  # (K, M)
+            full[template, seed] = own @ (answers.full[template] == answers.gold)[in_seed]  # (K,)
     return components, full
 
 
@@ -409,27 +498,20 @@ def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compute the intersection over union of the :data:`TOP` best entries along the last axis.
+    """Compute the intersection over union of the :data:`TOP` best entries along the last axis; NaN where an entry is NaN.
 
     Among equal entries, earlier ones rank higher.
     """
-    a, b = (np.argsort(-x, axis=-1, kind="stable")[..., :TOP] for x in (first, second))
+    a, b = (np.argsort(-ranks.without_rounding_errors(x), axis=-1, kind="stable")[..., :TOP] for x in (first, second))
     shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
-    return shared / (a.shape[-1] + b.shape[-1] - shared)
+    overlap = shared / (a.shape[-1] + b.shape[-1] - shared)
+    return np.where(np.isnan(first).any(-1) | np.isnan(second).any(-1), np.nan, overlap)
 
 
 def _iou_by_chance(count: int) -> float:
     """Compute the expected :func:`_iou` of two random draws from ``count`` components."""
     top = min(TOP, count)
     return float(hypergeom.expect(lambda k: k / (2 * top - k), (count, top, top)))
-
-
-def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Compute the mean over values that are not NaN; NaN where all values are."""
-    stacked = np.stack(values)
-    known = ~np.isnan(stacked)
-    count = known.sum(0)
-    return np.divide(np.where(known, stacked, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, np.ndarray]]) -> pd.DataFrame:
@@ -441,9 +523,10 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
 
     Returns:
         One row per model, task (then the mean of tasks) and method (then differences, named ``a - b``): model, task, method,
-        labels (number of labels that the method uses, a range over tasks; empty for a difference), value, low, high, sd
-        (population, over runs, averaged over tasks), epochs and zeros (for re-weighting methods: number of steps, and share of
-        weights at 0), prompts.
+        labels (number of labels that the method uses, a range over tasks; empty for a difference), value, the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns` and of :func:`icl_lens.statistics.answers.balanced_columns`
+        (without a majority baseline for a difference), sd (population, over runs, averaged over tasks), epochs and zeros (for
+        re-weighting methods: number of steps, and share of weights at 0).
     """
     kept = rows[rows["template"] != CONTRAST].assign(correct=lambda table: table["gold"] == table["prediction"])
     found = []
@@ -451,7 +534,7 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
         tasks = list(dict.fromkeys(of_model["task"]))
         names = list(dict.fromkeys(of_model["method"]))
         units = of_model.pivot_table(
-            index=["task", "seed", "prompt_id", "template"], columns="method", values="correct", aggfunc="first", sort=False
+            index=[*unit_index(of_model), "template", "gold"], columns="method", values="correct", aggfunc="first", sort=False
         )[names].astype(float)
         budgets = sorted({int(name.rpartition("-")[2]) for name in names if name.startswith(f"{FEW_SHOT}-")})
         differences = []
@@ -465,9 +548,11 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
         for task in [*tasks, OVER_TASKS]:
             over = tasks if task == OVER_TASKS else [task]
             part = wide[wide["task"].isin(over)]
-            estimate = resampling.mean(part, names)
+            both = accuracies_of(part, names)  # (2, M)
+            estimate, recall = both[0], both[1]
+            baseline = majority_baseline(part)
             sd = part.groupby(["task", "seed", "template"])[names].mean().groupby("task").std(ddof=0).mean()
-            common = {"model": model, "task": task, "prompts": estimate.prompts}
+            common = {"model": model, "task": task}
             for place, name in enumerate(names):
                 labels = sorted(of_model.loc[of_model["task"].isin(over) & (of_model["method"] == name), "labels"].unique())
                 steps = [tensors[model, each].get(f"epochs_{name}") for each in over]
@@ -479,19 +564,17 @@ def methods(rows: pd.DataFrame, tensors: Mapping[tuple[str, str], Mapping[str, n
                         "method": name,
                         "labels": " to ".join(map(str, sorted({labels[0], labels[-1]}))),
                         "value": float(estimate.value[place]),
-                        "low": float(estimate.low[place]),
-                        "high": float(estimate.high[place]),
+                        **estimate[place].columns(),
+                        **balanced_columns(recall[place], baseline),
                         "sd": float(sd[name]),
                         "epochs": float(np.mean([np.mean(each) for each in steps])) if trained else np.nan,
                         "zeros": float(np.mean([np.mean(each == 0) for each in weights])) if trained else np.nan,
                     }
                 )
             for first, second in differences:
-                a, b = names.index(first), names.index(second)
-                gain = estimate.apply(lambda values, a=a, b=b: values[..., a] - values[..., b])
-                low, high = np.quantile(gain.resampled, [0.025, 0.975])
-                ends = {"value": float(gain.value), "low": float(low), "high": float(high)}
-                found.append({**common, "method": f"{first} - {second}", "labels": "", **ends})
+                gain, of_recall = (each[names.index(first)] - each[names.index(second)] for each in (estimate, recall))
+                row = {**common, "method": f"{first} - {second}", "labels": "", "value": float(gain.value)}
+                found.append({**row, **gain.columns(), **balanced_columns(of_recall, np.nan)})
     return pd.DataFrame(found)
 
 
@@ -503,58 +586,70 @@ def anchor_heads(answers: Sequence[Answers], plan: Bootstrap | None = None) -> t
         averaged over runs.
 
         The second has one row per model, task (then the mean of tasks) and pair (:data:`CORRELATIONS`): model, task, pair,
-        value (Spearman's correlation of the two measures over heads), low, high (over test texts), null_low and null_high
-        (central 95 % interval of the correlation when the heads of one measure are shuffled), heads, prompts.
+        value (Spearman's correlation of the two measures over heads), the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`, null_low and null_high (central 95 % interval of the
+        correlation when the heads of one measure are shuffled), heads.
     """
     plan = plan or Bootstrap()
     dots, rows = [], []
     for model in dict.fromkeys(each.model for each in answers):
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {pair: [] for pair in CORRELATIONS}
-        prompts = 0
-        for each in (one for one in answers if one.model == model):
+        own = [each for each in answers if each.model == model]
+        estimates, nulls = [], []
+        for each in own:
             heads = each.components["kind"].to_numpy() == "head"
-            means = _head_means(each, heads, plan)
+            measures = _head_measures(each, heads, plan)  # (measures, heads)
+            estimates.append(measures.apply(_head_correlations, (-1.0, 1.0)))  # (pairs,)
             generator = np.random.default_rng(plan.seed)
-            orders = np.argsort(generator.random((plan.resamples, int(heads.sum()))), axis=-1)
-            for pair, own in found.items():
-                one, other = (means[name] for name in pair.split(" ~ "))
-                own.append((ranks.spearman(one, other), ranks.spearman(one[0][orders], other[0])))  # (1 + R,), (R,)
-                rows.append(_correlation_row(model, each.task, pair, *own[-1], int(heads.sum()), len(each.gold)))
-            prompts += len(each.gold)
-            values_of_heads = {name: values[0] for name, values in means.items()}
+            orders = np.argsort(generator.random((plan.resamples, int(heads.sum()))), axis=-1)  # (R, heads)
+            one, other = (measures.value[list(places)] for places in zip(*_CORRELATED, strict=True))  # (pairs, heads) each
+            nulls.append(ranks.spearman(one[:, orders], other[:, None]))  # (pairs, R)
             places = each.components.loc[heads, ["layer", "head"]].reset_index(drop=True)
-            dots.append(places.assign(model=model, task=each.task, **values_of_heads))
-        for pair, own in found.items():
-            correlation, null = (_mean(list(values)) for values in zip(*own, strict=True))
-            rows.append(_correlation_row(model, OVER_TASKS, pair, correlation, null, int(heads.sum()), prompts))
+            dots.append(places.assign(model=model, task=each.task, **dict(zip(HEAD_MEASURES, measures.value, strict=True))))
+        over = over_tasks(estimates, (-1.0, 1.0)), mean_of_known(nulls)
+        for task, estimate, null in [*zip([each.task for each in own], estimates, nulls, strict=True), (OVER_TASKS, *over)]:
+            for place, pair in enumerate(CORRELATIONS):
+                one = _unbiased(estimate[place])
+                known = null[place][~np.isnan(null[place])]
+                low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+                row = {"model": model, "task": task, "pair": pair, "value": float(one.value), **one.columns()}
+                rows.append({**row, "null_low": float(low), "null_high": float(high), "heads": int(heads.sum())})
     return pd.concat(dots, ignore_index=True), pd.DataFrame(rows)
 
 
-def _head_means(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> dict[str, np.ndarray]:
-    """Compute each measure of :data:`HEAD_MEASURES`, averaged over runs, shape (1 + R, heads).
-
-    The first row is the value on the full sample; the others are the values on the resamples.
-    """
-    sums = {name: np.zeros((1 + plan.resamples, int(heads.sum()))) for name in HEAD_MEASURES}
-    for seed in answers.seeds:
-        in_seed = answers.seed == seed
-        weights = plan.prompt_weights(answers.task, seed, int(in_seed.sum()))
-        weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]  # (1 + R, n)
-        for template in answers.main_templates:
-            read = (answers.attention[template], answers.reconstruction[template], answers.correct(template))
-            for name, values in zip(HEAD_MEASURES, read, strict=True):
-                sums[name] += weights @ values[in_seed][:, heads]
-    return {name: total / (len(answers.seeds) * len(answers.main_templates)) for name, total in sums.items()}
+# The two measures of each of CORRELATIONS, by their place in HEAD_MEASURES.
+_CORRELATED = [tuple(map(HEAD_MEASURES.index, pair.split(" ~ "))) for pair in CORRELATIONS]
 
 
-def _correlation_row(model: str, task: str, pair: str, found: np.ndarray, null: np.ndarray, heads: int, prompts: int) -> dict:
-    def ends(values: np.ndarray) -> np.ndarray:
-        known = values[~np.isnan(values)]
-        return np.quantile(known, [0.025, 0.975]) if len(known) else np.full(2, np.nan)
+def _head_correlations(measures: np.ndarray) -> np.ndarray:
+    """Correlate the measures of heads, shape (..., measures, heads), for each of :data:`CORRELATIONS`; shape (..., pairs)."""
+    return np.stack([ranks.spearman(measures[..., one, :], measures[..., other, :]) for one, other in _CORRELATED], -1)
 
-    (low, high), (null_low, null_high) = _corrected_interval(float(found[0]), found[1:]), ends(null)
-    row = {"model": model, "task": task, "pair": pair, "value": float(found[0]), "low": float(low), "high": float(high)}
-    return {**row, "null_low": float(null_low), "null_high": float(null_high), "heads": heads, "prompts": prompts}
+
+def _head_measures(answers: Answers, heads: np.ndarray, plan: Bootstrap) -> Estimate:
+    """Estimate each measure of :data:`HEAD_MEASURES` for each head as the mean over runs, shape (measures, heads)."""
+    values = {
+        template: np.stack(
+            [
+                answers.attention[template][:, heads],
+                answers.reconstruction[template][:, heads],
+                answers.correct(template)[:, heads],
+            ]
+        ).astype(float)
+        for template in answers.main_templates
+    }
+    over_templates = np.mean(list(values.values()), axis=0)  # (measures, N, heads)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        of_seeds = []
+        for seed in answers.seeds:
+            in_seed = answers.seed == seed
+            own = weights[:, in_seed]  # (K, n)
+            total = own.sum(1, keepdims=True)  # (K, 1)
+            own = np.divide(own, total, out=np.full_like(own, np.nan), where=total > 0)
+            of_seeds.append(np.stack([own @ measure[in_seed] for measure in over_templates], 1))  # (K, measures, heads)
+        return mean_of_known(of_seeds)
+
+    return of_weights(answers.units.set_index(unit_index(answers.units)), statistic, plan)
 
 
 def template_accuracies(answers: Answers, first: str = OWN, second: str = CONTRAST) -> pd.DataFrame:
@@ -563,7 +658,7 @@ def template_accuracies(answers: Answers, first: str = OWN, second: str = CONTRA
     Returns:
         One row per component, and one for the full model: model, task, kind (``head``, ``mlp``, or ``full`` for the full
         model), layer, head (NA for the full model, and for the head of an MLP), ``first`` and ``second`` (accuracies under the
-        two templates, averaged over seeds), prompts.
+        two templates, averaged over seeds), majority_baseline, prompts.
     """
     means = []
     for template in (first, second):
@@ -573,7 +668,7 @@ def template_accuracies(answers: Answers, first: str = OWN, second: str = CONTRA
     components = answers.components
     table = components.reindex(range(len(components) + 1))  # layer and head of the full model are missing
     table["kind"] = [*components["kind"], FULL]
-    table = table.assign(first=means[0], second=means[1])
+    table = table.assign(first=means[0], second=means[1], majority_baseline=majority_baseline(answers.full_model()))
     return table.assign(model=answers.model, task=answers.task, prompts=len(answers.gold))
 
 
@@ -588,6 +683,8 @@ def accuracy_map(answers: Answers, template: str = OWN) -> np.ndarray:
 
 def over_training(answers: Sequence[Answers], steps: Mapping[str, int], plan: Bootstrap | None = None) -> pd.DataFrame:
     """Compute the accuracies of the full model and of the best component of each run at several training steps.
+
+    The best component is chosen at each step, on other texts than those on which it is scored.
 
     Args:
         answers: Answers of checkpoints of the same model. Their names differ only in a number at the end.

@@ -1,7 +1,8 @@
 """Summary of kernel regression on hidden Markov models: distance and accuracy by n, the trend, and the remaining distance.
 
-*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. Intervals are 95 % bootstrap intervals
-over models and, within each model, over prompts. Models differ much more than prompts do, and the paper's models are one draw.
+*In-context learning as kernel regression* (Han et al., TMLR 2025), appendix C, Table 3. Intervals are those of
+:mod:`icl_lens.statistics.resampling`, over models (in place of demonstration sets). Models differ much more than prompts do,
+and the paper's models are one draw.
 """
 
 from __future__ import annotations
@@ -43,20 +44,19 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
 
     Args:
         rows: A hidden_markov table.
-        plan: How to resample; models are always resampled.
+        plan: How to resample.
 
     Raises:
         InputError: A model or prompt lacks a number of demonstrations.
 
     Returns:
-        One row per metric and n: model, metric, n, limit (whether n represents infinitely many demonstrations), value, low,
-        high, paper (empty if the paper has no value), models, prompts. The metrics are those of :data:`METRICS` and two over
-        all n together (with the n of the limit). ``trend`` is the Spearman correlation between n and the mean distance.
-        ``beyond_sampling`` is the mean distance at the limit minus the distance expected there if the distance at the largest n
-        decreased with the square root of n from that point on. A value above 0 means that a floor remains.
+        One row per metric and n: model, metric, n, limit (whether n represents infinitely many demonstrations), value, the
+        columns of :meth:`~icl_lens.statistics.resampling.Estimate.columns`, paper (empty if the paper has no value), models,
+        prompts. The metrics are those of :data:`METRICS` and two over all n together (with the n of the limit). ``trend`` is
+        the Spearman correlation between n and the mean distance. ``beyond_sampling`` is the mean distance at the limit minus
+        the distance expected there if the distance at the largest n decreased with the square root of n from that point on. A
+        value above 0 means that a floor remains.
     """
-    plan = plan or Bootstrap()
-    plan = Bootstrap(plan.resamples, plan.seed, plan.level, seeds_too=True)
     counts = sorted(rows["n"].unique().tolist())
     limit = int(rows.loc[rows["limit"], "n"].iloc[0])
     wide = rows.pivot(index=["seed", "trial"], columns="n", values=list(METRICS.values()))
@@ -71,16 +71,15 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
     place = {column: number for number, column in enumerate(columns)}
     found = []
 
-    def add(metric: str, n: int, of: Estimate, index: int, paper: float = np.nan) -> None:
+    def add(metric: str, n: int, one: Estimate, paper: float = np.nan) -> None:
         found.append(
             {
                 "model": MODEL,
                 "metric": metric,
                 "n": n,
                 "limit": n == limit,
-                "value": of.value[index],
-                "low": of.low[index],
-                "high": of.high[index],
+                "value": float(one.value),
+                **one.columns(),
                 "paper": paper,
                 **size,
             }
@@ -89,14 +88,17 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
     for metric, column in METRICS.items():
         for n in counts:
             of_paper = dict(zip(("distance", "accuracy"), PAPER.get(n, ()), strict=False))
-            add(metric, n, estimate, place[f"{column} {n}"], of_paper.get(metric, np.nan))
+            bounds = (0.0, 2.0) if metric == "distance" else (0.0, 1.0)
+            of_metric = estimate.apply(lambda v, at=place[f"{column} {n}"]: v[..., at], bounds)
+            add(metric, n, of_metric, of_paper.get(metric, np.nan))
     swept = [n for n in counts if n != limit]
     distances = [place[f"distance {n}"] for n in swept]
     paper = np.array([PAPER[n][0] if n in PAPER else np.nan for n in swept])
     of_paper = float(spearman(np.array(swept), paper)) if len(swept) > 1 and not np.isnan(paper).any() else np.nan
     if len(swept) > 1:
-        add("trend", limit, estimate.apply(lambda v: spearman(np.array(swept), v[..., distances])[..., None]), 0, of_paper)
+        trend = estimate.apply(lambda v: spearman(np.array(swept), v[..., distances]), (-1.0, 1.0))
+        add("trend", limit, trend, of_paper)
     left = np.sqrt(swept[-1] / limit)
     at_limit, last = place[f"distance {limit}"], distances[-1]
-    add("beyond_sampling", limit, estimate.apply(lambda v: (v[..., at_limit] - left * v[..., last])[..., None]), 0)
+    add("beyond_sampling", limit, estimate.apply(lambda v: v[..., at_limit] - left * v[..., last]))
     return pd.DataFrame(found)

@@ -4,6 +4,9 @@
 :mod:`icl_lens.studies.kernel_regression.kernel_regression.compute`. The bin of a text is an interpolated value between its
 tokens' weights, and the bin of a label word is a sum. Use the parts to see how much attention a layer gives to each part of the
 prompt. They sum to 1 and have intervals (:mod:`icl_lens.statistics.resampling`).
+
+A claim that at least one layer has a large share is about the best layer. That layer is chosen on one half of the test texts
+and scored on the other half (:mod:`icl_lens.statistics.halves`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import pandas as pd
 
 from icl_lens.errors import InputError
 from icl_lens.statistics import resampling
-from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.statistics.halves import chosen_on_other_half, halves, texts_of
+from icl_lens.statistics.resampling import Bootstrap, unit_index
 from icl_lens.studies.kernel_regression.settings import PARTS, Settings
 
 TITLES = {
@@ -27,6 +31,14 @@ TITLES = {
     "end": "after the query",
 }
 """Names of the parts in a legend."""
+
+SHARE, BEST_LAYER = "share", "best layer"
+"""Metrics of :func:`parts`."""
+
+LABELS_MINUS_TEXTS = "labels - texts"
+
+# Depth up to which the best layer for the end of the query is chosen: "especially in the first layers".
+_FIRST_LAYERS = 0.2
 
 
 def bins(demonstrations: int, settings: Settings) -> pd.DataFrame:
@@ -84,29 +96,61 @@ def parts(rows: pd.DataFrame, plan: Bootstrap | None = None, single: bool = Fals
 
     Returns:
         One row per layer (from 0) and part (:data:`~icl_lens.studies.kernel_regression.settings.PARTS`): model, set, task,
-        metric (``share``), these columns, value, low, high, prompts and seeds.
+        metric (:data:`SHARE`), these columns, value, the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`, and seeds. Unless ``single``, there are also rows of the
+        layer with the largest share, with the metric :data:`BEST_LAYER` and no layer: that of the label words minus that of
+        the texts (:data:`LABELS_MINUS_TEXTS` in ``part``), of the first token (``first``), and of the part after the query
+        (``end``), the last among the layers of the first fifth of the model. Each prompt is scored in the layer that is chosen
+        on the other half of the texts.
     """
     if single:
         rows = rows[rows["prompt_id"] == rows["prompt_id"].iloc[0]]
     columns = [f"on_{name}" for name in PARTS]
-    units = rows.groupby(["task", "seed", "prompt_id", "layer"])[columns].mean().unstack("layer")
+    units = rows.groupby([*unit_index(rows), "layer"])[columns].mean().unstack("layer")
     names = [f"{part} {layer}" for part, layer in units.columns]
     units.columns = names
-    estimate = resampling.mean(units.reset_index(), names, plan)
-    key = rows.iloc[0][["model", "set", "task"]].to_dict()
+    units = units.reset_index()
+    key = {**rows.iloc[0][["model", "set", "task"]].to_dict(), "seeds": rows["seed"].nunique()}
     layers = int(rows["layer"].max()) + 1
-    return pd.DataFrame(
-        {
-            **key,
-            "metric": "share",
-            "part": part,
-            "layer": layer,
-            "value": estimate.value[number * layers + layer],
-            "low": np.nan if single else estimate.low[number * layers + layer],
-            "high": np.nan if single else estimate.high[number * layers + layer],
-            "prompts": estimate.prompts,
-            "seeds": rows["seed"].nunique(),
-        }
-        for number, part in enumerate(PARTS)
-        for layer in range(layers)
-    )
+    estimate = resampling.mean(units, names, plan).apply(lambda means: means, (0.0, 1.0))
+    found = []
+    for number, part in enumerate(PARTS):
+        for layer in range(layers):
+            one = estimate[number * layers + layer]
+            # A single prompt has no interval.
+            ends = {"low": np.nan, "high": np.nan, "prompts": 1} if single else one.columns()
+            found.append({**key, "metric": SHARE, "part": part, "layer": layer, "value": float(one.value), **ends})
+    if not single:
+        found += [{**key, "metric": BEST_LAYER, **row} for row in _best_layers(units, layers, plan)]
+    return pd.DataFrame(found).astype({"layer": "Int64"})
+
+
+def _best_layers(units: pd.DataFrame, layers: int, plan: Bootstrap | None) -> list[dict]:
+    """Return the rows of :data:`BEST_LAYER`: part, value and the columns of the estimate.
+
+    Args:
+        units: One row per prompt, with a column ``PART LAYER`` for each part and layer.
+        layers: L.
+        plan: How to resample.
+    """
+
+    def share(part: str) -> np.ndarray:
+        return units[[f"on_{part} {layer}" for layer in range(layers)]].to_numpy()  # (N, L)
+
+    quantities = {
+        LABELS_MINUS_TEXTS: share("labels") - share("texts"),
+        "first": share("first"),
+        "end": share("end")[:, : int(_FIRST_LAYERS * layers)],
+    }
+    half = halves(units["seed"], texts_of(units))
+    found = []
+    for part, values in quantities.items():
+        if not values.shape[1]:
+            continue
+        chosen = chosen_on_other_half(half, lambda of, values=values: int(values[of].mean(0).argmax()))  # (N,)
+        scored = units[unit_index(units)].assign(value=values[np.arange(len(values)), chosen])[chosen >= 0]
+        if len(scored):
+            bounds = (-1.0, 1.0) if part == LABELS_MINUS_TEXTS else (0.0, 1.0)
+            one = resampling.mean(scored, ["value"], plan).apply(lambda means: means[..., 0], bounds)
+            found.append({"part": part, "value": float(one.value), **one.columns()})
+    return found

@@ -127,7 +127,7 @@ def _cosines(prompts: Sequence[TokenizedPrompt], settings: Settings, device: tor
         return prompt.text[span[0] : span[1]]
 
     pairs = [(span_text(p, p.query_span), [span_text(p, span) for span in p.text_spans]) for p in prompts]
-    masks = held_out([p.seed for p in prompts], [p.prompt_id for p in prompts], settings)
+    masks = held_out([p.seed for p in prompts], [p.query_index for p in prompts], settings)
     corpus = [
         text for (query, texts), is_held_out in zip(pairs, masks, strict=True) if not is_held_out for text in (query, *texts)
     ]

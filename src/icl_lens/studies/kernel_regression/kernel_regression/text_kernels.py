@@ -87,7 +87,8 @@ def _embed(texts: Sequence[str], folder: Path, device: torch.device | str) -> np
         )
     try:
         options = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        # Padding on the left would move the absolute positions of a text by an amount that depends on its batch.
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **options)
         network, report = AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )

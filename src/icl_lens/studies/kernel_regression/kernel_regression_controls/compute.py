@@ -17,6 +17,7 @@ The rows of each control are those of :mod:`icl_lens.studies.kernel_regression.d
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.progress import Runs
 from icl_lens.prompts.demonstrations import demonstration_texts, replace_demonstrations
 from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.statistics.halves import texts_of
 from icl_lens.studies.inputs import Given, Inputs, of_tables
 from icl_lens.studies.kernel_regression.demonstration_attention import attention_rows
 from icl_lens.studies.kernel_regression.settings import INPUTS_PERMUTED, LABELS_FLIPPED, ORDER, PLAIN, Settings, first_held_out
@@ -47,7 +49,7 @@ def control_tables(table: pd.DataFrame, settings: Settings) -> dict[str, pd.Data
     Raises:
         InputError: A prompt's demonstrations cannot be permuted.
     """
-    unchanged = table[first_held_out(table["seed"].to_numpy(), table["prompt_id"].to_numpy(), settings)]
+    unchanged = table[first_held_out(table["seed"].to_numpy(), texts_of(table), settings)]
     changes = {
         INPUTS_PERMUTED: lambda row: _permute_inputs(row, settings),
         LABELS_FLIPPED: _flip_labels,
@@ -101,7 +103,9 @@ def _reorder(row: dict, settings: Settings, draw: int) -> dict:
 
 
 def _generator(row: dict, settings: Settings, stream: int) -> np.random.Generator:
-    return np.random.default_rng([settings.seed, int(row["seed"]), int(row["prompt_id"]), stream])
+    # Without the task, prompts of two tasks with the same id and seed would have the same permutation.
+    task = zlib.crc32(str(row["task"]).encode())
+    return np.random.default_rng([settings.seed, task, int(row["seed"]), int(row["prompt_id"]), stream])
 
 
 def compute(

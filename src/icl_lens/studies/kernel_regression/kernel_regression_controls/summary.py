@@ -15,7 +15,8 @@ import pandas as pd
 
 from icl_lens.errors import InputError
 from icl_lens.statistics import resampling
-from icl_lens.statistics.resampling import Bootstrap
+from icl_lens.statistics.answers import balanced_columns, majority_baseline, scores
+from icl_lens.statistics.resampling import Bootstrap, unit_index
 from icl_lens.statistics.weighted_votes import agreement, votes
 from icl_lens.studies.kernel_regression.reconstruction import Attention, attention, choose, shuffled
 from icl_lens.studies.kernel_regression.settings import CONTROLS, LABELS_FLIPPED, ORDER, PLAIN, Settings, held_out
@@ -46,14 +47,16 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
 
     Returns:
         One row per ``control`` and ``metric`` (:data:`METRICS`): model, set, task, these columns, layer and head (from 0),
-        value, low, high, null_95 (for ``agreement``: the 95 % quantile of this head's agreement with labels shuffled within
-        prompts), prompts and seeds. For the reordered prompts, the value is the mean over the orders. For :data:`ANY`, it is
-        how often at least one order causes a change. With flipped labels, ``accuracy`` counts predictions of the class that the
-        demonstrations of the gold class have after flipping. Changes are then relative to the prediction and the reconstruction
-        on the unchanged prompt, each moved to the next class.
+        value, the columns of :meth:`~icl_lens.statistics.resampling.Estimate.columns`, those of
+        :func:`icl_lens.statistics.answers.balanced_columns` (for ``accuracy``), null_95 (for ``agreement``: the 95 %
+        quantile of this head's agreement with labels shuffled within prompts), prompts and seeds. For the reordered prompts,
+        the value is the mean over the orders. For :data:`ANY`, it is how often at least one order causes a change. With flipped
+        labels, ``accuracy`` counts predictions of the class that the demonstrations of the gold class have after flipping.
+        Changes are then relative to the prediction and the reconstruction on the unchanged prompt, each moved to the next
+        class.
     """
     main = attention(rows)
-    scored = held_out(main.seeds, main.ids, settings)
+    scored = held_out(main.seeds, main.texts, settings)
     shares = votes(main.weights["max"], main.labels, main.classes)
     head = choose(shares[~scored], main.prediction[~scored])
     parts = {
@@ -75,13 +78,11 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
         shares = votes(part.weights["max"][:, [head]], part.labels, main.classes)
         after = _reconstructed(part, head, main.classes)
         found.append(
-            pd.DataFrame(
-                {
+            part.units.assign(
+                **{
                     "control": control,
                     "draw": draw,
-                    "task": part.key["task"],
-                    "seed": part.seeds,
-                    "prompt_id": part.ids,
+                    "gold": part.gold,
                     "accuracy": part.prediction == (part.gold + step) % main.classes,
                     "agreement": agreement(shares, part.prediction)[:, 0],
                     "answer_changed": part.prediction != (plain.prediction + step) % main.classes,
@@ -90,14 +91,17 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
             ).astype({name: float for name in METRICS})
         )
     units = pd.concat(found, ignore_index=True)
-    orders = units[units["control"] == ORDER].groupby(["task", "seed", "prompt_id"], as_index=False)
+    orders = units[units["control"] == ORDER].groupby(unit_index(units), as_index=False)
     changes = ["answer_changed", "reconstruction_changed"]
     layer, number = main.heads[head]
     shown = []
     for control in (*CONTROLS, ANY):
         names = changes if control == ANY else list(METRICS)
         part = orders[changes].max() if control == ANY else units[units["control"] == control]
-        estimate = resampling.mean(part, names, plan)
+        estimate = resampling.mean(part, names, plan).apply(lambda means: means, (0.0, 1.0))
+        beside = {}
+        if control != ANY:
+            beside["accuracy"] = balanced_columns(scores(part, ["accuracy"], plan)[1, 0], majority_baseline(part))
         for place, name in enumerate(names):
             quantile = np.nan
             if name == "agreement":
@@ -110,10 +114,9 @@ def summarise(rows: pd.DataFrame, controls: pd.DataFrame, settings: Settings, pl
                     "layer": layer,
                     "head": number,
                     "value": float(estimate.value[place]),
-                    "low": float(estimate.low[place]),
-                    "high": float(estimate.high[place]),
+                    **estimate[place].columns(),
+                    **beside.get(name, {}),
                     "null_95": quantile,
-                    "prompts": estimate.prompts,
                     "seeds": len(np.unique(plain.seeds)),
                 }
             )

@@ -1,7 +1,8 @@
 """Summary of the probes: accuracy by layer, head and position, and whether the accuracy peaks at the label word.
 
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Figure 5. Accuracies are over all folds together. Intervals
-are 95 % bootstrap intervals over prompts; the fitted probes are fixed across resamples.
+are those of :mod:`icl_lens.statistics.resampling`, with each prompt as a demonstration set of its own: a probe reads only the
+demonstrations, and the paper's prompts do not share them. The fitted probes are the same in each resample.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from icl_lens.artifacts.schema import DEMONSTRATIONS
 from icl_lens.errors import InputError
-from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.resampling import Bootstrap, Estimate, of_weights, unit_index
 
 _KEY = ["model", "set", "task"]
 _PROBE = ["feature", "target"]
@@ -27,11 +29,12 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         InputError: A probe is missing or duplicated for some head, layer or position.
 
     Returns:
-        One row per model, set, task, feature, target, metric, offset, layer and head (from 0): value, low, high, majority,
-        classes, fitted (mean over folds), demonstrations (number tested), prompts. The metrics are ``accuracy``, of one head;
-        ``layer``, the mean over a layer's heads (head missing); ``mean``, over all heads (layer and head missing); and ``peak``
-        (layer and head missing), the mean at offset 0 minus the largest mean at another offset, which is the offset of the row.
-        A ``peak`` above 0 means that the accuracy is highest at the label word's own position.
+        One row per model, set, task, feature, target, metric, offset, layer and head (from 0): value, the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`, majority, classes, fitted (mean over folds), demonstrations
+        (number tested). The metrics are ``accuracy``, of one head; ``layer``, the mean over a layer's heads (head missing);
+        ``mean``, over all heads (layer and head missing); and ``peak`` (layer and head missing), the mean at offset 0 minus the
+        mean at the offset of the row, for each other offset. The accuracy is highest at the label word's own position if
+        ``peak`` is above 0 for all other offsets. No offset is selected.
     """
     plan = plan or Bootstrap()
     found = []
@@ -54,12 +57,15 @@ def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
     right, asked = (wide[name].to_numpy() for name in ("right", "asked"))  # (N, O * L * H) each
     # Folds mix the prompts of all seeds, and a row has the prompt_id of only one prompt of its fold. Prompts are therefore
     # resampled as one stratum.
-    weights = plan.prompt_weights(task, 0, len(wide))  # (R, N)
-    with np.errstate(invalid="ignore"):
-        value, drawn = right.sum(0) / asked.sum(0), (weights @ right) / (weights @ asked)
+    members = pd.DataFrame({"task": task, "seed": 0, "prompt_id": wide.index.astype(int), DEMONSTRATIONS: range(len(wide))})
     shape = sizes[:3]
-    of_head = Estimate(value.reshape(shape), drawn.reshape(-1, *shape), len(wide), plan.level)
-    of_layer, of_all = of_head.apply(lambda v: v.mean(-1)), of_head.apply(lambda v: v.mean((-1, -2)))
+
+    def accuracies(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return ((weights @ right) / (weights @ asked)).reshape(-1, *shape)  # (K, O, L, H)
+
+    of_head = of_weights(members.set_index(unit_index(members)), accuracies, plan, (0.0, 1.0))
+    of_layer, of_all = (of_head.apply(lambda v, axes=axes: v.mean(axes), (0.0, 1.0)) for axes in (-1, (-1, -2)))  # (O, L), (O,)
     offsets, layers, heads = (sorted(rows[name].unique().tolist()) for name in places)
     by_offset = dict(list(rows.groupby("offset")))
     found = []
@@ -76,14 +82,12 @@ def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
                 "offset": offset,
                 "layer": layer,
                 "head": head,
-                "value": float(estimate.value[index]),
-                "low": float(estimate.low[index]),
-                "high": float(estimate.high[index]),
+                "value": float(estimate[index].value),
+                **estimate[index].columns(),
                 "majority": float(np.average(one["majority"], weights=tested)),
                 "classes": int(one["classes"].max()),
                 "fitted": float(one["fitted"].mean()),
                 "demonstrations": int(tested.sum()),
-                "prompts": estimate.prompts,
             }
         )
 
@@ -93,8 +97,10 @@ def _of_probe(rows: pd.DataFrame, task: str, plan: Bootstrap) -> list[dict]:
                 add("accuracy", of_head, (o, place, number), offset, layer, head)
             add("layer", of_layer, (o, place), offset, layer)
         add("mean", of_all, (o,), offset)
-    others = [o for o, offset in enumerate(offsets) if offset != 0]
-    if others and 0 in offsets:
-        zero, best = offsets.index(0), max(others, key=lambda o: of_all.value[o])
-        add("peak", of_all.apply(lambda v: v[..., [zero]] - v[..., [best]]), (0,), offsets[best])
+    if 0 in offsets:
+        zero = offsets.index(0)
+        peak = of_all.apply(lambda v: v[..., [zero]] - v, (-1.0, 1.0))  # (O,)
+        for o, offset in enumerate(offsets):
+            if o != zero:
+                add("peak", peak, (o,), offset)
     return found

@@ -9,10 +9,10 @@ differ in the level of both quantities.
 
 The paper compares the map by eye with that of the heads that reconstruct the prediction, and says that they resemble each
 other. This module measures the resemblance by the Spearman correlation over heads, and reports how often randomly permuted
-heads agree as well. For the correlations, it also reports the largest correlation of all heads when the similarities are
-permuted among a prompt's demonstrations.
+heads agree as well. For the correlations, it also reports the largest correlation of all heads, which is chosen in sample, and
+compares it with the largest one when the similarities are permuted among a prompt's demonstrations.
 
-Intervals are 95 % bootstrap intervals over prompts.
+Intervals are those of :mod:`icl_lens.statistics.resampling`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pandas as pd
 
 from icl_lens.errors import InputError
 from icl_lens.statistics.ranks import spearman
-from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.resampling import Bootstrap, Estimate, of_weights, unit_index
 from icl_lens.statistics.weighted_votes import agreement, votes
 
 WAYS = {"pooled": "over all pairs", "per_prompt": "mean over prompts"}
@@ -47,13 +47,14 @@ class Pairs:
         similarity: Shape (N, D).
         attention: Shape (N, L, H, D).
         agrees: Whether the class that a head reconstructs is the model's prediction, shape (N, L, H).
-        seeds: Shape (N,), ascending.
+        units: Columns of :func:`~icl_lens.statistics.resampling.unit_index`, one row per prompt, in the order of seed and
+            prompt_id.
     """
 
     similarity: np.ndarray
     attention: np.ndarray
     agrees: np.ndarray
-    seeds: np.ndarray
+    units: pd.DataFrame
 
 
 def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max") -> Pairs:
@@ -100,16 +101,15 @@ def pair(similarity: pd.DataFrame, attention: pd.DataFrame, column: str = "max")
         padded(similarity["similarity"], np.nan),
         weights.reshape(len(ids), layers, heads, width),
         agrees.reshape(len(ids), layers, heads),
-        similarity["seed"].to_numpy(),
+        similarity[unit_index(similarity)].reset_index(drop=True),
     )
 
 
-def correlate(pairs: Pairs, task: str, plan: Bootstrap | None = None) -> dict[str, Estimate]:
+def correlate(pairs: Pairs, plan: Bootstrap | None = None) -> dict[str, Estimate]:
     """Compute the correlations of similarity and attention, and the share of agreement.
 
     Args:
         pairs: N prompts.
-        task: Task of the prompts, for the resamples.
         plan: How to resample.
 
     Returns:
@@ -117,27 +117,30 @@ def correlate(pairs: Pairs, task: str, plan: Bootstrap | None = None) -> dict[st
         undefined (one side is constant). Also ``resemblance: WAY``, the Spearman correlation over heads between each of the two
         and agreement, shape (); it leaves out heads without a correlation.
     """
-    plan = plan or Bootstrap()
-    weights = _weights(pairs.seeds, task, plan)  # (R, N)
-    shape, count = pairs.attention.shape[1:3], len(pairs.seeds)
-    own = _moments(pairs.similarity, pairs.attention)  # (N, L * H, 6)
-    flat = own.reshape(count, -1)
-    pooled = _pearson(own.sum(0)), _pearson((weights @ flat).reshape(len(weights), -1, 6))
-    each = _pearson(own)  # (N, L * H)
+    shape, count = pairs.attention.shape[1:3], len(pairs.units)
+    moments = _moments(pairs.similarity, pairs.attention)  # (N, L * H, 6)
+    flat = moments.reshape(count, -1)
+    each = _pearson(moments)  # (N, L * H)
     agrees = pairs.agrees.reshape(count, -1).astype(float)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        pooled = _pearson((weights @ flat).reshape(len(weights), -1, 6))
+        agreed = weights @ agrees / weights.sum(1, keepdims=True)
+        return np.stack([pooled, _mean_of_known(each, weights), agreed], 1)  # (K, 3, L * H)
+
+    units = pairs.units.set_index(unit_index(pairs.units))
+    together = of_weights(units, statistic, plan or Bootstrap())
+    place = {"pooled": 0, "per_prompt": 1, "agreement": 2}
     found = {
-        "pooled": pooled,
-        "per_prompt": (_mean_of_known(each), _mean_of_known(each, weights)),
-        "agreement": (agrees.mean(0), weights @ agrees / weights.sum(1, keepdims=True)),
-    }
-    estimates = {
-        name: Estimate(value.reshape(shape), drawn.reshape(-1, *shape), count, plan.level)
-        for name, (value, drawn) in found.items()
+        name: together.apply(
+            lambda v, n=number: v[..., n, :].reshape(*v.shape[:-2], *shape), (0.0 if name == "agreement" else -1.0, 1.0)
+        )
+        for name, number in place.items()
     }
     for way in WAYS:
-        value, drawn = (_over_heads(found[way][part], found["agreement"][part]) for part in (0, 1))
-        estimates[f"resemblance: {way}"] = Estimate(value, drawn, count, plan.level)
-    return estimates
+        resemblance = together.apply(lambda v, n=place[way]: _over_heads(v[..., n, :], v[..., 2, :]), (-1.0, 1.0))
+        found[f"resemblance: {way}"] = resemblance
+    return found
 
 
 def _over_heads(correlation: np.ndarray, agreement: np.ndarray) -> np.ndarray:
@@ -202,11 +205,12 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
         InputError: A kernel_regression table is missing, or the tables do not match; see :func:`pair`.
 
     Returns:
-        One row per model, set, task, metric, layer and head (both from 0): value, low, high, by_chance, beyond (value minus
-        by_chance), prompts. The metrics are ``pooled``, ``per_prompt`` and ``agreement`` (with by_chance and beyond empty);
-        ``largest: WAY``, a second row for the head with the largest correlation, with by_chance from :func:`largest_by_chance`
-        over all heads; and ``resemblance: WAY``, with layer and head missing and by_chance from :func:`agree_by_chance` (a
-        share of orders, so beyond is empty).
+        One row per model, set, task, metric, layer and head (both from 0): value, the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`, by_chance, beyond (value minus by_chance). The metrics are
+        ``pooled``, ``per_prompt`` and ``agreement`` (with by_chance and beyond empty); ``largest: WAY``, a second row for the
+        head with the largest correlation, chosen in sample and therefore without an interval, with by_chance from
+        :func:`largest_by_chance` over all heads; and ``resemblance: WAY``, with layer and head missing and by_chance from
+        :func:`agree_by_chance` (a share of orders, so beyond is empty).
     """
     rows = []
     by_key = dict(list(attention.groupby(_KEY)))
@@ -214,8 +218,8 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
         if key not in by_key:
             raise InputError(f"the kernel_regression table of {key[0]} on {key[2]}, {key[1]} is missing; create it first")
         pairs = pair(part, by_key[key])
-        found = correlate(pairs, key[2], plan)
-        named, prompts = dict(zip(_KEY, key, strict=True)), len(pairs.seeds)
+        found = correlate(pairs, plan)
+        named = dict(zip(_KEY, key, strict=True))
         largest = largest_by_chance(pairs, plan)
         for metric, estimate in found.items():
             of_metric = [_row(metric, estimate, place) for place in np.ndindex(estimate.value.shape)]
@@ -225,24 +229,21 @@ def summarise(similarity: pd.DataFrame, attention: pd.DataFrame, plan: Bootstrap
             known = [row for row in of_metric if not np.isnan(row["value"])]
             if metric in WAYS and known:
                 most = max(known, key=lambda row: row["value"])
-                chance = {"by_chance": largest[metric], "beyond": most["value"] - largest[metric]}
-                of_metric.append({**most, "metric": f"largest: {metric}", **chance})
-            rows += [{**named, **row, "prompts": prompts} for row in of_metric]
+                of_metric.append(
+                    {name: most[name] for name in ("layer", "head", "value", "prompts")}
+                    | {"metric": f"largest: {metric}", "by_chance": largest[metric]}
+                    | {"beyond": most["value"] - largest[metric]}
+                )
+            rows += [{**named, **row} for row in of_metric]
     return pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
 
 
 def _row(metric: str, estimate: Estimate, place: tuple[int, ...]) -> dict:
     """Build the row of one head, or the row of all heads together if ``place`` is empty."""
     layer, head = place or (None, None)
-    ends = {name: float(getattr(estimate, name)[place]) for name in ("value", "low", "high")}
-    return {"metric": metric, "layer": layer, "head": head, **ends, "by_chance": np.nan, "beyond": np.nan}
-
-
-def _weights(seeds: np.ndarray, task: str, plan: Bootstrap) -> np.ndarray:
-    """Return how often each resample draws each prompt, seed by seed, shape (R, N)."""
-    return np.concatenate(
-        [plan.prompt_weights(task, int(seed), int((seeds == seed).sum())) for seed in np.unique(seeds)], axis=1
-    )
+    one = estimate[place] if place else estimate
+    found = {"metric": metric, "layer": layer, "head": head, "value": float(one.value), **one.columns()}
+    return {**found, "by_chance": np.nan, "beyond": np.nan}
 
 
 def _moments(similarity: np.ndarray, attention: np.ndarray) -> np.ndarray:

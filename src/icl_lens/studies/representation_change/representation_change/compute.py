@@ -51,7 +51,7 @@ from icl_lens.studies.representation_change.settings import COMPONENTS, SETS, Se
 
 
 def prepare(given: Given) -> Inputs:
-    """Select the prompts of the queries that fit the context in each condition, and their rows of the table.
+    """Select the prompts of the queries that fit the context in each condition, with each answer, and their rows of the table.
 
     Prompts are written as chats if requested. If one prompt of a query does not fit, the query is left out of all conditions,
     because all comparisons are paired.
@@ -62,7 +62,10 @@ def prepare(given: Given) -> Inputs:
     model = given.model
     table = _as_chats(given.table, model.tokenizer) if given.as_chat else given.table
     prompts = encode(table, model.tokenizer, given.bos)
-    fits = table["prompt_id"].isin([p.prompt_id for p in fitting(model, prompts)])
+    candidates = generation.candidate_ids(prompts, table["candidates"].tolist(), model.tokenizer)
+    longest = max((len(ids) for each in candidates for ids in each), default=1)
+    answer = max(longest, given.settings.new_tokens)
+    fits = table["prompt_id"].isin([p.prompt_id for p in fitting(model, prompts, answer)])
     kept = table[fits.groupby(table["query_id"]).transform("all")]
     if kept.empty:
         raise InputError(f"model {model.name}: no query fits the context in every condition; use fewer examples")
@@ -289,7 +292,7 @@ def _compare(
     covariates = [similarity.condensed(hypotheses.jaccard(query_tokens))]
     if first["task"].iloc[0] == "lines":
         covariates.append(similarity.condensed(hypotheses.distance(first["place"].to_numpy())))
-    kernels = similarity.square(np.nan_to_num(cosine))  # (C, L + 1, Q, P, P)
+    kernels = similarity.square(cosine)  # (C, L + 1, Q, P, P); NaN where all prompts have the same vector
     results: dict[str, list[np.ndarray]] = {}
     for hypothesis in hypotheses.matrices(first).values():
         pairs = similarity.condensed(hypothesis)  # (M,)

@@ -15,15 +15,17 @@ first of L layers. Means over layers omit the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from icl_lens.artifacts.schema import DEMONSTRATIONS
 from icl_lens.statistics import similarity
 from icl_lens.statistics.ranks import spearman
-from icl_lens.statistics.resampling import Bootstrap, Estimate
+from icl_lens.statistics.resampling import Bootstrap, Estimate, of_weights
 from icl_lens.statistics.significance import benjamini_hochberg, paired_t, spearman_test, wilcoxon
 from icl_lens.studies.representation_change import hypotheses
 from icl_lens.studies.representation_change.paired_answers import judged
@@ -35,6 +37,7 @@ _LEVEL = 0.05
 _MAX_ENTRIES = 20_000_000
 
 Condition = tuple[int, bool]
+Difference = Callable[[Condition, Condition], Estimate]
 
 
 def cells(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:
@@ -49,55 +52,80 @@ def conditions(rows: pd.DataFrame) -> dict[Condition, pd.DataFrame]:
     return {(int(k), bool(control)): part.sort_values("query_id") for (k, control), part in grouped}
 
 
-def means(values: np.ndarray, rows: pd.DataFrame, plan: Bootstrap) -> Estimate:
+Bounds = tuple[float, float] | None
+
+
+def means(values: np.ndarray, rows: pd.DataFrame, plan: Bootstrap, bounds: Bounds = None) -> Estimate:
     """Estimate the mean over queries, ignoring queries without a value.
 
     Args:
         values: Values of the queries, shape (P, ...).
         rows: Rows of the queries, in the same order.
         plan: How to resample.
+        bounds: Smallest and largest possible value.
     """
     values = np.asarray(values, dtype=float)
     flat = values.reshape(len(values), -1)  # (P, X)
-    weights = _weights(rows, plan)  # (R, P)
-    known = ~np.isnan(flat)
-    filled = np.where(known, flat, 0.0)
+    known = ~np.isnan(flat)  # (P, X)
+    filled = np.where(known, flat, 0.0)  # (P, X)
 
-    def mean(weight: np.ndarray) -> np.ndarray:
-        total = weight @ known
-        return np.divide(weight @ filled, total, out=np.full(total.shape, np.nan), where=total > 0)
+    def mean(weights: np.ndarray) -> np.ndarray:
+        total = weights @ known  # (R, X)
+        found = np.divide(weights @ filled, total, out=np.full(total.shape, np.nan), where=total > 0)  # (R, X)
+        return found.reshape(-1, *values.shape[1:])
 
-    value, resampled = mean(np.ones((1, len(flat))))[0], mean(weights)
-    shape = values.shape[1:]
-    return Estimate(value.reshape(shape), resampled.reshape(-1, *shape), len(flat), plan.level)
+    return of_weights(_units(rows), mean, plan, bounds)
 
 
-def _weights(rows: pd.DataFrame, plan: Bootstrap) -> np.ndarray:
-    """Return how often each query is drawn, shape (R, P). The weights are the same in all conditions."""
-    return plan.prompt_weights(f"{rows['task'].iloc[0]} {rows['distractors'].iloc[0]}", int(rows["seed"].iloc[0]), len(rows))
+def _units(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the index of the queries, which is the same in all conditions. Each query has its own examples."""
+    task, seeds = f"{rows['task'].iloc[0]} {rows['distractors'].iloc[0]}", rows["seed"].to_numpy()
+    index = {"task": task, "seed": seeds[0], "prompt_id": range(len(rows)), DEMONSTRATIONS: range(len(rows))}
+    return pd.DataFrame(index=pd.MultiIndex.from_frame(pd.DataFrame(index)))
 
 
-def contrasts(by_condition: dict[Condition, Estimate], axes: Sequence[tuple[str, Sequence]]) -> pd.DataFrame:
+def differences(
+    values: Mapping[Condition, np.ndarray], rows: pd.DataFrame, plan: Bootstrap, bounds: Bounds = None
+) -> Difference:
+    """Return a function that estimates the difference of two conditions over the queries that have a value in both.
+
+    Args:
+        values: Values of the queries in each condition, shape (P, ...).
+        rows: Rows of the queries of one condition.
+        plan: How to resample.
+        bounds: Smallest and largest possible value of a condition.
+    """
+    of_difference = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+    return lambda one, other: means(values[one] - values[other], rows, plan, of_difference)
+
+
+def contrasts(
+    by_condition: Mapping[Condition, Estimate], axes: Sequence[tuple[str, Sequence]], difference: Difference | None = None
+) -> pd.DataFrame:
     """Arrange conditions and their paired differences as rows.
 
     Args:
         by_condition: Estimates of all conditions, with the same shape.
         axes: Name and labels of each axis of that shape.
+        difference: Function that estimates the difference of two conditions, if some queries have no value in one of them
+            (:func:`differences`); by default, the estimates are subtracted.
 
     Returns:
-        One row per number of examples, contrast and cell: examples, contrast, the axes, value, low, high, prompts.
+        One row per number of examples, contrast and cell: examples, contrast, the axes, value and the columns of
+        :meth:`~icl_lens.statistics.resampling.Estimate.columns`.
     """
+    difference = difference or (lambda one, other: by_condition[one] - by_condition[other])
     tables = []
     for (examples, control), estimate in by_condition.items():
         if not examples:
             shown = {"none": estimate}
         elif control:
-            shown = {"control": estimate, "control - none": estimate - by_condition[0, False]}
+            shown = {"control": estimate, "control - none": difference((examples, True), (0, False))}
         else:
             shown = {
                 "examples": estimate,
-                "examples - none": estimate - by_condition[0, False],
-                "examples - control": estimate - by_condition[examples, True],
+                "examples - none": difference((examples, False), (0, False)),
+                "examples - control": difference((examples, False), (examples, True)),
             }
         for contrast, each in shown.items():
             table = pd.DataFrame(product(*(labels for _, labels in axes)), columns=[name for name, _ in axes])
@@ -105,10 +133,7 @@ def contrasts(by_condition: dict[Condition, Estimate], axes: Sequence[tuple[str,
                 table.assign(
                     examples=examples,
                     contrast=contrast,
-                    value=np.ravel(each.value),
-                    low=np.ravel(each.low),
-                    high=np.ravel(each.high),
-                    prompts=each.prompts,
+                    **(Estimate.columns(each.apply(np.atleast_1d, each.bounds)) | {"value": np.ravel(each.value)}),
                 )
             )
     return pd.concat(tables, ignore_index=True)
@@ -125,7 +150,12 @@ def marked(table: pd.DataFrame) -> pd.DataFrame:
 
 def over_layers(by_condition: dict[Condition, Estimate]) -> dict[Condition, Estimate]:
     """Compute means over the last axis without its first entry: over layers without the embeddings."""
-    return {key: estimate.apply(lambda v: v[..., 1:].mean(-1)) for key, estimate in by_condition.items()}
+    return {key: estimate.apply(over_outputs, estimate.bounds) for key, estimate in by_condition.items()}
+
+
+def over_outputs(values: np.ndarray) -> np.ndarray:
+    """Compute the mean over the last axis without its first entry, which is the embeddings."""
+    return values[..., 1:].mean(-1)
 
 
 def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
@@ -137,15 +167,22 @@ def behaviour(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
 
     Returns:
         One row per cell, measure (error, relative_error, likelihood_error, log_prob, unparsed), number of examples and
-        contrast, with value, low, high, prompts, and for differences t, p_t (paired t-test) and p_wilcoxon.
+        contrast, with value, the columns of ``Estimate.columns``, and for differences t, p_t (paired t-test) and p_wilcoxon.
+        For the error rates of the task reading, baseline_error is the error of always answering the most frequent correct
+        activity.
     """
     plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
         by_condition = {key: judged(each) for key, each in conditions(part).items()}
         for measure in ("error", "relative_error", "likelihood_error", "log_prob", "unparsed"):
             values = {key: _measure(each, measure) for key, each in by_condition.items()}
-            table = contrasts({key: means(value, by_condition[key], plan) for key, value in values.items()}, ())
+            share = measure in ("likelihood_error", "unparsed") or (names["task"] == "reading" and measure != "log_prob")
+            bounds = (0.0, 1.0) if share else None
+            estimates = {key: means(value, by_condition[key], plan, bounds) for key, value in values.items()}
+            table = contrasts(estimates, (), differences(values, next(iter(by_condition.values())), plan, bounds))
             tests = [_tests(values, row.examples, row.contrast) for row in table.itertuples()]
+            rate = names["task"] == "reading" and measure.endswith("error")
+            table["baseline_error"] = 1 - part["truth"].value_counts(normalize=True).max() if rate else np.nan
             tables.append(table.assign(**names, measure=measure, **{k: [t[k] for t in tests] for k in tests[0]}))
     return pd.concat(tables, ignore_index=True)
 
@@ -189,8 +226,8 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
 
     Returns:
         One row per cell, kind (mean, sum), below (irrelevant; context, the examples' answers), layer, number of examples and
-        contrast: value (mean of log A), low, high, prompts. ``layer`` 0 is the first layer. ``of`` is ``layer`` or
-        ``mean of layers``. A cell without distractors has no irrelevant tokens, so it has no such rows.
+        contrast: value (mean of log A) and the columns of ``Estimate.columns``. ``layer`` 0 is the first layer. ``of`` is
+        ``layer`` or ``mean of layers``. A cell without distractors has no irrelevant tokens, so it has no such rows.
     """
     plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -198,7 +235,8 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
         for below in ("irrelevant", "context"):
             shown = {key: each for key, each in by_condition.items() if (each[f"{below}_tokens"] > 0).any()}
             for kind in ("mean", "sum"):
-                estimates = {key: means(log_ratios(each, kind, below), each, plan) for key, each in shown.items()}
+                values = {key: log_ratios(each, kind, below) for key, each in shown.items()}  # (P, L) each
+                estimates = {key: means(value, shown[key], plan) for key, value in values.items()}
                 if not estimates or (below == "context" and (0, False) in estimates):
                     continue
                 layers = range(len(next(iter(estimates.values())).value))
@@ -206,16 +244,25 @@ def ratios(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame:
                     table = pd.concat([_condition_rows(*key, e, layers) for key, e in estimates.items()])
                 else:
                     mean = {key: e.apply(lambda v: v.mean(-1)) for key, e in estimates.items()}
-                    table = _with_means(contrasts(estimates, [("layer", layers)]), contrasts(mean, ()))
+                    by_layer = differences(values, next(iter(shown.values())), plan)
+                    table = _with_means(
+                        contrasts(estimates, [("layer", layers)], by_layer),
+                        contrasts(mean, (), lambda one, other, d=by_layer: d(one, other).apply(lambda v: v.mean(-1))),
+                    )
                 tables.append(table.assign(**names, kind=kind, below=below))
     return pd.concat(tables, ignore_index=True)
 
 
 def _condition_rows(examples: int, control: bool, estimate: Estimate, layers: Sequence[int]) -> pd.DataFrame:
     """Return the rows of a single condition, one per layer."""
-    tables = {"layer": layers, "value": estimate.value, "low": estimate.low, "high": estimate.high}
+    tables = {"layer": layers, "value": estimate.value, **estimate.columns()}
     name = "control" if control else "examples"
-    return pd.DataFrame(tables).assign(prompts=estimate.prompts, examples=examples, contrast=name, of="layer")
+    return pd.DataFrame(tables).assign(examples=examples, contrast=name, of="layer")
+
+
+def without_interval(estimate: Estimate) -> Estimate:
+    """Return an estimate whose intervals are missing."""
+    return replace(estimate, over_prompts=np.full((1, *estimate.value.shape), np.nan), left_out=None, over_texts=None)
 
 
 def _with_means(by_layer: pd.DataFrame, mean: pd.DataFrame) -> pd.DataFrame:
@@ -237,10 +284,10 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
         plan: How to resample.
 
     Returns:
-        One row per number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), low
-        and high (of the first pooling only), pearson, partial, cka, mantel_p and its q over layers (Benjamini and Hochberg),
-        null_high, prompts. ``layer`` 0 is the embeddings. ``of`` is ``layer`` or ``mean of layers``. For a contrast that is a
-        difference, pearson, partial and cka are differences too.
+        One row per number of distractors, hypothesis, pooling, layer, number of examples and contrast: value (Spearman), the
+        columns of ``Estimate.columns`` (intervals of the first pooling only), pearson, partial, cka, mantel_p and its q over
+        layers (Benjamini and Hochberg), null_high. ``layer`` 0 is the embeddings. ``of`` is ``layer`` or
+        ``mean of layers``. For a contrast that is a difference, pearson, partial and cka are differences too.
     """
     plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -250,19 +297,24 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
         layers = range(own["spearman"].shape[1])
         first = next(iter(by_condition.values()))
         matrices = hypotheses.matrices(first)
-        weights = _weights(first, plan)
-        exact = dict(zip(by_condition, _resampled(own["cosine"][:, :, 0], list(matrices.values()), weights), strict=True))
+        cosine = own["cosine"][:, :, 0]  # (C, L + 1, M)
+
+        def weighted(weights: np.ndarray, cosine=cosine, matrices=matrices) -> np.ndarray:
+            return _resampled(cosine, list(matrices.values()), weights).swapaxes(0, 1)  # (R, C, L + 1, H)
+
+        exact = of_weights(_units(first), weighted, plan, (-1.0, 1.0))  # (C, L + 1, H)
         for place, pooling in enumerate(POOLINGS):
             plain = {key: own["spearman"][number, :, place] for number, key in enumerate(by_condition)}  # (L + 1, H) each
             estimates = {
-                key: Estimate(value, exact[key] if not place else value[None], len(first), plan.level)
-                for key, value in plain.items()
+                # The alignment of the other poolings, and of all but the mean over tokens, has no interval.
+                key: replace(exact[number] if not place else without_interval(exact[number]), value=value)
+                for number, (key, value) in enumerate(plain.items())
             }
             axes = [("layer", layers), ("hypothesis", labels)]
             table = contrasts(estimates, axes)
             for name in ("pearson", "partial", "cka"):
                 fixed = {
-                    key: Estimate(own[name][n, :, place], own[name][n, :, place][None], 0) for n, key in enumerate(by_condition)
+                    key: replace(without_interval(exact[n]), value=own[name][n, :, place]) for n, key in enumerate(by_condition)
                 }
                 table[name] = contrasts(fixed, axes)["value"]
             for name in ("mantel_p", "null_high"):
@@ -273,11 +325,9 @@ def alignments(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: Bootstr
             table.loc[single, "mantel_q"] = (
                 table[single].groupby(keys)["mantel_p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
             )
-            swapped = {key: e.apply(lambda v: np.swapaxes(v, -1, -2)) for key, e in estimates.items()}
+            swapped = {key: e.apply(lambda v: np.swapaxes(v, -1, -2), e.bounds) for key, e in estimates.items()}
             mean = contrasts(over_layers(swapped), [("hypothesis", labels)])
             table = _with_means(table, mean)
-            if place:
-                table[["low", "high"]] = np.nan
             tables.append(table.assign(**names, pooling=pooling))
     return pd.concat(tables, ignore_index=True)
 
@@ -329,8 +379,8 @@ def probe_accuracies(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: B
     """Compute the accuracy of probes for each layer.
 
     Returns:
-        One row per number of distractors, component, layer, number of examples and contrast: value, low, high, prompts,
-        ``commonest`` (majority baseline). ``layer`` and ``of`` are as in :func:`alignments`.
+        One row per number of distractors, component, layer, number of examples and contrast: value, the columns of
+        ``Estimate.columns``, ``commonest`` (majority baseline). ``layer`` and ``of`` are as in :func:`alignments`.
     """
     plan, tables = plan or Bootstrap(), []
     for names, part in cells(rows):
@@ -338,12 +388,20 @@ def probe_accuracies(rows: pd.DataFrame, tensors: dict[str, np.ndarray], plan: B
         labels = probed(names["task"], names["distractors"])
         correct = tensors[f"d{names['distractors']}.probe"].astype(float)  # (C, L + 1, T, P)
         baselines = dict(zip(labels, tensors[f"d{names['distractors']}.probe_commonest"].astype(float), strict=True))
-        estimates = {
-            key: means(np.moveaxis(correct[n], -1, 0), each, plan) for n, (key, each) in enumerate(by_condition.items())
-        }  # (L + 1, T) each
-        table = contrasts(estimates, [("layer", range(correct.shape[1])), ("component", labels)])
-        swapped = {key: e.apply(lambda v: np.swapaxes(v, -1, -2)) for key, e in estimates.items()}
-        table = _with_means(table, contrasts(over_layers(swapped), [("component", labels)]))
+        values = {key: np.moveaxis(correct[n], -1, 0) for n, key in enumerate(by_condition)}  # (P, L + 1, T) each
+        estimates = {key: means(value, by_condition[key], plan, (0.0, 1.0)) for key, value in values.items()}  # (L + 1, T) each
+        by_layer = differences(values, next(iter(by_condition.values())), plan, (0.0, 1.0))
+        table = contrasts(estimates, [("layer", range(correct.shape[1])), ("component", labels)], by_layer)
+
+        def mean_of_layers(estimate: Estimate) -> Estimate:
+            return estimate.apply(lambda v: over_outputs(np.swapaxes(v, -1, -2)), estimate.bounds)
+
+        mean = contrasts(
+            {key: mean_of_layers(e) for key, e in estimates.items()},
+            [("component", labels)],
+            lambda one, other, by_layer=by_layer: mean_of_layers(by_layer(one, other)),
+        )
+        table = _with_means(table, mean)
         tables.append(table.assign(**names, commonest=table["component"].map(baselines)))
     return pd.concat(tables, ignore_index=True)
 
@@ -402,8 +460,7 @@ def correlations(rows: pd.DataFrame, tensors: dict[str, np.ndarray], permutation
                 "log_prob": after["log_prob"].to_numpy() - before["log_prob"].to_numpy(),
             }
             changes = {
-                # Many of these changes are equal; without rounding, their rounding errors would be ranked.
-                "alignment": (own[most, False] - own[base]).round(12),
+                "alignment": own[most, False] - own[base],
                 "attention": ratio[most, False] - ratio[base],
             }
             for improvement, gain in better.items():
