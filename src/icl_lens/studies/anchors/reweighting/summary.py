@@ -31,7 +31,7 @@ def summarise(rows: pd.DataFrame, classes: dict[str, int], plan: Bootstrap | Non
         (:meth:`~icl_lens.statistics.resampling.Estimate.columns`), the columns of
         :func:`icl_lens.statistics.answers.balanced_columns` (without a majority baseline for the difference), macro_f1 (mean
         over the classes present in a seed, then over seeds, then over tasks; for the difference, the difference of these
-        means), absent (number of pairs of a seed and a class without a test text, and the total number of pairs), and seeds.
+        means), absent (number of (seed, class) pairs without a test text, and the number of all such pairs), and seeds.
     """
     found = []
     for model, of_model in rows.groupby("model", sort=False):
