@@ -13,9 +13,9 @@ from tests.coverage import table
 
 def rows(crossed=False):
     generator = np.random.default_rng(0)
-    effect = generator.normal(size=(6, 1))
+    effect, gain = generator.normal(size=(2, 6, 1))
     one = table(effect + generator.normal(size=(6, 20)), tasks=2)
-    found = one.assign(y=one["x"] + 0.1 * generator.normal(size=len(one)) + 0.5)
+    found = one.assign(y=one["x"] + 0.1 * np.repeat(gain.ravel(), 20) + 0.1 * generator.normal(size=len(one)) + 0.5)
     return found.assign(query_index=found["prompt_id"] % 1000) if crossed else found
 
 

@@ -188,6 +188,14 @@ def test_prompts_with_their_own_demonstrations_are_demonstration_sets():
     assert own.high[0] - own.value[0] == pytest.approx(half, rel=0.1)
 
 
+def test_few_prompts_with_their_own_demonstrations_have_the_variance_of_the_prompts_of_a_seed():
+    rows = table(np.random.default_rng(0).random((10, 2)))
+    own = resampling.mean(rows.assign(demonstrations=rows["prompt_id"]), ["x"], resampling.Bootstrap(resamples=20_000))
+    variance = rows.groupby("seed")["x"].var().sum() / 2 / 10**2  # of each seed's mean, and of the mean of ten seeds
+    half = scipy.stats.t.ppf(0.975, 10) * np.sqrt(variance)
+    assert own.high[0] - own.value[0] == pytest.approx(half, rel=0.02)
+
+
 def test_one_demonstration_set_has_no_interval_over_demonstration_sets():
     rows = pd.concat([table(np.random.default_rng(0).random((3, 20))), table([[0.1, 0.2, 0.3]]).assign(task="single")])
     found = resampling.mean(rows, ["x"])

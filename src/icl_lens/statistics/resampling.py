@@ -9,8 +9,9 @@ have been drawn. It is Student's t interval. Its variance has two parts:
 - *Demonstration sets.* If the prompts of a seed share one demonstration set, the jackknife over seeds: with S seeds and the
   estimate e_(s) without seed s, (S - 1) / S * sum_s (e_(s) - mean e)^2, summed over tasks. It contains the variance from the
   test texts of each seed. If the prompts of a seed have their own demonstrations, so that each prompt is a demonstration set,
-  the variance of the estimate when prompts are resampled. This is also the least variance for the jackknife, because a few
-  seeds can agree by chance.
+  the variance of the estimate when the n prompts of S seeds are resampled within their seeds, times n / (n - S), because the
+  resamples vary around the mean of each seed. This is also the least variance for the jackknife, because a few seeds can agree
+  by chance.
 - *Recurring texts.* If a test text occurs in several seeds (SST-2 and TREC use nearly the whole test split), the seeds are not
   independent. Texts are resampled jointly for all seeds, and separately within each seed; the difference of the two variances,
   if positive, is added.
@@ -276,7 +277,7 @@ class Estimate:
         flat = self._flat()
         variances, freedoms = flat._variances_of_sets()  # (K, M) each
         # Few seeds can agree by chance. Their variance is never less than that of their prompts.
-        least, of_sets = _variance(flat.over_prompts), variances.sum(0)  # (M,) each
+        least, of_sets = flat._variance_of_prompts(), variances.sum(0)  # (M,) each
         variances[0] += np.fmax(least - of_sets, 0)
         if flat.over_texts is not None:
             joint, separate = _variance(flat.over_texts[0]), _variance(flat.over_texts[1])  # (M,) each
@@ -319,8 +320,8 @@ class Estimate:
         if len(self.over_prompts) < 2:
             return np.full((1, self.value.size), np.nan), np.ones((1, self.value.size))
         if self.left_out is None:
-            count = max(self.prompts - len(self.groups), 1)
-            return _variance(self.over_prompts)[None], np.full((1, self.value.size), float(count))
+            count = max(self.prompts - sum(self.groups), 1)
+            return self._variance_of_prompts()[None], np.full((1, self.value.size), float(count))
         variances, freedoms = [], []
         for part in np.split(self.left_out, np.cumsum(self.groups)[:-1]):  # (S, M) of each task
             known = ~np.isnan(part)
@@ -332,6 +333,11 @@ class Estimate:
         stacked, degrees = np.stack(variances), np.stack(freedoms).astype(float)  # (K, M) each
         stacked[:, degrees.max(0) < 1] = np.nan
         return stacked, degrees
+
+    def _variance_of_prompts(self) -> np.ndarray:
+        """Return the variance from the prompts of each seed, shape (M,); NaN if no seed has two. The estimate must be flat."""
+        within = self.prompts - sum(self.groups)
+        return _variance(self.over_prompts) * (self.prompts / within if within > 0 else np.nan)
 
     @cached_property
     def _prompts_interval(self) -> np.ndarray:
