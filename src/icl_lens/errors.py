@@ -13,3 +13,9 @@ class InputError(Exception):
     def _render_traceback_(self) -> list[str]:
         """Return the lines that Jupyter shows instead of a traceback."""
         return [f"InputError: {self}"]
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's error, or the first two if the first one only introduces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

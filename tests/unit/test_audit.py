@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 
 from icl_lens.artifacts import hashes, parquet
 from icl_lens.artifacts.code import SCHEME
-from icl_lens.results import audit
+from icl_lens.results import audit, inputs
 from icl_lens.studies import registry
 from tests import artifacts
 
@@ -59,6 +60,20 @@ def test_nothing_is_found_where_nothing_is_wrong_not_even_in_a_copy_elsewhere(re
     assert audit.audit(results, registry.schemas()) == (4, [])
     shutil.copytree(results, tmp_path / "a copy")
     assert audit.audit(tmp_path / "a copy", registry.schemas()) == (4, [])
+
+
+def test_each_file_and_each_code_is_hashed_once_however_many_tables_name_it(results, monkeypatch):
+    models = [f"m{number}" for number in range(5)]
+    for model in models:
+        table = [{**row, "model": model} for row in rows()]
+        write(results, STUDY.replace("/m/", f"/{model}/"), "saliency", table, ["corpora/sst2.parquet"])
+    hashed, modules = Counter(), Counter()
+    monkeypatch.setattr(hashes, "file_hash", lambda path, whole=hashes.file_hash: hashed.update([path]) or whole(path))
+    monkeypatch.setattr(inputs, "code_hash", lambda *names, whole=inputs.code_hash: modules.update([names]) or whole(*names))
+    assert audit.audit(results, registry.schemas()) == (4 + len(models), [])
+    assert hashed[results / "corpora/sst2.parquet"] == 1
+    assert set(hashed.values()) == {1}
+    assert set(modules.values()) == {1}
 
 
 def flip(path):

@@ -375,7 +375,7 @@ def test_the_version_is_printed(capsys):
     ("words", "completions"),
     [
         ("icl-lens sali", ["saliency"]),
-        ("icl-lens saliency --ma", ["--matmul"]),
+        ("icl-lens saliency --mat", ["--matmul"]),
         ("icl-lens saliency --device c", ["cpu", "cuda"]),
         ("icl-lens prompts --seeds 1 2 --que", ["--queries"]),
     ],

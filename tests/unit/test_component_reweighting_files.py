@@ -114,7 +114,5 @@ def test_a_plan_counts_the_job_once_and_the_texts_that_it_asks():
     assert paths == [PurePosixPath(f"{path}.parquet")]
     default = parse.load(REPOSITORY / "config.yaml")
     overlaid = parse.parse({"queries": 20})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "size", lambda *_: plan.Size(1000, 6, 0))
-        assert plan.estimate(default, paths[0]).prompts == len(default.seeds) * default.studies.components.queries
-        assert plan.estimate(overlaid, paths[0]).prompts == len(overlaid.seeds) * 20
+    assert plan.estimate(default, paths[0]).predicted.prompts == len(default.seeds) * default.studies.components.queries
+    assert plan.estimate(overlaid, paths[0]).predicted.prompts == len(overlaid.seeds) * 20

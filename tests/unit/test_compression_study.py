@@ -84,6 +84,25 @@ def test_no_row_hangs_on_batch_size_or_on_what_else_is_studied(language_model):
     pd.testing.assert_frame_equal(alone, together)
 
 
+def test_draws_of_the_same_tokens_are_computed_once_and_have_equal_rows(language_model, monkeypatch):
+    model = language_model("gpt2")
+    prompts = tokenize(shared_table("sst2", count=2), model.tokenizer)
+    drawn = study.random_text_positions
+    monkeypatch.setattr(study, "random_text_positions", lambda prompt, draw: drawn(prompt, draw % 2))
+    computed = []
+    keep = compressed_demonstrations.keep
+    monkeypatch.setattr(compressed_demonstrations, "keep", lambda *args: computed.append(args) or keep(*args))
+    done = []
+    rows = study.compute(model, prompts, 4096, done.append, Settings(draws=4))
+    sets = len(compressed_demonstrations.group_by_demonstrations(prompts))
+    assert len(computed) == 1 + 3 * sets, "the check of the model, then two draws and Hidden_anchor of each set"
+    assert sum(done) == len(prompts)
+    random = rows[rows["method"] == "hidden_random"].drop(columns="draw")
+    by_draw = [part.reset_index(drop=True) for _, part in random.groupby(rows["draw"])]
+    for draw, same in ((0, 2), (1, 3)):
+        pd.testing.assert_frame_equal(by_draw[draw], by_draw[same])
+
+
 def test_progress_tells_of_every_prompt_once(language_model):
     model = language_model("gpt2")
     prompts = tokenize(shared_table(count=5), model.tokenizer)

@@ -167,6 +167,7 @@ def test_the_plan_counts_the_prompts_and_passes_of_the_controls():
         given = parse({"queries": 100, "seeds": [1, 2], "studies": {"controls": controls}} if controls else {"seeds": [1, 2]})
         return plan.estimate(given, PurePosixPath(f"results/studies/organism/sst2/shared-1shot/{study}.parquet"))
 
-    assert estimated("isolation_controls", queries=30).prompts == estimated("attention_controls", queries=30).prompts == 60
+    for study in ("isolation_controls", "attention_controls"):
+        assert estimated(study, queries=30).predicted.prompts == 60
     fewer = estimated("isolation_controls", queries=30, targets=["label"])
     assert fewer.hours < estimated("isolation_controls", queries=30).hours

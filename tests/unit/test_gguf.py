@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from icl_lens.artifacts import hashes
 from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
-from icl_lens.hub import converted, fetch, fetched, gguf_conversion, gguf_files
+from icl_lens.hub import converted, fetch, fetched, gguf_conversion, gguf_files, packages
 from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.models import loading
 from icl_lens.report import figures
@@ -28,7 +28,7 @@ from ..families import tiny
 
 needs_packages = pytest.mark.skipif(
     any(find_spec(name) is None for name in gguf_conversion.PACKAGES),
-    reason=f"the optional packages {' and '.join(gguf_conversion.PACKAGES)} are not installed",
+    reason="the optional package gguf is not installed",
 )
 
 ARCHITECTURE = ("general.architecture", "llama")
@@ -125,16 +125,16 @@ def test_a_file_that_cannot_be_used_is_one_sentence_and_makes_nothing(fault, tmp
 
 
 def test_without_the_packages_the_command_that_installs_them_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gguf_conversion, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     path = written(tmp_path / "a.gguf")
     assert main(["convert-gguf", "--gguf", str(path), "--out", str(tmp_path / "made" / "converted.json")]) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "needs gguf and accelerate, which are not installed" in told
+    assert "needs gguf, which is not installed" in told
     command = told.rpartition("run `")[2].rstrip("`")
     python, *words = shlex.split(command)
     assert Path(python).is_file()
     assert Path(words[4]).is_file(), "the command works from any working folder"
-    assert words[:4] + words[5:] == ["-m", "pip", "install", "-c", "gguf", "accelerate"]
+    assert words[:4] + words[5:] == ["-m", "pip", "install", "-c", "gguf"]
     assert not (tmp_path / "made" / "config.json").exists()
 
 

@@ -405,8 +405,8 @@ def test_the_plan_knows_the_table_with_tensors_beside_it_and_counts_the_controls
     counts, paths = plan.jobs(["output_file\tdate\trule\tplan", *lines])
     assert counts == {"kernel_regression_study": 1}
     given = parse({"seeds": [1, 2], "studies": {"kernel_regression": {"control_queries": 7}}})
-    assert [plan.estimate(given, path).prompts for path in paths] == [100]
-    assert plan.estimate(given, PurePosixPath(f"{folder}/kernel_regression_controls.parquet")).prompts == 14
+    assert [plan.estimate(given, path).predicted.prompts for path in paths] == [100]
+    assert plan.estimate(given, PurePosixPath(f"{folder}/kernel_regression_controls.parquet")).predicted.prompts == 14
 
 
 def test_the_paper_s_own_run_shows_its_tasks_and_its_models():

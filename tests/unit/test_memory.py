@@ -143,3 +143,22 @@ def test_the_embedded_models_batches_are_those_of_the_budget():
             assert on_cpu.max_rows(4096, tokens, 0, kept) == 4096 // tokens
             assert on_cpu.max_rows(4096, tokens, 200, kept) == sizes.max_rows(4096, tokens, 200, kept)
     assert on_cpu.max_cached_tokens(4096) == 4 * 4096
+
+
+def test_batches_of_a_graphics_card_have_little_padding(wide_model, tokenizer, monkeypatch):
+    table = prompts_table("trec", count=4)
+    (example, *_) = tokenize(table, tokenizer)
+    lengths = [20 + 3 * (i % 30) for i in range(120)]
+    prompts = [replace(example, ids=np.resize(example.ids, length)) for length in lengths]
+
+    def padded(bounded):
+        monkeypatch.setitem(vars(wide_model), "sizes", replace(memory.sizes(wide_model.network), bounded=bounded))
+        found = list(batching.batches(wide_model, prompts, 8192))
+        assert sorted(i for batch in found for i in batch.index) == list(range(len(prompts)))
+        return found, sum(batch.ids.numel() for batch in found) / sum(lengths)
+
+    _, on_cpu = padded(True)
+    batches, on_card = padded(False)
+    assert on_card < 1.12 < 1.25 < on_cpu
+    busy = [batch.ids.numel() for batch in batches[:-1]]
+    assert min(busy) >= batching._BUSY_TOKENS

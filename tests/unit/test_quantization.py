@@ -26,8 +26,7 @@ def describe(model, **entries):
 @pytest.mark.parametrize(
     ("entry", "name"),
     [
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes, 4 bits"),
-        ({"load_in_8bit": True}, "bitsandbytes, 8 bits"),
+        ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
         ({"quant_method": "gptq", "bits": 4}, "GPTQ, 4 bits"),
         ({"quant_method": "awq", "w_bit": 4}, "AWQ, 4 bits"),
         ({"quant_method": "fp8"}, "FP8"),
@@ -73,11 +72,31 @@ def test_an_entry_of_the_text_model_or_in_a_file_of_its_own_is_found(model):
         checkpoint_files(model)
 
 
+@pytest.mark.parametrize(
+    ("entry", "bits"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"load_in_8bit": True}, 8),
+    ],
+)
+def test_weights_of_bitsandbytes_are_supported_for_models_and_refused_for_encoders(model, entry, bits):
+    describe(model, quantization_config=entry)
+    assert model / "config.json" in checkpoint_files(model)
+    assert quantization.bitsandbytes_bits(model) == bits
+    with pytest.raises(InputError) as caught:
+        quantization.require_float(model)
+    assert str(caught.value) == (
+        f"model folder {model}: config.json describes quantised weights (bitsandbytes, {bits} bits), which are not supported; "
+        f"{REMEDY}"
+    )
+
+
 def test_float_weights_pass_and_other_faults_are_left_to_loading(model):
     describe(model, quantization_config=None)
     assert loading.load(model, device="cpu").layers == 3
     for content in (b"{", b"[]", b"\xff"):
-        quantization.require_float_config(content, "a model")
+        quantization.require_supported_config(content, "a model")
 
 
 def test_mlx_weights_are_refused_and_malformed_entries_are_one_short_line(model):
@@ -85,6 +104,6 @@ def test_mlx_weights_are_refused_and_malformed_entries_are_one_short_line(model)
     with pytest.raises(InputError, match=r"describes quantised weights \(MLX, 4 bits\)"):
         checkpoint_files(model)
     with pytest.raises(InputError) as caught:
-        quantization.require_float_config(json.dumps({"quantization_config": ["x" * 10_000] * 50}).encode(), "m")
+        quantization.require_supported_config(json.dumps({"quantization_config": ["x" * 10_000] * 50}).encode(), "m")
     assert len(str(caught.value)) < 800
-    quantization.require_float_config(b"[" * 200_000, "m")  # loading the model reports it
+    quantization.require_supported_config(b"[" * 200_000, "m")  # loading the model reports it

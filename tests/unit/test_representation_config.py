@@ -50,16 +50,14 @@ def test_what_it_cannot_show_is_refused_with_a_sentence(keys, said):
         parse.parse(keys)
 
 
-def test_a_plan_counts_its_prompts_and_its_tokens(monkeypatch):
-    monkeypatch.setattr(plan, "size", lambda *_: plan.Size(7_000_000_000, 32, 0))
+def test_a_plan_counts_its_prompts():
     default = parse.parse({})
     found = {
         task: plan.estimate(default, PurePosixPath(f"results/studies/reader/{task}/paired/representation_change.parquet"))
         for task in ("lines", "reading")
     }
-    assert found["lines"].prompts == 64 * 9
-    assert found["reading"].prompts == 60 * 3 * 5
-    assert found["lines"].hours > 7e9 * 4 / plan.READ_RATE / 3600
+    assert found["lines"].predicted.prompts == 64 * 9
+    assert found["reading"].predicted.prompts == 60 * 3 * 5
     summary = ["output_file\trule\tplan"] + [
         f"studies/reader/lines/paired/representation_change.{ending}\trepresentation_change_study\tupdate pending"
         for ending in ("parquet", "safetensors")

@@ -62,7 +62,7 @@ def test_rows_that_break_the_schema_are_one_sentence_and_no_file(tmp_path, chang
 )
 def test_what_compute_returns_is_what_the_study_says(found, tensors, said):
     with pytest.raises(InputError) as caught:
-        writing.rows_and_tensors(dataclasses.replace(SALIENCY, tensors=tensors), found)
+        writing.rows_and_tensors(dataclasses.replace(SALIENCY, tensors=tensors, shards=None), found)
     assert said in str(caught.value)
 
 

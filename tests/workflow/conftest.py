@@ -16,10 +16,6 @@ from ..conftest import REPOSITORY
 COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "resources", "envs")
 
 
-# The models are tiny, so a study takes as long as its imports. Run two studies in parallel.
-TWO_AT_ONCE = ("--resources", "gpu=2")
-
-
 # A configuration that makes each item in the shortest possible time.
 TINY = {
     "models": [{"name": "tiny", "path": "my models/tiny"}],
@@ -84,7 +80,7 @@ class Clone:
     def start(self, *arguments: str, folder: Path | None = None, **environment: str) -> subprocess.Popen:
         """Start Snakemake in the copy or in another working folder, in a separate process group."""
         return subprocess.Popen(
-            [Path(sys.executable).parent / "snakemake", *map(str, arguments), *TWO_AT_ONCE],
+            [Path(sys.executable).parent / "snakemake", *map(str, arguments)],
             cwd=folder or self.folder,
             # The copy's package takes precedence over the installed one, in Snakemake and in each job.
             env={**os.environ, "PYTHONPATH": str(self.folder / "src"), **environment},

@@ -126,6 +126,22 @@ def test_what_is_plotted_is_the_papers_aggregation_of_the_artifact(tiny_run):
     assert parts["share"].between(parts["low"] - 1e-12, parts["high"] + 1e-12).all()
 
 
+def test_merged_shards_have_the_bytes_of_one_job(tiny_run):
+    clone, overlay = tiny_run
+    folder = "studies/tiny/sst2/shared-1shot"
+    targets = [f"sharded/{folder}/{study}.parquet" for study in ("isolation", "attention_controls")]
+    options = ("--cores", "2", "--configfile", overlay.name, "--config", "results=sharded", "shards=5")
+    done = clone.snakemake(*targets, *options)
+    assert done.returncode == 0, done.stdout
+    for target in targets:
+        whole = clone.folder / "results" / target.removeprefix("sharded/")
+        assert (clone.folder / target).read_bytes() == whole.read_bytes()
+    # The settings limit attention_controls to two prompts per seed, so it has four shards.
+    assert len(list((clone.folder / f"sharded/{folder}/shards").glob("attention_controls.*-of-4.parquet"))) == 4
+    faults = clone.icl_lens("audit", "sharded")
+    assert faults.returncode == 0, faults.stdout
+
+
 def by_seed_and_task(tables, of_seed):
     """Return the mean over seeds, then over tasks, of a function of the rows of one seed, as in the paper."""
     return sum(sum(of_seed(rows[rows["seed"] == seed]) for seed in (42, 43)) / 2 for rows in tables) / len(tables)

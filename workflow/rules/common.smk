@@ -21,7 +21,7 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from icl_lens import yaml_text
-from icl_lens.artifacts import hashes
+from icl_lens.artifacts import hashes, shards
 from icl_lens.results import inputs, nulls
 from icl_lens.artifacts.code import code_hash, notebook_hash
 from icl_lens.artifacts.files import (
@@ -29,8 +29,8 @@ from icl_lens.artifacts.files import (
     temporary_folder,
     writing,
 )
-from icl_lens.cli import commands, preloaded
-from icl_lens.config import shortage
+from icl_lens.cli import commands, gpu_slots, preloaded
+from icl_lens.config import panels_per_figure, shortage
 from icl_lens.config.parse import parse as parse_config
 from icl_lens.corpora import counts
 from icl_lens.corpora.builtin import class_counts
@@ -38,6 +38,7 @@ from icl_lens.corpora.files import FORMATS
 from icl_lens.corpora.hub import DATASETS, own_task_dataset
 from icl_lens.errors import InputError
 from icl_lens.hub import (
+    adapters,
     converted,
     fetch,
     fetched,
@@ -134,6 +135,8 @@ GROUPS = [group for group in registry.groups() if group != "organism"]
 WALKED = [study.name for study in registry.studies().values() if study.walked]
 # Open files of the locks that this run holds.
 LOCKS = []
+# Set when Snakemake has planned all jobs and starts to run them.
+STARTED = threading.Event()
 # Name of a lock file.
 LOCK = ".lock"
 # The folder where this run and its jobs cache the hashes of input files. It is kept, so that a later run reads only changed files.
@@ -259,12 +262,46 @@ def recorded_content(record):
     return content([path, *(path.parent / name for name in listed)])
 
 
-def checkpoint_content(folder, files):
+def any_of(names):
+    """Return a pattern that matches any of some names. It tests each character once, however many names there are."""
+    by_first = {}
+    for name in dict.fromkeys(names):
+        by_first.setdefault(name[:1], []).append(name[1:])
+    optional = by_first.pop("", None)
+    branches = [
+        re.escape(first) + any_of(rest) for first, rest in sorted(by_first.items())
+    ]
+    if not optional and len(branches) == 1:
+        return branches[0]
+    return f"(?:{'|'.join(branches)}){'?' if optional else ''}" if branches else ""
+
+
+def once_per_plan(function):
+    """Cache a function that reads files, until the first job runs. Each of a model's hundreds of jobs asks for the same values.
+
+    Snakemake asks again when a job runs. The function is then called, because other jobs write files.
+    """
+    cached = cache(function)
+
+    def current(*arguments):
+        return function(*arguments) if STARTED.is_set() else cached(*arguments)
+
+    return current
+
+
+@once_per_plan
+def files_of_checkpoint(folder):
+    """Return the files of a local checkpoint. They are not annotated, so that jobs can share them."""
+    return tuple(checked(checkpoint_files, folder))
+
+
+@once_per_plan
+def checkpoint_content(folder, record):
     """Return a hash of the content of a checkpoint; "" if it is not fetched or converted yet.
 
-    `files` are the files of the checkpoint as a study's input: the record of a fetched or converted model, or a user's files.
+    `record` is the record of a fetched or converted model, or any other file of a checkpoint.
     """
-    record = Path(files[0])
+    record = Path(record)
     if record.name in (RECORD, converted.RECORD) and not record.is_file():
         return ""
     return checked(checkpoint_hash, folder)
@@ -290,6 +327,7 @@ def is_trained_here(path):
     return Path(path) == Path(CONFIG.results) / "training" / "model"
 
 
+@cache
 def model_folder(name):
     """Return the folder of a model: the user's folder, or the folder that it is fetched or converted to."""
     return CONFIG.model(name).folder(CONFIG.downloads)
@@ -308,14 +346,37 @@ def model_files(name):
     if CONFIG.model(name).hub is not None:
         return [f"{path}/{RECORD}"]
     if not is_trained_here(path):
-        return external_files(checkpoint_files(path))
+        return external_files(files_of_checkpoint(path))
     if not Path(path).is_dir():
         stop(
             f"model {name}: {path} is not trained yet; `snakemake organism` with this config trains it"
         )
-    return external_files(checkpoint_files(Path(path).absolute()))
+    return external_files(files_of_checkpoint(Path(path).absolute()))
 
 
+def adapter_files(name):
+    """Return the files of a model's adapter as a study's input; empty if it has none."""
+    adapter = CONFIG.model(name).adapter
+    return external_files(files_of_adapter(adapter)) if adapter else []
+
+
+@once_per_plan
+def files_of_adapter(folder):
+    """Return the files of an adapter. They are not annotated, so that jobs can share them."""
+    return tuple(checked(adapters.adapter_files, folder))
+
+
+@once_per_plan
+def model_content(name):
+    """Return a hash of the content of a model, followed by that of its adapter; "" before the model is fetched or converted."""
+    adapter = CONFIG.model(name).adapter
+    parts = [checkpoint_content(model_folder(name), str(model_files(name)[0]))]
+    return "-".join(
+        parts + ([checked(adapters.adapter_hash, adapter)] if adapter else [])
+    )
+
+
+@cache
 def is_small(name):
     """Return whether a model is small: its files are local and less than 100 MB, so a study takes about as long as its imports."""
     model = CONFIG.model(name)
@@ -326,13 +387,43 @@ def is_small(name):
     )
 
 
+def is_distributed(name):
+    """Return whether the layers of a model are distributed over devices."""
+    return CONFIG.placement_of(name)[0] != "device"
+
+
+def gpu_limit():
+    """Return how many model jobs run at a time: `--resources gpu=N`, or else as many as this machine has GPUs, and at least one."""
+    limit = getattr(workflow.global_resources.get("gpu"), "value", None)
+    if limit is not None:
+        return limit
+    return max(1, len(gpu_slots.visible())) if CONFIG.device in ("auto", "cuda") else 1
+
+
 def model_job_threads(wildcards):
-    """Return one thread for a small model, because it is faster to run several such jobs in parallel."""
-    return 1 if is_small(wildcards.model) else workflow.cores
+    """Return one thread for a small model, because it is faster to run several such jobs in parallel.
+
+    The jobs of other models share the cores if each has its own GPU. On a cluster, a job with a GPU uses all cores of its
+    allocation. Snakemake then runs the jobs of a group one after another on one GPU, and does not request one for each.
+    """
+    if on_cluster() and cluster_gpus(wildcards.model):
+        return workflow.cores
+    if is_small(wildcards.model):
+        return 1
+    if accelerators.expected(CONFIG.device):
+        return max(1, workflow.cores // max(1, gpu_limit()))
+    return workflow.cores
 
 
 def model_job_gpus(wildcards):
-    """Return 1, so that the profile runs one model job at a time; 0 for a small model on a CPU."""
+    """Return the number of GPUs of a model job, see `limit_gpus`: 1, also on a CPU; 0 for a small model on a CPU.
+
+    A model whose layers are distributed over all GPUs (`placement: auto`) uses them all.
+    """
+    if on_cluster():
+        return cluster_gpus(wildcards.model)
+    if accelerators.expected(CONFIG.device) and is_distributed(wildcards.model):
+        return max(1, gpu_limit())
     return (
         1
         if accelerators.expected(CONFIG.device) or not is_small(wildcards.model)
@@ -340,13 +431,34 @@ def model_job_gpus(wildcards):
     )
 
 
+@cache
+def fetched_models():
+    """Return the models that are fetched without a conversion, by the path of their record; the first one of each record."""
+    found = {}
+    for model in CONFIG.all_models:
+        # A model with an invalid repository name is reported when a job needs it.
+        with suppress(InputError):
+            if model.hub and model.gguf is None:
+                found.setdefault(f"{model_folder(model.name)}/{RECORD}", model)
+    return found
+
+
+@cache
+def converted_models():
+    """Return the models that are converted from a GGUF file, by their folder; the first one of each folder."""
+    found = {}
+    for model in CONFIG.all_models:
+        with suppress(InputError):
+            if model.gguf:
+                found.setdefault(Path(model_folder(model.name)), model)
+    return found
+
+
 def fetched_model_options(record):
     """Return the options of `icl-lens fetch-model` for the model or encoder of a record."""
-    for model in CONFIG.all_models:
-        if model.hub and model_files(model.name) == [record]:
-            return shlex.join(
-                ["--hub", model.hub, "--revision", model.revision or "main"]
-            )
+    model = fetched_models().get(str(record))
+    if model:
+        return shlex.join(["--hub", model.hub, "--revision", model.revision or "main"])
     # An encoder is given only by its folder, whose name contains its repository and revision.
     hub, revision = (name.replace("--", "/") for name in Path(record).parts[-3:-1])
     return shlex.join(["--hub", hub, "--revision", revision])
@@ -354,11 +466,7 @@ def fetched_model_options(record):
 
 def converted_model(folder):
     """Return the model whose GGUF file is converted to a folder."""
-    return next(
-        model
-        for model in CONFIG.all_models
-        if model.gguf and Path(model_folder(model.name)) == Path(folder)
-    )
+    return converted_models()[Path(folder)]
 
 
 def gguf_folder(wildcards):
@@ -410,7 +518,8 @@ def encoder_files(folder):
     """Return an encoder's files as a study's input: the files in its folder, or the record that it was fetched."""
     if Path(folder).is_relative_to(Path(CONFIG.downloads) / "models"):
         return [f"{folder}/{RECORD}"]
-    return external_files(checked(checkpoint_files, folder))
+    checked(quantization.require_float, Path(folder))
+    return external_files(files_of_checkpoint(folder))
 
 
 def fetched_dataset_options(record):
@@ -430,6 +539,7 @@ def fetched_dataset_options(record):
     )
 
 
+@cache
 def model_options(name):
     """Return the options of a study's command that set how a model is run and prompted."""
     model = CONFIG.model(name)
@@ -438,10 +548,26 @@ def model_options(name):
         "" if model.bos == "auto" else f"--bos {'yes' if model.bos else 'no'}",
         "--chat" if model.chat else "",
         "" if model.untrained is None else f"--untrained {model.untrained}",
+        "" if model.adapter is None else f"--adapter {shlex.quote(model.adapter)}",
+        *placement_options(name),
     ]
     return " ".join(option for option in options if option)
 
 
+def placement_options(name):
+    """Return the options of a study's command that distribute the layers of a model over devices, if they are distributed."""
+    placement, max_memory = CONFIG.placement_of(name)
+    if placement == "device":
+        return []
+    limits = (
+        []
+        if max_memory is None
+        else [f"--max-memory {shlex.quote(json.dumps(max_memory))}"]
+    )
+    return [f"--placement {placement}", *limits]
+
+
+@cache
 def settings_option(study, task):
     """Return the option of a study's command that passes its settings, if it has any."""
     settings = CONFIG.settings(study, task)
@@ -493,6 +619,42 @@ def further_options(study):
     return options
 
 
+def shard_count(study):
+    """Return the number of jobs that a study of one model, task and prompt set is split into: at most one per prompt."""
+    if study.shards is None or CONFIG.shards == 1:
+        return 1
+    limit = study.cost.queries
+    queries = min(
+        CONFIG.queries, limit(study_settings(study)) if limit else CONFIG.queries
+    )
+    return min(CONFIG.shards, len(CONFIG.seeds) * queries)
+
+
+def table_path(study):
+    """Return the path of a study's table, without its ending."""
+    return f"studies/{{model}}/{{task}}/{{set}}/{study.name}"
+
+
+def study_path(study):
+    """Return the path of the table that a study's job writes, without its ending: the study's table, or a shard of it."""
+    count = shard_count(study)
+    if count == 1:
+        return table_path(study)
+    return f"studies/{{model}}/{{task}}/{{set}}/{shards.FOLDER}/{study.name}.{{shard}}-of-{count}"
+
+
+def shard_option(study, wildcards):
+    """Return the option of a study's command that selects a shard, if its jobs are shards."""
+    count = shard_count(study)
+    return "" if count == 1 else f"--shard {wildcards.shard}/{count}"
+
+
+def shard_title(study):
+    """Return the number of a job's shard for its message, if its jobs are shards."""
+    count = shard_count(study)
+    return "" if count == 1 else f" (shard {{wildcards.shard}} of {count})"
+
+
 def further_checkpoint_files(study):
     """Return the files of the additional checkpoints that a study runs."""
     if study.checkpoints is None:
@@ -506,7 +668,9 @@ def further_content(study):
     if study.checkpoints is None:
         return []
     folders = study.checkpoints(study_settings(study)).values()
-    return [checkpoint_content(folder, encoder_files(folder)) for folder in folders]
+    return [
+        checkpoint_content(folder, str(encoder_files(folder)[0])) for folder in folders
+    ]
 
 
 def tensor_outputs(study):
@@ -538,10 +702,16 @@ def require_model(name):
         if not Path(model_folder(name), converted.RECORD).is_file():
             require_convertible(model)
     elif model.hub is not None:
-        # Rejects an invalid repository name or revision, and fetched weights that are quantised.
-        quantization.require_float(Path(model_folder(name)))
+        # Rejects an invalid repository name or revision, and fetched weights that are quantised by an unsupported method.
+        quantization.require_supported(Path(model_folder(name)))
     elif not is_trained_here(model.path):
         checkpoint_files(model.path)
+    if model.adapter is not None:
+        adapters.adapter_files(model.adapter)
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        quantization.require_packages(Path(model_folder(name)))
+        if model.adapter is not None:
+            adapters.require_packages()
 
 
 @cache
@@ -585,6 +755,7 @@ def too_few_texts(item):
     return {task: reason for task, reason in found.items() if reason}
 
 
+@cache
 def panels(item):
     """Return the names of the models and of the tasks that an item shows, without the tasks that have too few texts for it."""
     models, tasks = CONFIG.shown(item)
@@ -661,6 +832,7 @@ def training_corpora(wildcards):
     return [f"{CONFIG.results}/corpora/{task}.parquet" for task in CONFIG.tasks]
 
 
+@cache
 def shown_items():
     """Return the items that have something to show with this config."""
     return [item for item in ITEMS if all(panels(item))]
@@ -671,11 +843,13 @@ def group_items(group):
     return [item for item in shown_items() if ITEMS[item].group == group]
 
 
+@cache
 def reported_items():
     """Return the items in the report: all items that `all` makes."""
     return [item for item in requested_items() if all(panels(item))]
 
 
+@cache
 def requested_items():
     """Return the items that `all` would make if each task had enough texts."""
     return [
@@ -792,6 +966,9 @@ def write_input_paths():
     }
     paths = inputs.ExternalInputs(
         models={model.name: model_folder(model.name) for model in CONFIG.all_models},
+        adapters={
+            model.name: model.adapter for model in CONFIG.all_models if model.adapter
+        },
         encoders={
             name: folder
             for study in studies
@@ -826,6 +1003,22 @@ def allow_termination(workflow):
     workflow.scheduler._lock = threading.RLock()
 
 
+def limit_gpus(workflow):
+    """Let at most `gpu_limit` model jobs run at a time, and stop if this machine has fewer GPUs.
+
+    Jobs on a cluster are not limited: its scheduler assigns the GPUs.
+    """
+    if not workflow.local_exec:
+        return
+    limit = gpu_limit()
+    checked(gpu_slots.require, limit, "the resource gpu", CONFIG.device)
+    scheduler = workflow.scheduler
+    if "gpu" not in scheduler.global_resources:
+        scheduler.global_resources["gpu"] = scheduler.resources["gpu"] = limit
+    if limit > 1:
+        logger.info(f"At most {limit} model jobs run at a time.")
+
+
 async def accept_any_dates(dag, job, outputs):
     """Accept outputs that are dated before an input, because the clock was set back or the date of a data file is in the future.
 
@@ -842,10 +1035,10 @@ def missing_items(dag, failed):
 
     The log is empty for an item that was not started.
     """
-    found = {}
+    found, reported = {}, set(reported_items())
     for job in dag.jobs:
         item = getattr(job.wildcards, "item", None)
-        if item in reported_items() and not dag.noneedrun_finished(job):
+        if item in reported and not dag.noneedrun_finished(job):
             jobs = dag.bfs(dag.dependencies, job)
             found[item] = next(
                 (str(each.log[0]) for each in jobs if each in failed), ""
@@ -858,7 +1051,7 @@ def write_incomplete_report(workflow):
 
     Nothing is written if the report was not requested, if no job failed (an interrupted run), or if no item was made.
     """
-    dag, failed = workflow.dag, workflow.scheduler.failed
+    dag, failed = workflow.dag, failed_jobs(workflow.scheduler.failed)
     pages = [job for job in dag.jobs if job.rule.name == "report"]
     missing = missing_items(dag, failed)
     shown = [item for item in reported_items() if item not in missing]
@@ -895,6 +1088,7 @@ def write_incomplete_report(workflow):
     )
 
 
+@cache
 def walked_folders():
     """Return the study folders for the report's interactive prompt view: each model in Figure 1, on each task."""
     if "anchors" not in CONFIG.groups:
@@ -912,6 +1106,7 @@ def item_names(kind):
     return "|".join(item.name for item in ITEMS.values() if item.kind == kind)
 
 
+@cache
 def item_studies(item):
     """Return the study folders that an item reads, in the order of its panels: by model, then by task."""
     models, tasks = panels(item)
@@ -948,9 +1143,23 @@ def group_files(group):
 
 
 def item_inputs(item):
-    """Return the tables that an item reads."""
+    """Return the tables that an item reads; warn about tasks that are left out, and stop if the item cannot be made."""
     checked(require_shown, item)
+    checked(panels_per_figure.require, CONFIG, item)
     warn_left_out(item)
+    return item_tables(item)
+
+
+def study_tables(wildcards):
+    """Return the tables that the items of `all` read, each once, for any number of models."""
+    for item in requested_items():
+        warn_left_out(item)
+    files = (file for item in reported_items() for file in item_tables(item))
+    return list(dict.fromkeys(files))
+
+
+def item_tables(item):
+    """Return the tables that an item reads, without checks."""
     return [
         *(f"{CONFIG.results}/{table}" for table in ITEMS[item].reads),
         *(
@@ -1040,9 +1249,14 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
         f"{shared}export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
         'icl-lens() {{ python -m icl_lens "$@"; }}; '
     )
-elif sys.platform == "linux" and (
-    not accelerators.expected(CONFIG.device)
-    or all(is_small(model.name) for model in CONFIG.all_models)
+elif (
+    sys.platform == "linux"
+    # A job on a node of a cluster runs its command directly.
+    and not workflow.remote_exec
+    and (
+        not accelerators.expected(CONFIG.device)
+        or all(is_small(model.name) for model in CONFIG.all_models)
+    )
 ):
     # Loading torch and a model takes seconds. `onstart` therefore starts one process that has the libraries loaded, and there is
     # one more process for each loaded model. The command of each job is a fork of one of them. For these jobs, benchmarks/

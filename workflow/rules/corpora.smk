@@ -1,6 +1,10 @@
 # Texts and labels of one task: built-in, read from files, or read from a data set fetched from the Hub.
 
 
+localrules:
+    corpora,
+
+
 rule corpora:
     input:
         files=lambda wildcards: corpus_inputs(wildcards.task),

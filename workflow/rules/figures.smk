@@ -1,6 +1,11 @@
 # Figures and tables: execute a notebook on artifacts, remove its timestamps, and record its inputs and outputs.
 
 
+localrules:
+    figure,
+    table,
+
+
 rule figure:
     input:
         tables=lambda wildcards: item_inputs(wildcards.item),
@@ -35,11 +40,13 @@ rule figure:
         "Drawing {wildcards.item}"
     # The executed notebook is saved next to its log. A failed notebook is kept there for inspection.
     shell:
-        # The kernel of a notebook prints to standard output how to connect to it.
-        "icl-lens execute --source {input.notebook:q} --parameters {params.parameters:q} --out {log:q}.ipynb "
-        "> /dev/null 2> {log:q} && "
+        # The kernel of a notebook prints to standard output how to connect to it. The names of many tables exceed the length
+        # of a command, so they are passed by standard input. (printf is not a command but a part of the shell.)
+        "icl-lens execute --source {input.notebook:q} --parameters - --out {log:q}.ipynb "
+        "<<< {params.parameters:q} > /dev/null 2> {log:q} && "
+        "printf '%s\\n' {input.tables:q} | "
         "icl-lens record --source {input.notebook:q} --executed {log:q}.ipynb --out {output.notebook:q} "
-        "--json {output.record:q} --inputs {input.tables:q} --outputs {output.made:q} {output.shown:q} 2>> {log:q} && "
+        "--json {output.record:q} --inputs - --outputs {output.made:q} {output.shown:q} 2>> {log:q} && "
         "rm {log:q}.ipynb"
 
 

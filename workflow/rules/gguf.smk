@@ -7,7 +7,6 @@
 
 localrules:
     fetch_gguf,
-    convert_gguf,
 
 
 rule fetch_gguf:
@@ -40,6 +39,9 @@ rule convert_gguf:
     conda:
         "../../envs/gguf.yaml"
     threads: 1
+    resources:
+        mem_mb=conversion_memory,
+        runtime=cluster_only(120),
     params:
         source=lambda wildcards: gguf_options(gguf_folder(wildcards)),
         content=lambda wildcards: gguf_content(gguf_folder(wildcards)),

@@ -17,6 +17,8 @@ rule training:
     threads: CONFIG.organism.threads
     resources:
         gpu=1,
+        mem_mb=cluster_only(8_000),
+        runtime=cluster_only(600),
     params:
         code=training_code(),
         recipe=CONFIG.organism.model_dump_json(
@@ -29,6 +31,7 @@ rule training:
         "Training on {CONFIG.tasks} ({CONFIG.organism.total_steps} steps; progress in {log})"
     shell:
         "icl-lens training --corpora {input.corpora:q} --recipe {params.recipe:q} --device {params.device} "
+        "--gpus {resources.gpu} "
         "--work {params.work:q} --checkpoints {output.checkpoints:q} --facts {output.facts:q} --out {output.table:q} "
         "2> {log:q}"
 
@@ -45,6 +48,9 @@ rule evaluation:
     conda:
         "../../envs/icl-lens.yaml"
     threads: workflow.cores
+    resources:
+        mem_mb=cluster_only(8_000),
+        runtime=cluster_only(120),
     params:
         code=code_of("icl_lens.organism.evaluation"),
         prompts=CONFIG.organism.evaluation.prompts,
@@ -68,6 +74,9 @@ rule card:
     conda:
         "../../envs/icl-lens.yaml"
     threads: 1
+    resources:
+        mem_mb=cluster_only(4_000),
+        runtime=cluster_only(60),
     params:
         code=code_of("icl_lens.organism.card"),
     message:

@@ -1,6 +1,10 @@
 # Prompts of one task and prompt set, over all seeds.
 
 
+localrules:
+    prompts,
+
+
 rule prompts:
     input:
         corpus=lambda wildcards: f"{CONFIG.results}/corpora/{CONFIG.text_source(wildcards.task)}.parquet",

@@ -1,6 +1,10 @@
 # The report page: the results for each claim, with every figure and table that `all` makes.
 
 
+localrules:
+    report,
+
+
 rule report:
     input:
         walks=[

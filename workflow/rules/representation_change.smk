@@ -1,6 +1,10 @@
 # Representation change has separate models and separate prompts, which are generated without a corpus.
 
 
+localrules:
+    representation_prompts,
+
+
 rule representation_prompts:
     output:
         "<results>/prompts/{task}/paired.parquet",
@@ -34,6 +38,9 @@ rule reader_training:
     conda:
         "../../envs/icl-lens.yaml"
     threads: CONFIG.reader_organism.threads
+    resources:
+        mem_mb=cluster_only(8_000),
+        runtime=cluster_only(600),
     params:
         code=code_of("icl_lens.reader_organism.training"),
         recipe=CONFIG.reader_organism.model_dump_json(),
@@ -55,6 +62,9 @@ rule reader_organism:
     conda:
         "../../envs/icl-lens.yaml"
     threads: 1
+    resources:
+        mem_mb=cluster_only(4_000),
+        runtime=cluster_only(60),
     params:
         code=code_of("icl_lens.reader_organism.card"),
     message:

@@ -31,14 +31,14 @@ def block(network: PreTrainedModel, edges: Mapping[int, Tensor]) -> Iterator[Non
             blocked = layer_edges[:, None]  # (B, 1, Q, K)
             rows = getattr(module, ROWS, None)
             if rows is not None:
-                prompts = torch.arange(len(rows), device=rows.device)  # (B,)
+                prompts, rows = torch.arange(len(rows), device=blocked.device), rows.to(blocked.device)  # (B,) each
                 blocked = blocked.expand(len(rows), -1, -1, -1)[prompts, :, rows, None]  # (B, 1, 1, K)
             elif mask is None:
                 # The fused kernel applies a causal mask only if it gets no mask.
                 mask = causal_mask(*blocked.shape[-2:], blocked.device)  # (1, 1, Q, K)
             # transformers passes a boolean mask (True: visible) to the fused kernel, and an additive mask to eager attention.
             blocked_value = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-            mask = mask.masked_fill(blocked, blocked_value)  # (B, 1, Q, K)
+            mask = mask.masked_fill(blocked.to(mask.device), blocked_value)  # (B, 1, Q, K)
             return args, {**kwargs, "attention_mask": mask}
 
         return mask_edges

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from icl_lens.attention.kernels import CustomAttention, Edit, ForwardStopped, ed
 from icl_lens.attention.last_layer import LastLayerState, computed_at
 from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.forward_inputs import forward_inputs
+from icl_lens.network.placement import device_of, recompute_layers
 from icl_lens.network.precision import at_least_float32, exact_products
 
 # (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) if requested, else None) -> None
@@ -27,9 +28,10 @@ _Sink = Callable[[int, Tensor, Tensor], None]
 def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, rows: Tensor | None = None) -> Iterator[None]:
     """Pass the information flow |sum over heads of A * dL/dA| of each layer to ``sink`` during a backward pass.
 
-    Run the model and call ``backward()`` on a loss inside this context. The last layer comes first. No attention matrix is
-    kept, because :mod:`icl_lens.attention.flow_kernel` recomputes a few rows at a time. When nested with ``scale`` or
-    ``record`` in either order, which compute the full weights, the flow is computed from these weights.
+    Run the model and call ``backward()`` on a loss inside this context. The last layer comes first. The tensors are on the
+    device of the layer. No attention matrix is kept, because :mod:`icl_lens.attention.flow_kernel` recomputes a few rows at a
+    time. When nested with ``scale`` or ``record`` in either order, which compute the full weights, the flow is computed from
+    these weights.
 
     Args:
         network: Any supported model. Its parameters may be frozen.
@@ -41,12 +43,9 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
             without a shared prefix, and a model for which :func:`supports_single_row` is true.
     """
     edit = _Flows(sink, with_weights)
-    with edited(network, edit), torch.enable_grad():
-        if rows is None:
-            yield
-        else:
-            with computed_at(network, rows, edit):
-                yield
+    one_row = nullcontext() if rows is None else computed_at(network, rows, edit)
+    with edited(network, edit), torch.enable_grad(), one_row, recompute_layers(network):
+        yield
 
 
 class _Flows(CustomAttention, LastLayerState):
@@ -117,9 +116,9 @@ def supports_single_row(network: PreTrainedModel) -> bool:
 
     The check runs a short input in both ways and compares the logits.
     """
-    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
-    rows = torch.tensor([5, 7], device=network.device)
-    prompts = torch.arange(2, device=network.device)
+    ids = torch.arange(1, 17, device=device_of(network)).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    rows = torch.tensor([5, 7], device=device_of(network))
+    prompts = torch.arange(2, device=device_of(network))
 
     def logits() -> Tensor:
         with vocabulary.restrict_tokens(network, ids.flatten()):

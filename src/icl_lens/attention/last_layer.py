@@ -100,20 +100,19 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
     names = list(inspect.signature(type(layer).forward).parameters)[2:]
 
     def forward_rows(state: Tensor, *args: object, **kwargs: object) -> object:  # (B, T, D)
-        prompts = torch.arange(len(rows), device=rows.device)  # (B,)
         if memory.needs_matrices(getattr(attention, EDITS, ())):
             output = original_forward(state, *args, **kwargs)
             if memory.full_length:
                 return output
             states = output[0] if isinstance(output, tuple) else output  # (B, T, D)
-            row = states[prompts, rows][:, None]  # (B, 1, D)
+            row = states[_index(rows, states.device)][:, None]  # (B, 1, D)
             return (row, *output[1:]) if isinstance(output, tuple) else row
 
         memory.stops = True
         try:
             original_forward(state, *args, **kwargs)
         except ForwardStopped as stopped:
-            memory.last = stopped.key, stopped.value, rows
+            memory.last = stopped.key, stopped.value, rows.to(stopped.key.device)
         finally:
             memory.stops = False
         setattr(attention, ROWS, rows)
@@ -121,7 +120,7 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
         handle = attention.register_forward_pre_hook(add_mask, with_kwargs=True, prepend=True)
         try:
             output = original_forward(
-                state[prompts, rows][:, None],  # (B, 1, D)
+                state[_index(rows, state.device)][:, None],  # (B, 1, D)
                 *(_select_rows(name, x, rows, state.shape[1]) for name, x in zip(names[: len(args)], args, strict=True)),
                 **{name: _select_rows(name, x, rows, state.shape[1]) for name, x in kwargs.items()},
             )
@@ -131,7 +130,8 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
             memory.last = None
         row = output[0] if isinstance(output, tuple) else output  # (B, 1, D)
         if memory.full_length:
-            row = torch.zeros_like(state).index_put((prompts, rows), row[:, 0])  # (B, T, D)
+            empty = torch.zeros_like(state, device=row.device)  # (B, T, D)
+            row = empty.index_put(_index(rows, row.device), row[:, 0])  # (B, T, D)
         return (row, *output[1:]) if isinstance(output, tuple) else row
 
     def add_causal_mask(keys: int, queries: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -150,6 +150,11 @@ def computed_at(network: PreTrainedModel, rows: Tensor, memory: LastLayerState) 
             del layer.forward  # restores the method of the class
         else:
             layer.forward = instance_forward
+
+
+def _index(rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the index of one position per prompt in a tensor of shape (B, T, ...) on a device, shape (B,) each."""
+    return torch.arange(len(rows), device=device), rows.to(device)
 
 
 # Arguments of a layer with an entry per query, apart from the hidden states: name -> (number of axes, axis of the queries).
@@ -185,7 +190,7 @@ def _select_rows(name: str, argument: object, rows: Tensor, length: int) -> obje
     axes, axis = _QUERY_AXES.get(name, (0, 0))
     if argument.ndim != axes or argument.shape[axis] != length or len(argument) not in (1, len(rows)):
         raise TypeError(f"layer argument {name!r} of shape {tuple(argument.shape)} has no known axis of {length} positions")
-    prompts = torch.arange(len(rows), device=rows.device)  # (B,)
+    prompts, rows = _index(rows, argument.device)  # (B,) each
     argument = argument.expand(len(rows), *argument.shape[1:])  # (B, ...)
     if axis == 2:
         return argument[prompts, :, rows][:, :, None]  # (B, 1, 1, K)

@@ -32,6 +32,7 @@ def record(network: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 @contextmanager
 def record_rows(network: PreTrainedModel, rows: Tensor) -> Iterator[dict[int, Tensor]]:
     """Record one row of the attention weights per prompt: layer -> (B, H, K). The weights include the edits of outer contexts.
+    They are on the device of ``rows``.
 
     The row equals ``record(network)[layer][b, :, rows[b]]``, but no attention matrix is computed. The fused kernel computes the
     output, and only the requested queries are multiplied by the keys separately. If the full weights are computed anyway, the
@@ -54,12 +55,11 @@ class Rows(Reader):
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows  # (B,)
-        self.prompts = torch.arange(len(rows), device=rows.device)  # (B,)
         self.weights_of: dict[int, Tensor] = {}
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         queries, keys = weights.shape[-2:]
-        self.keep(layer, weights[self.prompts, :, self._row_indices(queries, keys)])
+        self.keep(layer, weights[*self._index(queries, keys, weights.device)])
         return weights
 
     def read(
@@ -70,7 +70,7 @@ class Rows(Reader):
 
     def keep(self, layer: int, row_weights: Tensor) -> None:
         """Keep the rows of a layer, shape (B, H, K)."""
-        self.weights_of[layer] = row_weights.detach()
+        self.weights_of[layer] = row_weights.detach().to(self.rows.device)
 
     def compute_rows(
         self,
@@ -82,22 +82,23 @@ class Rows(Reader):
     ) -> Tensor:
         """Compute the rows as :func:`icl_lens.attention.kernels.attend` does, shape (B, H, K), in at least float32."""
         (batch, heads, queries, width), keys = query.shape, key.shape[-2]
-        indices = self._row_indices(queries, keys)  # (B,)
+        index = self._index(queries, keys, query.device)
         # Query heads that share a key are grouped, so that keys need not be repeated.
-        row_queries = query[self.prompts, :, indices].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
+        row_queries = query[*index].view(batch, key.shape[1], -1, width)  # (B, H_kv, H / H_kv, d)
         scale = width**-0.5 if scaling is None else scaling
         scores = at_least_float32(row_queries) @ at_least_float32(key).transpose(-1, -2) * scale  # (B, H_kv, H / H_kv, K)
         scores = scores.view(batch, heads, keys)  # (B, H, K)
         if attention_mask is None:  # without a mask the fused kernel is causal
-            mask = torch.arange(keys, device=key.device) <= self.rows[:, None, None]  # (B, 1, K)
+            mask = torch.arange(keys, device=key.device) <= self.rows.to(key.device)[:, None, None]  # (B, 1, K)
         else:
-            mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[self.prompts, :, indices]  # (B, 1, K)
+            mask = attention_mask[..., :keys].expand(batch, -1, -1, -1)[*index]  # (B, 1, K)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(-1)  # (B, H, K)
 
-    def _row_indices(self, queries: int, keys: int) -> Tensor:
-        """Return the indices of the rows among the queries, shape (B,).
+    def _index(self, queries: int, keys: int, device: torch.device) -> tuple[Tensor, slice, Tensor]:
+        """Return the index of the rows in a tensor of shape (B, ..., Q, ...), on the device of this tensor.
 
         The queries are either the last positions or, if there is one query per prompt, only these rows.
         """
-        return torch.zeros_like(self.rows) if queries == 1 else self.rows - (keys - queries)
+        rows = torch.zeros_like(self.rows) if queries == 1 else self.rows - (keys - queries)  # (B,)
+        return torch.arange(len(rows), device=device), slice(None), rows.to(device)

@@ -22,7 +22,7 @@ def scale(network: PreTrainedModel, factors: Mapping[int, Tensor]) -> Iterator[N
     """
 
     def multiply(layer: int, weights: Tensor) -> Tensor:
-        return weights * factors[layer].to(weights.dtype) if layer in factors else weights
+        return weights * factors[layer].to(weights) if layer in factors else weights
 
     with edited(network, multiply):
         yield
@@ -63,7 +63,7 @@ class _ScaledRows:
         index = (
             torch.arange(batch, device=weights.device)[:, None, None],
             torch.arange(heads, device=weights.device)[:, None],
-            (self.rows - (width - queries))[:, None, None],  # the queries are the last positions
-            self.keys[:, None],
+            (self.rows.to(weights.device) - (width - queries))[:, None, None],  # the queries are the last positions
+            self.keys.to(weights.device)[:, None],
         )
-        return weights.index_put(index, weights[index] * self.factors[layer].to(weights.dtype))  # (B, H, Q, K)
+        return weights.index_put(index, weights[index] * self.factors[layer].to(weights))  # (B, H, Q, K)

@@ -12,6 +12,7 @@ from icl_lens.attention.record import record
 from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules, not_supported
+from icl_lens.network.placement import device_of
 from icl_lens.network.precision import exact_products
 
 
@@ -27,7 +28,7 @@ def require_supported(network: PreTrainedModel) -> None:
     Raises:
         InputError: The model family is not supported. The message gives the reason.
     """
-    ids = torch.arange(1, 9, device=network.device)[None]  # (1, 8)
+    ids = torch.arange(1, 9, device=device_of(network))[None]  # (1, 8)
 
     def logits() -> Tensor:
         with vocabulary.restrict_tokens(network, ids[0]):
@@ -56,7 +57,7 @@ def require_supported(network: PreTrainedModel) -> None:
             network, "its attention is not plain softmax(QK)V (for example, it has attention sinks or two softmaxes)"
         )
 
-    edges = torch.zeros(1, 8, 8, dtype=torch.bool, device=network.device)  # (1, Q, K)
+    edges = torch.zeros(1, 8, 8, dtype=torch.bool, device=device_of(network))  # (1, Q, K)
     edges[0, 5, :5] = True
     with block(network, dict.fromkeys(range(layers), edges)), record(network) as weights:
         logits()

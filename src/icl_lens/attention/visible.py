@@ -19,6 +19,7 @@ from icl_lens.errors import InputError
 from icl_lens.network import vocabulary
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules, decoder_layers, replaced_forwards
+from icl_lens.network.placement import device_of
 
 
 @torch.no_grad()
@@ -59,7 +60,7 @@ def visible_positions(network: PreTrainedModel, length: int) -> list[Tensor | No
 def _read_masks(network: PreTrainedModel, length: int, layers: int, stops_in_each: bool) -> dict[int, Tensor | None]:
     """Return the mask that each layer passes to its attention, shape (1, 1, T, T or more); None for a causal layer."""
     reader = _MaskReader(range(layers) if stops_in_each else [layers - 1])
-    ids = torch.zeros(1, length, dtype=torch.int64, device=network.device)  # (1, T)
+    ids = torch.zeros(1, length, dtype=torch.int64, device=device_of(network))  # (1, T)
     with edited(network, reader), vocabulary.restrict_tokens(network, ids[0, :1]), suppress(ForwardStopped):
         network(**forward_inputs(ids))
     return reader.masks
@@ -100,7 +101,7 @@ def _returns_tuple(network: PreTrainedModel, layer: nn.Module) -> bool:
     handle = layer.register_forward_hook(stop)
     try:
         with suppress(_LayerReached):
-            network(**forward_inputs(torch.zeros(1, 2, dtype=torch.int64, device=network.device)))
+            network(**forward_inputs(torch.zeros(1, 2, dtype=torch.int64, device=device_of(network))))
     finally:
         handle.remove()
     return isinstance(outputs[0], tuple)

@@ -1,4 +1,4 @@
-"""Processes that keep a model loaded, one per model and number format; CPU jobs run as forks of these processes.
+"""Processes that keep a model loaded, one per model, number format and adapter; CPU jobs run as forks of these processes.
 
 Before a job that uses a language model computes anything, it spends seconds on imports, loading the tokenizer, hashing the
 model files and checking the model. The first job of a model in a run therefore starts a process that does this once
@@ -31,11 +31,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from icl_lens.artifacts import code, hashes
 from icl_lens.cli import preloaded
 from icl_lens.errors import InputError
+from icl_lens.hub.adapters import adapter_files
 from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.network import accelerators
 
@@ -71,14 +72,14 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, e
     requested = _requested_model(request["arguments"])
     if requested is None:
         return False
-    folder, dtype = requested
+    folder, dtype, adapter = requested
     try:
-        files = checkpoint_files(folder)
+        files = [*checkpoint_files(folder), *([] if adapter is None else adapter_files(adapter))]
         stamp = _stamp(files)
         size = memory(files, dtype)
     except (InputError, OSError, ValueError):  # the job itself reports the error of the model
         return False
-    key = hashlib.sha256(f"{folder.resolve()}\0{dtype}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{folder.resolve()}\0{dtype}\0{adapter and adapter.resolve()}".encode()).hexdigest()[:12]
     path = os.path.join(server, f"{key}-{stamp[:12]}")
     listener = None
     link = socket.socket(socket.AF_UNIX)
@@ -116,7 +117,7 @@ def hand_over(server: str, request: dict[str, Any], connection: socket.socket, e
         if os.fork() == 0:
             link.close()
             connection.close()
-            _serve_model(server, key, path, listener, end_of_run, folder, dtype)
+            _serve_model(server, key, path, listener, end_of_run, requested)
         listener.close()
     with link:
         try:
@@ -150,7 +151,7 @@ def memory(files: list[Path], dtype: str) -> int:
     total = 0
     for path in files:
         if path.suffix == ".safetensors":
-            total += _weights(path) * ITEM_BYTES[dtype]
+            total += _weights(path, ITEM_BYTES[dtype])
         elif path.suffix == ".bin":  # at least two bytes per weight
             total += path.stat().st_size // 2 * ITEM_BYTES[dtype]
         else:
@@ -158,8 +159,8 @@ def memory(files: list[Path], dtype: str) -> int:
     return total
 
 
-def _weights(path: Path) -> int:
-    """Count the weights in a safetensors file from its header."""
+def _weights(path: Path, item_bytes: int) -> int:
+    """Return the bytes of the weights in a safetensors file, from its header. Quantised weights keep their one byte each."""
     import math
 
     with open(path, "rb") as stream:
@@ -167,22 +168,35 @@ def _weights(path: Path) -> int:
         if length > path.stat().st_size:
             raise ValueError(f"{path} is truncated")
         header = json.loads(stream.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+    return sum(math.prod(tensor["shape"]) * (1 if tensor["dtype"] in ("U8", "I8") else item_bytes) for tensor in tensors)
 
 
-def _requested_model(arguments: list[str]) -> tuple[Path, str] | None:
-    """Return the model folder and number format that a command loads on the CPU; None if it loads no model on the CPU."""
+class Request(NamedTuple):
+    """What a command loads: the arguments of :func:`icl_lens.models.loading.preload`."""
+
+    folder: Path
+    dtype: str
+    adapter: Path | None
+
+
+def _requested_model(arguments: list[str]) -> Request | None:
+    """Return the model that a command loads on the CPU as a whole; None if it loads none."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--model")
+    parser.add_argument("--adapter", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", choices=ITEM_BYTES)
+    parser.add_argument("--placement", default="device")
     try:
         options, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # the command itself reports the error
         return None
     if options.model is None or accelerators.expected(options.device) or not os.path.isdir(options.model):
         return None
-    return Path(options.model), options.dtype
+    if options.placement != "device":  # a model that is larger than the memory must not be kept in memory
+        return None
+    return Request(Path(options.model), options.dtype, options.adapter)
 
 
 def _stamp(files: list[Path]) -> str:
@@ -217,7 +231,7 @@ def _models(server: str) -> Iterator[dict[str, dict[str, Any]]]:
             file.write(after)
 
 
-def _serve_model(server: str, key: str, path: str, listener: socket.socket, end_of_run: int, folder: Path, dtype: str) -> None:
+def _serve_model(server: str, key: str, path: str, listener: socket.socket, end_of_run: int, requested: Request) -> None:
     """Load a model and serve its jobs until the run ends. Only a job leaves this function, by SystemExit."""
     import gc
 
@@ -234,7 +248,7 @@ def _serve_model(server: str, key: str, path: str, listener: socket.socket, end_
         torch.set_num_threads(1)
         with open(os.path.join(server, "loading"), "w") as lock:  # one model at a time
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _load(folder, dtype)
+            _load(requested)
     except Exception:  # the waiting job hits the same error and reports it
         with contextlib.suppress(OSError), _models(server) as models:
             if models.get(key, {}).get("path") == path:
@@ -263,7 +277,7 @@ def _serve_model(server: str, key: str, path: str, listener: socket.socket, end_
                     os.unlink(path)
 
 
-def _load(folder: Path, dtype: str) -> None:
+def _load(requested: Request) -> None:
     """Import the modules of this package that jobs need, and load the model.
 
     Raises:
@@ -286,7 +300,7 @@ def _load(folder: Path, dtype: str) -> None:
         importlib.import_module(module)
     with contextlib.suppress(InputError):  # the error may be in a file that no job needs
         code.read_all()
-    loading.preload(folder, dtype)
+    loading.preload(*requested)
     if threading.active_count() > 1:
         raise RuntimeError("other threads exist, and a fork would not have them")
 

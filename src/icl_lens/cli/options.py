@@ -42,6 +42,24 @@ Model = Annotated[str, typer.Option(help="A folder with a checkpoint and its tok
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model; main by default.")]
 Downloads = Annotated[Path, typer.Option(help="The folder for downloaded Hub models.")]
 Device = Annotated[keys.Device, typer.Option(help="The device that runs the model.")]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Number of GPUs to reserve: the command waits until so many are free, and runs on these. By default it does not "
+        "reserve any and runs on the first. The workflow sets it.",
+    ),
+]
+Placement = Annotated[
+    keys.Placement,
+    typer.Option(help="device: the model is on one device. auto: its layers are on all cards, in main memory and on the disk."),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help='With --placement auto: how much memory the layers may use, as JSON, for example {"0": "60GB", "cpu": "200GB"}.'
+    ),
+]
 Matmul = Annotated[
     keys.Matmul,
     typer.Option(
@@ -58,7 +76,17 @@ Untrained = Annotated[
     int | None,
     typer.Option(min=0, max=2**32 - 1, help="Replace the weights by random weights drawn with this seed (an untrained copy)."),
 ]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(help="The folder of a LoRA adapter (written by peft) that is merged into the weights of the model."),
+]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Number of tokens per batch, including padding.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N", help="Run only the I-th of N parts of the prompts, and write a part of the table; see merge-shards."
+    ),
+]
 Task = Annotated[str, typer.Option(help=f"{', '.join(TASKS)}, or any name with --definition.")]
 Definition = Annotated[str | None, typer.Option(help="Your own task: its keys under `own_tasks` in the config, as YAML.")]
 ModelName = Annotated[
@@ -166,8 +194,8 @@ def require_separate(option: str, out: Path, options: dict[str, Any]) -> None:
             named = f"--{name.replace('_', '-')}"
             if named != option and path.is_file() and path.samefile(out):
                 raise InputError(f"{option} {out} is also {named}, and writing would replace it; specify another file")
-            if name == "model" and path.is_dir() and out.resolve().parent == path.resolve():
-                raise InputError(f"{option} {out} is a file of the model folder; specify a file in another folder")
+            if name in ("model", "adapter") and path.is_dir() and out.resolve().parent == path.resolve():
+                raise InputError(f"{option} {out} is a file of the {name} folder; specify a file in another folder")
 
 
 def require_rereadable(option: str, path: Path) -> None:
@@ -204,6 +232,17 @@ def require_writable(option: str, out: Path, folder: bool = False) -> None:
             files.require_writable(out)
     except InputError as error:
         raise InputError(f"{option}: {error}") from error
+
+
+def memory_limits(max_memory: str | None) -> dict[str, str] | None:
+    """Return the value of ``--max-memory``.
+
+    Raises:
+        InputError: See :func:`icl_lens.network.max_memory.from_json`.
+    """
+    from icl_lens.network.max_memory import from_json
+
+    return None if max_memory is None else from_json(max_memory)
 
 
 def quieten_transformers() -> None:

@@ -49,8 +49,13 @@ READY = b"1"
 # job is its log. An error that cannot be written to the log, because the disk is full, is written to this file descriptor.
 WORKFLOW_STDERR = "ICL_LENS_STDERR"
 
-# Environment variables that the libraries read on import: notebooks display their figures, and nothing uses the network.
-SERVER_ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HF_HUB_OFFLINE": "1"}
+# Environment variables that the libraries read on import: notebooks display their figures, and nothing uses the network. With
+# the third, torch does not initialise CUDA to find out whether there is a GPU. Otherwise, no fork could use or select a GPU.
+SERVER_ENVIRONMENT = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "HF_HUB_OFFLINE": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 
 
 def client(folder: str) -> list[str]:

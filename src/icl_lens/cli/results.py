@@ -21,7 +21,7 @@ app = typer.Typer()
 @app.command("execute", cls=Command, rich_help_panel=PANEL)
 def _execute(
     source: Annotated[Path, typer.Option(help="The notebook in the repository.")],
-    parameters: Annotated[str, typer.Option(help="The parameters of the notebook, as JSON.")],
+    parameters: Annotated[str, typer.Option(help="The parameters of the notebook, as JSON; - reads them from standard input.")],
     out: Annotated[Path, typer.Option(help="The executed notebook to write. If a cell fails, the notebook shows the error.")],
 ) -> int:
     """Execute the notebook of a figure or table."""
@@ -32,7 +32,7 @@ def _execute(
     from icl_lens.artifacts import execution
 
     try:
-        execution.execute(source, out, json.loads(parameters))
+        execution.execute(source, out, json.loads(sys.stdin.read() if parameters == "-" else parameters))
     except PapermillExecutionError as error:
         print_error(str(error))
         return 1
@@ -46,12 +46,32 @@ def _record(
     out: Annotated[Path, typer.Option(help="The notebook to write, without execution times.")],
     json: Annotated[Path, typer.Option(help="The JSON file with the hashes to write.")],
     outputs: Annotated[list[Path], typer.Option(help="One or more files that the notebook wrote.")],
-    inputs: Annotated[list[Path] | None, typer.Option(help="The files that the notebook read.")] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(help="The files that the notebook read; - reads their paths from standard input, by line."),
+    ] = None,
 ) -> None:
     """Remove the execution times from an executed notebook, and record the hashes of its figure or table."""
     from icl_lens.artifacts import notebooks
 
+    if inputs == [Path("-")]:
+        inputs = [Path(line) for line in sys.stdin.read().splitlines() if line]
     notebooks.record(source, executed, out, json, inputs or [], outputs)
+
+
+@app.command("merge-shards", cls=Command, rich_help_panel=PANEL)
+def _merge_shards(
+    shards: Annotated[list[Path], typer.Option(help="All shards of the table, in any order.")],
+    out: Annotated[Path, typer.Option(help="The table to write.")],
+) -> None:
+    """Merge the tables that a study wrote with --shard into its table."""
+    from icl_lens.artifacts import parquet
+    from icl_lens.results.shards import merge, require_shard
+    from icl_lens.studies import registry
+
+    require_shard(shards[0])
+    study = registry.study(parquet.read_metadata(shards[0])["schema"])
+    merge(out, study.schema, shards)
 
 
 @app.command("audit", cls=Command, rich_help_panel=PANEL)
@@ -150,11 +170,14 @@ def _publish(
 @app.command("plan", cls=Command, rich_help_panel=PANEL)
 def _plan(
     config: Annotated[list[Path], typer.Option(help="config.yaml, then the configs that override it, in order.")],
+    card: Annotated[
+        str, typer.Option(help="Device for which to predict time and memory, for example h100-80gb, a100-40gb or cpu.")
+    ] = "h100-80gb",
 ) -> None:
     """Estimate the cost of a run: `snakemake --summary --configfile FILE | icl-lens plan --config FILES`."""
     from icl_lens.config import parse, plan
 
-    for line in plan.report(parse.load(*config).with_checkpoints(), sys.stdin):
+    for line in plan.report(parse.load(*config).with_checkpoints(), sys.stdin, card):
         print(line)
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from icl_lens.cli import options
+from icl_lens.artifacts import shards
+from icl_lens.cli import gpu_slots, options
 from icl_lens.errors import InputError
 from icl_lens.section import Section
 from icl_lens.studies import registry
@@ -88,7 +89,15 @@ def _run(
     bos: options.Bos = "auto",
     chat: options.Chat = False,
     untrained: options.Untrained = None,
+    gpus: options.Gpus = 0,
+    shard: options.Shard = None,
+    adapter: options.Adapter = None,
+    placement: options.Placement = "device",
+    max_memory: options.MaxMemory = None,
 ) -> None:
+    chosen = shards.parse(shard) if shard is not None else None
+    limits = options.memory_limits(max_memory)
+    gpu_slots.reserve(gpus, device)
     options.quieten_transformers()
     from icl_lens.studies.run import run
 
@@ -107,6 +116,10 @@ def _run(
         settings=settings,
         further=further,
         untrained=untrained,
+        shard=chosen,
+        adapter=adapter,
+        placement=placement,
+        max_memory=limits,
     )
 
 

@@ -35,6 +35,9 @@ def _compress(
     matmul: options.Matmul = "exact",
     bos: options.Bos = "auto",
     chat: options.Chat = False,
+    adapter: options.Adapter = None,
+    placement: options.Placement = "device",
+    max_memory: options.MaxMemory = None,
 ) -> None:
     """Run the model on demonstrations once, and write a subset of their keys and values to a file."""
     from icl_lens.config import parse
@@ -42,6 +45,7 @@ def _compress(
 
     parsed, _ = parse.parse_task(task, definition)
     texts, labels = text_files.demonstrations(demos, parsed)
+    limits = options.memory_limits(max_memory)
     options.quieten_transformers()
     from icl_lens.tools.compress import compress
 
@@ -58,6 +62,9 @@ def _compress(
         matmul=matmul,
         bos=options.BOS[bos],
         as_chat=chat,
+        adapter=adapter,
+        placement=placement,
+        max_memory=limits,
     )
 
 
@@ -88,6 +95,9 @@ def _reweight_components(
     batch_tokens: options.BatchTokens = 4096,
     bos: options.Bos = "auto",
     chat: options.Chat = False,
+    adapter: options.Adapter = None,
+    placement: options.Placement = "device",
+    max_memory: options.MaxMemory = None,
 ) -> None:
     """Train one weight per attention head and MLP on a few labelled texts, and write them to a file."""
     from icl_lens.config import parse
@@ -98,6 +108,7 @@ def _reweight_components(
     section = parse.parse_settings("components", settings) if settings is not None else None
     texts, labels = text_files.demonstrations(train, parsed)
     classes = len(parsed.label_words)
+    limits = options.memory_limits(max_memory)
     options.quieten_transformers()
     from icl_lens.tools.reweight import reweight
 
@@ -115,6 +126,9 @@ def _reweight_components(
         matmul=matmul,
         bos=options.BOS[bos],
         as_chat=chat,
+        adapter=adapter,
+        placement=placement,
+        max_memory=limits,
         batch_tokens=batch_tokens,
     )
 
@@ -142,6 +156,9 @@ def _classify(
     device: options.Device = "auto",
     matmul: options.Matmul = "exact",
     batch_tokens: options.BatchTokens = 4096,
+    adapter: options.Adapter = None,
+    placement: options.Placement = "device",
+    max_memory: options.MaxMemory = None,
 ) -> None:
     """Classify texts with compressed demonstrations or with re-weighted components, and print JSON lines."""
     import json
@@ -151,11 +168,12 @@ def _classify(
     if (cache is None) == (components is None):
         raise InputError("give either --cache or --components" + ("" if cache is None else ", not both"))
     lines = text_files.texts(texts, format)
+    limits = options.memory_limits(max_memory)
     options.quieten_transformers()
     from icl_lens.tools import classify
 
     predict = classify.with_components if components else classify.with_cache
-    predictions = predict(model, components or cache, lines, device, batch_tokens, matmul)
+    predictions = predict(model, components or cache, lines, device, batch_tokens, matmul, adapter, placement, limits)
     with contextlib.suppress(BrokenPipeError):  # the reader, for example `head`, closed the pipe early
         for prediction in predictions:
             print(json.dumps(prediction._asdict(), ensure_ascii=False))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from icl_lens.cli.options import Command, Device, quieten_transformers
+from icl_lens.cli import gpu_slots
+from icl_lens.cli.options import Command, Device, Gpus, quieten_transformers
 
 PANEL = "Training"
 
@@ -29,9 +30,12 @@ def _training(
     out: Annotated[Path, typer.Option(help="The training table to write.")],
     recipe: Annotated[str, typer.Option(help="The keys under `organism` in the config, as YAML.")] = "{}",
     device: Device = "auto",
+    gpus: Gpus = 0,
 ) -> None:
     """Train a model that learns in context from scratch."""
     from icl_lens.config import parse
+
+    gpu_slots.reserve(gpus, device)
 
     parsed = parse.parse_recipe(recipe)
     quieten_transformers()

@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from functools import cache
+from collections import Counter
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, create_model, model_validator
 
 from icl_lens.artifacts.hashes import STAGES
+from icl_lens.errors import InputError
 from icl_lens.hub import fetch
+from icl_lens.network import max_memory
 from icl_lens.network.number_formats import Dtype, Matmul
 from icl_lens.organism.recipe import Recipe
 from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
@@ -33,6 +36,7 @@ def _require_printable(path: str) -> str:
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Placement = Literal["device", "auto"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 HubId = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # Snakemake compares paths as strings, so folders are normalized: no leading "./" and no trailing "/".
@@ -70,6 +74,17 @@ def is_repository_file(name: str) -> bool:
     return not re.search(r"[\\:\0-\x1f]", name) and all(part and not part.startswith(".") for part in name.split("/"))
 
 
+def _memory_limits(value: Any) -> Any:
+    """Check the sizes of max_memory, and convert the numbers of cards, which YAML reads as integers, to strings."""
+    if isinstance(value, dict) and all(isinstance(size, str) for size in value.values()):
+        value = {str(device): size for device, size in value.items()}
+        try:
+            max_memory.parse(value)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+    return value
+
+
 class Model(Section):
     """One language model."""
 
@@ -83,8 +98,8 @@ class Model(Section):
     gguf: str | None = Field(
         default=None,
         description="Instead of `path`: a local GGUF file or, with `hub`, the name of a GGUF file in that repository. The file "
-        "is converted once to float32 weights under `downloads`. The conversion needs optional packages: "
-        "`.venv/bin/python -m pip install -c envs/gemma.txt gguf accelerate`.",
+        "is converted once to float32 weights under `downloads`. The conversion needs an optional package: "
+        "`.venv/bin/python -m pip install -c envs/gemma.txt gguf`.",
     )
     revision: str | None = Field(
         default=None,
@@ -93,6 +108,12 @@ class Model(Section):
     )
     dtype: Dtype | None = Field(default=None, description="Overrides `dtype` for this model.")
     matmul: Matmul | None = Field(default=None, description="Overrides `matmul` for this model.")
+    placement: Placement | None = Field(default=None, description="Overrides `placement` for this model.")
+    max_memory: Annotated[dict[str, str], BeforeValidator(_memory_limits)] | None = Field(
+        default=None,
+        description="`placement: auto` only: how much memory the layers may use on each device, for example "
+        "`{0: 60GB, 1: 60GB, cpu: 200GB}`. A number is that of a card. The default of each device is 80 % of its free memory.",
+    )
     step: int | None = Field(
         default=None,
         ge=0,
@@ -116,8 +137,21 @@ class Model(Section):
         "Results on this untrained copy do not come from training (null-untrained.yaml).",
     )
 
+    adapter: Folder | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of a LoRA adapter (adapter_config.json, adapter_model.safetensors) that was trained on this model. "
+        "It is merged into the weights when the model is loaded. Adapters need an optional package: "
+        "`.venv/bin/python -m pip install -c envs/quantized.txt peft`.",
+    )
+
     @model_validator(mode="after")
     def _check_source(self) -> Model:
+        if self.adapter is not None and self.untrained is not None:
+            raise ValueError(
+                f"models: {self.name}: adapter and untrained cannot be combined, because an untrained copy has no trained "
+                "weights; remove one of them"
+            )
         if self.gguf is not None and not self.gguf.endswith(".gguf"):
             raise ValueError(f"models: {self.name}: gguf must end in .gguf, got {self.gguf!r}")
         if self.path is not None and self.gguf is not None:
@@ -296,6 +330,11 @@ class Config(Section):
         description="Device of the models: auto (cuda if available, otherwise cpu), cpu, cuda or mps. auto never selects mps "
         "(Apple): it is untested in this project, and its attention kernels in PyTorch have returned wrong results.",
     )
+    placement: Placement = Field(
+        default="device",
+        description="device: each model is on one device. auto: the layers of a model are distributed over all cards, the main "
+        "memory and the disk, for models that are larger than a card (docs/scale.md). It affects results only by rounding.",
+    )
     dtype: Dtype = Field(default="float32", description="dtype of the models: float32 (as in the paper), float16 or bfloat16.")
     matmul: Matmul = Field(
         default="exact",
@@ -308,6 +347,12 @@ class Config(Section):
         description="Tokens per batch, padding included. It affects speed and memory, and results only by rounding. On a CPU, "
         "batches are also limited to 1 GiB of memory in addition to the weights, as estimated from the model's width, layers, "
         "feed-forward size, heads and vocabulary. A batch always has at least one prompt.",
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        description="Number of jobs that a study of one model, task and prompt set is split into, each with a part of the "
+        "prompts. It does not affect the results. Some studies are always one job, see docs/scale.md.",
     )
     studies: Section = Field(  # the keys of each study: see config_type
         default_factory=Section,
@@ -345,17 +390,31 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:
-        names = [model.name for model in self.models]
-        _require_unique("models", names)
-        representation_names = [model.name for model in self.representation_models]
-        _require_unique("representation_models", representation_names)
+        for key in ("models", "representation_models"):
+            _require_unique(key, [model.name for model in getattr(self, key)])
+        names = {model.name: model for model in self.models}
+        representation_names = {model.name: model for model in self.representation_models}
         for model in self.representation_models:
-            if model.name in names and model != self.model(model.name):
+            if model != self.model(model.name):
                 raise ValueError(
                     f"representation_models: {model.name!r} is already the name of a different model in models; choose another"
                 )
+        for model in self.all_models:
+            placement = model.placement or self.placement
+            if model.max_memory is not None and placement != "auto":
+                raise ValueError(
+                    f"models: {model.name}: max_memory needs placement: auto, but placement is {placement}; remove max_memory, "
+                    "or set placement"
+                )
+            if placement == "auto" and self.device == "mps":
+                raise ValueError(f"models: {model.name}: placement: auto does not support device: mps; set placement: device")
         if Path(self.results).resolve() == Path(self.downloads).resolve():
             raise ValueError(f"downloads: {self.downloads!r} is also the folder of the results; set another folder")
+        if self.shards > len(self.seeds) * self.queries:
+            raise ValueError(
+                f"shards is {self.shards}, but there are at most {len(self.seeds) * self.queries} prompts per task (seeds "
+                "times queries); set it to at most this number"
+            )
         _require_unique("tasks", self.tasks)
         _require_unique("seeds", self.seeds)
         _require_unique("groups", self.groups)
@@ -396,13 +455,26 @@ class Config(Section):
 
     def model(self, name: str) -> Model:
         """Return the model with the given name."""
-        return next(model for model in self.all_models if model.name == name)
+        return self._models_by_name[name]
 
     @property
     def all_models(self) -> list[Model]:
         """The models of all items, without duplicates."""
-        names = [model.name for model in self.models]
-        return [*self.models, *(model for model in self.representation_models if model.name not in names)]
+        return list(self._models_by_name.values())
+
+    @cached_property
+    def _models_by_name(self) -> dict[str, Model]:
+        """The models of all items by name. A run asks for the model of each of its jobs."""
+        found: dict[str, Model] = {}
+        for model in (*self.models, *self.representation_models):
+            found.setdefault(model.name, model)
+        return found
+
+    def model_copy(self, **options: Any) -> Config:
+        """Return a copy, see pydantic's method. It finds its own models by name."""
+        copied = super().model_copy(**options)
+        copied.__dict__.pop("_models_by_name", None)
+        return copied
 
     def with_checkpoints(self) -> Config:
         """Return the config with the training checkpoints of `snakemake organism` as additional models.
@@ -421,6 +493,11 @@ class Config(Section):
         ]
         return self.model_copy(update={"models": [*self.models, *saved]})
 
+    def placement_of(self, name: str) -> tuple[Placement, dict[str, str] | None]:
+        """Return the placement of a model, and its memory limits if it has any."""
+        model = self.model(name)
+        return model.placement or self.placement, model.max_memory
+
     def precision(self, name: str) -> tuple[Dtype, Matmul]:
         """Return the number format and the matrix multiplication mode of a model."""
         model = self.model(name)
@@ -430,10 +507,13 @@ class Config(Section):
         """Return the models that can be compared across precisions.
 
         A model is included if the given models contain it both in float32 with exact products and in another precision, with
-        all other keys equal.
+        all other keys equal that affect results.
         """
         precisions: dict[str, set[tuple[Dtype, Matmul]]] = {}
-        run = {name: self.model(name).model_dump_json(exclude={"name", "dtype", "matmul"}) for name in names}
+        run = {
+            name: self.model(name).model_dump_json(exclude={"name", "dtype", "matmul", "placement", "max_memory"})
+            for name in names
+        }
         for name in names:
             precisions.setdefault(run[name], set()).add(self.precision(name))
         return [name for name in names if ("float32", "exact") in precisions[run[name]] and len(precisions[run[name]]) > 1]
@@ -551,7 +631,7 @@ def _config_type(plugins: tuple[tuple[str, Path], ...]) -> type[Config]:
 
 
 def _require_unique(key: str, values: list[Any]) -> None:
-    duplicates = sorted({value for value in values if values.count(value) > 1})
+    duplicates = sorted(value for value, count in Counter(values).items() if count > 1)
     if duplicates:
         raise ValueError(f"{key}: duplicate value {duplicates[0]!r}; values must be unique")
 

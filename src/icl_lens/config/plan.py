@@ -1,96 +1,62 @@
-"""Estimate of the jobs, GPU hours and disk space of a run before it starts, from Snakemake's summary of the files to create.
+"""Estimate of the jobs, time, memory and disk space of a run before it starts, from Snakemake's summary of the files to create.
 
-    snakemake --summary --configfile my.yaml | icl-lens plan --config config.yaml my.yaml
+    snakemake --summary --configfile my.yaml | icl-lens plan --config config.yaml my.yaml --card h100-80gb
 
-Snakemake determines the jobs. Their cost is an estimate, and the printed table lists its assumptions. A forward pass costs 2
-floating-point operations per parameter and token. The attention matrices are small at these lengths and are neglected. Each
-study declares its number of forward passes and tokens (:mod:`icl_lens.studies.cost`). No estimate is based on measured times.
+Snakemake determines the jobs. :mod:`icl_lens.config.prediction` predicts the cost of each on the named card.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import PurePosixPath
 
-from icl_lens import json_text
-from icl_lens.config.keys import Config, Model
-from icl_lens.corpora.builtin import class_counts
-from icl_lens.corpora.published import COUNTS
+from icl_lens.config import model_sizes, prediction
+from icl_lens.config.keys import Config
+from icl_lens.config.prediction import BYTES, SHARE, Card, Prediction
 from icl_lens.errors import InputError
-from icl_lens.hub import gguf_files
-from icl_lens.prompts.protocol import Protocol
-from icl_lens.prompts.schema import PROMPTS
 from icl_lens.studies import registry
-from icl_lens.studies.cost import Job
-from icl_lens.studies.study import Study
 
+CARD = "h100-80gb"
+"""Card for which a run is planned by default."""
 
-class Size(NamedTuple):
-    """Size of a model.
+# Numbers of cards for which the wall time is given, and hours after which a job should be divided.
+CARDS, LONG_HOURS = (1, 4, 8), 24
 
-    Attributes:
-        parameters: The number of parameters.
-        layers: The number of layers.
-        download: The bytes to download; 0 if the model is available locally.
-    """
-
-    parameters: int
-    layers: int
-    download: int
-
-
-# Sizes of Hub models, for estimates before they are downloaded. A parameter takes 4 bytes in the files of GPT2-XL and GPT-J,
-# and 2 bytes in those of LLaMA, Llama 2 and Llama 3.
-SIZES: dict[str, Size] = {
-    "openai-community/gpt2-xl": Size(1_557_611_200, 48, 4 * 1_557_611_200),
-    "EleutherAI/gpt-j-6b": Size(6_050_882_784, 28, 4 * 6_050_882_784),
-    "huggyllama/llama-30b": Size(32_528_943_616, 60, 2 * 32_528_943_616),
-    "meta-llama/Llama-2-7b-hf": Size(6_738_415_616, 32, 2 * 6_738_415_616),
-    "meta-llama/Meta-Llama-3-8B": Size(8_030_261_248, 32, 2 * 8_030_261_248),
-}
-
-# Mean number of tokens of a prompt with one demonstration per class, and of its query (with the template), in the paper's data
-# sets with the GPT-2 tokenizer. Other tokenizers differ by a few percent.
-TOKENS: dict[str, tuple[int, int]] = {"sst2": (71, 30), "trec": (131, 14), "agnews": (291, 57), "emoc": (123, 22)}
-
-# Assumed number of tokens of one text with its template, for all other tasks.
-OTHER_TEXT = 60
-
-# Assumed throughput of one current data-centre GPU at these small batch sizes, in TFLOP/s, by number format.
-TERAFLOPS = {"float32": 20.0, "float16": 150.0, "bfloat16": 150.0}
-
-# Assumed bytes per second for reading weights from disk, bytes per prompt in an artifact (values for 48 layers or conditions,
-# uncompressed), and upper bound of the bytes of the four data sets as Parquet.
-READ_RATE = 1e9
+# Bytes per prompt in an artifact (values for 48 layers or conditions, uncompressed), and upper bound of the bytes of the four
+# data sets as Parquet.
 PROMPT_BYTES = 4000
 DATA_BYTES = 50e6
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """One job of a study and its estimated cost.
+    """One job of a study and its predicted cost.
 
     Attributes:
+        path: Path of its table.
         model: The name of the model.
         study: The name of the study.
-        prompts: The number of prompts.
-        hours: GPU hours, including the time to load the model.
+        predicted: Time, memory and operations.
     """
 
+    path: PurePosixPath
     model: str
     study: str
-    prompts: int
-    hours: float
+    predicted: Prediction
+
+    @property
+    def hours(self) -> float:
+        return self.predicted.seconds / 3600
 
 
 def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
     """Read the jobs to run from the output of ``snakemake --summary``.
 
     Returns:
-        The number of jobs per rule, and the paths of the artifacts of studies.
+        The number of jobs per rule, and the paths of the tables of studies; for a study with shards, the paths of the shards.
 
     Raises:
         InputError: The input is not a Snakemake summary.
@@ -101,7 +67,9 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
         raise InputError(
             "standard input is not a Snakemake summary; pipe the output of `snakemake --summary --configfile ...` into this"
         )
-    rules = {registry.rule(study) for study in registry.studies().values() if study.reads}
+    studies = [study for study in registry.studies().values() if study.reads]
+    merging = {registry.shard_rule(study): registry.rule(study) for study in studies}
+    rules = {*merging, *merging.values()}
     seen: dict[tuple[str, str], PurePosixPath] = {}
     for number, record in enumerate(records, 2):
         if record == [""]:
@@ -112,6 +80,7 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
                 "pipe the complete output of `snakemake --summary` into this"
             )
         row = dict(zip(header, record, strict=True))
+        rules.discard(merging.get(row["rule"], ""))  # if a study has shards, its own rule only merges them
         if row["plan"].startswith("no update"):
             continue
         path = PurePosixPath(row["output_file"])
@@ -126,117 +95,120 @@ def jobs(summary: Iterable[str]) -> tuple[Counter, list[PurePosixPath]]:
     return counts, [path for (rule, _), path in seen.items() if rule in rules]
 
 
-def estimate(config: Config, path: PurePosixPath) -> StudyJob:
-    """Estimate the cost of one job of a study, given the path of its artifact."""
-    model_name, task, set_name = path.parts[-4:-1]
-    study, model = registry.study(path.stem), config.model(model_name)
-    parameters, layers, _ = size(config, model)
-    work = study.cost(_job(config, study, task, set_name, layers))
-    dtype = model.dtype or config.dtype
-    width = 4 if dtype == "float32" else 2
-    seconds = 2 * parameters * work.tokens / (TERAFLOPS[dtype] * 1e12) + parameters * width / READ_RATE
-    return StudyJob(model_name, study.name, work.prompts, seconds / 3600)
+def estimate(config: Config, path: PurePosixPath, card: Card = prediction.CARDS[CARD]) -> StudyJob:
+    """Predict the cost of one job of a study, given the path of its table."""
+    model, _, _, study, _ = prediction.parts(path)
+    return StudyJob(path, model, study, prediction.predict(config, path, card))
 
 
-def _job(config: Config, study: Study, task: str, set_name: str, layers: int) -> Job:
-    """Return the quantities that determine the cost of a study.
-
-    The study itself determines the sizes of prompts that are not drawn from a corpus (``paired``).
-    """
-    settings = config.settings(study.name, task)
-    if study.reads is not PROMPTS:
-        return Job(settings, task, layers, len(config.seeds), config.queries, OTHER_TEXT, 0, True)
-    protocol = Protocol.of(set_name)
-    classes = len(config.task(task).label_words)
-    full, query = TOKENS.get(config.text_source(task), (OTHER_TEXT * (classes + 1), OTHER_TEXT))
-    return Job(
-        settings,
-        task,
-        layers,
-        seeds=len(config.seeds),
-        queries=min(config.queries, _test_size(config, task)),
-        query=query,
-        demonstrations=protocol.shots_per_class(classes) * (full - query),
-        fresh=protocol.fresh,
-    )
-
-
-def size(config: Config, model: Model) -> Size:
-    """Return the size of a model, from its files or, before it is downloaded, from :data:`SIZES`.
+def report(config: Config, summary: Iterable[str], card_name: str = CARD) -> Iterator[str]:
+    """Yield the lines of the plan.
 
     Raises:
-        InputError: The model is not available locally and its size is unknown.
+        InputError: The card is unknown, the summary is not one of Snakemake, or the size of a model is unknown.
     """
-    folder = Path(model.folder(config.downloads))
-    if weights := sorted(folder.glob("*.safetensors")):
-        from safetensors import SafetensorError
-
-        try:
-            shape = json_text.loads((folder / "config.json").read_text(encoding="utf-8"))
-            return Size(sum(_parameters(file) for file in weights), int(shape.get("num_hidden_layers") or shape["n_layer"]), 0)
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"model {model.name}: {folder} is not a complete checkpoint; fetch or copy it again") from error
-    if model.gguf is not None and model.hub is None:
-        header = gguf_files.check(model.gguf)
-        if header.layers is not None:
-            return Size(header.parameters, header.layers, 0)
-    if model.gguf is None and model.hub in SIZES:
-        downloaded = any(folder.glob("*.bin"))
-        return SIZES[model.hub]._replace(download=0) if downloaded else SIZES[model.hub]
-    raise InputError(
-        f"model {model.name}: the size is unknown until the model is fetched; fetch it, or plan without this model"
-    )
-
-
-def report(config: Config, summary: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of the plan."""
+    card = prediction.card(card_name)
     counts, paths = jobs(summary)
     yield f"{sum(counts.values())} jobs: {', '.join(f'{count} {rule}' for rule, count in sorted(counts.items())) or 'none'}"
-    studies = [estimate(config, path) for path in paths]
+    studies = [estimate(config, path, card) for path in paths]
     yield ""
-    yield "| model | study | jobs | prompts | GPU hours |"
-    yield "|---|---|---|---|---|"
-    for key in dict.fromkeys((study.model, study.study) for study in studies):
-        group = [study for study in studies if (study.model, study.study) == key]
-        hours = sum(study.hours for study in group)
-        yield f"| {key[0]} | {key[1]} | {len(group)} | {sum(study.prompts for study in group)} | {hours:.2f} |"
-    yield f"| all | | {len(studies)} | | {sum(study.hours for study in studies):.2f} |"
+    yield f"Card: {card.name}. Time and memory are predictions (docs/scale.md), memory that of the largest job."
     yield ""
+    yield "| model | study | jobs | prompts | 10^15 operations | hours | GB in the machine | GB on the card |"
+    yield "|---|---|---|---|---|---|---|---|"
+    groups: dict[tuple[str, str], list[Prediction]] = {}
+    for study in studies:
+        groups.setdefault((study.model, study.study), []).append(study.predicted)
+    for (model, name), group in groups.items():
+        host, device = max(each.host_bytes for each in group), max(each.device_bytes for each in group)
+        yield (
+            f"| {model} | {name} | {len(group)} | {_totals(group)} | {host / 1e9:.1f} | "
+            f"{'-' if card.on_host else f'{device / 1e9:.1f}'} |"
+        )
+    yield f"| all | | {len(studies)} | {_totals([study.predicted for study in studies])} | | |"
+    yield ""
+    hours = [study.hours for study in studies]
+    walls = ", ".join(f"{wall_time(hours, cards):.2f} with {cards}" for cards in CARDS)
+    yield f"{'CPU' if card.on_host else 'GPU'} hours: {sum(hours):.2f}; wall time in hours, one job per card: {walls}"
+    largest: dict[tuple[str, str], StudyJob] = {}  # of each model and study; the key that helps it helps the others
+    for study in sorted(studies, key=lambda study: (study.predicted.device_bytes, study.predicted.host_bytes, study.hours)):
+        largest[study.model, study.study] = study
+    longest = {(study.model, study.study): study for study in sorted(studies, key=lambda study: study.hours)}
+    for key in groups:
+        if warning := warn(config, largest[key], card) or warn(config, longest[key], card):
+            yield warning
     models = [config.model(name) for name in dict.fromkeys(study.model for study in studies)]
-    fetched = sum(size(config, model).download for model in models)
-    largest = max(
-        (size(config, m).parameters * (4 if (m.dtype or config.dtype) == "float32" else 2) for m in models), default=0
-    )
-    results = sum(study.prompts for study in studies) * PROMPT_BYTES
+    fetched = sum(model_sizes.size(config, model).download for model in models)
+    results = sum(study.predicted.prompts for study in studies) * PROMPT_BYTES
     data = DATA_BYTES if counts["fetch_dataset"] else 0
     yield (
         f"disk space, at most: {(fetched + data) / 1e9:.1f} GB of downloads in {config.downloads} ({fetched / 1e9:.1f} GB for "
         f"models), {results / 1e9:.1f} GB of results in {config.results}"
     )
-    yield f"GPU memory: {largest / 1e9:.1f} GB for the weights of the largest model, plus memory for one batch"
-    rates = ", ".join(f"{rate:g} TFLOP/s in {dtype}" for dtype, rate in TERAFLOPS.items())
-    all_studies = registry.studies().items()
-    passes = ", ".join(f"{name} {study.cost.passes:g}" for name, study in all_studies if study.reads and study.cost.passes)
+    rates = ", ".join(f"{rate / 1e12:.3g} in {name}" for name, rate in card.rates.items())
+    source = "fitted to one thread of the machine of docs/scale.md" if card.on_host else f"{SHARE:.0%} of the vendor's peak"
+    start, load_rate = card.constants.start, 1e-9 / card.constants.loaded
+    yield f"assumptions: TFLOP/s {rates} ({source}); each job starts in {start:g} s and loads weights at {load_rate:.2g} GB/s"
     yield (
-        f"estimates, not measurements: 2 operations per parameter and token; forward passes: {passes}, plus one per condition "
-        "(for compression, over the queries only)"
+        "tokens per text: means of the paper's data sets with the GPT-2 tokenizer, or of the built-in texts, "
+        f"{prediction.OTHER_TEXT} for all other texts; figures, tables and downloads are not in the times"
     )
-    yield f"assumptions: {rates}; each job reads the weights once, at {READ_RATE / 1e9:g} GB/s"
-    yield f"tokens per text: means of the paper's data sets with the GPT-2 tokenizer, {OTHER_TEXT} for all other texts"
 
 
-def _test_size(config: Config, task: str) -> int:
-    """Return the number of test texts of a task; for the user's own task, the number of requested queries."""
-    name = config.text_source(task)
-    if name not in COUNTS:
-        return config.queries
-    return sum((class_counts(name) if config.data.source == "builtin" else COUNTS[name])["test"])
+def _totals(group: Sequence[Prediction]) -> str:
+    """Return the columns of the sums over some jobs."""
+    operations = sum(each.operations.total for each in group)
+    hours = sum(each.seconds for each in group) / 3600
+    return f"{sum(each.prompts for each in group)} | {operations / 1e15:.1f} | {hours:.2f}"
 
 
-def _parameters(file: Path) -> int:
-    from math import prod
+def wall_time(times: Iterable[float], cards: int) -> float:
+    """Return the time until all jobs are done, one job per card, if the longest jobs start first."""
+    busy_until = [0.0] * cards
+    for time in sorted(times, reverse=True):
+        heapq.heappush(busy_until, heapq.heappop(busy_until) + time)
+    return max(busy_until)
 
-    from safetensors import safe_open
 
-    with safe_open(file, framework="numpy") as tensors:
-        return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - not a mapping
+def warn(config: Config, study: StudyJob, card: Card) -> str | None:
+    """Return one sentence if a job does not fit the card or takes long, with the config key that helps, or else None."""
+    if "auto" in (getattr(config.model(study.model), "placement", None), getattr(config, "placement", None)):
+        return None  # the layers are spread over all devices
+    name = f"warning: {study.study} of {study.model}"
+    available, used = prediction.memory_of(card), study.predicted
+    needed = used.host_bytes if card.on_host else used.device_bytes
+    if needed > available:
+        problem = f"{name} needs {needed / 1e9:.1f} GB, but {card.name} has {available / 1e9:.1f} GB"
+        return f"{problem}; {_remedy(config, study, card, available)}"
+    if study.hours > LONG_HOURS:
+        parts = -int(-study.hours // LONG_HOURS)
+        return f"{name} takes {study.hours:.0f} hours on {card.name}; set shards to {parts} to divide it into shorter jobs"
+    return None
+
+
+def _remedy(config: Config, study: StudyJob, card: Card, available: int) -> str:
+    """Return the config key, and its value, with which a job fits a card."""
+    dtype, _ = config.precision(study.model)
+
+    def needed(**changes: object) -> int:
+        if "dtype" in changes:
+            update = {"dtype": changes["dtype"]}
+            for key in ("models", "representation_models"):
+                changes[key] = [
+                    each.model_copy(update=update) if each.name == study.model else each for each in getattr(config, key)
+                ]
+        found = prediction.predict(config.model_copy(update=changes), study.path, card)
+        return found.host_bytes if card.on_host else found.device_bytes
+
+    tokens = config.batch_tokens
+    while tokens > 256:
+        tokens //= 2
+        if needed(batch_tokens=tokens) <= available:
+            return f"set batch_tokens to {tokens}"
+    if BYTES[dtype] == 4 and needed(dtype="bfloat16", batch_tokens=256) <= available:
+        tokens = config.batch_tokens
+        while needed(dtype="bfloat16", batch_tokens=tokens) > available:
+            tokens //= 2
+        fewer = f" and batch_tokens to {tokens}" if tokens < config.batch_tokens else ""
+        return f"set dtype to bfloat16{fewer}, or placement to auto, which spreads the layers over several cards and the CPU"
+    return "set placement to auto, which spreads the layers over several cards and the CPU"

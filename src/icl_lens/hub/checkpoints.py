@@ -13,7 +13,7 @@ from pathlib import Path
 
 from icl_lens.artifacts import hashes
 from icl_lens.errors import InputError
-from icl_lens.hub import converted, fetched, quantization
+from icl_lens.hub import adapters, converted, fetched, quantization
 
 # Names of the files that describe the network, besides its weights. All names are relative to the model folder.
 NETWORK_FILES = (
@@ -61,7 +61,8 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
     """Return the files of a model folder that are read when it is loaded (weights, configuration and tokenizer), sorted.
 
     Raises:
-        InputError: The folder, its config.json, its weights or its tokenizer is missing, or the weights are quantised.
+        InputError: The folder, its config.json, its weights or its tokenizer is missing, the weights are quantised by an
+            unsupported method, or the folder contains an adapter.
     """
     folder = Path(folder)
     if folder.is_file() and folder.suffix == ".gguf":
@@ -70,17 +71,23 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
         raise InputError(f"{folder} is a file, not a model folder; specify the folder that contains config.json")
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist")
+    if (folder / adapters.CONFIG).is_file():
+        # transformers would load the adapter, or another base model that it names, if peft is installed.
+        raise InputError(
+            f"model folder {folder} contains an adapter ({adapters.CONFIG}); set adapter to this folder, and path to that "
+            "of its base model"
+        )
     if not (folder / "config.json").is_file():
         if gguf_files := sorted(folder.glob("*.gguf")):
             raise InputError(
                 f"model folder {folder} has no config.json, but a GGUF file; set `gguf: {gguf_files[0]}` instead of path"
             )
         raise InputError(f"model folder {folder} is not a checkpoint: config.json is missing")
-    quantization.require_float(folder)
+    quantization.require_supported(folder)
     weights = weight_files(folder)
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise InputError(f"model folder {folder} has no tokenizer; add its tokenizer.json")
-    _require_no_pointers(weights)
+    adapters.require_no_pointers(weights)
     return sorted([*weights, *description_files(folder)])
 
 
@@ -118,18 +125,6 @@ def require_recorded(folder: Path, files: Iterable[Path]) -> None:
                 raise InputError(f"{path} is not listed in {folder / name}; remove it, because it would change the model")
             if hashes.cached_file_hash(path) != listed["sha256"]:
                 raise InputError(f"{path} differs from the file that {folder / name} lists; delete both, and {remedy}")
-
-
-def _require_no_pointers(files: list[Path]) -> None:
-    """Require that no file is a Git LFS pointer, the placeholder that git writes without Git LFS."""
-    for path in files:
-        if path.stat().st_size < 1000:
-            with path.open("rb") as file:
-                if file.read(40).startswith(b"version https://git-lfs"):
-                    raise InputError(
-                        f"{path} is a Git LFS pointer without the weights; run `git lfs pull` in its folder, or download "
-                        "the model again"
-                    )
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -143,7 +143,7 @@ def model(hub: str, revision: str | None, out: Path | str, retries: RetryPolicy 
         available = found.files.keys()
         if "config.json" not in available:
             raise InputError(f"{title} is not a checkpoint: config.json is missing{_contents(available)}")
-        quantization.require_float_config(read("config.json"), title)
+        quantization.require_supported_config(read("config.json"), title)
         if not available & set(VOCABULARY_FILES):
             raise InputError(f"{title} has no tokenizer, such as tokenizer.json{_contents(available)}")
         descriptions = sorted(name for name in available if is_description(name) and not name.endswith(".index.json"))

@@ -10,22 +10,18 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_lens.artifacts import hashes
-from icl_lens.artifacts.code import PACKAGE
 from icl_lens.artifacts.files import error_number, refusal, whole_file
 from icl_lens.errors import InputError
-from icl_lens.hub import converted, fetched, gguf_files
+from icl_lens.hub import converted, fetched, gguf_files, packages
 from icl_lens.hub.checkpoints import description_files
 from icl_lens.hub.converted import RECORD, RECORD_COPY, Converted
 from icl_lens.progress import amount
@@ -39,15 +35,7 @@ PARTIAL = ".partial"
 LOCK = ".lock"
 
 # Packages that transformers needs to convert GGUF files. They are optional; see `gemma` in pyproject.toml.
-PACKAGES = ("gguf", "accelerate")
-_CONSTRAINTS = PACKAGE.parents[1] / "envs/gemma.txt"
-
-
-def install_command() -> str:
-    """Return the command that installs the packages for the conversion, for this Python and from any working folder."""
-    pinned = ["-c", str(_CONSTRAINTS)] if _CONSTRAINTS.is_file() else []
-    return shlex.join([sys.executable, "-m", "pip", "install", *pinned, "gguf", "accelerate"])
-
+PACKAGES = ("gguf",)
 
 # Libraries with versions that can affect the output files.
 LIBRARIES = ("accelerate", "gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
@@ -62,12 +50,7 @@ def require_packages() -> None:
     Raises:
         InputError: A package is not installed. The message contains the installation command.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise InputError(
-            f"converting a GGUF file needs {' and '.join(missing)}, which {verb} not installed; run `{install_command()}`"
-        )
+    packages.require(PACKAGES, "converting a GGUF file needs", "gemma")
 
 
 def convert(file: Path | str, out: Path | str, fetched_to: Path | str | None = None) -> None:

@@ -37,7 +37,8 @@ def predict(
         top_tokens (token ids, most likely first).
     """
     columns = ("prediction", "class_log_probs", *(("top_tokens",) if top_tokens else ()))
-    found: dict[str, list] = {name: [None] * len(prompts) for name in columns}
+    # The placeholders remain for prompts that are not needed.
+    found: dict[str, list] = {name: [-1 if name == "prediction" else []] * len(prompts) for name in columns}
     identity = {"prompt_id": [p.prompt_id for p in prompts], "gold": [p.gold for p in prompts]}
     for batch in shared_batches(model, prompts, batch_tokens):
         logits = last_logits(model, batch)  # (B, V)

@@ -8,7 +8,7 @@ Results are returned in the order of the prompts. If prompts share a prefix, the
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,11 @@ from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.prompts.positions import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
+
+# On devices other than a CPU, a batch with at least this number of tokens ends before a prompt that is shorter than this share
+# of its longest prompt. Otherwise, a fifth of the tokens in batches of queries would be padding. A smaller batch would not use
+# the whole device. On a CPU the memory limit gives small batches.
+_LEAST_SHARE, _BUSY_TOKENS = 0.9, 1024
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,8 @@ def batches(
     """Yield batches of at most ``budget`` tokens, including padding. A prompt with more tokens is a batch of its own.
 
     On a CPU the batches are smaller if they would otherwise use more memory than :data:`icl_lens.network.memory.LIMIT`. Prompts
-    of similar length are in the same batch. :attr:`Batch.index` gives the index of each prompt.
+    of similar length are in the same batch. :attr:`Batch.index` gives the index of each prompt. Batches without a needed prompt
+    are left out (:attr:`~icl_lens.prompts.positions.TokenizedPrompt.needed`).
 
     Args:
         model: The model, which determines the device of the batches.
@@ -143,17 +149,25 @@ def batches(
         classes = len(prompts[order[0]].label_ids)
         rows = []
         for i in order[:size]:
-            if len(prompts[i].label_ids) != classes:
+            busy = not model.sizes.bounded and len(rows) * longest >= _BUSY_TOKENS
+            if len(prompts[i].label_ids) != classes or (busy and len(prompts[i].ids) - start < _LEAST_SHARE * longest):
                 break
             rows.append(i)
         order = order[len(rows) :]
-        yield _pad(rows, [prompts[i] for i in rows], longest, model.device, prefix)
+        if needs_any(prompts, rows):
+            yield _pad(rows, [prompts[i] for i in rows], longest, model.device, prefix)
 
 
 def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], budget: int) -> Iterator[Batch]:
     """Yield batches of all prompts, for a model without interventions. The model reads each shared prefix once."""
     for group in group_by_prefix(model, prompts):
-        yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
+        if needs_any(prompts, group.index):
+            yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
+
+
+def needs_any(prompts: Sequence[TokenizedPrompt], index: Iterable[int]) -> bool:
+    """Return whether the results of any of the indexed prompts are needed."""
+    return any(prompts[i].needed for i in index)
 
 
 def last_tokens(model: LanguageModel, prompts: Sequence[TokenizedPrompt], beginnings: Sequence[prefixes.Prefix]) -> Batch:

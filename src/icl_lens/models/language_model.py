@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icl_lens.attention import flow
 from icl_lens.models import last_row, prefixes
 from icl_lens.network import layer_states, memory, vocabulary
+from icl_lens.network.placement import Limits, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,9 @@ class LanguageModel:
         dtype: Name of the number format of the weights.
         facts: Facts that identify the model, for provenance: family, layers, heads, parameters and the hash of its files. A
             model from the Hub also has its Hub name and commit. A model converted from a GGUF file also has the name, SHA-256
-            and quantisation of this file.
+            and quantisation of this file. A model with quantised weights has their format, and a model with an adapter has
+            the adapter's name and the hash of its files.
+        limits: Memory limits with which the layers were distributed over devices; None for a model on one device.
     """
 
     name: str
@@ -36,11 +39,12 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     dtype: str
     facts: dict[str, Any]
+    limits: Limits | None = None
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.network.device
+        """Device of the inputs and outputs, and of the weights unless the layers are on several devices."""
+        return device_of(self.network)
 
     @property
     def layers(self) -> int:

@@ -16,6 +16,7 @@ from icl_lens.models import prefixes
 from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules
+from icl_lens.network.placement import device_of
 from icl_lens.network.precision import exact_products
 
 LastRowMode = Literal["rows_only", "in_place"]
@@ -36,7 +37,7 @@ def last_row_mode(network: PreTrainedModel) -> LastRowMode | None:
         last layer needs all rows.
     """
     length, prefix_length = 8, 3
-    ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
+    ids = torch.arange(1, 1 + 2 * length, device=device_of(network)).view(2, length)  # (2, T)
     ids %= network.get_input_embeddings().num_embeddings
     ids[1, :prefix_length] = ids[0, :prefix_length]
     positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)

@@ -6,16 +6,16 @@ import contextlib
 import logging
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,14 +24,16 @@ from transformers import (
 
 from icl_lens.artifacts import hashes
 from icl_lens.attention import flow, supported
-from icl_lens.errors import InputError
-from icl_lens.hub import converted, fetched
+from icl_lens.errors import InputError, first_line
+from icl_lens.hub import adapters, converted, fetched, quantization
 from icl_lens.hub.checkpoints import checkpoint_files, checkpoint_hash, weight_files
-from icl_lens.models import last_row, prefixes
+from icl_lens.models import last_row, lora, prefixes
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.untrained import untrained
-from icl_lens.network import activations, layer_states, model_cache, vocabulary
+from icl_lens.network import activations, layer_states, model_cache, quantized, vocabulary
+from icl_lens.network import placement as placement_of_layers
 from icl_lens.network.forward_inputs import forward_inputs
+from icl_lens.network.placement import device_of
 from icl_lens.network.precision import exact_products
 
 logger = logging.getLogger(__name__)
@@ -39,17 +41,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """A loaded and checked checkpoint: configuration, model, tokenizer, and the hash of its files."""
+    """A loaded and checked checkpoint: configuration, model, tokenizer, the hash of its files, and facts about its weights.
+
+    The facts are ``quantisation`` and ``adapter``, if the weights are quantised and if they contain an adapter.
+    """
 
     config: PreTrainedConfig
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     hash: str
+    weights: dict[str, Any]
 
 
-# The keys are the resolved folder and the number format, see :func:`preload`.
-_PRELOADED: dict[tuple[Path, str], tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
-_TAKEN: set[tuple[Path, str]] = set()
+# The resolved folder, the number format and the resolved folder of the adapter, see :func:`preload`.
+_Key = tuple[Path, str, Path | None]
+_PRELOADED: dict[_Key, tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
+_TAKEN: set[_Key] = set()
 
 
 def load(
@@ -58,6 +65,9 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     untrained_seed: int | None = None,
+    adapter: Path | str | None = None,
+    placement: str = "device",
+    max_memory: Mapping[str, str] | None = None,
 ) -> LanguageModel:
     """Load a decoder-only checkpoint and its tokenizer from a folder.
 
@@ -70,18 +80,31 @@ def load(
         dtype: float32, float16 or bfloat16.
         untrained_seed: Seed of random weights that replace the weights of the checkpoint
             (:func:`icl_lens.models.untrained.untrained`); None to keep them.
+        adapter: Folder of a LoRA adapter that is merged into the weights (:mod:`icl_lens.models.lora`); None for no adapter.
+        placement: ``device`` for a model on one device. ``auto`` to distribute its layers over all cards, the main memory and
+            the disk (:mod:`icl_lens.network.placement`).
+        max_memory: With ``auto``, how much memory the layers may use on a device (:func:`icl_lens.network.max_memory.parse`).
 
     Raises:
         InputError: The folder, its weights or its tokenizer is missing or corrupted, the size of a fetched or converted file
-            has changed, the device is not available, or the model is not a decoder-only language model.
+            has changed, the device is not available, the model is not a decoder-only language model, a package for quantised
+            weights or for the adapter is not installed, the adapter is not for this model, or the placement does not match the
+            device, the limits or the weights.
     """
-    folder = Path(folder)
+    folder, adapter = Path(folder), None if adapter is None else Path(adapter)
+    if adapter is not None and untrained_seed is not None:
+        raise InputError(f"adapter {adapter} changes nothing in an untrained copy; remove the adapter or the seed")
     target = pick_device(device)
+    if placement == "device" and max_memory is not None:
+        raise InputError("max_memory limits the memory of placement: auto, but placement is device; remove max_memory")
+    limits = placement_of_layers.memory_limits(target, max_memory) if placement == "auto" else None
     origin = fetched.read(folder)
     source = converted.read(folder)
-    files = checkpoint_files(folder)
-    preloaded = _preloaded(folder, files, dtype) if target.type == "cpu" else None
-    checkpoint = preloaded or _read(folder, files, target, dtype)
+    if limits is not None:
+        _require_plain_weights(folder, adapter)
+    files = _files(folder, adapter)
+    preloaded = _preloaded(folder, files, dtype, adapter) if target.type == "cpu" and limits is None else None
+    checkpoint = preloaded or _read(folder, files, target, dtype, adapter, limits)
     config, network = checkpoint.config, checkpoint.network
     shape = config.get_text_config()
     facts = {
@@ -89,16 +112,20 @@ def load(
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
         "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has no heads
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": quantized.parameters(network),
         "files": checkpoint.hash,
         **({"hub": origin.hub, "commit": origin.commit} if origin else {}),
         **(source.facts() if source else {}),
+        **checkpoint.weights,
     }
-    model = LanguageModel(name=facts["name"], network=network, tokenizer=checkpoint.tokenizer, dtype=dtype, facts=facts)
+    _warn_of_other_base(origin, adapter)
+    if limits is not None:
+        logger.info("model %s: layers: %s", facts["name"], placement_of_layers.describe(network))
+    model = LanguageModel(facts["name"], network, checkpoint.tokenizer, dtype, facts, limits)
     return model if untrained_seed is None else untrained(model, untrained_seed, name=model.name)
 
 
-def preload(folder: Path | str, dtype: str = "float32") -> None:
+def preload(folder: Path | str, dtype: str = "float32", adapter: Path | str | None = None) -> None:
     """Load a checkpoint on the CPU for forks of this process. The first :func:`load` of the checkpoint in each fork reuses it.
 
     The results of checks of the model are cached. This process must have used only one thread (torch.set_num_threads(1)).
@@ -106,16 +133,17 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
     Args:
         folder: See :func:`load`.
         dtype: See :func:`load`.
+        adapter: See :func:`load`.
 
     Raises:
         InputError: See :func:`load`. It is also raised if a file changes while it is read.
     """
-    folder = Path(folder)
-    files = checkpoint_files(folder)
+    folder, adapter = Path(folder), None if adapter is None else Path(adapter)
+    files = _files(folder, adapter)
     time.sleep(min(2.0, hashes.seconds_until_settled(hashes.file_stamps(files))))
     stamps = hashes.file_stamps(files)
     with _messages() as messages:
-        checkpoint = _read(folder, files, torch.device("cpu"), dtype)
+        checkpoint = _read(folder, files, torch.device("cpu"), dtype, adapter)
     model_cache.remember(checkpoint.network)
     for check in (
         prefixes.is_shareable,
@@ -130,15 +158,23 @@ def preload(folder: Path | str, dtype: str = "float32") -> None:
             check(checkpoint.network)
     if hashes.seconds_until_settled(stamps) or hashes.file_stamps(files) != stamps:
         raise _changed(folder)
-    _PRELOADED[folder.resolve(), dtype] = (stamps, checkpoint, messages)
+    _PRELOADED[_key(folder, dtype, adapter)] = (stamps, checkpoint, messages)
 
 
-def _preloaded(folder: Path, files: list[Path], dtype: str) -> _Checkpoint | None:
+def _key(folder: Path, dtype: str, adapter: Path | None) -> _Key:
+    return folder.resolve(), dtype, None if adapter is None else adapter.resolve()
+
+
+def _files(folder: Path, adapter: Path | None) -> list[Path]:
+    return [*checkpoint_files(folder), *([] if adapter is None else adapters.adapter_files(adapter))]
+
+
+def _preloaded(folder: Path, files: list[Path], dtype: str, adapter: Path | None) -> _Checkpoint | None:
     """Return the checkpoint that :func:`preload` loaded, at most once.
 
     Return None if there is no such checkpoint, or if a file has changed since.
     """
-    key = (folder.resolve(), dtype)
+    key = _key(folder, dtype, adapter)
     if key not in _PRELOADED or key in _TAKEN:
         return None
     stamps, checkpoint, messages = _PRELOADED[key]
@@ -165,13 +201,26 @@ def _messages() -> Iterator[list[logging.LogRecord]]:
         logger.level = level
 
 
-def _read(folder: Path, files: list[Path], device: torch.device, dtype: str) -> _Checkpoint:
+def _read(
+    folder: Path,
+    files: list[Path],
+    device: torch.device,
+    dtype: str,
+    adapter: Path | None = None,
+    limits: placement_of_layers.Limits | None = None,
+) -> _Checkpoint:
     """Read and check the parts of a checkpoint that :func:`load` needs."""
+    quantization.require_packages(folder)
+    if adapter is not None:
+        adapters.require_packages()
     stamps = hashes.file_stamps(files)
     content = checkpoint_hash(folder)  # first, because it compares a fetched or converted model with its record
     config = _load_config(folder)
     tokenizer = _load_tokenizer(folder)
-    network = _load_network(folder, config, getattr(torch, dtype)).to(device)
+    network = _load_network(folder, config, getattr(torch, dtype), limits)
+    weights = _weights(folder, network, getattr(torch, dtype), adapter)
+    if limits is None:
+        network = network.to(device)
     if len(tokenizer) > network.get_input_embeddings().num_embeddings:
         raise InputError(
             f"model folder {folder}: the tokenizer has {len(tokenizer)} tokens, but the model has only "
@@ -180,7 +229,42 @@ def _read(folder: Path, files: list[Path], device: torch.device, dtype: str) -> 
     _require_causal(folder, network)
     if hashes.file_stamps(files) != stamps:
         raise _changed(folder)
-    return _Checkpoint(config, network, tokenizer, content)
+    return _Checkpoint(config, network, tokenizer, content, weights)
+
+
+def _weights(folder: Path, network: PreTrainedModel, dtype: torch.dtype, adapter: Path | None) -> dict[str, Any]:
+    """Prepare quantised weights and merge an adapter, in place. Return the facts about both."""
+    facts: dict[str, Any] = {}
+    if quantization.bitsandbytes_bits(folder) is not None:
+        try:
+            facts["quantisation"] = quantized.replace_layers(network, dtype)
+        except InputError as error:
+            raise InputError(f"model folder {folder}: {error}; save the checkpoint again with transformers") from error
+    if adapter is not None:
+        facts["adapter"] = lora.merge(network, adapter, folder)
+    network.eval().requires_grad_(False)
+    return facts
+
+
+def _require_plain_weights(folder: Path, adapter: Path | None) -> None:
+    """Reject quantised weights and adapters for distributed layers, because both change weights of a model on one device."""
+    if quantization.bitsandbytes_bits(folder) is not None:
+        raise InputError(
+            f"model folder {folder}: placement: auto needs float weights, but those of config.json are quantised; use "
+            "placement: device, or the float checkpoint"
+        )
+    if adapter is not None:
+        raise InputError(
+            f"adapter folder {adapter} cannot be merged with placement: auto; save the merged model and study that, or use "
+            "placement: device"
+        )
+
+
+def _warn_of_other_base(origin: fetched.Fetched | None, adapter: Path | None) -> None:
+    base = None if adapter is None else adapters.base_model(adapter)
+    if base and origin and base.lower() != origin.hub.lower():
+        message = "adapter folder %s was trained on %s, but the model is %s: check that both have the same weights"
+        logger.warning(message, adapter, base, origin.hub)
 
 
 def _changed(folder: Path) -> InputError:
@@ -221,7 +305,7 @@ def _load_config(folder: Path) -> PreTrainedConfig:
                 "model of a family that transformers includes"
             ) from error
         raise InputError(
-            f"model folder {folder}: config.json is not a valid model configuration ({_first_line(error)})"
+            f"model folder {folder}: config.json is not a valid model configuration ({first_line(error)})"
         ) from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(f"model folder {folder}: {config.model_type!r} is not a decoder-only language model")
@@ -233,18 +317,24 @@ def _load_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load_network(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, limits: placement_of_layers.Limits | None
+) -> PreTrainedModel:
     pickled = [path for path in weight_files(folder) if path.suffix == ".bin"]
     if pickled:
         message = "model folder %s: no safetensors; the weights are read from PyTorch files, tensors only (weights_only)"
         logger.info(message, folder)
         for path in pickled:
             _require_tensors(path)
+    # By default, quantised weights would go to a GPU.
+    quantised = {} if quantization.bitsandbytes_bits(folder) is None else {"device_map": {"": "cpu"}}
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
+        network, report = placement_of_layers.from_pretrained(
             folder,
+            limits,
             config=config,
             dtype=dtype,
+            **quantised,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=not pickled,
@@ -254,7 +344,7 @@ def _load_network(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
         )
     except Exception as error:  # transformers, safetensors and model classes raise many types of exceptions
         raise InputError(
-            f"model folder {folder}: the weights cannot be loaded ({_corrupted_file(folder)}{_first_line(error)})"
+            f"model folder {folder}: the weights cannot be loaded ({_corrupted_file(folder)}{first_line(error)})"
         ) from error
     # transformers would initialise missing weights and weights of another size with random numbers and continue.
     missing = sorted(report["missing_keys"])
@@ -301,7 +391,7 @@ def _require_tensors(path: Path) -> None:
             f"{path} contains objects other than tensors, which could run code, or is corrupted; use safetensors weights"
         ) from error
     except Exception as error:  # a truncated file raises many types of exceptions
-        raise InputError(f"model folder {path.parent}: the weights cannot be loaded ({_first_line(error)})") from error
+        raise InputError(f"model folder {path.parent}: the weights cannot be loaded ({first_line(error)})") from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path} is not a dictionary of named tensors; use safetensors weights")
 
@@ -315,7 +405,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 f"model folder {folder}: the tokenizer cannot be loaded without tokenizer.json; add it, or save the tokenizer "
                 "again with its fast class"
             ) from error
-        raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise InputError(
             f"model folder {folder}: the tokenizer does not return character offsets; use a fast tokenizer (tokenizer.json)"
@@ -330,7 +420,7 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
 
     A causal model gives the same numbers in both runs. The tolerance is for non-deterministic kernels.
     """
-    ids = torch.arange(1, 7, device=network.device)[None]  # (1, 6)
+    ids = torch.arange(1, 7, device=device_of(network))[None]  # (1, 6)
     changed = ids.clone()
     changed[0, -1] += 1
     first, second = (network(**forward_inputs(x)).logits[0, :-1] for x in (ids, changed))  # (5, V) each
@@ -346,8 +436,3 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
             f"model folder {folder}: {type(network).__name__} is an encoder (it attends to later tokens); "
             "use a decoder-only language model"
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -12,6 +12,7 @@ from icl_lens.models import prefixes
 from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.network import vocabulary
+from icl_lens.network.placement import logits_to_keep
 from icl_lens.network.precision import at_least_float32
 
 # The last positions of the prompts in a batch may differ. Up to this number of logits, one product computes the logits of each
@@ -53,7 +54,7 @@ def last_output(model: LanguageModel, batch: Batch, **arguments: Any) -> tuple[t
     single = len(index) * len(positions) * vocabulary.size(model.network) > _LOGITS
     rows = vocabulary.restrict_positions(model.network, index) if single else nullcontext()
     with rows:
-        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=positions)
+        output = model.network(**{**batch.inputs(), **arguments}, logits_to_keep=logits_to_keep(model.network, positions))
     logits = output.logits[:, 0] if single else output.logits[torch.arange(len(index), device=index.device), index]  # (B, V)
     return at_least_float32(logits), output
 

@@ -14,6 +14,7 @@ import torch
 
 from icl_lens.models.batching import batches
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.network.memory import MAX_LOGITS, SAMPLE
 from icl_lens.prompts.positions import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,13 @@ UNTRAINED_MARGIN = 0.5
 # BOS token, the loss of models that were trained with it is higher by one to several nats, that of others by less than 0.2.
 BOS_MARGIN = 0.5
 
-MAX_LOGITS = 2**26
-"""Maximum number of logits that :func:`observe` computes.
-
-This number covers 256 tokens with a vocabulary of 262,144, or eight typical prompts with a vocabulary of 50,257. The logits use
-a quarter of :data:`icl_lens.network.memory.LIMIT`, and their log-probabilities another quarter.
-"""
-
 
 @torch.inference_mode()
-def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = 8) -> dict[str, Any]:
+def observe(model: LanguageModel, prompts: Sequence[TokenizedPrompt], sample: int = SAMPLE) -> dict[str, Any]:
     """Measure facts about the model on these prompts that are necessary to interpret each result.
 
-    The loss is measured on the first tokens of the first ``sample`` prompts, as many as :data:`MAX_LOGITS` logits cover.
+    The loss is measured on the first tokens of the first ``sample`` prompts, as many as
+    :data:`~icl_lens.network.memory.MAX_LOGITS` logits cover.
 
     Returns:
         A dictionary with these keys:

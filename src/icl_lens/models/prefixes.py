@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicLayer
 
 from icl_lens.network import memory, model_cache, vocabulary
 from icl_lens.network.forward_inputs import forward_inputs
+from icl_lens.network.placement import device_of, logits_to_keep
 from icl_lens.network.precision import exact_products
 from icl_lens.prompts.positions import TokenizedPrompt
 
@@ -164,13 +165,12 @@ def read_each(
         selected, order = order[:size], order[size:]
         # Pad on the right, because a causal model does not attend to later positions.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in selected])  # (B, Q)
-        tokens = torch.from_numpy(padded).to(network.device)
+        tokens = torch.from_numpy(padded).to(device_of(network))
         cache = parent.cache(len(selected), growing=True) if parent else _empty_cache(network)
         _stop_after(cache.layers[-1])
         with suppress(_CacheFilled):
             positions = torch.arange(start, start + longest, device=tokens.device).expand(len(selected), -1)  # (B, Q)
-            no_logits = torch.empty(0, dtype=torch.int64, device=tokens.device)
-            network(**forward_inputs(tokens, positions, cache), logits_to_keep=no_logits)
+            network(**forward_inputs(tokens, positions, cache), logits_to_keep=logits_to_keep(network))
         for row, i in enumerate(selected):
             end = start + len(continuations[i])
             keys, values = (
@@ -276,7 +276,7 @@ def is_shareable(network: PreTrainedModel) -> bool:
     share a prefix.
     """
     prefix_length, length, shorter = 16, 24, 21
-    ids = torch.arange(1, 1 + 2 * length, device=network.device).view(2, length)  # (2, T)
+    ids = torch.arange(1, 1 + 2 * length, device=device_of(network)).view(2, length)  # (2, T)
     ids %= network.get_input_embeddings().num_embeddings
     ids[1, :prefix_length] = ids[0, :prefix_length]
     positions = torch.arange(length, device=ids.device).expand(2, -1)  # (2, T)
@@ -315,7 +315,9 @@ class _FixedLayer(_GrowingLayer):
     """Keys and values of a prefix in one layer. They never change: those of each tail are concatenated in a copy."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)  # (B, H_kv, K, d)
+        # The prefix of a tool's cache is on one device, and the layers may be on several.
+        keys, values = self.keys.to(key_states.device), self.values.to(value_states.device)  # (B, H_kv, P, d) each
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)  # (B, H_kv, K, d)
 
 
 class _DiscardingLayer(DynamicLayer):

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from icl_lens.network import model_cache, vocabulary
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules, decoder_layers, replaced_forwards
+from icl_lens.network.placement import device_of
 from icl_lens.network.precision import exact_products
 
 
@@ -90,7 +91,7 @@ def can_resume(network: PreTrainedModel) -> bool:
     layer = len(attention_modules(network)) - 1
     if layer < 1:
         return False
-    ids = torch.arange(1, 17, device=network.device).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
+    ids = torch.arange(1, 17, device=device_of(network)).view(2, 8) % network.get_input_embeddings().num_embeddings  # (2, T)
     other_ids = ids.flip(0)  # (2, T): a layer that is not skipped would change the logits
 
     def logits(tokens: Tensor, state: State | None = None) -> Tensor:

@@ -21,14 +21,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+if TYPE_CHECKING:  # the plan of a run uses this module without torch, which takes seconds to import
+    from transformers import PreTrainedModel
+
+from icl_lens.network.placement import device_of
+from icl_lens.network.quantized import QuantizedLinear
 
 LIMIT = 2**30
 """Maximum number of bytes of the activations of one batch on a CPU."""
+
+SAMPLE = 8
+"""Maximum number of prompts on which :func:`icl_lens.models.observed.observe` measures the loss."""
+
+MAX_LOGITS = 2**26
+"""Maximum number of logits that :func:`icl_lens.models.observed.observe` computes.
+
+This number covers 256 tokens with a vocabulary of 262,144, or eight typical prompts with a vocabulary of 50,257. The logits use
+a quarter of :data:`LIMIT`, and their log-probabilities another quarter.
+"""
 
 # For each row of a batch, a token of the prefix needs a copy of its keys and values in one layer. These are at most two vectors
 # of the hidden size. A token of the tail needs at least eight such vectors (its residual state, its state after the norm and
@@ -121,15 +133,18 @@ def sizes(network: PreTrainedModel) -> Sizes:
         key_width=key_heads * head_width,
         head_width=head_width,
         vocabulary=shape.vocab_size,
-        bounded=network.device.type == "cpu",
+        bounded=device_of(network).type == "cpu",
     )
 
 
 def _outputs(network: PreTrainedModel) -> Iterator[int]:
     """Yield the outputs per token of each linear layer of the language model, including all experts a token is routed to."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
     experts_per_token = getattr(network.config.get_text_config(), "num_experts_per_tok", None) or 1
     for module in network.get_decoder().modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | QuantizedLinear):
             yield module.out_features
         elif isinstance(module, Conv1D):
             yield module.nf

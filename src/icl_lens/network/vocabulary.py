@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from icl_lens.network import model_cache
 from icl_lens.network.forward_inputs import forward_inputs
+from icl_lens.network.placement import device_of, read_parameter
 from icl_lens.network.precision import exact_products
 
 
@@ -82,7 +83,7 @@ def is_plain(network: PreTrainedModel) -> bool:
     """
     if type(network.get_output_embeddings()) is not nn.Linear:
         return False
-    ids = torch.arange(1, 9, device=network.device)[None] % network.get_input_embeddings().num_embeddings  # (1, T)
+    ids = torch.arange(1, 9, device=device_of(network))[None] % network.get_input_embeddings().num_embeddings  # (1, T)
     with restrict_tokens(network, ids[0]):
         plain = network(**forward_inputs(ids)).logits  # (1, T, 8)
         matrix = network.get_output_embeddings()
@@ -115,7 +116,8 @@ class _SinglePosition(nn.Module):
         self.out_features = matrix.out_features
 
     def forward(self, state: Tensor) -> Tensor:  # (B, U, d)
-        return self.matrix[0](state[self.index][:, None])  # (B, 1, V)
+        index = tuple(x.to(state.device) for x in self.index)
+        return self.matrix[0](state[index][:, None])  # (B, 1, V)
 
 
 class _Rows(nn.Module):
@@ -124,9 +126,15 @@ class _Rows(nn.Module):
     def __init__(self, matrix: nn.Linear, tokens: Tensor) -> None:
         super().__init__()
         # Plain attributes, because these are parameters of another layer.
-        self.weight = matrix.weight[tokens]  # (M, d)
+        self.weight = _rows_of(matrix, "weight", tokens)  # (M, d)
         self.out_features = len(tokens)
-        self.bias = None if matrix.bias is None else matrix.bias[tokens]  # (M,)
+        self.bias = None if matrix.bias is None else _rows_of(matrix, "bias", tokens)  # (M,)
 
     def forward(self, state: Tensor) -> Tensor:
-        return nn.functional.linear(state, self.weight, self.bias)
+        return nn.functional.linear(state.to(self.weight.device), self.weight, self.bias)
+
+
+def _rows_of(matrix: nn.Linear, name: str, tokens: Tensor) -> Tensor:
+    """Return some rows of a parameter, on the device of the tokens. Of an offloaded parameter, only these rows are kept."""
+    parameter = read_parameter(matrix, name)
+    return parameter[tokens.to(parameter.device)].to(tokens.device)

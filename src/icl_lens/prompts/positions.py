@@ -50,6 +50,8 @@ class TokenizedPrompt:
         query_index: Row of the query's text in its data; the prompt_id if the prompts table does not have it.
         place: Place among the prompts of the same seed in the prompts table, in ascending order of prompt_id, from 0. It does
             not depend on which of these prompts are run together.
+        needed: Whether its results are needed. The other prompts only complete the batches of a shard
+            (:mod:`icl_lens.studies.sharding`).
     """
 
     prompt_id: int
@@ -69,6 +71,7 @@ class TokenizedPrompt:
     control: tuple[str, ...] = ()
     query_index: int = -1
     place: int = 0
+    needed: bool = True
 
     @property
     def last(self) -> int:

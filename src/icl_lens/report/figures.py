@@ -182,15 +182,21 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         lines.append("Prompts: not created by icl-lens.")
     if any("shuffled_labels" in table["corpus"] for table in metadata):
         lines.append("Labels: permuted among the texts, so texts and labels do not match.")
-    models: dict[str, list[dict[str, Any]]] = {}
-    for table in metadata:
-        models.setdefault(table["model"]["name"], []).append(table)
+    models = _by_model(metadata)
     lines += [line for name, tables in models.items() for line in _model_warnings(name, tables)]
     lines += window_notes(metadata)
     lines += dict.fromkeys(line for table in metadata for line in (*_duplicates(table), *_subsets(table)))
     lines += [line for name, tables in models.items() for line in _model_settings(name, tables)]
     lines += [line for name, tables in models.items() for line in _losses(name, tables)]
     return lines
+
+
+def _by_model(metadata: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the metadata of the tables of each model, by its name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for table in metadata:
+        found.setdefault(table["model"]["name"], []).append(table)
+    return found
 
 
 def window_notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
@@ -200,8 +206,7 @@ def window_notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
         metadata: Metadata of each table that is shown (:func:`icl_lens.models.edges.observe_windows`).
     """
     lines = []
-    for model in dict.fromkeys(table["model"]["name"] for table in metadata):
-        tables = [table for table in metadata if table["model"]["name"] == model]
+    for model, tables in _by_model(metadata).items():
         limited = [table["observed"] for table in tables if table["observed"].get("window_layers")]
         counts = [
             (*(sum(observed[f"edges_{kind}"][i] for observed in limited) for i in (0, 1)), name)
@@ -283,17 +288,21 @@ def _losses(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
 def weights(model: dict[str, Any]) -> str:
     """Describe a model's weights for a caption, for example "Q4_K_M weights, dequantised".
 
-    The result is empty if the weights are those of a checkpoint that is not a GGUF file.
+    The result is empty if the weights are those of a float checkpoint without an adapter.
 
     Args:
         model: The model's facts (:class:`icl_lens.models.language_model.LanguageModel`).
     """
     if "weights" in model:
         return f"random weights (untrained copy, seed {model['weights']['drawn_with_seed']})"
-    quantisation = model.get("gguf", {}).get("quantisation", "")
-    if not quantisation:
-        return ""
-    return f"{quantisation} weights" if quantisation in FLOATS else f"{quantisation} weights, dequantised"
+    parts = []
+    if gguf := model.get("gguf", {}).get("quantisation", ""):
+        parts.append(f"{gguf} weights" if gguf in FLOATS else f"{gguf} weights, dequantised")
+    if stored := model.get("quantisation"):
+        parts.append(f"{stored['bits']}-bit weights ({stored['method']} {stored['type']}), dequantised")
+    if adapter := model.get("adapter"):
+        parts.append(f"with LoRA adapter {adapter['name']}, merged")
+    return "; ".join(parts)
 
 
 def _subsets(metadata: dict[str, Any]) -> Iterator[str]:

@@ -11,8 +11,9 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ def write(
         raise InputError(f"{unknown!r} is not a figure or table; known: {', '.join(registry.items())}")
     missing = {name: missing[name] for name in sorted(missing or {}, key=_sort_key)}
     papers = [claims.load(path) for path in claims_files]
-    shown = {name: _shown(results, name) for name in sorted(items, key=_sort_key)}
+    read_metadata = cache(parquet.read_metadata)  # most items read the same prompts and texts
+    shown = {name: _shown(results, name, read_metadata) for name in sorted(items, key=_sort_key)}
     null_runs = [scorecard.read_null(name, path) for name, path in (nulls or {}).items()]
     ids = Counter(claim.id for paper in papers for claim in paper.claims)
     if duplicate := next((name for name, count in ids.items() if count > 1), None):
@@ -287,13 +289,17 @@ def _original_models(about: list[dict[str, Any]], hub_names: set[str]) -> list[s
         if "model" in metadata:
             model = metadata["model"]
             original = metadata["corpus"]["source"] in _ORIGINAL and model.get("hub", "").lower() in hub_names
-            # The papers use neither quantised nor random weights, and correct labels.
-            original = original and not {"gguf", "weights"} & set(model) and "shuffled_labels" not in metadata["corpus"]
+            # The papers use no quantised or random weights, no adapters, and correct labels.
+            original = (
+                original
+                and not {"gguf", "quantisation", "weights", "adapter"} & set(model)
+                and "shuffled_labels" not in metadata["corpus"]
+            )
             originals.setdefault(metadata["model"]["name"], []).append(original)
     return [name for name, original in originals.items() if all(original)]
 
 
-def _shown(results: Path, name: str) -> Shown:
+def _shown(results: Path, name: str, read_metadata: Callable[[Path], dict[str, Any]]) -> Shown:
     item = registry.items()[name]
     folder = results / f"{item.kind}s"
     try:
@@ -305,7 +311,7 @@ def _shown(results: Path, name: str) -> Shown:
             f"{folder}/{name} is missing or corrupted; run `snakemake {name} --cores all` with the same config"
         ) from error
     # Only tables are read: a table's metadata also describes the weights that its study trained.
-    about = [parquet.read_metadata(results / path) for path in inputs if path.endswith(".parquet")]
+    about = [read_metadata(results / path) for path in inputs if path.endswith(".parquet")]
     result = Shown(
         name=name,
         kind=item.kind,
@@ -313,7 +319,7 @@ def _shown(results: Path, name: str) -> Shown:
         caption=_plain(item.title) + ".",
         run=_run_sentence(about),
         artifacts=list(inputs),
-        chain=list(_chain(results, inputs)),
+        chain=list(_chain(results, inputs, read_metadata)),
         links=[
             *(
                 {"href": f"../{path}", "text": "notebook" if path.endswith(".ipynb") else path.rpartition(".")[2].upper()}
@@ -385,12 +391,14 @@ def _run_sentence(about: list[dict[str, Any]]) -> str:
 
 
 def _model_label(metadata: dict[str, Any]) -> str:
-    """Return a model's name, followed by a description of its weights if they are quantised."""
+    """Return a model's name, followed by a description of its weights if they are not those of a float checkpoint."""
     weights = figures.weights(metadata["model"])
     return metadata["model"]["name"] + (f" ({weights})" if weights else "")
 
 
-def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[Step]:
+def _chain(
+    results: Path, inputs: dict[str, str], read_metadata: Callable[[Path], dict[str, Any]], level: int = 0
+) -> Iterator[Step]:
     """Yield the inputs of an artifact and, recursively, the inputs of each of them, down to the corpus.
 
     Each file appears at most once below the same parent.
@@ -399,7 +407,7 @@ def _chain(results: Path, inputs: dict[str, str], level: int = 0) -> Iterator[St
         yield Step(name, digest, level)
         path = results / name
         if path.suffix == ".parquet" and path.is_file():
-            yield from _chain(results, parquet.read_metadata(path)["inputs"], level + 1)
+            yield from _chain(results, read_metadata(path)["inputs"], read_metadata, level + 1)
 
 
 def _packed(data: Any) -> str:

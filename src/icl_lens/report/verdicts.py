@@ -281,8 +281,17 @@ def judge(
     if shown is None or shown.empty:
         return [Verdict(claim, "", UNTESTABLE, f"{claim.item} was not made, or it contains no data")]
     claims.require_columns(claim, shown, ["model"])
+    # A search of the rows of each model would take a time proportional to the square of the number of models.
+    of_seeds = {seed: dict(iter(rows.groupby("model", sort=False))) for seed, rows in (by_seed or {}).items()}
     return [
-        _judge_model(claim, name, rows, name in original_models, replicates, by_seed or {})
+        _judge_model(
+            claim,
+            name,
+            rows,
+            name in original_models,
+            replicates,
+            [models.get(name, by_seed[seed].iloc[:0]) for seed, models in of_seeds.items()],
+        )
         for name, rows in shown.groupby("model", sort=False)
     ]
 
@@ -293,13 +302,13 @@ def _judge_model(
     shown: pd.DataFrame,
     original: bool,
     replicates: Replicates | None,
-    by_seed: Mapping[int, pd.DataFrame],
+    seed_rows: Sequence[pd.DataFrame],
 ) -> Verdict:
     found = claims.cells(claim, shown, replicates)
     if found.empty:
         return Verdict(claim, model, UNTESTABLE, f"{claim.item} has no rows for this rule", original)
     states = [state(claim, row.value, row.low, row.high, row.sets, row.problem) for row in found.itertuples()]
-    numbers = _numbers(claim, model, found, by_seed)
+    numbers = _numbers(claim, found, seed_rows)
     if claim.rule.within is not None and not original:
         reason = f"the number is for {claim.model} on the original texts, and this run uses another model or other texts"
         return Verdict(claim, model, UNTESTABLE, reason, original, **numbers)
@@ -371,8 +380,14 @@ def _reason(states: Sequence[State], outcome: Outcome) -> str:
     return f"of {len(states)} cells, {', '.join(parts)}{shared}"
 
 
-def _numbers(claim: Claim, model: str, found: pd.DataFrame, by_seed: Mapping[int, pd.DataFrame]) -> dict:
-    """Return the fields of a verdict with the measured numbers."""
+def _numbers(claim: Claim, found: pd.DataFrame, seed_rows: Sequence[pd.DataFrame]) -> dict:
+    """Return the fields of a verdict with the measured numbers.
+
+    Args:
+        claim: The claim.
+        found: The cells of the claim for one model.
+        seed_rows: For each seed, the rows of this model in the item's CSV with the values of the seed.
+    """
     known = found.dropna(subset=["value"])
     if known.empty:
         return {"cells": len(found)}
@@ -380,10 +395,7 @@ def _numbers(claim: Claim, model: str, found: pd.DataFrame, by_seed: Mapping[int
     margins = [accepted.margin(value) for value in known["value"]]
     deciding = known.iloc[int(np.argmax(margins) if claim.rule.take == "any" else np.argmin(margins))]
     ends = [claim.rule.low, claim.rule.high]  # they are computed over all seeds and are not valid for a single seed
-    per_seed = [
-        claims.cells(claim, rows[rows["model"] == model].drop(columns=[name for name in ends if name in rows]))
-        for rows in by_seed.values()
-    ]
+    per_seed = [claims.cells(claim, rows.drop(columns=[name for name in ends if name in rows])) for rows in seed_rows]
     seed_values = [seed_cells.loc[deciding.name, "value"] for seed_cells in per_seed]
     lowest, highest, sd, seeds = spread(seed_values)
     choose = any if claim.rule.take == "any" else all

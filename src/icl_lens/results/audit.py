@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from icl_lens import json_text
-from icl_lens.artifacts import hashes, notebooks, parquet, rows
-from icl_lens.artifacts.code import SCHEME, code_hash, module_file
+from icl_lens.artifacts import hashes, notebooks, parquet, rows, shards
+from icl_lens.artifacts.code import SCHEME, module_file
 from icl_lens.artifacts.provenance import library_versions
 from icl_lens.artifacts.schema import Schema
 from icl_lens.errors import InputError
@@ -30,6 +30,7 @@ _GRAMMAR = (
     r"corpora/[^/]+\.parquet",
     r"prompts/[^/]+/[^/]+\.parquet",
     r"studies/([^/]+/){3}[^/]+\.(parquet|safetensors)",
+    rf"studies/([^/]+/){{3}}{shards.FOLDER}/[^/]+\.[0-9]+-of-[0-9]+\.parquet",
     r"synthetic/[^/]+\.parquet",
     r"figures/[^/]+\.(pdf|svg|png|csv|txt|json|replicates\.safetensors)",
     r"tables/[^/]+\.(csv|md|tex|json|replicates\.safetensors)",
@@ -65,6 +66,7 @@ def audit(results: Path, schemas: Collection[Schema]) -> tuple[int, list[Fault]]
     - that the installed code has the hash of the code that made the table;
     - that a table has no duplicate rows and no non-finite or missing numbers, and that no prompt lacks rows;
     - the recorded inputs and outputs of each figure, each summary table and the report;
+    - that a shard was computed like the table that was merged from it;
     - that the folder contains no other files.
 
     Nested results folders are skipped. If an earlier version of icl-lens made the folder and hashed code by other rules, the
@@ -191,7 +193,16 @@ def _schema(results: Path, path: Path, schemas: dict[tuple[str, str], Schema]) -
     if stage == "prompts":
         matching = [schema for schema in schemas.values() if path.stem in schema.sets]
         return matching[0] if matching else schemas[(stage, stage)]
+    if _is_shard(results, path):
+        schema = schemas.get((stage, path.stem.partition(".")[0]))
+        return schema and shards.schema_of(schema)
     return schemas.get((stage, stage if stage == "corpora" else path.stem))
+
+
+def _is_shard(results: Path, path: Path) -> bool:
+    """Return whether the path of a table is that of a shard of a study."""
+    stage, *folders, _ = path.relative_to(results).parts
+    return stage == "studies" and folders[3:] == [shards.FOLDER]
 
 
 def _unknown_table(path: Path) -> Fault:
@@ -226,8 +237,9 @@ def _readable_table_faults(comparison: Comparison, path: Path, schemas: dict[tup
         for message in (
             *_digest_messages(path),
             *_identity_messages(results, path, table, metadata),
+            *(_shard_messages(path, metadata) if _is_shard(results, path) else ()),
             *_row_messages(schema, table, metadata),
-            *_code_messages(schema, metadata),
+            *_code_messages(comparison, schema, metadata),
         )
     ]
     # The tensors that were written with the table are removed with it, because neither is valid without the other.
@@ -235,7 +247,7 @@ def _readable_table_faults(comparison: Comparison, path: Path, schemas: dict[tup
     if not all(map(_is_inside, (*metadata["inputs"], *tensors))):
         return [Fault(f"{path}: its metadata names a file outside the results folder", (path,))]
     remove = (path, *(results / name for name in tensors))
-    faults += _changed_files(results, path, {**metadata["inputs"], **tensors}, remove)
+    faults += _changed_files(comparison, path, {**metadata["inputs"], **tensors}, remove)
     return faults + _changed_external(comparison, path, metadata, remove)
 
 
@@ -255,16 +267,33 @@ def _identity_messages(results: Path, path: Path, table: pd.DataFrame, metadata:
             yield f"{name} is {', '.join(sorted(map(str, found)))}, but the path of the file has {expected}"
 
 
+def _shard_messages(path: Path, metadata: dict[str, Any]) -> Iterator[str]:
+    """Yield a message if a shard belongs to another path, or was computed in another way than the table next to it."""
+    part = metadata.get(shards.METADATA_KEY)
+    study, _, expected = path.stem.partition(".")
+    found = f"{part['number']}-of-{part['of']}" if part else "no shard"
+    if found != expected:
+        yield f"it is {found}, but the path of the file has {expected}"
+    merged = path.parents[1] / f"{study}.parquet"
+    if merged.exists():
+        with contextlib.suppress(InputError):  # the merged table is corrupted, which is a separate fault
+            whole = parquet.read_metadata(merged)
+            differing = [key for key in {**whole, **metadata} if whole.get(key) != metadata.get(key)]
+            for key in sorted({*differing} - {shards.METADATA_KEY}):
+                yield f"its {key} differs from that of {merged}, so one of them is stale"
+
+
 def _row_messages(schema: Schema, table: pd.DataFrame, metadata: dict[str, Any]) -> Iterator[str]:
     """Yield a message for each problem with the rows of a table."""
     numbers = table.select_dtypes("number")
     invalid = [name for name in numbers if not np.isfinite(numbers[name].to_numpy(dtype=float)).all()]
     if invalid:
         yield f"non-finite or missing numbers in column {', '.join(invalid)}"
-    yield from rows.faults(schema, table, metadata["observed"].get("prompts"))
+    part = metadata.get(shards.METADATA_KEY)
+    yield from rows.faults(schema, table, part["prompts"] if part else metadata["observed"].get("prompts"))
 
 
-def _code_messages(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
+def _code_messages(comparison: Comparison, schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
     """Yield a message if the code that made a table differs from the installed code.
 
     Training tables are skipped: only a part of the code determines the weights, and the training's own record names this part.
@@ -278,9 +307,10 @@ def _code_messages(schema: Schema, metadata: dict[str, Any]) -> Iterator[str]:
     missing = [name for name in modules if module_file(name) is None]
     if missing:
         yield f"stale: the code that made it ({missing[0]}) is not installed"
-    elif metadata["code"] != code_hash(*modules):
+    elif metadata["code"] != comparison.code_hash(*modules):
         yield f"stale: the code that made it ({modules[0]}) differs from the installed code"
-    if metadata["columns"] != {name: str(kind) for name, kind in schema.columns.items()}:
+    own = (shards.ROW,) if shards.METADATA_KEY in metadata else ()
+    if metadata["columns"] != {name: str(kind) for name, kind in schema.columns.items() if name not in own}:
         yield f"stale: its columns differ from those of {schema.kind} tables in this version"
 
 
@@ -320,7 +350,7 @@ def _record_faults(comparison: Comparison, record: Path) -> list[Fault]:
         outputs = (record, *(results / name for name in facts["outputs"]))
         if facts.get("digest", digest := notebooks.record_digest(facts)) != digest:
             return [Fault(f"{record}: the record was changed after icl-lens wrote it", (*outputs, *_of_item(results, record)))]
-        faults = _changed_files(results, record, {**facts["inputs"], **facts["outputs"]}, outputs)
+        faults = _changed_files(comparison, record, {**facts["inputs"], **facts["outputs"]}, outputs)
         faults += _changed_external(comparison, record, facts, outputs)
         if missing := facts.get("missing"):  # a failed run wrote this page
             faults.append(Fault(f"{record}: the report is incomplete, missing: {', '.join(missing)}", outputs))
@@ -374,9 +404,9 @@ def _is_inside(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
-def _changed_files(results: Path, path: Path, recorded: dict[str, str], remove: tuple[Path, ...]) -> list[Fault]:
+def _changed_files(comparison: Comparison, path: Path, recorded: dict[str, str], remove: tuple[Path, ...]) -> list[Fault]:
     """Return a fault for each recorded file of the results folder that is missing or has changed."""
-    faults = []
+    results, faults = comparison.results, []
     for name, digest in recorded.items():
         if name.split("/")[0] not in hashes.STAGES:
             continue  # a data file outside the results folder
@@ -384,6 +414,6 @@ def _changed_files(results: Path, path: Path, recorded: dict[str, str], remove: 
             faults.append(Fault(f"{path}: {name} is a folder, not a file", remove))
         elif not (results / name).is_file():
             faults.append(Fault(f"{path}: {name} is missing", remove))
-        elif hashes.file_hash(results / name) != digest:
+        elif comparison.file_hash(results / name) != digest:
             faults.append(Fault(f"{path}: stale, because {name} has changed since this was made", remove))
     return faults

@@ -11,13 +11,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from icl_lens import json_text
 from icl_lens.artifacts import hashes
+from icl_lens.artifacts.code import code_hash
 from icl_lens.artifacts.files import whole_file
 from icl_lens.errors import InputError
+from icl_lens.hub.adapters import CONFIG, adapter_hash
 from icl_lens.hub.checkpoints import checkpoint_hash
 
 FILE = "inputs.json"
@@ -29,6 +32,7 @@ class ExternalInputs:
 
     Attributes:
         models: Name of a model -> folder.
+        adapters: Name of a model -> folder of its adapter.
         encoders: Name of an encoder -> folder.
         texts: Task -> name of an input as the corpora table records it, such as ``train: train.csv`` -> file.
         notebooks: Item -> notebook.
@@ -36,6 +40,7 @@ class ExternalInputs:
     """
 
     models: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
     encoders: dict[str, str] = field(default_factory=dict)
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
     notebooks: dict[str, str] = field(default_factory=dict)
@@ -82,10 +87,14 @@ def read(results: Path | str) -> ExternalInputs:
 
 
 class Comparison:
-    """Comparison of the inputs outside a results folder with the hashes that its artifacts record. Each input is read once.
+    """Comparison of the inputs of a results folder with the hashes that its artifacts record. Each input is read once.
 
     Args:
         results: The results folder.
+
+    Attributes:
+        file_hash: Function that returns the hash of a file. Thousands of tables can be made from the same prompts.
+        code_hash: Function that returns the hash of the installed code of some modules.
 
     Raises:
         InputError: ``inputs.json`` is corrupted.
@@ -94,6 +103,8 @@ class Comparison:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.paths = read(results)
+        self.file_hash = cache(hashes.file_hash)
+        self.code_hash = cache(code_hash)
         self._models: dict[Path, str | InputError] = {}
 
     def changed(self, name: str, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -127,6 +138,8 @@ class Comparison:
         checkpoint = model.get("files") or (model.get("weights") or {}).get("architecture_of")
         if stage != "training" and checkpoint:
             yield f"model {model.get('name')}", self.paths.models.get(model.get("name")), checkpoint, True
+        if adapter := model.get("adapter"):
+            yield f"adapter of model {model['name']}", self.paths.adapters.get(model["name"]), adapter["files"], True
         for encoder, digest in (facts.get("encoders") or {}).items():
             yield f"encoder {encoder}", self.paths.encoders.get(encoder), digest, True
         for notebook, digest in (facts.get("notebook") or {}).items():
@@ -153,16 +166,16 @@ class Comparison:
         if not folder.is_dir():
             return False
         if folder not in self._models:
-            self._models[folder] = _checkpoint_hash(folder)
+            self._models[folder] = _content_hash(folder)
         current = self._models[folder]
         if isinstance(current, InputError):
             raise current
         return current != recorded
 
 
-def _checkpoint_hash(folder: Path) -> str | InputError:
+def _content_hash(folder: Path) -> str | InputError:
     try:
-        return checkpoint_hash(folder)
+        return adapter_hash(folder) if (folder / CONFIG).is_file() else checkpoint_hash(folder)
     except InputError as error:
         return error
 

@@ -25,7 +25,7 @@ from icl_lens.studies.study import Keys, Study
 
 # Names of the workflow's own rules. A plugin's target must not use them.
 _TARGETS = frozenset(
-    "all default figure table report corpora prompts training evaluation card organism reader_training reader_organism "
+    "all default studies figure table report corpora prompts training evaluation card organism reader_training reader_organism "
     "representation_prompts fetch_model fetch_dataset fetch_gguf convert_gguf".split()
 )
 
@@ -72,6 +72,11 @@ def rule(study: Study) -> str:
     It is the study's name, with the suffix ``_study`` if a group of figures has the same name.
     """
     return f"{study.name}_study" if study.name in groups() else study.name
+
+
+def shard_rule(study: Study) -> str:
+    """Return the name of the rule that computes a shard of a study's table."""
+    return f"{rule(study)}_shard"
 
 
 def study(name: str) -> Study:

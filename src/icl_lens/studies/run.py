@@ -15,6 +15,8 @@ import torch
 
 from icl_lens.artifacts import parquet
 from icl_lens.artifacts.schema import DEMONSTRATIONS, QUERY
+from icl_lens.artifacts.shards import METADATA_KEY, ROW, Shard
+from icl_lens.errors import InputError
 from icl_lens.hub.checkpoints import checkpoint_hash
 from icl_lens.models import loading
 from icl_lens.models.edges import observe_windows
@@ -25,7 +27,7 @@ from icl_lens.prompts import chat
 from icl_lens.prompts.positions import Bos, TokenizedPrompt, tokenize
 from icl_lens.prompts.schema import PROMPTS
 from icl_lens.section import Section
-from icl_lens.studies import inputs, writing
+from icl_lens.studies import inputs, sharding, writing
 from icl_lens.studies.study import Study
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,10 @@ def run(
     settings: Section | None = None,
     further: Mapping[str, Path | str] | None = None,
     untrained: int | None = None,
+    shard: Shard | None = None,
+    adapter: Path | str | None = None,
+    placement: str = "device",
+    max_memory: Mapping[str, str] | None = None,
 ) -> None:
     """Run one study of one model on one prompts file, and write its artifact.
 
@@ -64,17 +70,33 @@ def run(
         settings: The study's settings; its defaults if None.
         further: Further prompts tables that the study reads, by the names of their options.
         untrained: Seed of random weights that replace those of the checkpoint, see :func:`icl_lens.models.loading.load`.
+        shard: The part of the table to compute, see :mod:`icl_lens.artifacts.shards`; by default the whole table.
+        adapter: Folder of a LoRA adapter, see :func:`icl_lens.models.loading.load`.
+        placement: device or auto, see :func:`icl_lens.models.loading.load`. It changes results only by rounding, so it is not
+            in the metadata.
+        max_memory: See :func:`icl_lens.models.loading.load`.
 
     Raises:
         ValueError: The settings belong to another study (a bug in the caller).
-        InputError: The prompts or the model cannot be used, the device does not support exact products, or the study violates
-            the contract.
+        InputError: The prompts or the model cannot be used, the device does not support exact products, the study violates the
+            contract, or it cannot be split into so many shards.
     """
+    if shard and study.shards is None:
+        raise InputError(f"--shard {shard}: {study.name} cannot be split into shards; run it without --shard")
     resolved = writing.settings_of(study, settings)
     compute = study.function("compute")
     prepare = study.function(study.inputs) if study.inputs else inputs.of_table
     table, origin = parquet.read(prompts, study.reads)
-    loaded = loading.load(model, name=name, device=device, dtype=dtype, untrained_seed=untrained)
+    loaded = loading.load(
+        model,
+        name=name,
+        device=device,
+        dtype=dtype,
+        untrained_seed=untrained,
+        adapter=adapter,
+        placement=placement,
+        max_memory=max_memory,
+    )
     further = dict(further or {})
 
     def tokenize_table(rows: pd.DataFrame) -> list[TokenizedPrompt]:
@@ -100,8 +122,13 @@ def run(
         observed |= observe_windows(loaded, prepared.prompts)
         further_checkpoints = _checkpoints(study, resolved)  # before the computation, to fail early on a wrong folder
         arguments: dict[str, Any] = {**prepared.more, **({} if resolved is None else {"settings": resolved})}
-        with progress(len(prepared.prompts), f"{study.name} of {loaded.name}") as advance:
-            arguments |= {"prompts": prepared.prompts, "batch_tokens": batch_tokens, "progress": advance}
+        arguments["prompts"] = prepared.prompts
+        count = len(prepared.prompts)
+        if shard and study.shards:
+            needed = sharding.prompt_ids(loaded, prepared.prompts, shard, study.shards, study.name)
+            arguments, count = sharding.mark(arguments, needed), len(needed)
+        with progress(count, f"{study.name} of {loaded.name}") as advance:
+            arguments |= {"batch_tokens": batch_tokens, "progress": sharding.at_most(count, advance) if shard else advance}
             writing.require_takes(study, compute, loaded, **arguments)
             result = compute(loaded, **arguments)
     rows, tensors = writing.rows_and_tensors(study, result)
@@ -110,8 +137,15 @@ def run(
     unexpected = set(rows["prompt_id"]) - set(table["prompt_id"])
     if unexpected:
         raise writing.broken(study, f"compute() returns rows of a prompt_id that the prompts lack: {min(unexpected)}")
+    missing = {p.prompt_id for p in prepared.prompts} - set(rows["prompt_id"]) if shard else ()
+    if missing:
+        raise writing.broken(
+            study, f"shards: compute() returns no rows of prompt {min(missing)}, but it must return the rows of all prompts"
+        )
     rows = rows.merge(_units(table), on="prompt_id", how="left", validate="many_to_one")
     rows["model"] = loaded.name
+    if shard:
+        rows = rows.assign(**{ROW: range(len(rows))})[rows["prompt_id"].isin(needed)]
     writing.write(
         out,
         study,
@@ -137,8 +171,9 @@ def run(
         task=origin.get("task"),
         **further_checkpoints,
         **prepared.facts,
+        **({METADATA_KEY: {"number": shard.number, "of": shard.of, "prompts": count}} if shard else {}),
     )
-    logger.info("wrote %s: %d rows for %d prompts", out, len(rows), len(prepared.prompts))
+    logger.info("wrote %s: %d rows for %d prompts", out, len(rows), count)
 
 
 def _units(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,10 @@ arguments by name:
 - ``settings``: an instance of the study's settings, if it has settings; None means the defaults;
 - the arguments that the study's ``inputs`` function prepares, by name.
 
+If the study declares ``shards``, a job may need the results of only some of the prompts
+(:attr:`~icl_lens.prompts.positions.TokenizedPrompt.needed`). ``compute`` then still returns the rows of all prompts, in the
+same order, but the rows of the other prompts can have any values.
+
 A study that reads no prompts has ``compute(settings, progress)``.
 """
 
@@ -24,7 +28,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from icl_lens.artifacts.schema import Schema
 from icl_lens.errors import InputError
@@ -86,6 +90,9 @@ class Study:
         tensors: Whether ``compute`` returns a pair of rows and tensors. The tensors are written to a separate file next to the
             table.
         checkpoints: Function of the settings that returns the folders of further checkpoints that the study runs, by name.
+        shards: How a job can be split into shards (:mod:`icl_lens.studies.sharding`): ``prefix`` if the study batches prompts
+            by shared prefix, ``length`` if it batches whole prompts. None if it must stay one job: its rows depend on prompts
+            outside their batch, for example because the study trains on all prompts or selects some of them.
         alone: Whether a job uses all cores because it measures time.
         walked: Whether the report page shows one prompt of this study step by step.
         shortage: Function of the settings, the number of seeds and the number of prompts per seed. It returns why these prompts
@@ -103,6 +110,7 @@ class Study:
     inputs: str = ""
     tensors: bool = False
     checkpoints: Callable[[Any], Mapping[str, str]] | None = None
+    shards: Literal["prefix", "length"] | None = None
     alone: bool = False
     walked: bool = False
     shortage: Callable[[Any, int, int], str] | None = None
@@ -139,6 +147,11 @@ class Study:
             )
         if self.checkpoints is not None and not callable(self.checkpoints):
             self._refuse("checkpoints", f"must be a function of the settings, got {self.checkpoints!r}")
+        if self.shards not in (None, "prefix", "length"):
+            self._refuse("shards", f"must be 'prefix', 'length' or None, got {self.shards!r}")
+        if self.shards and (self.tensors or self.alone or self.reads is None):
+            name = "tensors" if self.tensors else "alone" if self.alone else "reads=None"
+            self._refuse("shards", f"must be None for a study with {name}, which is one job")
         if self.shortage is not None and not callable(self.shortage):
             self._refuse(
                 "shortage", f"must be a function of the settings and the numbers of seeds and prompts, got {self.shortage!r}"

@@ -15,6 +15,7 @@ from icl_lens.artifacts import parquet, tensors
 from icl_lens.artifacts.hashes import artifact_name, file_hash
 from icl_lens.artifacts.provenance import describe
 from icl_lens.artifacts.rows import faults as row_faults
+from icl_lens.artifacts.shards import METADATA_KEY, schema_of
 from icl_lens.errors import InputError
 from icl_lens.section import Section
 from icl_lens.studies.study import Study
@@ -83,25 +84,30 @@ def write(
     Args:
         out: Table to write.
         study: The study that produced the rows.
-        rows: Rows with the columns of the study's schema, in any order.
+        rows: Rows with the columns of the study's schema, in any order; for a shard, also the column
+            :data:`icl_lens.artifacts.shards.ROW`.
         named_tensors: Name -> tensor, or None if the study has no tensors.
         modules: Modules that computed the rows.
         files: Tables that the study read.
-        settings, seeds, observed, more: See :func:`icl_lens.artifacts.provenance.describe`.
+        settings, seeds, observed, more: See :func:`icl_lens.artifacts.provenance.describe`. A table with the fact
+            :data:`icl_lens.artifacts.shards.METADATA_KEY` is a shard.
 
     Raises:
         InputError: The rows do not meet the schema.
     """
-    missing = [name for name in study.schema.columns if name not in rows]
-    unexpected = [name for name in rows if name not in study.schema.columns]
+    part = more.get(METADATA_KEY)
+    schema = schema_of(study.schema) if part else study.schema
+    missing = [name for name in schema.columns if name not in rows]
+    unexpected = [name for name in rows if name not in schema.columns]
     if missing or unexpected:
         fault = f"lack the column {missing[0]!r}" if missing else f"have a column {unexpected[0]!r} that the schema lacks"
         raise broken(study, f"schema: the rows of compute() {fault}")
-    mistyped = [name for name, column_type in study.schema.columns.items() if not _has_type(rows[name], column_type)]
+    mistyped = [name for name, column_type in schema.columns.items() if not _has_type(rows[name], column_type)]
     if mistyped:
-        expected = study.schema.columns[mistyped[0]]
+        expected = schema.columns[mistyped[0]]
         raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {expected}")
-    row_fault = next(row_faults(study.schema, rows, (observed or {}).get("prompts")), None)
+    prompts = part["prompts"] if part else (observed or {}).get("prompts")
+    row_fault = next(row_faults(schema, rows, prompts), None)
     if row_fault:
         raise broken(study, f"schema: the rows of compute() break it: {row_fault}")
     inputs = {artifact_name(path, out): file_hash(path) for path in files}
@@ -111,7 +117,7 @@ def write(
         tensors.write(tensor_file, named_tensors, metadata)
         metadata["beside"] = {artifact_name(tensor_file, out): file_hash(tensor_file)}
     try:
-        parquet.write(out, rows, study.schema, metadata)
+        parquet.write(out, rows, schema, metadata)
     except (ValueError, TypeError) as error:  # pyarrow raises both for values of another type
         reason = str(error.args[0] if error.args else error).splitlines()[0]
         raise broken(study, f"schema: the rows of compute() do not meet it: {reason}") from error

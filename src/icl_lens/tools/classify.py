@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ def with_cache(
     device: str = "auto",
     batch_tokens: int = 4096,
     matmul: str = "exact",
+    adapter: Path | str | None = None,
+    placement: str = "device",
+    max_memory: Mapping[str, str] | None = None,
 ) -> Iterator[Answer]:
     """Classify texts with compressed demonstrations.
 
@@ -56,6 +59,7 @@ def with_cache(
         device: auto, cpu, cuda or mps.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
 
     Raises:
         InputError: The cache cannot be read or was made with another model or tokenizer; a text is too long for the remaining
@@ -65,7 +69,7 @@ def with_cache(
         One answer per text, in the same order. All texts are checked before the first answer.
     """
     header = demo_cache.read_header(cache)
-    model = loading.load(folder, device=device, dtype=header.dtype)
+    model = loading.load(folder, device=device, dtype=header.dtype, adapter=adapter, placement=placement, max_memory=max_memory)
     loaded = demo_cache.load(cache, model, folder)
     compressed_demonstrations.require_compressible(model)
     prompts = _prompts(model, header, texts)
@@ -87,6 +91,9 @@ def with_components(
     device: str = "auto",
     batch_tokens: int = 4096,
     matmul: str = "exact",
+    adapter: Path | str | None = None,
+    placement: str = "device",
+    max_memory: Mapping[str, str] | None = None,
 ) -> Iterator[Answer]:
     """Classify texts with re-weighted components.
 
@@ -98,6 +105,7 @@ def with_components(
         device: auto, cpu, cuda or mps.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
+        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
 
     Raises:
         InputError: The file cannot be read or was made with another model or tokenizer, or a text is too long.
@@ -107,7 +115,7 @@ def with_components(
         before the first answer.
     """
     header = component_file.read_header(components)
-    model = loading.load(folder, device=device, dtype=header.dtype)
+    model = loading.load(folder, device=device, dtype=header.dtype, adapter=adapter, placement=placement, max_memory=max_memory)
     weights = torch.from_numpy(component_file.load(components, model, folder))
     decomposer = Decomposer(model.network)
     prompts = _prompts(model, header, texts)

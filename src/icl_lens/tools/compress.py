@@ -7,7 +7,7 @@ The method is Hidden_anchor of *Label Words are Anchors*, section 3.2, with the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,9 @@ def compress(
     matmul: str = "exact",
     bos: Bos = "auto",
     as_chat: bool = False,
+    adapter: Path | str | None = None,
+    placement: str = "device",
+    max_memory: Mapping[str, str] | None = None,
 ) -> Header:
     """Run the model once on the demonstrations, and write the keys and values of the kept positions.
 
@@ -62,11 +65,14 @@ def compress(
         matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
         bos: See :func:`icl_lens.prompts.positions.tokenize`.
         as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
+        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
 
     Raises:
         InputError: The model cannot be used, or the demonstrations leave no room for a query.
     """
-    model = loading.load(folder, name=name, device=device, dtype=dtype)
+    model = loading.load(
+        folder, name=name, device=device, dtype=dtype, adapter=adapter, placement=placement, max_memory=max_memory
+    )
     compressed_demonstrations.require_compressible(model)
     for index in sorted(set(range(len(task.label_words))) - set(labels)):
         logger.warning("class %s has no demonstration", task.label_words[index].strip())

@@ -23,6 +23,7 @@ class ModelIdentity(BaseModel):
         tokenizer: SHA-256 of the files of the tokenizer and its chat templates.
         hub: The name of the model on the Hub, if it was downloaded.
         commit: The commit on the Hub, if the model was downloaded.
+        adapter: SHA-256 of the files of the adapter that was merged into the weights, if any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -34,6 +35,7 @@ class ModelIdentity(BaseModel):
     tokenizer: str
     hub: str | None = None
     commit: str | None = None
+    adapter: str | None = None
 
 
 def identify(model: LanguageModel, folder: Path | str) -> ModelIdentity:
@@ -55,6 +57,7 @@ def identify(model: LanguageModel, folder: Path | str) -> ModelIdentity:
         tokenizer=files_hash([path for path in files if path not in network]),
         hub=facts.get("hub"),
         commit=facts.get("commit"),
+        adapter=facts.get("adapter", {}).get("files"),
     )
 
 
@@ -68,12 +71,18 @@ def require_same_model(path: Path | str, made_by: ModelIdentity, current: ModelI
         advice: The advice in the error message, first for a different model, then for a different tokenizer.
 
     Raises:
-        InputError: The file was made with another model or tokenizer.
+        InputError: The file was made with another model, adapter or tokenizer.
     """
     if current.model != made_by.model:
         raise InputError(
             f"{path} was made with another model, {made_by.name} ({made_by.family}, {made_by.layers} layers); its files differ "
             f"from those of {current.name}; {advice[0]}"
+        )
+    if current.adapter != made_by.adapter:
+        if made_by.adapter is None:
+            raise InputError(f"{path} was made without an adapter; remove --adapter")
+        raise InputError(
+            f"{path} was made with an adapter that --adapter does not name; set --adapter to the folder of that adapter"
         )
     if current.tokenizer != made_by.tokenizer:
         raise InputError(f"{path} was made with another tokenizer; its files differ from those of {current.name}; {advice[1]}")

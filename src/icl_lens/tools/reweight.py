@@ -7,7 +7,7 @@ released code (:mod:`icl_lens.studies.component_reweighting.component_weights`),
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,9 @@ def reweight(
     bos: Bos = "auto",
     as_chat: bool = False,
     batch_tokens: int = 4096,
+    adapter: Path | str | None = None,
+    placement: str = "device",
+    max_memory: Mapping[str, str] | None = None,
 ) -> Header:
     """Train weights for the heads and MLPs of a model on labelled texts, and write them to a file.
 
@@ -62,6 +65,7 @@ def reweight(
         bos: See :func:`icl_lens.prompts.positions.tokenize`.
         as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
+        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
 
     Raises:
         InputError: There are too few texts, a class has no training text, a text is too long, or the model cannot be used.
@@ -79,7 +83,9 @@ def reweight(
             f"class {missing[0]} has no training text: none of the texts after the first {demonstrations}, which are "
             "demonstrations, has this label; add such texts"
         )
-    model = loading.load(folder, name=name, device=device, dtype=dtype)
+    model = loading.load(
+        folder, name=name, device=device, dtype=dtype, adapter=adapter, placement=placement, max_memory=max_memory
+    )
     decomposer = Decomposer(model.network)
     demonstration_texts, demonstration_labels = list(texts[:demonstrations]), list(labels[:demonstrations])
     training_texts = list(texts[demonstrations:])

@@ -35,6 +35,7 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
 from icl_lens.models.prefixes import Prefix
 from icl_lens.network.forward_inputs import forward_inputs
+from icl_lens.network.placement import device_of
 from icl_lens.network.precision import exact_products
 from icl_lens.prompts.positions import TokenizedPrompt
 
@@ -159,11 +160,11 @@ def keep(full: Prefix, ids: np.ndarray, kept: np.ndarray) -> Compressed:
         ids: Token ids of the full demonstrations, shape (P,).
         kept: Positions, ascending, shape (K,); at least one.
     """
-    index = torch.from_numpy(np.asarray(kept)).to(full.keys[0].device)  # (K,)
+    index = torch.from_numpy(np.asarray(kept))  # (K,)
     return Compressed(
         prefix=Prefix(
-            keys=tuple(layer.index_select(-2, index) for layer in full.keys),  # (1, H_kv, K, d) each
-            values=tuple(layer.index_select(-2, index) for layer in full.values),  # (1, H_kv, K, d) each
+            keys=tuple(layer.index_select(-2, index.to(layer.device)) for layer in full.keys),  # (1, H_kv, K, d) each
+            values=tuple(layer.index_select(-2, index.to(layer.device)) for layer in full.values),  # (1, H_kv, K, d) each
             length=len(kept),
         ),
         kept=np.asarray(kept),
@@ -287,13 +288,14 @@ def require_compressible(model: LanguageModel) -> None:
     network = model.network
     length, n_query = 16, 8
     kept = np.array([0, 3, 4, 9, 14, 15])
-    ids = torch.arange(1, 1 + length + n_query, device=network.device) % network.get_input_embeddings().num_embeddings  # (T,)
+    device = device_of(network)
+    ids = torch.arange(1, 1 + length + n_query, device=device) % network.get_input_embeddings().num_embeddings  # (T,)
     demonstration_ids, query_ids = ids[:length].cpu().numpy(), ids[None, length:]  # (P,), (1, Q)
-    positions = torch.arange(length, length + n_query, device=network.device)[None]  # (1, Q)
-    full_mask = torch.ones(1, length + n_query, dtype=torch.int64, device=network.device)  # (1, P + Q)
+    positions = torch.arange(length, length + n_query, device=device)[None]  # (1, Q)
+    full_mask = torch.ones(1, length + n_query, dtype=torch.int64, device=device)  # (1, P + Q)
     full_mask[0, np.setdiff1d(np.arange(length), kept)] = 0
-    short_mask = torch.ones(1, len(kept) + n_query, dtype=torch.int64, device=network.device)  # (1, K + Q)
-    last = torch.full((1,), len(kept) + n_query - 1, device=network.device)  # (1,)
+    short_mask = torch.ones(1, len(kept) + n_query, dtype=torch.int64, device=device)  # (1, K + Q)
+    last = torch.full((1,), len(kept) + n_query - 1, device=device)  # (1,)
     try:
         full = prefixes.read(network, demonstration_ids)
         masked = network(**forward_inputs(query_ids, positions, full.cache(1), full_mask)).logits  # (1, Q, V)

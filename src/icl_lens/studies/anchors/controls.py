@@ -21,6 +21,7 @@ import pandas as pd
 from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.untrained import untrained
+from icl_lens.network.placement import is_placed
 from icl_lens.prompts.demonstrations import demonstration_texts, replace_demonstrations
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors.control_settings import Control
@@ -94,10 +95,14 @@ def iterate(
 ) -> Iterator[tuple[Control, LanguageModel, Sequence[TokenizedPrompt]]]:
     """Yield the name, model and prompts of each control. The first, ``none``, is the model on the unchanged prompts.
 
-    While the untrained copy runs, the original model is on the CPU, so that the device holds only one of them at a time.
+    While the untrained copy runs, the original model is on the CPU, so that the device holds only one of them at a time. A
+    model whose layers are on several devices cannot be moved, and its copy gets the memory that is free.
     """
     yield "none", model, prompts
     yield "shuffled", model, shuffled
+    if is_placed(model.network):
+        yield "untrained", untrained(model, seed), prompts
+        return
     device = model.device
     model.network.to("cpu")
     try:

@@ -85,7 +85,9 @@ class EdgeMeans:
             are float64 on the CPU.
         """
         below = flow.tril(-1)  # (B, T, T); a causal model has no flow above the diagonal
-        needed = torch.cat([below.sum(-1), below[self.row_index]]).cpu().double()  # (B + M + B, T)
+        needed = (
+            torch.cat([below.sum(-1), below[tuple(x.to(flow.device) for x in self.row_index)]]).cpu().double()
+        )  # (B + M + B, T)
         rest, into, from_last = needed.split([len(self.last), len(self.row), len(self.last)])  # (B, T), (M, T), (B, T)
         rest[self.row, self.position] = 0
         rest[self.prompts, self.last] = 0

@@ -26,11 +26,12 @@ from icl_lens.attention.scale import scale
 from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models import prefixes
-from icl_lens.models.batching import Batch, batches, group_by_prefix
+from icl_lens.models.batching import Batch, batches, group_by_prefix, needs_any
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
 from icl_lens.network import vocabulary
 from icl_lens.network.layer_states import State, record, resume
+from icl_lens.network.placement import device_of
 from icl_lens.network.precision import at_least_float32
 from icl_lens.progress import Runs
 from icl_lens.prompts.positions import TokenizedPrompt
@@ -86,7 +87,10 @@ def compare(
     overlaps = {k: np.empty((len(planned), len(prompts))) for k in WORDS}  # (C, N) each
     report = Runs(progress, len(planned) + 1)
     plain = np.empty(len(prompts), dtype=np.int64)  # (N,)
-    for group in _parts(model, prompts, planned):
+    # Batches within a part depend on each other, so a part with a needed prompt is computed completely.
+    parts = [part for part in _parts(model, prompts, planned) if needs_any(prompts, part.index)]
+    prompts = [replace(prompt, needed=True) for prompt in prompts]
+    for group in parts:
         top: dict[int, np.ndarray] = {}
         # A condition in the last k layers shares the plain run's states up to these layers, and starts there.
         unchanged = States({model.layers - c.layers for c in planned if c.side == "last"} if model.can_resume else ())
@@ -232,7 +236,7 @@ def _with_logits(model: LanguageModel, pending: Sequence[tuple[Batch, Tensor]]) 
     if pending:
         states = torch.cat([states for _, states in pending])  # (N, d)
         matrix = model.network.get_output_embeddings()
-        logits = at_least_float32(matrix(states.to(matrix.weight.dtype)))  # (N, V)
+        logits = at_least_float32(matrix(states.to(matrix.weight.dtype))).to(states.device)  # (N, V)
         yield from zip((batch for batch, _ in pending), logits.split([len(each) for _, each in pending]), strict=True)
 
 
@@ -346,7 +350,7 @@ def isolate(
     edges = torch.zeros(len(positions), queries, keys, dtype=torch.bool)  # (B, Q, K)
     for row, p in isolated:
         edges[row, p - start, :p] = True
-    edges = edges.to(network.device)
+    edges = edges.to(device_of(network))
     if blocking == "before_softmax":
         return block(network, dict.fromkeys(layers, edges))
     factors: Mapping[int, Tensor] = dict.fromkeys(layers, (~edges[:, None]).to(network.dtype))  # (B, 1, Q, K)

@@ -44,7 +44,9 @@ from icl_lens.models.batching import shared_batches
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layers import attention_modules
+from icl_lens.network.placement import device_of, logits_to_keep, read_parameter
 from icl_lens.network.precision import at_least_float32, exact_products
+from icl_lens.network.quantized import QuantizedLinear
 from icl_lens.prompts.demonstration_places import places, pooled, require_demonstrations
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.statistics.weighted_votes import agreement, votes
@@ -95,7 +97,7 @@ class _Norm:
         signs = torch.ones(width, dtype=example.dtype, device=example.device)  # (d,)
         signs[1::2] = -1
         zero, ones, alternating = (
-            at_least_float32(module(x[None, None])[0, 0]) for x in (0 * signs, signs.abs(), signs)
+            at_least_float32(module(x[None, None])[0, 0]).to(example.device) for x in (0 * signs, signs.abs(), signs)
         )  # (d,)
         gain = (alternating - zero) * at_least_float32(signs)
         centres = bool((ones - zero).abs().max() <= 1e-2 * gain.abs().max())
@@ -118,7 +120,7 @@ class _Layer:
     """Modules through which a layer writes to the residual stream.
 
     Attributes:
-        projection: Output projection of the attention, a Linear or a Conv1D.
+        projection: Output projection of the attention, a Linear, a QuantizedLinear or a Conv1D.
         norm: Norm between the projection and the residual stream, if there is one.
         mlp: Module that writes the rest of the output of the layer.
     """
@@ -214,8 +216,10 @@ class Decomposer:
         rows = torch.arange(len(positions), device=positions.device)  # (B,)
 
         def select(tensor: Tensor) -> Tensor:
-            # Some families flatten batch and positions before an MLP.
-            return at_least_float32(tensor.reshape(len(positions), -1, tensor.shape[-1])[rows, positions])  # (B, d)
+            # Some families flatten batch and positions before an MLP. A layer may be on another device than the positions.
+            states = tensor.reshape(len(positions), -1, tensor.shape[-1])  # (B, T, d)
+            index = rows.to(tensor.device), positions.to(tensor.device)
+            return at_least_float32(states[index]).to(positions.device)  # (B, d)
 
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             activations.embedding = select(_input_states(args, kwargs))
@@ -297,25 +301,31 @@ class Decomposer:
 
     def _directions(self, ids: tuple[int, ...]) -> _Directions:
         if ids not in self._cached_directions:
-            index = torch.tensor(ids, device=self._unembedding.weight.device)
-            rows = at_least_float32(self._unembedding.weight[index])  # (C, d)
-            bias = self._unembedding.bias
-            label_bias = torch.zeros_like(rows[:, 0]) if bias is None else at_least_float32(bias[index])  # (C,)
+            rows = self._read(self._unembedding, "weight", ids)  # (C, d)
+            bias = self._read(self._unembedding, "bias", ids)  # (C,)
+            label_bias = torch.zeros_like(rows[:, 0]) if bias is None else bias  # (C,)
             residual = self._final.pull_back(rows)  # (C, d)
             heads, biases, shifts = [], [], []
             for layer in self._layers:
                 direction = layer.norm.pull_back(residual) if layer.norm else residual  # (C, d)
-                weight = at_least_float32(layer.projection.weight)  # (d, H d_v), transposed for a Conv1D
+                weight = self._read(layer.projection, "weight")  # (d, H d_v), transposed for a Conv1D
                 projected = direction @ (weight.T if isinstance(layer.projection, Conv1D) else weight)  # (C, H d_v)
                 heads.append(projected.view(len(ids), self.heads, -1))  # (C, H, d_v)
-                output_bias = layer.projection.bias
-                biases.append(
-                    torch.zeros_like(label_bias) if output_bias is None else direction @ at_least_float32(output_bias)
-                )
+                output_bias = self._read(layer.projection, "bias")  # (d,)
+                biases.append(torch.zeros_like(label_bias) if output_bias is None else direction @ output_bias)
                 shifts.append(residual @ layer.norm.shift if layer.norm else torch.zeros_like(label_bias))
             constant = rows @ self._final.shift + label_bias
             self._cached_directions[ids] = _Directions(rows, label_bias, residual, heads, biases, shifts, constant)
         return self._cached_directions[ids]
+
+    def _read(self, module: nn.Module, name: str, ids: Sequence[int] | None = None) -> Tensor | None:
+        """Read a parameter, or some of its rows, in at least float32 on the device of the model's inputs."""
+        parameter = read_parameter(module, name)
+        if parameter is None:
+            return None
+        if ids is not None:
+            parameter = parameter[torch.tensor(ids, device=parameter.device)]
+        return at_least_float32(parameter.to(device_of(self.network)))
 
     def _find_modules(self) -> None:
         """Find the modules that write the parts, by recording one forward pass of a short input.
@@ -332,18 +342,19 @@ class Decomposer:
             raise self._error("the attention modules share a layer, or the unembedding is not a linear layer")
         in_blocks = {module for block in self._blocks for module in block.modules()}
         outside_blocks = [module for module in network.modules() if module not in in_blocks]
-        recorded: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        recorded: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # on the device of the model's inputs
+        device = device_of(network)
         projections: dict[nn.Module, nn.Module] = {}
 
         def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             inputs, outputs = _input_states(args, kwargs), _first_output(output)
             if isinstance(inputs, Tensor) and isinstance(outputs, Tensor):
-                recorded[module] = inputs.detach(), outputs.detach()
+                recorded[module] = inputs.detach().to(device), outputs.detach().to(device)
 
         def last_linear(attention: nn.Module) -> Any:
             def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
                 projections[attention] = module
-                recorded[module] = args[0], output
+                recorded[module] = args[0].to(device), output.to(device)
 
             return hook
 
@@ -351,7 +362,7 @@ class Decomposer:
         handles = [module.register_forward_hook(record, with_kwargs=True) for module in hooked]
         for attention in attentions:
             for module in attention.modules():
-                if isinstance(module, nn.Linear | Conv1D):
+                if isinstance(module, nn.Linear | Conv1D | QuantizedLinear):
                     handles.append(module.register_forward_hook(last_linear(attention)))
         try:
             network(**_short_input(network))
@@ -419,9 +430,8 @@ class Decomposer:
         finally:
             handle.remove()
         g, model_logits = self.split(activations, ids)
-        expected = at_least_float32(outputs[-1][torch.arange(count, device=positions.device), positions]).gather(
-            1, ids
-        )  # (B, C)
+        logits = outputs[-1].to(positions.device)[torch.arange(count, device=positions.device), positions]  # (B, V)
+        expected = at_least_float32(logits).gather(1, ids)  # (B, C)
         for logits in (g.sum(1), model_logits):
             if not float((logits - expected).abs().max()) <= _tolerance(self.network, 1e-4) * float(expected.abs().max()):
                 raise self._error("the embedding, heads and MLPs do not sum to the logits")
@@ -480,11 +490,10 @@ def decompose(
     parts = torch.empty(count, len(decomposer.parts()), classes)
     logits = torch.empty(count, classes)
     attention, reconstructed = torch.zeros(2, count, decomposer.layers, decomposer.heads)
-    no_logits = torch.empty(0, dtype=torch.int64, device=model.device)  # empty: skip the product with the vocabulary matrix
     for batch in shared_batches(model, prompts, batch_tokens):
         recording = record_rows(model.network, batch.last) if with_attention else nullcontext({})
         with decomposer.record(batch.last - batch.start) as activations, recording as recorded:
-            model.network(**batch.inputs(), logits_to_keep=no_logits)
+            model.network(**batch.inputs(), logits_to_keep=logits_to_keep(model.network))
         g, model_logits = decomposer.split(activations, batch.label_ids)
         parts[batch.index], logits[batch.index] = g.cpu().float(), model_logits.cpu().float()
         if not with_attention:
@@ -510,7 +519,7 @@ def _reconstructs(prompt: TokenizedPrompt, weights: np.ndarray, answer: int, cla
 
 def _short_input(network: PreTrainedModel) -> dict[str, Any]:
     """Return the arguments of a forward pass over two short inputs."""
-    ids = torch.arange(1, 17, device=network.device).view(2, 8)  # (2, T)
+    ids = torch.arange(1, 17, device=device_of(network)).view(2, 8)  # (2, T)
     return forward_inputs(ids)
 
 

@@ -76,7 +76,9 @@ def attention_rows(
             if on_prompt:
                 on_prompt(index, weights, spans)
         progress(len(batch.index))
-    return pd.concat([_prompt_rows(prompt, values) for prompt, values in zip(prompts, results, strict=True)], ignore_index=True)
+    unneeded = next(values for values in results if values)  # the rows of a prompt that is not needed can have any values
+    tables = [_prompt_rows(prompt, values or unneeded) for prompt, values in zip(prompts, results, strict=True)]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _part_shares(weights: np.ndarray, spans: Places) -> dict[str, np.ndarray]:

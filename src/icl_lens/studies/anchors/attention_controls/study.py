@@ -24,7 +24,9 @@ STUDY = Study(
     package=__package__,
     help="deep attention and predictions with shuffled labels and with an untrained copy of the model",
     schema=SCHEMA,
-    cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries),  # attention and predictions of each control
+    # Attention and predictions of each control.
+    cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries, models=2),
     settings=KEYS,
     inputs="prepare",
+    shards="prefix",
 )

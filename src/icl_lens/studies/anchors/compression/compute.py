@@ -81,12 +81,19 @@ def compute(
         for batch in batching.shared_batches(model, batch_prompts, batch_tokens):
             record(number, batch, last_logits(model, batch))
     for index in groups:
+        if not batching.needs_any(prompts, index):
+            continue
         first = prompts[index[0]]
         full = compressed_demonstrations.read(model, first)
+        computed: dict[tuple[bytes, str], int] = {}  # kept positions and positions of the query -> condition
         for number, condition in enumerate(all_conditions[2:], 2):
-            compressed = compressed_demonstrations.keep(
-                full, first.ids[: compressed_demonstrations.query_start(first)], positions_to_keep(first, condition, settings)
-            )
+            kept = positions_to_keep(first, condition, settings)  # (K,)
+            same = computed.setdefault((kept.tobytes(), condition.positions), number)
+            if same != number:  # two draws of the same random tokens
+                predictions[number, index], top[number, index] = predictions[same, index], top[same, index]
+                report(len(index))
+                continue
+            compressed = compressed_demonstrations.keep(full, first.ids[: compressed_demonstrations.query_start(first)], kept)
             for batch in compressed_demonstrations.batches(
                 model, prompts, batch_tokens, compressed, condition.positions == "restarted", index
             ):

@@ -81,13 +81,14 @@ STUDY = Study(
     package=__package__,
     help="prediction with compressed demonstrations (a subset of keys and values)",
     schema=SCHEMA,
-    # One pass over the full prompts, one for Text_anchor, and one over the queries for each further condition.
-    cost=Cost(passes=2, behind=lambda settings: len(conditions(settings)) - 1),
+    # One pass over the full prompts, and one over the queries for each condition. Text_anchor has few further tokens.
+    cost=Cost(passes=1, behind=lambda settings: len(conditions(settings)), vocabulary=True),
     settings=Keys(
         "compression",
         Settings,
         "Compression of demonstrations to a few keys and values, or to the text of their template and label words (Table 2).",
     ),
+    shards="prefix",
     items=(
         Item(
             name="table_2",

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from icl_lens.artifacts.schema import FLOAT, INTEGER, TEXT, study_schema
 from icl_lens.section import Section
-from icl_lens.studies.cost import Cost, Job, Work
+from icl_lens.studies.cost import Cost, Job, Work, one_pass
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Further, Keys, Study
 
@@ -64,8 +64,7 @@ SCHEMA = study_schema(
 
 def _work(job: Job) -> Work:
     """Estimate one pass per query, each with its own demonstrations, through the layers up to the studied layer."""
-    prompts = job.seeds * job.queries
-    return Work(prompts, prompts * (job.query + job.demonstrations) * (main_layer(job.layers) / job.layers))
+    return one_pass(job._replace(fresh=True), job.seeds * job.queries).times((main_layer(job.layers) + 1) / job.layers)
 
 
 def _shortage(settings: Settings, seeds: int, prompts: int) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from icl_lens.artifacts.schema import FLOAT, INTEGER, study_schema
 from icl_lens.section import Section
-from icl_lens.studies.cost import Cost
+from icl_lens.studies.cost import Cost, Job, Work, one_pass
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
 
@@ -57,11 +57,18 @@ class Settings(Section):
     )
 
 
+def _work(job: Job) -> Work:
+    """Estimate a forward and a backward pass over the selected prompts."""
+    settings = job.settings
+    selected = len(settings.prompt_ids or ()) or min(settings.seeds, job.seeds) * min(settings.prompts, job.queries)
+    return one_pass(job, selected + len(settings.also)).times(2)
+
+
 STUDY = Study(
     package=__package__,
     help="information flow along each edge, for a few prompts",
     schema=SCHEMA,
-    cost=Cost(passes=0),  # a few prompts
+    cost=Cost(passes=2, work=_work, attention=1.4, kept="graph"),
     settings=Keys("flow", Settings, "Prompts and edges for which the information flow is stored (Figures 1 and 2)."),
     walked=True,
     items=(

@@ -21,6 +21,7 @@ STUDY = Study(
     package=__package__,
     help="the model's prediction for each prompt",
     schema=SCHEMA,
-    cost=Cost(passes=1),
+    cost=Cost(passes=1, vocabulary=True),
+    shards="prefix",
     walked=True,
 )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from icl_lens.artifacts.schema import FLOATS, INTEGER, TEXT, TEXTS, study_schema
 from icl_lens.section import Section
-from icl_lens.studies.cost import Cost
+from icl_lens.studies.cost import Cost, Job, Work, one_pass
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
 
@@ -41,11 +41,16 @@ class Settings(Section):
     words: int = Field(default=10, ge=1, description="Number of most probable next tokens to store.")
 
 
+def _work(job: Job) -> Work:
+    """Estimate the prediction of all prompts, one by one, which is needed if no prompt of some class is predicted correctly."""
+    return one_pass(job._replace(fresh=True), job.seeds * job.queries)
+
+
 STUDY = Study(
     package=__package__,
     help="the most probable next tokens with isolated label words, for one prompt per class",
     schema=SCHEMA,
-    cost=Cost(passes=0),  # a few prompts
+    cost=Cost(passes=1, work=_work, vocabulary=True),
     settings=Keys("isolated_words", Settings, "Isolation of label words in Table 5."),
     items=(
         Item(

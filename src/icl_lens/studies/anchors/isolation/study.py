@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from icl_lens.artifacts.schema import FLAG, FLOAT, INTEGER, TEXT, study_schema
-from icl_lens.studies.anchors.isolating import Settings, conditions
+from icl_lens.studies.anchors import isolation_cost
+from icl_lens.studies.anchors.isolating import Settings
 from icl_lens.studies.cost import Cost
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
@@ -29,8 +30,9 @@ STUDY = Study(
     package=__package__,
     help="predictions with isolated label words or other tokens, which cannot attend to the text before them",
     schema=SCHEMA,
-    cost=Cost(passes=1, more=lambda job: len(conditions(job.settings, job.layers))),
+    cost=Cost(passes=1, work=lambda job: isolation_cost.work(job, job.settings), kept="states", vocabulary=True),
     settings=Keys("isolation", Settings, "Isolation of label words or other tokens from the text before them."),
+    shards="prefix",
     walked=True,
     items=(
         Item(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from icl_lens.artifacts.schema import FLAG, FLOAT, INTEGER, TEXT, study_schema
+from icl_lens.studies.anchors import isolation_cost
 from icl_lens.studies.anchors.control_settings import CONTROLS, KEYS, isolation
-from icl_lens.studies.anchors.isolating import conditions
-from icl_lens.studies.cost import Cost
+from icl_lens.studies.cost import Cost, Job, Work
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Study
 
@@ -26,17 +26,21 @@ SCHEMA = study_schema(
     keys=("control", "target", "side", "layers", "draw"),
 )
 
+
+def _work(job: Job) -> Work:
+    """Estimate the isolation of the prompts of each control."""
+    shortened = job._replace(queries=min(job.queries, job.settings.queries))
+    return isolation_cost.work(shortened, isolation(job.settings, job.layers)).times(len(CONTROLS))
+
+
 STUDY = Study(
     package=__package__,
     help="isolation with shuffled labels and with an untrained copy of the model",
     schema=SCHEMA,
-    cost=Cost(
-        passes=len(CONTROLS),  # plain run of each control; `more` adds the runs of the conditions
-        more=lambda job: len(CONTROLS) * len(conditions(isolation(job.settings, job.layers), job.layers)),
-        queries=lambda settings: settings.queries,
-    ),
+    cost=Cost(passes=len(CONTROLS), work=_work, kept="states", vocabulary=True, models=2),
     settings=KEYS,
     inputs="prepare",
+    shards="prefix",
     items=(
         Item(
             name="figure_controls",

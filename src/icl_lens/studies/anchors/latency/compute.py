@@ -13,13 +13,15 @@ the paper, the time does not include the pass over the demonstrations, which run
 before it is timed, and the methods alternate. The paper compares one prompt at a time. Batches of all prompts of a seed
 additionally measure the throughput.
 
-Times vary between machines and between runs.
+Times vary between machines and between runs. If weights are read from main memory or the disk for each pass, the times are
+mostly those of reading them. Therefore the metadata of the table has the devices of layers that are not all on one device.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,10 +31,22 @@ from icl_lens.models import batching
 from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import last_logits
+from icl_lens.network.placement import describe, is_placed
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.studies.anchors.compressed_demonstrations import Compressed
 from icl_lens.studies.anchors.latency.study import METHODS, Method, Settings
+from icl_lens.studies.inputs import Given, Inputs, of_table
+
+
+def prepare(given: Given) -> Inputs:
+    """Return the prompts that fit the model's context and, as a fact, the devices of layers that are not all on one device.
+
+    Raises:
+        InputError: No prompt fits.
+    """
+    network = given.model.network
+    return replace(of_table(given), facts={"placement": describe(network)} if is_placed(network) else {})
 
 
 @torch.inference_mode()

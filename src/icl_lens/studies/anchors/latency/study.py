@@ -11,7 +11,7 @@ from pydantic import Field
 
 from icl_lens.artifacts.schema import FLOAT, INTEGER, TEXT, study_schema
 from icl_lens.section import Section
-from icl_lens.studies.cost import Cost
+from icl_lens.studies.cost import Cost, Job, Work, one_pass
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
 
@@ -43,11 +43,22 @@ SCHEMA = study_schema(
     keys=("method", "prompts", "repeat"),
 )
 
+
+def _work(job: Job) -> Work:
+    """Estimate the timed passes: each prompt alone and in a batch, with the full prompt and twice with a cache."""
+    prompts = job.seeds * min(job.queries, job.settings.prompts)
+    repeats = 2 * (job.settings.repeats + 1)
+    full = one_pass(job._replace(fresh=True), prompts).times(repeats)
+    cached = one_pass(job, prompts, prefixes=0).times(2 * repeats)
+    return full + cached._replace(steps=3 * prompts * repeats / 2)
+
+
 STUDY = Study(
     package=__package__,
     help="latency of a query with full and with compressed demonstrations",
     schema=SCHEMA,
-    cost=Cost(passes=0),  # a few prompts: loading the model dominates the cost
+    inputs="prepare",
+    cost=Cost(passes=1, work=_work, vocabulary=True),
     settings=Keys("latency", Settings, "Timing of queries with full and with compressed demonstrations (Tables 3 and 6)."),
     alone=True,
     items=(

@@ -36,6 +36,7 @@ from icl_lens.models.answers import class_log_probs
 from icl_lens.models.batching import Batch, batches, fitting, group_by_prefix, last_tokens
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logits import class_logits
+from icl_lens.network.placement import recompute_layers
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.prompts.protocol import with_fewer_shots
 from icl_lens.studies.anchors.reweighting.study import FEW_SHOT, REWEIGHTED, VANILLA, Settings
@@ -251,7 +252,7 @@ def _train_together(
     generators = [np.random.default_rng([settings.seed, seed]) for seed in runs]
     prompt_prefixes = [_read_but_last(model, prompts, batch_tokens) for prompts in examples]
     losses = []
-    with scale_rows(model.network) as reweigh:
+    with scale_rows(model.network) as reweigh, recompute_layers(model.network):
         for _ in range(settings.epochs):
             orders = [generator.permutation(len(examples[0])).tolist() for generator in generators]
             step_losses = []

@@ -10,7 +10,7 @@ from pydantic import Field
 from icl_lens.artifacts.schema import FLAG, FLOATS, INTEGER, TEXT, study_schema
 from icl_lens.prompts.sets import AUXILIARY
 from icl_lens.section import Section, Seed
-from icl_lens.studies.cost import Cost
+from icl_lens.studies.cost import Cost, Job, Work, one_pass
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Further, Keys, Study
 
@@ -52,12 +52,25 @@ SCHEMA = study_schema(
     keys=("method", "shots"),
 )
 
+
+def _work(job: Job) -> Work:
+    """Estimate each prompt unchanged, re-weighted, and with more demonstrations, and the training of the factors.
+
+    The training reads each of its texts once, and runs the last token of each text forward and backward in each epoch.
+    """
+    prompts, settings = job.seeds * job.queries, job.settings
+    examples = settings.auxiliary * job.classes
+    few_shot = one_pass(job._replace(demonstrations=settings.shots * job.demonstrations), prompts)
+    steps = 2 * settings.epochs * examples
+    training = one_pass(job, job.seeds * examples)._replace(rows=0, passes=0, steps=steps)
+    return one_pass(job, prompts).times(2) + few_shot + training._replace(tokens=training.tokens + job.seeds * steps)
+
+
 STUDY = Study(
     package=__package__,
     help="predictions with re-weighted attention to label words, with unchanged attention, and with more demonstrations",
     schema=SCHEMA,
-    # Each prompt unchanged, re-weighted, and with more demonstrations. The training runs single tokens and is not counted.
-    cost=Cost(passes=3),
+    cost=Cost(passes=3, work=_work, kept="states"),
     settings=Keys("reweighting", Settings, "Trained factors on the attention to label words, and the baselines."),
     further=(
         Further(

@@ -74,7 +74,8 @@ def compute(
         means[:, batch.index] /= multiple[:, None]
         first[batch.index] /= multiple[:, None]
         progress(len(batch.index))
-    information_flow.require_finite(model, prompts, np.isfinite(means).all((0, 2)))
+    needed = np.array([p.needed for p in prompts])  # (N,)
+    information_flow.require_finite(model, prompts, ~needed | np.isfinite(means).all((0, 2)))
     every = count_edges(prompts)  # (3, N)
     visible = count_visible_edges(model, prompts)  # (3, N, L)
     scale = every[..., None] / np.maximum(visible, 1)  # (3, N, L); the flow along edges that cannot exist is 0

@@ -29,7 +29,9 @@ STUDY = Study(
     package=__package__,
     help="S_wp, S_pq and S_ww for each prompt and layer",
     schema=SCHEMA,
-    cost=Cost(passes=3),  # the backward pass reaches all activations and materializes all attention matrices
+    # Forward and backward, with frozen weights. The backward pass computes the attention weights again.
+    cost=Cost(passes=2, attention=1.4, kept="graph"),
+    shards="length",
     items=(
         Item(
             name="figure_3",

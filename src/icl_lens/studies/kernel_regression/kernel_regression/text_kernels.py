@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from icl_lens import json_text
 from icl_lens.errors import InputError
+from icl_lens.hub import quantization
 from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.prompts.plain_text import control_tokens
 
@@ -80,6 +81,7 @@ def encoder_cosines(
 def _embed(texts: Sequence[str], folder: Path, device: torch.device | str) -> np.ndarray:
     """Compute embeddings of length 1, shape (n, d)."""
     _require_mean_pooling(folder)
+    quantization.require_float(folder)
     if any(path.suffix == ".bin" for path in checkpoint_files(folder)):
         raise InputError(
             f"encoder folder {folder} contains no safetensors weights; convert the checkpoint to safetensors, the only "

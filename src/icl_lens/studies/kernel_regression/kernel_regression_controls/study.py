@@ -36,6 +36,7 @@ STUDY = Study(
     cost=Cost(passes=0, more=lambda job: 3 + job.settings.orders, queries=lambda settings: settings.control_queries),
     settings=KEYS,
     inputs="prepare",
+    shards="prefix",
     items=(
         Item(
             name="kr_figure_controls",

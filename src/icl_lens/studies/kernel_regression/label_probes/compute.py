@@ -32,6 +32,7 @@ from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models.batching import batches
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.network.placement import logits_to_keep
 from icl_lens.network.precision import at_least_float32
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.inputs import Given, Inputs, of_tables
@@ -165,8 +166,7 @@ def features(
     recorded: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
     for batch in batches(model, prompts, batch_tokens, kept="states"):
         with record_keys_and_values(model.network, unrotated=True) as cache:
-            # The empty index skips the product with the vocabulary matrix.
-            model.network(**batch.inputs(), logits_to_keep=torch.empty(0, dtype=torch.int64, device=model.device))
+            model.network(**batch.inputs(), logits_to_keep=logits_to_keep(model.network))
         for layer in range(model.layers):
             layer_features = {"key": cache[layer].unrotated_key, "turned_key": cache[layer].key, "value": cache[layer].value}
             for name, vectors in layer_features.items():  # (B, H_kv, T, d)

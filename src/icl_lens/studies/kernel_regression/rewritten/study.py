@@ -54,6 +54,7 @@ STUDY = Study(
         "rewritten", Settings, "Test texts rewritten by rules: numbers of prompts and clauses, and probability of typos."
     ),
     inputs="prepare",
+    shards="prefix",
     items=(
         Item(
             name="kr_table_1",

@@ -54,7 +54,8 @@ def _work(job: Job) -> Work:
         queries * sum((examples + 1) * length + candidates + job.settings.new_tokens for examples, _ in conditions)
         for queries, length, candidates in cells
     )
-    return Work(len(conditions) * sum(queries for queries, _, _ in cells), tokens)
+    prompts = len(conditions) * sum(queries for queries, _, _ in cells)
+    return Work(prompts, tokens, tokens * tokens / max(1, prompts), prompts)
 
 
 STUDY = Study(
