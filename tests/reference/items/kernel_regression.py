@@ -61,7 +61,7 @@ def read(run: Run, prompt: Prompt) -> dict:
 
 
 def measured(run: Run, task: str) -> list[tuple[Prompt, dict]]:
-    """Return each prompt of a task and what is read of it."""
+    """Return the prompts of a task, each with its prediction and the attention of its heads (see `read`)."""
     return run.once(("attention", task), lambda: [(p, read(run, p)) for p in run.prompts(task, SET)])
 
 

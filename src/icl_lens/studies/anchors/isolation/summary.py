@@ -47,7 +47,7 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         One row per model, set, task (and :data:`~icl_lens.statistics.resampling.OVER_TASKS`), target (and :data:`DIFFERENCE`),
         side, layers (k) and metric: value and the columns of :meth:`icl_lens.statistics.resampling.Estimate.columns`,
         lowest_draw and highest_draw (lowest and highest mean of a single draw; equal to the value if there is only one draw),
-        draws, orders (largest number of random orders of a seed and draw), seeds.
+        draws, orders (the largest number of random orders in one seed and draw), seeds.
     """
     found = []
     for (model, name), of_set in rows.groupby(["model", "set"], sort=False):
