@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import pandas as pd
 import pyarrow as pa
@@ -44,6 +46,25 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path):
         raise RuntimeError("power cut")
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
     assert path.read_text() == "the old content"
+
+
+def test_the_temporary_files_of_killed_processes_are_deleted_and_those_of_others_kept(tmp_path):
+    path, other = tmp_path / "figure.svg", tmp_path / ".figure.notes.svg"
+    other.write_text("a file of the user")
+    killed = os.fork()
+    if killed == 0:
+        with files.whole_file(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    with files.whole_file(path) as first:
+        first.write_text("first")
+        with files.whole_file(path) as second:
+            assert sorted(tmp_path.iterdir()) == sorted([other, first, second])
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert sorted(tmp_path.iterdir()) == sorted([other, path])
+    assert path.read_text() == "first"
 
 
 def test_a_table_with_other_columns_is_refused(tmp_path):

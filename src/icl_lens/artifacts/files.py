@@ -6,12 +6,13 @@ Files and folders are written under a temporary name and renamed, so that an int
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from icl_lens.errors import InputError
@@ -144,24 +145,58 @@ def _is_part_of(named: str, path: Path) -> bool:
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``.
 
-    The temporary file is renamed to ``path`` if the block succeeds, and deleted if the block raises.
+    The temporary file is renamed to ``path`` if the block succeeds, and deleted if the block raises. Temporary files that a
+    killed process left for the same ``path`` are deleted.
 
     Raises:
         InputError: The file system rejects the write, see :func:`writing`.
     """
     path = Path(path)
+    # A part of the name is enough. With the random part, a long name would exceed the limit of the file system.
+    prefix = f".{path.name[:40]}."
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A part of the name is enough. With the random part, a long name would exceed the limit of the file system.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        _delete_abandoned(path.parent, prefix, path.suffix)
+        handle, temporary = _locked_temporary(path.parent, prefix, path.suffix)
         try:
             yield temporary
             make_readable(temporary)
             temporary.replace(path)
         finally:
+            os.close(handle)
             temporary.unlink(missing_ok=True)
+
+
+def _locked_temporary(folder: Path, prefix: str, suffix: str) -> tuple[int, Path]:
+    """Create a temporary file. The operating system locks it until it is closed or this process ends, even if it is killed."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not os.path.exists(name)
+        except BlockingIOError:
+            taken = True
+        except OSError:  # the file system has no locks, so no process deletes the file
+            taken = False
+        if not taken:
+            return handle, Path(name)
+        os.close(handle)  # another process deleted the file between its creation and the lock
+
+
+def _delete_abandoned(folder: Path, prefix: str, suffix: str) -> None:
+    """Delete the temporary files of :func:`whole_file` whose process has ended. A file that cannot be locked is left alone."""
+    random_name = re.compile(re.escape(prefix) + "[a-z0-9_]{8}" + re.escape(suffix))
+    names: list[str] = []
+    with suppress(PermissionError):  # a folder can be writable and not readable
+        names = os.listdir(folder)
+    for name in filter(random_name.fullmatch, names):
+        with suppress(OSError):  # locked by its process, or renamed meanwhile
+            handle = os.open(folder / name, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / name).unlink()
+            finally:
+                os.close(handle)
 
 
 @contextmanager
