@@ -27,7 +27,14 @@ def test_a_committed_notebook_holds_no_outputs_and_one_cell_of_parameters(path):
 def test_a_notebook_calls_no_model(path):
     cells = json.loads(path.read_text())["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    forbidden = ("import torch", "transformers", "icl_lens.models", "icl_lens.studies.run", "import compute")
+    forbidden = (
+        "import torch",
+        "transformers",
+        "icl_lens.models",
+        "icl_lens.studies.run",
+        "icl_lens.studies.computing",
+        "import compute",
+    )
     assert not any(word in source for word in forbidden)
     assert not re.search(r"icl_lens\.studies\.\S*compute", source)
 

@@ -1,33 +1,21 @@
-"""Run a study: read its prompts, load the model, compute, and write the artifact.
-
-All studies that read prompts run through this module.
-"""
+"""Run a study of a model and of prompts in files: read them, compute, and write the artifact."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 
 from icl_lens.artifacts import parquet
-from icl_lens.artifacts.schema import DEMONSTRATIONS, QUERY
-from icl_lens.artifacts.shards import METADATA_KEY, ROW, Shard
+from icl_lens.artifacts.shards import Shard
 from icl_lens.errors import InputError
-from icl_lens.hub.checkpoints import checkpoint_hash
 from icl_lens.models import loading
-from icl_lens.models.edges import observe_windows
-from icl_lens.models.observed import observe, repeated_queries
-from icl_lens.network import precision
-from icl_lens.progress import progress
-from icl_lens.prompts import chat
-from icl_lens.prompts.positions import Bos, TokenizedPrompt, tokenize
+from icl_lens.prompts.positions import Bos
 from icl_lens.prompts.schema import PROMPTS
 from icl_lens.section import Section
-from icl_lens.studies import inputs, sharding, writing
+from icl_lens.studies import computing, writing
 from icl_lens.studies.study import Study
 
 logger = logging.getLogger(__name__)
@@ -84,8 +72,6 @@ def run(
     if shard and study.shards is None:
         raise InputError(f"--shard {shard}: {study.name} cannot be split into shards; run it without --shard")
     resolved = writing.settings_of(study, settings)
-    compute = study.function("compute")
-    prepare = study.function(study.inputs) if study.inputs else inputs.of_table
     table, origin = parquet.read(prompts, study.reads)
     loaded = loading.load(
         model,
@@ -98,59 +84,23 @@ def run(
         max_memory=max_memory,
     )
     further = dict(further or {})
-
-    def tokenize_table(rows: pd.DataFrame) -> list[TokenizedPrompt]:
-        return tokenize(chat.wrap(rows, loaded.tokenizer) if as_chat else rows, loaded.tokenizer, bos)
-
-    with precision.products(matmul, loaded.device) as products:
-        given = inputs.Given(
-            loaded,
-            table,
-            {key: parquet.read(path, PROMPTS)[0] for key, path in further.items()},
-            resolved,
-            bos,
-            as_chat,
-            tokenize_table,
-        )
-        prepared = prepare(given)
-        if not isinstance(prepared, inputs.Inputs):
-            raise writing.broken(study, f"inputs: {study.inputs} returns {type(prepared).__name__}, not Inputs")
-        observed = observe(loaded, prepared.prompts)
-        observed["prompts"] = len(prepared.prompts)
-        observed["left_out"] = prepared.left_out
-        observed["repeated_queries"] = repeated_queries(prepared.prompts)
-        observed |= observe_windows(loaded, prepared.prompts)
-        further_checkpoints = _checkpoints(study, resolved)  # before the computation, to fail early on a wrong folder
-        arguments: dict[str, Any] = {**prepared.more, **({} if resolved is None else {"settings": resolved})}
-        arguments["prompts"] = prepared.prompts
-        count = len(prepared.prompts)
-        if shard and study.shards:
-            needed = sharding.prompt_ids(loaded, prepared.prompts, shard, study.shards, study.name)
-            arguments, count = sharding.mark(arguments, needed), len(needed)
-        with progress(count, f"{study.name} of {loaded.name}") as advance:
-            arguments |= {"batch_tokens": batch_tokens, "progress": sharding.at_most(count, advance) if shard else advance}
-            writing.require_takes(study, compute, loaded, **arguments)
-            result = compute(loaded, **arguments)
-    rows, tensors = writing.rows_and_tensors(study, result)
-    if "prompt_id" not in rows:
-        raise writing.broken(study, "compute() returns rows without prompt_id")
-    unexpected = set(rows["prompt_id"]) - set(table["prompt_id"])
-    if unexpected:
-        raise writing.broken(study, f"compute() returns rows of a prompt_id that the prompts lack: {min(unexpected)}")
-    missing = {p.prompt_id for p in prepared.prompts} - set(rows["prompt_id"]) if shard else ()
-    if missing:
-        raise writing.broken(
-            study, f"shards: compute() returns no rows of prompt {min(missing)}, but it must return the rows of all prompts"
-        )
-    rows = rows.merge(_units(table), on="prompt_id", how="left", validate="many_to_one")
-    rows["model"] = loaded.name
-    if shard:
-        rows = rows.assign(**{ROW: range(len(rows))})[rows["prompt_id"].isin(needed)]
+    computed = computing.compute(
+        study,
+        loaded,
+        table,
+        resolved,
+        {key: parquet.read(path, PROMPTS)[0] for key, path in further.items()},
+        matmul=matmul,
+        batch_tokens=batch_tokens,
+        bos=bos,
+        as_chat=as_chat,
+        shard=shard,
+    )
     writing.write(
         out,
         study,
-        rows,
-        tensors,
+        computed.rows,
+        computed.tensors,
         modules=(study.module, __name__),
         files=(prompts, *further.values()),
         settings={
@@ -160,41 +110,14 @@ def run(
             **({} if resolved is None else resolved.model_dump(mode="json")),
         },
         seeds=sorted(int(seed) for seed in table["seed"].unique()),
-        observed=observed,
+        observed=computed.observed,
         model=loaded.facts,
         device=loaded.device.type,
         threads=torch.get_num_threads() if loaded.device.type == "cpu" else None,  # it affects the last bits of a sum
         dtype=dtype,
         matmul=matmul,
-        products=products,
         corpus=origin.get("corpus", {"source": "elsewhere"}),
         task=origin.get("task"),
-        **further_checkpoints,
-        **prepared.facts,
-        **({METADATA_KEY: {"number": shard.number, "of": shard.of, "prompts": count}} if shard else {}),
+        **computed.facts,
     )
-    logger.info("wrote %s: %d rows for %d prompts", out, len(rows), count)
-
-
-def _units(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the first columns of a study table for each prompt: its keys, its test text and its demonstration set.
-
-    In a prompts table of another schema than the default, ``query_id`` or else the prompt names the text, and each text has its
-    own demonstrations.
-    """
-    units = table[["prompt_id", "task", "set", "seed"]].copy()
-    units[QUERY] = next(table[name] for name in (QUERY, "query_id", "prompt_id") if name in table)
-    if "demo_indices" in table:
-        sets = table["demo_indices"].map(tuple)
-        units[DEMONSTRATIONS] = sets.groupby(table["seed"]).transform(lambda of_seed: pd.factorize(of_seed)[0]).astype("int64")
-    else:
-        units[DEMONSTRATIONS] = units[QUERY]
-    return units
-
-
-def _checkpoints(study: Study, settings: Section | None) -> dict[str, Any]:
-    """Return the metadata of the further checkpoints that settings do not contain: the hashes of their files."""
-    if study.checkpoints is None:
-        return {}
-    folders = study.checkpoints(settings)
-    return {"encoders": {name: checkpoint_hash(folder) for name, folder in folders.items()}}
+    logger.info("wrote %s: %d rows for %d prompts", out, len(computed.rows), computed.prompts)
