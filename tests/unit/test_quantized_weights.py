@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from icl_lens.artifacts import code
 from icl_lens.cli import model_server
+from icl_lens.config import model_sizes, parse
 from icl_lens.errors import InputError
 from icl_lens.hub import packages, quantization
 from icl_lens.models import loading
@@ -83,6 +84,16 @@ def test_logits_and_gradients_are_those_of_the_dequantised_weights(quantised, fa
     assert (facts["method"], facts["bits"], facts["type"]) == ("bitsandbytes", bits, kind)
     assert weights(model.facts) == f"{bits}-bit weights (bitsandbytes {kind}), dequantised"
     assert model.facts["parameters"] == sum(p.numel() for p in plain.parameters())
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_plan_counts_the_weights_and_not_the_packed_bytes(quantised, kind):
+    path = quantised("llama", kind)
+    config = parse.parse(
+        {"models": [{"name": "own", "path": str(path)}, {"name": "plain", "path": str(path.with_name("llama"))}]}
+    )
+    assert model_sizes.size(config, config.models[0]) == model_sizes.size(config, config.models[1])
 
 
 @needs_bitsandbytes

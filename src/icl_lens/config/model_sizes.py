@@ -105,7 +105,7 @@ def _of_files(weights: tuple[Path, ...], stamps: tuple[int, ...]) -> Size:
     shape = json_text.loads((weights[0].parent / "config.json").read_text(encoding="utf-8"))
     shape = {**shape, **(shape.get("text_config") or {})}
     layers = int(_first(shape, "num_hidden_layers", "n_layer"))
-    parameters = sum(prod(sizes) for sizes in shapes.values())
+    parameters = _parameters(shapes)
     # The file stores tied embeddings once. They are the matrix with the most rows.
     tables = [sizes for sizes in shapes.values() if len(sizes) == 2]
     vocabulary, width = max(tables, default=[0, 0])
@@ -123,6 +123,21 @@ def _of_files(weights: tuple[Path, ...], stamps: tuple[int, ...]) -> Size:
         int(_first(shape, "head_dim", default=max(1, width // heads))),
         int(_first(shape, "intermediate_size", "n_inner", default=4 * width)),
         sum(sizes == [vocabulary, width] for sizes in tables) < 2,
+    )
+
+
+def _parameters(shapes: Mapping[str, list[int]]) -> int:
+    """Return the number of weights in a checkpoint.
+
+    bitsandbytes packs two weights of 4 bits into a byte, and stores the constants of a quantised weight next to it: with 4 bits
+    ``weight.absmax``, ``weight.quant_state.*`` and others, with 8 bits ``SCB`` and ``weight_format``.
+    """
+    packed = {name.partition(".quant_state.")[0] for name in shapes if ".quant_state." in name}
+    constants = ("SCB", "weight_format")
+    return sum(
+        (2 if name in packed else 1) * prod(sizes)
+        for name, sizes in shapes.items()
+        if name.rpartition(".")[2] not in constants and not any(name.startswith(f"{weight}.") for weight in packed)
     )
 
 
