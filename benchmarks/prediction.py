@@ -237,21 +237,37 @@ def _print(results: list[Result]) -> None:
 
 
 def _fit(results: list[Result]) -> None:
-    """Print the constants with the smallest squared logarithms of predicted / measured, and of new / current constant."""
+    """Print the constants with the smallest squared logarithms of predicted / measured, and of new / current constant.
+
+    The jobs of each study are also predicted with constants that are fitted without them.
+    """
     measured = np.array([result.measured["seconds"] for result in results])  # (J,)
     terms = np.array([list(result.terms) for result in results])  # (J, F)
     card = prediction.CARDS["cpu"]
     current = np.array(card.constants._replace(operations=1 / card.rates["float32"]))  # (F,)
 
-    def residuals(logarithms: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.log(terms @ (current * np.exp(logarithms)) / measured), PRIOR * logarithms])
+    def fit(chosen: np.ndarray) -> np.ndarray:
+        """Return the constants that fit the chosen jobs, shape (F,)."""
 
-    fitted = current * np.exp(least_squares(residuals, np.zeros(len(current))).x)  # (F,)
+        def residuals(logarithms: np.ndarray) -> np.ndarray:
+            ratios = terms[chosen] @ (current * np.exp(logarithms)) / measured[chosen]
+            return np.concatenate([np.log(ratios), PRIOR * logarithms])
+
+        return current * np.exp(least_squares(residuals, np.zeros(len(current))).x)
+
+    studies = np.array([result.study for result in results])  # (J,)
+    fitted = fit(np.ones(len(results), dtype=bool))  # (F,)
     factors = terms @ fitted / measured  # (J,)
+    held_out = np.array([terms[j] @ fit(studies != study) / measured[j] for j, study in enumerate(studies)])  # (J,)
+    within = (np.maximum(held_out, 1 / held_out) <= LIMITS["seconds"]).sum()
     print("\nconstants that fit best, in seconds per unit (in brackets: those of the card `cpu`):")
     for name, new, old in zip(prediction.Terms._fields, fitted, current, strict=True):
         print(f"  {name}: {new:.2g} ({old:.2g})")
     print(f"with them, predicted / measured is between {factors.min():.2f} and {factors.max():.2f}")
+    print(
+        f"with constants fitted to the jobs of the other studies, it is between {held_out.min():.2f} and {held_out.max():.2f}; "
+        f"{within} of {len(results)} jobs are within a factor of {LIMITS['seconds']}"
+    )
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ _CARDS = (
         "cpu",
         None,
         {"float32": 120e9, "tf32": 120e9, "float16": 20e9, "bfloat16": 20e9},
-        Terms(6.2, 2.2e-5, 0.4e-9, operations=0.0, layers=2e-4, weights=1e-10, activations=6e-10, rows=2e-4),
+        Terms(2.5, 3.8e-5, 3.3e-10, operations=0.0, layers=5.4e-4, weights=9.1e-11, activations=1.3e-10, rows=1.8e-4),
     ),
 )
 CARDS: dict[str, Card] = {card.name: card for card in _CARDS}
