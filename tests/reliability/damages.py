@@ -97,7 +97,7 @@ def _of_jobs(paths: set[Path], results: Path) -> set[Path]:
 
 def restore(intact: Path, folder: Path, results: bool = True) -> None:
     """Restore the inputs of a clone and, if asked for, its results, with their modification times."""
-    for name in ("examples", "models", "notebooks", "src", "resources", *(("results", ".snakemake") if results else ())):
+    for name in ("examples", "models", "notebooks", "src", *(("results", ".snakemake") if results else ())):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(intact / name, folder / name, symlinks=True)
 

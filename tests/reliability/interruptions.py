@@ -77,9 +77,8 @@ def dates_in_the_future(tiny: TinyRun, expected: dict[str, str]) -> Result:
     """Run with inputs dated to 2100, then date all results to 1980."""
     tiny.clear()
     future = time.mktime((2100, 1, 1, 0, 0, 0, 0, 0, -1))
-    inputs = [
-        path for name in ("examples", "models", "notebooks", "resources") for path in (tiny.clone.folder / name).rglob("*")
-    ]
+    folders = ("examples", "models", "notebooks", "src/icl_lens/resources")
+    inputs = [path for name in folders for path in (tiny.clone.folder / name).rglob("*")]
     for path in inputs:
         os.utime(path, (future, future))
     done = tiny.run()

@@ -10,7 +10,7 @@ from icl_lens.studies import registry
 
 from ..conftest import REPOSITORY
 
-ANCHORS = REPOSITORY / "resources/claims/anchors.yaml"
+ANCHORS = REPOSITORY / "src/icl_lens/resources/claims/anchors.yaml"
 
 
 def claim(value=None, model=None, **rule):

@@ -132,6 +132,14 @@ def test_a_chat_and_a_beginning_of_sequence_token_are_asked_for_and_recorded(pro
         answers[name] = [list(row) for row in table["class_log_probs"]]
     assert answers["plain"] == answers["no bos"]
     assert len({str(rows) for rows in answers.values()}) == 3
+    tokenizer.chat_template += "{% if add_generation_prompt %}assistant\n{% endif %}"
+    tokenizer.save_pretrained(folder)
+    assert run("--chat-turns") == 0
+    table, about = artifacts.read(out, "icl")
+    assert about["settings"]["chat"] == "turns"
+    assert [list(row) for row in table["class_log_probs"]] != answers["chat"]
+    assert run("--chat", "--chat-turns") == 1
+    assert "icl: --chat and --chat-turns cannot be combined; remove one of them" in capsys.readouterr().err
 
 
 def test_fast_products_are_asked_for_used_where_the_device_has_them_and_recorded(checkpoint, prompts, tmp_path, monkeypatch):
@@ -199,13 +207,13 @@ def test_prompts_made_elsewhere_can_be_studied(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["saliency", "--model", "{tmp}/none", "--prompts", "{prompts}"], "icl-lens saliency: model folder"),
+        (["saliency", "--model", "{tmp}/none", "--prompts", "{prompts}"], "icl-lens saliency: --model: model folder"),
         (["saliency", "--model", "{model}", "--prompts", "{tmp}/none.parquet"], "none.parquet does not exist"),
         (["saliency", "--model", "{model}", "--prompts", "{cut}"], "is not a valid Parquet file (truncated or corrupted)"),
         (["icl", "--model", "{model}", "--prompts", "{corpus}"], "is not a prompts table: missing column"),
         (
             ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{layer: 2}}"],
-            "config: unknown key 'studies.isolation.layer' (= 2); did you mean 'layers'?",
+            "--settings: unknown key 'studies.isolation.layer' (= 2); did you mean 'layers'?",
         ),
         (
             ["isolation", "--model", "{model}", "--prompts", "{prompts}", "--settings", "{{layers: [9]}}"],

@@ -18,7 +18,7 @@ from icl_lens.studies.component_reweighting.templates import task_templates
 
 from ..conftest import REPOSITORY
 
-CLAIMS = REPOSITORY / "resources/claims/component_reweighting.yaml"
+CLAIMS = REPOSITORY / "src/icl_lens/resources/claims/component_reweighting.yaml"
 DIVIDE = REPOSITORY / "examples/component_reweighting/divide.py"
 
 

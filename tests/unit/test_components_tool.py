@@ -14,6 +14,7 @@ from icl_lens.prompts.protocol import write_prompt
 from icl_lens.tasks.task import TASKS
 from icl_lens.tools import component_file
 
+from ..chat_templates import chat_tokenizer
 from ..conftest import TEXTS, byte_level
 from ..families import tiny
 from ..reduced_products import emulated
@@ -109,6 +110,20 @@ def test_settings_and_the_number_of_demonstrations_are_the_users(checkpoint, tmp
     assert header.epochs <= 3
     assert "10 training texts, 2 demonstrations" in caplog.text
     assert str(checkpoint.parent) not in header.model_dump_json()
+
+
+def test_demonstrations_can_be_turns_of_a_chat(texts, tmp_path, capsys):
+    tokenizer, folder = chat_tokenizer("chatml"), tmp_path / "model"
+    tiny("gpt2", len(tokenizer), context=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    train, answers = written(tmp_path / "train.jsonl", LABELLED), {}
+    for form in ("--chat", "--chat-turns"):
+        out = tmp_path / f"w{form}"
+        assert reweight(folder, train, out, "--settings", "{epochs: 2}", form) == 0
+        assert component_file.read_header(out).chat == {"--chat": True, "--chat-turns": "turns"}[form]
+        rc, answers[form], _ = classify(capsys, folder, out, texts)
+        assert rc == 0
+    assert answers["--chat"] != answers["--chat-turns"]
 
 
 def test_texts_that_are_demonstrations_are_said(checkpoint, texts, tmp_path, caplog, capsys):

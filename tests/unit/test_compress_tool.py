@@ -16,6 +16,7 @@ from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
 from icl_lens.models import batching, loading
 from icl_lens.models.logits import class_logits
+from icl_lens.prompts import chat
 from icl_lens.prompts.positions import tokenize
 from icl_lens.prompts.protocol import write_prompt
 from icl_lens.studies.anchors import compressed_demonstrations
@@ -23,6 +24,7 @@ from icl_lens.tasks.task import TASKS
 from icl_lens.tools import demo_cache, text_files
 from icl_lens.tools.model_identity import identify
 
+from ..chat_templates import chat_tokenizer
 from ..conftest import byte_level
 from ..families import tiny
 from ..prompts_table import shared_table
@@ -57,11 +59,11 @@ def classify(capsys, folder, cache, *more):
     return rc, [json.loads(line) for line in said.out.splitlines()], said.err
 
 
-def prompts_of(tokenizer):
+def prompts_of(tokenizer, as_chat=False):
     texts, labels = [text for text, _ in DEMOS], [1, 0, 1]
     shared = {"gold": 0, "seed": 0, "label_words": list(TASKS["sst2"].label_words), "demo_labels": labels}
     rows = [{"prompt_id": n, **shared, **write_prompt(TASKS["sst2"], texts, labels, q)} for n, q in enumerate(QUERIES)]
-    return tokenize(pd.DataFrame(rows), tokenizer)
+    return tokenize(chat.convert(pd.DataFrame(rows), tokenizer, as_chat), tokenizer)
 
 
 def test_answers_are_those_of_hidden_anchor_for_the_same_prompts(checkpoint, cache, tmp_path, capsys):
@@ -114,6 +116,33 @@ def test_with_every_position_kept_answers_are_those_of_the_plain_prompt(checkpoi
             (place,) = batch.index
             expected = class_logits(model, batch).double().softmax(-1)[0].tolist()
             assert list(rows[place]["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_demonstrations_can_be_turns_of_a_chat(demos, tmp_path, capsys):
+    tokenizer, folder = chat_tokenizer("llama-3"), tmp_path / "model"
+    tiny("gpt2", len(tokenizer), context=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "texts.txt").write_text("\n".join(QUERIES) + "\n")
+    expected = prompts_of(tokenizer, "turns")
+    model = loading.load(folder)
+    with torch.inference_mode():
+        probabilities = [
+            class_logits(model, batch).double().softmax(-1)[0].tolist() for batch in batching.batches(model, expected, 1)
+        ]
+        order = [batch.index[0] for batch in batching.batches(model, expected, 1)]
+    for keep in ("all", "anchors"):
+        assert compress(folder, demos, tmp_path / keep, "--chat-turns", "--keep", keep) == 0
+        header = demo_cache.read_header(tmp_path / keep)
+        assert header.chat == "turns"
+        assert header.label_words == [" Negative", " Positive"]
+        assert header.ids == expected[0].ids[: compressed_demonstrations.query_start(expected[0])].tolist()
+        rc, rows, _ = classify(capsys, folder, tmp_path / keep, tmp_path / "texts.txt")
+        assert rc == 0
+        assert list(rows[0]["probabilities"]) == ["Negative", "Positive"]
+        if keep == "all":
+            for place, row in zip(order, probabilities, strict=True):
+                assert list(rows[place]["probabilities"].values()) == pytest.approx(row, abs=1e-5)
+    assert demo_cache.read_header(tmp_path / "anchors").kept == compressed_demonstrations.kept_positions(expected[0]).tolist()
 
 
 def test_the_header_says_whose_cache_it_is(checkpoint, cache):

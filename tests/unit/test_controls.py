@@ -85,7 +85,7 @@ def test_an_untrained_copy_answers_prompts(language_model, tokenizer):
 
 def test_a_checkpoint_can_be_loaded_with_random_weights():
     folder = REPOSITORY / "src/icl_lens/organism/checkpoint"
-    trained, copy = (loading.load(folder, "organism", untrained_seed=seed) for seed in (None, 0))
+    trained, copy = (loading.load(folder, name="organism", untrained_seed=seed) for seed in (None, 0))
     expected = controls.untrained(trained, 0).network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in copy.network.state_dict().items())
     assert copy.name == copy.facts["name"] == "organism"

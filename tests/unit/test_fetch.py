@@ -511,9 +511,9 @@ def test_a_models_name_that_is_neither_a_folder_nor_on_the_hub_is_one_sentence(i
     status, told = icl_lens("icl", "--model", "own/absent", "--prompts", "prompts.parquet", "--out", "icl.parquet")
     assert status == 1
     assert told == (
-        "icl-lens icl: model folder own/absent does not exist, and own/absent cannot be fetched from the Hub: model own/absent "
-        "does not exist on the Hub, or is private or gated; check the name, or set HF_TOKEN to a token of an account with "
-        "access\n"
+        "icl-lens icl: --model: model folder own/absent does not exist, and own/absent cannot be fetched from the Hub: model "
+        "own/absent does not exist on the Hub, or is private or gated; check the name, or set HF_TOKEN to a token of an "
+        "account with access\n"
     )
 
 

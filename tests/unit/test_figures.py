@@ -150,6 +150,9 @@ def test_control_tokens_in_texts_and_chat_templates_are_told():
     ]
     assert warnings_of([about_run(control_tokens={}) | {"settings": {"chat": False}}]) == []
     assert warnings_of([about() | {"settings": {"chat": True}}]) == ["Prompts are written with the chat template of gpt2."]
+    assert warnings_of([about() | {"settings": {"chat": "turns"}}]) == [
+        "Prompts are written with the chat template of gpt2, with each demonstration as a turn (chat: turns)."
+    ]
 
 
 def test_test_texts_that_are_training_texts_are_told_once_per_task():

@@ -180,7 +180,9 @@ def test_a_model_that_cannot_be_loaded_gives_the_jobs_own_sentence(run):
     for _ in range(2):
         done = icl(run, "broken")
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("icl-lens icl: model folder broken: the tokenizer cannot be loaded")
+        assert done.stderr.splitlines()[-1].startswith(
+            "icl-lens icl: --model: model folder broken: the tokenizer cannot be loaded"
+        )
         assert "Traceback" not in done.stderr
 
 

@@ -209,8 +209,8 @@ def test_a_task_without_a_definition_must_be_the_papers():
 EXAMPLE = REPOSITORY / "config/own-task.yaml"
 
 
-def test_the_example_in_the_readme_is_the_config_that_is_shipped():
-    examples = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+def test_the_example_in_the_guide_is_the_config_that_is_shipped():
+    examples = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/own-task.md").read_text(), re.DOTALL)
     assert EXAMPLE.read_text() in examples
     assert len(EXAMPLE.read_text().splitlines()) <= 10
 

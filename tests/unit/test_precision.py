@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 CHECKS = {
     "is the family supported?": lambda model: require_supported(model.network),
-    "is the model causal?": lambda model: loading._require_causal("folder", model.network),
+    "is the model causal?": lambda model: loading.require_causal("model folder", model.network),
     "can it share a beginning?": lambda model: prefixes.is_shareable(model.network),
     "can its last layer do with some rows?": lambda model: supports_single_row(model.network),
     "can its demonstrations be compressed?": compressed_demonstrations.require_compressible,

@@ -26,7 +26,7 @@ from tests import artifacts
 
 from ..conftest import REPOSITORY
 
-PAGE = REPOSITORY / "resources/publish"
+PAGE = REPOSITORY / "src/icl_lens/resources/publish"
 MARKER = "a text of the data set that nobody may quote"
 SEEDS = [42, 43, 44]
 TASK = {"name": "sst2", "title": "SST-2", "template": "{text}{label}", "label_words": [" Negative", " Positive"]}
@@ -104,7 +104,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def claims(tmp_path_factory):
     """Return a folder with the paper's claims about both items."""
-    paper = yaml.safe_load((REPOSITORY / "resources/claims/anchors.yaml").read_text())
+    paper = yaml.safe_load((REPOSITORY / "src/icl_lens/resources/claims/anchors.yaml").read_text())
     paper["claims"] = [claim for claim in paper["claims"] if claim["item"] in ("figure_3", "table_1")]
     folder = tmp_path_factory.mktemp("claims")
     (folder / "anchors.yaml").write_text(json.dumps(paper))  # JSON is YAML
@@ -307,7 +307,7 @@ def test_the_committed_page_is_what_the_run_at_hand_gives():
     missing = [run.name for run in runs if not run.is_dir()]
     if missing:
         pytest.skip(f"not in results: {', '.join(missing)}; config/gemma-real.yaml says how to make them")
-    files = [REPOSITORY / f"resources/claims/{paper}.yaml" for paper in registry.papers()]
+    files = [REPOSITORY / f"src/icl_lens/resources/claims/{paper}.yaml" for paper in registry.papers()]
     try:
         assert publish.check(runs, REPOSITORY / "docs", "gemma", files, PAGE) == []
     except InputError as error:

@@ -4,11 +4,13 @@ import copy
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+import icl_lens
 from icl_lens.artifacts import code
 from icl_lens.cli import model_server
 from icl_lens.config import model_sizes, parse
@@ -19,6 +21,7 @@ from icl_lens.models.untrained import untrained
 from icl_lens.network import quantized
 from icl_lens.report.figures import weights
 
+from ..conftest import TEXTS
 from ..families import tiny
 from ..study_cases import CASES, prompts_writer, require_same_tables, run_case, write_models
 
@@ -239,3 +242,22 @@ def test_memory_of_packed_weights_is_one_byte_per_element(tmp_path):
 
     save_file({"a": torch.zeros(10, dtype=torch.uint8), "b": torch.zeros(10)}, tmp_path / "model.safetensors")
     assert model_server.memory([tmp_path / "model.safetensors"], "float32") == 10 + 40
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_model_in_memory_gives_the_results_of_its_checkpoint_and_is_as_before(quantised, tokenizer, kind):
+    folder = quantised("llama", kind)
+    network = AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, dtype=torch.float32).train()
+    modules = {name: (id(module), module.training) for name, module in network.named_modules()}
+    config = network.config.to_dict()
+    prompts = icl_lens.Prompt.from_examples("sst2", [(TEXTS[0], 1), (TEXTS[1], 0)], TEXTS[2], gold=0)
+    wrapped, loaded = icl_lens.wrap(network, tokenizer, name="mine"), icl_lens.load(folder, name="mine")
+    for study in (icl_lens.icl, icl_lens.saliency, icl_lens.deep_attention):
+        pd.testing.assert_frame_equal(study(wrapped, prompts), study(loaded, prompts))
+    assert {name: (id(module), module.training) for name, module in network.named_modules()} == modules
+    assert network.config.to_dict() == config
+    assert wrapped.language_model.facts["parameters"] == loaded.language_model.facts["parameters"]
+    next(each for each in network.parameters() if each.is_floating_point()).data = torch.zeros(1, dtype=torch.float16)
+    with pytest.raises(InputError, match="the weights that are not quantised are float16 and float32; load the model with one"):
+        icl_lens.wrap(network, tokenizer)

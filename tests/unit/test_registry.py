@@ -21,7 +21,7 @@ from ..conftest import REPOSITORY
 
 LAYERS = (
     {"errors", "section", "progress", "short_repr", "json_text"},
-    {"yaml_text"},
+    {"resources", "yaml_text"},
     {"artifacts"},
     {"statistics", "network", "tasks", "hub"},
     {"attention", "corpora", "results"},
@@ -30,7 +30,8 @@ LAYERS = (
     {"organism"},
     {"studies"},
     {"tools", "reader_organism", "report"},
-    {"config"},
+    {"config", "project"},
+    {"api"},
     {"cli"},
     {"__main__"},
 )
@@ -95,7 +96,7 @@ def test_studies_import_the_contract_and_their_own_paper_and_nothing_else_of_stu
     wrong = []
     for module, imported in IMPORTS:
         own, other = module.split(".")[1:3], imported.split(".")[1:3]
-        if own[0] == other[0] == "studies" and own[-1] in papers and other[-1] not in {own[-1], *CONTRACT}:
+        if own[:1] == other[:1] == ["studies"] and own[-1] in papers and other[-1] not in {own[-1], *CONTRACT}:
             wrong.append(f"{module} imports {imported}")
     assert wrong == []
 
@@ -222,6 +223,9 @@ SYNTHETIC = Schema("sample", 1, {"x": FLOAT}, (), "synthetic")
         ("checkpoints", lambda settings: {}, "depend on the settings, but the study has no settings"),
         ("alone", "yes", "must be of type bool, got 'yes'"),
         ("walked", None, "must be of type bool, got None"),
+        ("needs_gold", "no", "must be of type bool, got 'no'"),
+        ("gold_columns", "x", "must be of type tuple, got 'x'"),
+        ("gold_columns", ("x",), "are only for a study with needs_gold=False"),
         ("shortage", "few", "must be a function of the settings and the numbers of seeds and prompts, got 'few'"),
         ("items", item(), r"must be of type tuple, got Item\(.*\)"),
         ("items", ("figure_sample",), "must contain only entries of type Item, got 'figure_sample'"),
@@ -239,6 +243,12 @@ def test_what_needs_prompts_is_refused_where_a_study_reads_none(field):
     value = {"inputs": "prepare", "tensors": True}[field]
     with pytest.raises(InputError, match=f"study sample: {field} is only for studies that read prompts, but reads is None"):
         declared(schema=SYNTHETIC, reads=None, **{field: value})
+
+
+def test_gold_columns_that_the_schema_lacks_are_refused():
+    with pytest.raises(InputError, match="study sample: gold_columns contains 'gold', which is not a column of the schema"):
+        declared(needs_gold=False, gold_columns=("gold",))
+    assert declared(needs_gold=False, gold_columns=("x",)).gold_columns == ("x",)
 
 
 def test_checkpoints_that_are_no_function_are_refused():

@@ -18,7 +18,7 @@ from ..browser import complaints, opened
 from ..conftest import REPOSITORY
 
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
-PAGE = REPOSITORY / "resources/report"
+PAGE = REPOSITORY / "src/icl_lens/resources/report"
 CLAIMS = {
     "name": "A paper",
     "reference": "somebody",

@@ -42,6 +42,10 @@ def test_a_model_may_stand_in_both_lists_but_not_another_of_its_name():
         ({"items": {"rc_rsa": {"models": ["organism"]}}}, "items.rc_rsa.models: 'organism' is unknown"),
         ({"items": {"rc_rsa": {"tasks": ["sst2"]}}}, "items.rc_rsa.tasks: 'sst2' is unknown"),
         ({"representation_models": []}, "representation_models"),
+        (
+            {"representation_models": [{"name": "m", "path": "a", "chat": "turns"}]},
+            "m: chat must be true or false, because the",
+        ),
         ({"representation_models": [{"name": "figures", "path": "a"}]}, "is reserved for a folder of the results"),
     ],
 )

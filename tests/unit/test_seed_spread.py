@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icl_lens import resources
 from icl_lens.report import claims, publish, seed_spread
 from icl_lens.report.seed_spread import OneSeed
 from icl_lens.statistics.answers import with_gold
@@ -22,8 +23,6 @@ from icl_lens.studies.anchors.reweighting import summary as reweighting_summary
 from icl_lens.studies.anchors.reweighting.study import METHODS as WEIGHTED
 from icl_lens.studies.anchors.saliency import summary as saliency_summary
 from tests import artifacts
-
-from ..conftest import REPOSITORY
 
 SEEDS = (42, 43)
 TASKS = {"sst2": 2, "trec": 6}
@@ -136,9 +135,7 @@ def test_the_item_shows_the_mean_of_the_seeds(tmp_path, item):
 
 
 def test_published_claims_read_columns_that_each_seed_has_values_of():
-    every = [
-        claim for paper in registry.papers() for claim in claims.load(REPOSITORY / f"resources/claims/{paper}.yaml").claims
-    ]
+    every = [claim for paper in registry.papers() for claim in claims.load(resources.CLAIMS / f"{paper}.yaml").claims]
     items = {*publish.PUBLISHED, *(name for others in publish._EXTRA_CLAIM_ITEMS.values() for name in others)}
     read = {(claim.item, claim.rule.column) for claim in every if claim.item in items and seed_spread.columns(claim.item)}
     assert len(read) > 9

@@ -343,7 +343,7 @@ class TestRun:
         arguments = ["training", "--corpora", *map(str, corpora), *places, "--device", "cpu"]
         assert commands.main([*arguments, "--recipe", "{stepps: 3}"]) == 1
         assert capsys.readouterr().err == (
-            "icl-lens training: config: unknown key 'organism.stepps' (= 3); did you mean 'steps'? (known: "
+            "icl-lens training: --recipe: unknown key 'organism.stepps' (= 3); did you mean 'steps'? (known: "
             f"{', '.join(Recipe.model_fields)})\n"
         )
 

@@ -13,7 +13,7 @@ import pytest
 
 from ..conftest import REPOSITORY
 
-COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "resources", "envs")
+COPIED = ("Snakefile", "config.yaml", "config", "examples", "workflow", "profiles", "src", "notebooks", "envs")
 
 
 # A configuration that makes each item in the shortest possible time.

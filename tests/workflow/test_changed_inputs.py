@@ -53,7 +53,8 @@ def run(tmp_path_factory, checkpoint):
 @pytest.fixture
 def kept(run):
     """The clone; its files and their dates are restored after the test."""
-    files = [path for name in ("downloads", "own", "notebooks", "resources") for path in (run.folder / name).rglob("*")]
+    folders = ("downloads", "own", "notebooks", "src/icl_lens/resources")
+    files = [path for name in folders for path in (run.folder / name).rglob("*")]
     before = {path: (path.read_bytes(), path.stat()) for path in files if path.is_file()}
     yield run
     for path, (content, stat) in before.items():

@@ -1,4 +1,4 @@
-"""Tests of the whole workflow with a user's own task: the example of the README without changes."""
+"""Tests of the whole workflow with a user's own task: the example of docs/own-task.md without changes."""
 
 import json
 import re

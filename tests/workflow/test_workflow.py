@@ -44,7 +44,7 @@ def made(folder):
     }
 
 
-CLAIMS = sorted((REPOSITORY / "resources/claims").glob("*.yaml"))
+CLAIMS = sorted((REPOSITORY / "src/icl_lens/resources/claims").glob("*.yaml"))
 
 # Items that only show TREC, so they are the same in a run with only TREC.
 OF_TREC = ("figure_6", "figure_7", "figure_14", "kr_figure_7")

@@ -20,8 +20,8 @@ from snakemake.dag import DAG
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
-from icl_lens import yaml_text
-from icl_lens.artifacts import hashes, shards
+from icl_lens import resources, yaml_text
+from icl_lens.artifacts import code, hashes, shards
 from icl_lens.results import inputs, nulls
 from icl_lens.artifacts.code import code_hash, notebook_hash
 from icl_lens.artifacts.files import (
@@ -62,7 +62,9 @@ REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).pa
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 # Folders of the repository that are not for outputs.
-PROJECT_FOLDERS = "benchmarks config docs envs examples notebooks profiles resources src tests workflow".split()
+PROJECT_FOLDERS = (
+    "benchmarks config docs envs examples notebooks profiles src tests workflow".split()
+)
 
 
 def checked(function, *arguments):
@@ -546,7 +548,7 @@ def model_options(name):
     options = [
         "--dtype {} --matmul {}".format(*CONFIG.precision(name)),
         "" if model.bos == "auto" else f"--bos {'yes' if model.bos else 'no'}",
-        "--chat" if model.chat else "",
+        {"turns": "--chat-turns", True: "--chat", False: ""}[model.chat],
         "" if model.untrained is None else f"--untrained {model.untrained}",
         "" if model.adapter is None else f"--adapter {shlex.quote(model.adapter)}",
         *placement_options(name),
@@ -874,7 +876,7 @@ def reported_files(wildcards):
 
 def reported_claims():
     """Return the claims files of the papers in the report."""
-    files = [REPOSITORY / f"resources/claims/{group}.yaml" for group in CONFIG.groups]
+    files = [resources.CLAIMS / f"{group}.yaml" for group in CONFIG.groups]
     return [file for file in files if file.exists()]
 
 
@@ -890,7 +892,7 @@ def null_options():
 
 def report_page():
     """Return the template, style sheet and scripts of the report page."""
-    return sorted((REPOSITORY / "resources/report").iterdir())
+    return sorted(resources.REPORT.iterdir())
 
 
 def lock_folders(workflow):
@@ -1224,6 +1226,22 @@ def require_notebooks():
         item_notebook(item)
 
 
+def folder_of_package():
+    """Return a folder that contains the package and none of the libraries: that of the repository, or one with a link.
+
+    The folder of an installed package also contains the libraries of the environment that runs Snakemake.
+    """
+    if code.PACKAGE.parent == REPOSITORY.resolve() / "src":
+        return code.PACKAGE.parent
+    link = Path(".snakemake/icl-lens/package", code.PACKAGE.name).absolute()
+    with writing(link):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists() or link.resolve() != code.PACKAGE:
+            link.unlink(missing_ok=True)
+            link.symlink_to(code.PACKAGE)
+    return link.parent
+
+
 def item_description(item):
     """Return the text that a figure shows in addition to its title."""
     shown = ITEMS[item]
@@ -1235,7 +1253,7 @@ logger.addFilter(name_nearest_target)
 checked(require_snakemake_folder)
 
 # Rules call `icl-lens`. Without --sdm conda, it comes from the environment that runs Snakemake, even if it is
-# not activated. With --sdm conda, the libraries come from conda's environment and the package from this repository.
+# not activated. With --sdm conda, the libraries come from conda's environment and the package from `folder_of_package`.
 PRELOADED = None
 # The standard error of a command is the log of its job. If the log cannot be written, the command reports this to file
 # descriptor 19, the standard error of Snakemake.
@@ -1246,7 +1264,7 @@ shared = (
 own_path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     shell.prefix(
-        f"{shared}export PYTHONPATH={shlex.quote(str(REPOSITORY / 'src'))}; "
+        f"{shared}export PYTHONPATH={shlex.quote(str(checked(folder_of_package)))}; "
         'icl-lens() {{ python -m icl_lens "$@"; }}; '
     )
 elif (

@@ -40,7 +40,7 @@ rule report:
         walks=walked_folders(),
         left_out=left_out(),
         nulls=null_options(),
-        page=REPOSITORY / "resources/report",
+        page=resources.REPORT,
     message:
         "Writing the report"
     shell:

@@ -32,13 +32,15 @@ def execute(source: Path, out: Path, parameters: dict[str, Any]) -> None:
         parameters: Values for the cell that is tagged ``parameters``.
 
     Raises:
-        InputError: A cell raised an InputError, the kernel does not start or ends, or ``out`` cannot be written.
+        InputError: ``source`` is not a notebook, a cell raised an InputError, the kernel does not start or ends, or ``out``
+            cannot be written.
         PapermillExecutionError: A cell raised another error. The message is the traceback of the cell.
     """
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
     from papermill.exceptions import PapermillExecutionError
 
+    _require_notebook(source)
     logging.getLogger("papermill").setLevel(logging.WARNING)
     with temporary_folder("icl-lens-") as folder, writing(out):
         kernel, attempts = _kernel(folder)
@@ -68,6 +70,22 @@ def execute(source: Path, out: Path, parameters: dict[str, Any]) -> None:
             except RuntimeError as error:  # from jupyter_client: the kernel did not start in time, or ended
                 if not attempts:
                     raise InputError(f"{source}: the kernel of the notebook failed ({error}); rerun the command") from error
+
+
+def _require_notebook(source: Path) -> None:
+    """Check that a file is a notebook.
+
+    Raises:
+        InputError: The file cannot be read, or it is not a notebook.
+    """
+    import nbformat
+
+    try:
+        nbformat.validate(nbformat.read(source, as_version=4))
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
+        raise InputError(f"{source} is not a notebook; specify an .ipynb file") from error
 
 
 def _kernel(folder: str) -> tuple[Any, int]:

@@ -24,6 +24,12 @@ _LARGE = 10**9
 
 _BLOCK = 2**24
 
+Stamps = tuple[tuple[str, int, int, int, int, int], ...]
+"""Stamps of some files, see :func:`file_stamps`."""
+
+# Hashes that this process has read or computed.
+_READ: dict[Stamps, str] = {}
+
 # The top-level folders of a results folder. They mark where the path of `results/` ends and the name of an artifact begins.
 STAGES = ("corpora", "prompts", "training", "synthetic", "studies", "figures", "tables", "notebooks", "report")
 
@@ -50,32 +56,52 @@ def cached_file_hash(path: Path | str) -> str:
 
     The cache is the folder in the environment variable :data:`HASHES`, or else :data:`CACHE`. It contains one small file per
     path, with the stamp (:func:`file_stamps`) and the hash. A file that changed less than two seconds before it was read is not
-    cached, because a later change could have the same stamp. A progress bar appears for a file of at least 1 GB.
+    cached, because a later change could have the same stamp. This process also keeps the hashes in memory. A progress bar
+    appears for a file of at least 1 GB.
     """
     path = Path(path)
     folder = Path(os.environ.get(HASHES) or CACHE)
-    if not folder.is_dir():
-        return _hash_with_progress(path)
     stamps = file_stamps([path])
-    ((resolved, *_),) = stamps
-    cached = folder / hashlib.sha256(os.fsencode(resolved)).hexdigest()
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        entry = json.loads(cached.read_text(encoding="utf-8"))
-        if entry["stamp"] == list(stamps[0]) and len(entry["sha256"]) == 64:
-            return entry["sha256"]
-    digest = _hash_with_progress(path)
-    if not seconds_until_settled(stamps) and file_stamps([path]) == stamps:
-        new = cached.with_suffix(f".{os.getpid()}")
-        # If the cache cannot be written, for example on a full disk, the file is read again next time.
-        with contextlib.suppress(OSError, ValueError):
-            new.write_text(json.dumps({"stamp": stamps[0], "sha256": digest}), encoding="utf-8")
-            new.replace(cached)
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
+    if stamps in _READ:
+        return _READ[stamps]
+    digest = _stored_hash(folder, stamps)
+    if digest is None:
+        digest = _hash_with_progress(path)
+        if seconds_until_settled(stamps) or file_stamps([path]) != stamps:
+            return digest
+        _store_hash(folder, stamps, digest)
+    _READ[stamps] = digest
     return digest
 
 
-def file_stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int, int, int, int], ...]:
+def _stored_hash(folder: Path, stamps: Stamps) -> str | None:
+    """Return the stored hash of a file with this stamp; None if there is none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        entry = json.loads(_stored_place(folder, stamps).read_text(encoding="utf-8"))
+        if entry["stamp"] == list(stamps[0]) and len(entry["sha256"]) == 64:
+            return entry["sha256"]
+    return None
+
+
+def _store_hash(folder: Path, stamps: Stamps, digest: str) -> None:
+    """Store the hash of a file if the folder exists."""
+    if not folder.is_dir():
+        return
+    stored = _stored_place(folder, stamps)
+    new = stored.with_suffix(f".{os.getpid()}")
+    # If the cache cannot be written, for example on a full disk, the file is read again next time.
+    with contextlib.suppress(OSError, ValueError):
+        new.write_text(json.dumps({"stamp": stamps[0], "sha256": digest}), encoding="utf-8")
+        new.replace(stored)
+    with contextlib.suppress(OSError):
+        new.unlink(missing_ok=True)
+
+
+def _stored_place(folder: Path, stamps: Stamps) -> Path:
+    return folder / hashlib.sha256(os.fsencode(stamps[0][0])).hexdigest()
+
+
+def file_stamps(paths: Iterable[Path]) -> Stamps:
     """Return a stamp for each file, which changes if the file changes.
 
     A stamp has the path, device, inode, size in bytes, modification time in ns, and change time of the inode in ns.

@@ -34,15 +34,9 @@ def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[
     """Check a table against its schema and write it atomically.
 
     Raises:
-        ValueError: The table lacks a column, has an additional column, or has an empty cell (a bug in the caller).
+        ValueError: See :func:`to_arrow`.
     """
-    names = list(schema.columns)
-    if sorted(table.columns) != sorted(names):
-        raise ValueError(f"columns {list(table.columns)} differ from those of schema {schema.kind}, {list(schema.columns)}")
-    arrow = pa.Table.from_pandas(table[names], schema=schema.arrow, preserve_index=False)
-    empty = _empty_columns(arrow)
-    if empty:
-        raise ValueError(f"empty cells in column {', '.join(empty)}")
+    arrow = to_arrow(table, schema)
     packed = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
     arrow = arrow.replace_schema_metadata({METADATA_KEY: packed})
     # With page checksums, a flipped byte raises an error on reading. By default, Parquet reads it as data.
@@ -54,6 +48,22 @@ def write(path: Path | str, table: pd.DataFrame, schema: Schema, metadata: dict[
         with temporary.open("r+b") as file:
             file.seek(place)
             file.write(digest)
+
+
+def to_arrow(table: pd.DataFrame, schema: Schema) -> pa.Table:
+    """Check a table against its schema, and return it with the columns in the order of the schema and of its types.
+
+    Raises:
+        ValueError: The table lacks a column, has an additional column, or has an empty cell (a bug in the caller).
+    """
+    names = list(schema.columns)
+    if sorted(table.columns) != sorted(names):
+        raise ValueError(f"columns {list(table.columns)} differ from those of schema {schema.kind}, {list(schema.columns)}")
+    arrow = pa.Table.from_pandas(table[names], schema=schema.arrow, preserve_index=False)
+    empty = _empty_columns(arrow)
+    if empty:
+        raise ValueError(f"empty cells in column {', '.join(empty)}")
+    return arrow
 
 
 def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -68,7 +78,6 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
     try:
         arrow = pq.ParquetFile(path, page_checksum_verification=True).read()
         arrow.validate(full=True)  # for example, that text is UTF-8
-        names = arrow.column_names
         unchanged = is_unchanged(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
@@ -95,19 +104,35 @@ def read(path: Path | str, schema: Schema) -> tuple[pd.DataFrame, dict[str, Any]
             f"{path} has version {metadata.get('version')} of the {kind} schema, but this version of icl-lens reads version "
             f"{version}; delete it with `icl-lens audit --repair`"
         )
-    missing = [name for name in schema.columns if name not in names]
-    if missing:
-        raise InputError(f"{path} is not a {kind} table: missing column {', '.join(missing)}")
-    try:
-        arrow = arrow.select(list(schema.columns)).cast(schema.arrow)
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path} is not a {kind} table: {str(error).splitlines()[0]}") from error
-    if arrow.num_rows == 0:
-        raise InputError(f"{path} has no rows; a {kind} table needs at least one")
-    empty = _empty_columns(arrow)
-    if empty:
-        raise InputError(f"{path} has empty cells in column {', '.join(empty)}")
+    arrow = conform(path, arrow, schema)
     return arrow.to_pandas(), metadata
+
+
+def conform(location: Path | str, table: pa.Table, schema: Schema) -> pa.Table:
+    """Return the columns of a schema from a table, of its types.
+
+    Args:
+        location: Description of the table in error messages.
+        table: The table. It may have other columns.
+        schema: The schema.
+
+    Raises:
+        InputError: A column is missing, is of another type or has an empty cell, or the table has no rows.
+    """
+    kind = schema.kind
+    missing = [name for name in schema.columns if name not in table.column_names]
+    if missing:
+        raise InputError(f"{location} is not a {kind} table: missing column {', '.join(missing)}")
+    try:
+        table = table.select(list(schema.columns)).cast(schema.arrow)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{location} is not a {kind} table: {str(error).splitlines()[0]}") from error
+    if table.num_rows == 0:
+        raise InputError(f"{location} has no rows; a {kind} table needs at least one")
+    empty = _empty_columns(table)
+    if empty:
+        raise InputError(f"{location} has empty cells in column {', '.join(empty)}")
+    return table
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:

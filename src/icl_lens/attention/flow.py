@@ -18,14 +18,21 @@ from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.placement import device_of, recompute_layers
 from icl_lens.network.precision import at_least_float32, exact_products
 
-# (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) if requested, else None) -> None
+# (layer, information flow (B, Q, K), mean over heads of the weights (B, Q, K) if requested, else None) -> None; per head, the
+# terms of the sum and of the mean, shape (B, H, Q, K) each
 FlowSink = Callable[[int, Tensor, Tensor | None], None]
 # (layer, weights (B, H, Q, K), gradient of the loss with respect to them (B, H, Q, K)) -> None
 _Sink = Callable[[int, Tensor, Tensor], None]
 
 
 @contextmanager
-def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, rows: Tensor | None = None) -> Iterator[None]:
+def flows(
+    network: PreTrainedModel,
+    sink: FlowSink,
+    with_weights: bool = False,
+    rows: Tensor | None = None,
+    per_head: bool = False,
+) -> Iterator[None]:
     """Pass the information flow |sum over heads of A * dL/dA| of each layer to ``sink`` during a backward pass.
 
     Run the model and call ``backward()`` on a loss inside this context. The last layer comes first. The tensors are on the
@@ -41,8 +48,10 @@ def flows(network: PreTrainedModel, sink: FlowSink, with_weights: bool = False, 
         rows: One position per prompt, shape (B,), if the loss depends only on these positions. The last layer then computes
             only these positions, and its outputs at the other positions are zeros. This requires complete prompts
             without a shared prefix, and a model for which :func:`supports_single_row` is true.
+        per_head: Whether the sink gets A_h * dL/dA_h of each head h, with its sign, before eq. 1 sums over the heads, and the
+            weights A_h of each head if they are requested, shape (B, H, Q, K) each. Not with ``rows``.
     """
-    edit = _Flows(sink, with_weights)
+    edit = _Flows(sink, with_weights, per_head)
     one_row = nullcontext() if rows is None else computed_at(network, rows, edit)
     with edited(network, edit), torch.enable_grad(), one_row, recompute_layers(network):
         yield
@@ -53,8 +62,8 @@ class _Flows(CustomAttention, LastLayerState):
 
     full_length = True
 
-    def __init__(self, sink: FlowSink, with_weights: bool) -> None:
-        self.sink, self.with_weights = sink, with_weights
+    def __init__(self, sink: FlowSink, with_weights: bool, per_head: bool = False) -> None:
+        self.sink, self.with_weights, self.per_head = sink, with_weights, per_head
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         return _GradientCallback.apply(
@@ -71,7 +80,7 @@ class _Flows(CustomAttention, LastLayerState):
         if self.last:
             key, value, rows = self.last
             report = partial(self._report_rows, layer, rows)
-        return flow_kernel.attend(query, key, value, mask, scale, softcap, report, self.with_weights)
+        return flow_kernel.attend(query, key, value, mask, scale, softcap, report, self.with_weights, self.per_head)
 
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
         return len(edits) > 1
@@ -87,8 +96,11 @@ class _Flows(CustomAttention, LastLayerState):
 
     def _report_matrices(self, layer: int, weights: Tensor, gradient: Tensor) -> None:
         wide = at_least_float32(weights)  # (B, H, Q, K)
-        flow = (wide * at_least_float32(gradient)).sum(1).abs_()  # (B, Q, K)
-        self.sink(layer, flow, wide.mean(1) if self.with_weights else None)
+        product = wide * at_least_float32(gradient)  # (B, H, Q, K)
+        if self.per_head:
+            self.sink(layer, product, wide if self.with_weights else None)
+        else:
+            self.sink(layer, product.sum(1).abs_(), wide.mean(1) if self.with_weights else None)  # (B, Q, K) each
 
 
 class _GradientCallback(torch.autograd.Function):

@@ -39,6 +39,7 @@ def attend(
     softcap: float | None,
     sink: Callable[[Tensor, Tensor | None], None],
     with_weights: bool,
+    per_head: bool = False,
 ) -> Tensor:
     """Compute the outputs of the heads, and call ``sink`` with the information flow in the backward pass.
 
@@ -51,6 +52,8 @@ def attend(
         softcap: If set, scores s become softcap * tanh(s / softcap) before the mask is added.
         sink: Called with I, shape (B, Q, K), and the mean over heads of A, shape (B, Q, K), or None. Both are at least float32.
         with_weights: Whether to compute this mean.
+        per_head: Whether ``sink`` gets the terms of the sum and of the mean instead: A_h * dL/dA_h of each head, with its sign,
+            and A_h, shape (B, H, Q, K) each.
 
     Returns:
         The outputs of the heads, shape (B, H, Q, e).
@@ -58,13 +61,13 @@ def attend(
     # The root requires a gradient, so the graph starts here even if no earlier tensor requires a gradient (layer 0).
     root = torch.ones((), device=query.device, requires_grad=True)
     mask = additive_mask(mask, query.shape[-2], key.shape[-2], query.dtype, query.device)  # (B or 1, 1, Q, K)
-    return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights)
+    return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights, per_head)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights) -> Tensor:
-        ctx.options = scale, softcap, sink, with_weights
+    def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights, per_head) -> Tensor:
+        ctx.options = scale, softcap, sink, with_weights, per_head
         groups = query.shape[1] // key.shape[1]
         # No fused kernel caps scores or supports values of a different size than the keys. On a CPU it is also slower.
         fused = softcap is None and key.shape[-1] == value.shape[-1] and query.device.type not in _ELEMENTS
@@ -85,7 +88,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         query, key, value, mask = ctx.saved_tensors
-        scale, softcap, sink, with_weights = ctx.options
+        scale, softcap, sink, with_weights, per_head = ctx.options
         batch, heads, queries, _ = query.shape
         groups = heads // key.shape[1]
         scaled, gradient = at_least_float32(query) * scale, at_least_float32(gradient.contiguous())  # (B, H, Q, d or e)
@@ -94,16 +97,19 @@ class _Attention(torch.autograd.Function):
         d_query, d_key, d_value = (
             torch.zeros_like(x) if needed else None for x, needed in zip((scaled, keys, values), needs_gradient, strict=True)
         )
-        flow = scaled.new_zeros(batch, queries, key.shape[-2])  # (B, Q, K)
+        # (B, Q, K), or (B, H, Q, K) per head
+        flow = scaled.new_zeros(batch, *([heads] if per_head else []), queries, key.shape[-2])
         mean = torch.zeros_like(flow) if with_weights else None
         for part in _parts(query, keys):
             rows, visible, edges = part.rows, part.visible, part.edges
             part_queries, part_gradient = scaled[rows], gradient[rows]  # (B', H, R, d), (B', H, R, e)
             weights, slope = _weights(part_queries, keys[visible], part.select_mask(mask), softcap)  # (B', H, R, K')
             product = (part_gradient @ values[visible].transpose(-1, -2)).mul_(weights)  # (B', H, R, K'): A * dL/dA
-            flow[edges] = product.sum(1).abs_()
+            if per_head:
+                edges = (edges[0], slice(None), *edges[1:])  # index into tensors of shape (B, H, Q, K)
+            flow[edges] = product if per_head else product.sum(1).abs_()
             if mean is not None:
-                mean[edges] = weights.mean(1)
+                mean[edges] = weights if per_head else weights.mean(1)
             if d_value is not None:
                 d_value[visible] += weights.transpose(-1, -2) @ part_gradient
             if d_query is None and d_key is None:
@@ -120,7 +126,7 @@ class _Attention(torch.autograd.Function):
             d_query *= scale
         d_key, d_value = (None if x is None else _sum_groups(x, groups) for x in (d_key, d_value))
         gradients = (None if x is None else x.to(query.dtype) for x in (d_query, d_key, d_value))
-        return *gradients, None, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None, None
 
 
 class _Part(NamedTuple):

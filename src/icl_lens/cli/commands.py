@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo
 
 from icl_lens.cli import streams
 from icl_lens.cli.preloaded import WORKFLOW_STDERR
@@ -19,6 +21,14 @@ from icl_lens.errors import InputError
 # is reduced to microseconds. The second variable disables the telemetry of huggingface_hub.
 ENV_DEFAULTS = {"GOMP_SPINCOUNT": "10000", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
+EXIT_STATUS = {
+    0: "success",
+    1: "invalid input, or audit found a fault",
+    2: "invalid arguments",
+    130: "interrupted (Ctrl-C)",
+}
+"""Exit status of each command -> its meaning."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
@@ -27,16 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command-line arguments; ``sys.argv[1:]`` by default.
 
     Returns:
-        The exit status: 0 on success, 1 for invalid input, 2 for invalid arguments, 130 if interrupted, or the status that the
-        command returns. Errors are one line on standard error.
+        The exit status, see :data:`EXIT_STATUS`. Errors are one line on standard error.
     """
     try:
         streams.prepare()
-        plugins, arguments = _split_plugins(sys.argv[1:] if arguments is None else arguments)
+        plugins, verbose, arguments = _split_shared_options(sys.argv[1:] if arguments is None else arguments)
+        configure_logging(verbose)
         command = typer.main.get_command(_app(plugins, arguments))
     except InputError as error:
         print_error(f"icl-lens: {error}")
         return 1
+    except KeyboardInterrupt:
+        print_error("icl-lens: interrupted")
+        return 130
     try:
         with streams.printing():
             return command.main(arguments, prog_name="icl-lens", standalone_mode=False) or 0
@@ -44,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print_error(f"icl-lens: {error}")
         return 1
+    except KeyboardInterrupt:
+        print_error("icl-lens: interrupted")
+        return 130
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "icl-lens"
@@ -64,15 +80,27 @@ def print_error(sentence: str) -> None:
             os.write(int(os.environ[WORKFLOW_STDERR]), f"{sentence}\n".encode())
 
 
-def _split_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the folders given by ``--plugin``, before or after the command, and the other arguments.
+def configure_logging(verbose: bool) -> None:
+    """Write log messages to standard error: warnings and progress; if verbose, also details, and the time of each message."""
+    logger = logging.getLogger("icl_lens")
+    if not verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logger.setLevel(logging.NOTSET)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+    logger.setLevel(logging.DEBUG)
 
-    These folders determine which commands exist, so they are needed before the other arguments can be parsed.
+
+def _split_shared_options(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
+    """Return the folders given by ``--plugin``, whether ``--verbose`` is given, and the other arguments.
+
+    These two options can be before or after the command. The folders determine which commands exist, so they are needed before
+    the other arguments can be parsed.
 
     Raises:
         InputError: An option ``--plugin`` has no value.
     """
-    folders, command_arguments = [], []
+    folders, verbose, command_arguments = [], False, []
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--plugin":
@@ -82,9 +110,11 @@ def _split_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
             folders.append(folder)
         elif argument.startswith("--plugin="):
             folders.append(argument.partition("=")[2])
+        elif argument in ("-v", "--verbose"):
+            verbose = True
         else:
             command_arguments += [argument, *(remaining if argument == "--" else ())]
-    return folders, command_arguments
+    return folders, verbose, command_arguments
 
 
 def _app(plugins: list[str], arguments: list[str]) -> typer.Typer:
@@ -94,18 +124,17 @@ def _app(plugins: list[str], arguments: list[str]) -> typer.Typer:
         InputError: See :func:`icl_lens.studies.registry.add_plugins`; or a study has the same name as another command.
     """
     # Imported here because the import can also fail, if a plugin named in the environment is invalid.
-    from icl_lens.cli import data, results, studies, tools, training
     from icl_lens.studies import registry
 
     registry.add_plugins(plugins)
     app = typer.Typer(
         callback=_options,
         help="Run studies of in-context learning, step by step.",
+        epilog=f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in EXIT_STATUS.items())}.",
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
     )
-    groups = (data.app, studies.app(), tools.app, training.app, results.app)
-    commands = [command for group in groups for command in group.registered_commands]
+    commands = _commands()
     names = [command.name for command in commands]
     for name in names:
         if names.count(name) > 1:
@@ -115,11 +144,29 @@ def _app(plugins: list[str], arguments: list[str]) -> typer.Typer:
     return app
 
 
+def _commands() -> list[CommandInfo]:
+    """Return all commands, including those of the registered plugins."""
+    from icl_lens.cli import data, results, studies, tools, training, walk
+
+    groups = (data.app, studies.app(), tools.app, walk.app, training.app, results.app)
+    return [command for group in groups for command in group.registered_commands]
+
+
+def command_names() -> list[str]:
+    """Return the names of all commands."""
+    return [command.name for command in _commands() if command.name]
+
+
+def version() -> str:
+    """Return the name and version of the installed package."""
+    from importlib import metadata
+
+    return f"icl-lens {metadata.version('icl-lens')}"
+
+
 def _print_version(requested: bool) -> None:
     if requested:
-        from importlib import metadata
-
-        print(f"icl-lens {metadata.version('icl-lens')}")
+        print(version())
         raise typer.Exit
 
 
@@ -131,8 +178,17 @@ def _options(
             "the command."
         ),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Write details to standard error: versions, options, the cause of an error, time in seconds and memory. Also "
+            "after the command.",
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Declare the options of ``icl-lens`` itself; :func:`main` handles ``--plugin``."""
+    """Declare the options of ``icl-lens`` itself; :func:`main` handles ``--plugin`` and ``--verbose``."""

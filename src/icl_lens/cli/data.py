@@ -95,7 +95,10 @@ def _representation_prompts(
     task: Annotated[Literal["lines", "reading"], typer.Option(help="The task.")],
     out: Annotated[Path, typer.Option(help="The prompts table to write.")],
     settings: Annotated[
-        str, typer.Option(help="The keys under `studies: representation_change` in the config, as YAML.")
+        str,
+        typer.Option(
+            help="The keys under `studies: representation_change` in the config, as YAML; a missing key has its default."
+        ),
     ] = "{}",
 ) -> None:
     """Write the prompts of one task with and without examples."""

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import logging
 import os
+import platform
+import re
+import resource
 import stat
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
 from icl_lens.artifacts import files
 from icl_lens.cli import streams
-from icl_lens.cli.commands import ENV_DEFAULTS, print_error
+from icl_lens.cli.commands import ENV_DEFAULTS, print_error, version
 from icl_lens.config import keys
 from icl_lens.errors import InputError
+from icl_lens.models.options import LoadOptions, RunOptions, merge
+from icl_lens.progress import amount
 from icl_lens.tasks.task import TASKS
+
+logger = logging.getLogger(__name__)
 
 # Commands that may use the network.
 ONLINE_COMMANDS = ("fetch-model", "fetch-dataset")
@@ -33,9 +44,12 @@ OUTPUT_OPTIONS = {
 }
 
 # Commands that read each of their files once, so that a file may be a pipe.
-READ_ONCE = ("compress", "reweight-components")
+READ_ONCE = ("compress", "reweight-components", "walk")
 
-# The values of --bos and the corresponding argument of icl_lens.prompts.positions.tokenize.
+# Commands that need exactly one of several options. This is checked before a model is downloaded.
+ONE_OF = {"classify": ("cache", "components")}
+
+# The values of --bos and the corresponding values of RunOptions.bos.
 BOS = {"auto": "auto", "yes": True, "no": False}
 
 Model = Annotated[str, typer.Option(help="A folder with a checkpoint and its tokenizer, or the id of a Hub model.")]
@@ -57,7 +71,8 @@ Placement = Annotated[
 MaxMemory = Annotated[
     str | None,
     typer.Option(
-        help='With --placement auto: how much memory the layers may use, as JSON, for example {"0": "60GB", "cpu": "200GB"}.'
+        help="With --placement auto: how much memory the layers may use on each device, as JSON with units, for example "
+        '{"0": "60GB", "cpu": "200GB"}; by default, 80 % of the free memory.'
     ),
 ]
 Matmul = Annotated[
@@ -72,6 +87,13 @@ Bos = Annotated[
     typer.Option(help="Whether to prepend the BOS token to each prompt; auto does what the tokenizer does."),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="Format each prompt with the chat template of the tokenizer.")]
+ChatTurns = Annotated[
+    bool,
+    typer.Option(
+        "--chat-turns",
+        help="Like --chat, but each demonstration is a turn of the user (its text) and a turn of the assistant (its label).",
+    ),
+]
 Untrained = Annotated[
     int | None,
     typer.Option(min=0, max=2**32 - 1, help="Replace the weights by random weights drawn with this seed (an untrained copy)."),
@@ -127,12 +149,15 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: typer.Context) -> Any:
         """Run the command."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        start = time.monotonic()
+        self._log_versions(ctx.params)
         try:
             self._prepare(ctx.params)
             return super().invoke(ctx)
         except InputError as error:
-            print_error(f"{ctx.command_path}: {error}")
+            if error.__cause__ is not None:
+                logger.debug("the error was caused by %r", error.__cause__)
+            print_error(f"{ctx.command_path}: {self._with_option(ctx, str(error))}")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print_error(f"{ctx.command_path}: interrupted")
@@ -144,9 +169,52 @@ class Command(TyperCommand):
             print_error(f"{ctx.command_path}: {sentence}")
             streams.discard_output()
             raise typer.Exit(1) from None
+        finally:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            logger.debug("%s took %.1f s and at most %s of memory", self.name, time.monotonic() - start, amount(peak))
+
+    def _log_versions(self, options: dict[str, Any]) -> None:
+        """Log the versions of icl-lens, Python and the libraries, and the options of the command, if the command is verbose."""
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
+        from icl_lens.artifacts.provenance import library_versions
+
+        libraries = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+        logger.debug("%s, Python %s, %s", version(), platform.python_version(), libraries)
+        given = {name: value for name, value in options.items() if value not in (None, ())}
+        logger.debug("%s: %s", self.name, ", ".join(f"{name} = {value}" for name, value in given.items()))
+
+    def _with_option(self, ctx: typer.Context, sentence: str) -> str:
+        """Return an error with the option of the file or folder that it is about. An error that names an option is unchanged.
+
+        The code that finds an error in a file does not know which option names the file.
+        """
+        # The text of one of these options is a part of a config, and an error names its key.
+        texts = [name for name in ("settings", "recipe", "definition") if ctx.params.get(name)]
+        if sentence.startswith("config: ") and (texts or "task" in ctx.params):
+            if "task" in ctx.params and sentence.startswith("config: tasks: "):
+                return sentence.replace("config: tasks: ", "--task: ", 1)
+            return sentence.replace("config: ", f"--{texts[0]}: ") if len(texts) == 1 else sentence
+        parameters = self.get_params(ctx)
+        if any(_mentions(sentence, option) for parameter in parameters for option in parameter.opts):
+            return sentence
+        found: dict[str, str] = {}
+        for parameter in parameters:
+            value = ctx.params.get(parameter.name or "")
+            for path in value if isinstance(value, list | tuple) else [value]:
+                is_path = isinstance(path, Path) or parameter.name == "model"
+                if is_path and path is not None and parameter.opts[0].startswith("--") and _mentions(sentence, str(path)):
+                    found[parameter.opts[0]] = str(path)
+        longest = max(map(len, found.values()), default=0)
+        named = [option for option, path in found.items() if len(path) == longest]
+        return f"{named[0]}: {sentence}" if len(named) == 1 else sentence
 
     def _prepare(self, options: dict[str, Any]) -> None:
-        """Check the output files, set the environment of the libraries and download the model if needed."""
+        """Check the options and the output files, set the environment of the libraries, and download the model if needed."""
+        alternatives = ONE_OF.get(self.name or "", ())
+        if alternatives and (given := sum(options[name] is not None for name in alternatives)) != 1:
+            names = " or ".join(f"--{name}" for name in alternatives)
+            raise InputError(f"give either {names}{', not both' if given else ''}")
         for name in ("out", *OUTPUT_OPTIONS.get(self.name or "", ())):
             if name in options:
                 require_separate(f"--{name}", options[name], options)
@@ -163,6 +231,11 @@ class Command(TyperCommand):
                 options["model"] = fetch.resolve(options["model"], options["revision"], options["downloads"])
             # huggingface_hub reads this variable once, on import, so it is set first. (Another process downloads the model.)
             os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _mentions(sentence: str, path: str) -> bool:
+    """Return whether a sentence contains a path, and not only as a part of another path or word."""
+    return re.search(rf"(?<![\w./-]){re.escape(path)}(?![\w/-]|\.\w)", sentence) is not None
 
 
 def _is_option(argument: str) -> bool:
@@ -234,20 +307,104 @@ def require_writable(option: str, out: Path, folder: bool = False) -> None:
         raise InputError(f"{option}: {error}") from error
 
 
-def memory_limits(max_memory: str | None) -> dict[str, str] | None:
-    """Return the value of ``--max-memory``.
+class ModelOption(NamedTuple):
+    """An option of each command that runs a model, unless the command leaves it out.
+
+    Attributes:
+        annotation: Type and help of the option.
+        default: Its default.
+    """
+
+    annotation: Any
+    default: Any
+
+
+# The options with which a command loads and runs a model, by the name of the parameter, in the order of the help. They are
+# fields of LoadOptions and RunOptions, apart from those that :func:`_from_command_line` converts.
+MODEL_OPTIONS = {
+    "name": ModelOption(ModelName, LoadOptions.name),
+    "revision": ModelOption(Revision, None),
+    "downloads": ModelOption(Downloads, Path("downloads")),
+    "device": ModelOption(Device, LoadOptions.device),
+    "dtype": ModelOption(Dtype, LoadOptions.dtype),
+    "matmul": ModelOption(Matmul, RunOptions.matmul),
+    "batch_tokens": ModelOption(BatchTokens, RunOptions.batch_tokens),
+    "bos": ModelOption(Bos, "auto"),
+    "chat": ModelOption(Chat, False),
+    "chat_turns": ModelOption(ChatTurns, False),
+    "untrained": ModelOption(Untrained, LoadOptions.untrained_seed),
+    "adapter": ModelOption(Adapter, LoadOptions.adapter),
+    "placement": ModelOption(Placement, LoadOptions.placement),
+    "max_memory": ModelOption(MaxMemory, None),
+}
+
+
+def with_model_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator for the function of a command that loads and runs a model.
+
+    The decorated function takes :data:`MODEL_OPTIONS` as keyword arguments, in place of the parameters ``load_options`` and
+    ``run_options`` of the original function. Typer reads the options of the command from its signature.
+
+    Args:
+        without: Names of the options that the command does not have.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        chosen = {name: option for name, option in MODEL_OPTIONS.items() if name not in without}
+
+        @functools.wraps(function)
+        def command(*arguments: Any, **values: Any) -> None:
+            given = {name: values.pop(name) for name in chosen}
+            load_options, run_options = merge(None, None, **_from_command_line(given))
+            function(*arguments, **values, load_options=load_options, run_options=run_options)
+
+        new = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.annotation)
+            for name, option in chosen.items()
+        ]
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+            if name != "run_options":
+                parameters += new if name == "load_options" else [parameter]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _from_command_line(given: dict[str, Any]) -> dict[str, Any]:
+    """Convert values of :data:`MODEL_OPTIONS` to fields of :class:`LoadOptions` and :class:`RunOptions`.
 
     Raises:
-        InputError: See :func:`icl_lens.network.max_memory.from_json`.
+        InputError: ``--chat`` and ``--chat-turns`` are combined, or see :func:`icl_lens.network.max_memory.from_json`.
     """
     from icl_lens.network.max_memory import from_json
 
-    return None if max_memory is None else from_json(max_memory)
+    fields = dict(given)
+    for name in ("revision", "downloads"):  # Command has resolved the model with them
+        fields.pop(name, None)
+    if "bos" in fields:
+        fields["bos"] = BOS[fields["bos"]]
+    if "chat" in fields:
+        as_chat, turns = fields.pop("chat"), fields.pop("chat_turns")
+        if as_chat and turns:
+            raise InputError("--chat and --chat-turns cannot be combined; remove one of them")
+        fields["as_chat"] = "turns" if turns else as_chat
+    if "untrained" in fields:
+        fields["untrained_seed"] = fields.pop("untrained")
+    if fields.get("max_memory") is not None:
+        fields["max_memory"] = from_json(fields["max_memory"])
+    return fields
 
 
 def quieten_transformers() -> None:
-    """Disable the log messages and progress bars of transformers."""
+    """Disable the log messages, progress bars and notices of deprecation of transformers."""
+    import warnings
+
     import transformers
+
+    # Versions from 5.24 rename this argument, and accept the old name until 5.40 (see pyproject.toml).
+    warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated", category=FutureWarning)
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from icl_lens.cli.commands import print_error
+from icl_lens import resources
+from icl_lens.cli.commands import command_names, print_error
 from icl_lens.cli.options import Command
 from icl_lens.errors import InputError
 
@@ -20,7 +21,7 @@ app = typer.Typer()
 
 @app.command("execute", cls=Command, rich_help_panel=PANEL)
 def _execute(
-    source: Annotated[Path, typer.Option(help="The notebook in the repository.")],
+    source: Annotated[Path, typer.Option(help="The notebook of the figure or table.")],
     parameters: Annotated[str, typer.Option(help="The parameters of the notebook, as JSON; - reads them from standard input.")],
     out: Annotated[Path, typer.Option(help="The executed notebook to write. If a cell fails, the notebook shows the error.")],
 ) -> int:
@@ -32,7 +33,13 @@ def _execute(
     from icl_lens.artifacts import execution
 
     try:
-        execution.execute(source, out, json.loads(sys.stdin.read() if parameters == "-" else parameters))
+        values = json.loads(sys.stdin.read() if parameters == "-" else parameters)
+    except ValueError as error:
+        raise InputError(f"--parameters is not valid JSON: {error}; specify a JSON object of parameters") from error
+    if not isinstance(values, dict):
+        raise InputError('--parameters must be a JSON object, for example {"item": "figure_3"}')
+    try:
+        execution.execute(source, out, values)
     except PapermillExecutionError as error:
         print_error(str(error))
         return 1
@@ -41,7 +48,7 @@ def _execute(
 
 @app.command("record", cls=Command, rich_help_panel=PANEL)
 def _record(
-    source: Annotated[Path, typer.Option(help="The notebook in the repository.")],
+    source: Annotated[Path, typer.Option(help="The notebook that was executed.")],
     executed: Annotated[Path, typer.Option(help="The executed notebook.")],
     out: Annotated[Path, typer.Option(help="The notebook to write, without execution times.")],
     json: Annotated[Path, typer.Option(help="The JSON file with the hashes to write.")],
@@ -109,9 +116,15 @@ def _audit(
 def _report(
     results: Annotated[Path, typer.Option(help="The results folder.")],
     items: Annotated[list[str], typer.Option(help="One or more figures and tables to show.")],
-    claims: Annotated[list[Path], typer.Option(help="One or more claims files, one per paper.")],
-    page: Annotated[Path, typer.Option(help="The folder with the template, style sheet and script of the page.")],
     out: Annotated[Path, typer.Option(help="The page to write.")],
+    claims: Annotated[
+        list[Path] | None,
+        typer.Option(help="One or more claims files, one per paper; by default those of icl-lens for the papers of --items."),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="The folder with the template, style sheet and scripts of the page; by default that of icl-lens."),
+    ] = None,
     missing: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,13 +142,23 @@ def _report(
 ) -> None:
     """Write the HTML page with the results of all claims, figures and tables."""
     from icl_lens.report import page as report_page
+    from icl_lens.studies import registry
 
+    if not claims:
+        shown = {registry.items()[name].group for name in items if name in registry.items()}
+        claims = [
+            path for paper in registry.papers() if paper in shown and (path := resources.CLAIMS / f"{paper}.yaml").is_file()
+        ]
     reasons = {}
     for named in missing or []:
         name, _, log = named.partition("=")
         reasons[name] = report_page.failure(Path(log)) if log else "the run ended before it was made"
+    if wrong := next((null for null in nulls or [] if "=" not in null), None):
+        raise InputError(f"--nulls must be NAME=FILE, got {wrong!r}")
+    if wrong := next((each for each in missing or [] if "=" not in each), None):
+        raise InputError(f"--missing must be ITEM=LOG, got {wrong!r}; write {wrong}= if there is no log")
     null_files = {name: Path(path) for name, _, path in (null.partition("=") for null in nulls or [])}
-    report_page.write(results, items, claims, page, out, walks or [], reasons, left_out or [], null_files)
+    report_page.write(results, items, claims, page or resources.REPORT, out, walks or [], reasons, left_out or [], null_files)
 
 
 @app.command("publish", cls=Command, rich_help_panel=PANEL)
@@ -147,24 +170,47 @@ def _publish(
     docs: Annotated[Path, typer.Argument(help="The folder for NAME.md, NAME-scorecard.csv and the folder NAME.")],
     name: Annotated[str | None, typer.Option(help="NAME; by default the name of the model.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; list the files that would change.")] = False,
-    claims: Annotated[Path, typer.Option(help="The folder with the claims files.")] = Path("resources/claims"),
-    page: Annotated[Path, typer.Option(help="The folder with the template of the page.")] = Path("resources/publish"),
+    claims: Annotated[Path | None, typer.Option(help="The folder with the claims files; by default that of icl-lens.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="The folder with the template of the page; by default that of icl-lens.")
+    ] = None,
 ) -> int:
     """Write the page, scorecard and pictures of a run for the repository."""
     from icl_lens.report import publish
     from icl_lens.studies import registry
 
+    claims, page = claims or resources.CLAIMS, page or resources.PUBLISH
     order = {name: position for position, name in enumerate(registry.papers())}
     files = sorted(claims.glob("*.yaml"), key=lambda path: (order.get(path.stem, len(order)), path.stem))
     if not files or not (page / publish.TEMPLATE).is_file():
-        problem = f"{page} contains no {publish.TEMPLATE}" if files else f"{claims} contains no claims file (.yaml)"
-        raise InputError(f"{problem}; run the command in the folder of the repository, or specify --claims and --page")
+        problem = (
+            f"--page {page} contains no {publish.TEMPLATE}" if files else f"--claims {claims} contains no claims file (.yaml)"
+        )
+        raise InputError(f"{problem}; specify another folder, or omit the option to use that of icl-lens")
     lines = (publish.check if check else publish.write)(results, docs, name, files, page)
     for line in lines:
         print(line)
     if check:
         print(f"{len(lines) or 'no'} file{'' if len(lines) == 1 else 's'} to rewrite")
     return 1 if check and lines else 0
+
+
+@app.command("init", cls=Command, rich_help_panel=PANEL)
+def _init(
+    folder: Annotated[Path, typer.Argument(help="The folder to create: a new or an empty folder.")],
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Add a study of your own with this name, in the folder studies/NAME."),
+    ] = None,
+) -> None:
+    """Create a project that uses the workflow: a config, a Snakefile and a README, without a clone of the repository."""
+    from icl_lens import project
+
+    if study is not None and study.replace("_", "-") in command_names():
+        raise InputError(f"--study: the name {study!r} is taken; specify another name")
+    print(f"created {folder}: {', '.join(project.create(folder, study))}")
+    place = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    print(f"edit config.yaml, then run: {place}snakemake --cores all")
 
 
 @app.command("plan", cls=Command, rich_help_panel=PANEL)
@@ -185,8 +231,22 @@ def _plan(
 def _config(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema instead.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Print a Markdown table of all keys instead.")] = False,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Print an example config instead: config/NAME.yaml, for example gemma, own-task, paper."
+        ),
+    ] = None,
 ) -> None:
-    """Print the default config, its JSON schema, or a table of all keys."""
+    """Print the default config, its JSON schema, a table of all keys, or an example config."""
+    if [schema, reference, example is not None].count(True) > 1:
+        raise InputError("give only one of --schema, --reference and --example")
+    if example is not None:
+        examples = resources.examples()
+        if example not in examples:
+            raise InputError(f"--example: there is no example config {example!r}; the examples are {', '.join(examples)}")
+        sys.stdout.write(examples[example].read_text(encoding="utf-8"))
+        return
     from icl_lens.config import render
 
     if schema:

@@ -12,6 +12,7 @@ import typer
 from icl_lens.artifacts import shards
 from icl_lens.cli import gpu_slots, options
 from icl_lens.errors import InputError
+from icl_lens.models.options import LoadOptions, RunOptions
 from icl_lens.section import Section
 from icl_lens.studies import registry
 from icl_lens.studies.study import Study
@@ -38,12 +39,14 @@ def _command(study: Study) -> Callable[..., None]:
     del parameters["study"], parameters["further"], parameters["settings"]
     tables = {f"further_{table.option}": table for table in study.further}  # the prefix avoids name collisions
     for name, table in tables.items():
-        if table.option in (*parameters, "settings", "plugin", "help"):
+        if table.option in (*parameters, "settings", "plugin", "verbose", "help"):
             raise InputError(f"study {study.name}: further: the command already has an option --{table.option}; rename it")
         option = typer.Option(f"--{table.option.replace('_', '-')}", help=_sentence(table.help))
         parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path, option])
     if study.settings is not None:
-        option = typer.Option(help=f"The keys under `studies: {study.settings.name}` in the config, as YAML.")
+        option = typer.Option(
+            help=f"The keys under `studies: {study.settings.name}` in the config, as YAML; a missing key has its default."
+        )
         parameters["settings"] = inspect.Parameter(
             "settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
         )
@@ -71,56 +74,27 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
 
 
+@options.with_model_options()
 def _run(
     study: Study,
     further: Mapping[str, Path],
     settings: Section | None,
+    /,
     *,
     model: options.Model,
     prompts: Annotated[Path, typer.Option(help="A prompts table.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
-    name: options.ModelName = None,
-    revision: options.Revision = None,
-    downloads: options.Downloads = Path("downloads"),
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    matmul: options.Matmul = "exact",
-    batch_tokens: options.BatchTokens = 4096,
-    bos: options.Bos = "auto",
-    chat: options.Chat = False,
-    untrained: options.Untrained = None,
+    load_options: LoadOptions,
+    run_options: RunOptions,
     gpus: options.Gpus = 0,
     shard: options.Shard = None,
-    adapter: options.Adapter = None,
-    placement: options.Placement = "device",
-    max_memory: options.MaxMemory = None,
 ) -> None:
     chosen = shards.parse(shard) if shard is not None else None
-    limits = options.memory_limits(max_memory)
-    gpu_slots.reserve(gpus, device)
+    gpu_slots.reserve(gpus, load_options.device)
     options.quieten_transformers()
     from icl_lens.studies.run import run
 
-    run(
-        study,
-        model,
-        prompts,
-        out,
-        name=name,
-        device=device,
-        dtype=dtype,
-        matmul=matmul,
-        batch_tokens=batch_tokens,
-        bos=options.BOS[bos],
-        as_chat=chat,
-        settings=settings,
-        further=further,
-        untrained=untrained,
-        shard=chosen,
-        adapter=adapter,
-        placement=placement,
-        max_memory=limits,
-    )
+    run(study, model, prompts, out, settings, further, chosen, load_options, run_options)
 
 
 def _run_synthetic(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from icl_lens.cli import options
-from icl_lens.errors import InputError
+from icl_lens.models.options import LoadOptions, RunOptions
 
 PANEL = "Tools for your own texts"
 
@@ -17,7 +17,9 @@ app = typer.Typer()
 
 
 @app.command("compress", cls=options.Command, rich_help_panel=PANEL)
+@options.with_model_options("batch_tokens", "untrained")
 def _compress(
+    *,
     model: options.Model,
     task: options.Task,
     demos: Annotated[Path, typer.Option(help="The demonstrations: .jsonl, .csv, .tsv or .parquet with text and label.")],
@@ -27,17 +29,8 @@ def _compress(
         Literal["anchors", "all"],
         typer.Option(help="The positions to keep: template and label words (anchors), or all."),
     ] = "anchors",
-    name: options.ModelName = None,
-    revision: options.Revision = None,
-    downloads: options.Downloads = Path("downloads"),
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    matmul: options.Matmul = "exact",
-    bos: options.Bos = "auto",
-    chat: options.Chat = False,
-    adapter: options.Adapter = None,
-    placement: options.Placement = "device",
-    max_memory: options.MaxMemory = None,
+    load_options: LoadOptions,
+    run_options: RunOptions,
 ) -> None:
     """Run the model on demonstrations once, and write a subset of their keys and values to a file."""
     from icl_lens.config import parse
@@ -45,31 +38,16 @@ def _compress(
 
     parsed, _ = parse.parse_task(task, definition)
     texts, labels = text_files.demonstrations(demos, parsed)
-    limits = options.memory_limits(max_memory)
     options.quieten_transformers()
     from icl_lens.tools.compress import compress
 
-    compress(
-        model,
-        parsed,
-        texts,
-        labels,
-        out,
-        keep=keep,
-        name=name,
-        device=device,
-        dtype=dtype,
-        matmul=matmul,
-        bos=options.BOS[bos],
-        as_chat=chat,
-        adapter=adapter,
-        placement=placement,
-        max_memory=limits,
-    )
+    compress(model, parsed, texts, labels, out, keep, load_options, run_options)
 
 
 @app.command("reweight-components", cls=options.Command, rich_help_panel=PANEL)
+@options.with_model_options("untrained")
 def _reweight_components(
+    *,
     model: options.Model,
     task: options.Task,
     train: Annotated[Path, typer.Option(help="Labelled texts: .jsonl, .csv, .tsv or .parquet with text and label.")],
@@ -86,18 +64,8 @@ def _reweight_components(
         str | None,
         typer.Option(help="How to train the component weights: the keys under `studies: components` in the config, as YAML."),
     ] = None,
-    name: options.ModelName = None,
-    revision: options.Revision = None,
-    downloads: options.Downloads = Path("downloads"),
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    matmul: options.Matmul = "exact",
-    batch_tokens: options.BatchTokens = 4096,
-    bos: options.Bos = "auto",
-    chat: options.Chat = False,
-    adapter: options.Adapter = None,
-    placement: options.Placement = "device",
-    max_memory: options.MaxMemory = None,
+    load_options: LoadOptions,
+    run_options: RunOptions,
 ) -> None:
     """Train one weight per attention head and MLP on a few labelled texts, and write them to a file."""
     from icl_lens.config import parse
@@ -108,7 +76,6 @@ def _reweight_components(
     section = parse.parse_settings("components", settings) if settings is not None else None
     texts, labels = text_files.demonstrations(train, parsed)
     classes = len(parsed.label_words)
-    limits = options.memory_limits(max_memory)
     options.quieten_transformers()
     from icl_lens.tools.reweight import reweight
 
@@ -120,21 +87,15 @@ def _reweight_components(
         demonstrations or per_class(DEMONSTRATIONS, classes) * classes,
         out,
         section,
-        name=name,
-        device=device,
-        dtype=dtype,
-        matmul=matmul,
-        bos=options.BOS[bos],
-        as_chat=chat,
-        adapter=adapter,
-        placement=placement,
-        max_memory=limits,
-        batch_tokens=batch_tokens,
+        load_options,
+        run_options,
     )
 
 
 @app.command("classify", cls=options.Command, rich_help_panel=PANEL)
+@options.with_model_options("name", "dtype", "bos", "chat", "chat_turns", "untrained")
 def _classify(
+    *,
     model: options.Model,
     texts: Annotated[str, typer.Argument(metavar="FILE", help="The texts; - means standard input.")] = "-",
     cache: Annotated[
@@ -151,29 +112,20 @@ def _classify(
             "follows from the extension of FILE."
         ),
     ] = None,
-    revision: options.Revision = None,
-    downloads: options.Downloads = Path("downloads"),
-    device: options.Device = "auto",
-    matmul: options.Matmul = "exact",
-    batch_tokens: options.BatchTokens = 4096,
-    adapter: options.Adapter = None,
-    placement: options.Placement = "device",
-    max_memory: options.MaxMemory = None,
+    load_options: LoadOptions,
+    run_options: RunOptions,
 ) -> None:
     """Classify texts with compressed demonstrations or with re-weighted components, and print JSON lines."""
     import json
 
     from icl_lens.tools import text_files
 
-    if (cache is None) == (components is None):
-        raise InputError("give either --cache or --components" + ("" if cache is None else ", not both"))
     lines = text_files.texts(texts, format)
-    limits = options.memory_limits(max_memory)
     options.quieten_transformers()
     from icl_lens.tools import classify
 
     predict = classify.with_components if components else classify.with_cache
-    predictions = predict(model, components or cache, lines, device, batch_tokens, matmul, adapter, placement, limits)
+    predictions = predict(model, components or cache, lines, load_options, run_options)
     with contextlib.suppress(BrokenPipeError):  # the reader, for example `head`, closed the pipe early
         for prediction in predictions:
             print(json.dumps(prediction._asdict(), ensure_ascii=False))

@@ -125,10 +125,12 @@ class Model(Section):
         "measure the loss with and without it, and figures have a warning if the loss in the form used is higher by more than "
         "0.5 nats per token.",
     )
-    chat: bool = Field(
+    chat: Literal["turns", True, False] = Field(
         default=False,
-        description="Format prompts with the tokenizer's chat template: the user's turn contains the demonstrations and the "
-        "query, and the assistant's turn begins with the last piece of the task's template.",
+        description="Format prompts with the tokenizer's chat template. true: the user's turn contains the demonstrations and "
+        "the query, and the assistant's turn begins with the last piece of the task's template. turns: each demonstration is a "
+        "turn of the user (its text with the task's template) and a turn of the assistant (its label word), and the query is "
+        "the last turn of the user. `representation_models` cannot use turns.",
     )
 
     untrained: Seed | None = Field(
@@ -300,7 +302,7 @@ class Config(Section):
     own_tasks: dict[Name, OwnTask] = Field(
         default_factory=dict,
         description="Your own tasks: template, label words, and files or a Hub data set. List them in `tasks`, too. "
-        "README.md has an example.",
+        "docs/own-task.md has an example.",
     )
     data: Data = Field(
         default_factory=Data,
@@ -398,6 +400,11 @@ class Config(Section):
             if model != self.model(model.name):
                 raise ValueError(
                     f"representation_models: {model.name!r} is already the name of a different model in models; choose another"
+                )
+            if model.chat == "turns":
+                raise ValueError(
+                    f"representation_models: {model.name}: chat must be true or false, because the examples of "
+                    "representation_change have no label words that could be turns, got 'turns'"
                 )
         for model in self.all_models:
             placement = model.placement or self.placement

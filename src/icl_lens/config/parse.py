@@ -43,10 +43,30 @@ def parse(mapping: Mapping[str, Any]) -> Config:
     try:
         return user_paths.with_included_models(config_type().model_validate(mapping))
     except ValidationError as error:
-        details = error.errors()
-        sentences = [one_line(_sentence(detail), _SENTENCE) for detail in details[:_SENTENCES]]
-        more = [f"{len(details) - _SENTENCES} more errors"] if len(details) > _SENTENCES else []
-        raise InputError("; ".join(sentences + more)) from None
+        raise InputError(sentences(error)) from None
+
+
+def sentences(
+    error: ValidationError,
+    location: str = "config",
+    section: type[BaseModel] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> str:
+    """Return one sentence per fault of invalid keys.
+
+    Args:
+        error: The error of pydantic.
+        location: Beginning of each sentence.
+        section: The section with the keys; the whole config by default.
+        names: Key of the section -> its name in the sentences, if it has another one.
+    """
+    details = error.errors()
+    found = [
+        one_line(_sentence(detail, location, section or config_type(), names or {}), _SENTENCE)
+        for detail in details[:_SENTENCES]
+    ]
+    more = [f"{len(details) - _SENTENCES} more errors"] if len(details) > _SENTENCES else []
+    return "; ".join(found + more)
 
 
 def _whole_characters(value: Any, parents: list[int]) -> Any:
@@ -150,37 +170,39 @@ def _mapping(path: Path | str) -> Mapping[str, Any]:
     return mapping
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: ErrorDetails, source: str, section: type[BaseModel], names: Mapping[str, str]) -> str:
     """Format a pydantic error as one sentence for the user."""
     location = detail["loc"]
+    valid = _keys_at(location[:-1], section)
+    location = (names.get(str(location[0]), location[0]), *location[1:]) if location else ()
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{short_list([part])}" for part in location).lstrip(".")
     value = short_repr(detail.get("input"))
     match detail["type"]:
         case "extra_forbidden":
-            return f"config: unknown key {key!r} (= {value}); {suggest(str(location[-1]), _keys_at(location[:-1]))}"
+            return f"{source}: unknown key {key!r} (= {value}); {suggest(str(location[-1]), valid)}"
         case "missing":
-            return f"config: {key!r} is missing; add it"
+            return f"{source}: {key!r} is missing; add it"
         case "value_error":
             fault = str(detail["ctx"]["error"])
             # The message of a section may lack its key, because all sections in a mapping or list share the same validator.
-            return f"config: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"config: {key}: {fault}"
+            return f"{source}: {fault}" if fault.startswith(key.split(".")[0].split("[")[0]) else f"{source}: {key}: {fault}"
         case "model_type" | "dict_type":
-            return f"config: {key!r} must be a mapping of keys to values, got {value}"
+            return f"{source}: {key!r} must be a mapping of keys to values, got {value}"
         case "string_pattern_mismatch":
             form = "a name (owner/name)" if location[-1] == "hub" else "a name"
             return (
-                f"config: {key!r} must be {form} of letters, digits, dots, underscores and hyphens that starts with a letter "
+                f"{source}: {key!r} must be {form} of letters, digits, dots, underscores and hyphens that starts with a letter "
                 f"or digit, got {value}"
             )
         case "invalid_key":
-            return f"config: {key}: a key must be text, got {value}; put it in quotes"
+            return f"{source}: {key}: a key must be text, got {value}; put it in quotes"
         case "list_type":
-            return f"config: {key!r} must be a list, such as {_example_list(location, detail['input'])}, got {value}"
+            return f"{source}: {key!r} must be a list, such as {_example_list(location, detail['input'])}, got {value}"
         case "literal_error":
-            return f"config: {key!r} must be {detail['ctx']['expected']}, got {value}"
+            return f"{source}: {key!r} must be {detail['ctx']['expected']}, got {value}"
         case _:
             message = re.sub("^[A-Za-z]+ should | after validation, not .*$", "", detail["msg"])
-            return f"config: {key!r} must {message}, got {value}"
+            return f"{source}: {key!r} must {message}, got {value}"
 
 
 def _example_list(location: tuple[int | str, ...], value: Any) -> str:
@@ -191,9 +213,8 @@ def _example_list(location: tuple[int | str, ...], value: Any) -> str:
     return f"[{', '.join(map(repr, values))}]"
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """Return the valid keys of the section at a location in the config."""
-    section: type[BaseModel] = config_type()
+def _keys_at(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
+    """Return the valid keys of the section at a location inside a section."""
     for part in location:
         if isinstance(part, str) and part in section.model_fields:
             section = section_of(section.model_fields[part].annotation) or section

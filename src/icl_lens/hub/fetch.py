@@ -105,7 +105,7 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, downloads: Path 
     if Path(folder_or_hub_id).is_file():
         remedy = "convert it with `icl-lens convert-gguf`" if folder_or_hub_id.endswith(".gguf") else "specify the folder"
         raise InputError(f"{folder_or_hub_id} is a file, not a model folder; {remedy}")
-    if not _is_hub_id(folder_or_hub_id):
+    if not is_hub_id(folder_or_hub_id):
         raise InputError(
             f"model folder {folder_or_hub_id} does not exist, and this is not a valid Hub name (owner/name); check the path"
         )
@@ -359,13 +359,14 @@ def _run(command: list[str], name: str) -> None:
         )
 
 
-def _is_hub_id(text: str) -> bool:
+def is_hub_id(text: str) -> bool:
+    """Return whether a text can be the name of a repository on the Hub."""
     # "--" separates owner and name in the folder name; the Hub allows neither "--" nor ".." in a repository name.
     return bool(re.fullmatch(rf"(?:{_NAME}/)?{_NAME}", text, re.ASCII)) and "--" not in text and ".." not in text
 
 
 def _folder_name(hub: str) -> str:
-    if not _is_hub_id(hub):
+    if not is_hub_id(hub):
         raise InputError(f"{hub!r} is not a valid name of a Hub repository; use owner/name")
     return hub.replace("/", "--")
 

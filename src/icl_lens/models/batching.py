@@ -165,6 +165,11 @@ def shared_batches(model: LanguageModel, prompts: Sequence[TokenizedPrompt], bud
             yield from batches(model, prompts, budget, group.index, prefixes.read(model.network, group.ids))
 
 
+def one_batch(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> Batch:
+    """Return one batch of all prompts, in their order. They must have the same number of classes."""
+    return _pad(list(range(len(prompts))), list(prompts), max(len(p.ids) for p in prompts), model.device, None)
+
+
 def needs_any(prompts: Sequence[TokenizedPrompt], index: Iterable[int]) -> bool:
     """Return whether the results of any of the indexed prompts are needed."""
     return any(prompts[i].needed for i in index)

@@ -6,8 +6,8 @@ import contextlib
 import logging
 import pickle
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from icl_lens.hub import adapters, converted, fetched, quantization
 from icl_lens.hub.checkpoints import checkpoint_files, checkpoint_hash, weight_files
 from icl_lens.models import last_row, lora, prefixes
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.options import LoadOptions
 from icl_lens.models.untrained import untrained
 from icl_lens.network import activations, layer_states, model_cache, quantized, vocabulary
 from icl_lens.network import placement as placement_of_layers
@@ -59,31 +60,15 @@ _PRELOADED: dict[_Key, tuple[tuple, _Checkpoint, list[logging.LogRecord]]] = {}
 _TAKEN: set[_Key] = set()
 
 
-def load(
-    folder: Path | str,
-    name: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    untrained_seed: int | None = None,
-    adapter: Path | str | None = None,
-    placement: str = "device",
-    max_memory: Mapping[str, str] | None = None,
-) -> LanguageModel:
+def load(folder: Path | str, options: LoadOptions | None = None, **changes: Any) -> LanguageModel:
     """Load a decoder-only checkpoint and its tokenizer from a folder.
 
     Args:
         folder: Folder with config.json, *.safetensors (or pytorch_model*.bin if there are none) and the files of a fast
             tokenizer.
-        name: Name of the model in artifacts. The default is the name on the Hub for a fetched model, the name of the GGUF file
-            for a converted model, and otherwise the name of the folder.
-        device: auto, cpu, cuda or mps.
-        dtype: float32, float16 or bfloat16.
-        untrained_seed: Seed of random weights that replace the weights of the checkpoint
-            (:func:`icl_lens.models.untrained.untrained`); None to keep them.
-        adapter: Folder of a LoRA adapter that is merged into the weights (:mod:`icl_lens.models.lora`); None for no adapter.
-        placement: ``device`` for a model on one device. ``auto`` to distribute its layers over all cards, the main memory and
-            the disk (:mod:`icl_lens.network.placement`).
-        max_memory: With ``auto``, how much memory the layers may use on a device (:func:`icl_lens.network.max_memory.parse`).
+        options: How to load the model; the defaults if None.
+        changes: Options by name that differ, for example ``load(folder, device="cpu")``, see
+            :class:`~icl_lens.models.options.LoadOptions`.
 
     Raises:
         InputError: The folder, its weights or its tokenizer is missing or corrupted, the size of a fetched or converted file
@@ -91,24 +76,25 @@ def load(
             weights or for the adapter is not installed, the adapter is not for this model, or the placement does not match the
             device, the limits or the weights.
     """
-    folder, adapter = Path(folder), None if adapter is None else Path(adapter)
-    if adapter is not None and untrained_seed is not None:
+    options = replace(options or LoadOptions(), **changes)
+    folder, adapter = Path(folder), None if options.adapter is None else Path(options.adapter)
+    if adapter is not None and options.untrained_seed is not None:
         raise InputError(f"adapter {adapter} changes nothing in an untrained copy; remove the adapter or the seed")
-    target = pick_device(device)
-    if placement == "device" and max_memory is not None:
+    target = pick_device(options.device)
+    if options.placement == "device" and options.max_memory is not None:
         raise InputError("max_memory limits the memory of placement: auto, but placement is device; remove max_memory")
-    limits = placement_of_layers.memory_limits(target, max_memory) if placement == "auto" else None
+    limits = placement_of_layers.memory_limits(target, options.max_memory) if options.placement == "auto" else None
     origin = fetched.read(folder)
     source = converted.read(folder)
     if limits is not None:
         _require_plain_weights(folder, adapter)
     files = _files(folder, adapter)
-    preloaded = _preloaded(folder, files, dtype, adapter) if target.type == "cpu" and limits is None else None
-    checkpoint = preloaded or _read(folder, files, target, dtype, adapter, limits)
+    preloaded = _preloaded(folder, files, options.dtype, adapter) if target.type == "cpu" and limits is None else None
+    checkpoint = preloaded or _read(folder, files, target, options.dtype, adapter, limits)
     config, network = checkpoint.config, checkpoint.network
     shape = config.get_text_config()
     facts = {
-        "name": name or _default_name(folder, origin, source),
+        "name": options.name or _default_name(folder, origin, source),
         "family": config.model_type,
         "layers": shape.num_hidden_layers,
         "heads": getattr(shape, "num_attention_heads", None),  # a state-space model has no heads
@@ -121,8 +107,8 @@ def load(
     _warn_of_other_base(origin, adapter)
     if limits is not None:
         logger.info("model %s: layers: %s", facts["name"], placement_of_layers.describe(network))
-    model = LanguageModel(facts["name"], network, checkpoint.tokenizer, dtype, facts, limits)
-    return model if untrained_seed is None else untrained(model, untrained_seed, name=model.name)
+    model = LanguageModel(facts["name"], network, checkpoint.tokenizer, options.dtype, facts, limits)
+    return model if options.untrained_seed is None else untrained(model, options.untrained_seed, name=model.name)
 
 
 def preload(folder: Path | str, dtype: str = "float32", adapter: Path | str | None = None) -> None:
@@ -221,12 +207,8 @@ def _read(
     weights = _weights(folder, network, getattr(torch, dtype), adapter)
     if limits is None:
         network = network.to(device)
-    if len(tokenizer) > network.get_input_embeddings().num_embeddings:
-        raise InputError(
-            f"model folder {folder}: the tokenizer has {len(tokenizer)} tokens, but the model has only "
-            f"{network.get_input_embeddings().num_embeddings} embeddings; use the tokenizer of this model"
-        )
-    _require_causal(folder, network)
+    require_tokenizer(f"model folder {folder}", tokenizer, network)
+    require_causal(f"model folder {folder}", network)
     if hashes.file_stamps(files) != stamps:
         raise _changed(folder)
     return _Checkpoint(config, network, tokenizer, content, weights)
@@ -406,19 +388,53 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 "again with its fast class"
             ) from error
         raise InputError(f"model folder {folder}: the tokenizer cannot be loaded ({first_line(error)})") from error
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"model folder {folder}: the tokenizer does not return character offsets; use a fast tokenizer (tokenizer.json)"
-        )
+    _require_fast(f"model folder {folder}", tokenizer)
     return tokenizer
 
 
+def _require_fast(location: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise InputError(f"{location}: the tokenizer does not return character offsets; use a fast tokenizer (tokenizer.json)")
+
+
+def require_tokenizer(location: str, tokenizer: Any, network: PreTrainedModel) -> None:
+    """Require that a tokenizer is a fast one that fits a model.
+
+    Args:
+        location: Beginning of the error message.
+        tokenizer: The tokenizer.
+        network: The model.
+
+    Raises:
+        InputError: It is no tokenizer of transformers, it does not return character offsets, or it has more tokens than the
+            model has embeddings.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            f"{location}: expected a tokenizer of transformers, got {type(tokenizer).__name__}; use the tokenizer of the model"
+        )
+    _require_fast(location, tokenizer)
+    embeddings = network.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise InputError(
+            f"{location}: the tokenizer has {len(tokenizer)} tokens, but the model has only {embeddings} embeddings; use the "
+            "tokenizer of this model"
+        )
+
+
 @exact_products()
-@torch.inference_mode()
-def _require_causal(folder: Path, network: PreTrainedModel) -> None:
+@torch.no_grad()
+def require_causal(location: str, network: PreTrainedModel) -> None:
     """Reject a model in which a token changes predictions at earlier positions (an encoder with a language-model head).
 
     A causal model gives the same numbers in both runs. The tolerance is for non-deterministic kernels.
+
+    Args:
+        location: Beginning of the error message.
+        network: The model, in evaluation mode.
+
+    Raises:
+        InputError: The model is not causal, or its logits are non-finite.
     """
     ids = torch.arange(1, 7, device=device_of(network))[None]  # (1, 6)
     changed = ids.clone()
@@ -428,11 +444,9 @@ def _require_causal(folder: Path, network: PreTrainedModel) -> None:
         remedy = "check the weights"
         if network.dtype == torch.float16:  # bfloat16 has the range of float32
             remedy = "set dtype to float32 or bfloat16, or check the weights"
-        raise InputError(
-            f"model folder {folder}: logits are non-finite in {str(network.dtype).removeprefix('torch.')}; {remedy}"
-        )
+        raise InputError(f"{location}: logits are non-finite in {str(network.dtype).removeprefix('torch.')}; {remedy}")
     if (first - second).abs().max() > 1e-3 * first.float().std():
         raise InputError(
-            f"model folder {folder}: {type(network).__name__} is an encoder (it attends to later tokens); "
+            f"{location}: {type(network).__name__} is an encoder (it attends to later tokens); "
             "use a decoder-only language model"
         )

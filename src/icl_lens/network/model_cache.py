@@ -6,7 +6,8 @@ forks reuse the results. Otherwise a check runs on each call, because a caller m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -21,6 +22,19 @@ _RESULTS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 def remember(network: nn.Module) -> None:
     """Start to cache the results of checks of this model."""
     _RESULTS[network] = {}
+
+
+@contextmanager
+def remembered(network: nn.Module) -> Iterator[None]:
+    """Cache the results of checks of a model inside this context, in which nothing changes the model."""
+    if network in _RESULTS:
+        yield
+        return
+    remember(network)
+    try:
+        yield
+    finally:
+        del _RESULTS[network]
 
 
 def cached_check(check: Callable[[Any], T]) -> Callable[[Any], T]:

@@ -109,8 +109,8 @@ class _Product(torch.autograd.Function):
 def replace_layers(network: PreTrainedModel, dtype: torch.dtype) -> dict[str, Any]:
     """Replace the layers of bitsandbytes in a model, so that it is an ordinary model for transformers.
 
-    The other weights are converted to ``dtype``, because transformers leaves them in the number format of the checkpoint. An
-    unembedding that is quantised is dequantised once, because the studies compute the logits of single tokens from its rows.
+    See :func:`replace_linear`. The other weights are converted to ``dtype``, because transformers leaves them in the number
+    format of the checkpoint.
 
     Args:
         network: A model that transformers loaded from a checkpoint of bitsandbytes.
@@ -118,6 +118,36 @@ def replace_layers(network: PreTrainedModel, dtype: torch.dtype) -> dict[str, An
 
     Returns:
         The facts of the quantisation, for provenance: ``method``, ``version`` (of the package), ``bits`` and ``type``.
+
+    Raises:
+        InputError: A layer is not quantised, or none is.
+    """
+    facts = replace_linear(network, dtype)
+    precise = set(network._keep_in_fp32_modules_strict or ())
+    precise |= set(network._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.float32 if any(part in name for part in precise) else dtype)
+    network.hf_quantizer.remove_quantization_config(network)
+    return facts
+
+
+def is_bitsandbytes(network: nn.Module) -> bool:
+    """Return whether a model has layers of bitsandbytes. This does not import bitsandbytes."""
+    return any(type(module).__module__.startswith("bitsandbytes.") for module in network.modules())
+
+
+def replace_linear(network: PreTrainedModel, dtype: torch.dtype) -> dict[str, Any]:
+    """Replace the linear layers of bitsandbytes in a model, and change nothing else.
+
+    An unembedding that is quantised is dequantised once, because the studies compute the logits of single tokens from its rows.
+
+    Args:
+        network: A model with layers of bitsandbytes.
+        dtype: Number format of the dequantised weights.
+
+    Returns:
+        The facts of the quantisation, see :func:`replace_layers`.
 
     Raises:
         InputError: A layer is not quantised, or none is.
@@ -134,12 +164,6 @@ def replace_layers(network: PreTrainedModel, dtype: torch.dtype) -> dict[str, An
     replaced = {(layer.bits, layer.quantisation) for layer in network.modules() if isinstance(layer, QuantizedLinear)}
     if not replaced:
         raise InputError("config.json describes quantised weights, but no layer is quantised")
-    precise = set(network._keep_in_fp32_modules_strict or ())
-    precise |= set(network._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
-    for name, parameter in network.named_parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.float32 if any(part in name for part in precise) else dtype)
-    network.hf_quantizer.remove_quantization_config(network)
     outputs = network.get_output_embeddings()
     make_dense(network, [name for name, layer in network.named_modules() if layer is outputs])
     ((bits, kind), *_) = sorted(replaced)

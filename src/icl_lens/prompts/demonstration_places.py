@@ -3,6 +3,9 @@
 The definitions follow *In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2. A demonstration consists
 of the tokens from the first piece of its template to the last token of its label word. The text between demonstrations (a
 newline) belongs to no demonstration. The first token of a label word is its anchor in :mod:`icl_lens.prompts.positions`.
+
+If demonstrations are turns of a chat (:func:`icl_lens.prompts.chat.as_turns`), the tokens that the chat template writes between
+the text and the label word belong to the demonstration, and those between demonstrations belong to none.
 """
 
 from __future__ import annotations
@@ -41,22 +44,30 @@ def places(prompt: TokenizedPrompt, drop_first: bool) -> Places:
         prompt: The prompt.
         drop_first: Whether to exclude position 0 from the demonstrations.
     """
-    text, labels = prompt.text, prompt.label_spans
+    labels = prompt.label_spans
     # A token belongs to the span in which it ends, as in icl_lens.prompts.positions, because tokenizers differ in the token to
     # which they assign a space.
     token_ends = prompt.spans[:, 1]  # (T,)
-    next_starts = [_not_blank(text, end) for _, end in labels]  # start of the next demonstration or of the query
-    # A chat header may precede the first demonstration. Its template piece before the text is as long as that of the query.
-    prefix_length = max(0, prompt.query_span[0] - next_starts[-1])
-    start_characters = np.array([max(0, prompt.text_spans[0][0] - prefix_length), *next_starts[:-1]])
+    *start_characters, query_start = _start_characters(prompt)
     starts = np.searchsorted(token_ends, start_characters, side="right")
     return Places(
         np.maximum(starts, 1) if drop_first else starts,
         prompt.anchors,
         np.searchsorted(token_ends, labels[:, 1], side="right"),
-        min(int(np.searchsorted(token_ends, next_starts[-1], side="right")), prompt.last),
+        min(int(np.searchsorted(token_ends, query_start, side="right")), prompt.last),
         min(int(np.searchsorted(token_ends, prompt.query_span[1], side="right")), prompt.last),
     )
+
+
+def _start_characters(prompt: TokenizedPrompt) -> list[int]:
+    """Return the first character of each demonstration and of the query, D + 1 numbers."""
+    if len(prompt.turn_starts):
+        return prompt.turn_starts.tolist()
+    # The text between the label word and the next demonstration or the query is whitespace.
+    next_starts = [_not_blank(prompt.text, end) for _, end in prompt.label_spans]
+    # A chat header may precede the first demonstration. Its template piece before the text is as long as that of the query.
+    prefix_length = max(0, prompt.query_span[0] - next_starts[-1])
+    return [max(0, prompt.text_spans[0][0] - prefix_length), *next_starts]
 
 
 def _not_blank(text: str, start: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from icl_lens.errors import InputError
 from icl_lens.prompts import plain_text
+from icl_lens.prompts.forms import Bos
 from icl_lens.short_repr import is_visible
 
 logger = logging.getLogger(__name__)
-
-# Whether to prepend the BOS token to a prompt; "auto" follows the default behaviour of the tokenizer.
-Bos = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,11 @@ class TokenizedPrompt:
         spans: [start, end) characters of each token in the text, shape (T, 2). The span of a BOS token that is not written in
             the text is [0, 0).
         text_spans: [start, end) characters of each demonstration's text, shape (D, 2).
-        label_spans: [start, end) characters of each demonstration's label word, including the leading space, shape (D, 2).
+        label_spans: [start, end) characters of each demonstration's label word, including the leading space if the word has
+            one in this prompt (:mod:`icl_lens.prompts.chat`), shape (D, 2).
         query_span: [start, end) characters of the query's text, shape (2,).
+        turn_starts: First character of each demonstration and of the query if each is a turn of a chat
+            (:func:`icl_lens.prompts.chat.as_turns`), shape (D + 1,); otherwise empty.
         data_spans: [start, end) characters of the text that no template wrote, shape (S, 2). Control tokens in it are plain
             text (:mod:`icl_lens.prompts.plain_text`).
         control: The control tokens in this part of the text, in order.
@@ -67,6 +68,7 @@ class TokenizedPrompt:
     text_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     label_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     query_span: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    turn_starts: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     data_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     control: tuple[str, ...] = ()
     query_index: int = -1
@@ -87,7 +89,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
 
     Args:
         prompts: A prompts table. The function uses the columns prompt_id, seed, text, gold, label_words, demo_labels,
-            label_spans, text_spans and query_span.
+            label_spans, text_spans and query_span, and the column turn_starts of :func:`icl_lens.prompts.chat.as_turns` if
+            there is one.
         tokenizer: A fast tokenizer.
         bos: Whether to prepend the BOS token. "auto" follows the tokenizer. No second BOS token is added if the text already
             begins with one, as chat templates write it.
@@ -153,6 +156,7 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 text_spans=_spans(row.text_spans),
                 label_spans=_spans(row.label_spans),
                 query_span=np.array(row.query_span, dtype=np.int64),
+                turn_starts=np.array(getattr(row, "turn_starts", []), dtype=np.int64),
                 data_spans=_spans(data_spans),
                 control=encoding.control,
                 query_index=int(getattr(row, "query_index", row.prompt_id)),
@@ -227,6 +231,12 @@ def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
             inside[character + 1] = not prompt.text[character].isspace()
     before = inside.cumsum()  # (characters + 1,): number of such characters before each offset
     return np.flatnonzero(before[prompt.spans[:, 1]] > before[prompt.spans[:, 0]])
+
+
+def token_text(prompt: TokenizedPrompt, position: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the characters of a token in its prompt, or the tokenizer's decoded text if it has no characters."""
+    start, end = prompt.spans[position]
+    return prompt.text[start:end] if end > start else tokenizer.decode([int(prompt.ids[position])])
 
 
 def _prefix_ids(location: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, bos: Bos, bos_ids: list[int]) -> list[int]:

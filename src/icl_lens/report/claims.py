@@ -1,7 +1,8 @@
 """A paper's claims as data, and the numbers that the rule of each claim selects.
 
-A claims file (``resources/claims/*.yaml``) lists a paper's statements and a rule for each of them. A rule does not depend on
-the run: it selects rows of an item's CSV and gives a condition on their values. :mod:`icl_lens.report.verdicts` judges them.
+A claims file (``icl_lens/resources/claims/*.yaml``) lists a paper's statements and a rule for each of them. A rule does not
+depend on the run: it selects rows of an item's CSV and gives a condition on their values.
+:mod:`icl_lens.report.verdicts` judges them.
 """
 
 from __future__ import annotations

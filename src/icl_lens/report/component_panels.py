@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from icl_lens.artifacts import parquet
 from icl_lens.artifacts.tensors import read as read_tensors
 from icl_lens.report import figures
 from icl_lens.statistics import answers as answered
 from icl_lens.studies.component_reweighting.components.study import STUDY
-from icl_lens.studies.component_reweighting.components.summary import Answers
+from icl_lens.studies.component_reweighting.components.summary import COMPONENT_KINDS, Answers
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ class Column:
 _MOST_COLUMNS, _PAGE = 7, 7.6
 
 
-def panels(parts: Sequence[Loaded], rows: int, height: float) -> tuple[Figure, list[Column]]:
+def panels(
+    parts: Sequence[Loaded], rows: int, height: float, create: Callable[..., Figure] = plt.figure
+) -> tuple[Figure, list[Column]]:
     """Create a figure with one column of panels per model and task.
 
     The title of a column is the task, and the model if there are several. Each model starts on a new line. A line has up to
@@ -86,6 +92,7 @@ def panels(parts: Sequence[Loaded], rows: int, height: float) -> tuple[Figure, l
         parts: The data of each model and task, model by model.
         rows: Number of panels per model and task.
         height: Height of a panel in inches. It is reduced by up to 20 % so that the figure fits on a page.
+        create: See :func:`icl_lens.report.figures.panels`.
     """
     models: dict[str, list[Loaded]] = {}
     for part in parts:
@@ -101,7 +108,7 @@ def panels(parts: Sequence[Loaded], rows: int, height: float) -> tuple[Figure, l
     width = ceil(most / ceil(most / fewest))  # 4 and 2 panels become 3 and 3
     arranged = lines(width)
     height = min(height, max(0.8 * height, _PAGE / (len(arranged) * rows)))
-    figure, grid = figures.panels(len(arranged) * rows, width, height=height)
+    figure, grid = figures.panels(len(arranged) * rows, width, height=height, create=create)
     columns = []
     for number, line in enumerate(arranged):
         for place in range(width):
@@ -145,6 +152,64 @@ def unit_axes(axes: Axes, x: bool = True) -> None:
     for axis, set_limits in ((axes.yaxis, axes.set_ylim), (axes.xaxis, axes.set_xlim))[: 1 + x]:
         axis.set_ticks([0, 0.5, 1], ["0", "0.5", "1"])
         set_limits(-0.05, 1.05)
+
+
+_KINDS = {"head": ("head", figures.SERIES[0]), "mlp": ("MLP", figures.SERIES[1])}
+_MARKERS = dict(zip(COMPONENT_KINDS, "^vso", strict=True))
+
+
+def kinds(axes: Axes, dots: pd.DataFrame, classes: int) -> list[Artist]:
+    """Draw the accuracy of each component against how often it predicts one label, and the lines to compare it with.
+
+    Args:
+        axes: Axes to draw on.
+        dots: Rows of :func:`icl_lens.studies.component_reweighting.components.summary.scatter` of one model and task.
+        classes: Number of classes C.
+
+    Returns:
+        The legend handles.
+    """
+    for kind in _KINDS:
+        for sort, marker in _MARKERS.items():
+            chosen = dots[(dots["kind"] == kind) & (dots["type"] == sort)]
+            _points(axes, chosen["share"], chosen["accuracy"], kind, marker)
+    full = axes.axhline(dots.groupby("seed")["full"].first().mean(), color="0.2", lw=0.9, ls="--", zorder=0)
+    chance = axes.axhline(1 / classes, **figures.REFERENCE)
+    baseline = majority_line(axes, dots)
+    unit_axes(axes)
+    full.set_label("full model")
+    chance.set_label("1/C")
+    baseline.set_label("majority baseline")
+    return [full, chance, baseline]
+
+
+def kind_handles(axes: Axes) -> list[Artist]:
+    """Return the legend of the points of :func:`kinds`; ``axes`` are any of the figure's axes."""
+    handles: list[Artist] = [_points(axes, [], [], kind, "o", label=name) for kind, (name, _) in _KINDS.items()]
+    return handles + [axes.scatter([], [], color="0.4", marker=marker, s=16, label=sort) for sort, marker in _MARKERS.items()]
+
+
+def _points(axes: Axes, x: Any, y: Any, kind: str, marker: str, **options: Any) -> PathCollection:
+    """Draw heads as filled and MLPs as open markers."""
+    colour = _KINDS[kind][1].colour
+    face = {"facecolors": colour, "lw": 0} if kind == "head" else {"facecolors": "none", "lw": 0.8}
+    return axes.scatter(x, y, s=16, marker=marker, edgecolors=colour, alpha=0.6, **face, **options)
+
+
+def accuracy_image(axes: Axes, accuracies: np.ndarray) -> AxesImage:
+    """Draw the accuracy of each head and MLP as a map of layers, from the first (bottom) to the last.
+
+    Args:
+        axes: Axes to draw on.
+        accuracies: Result of :func:`icl_lens.studies.component_reweighting.components.summary.accuracy_map`, shape (L, H + 1).
+    """
+    shown = {"vmin": 0, "vmax": 1, "cmap": figures.SEQUENTIAL, "aspect": "auto", "origin": "lower", "interpolation": "nearest"}
+    image = axes.imshow(accuracies, **shown)
+    heads = accuracies.shape[1] - 1
+    ticks = [*np.unique(np.linspace(0, heads - 1, min(heads, 3)).astype(int)), heads]
+    axes.set_xticks(ticks, [*map(str, ticks[:-1]), "MLP"])
+    axes.yaxis.get_major_locator().set_params(integer=True, nbins=6)
+    return image
 
 
 def titled(table: pd.DataFrame, parts: Iterable[Loaded]) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from icl_lens.artifacts.files import whole_file
-from icl_lens.hub.gguf_files import FLOATS
 from icl_lens.report import replicates
+from icl_lens.report.descriptions import escaped, task_title, weights
 from icl_lens.statistics.resampling import FEW_SETS
 
 WIDTH = 6.5
@@ -134,20 +135,34 @@ def use_style() -> None:
     sns.set_theme(style="ticks", rc=_STYLE)
 
 
-def panels(rows: int, columns: int, height: float = 2.2, **options: Any) -> tuple[Figure, Any]:
+@contextmanager
+def style() -> Iterator[None]:
+    """Use the style of :func:`use_style` inside this context only."""
+    cycle = {"axes.prop_cycle": mpl.cycler(color=sns.color_palette("deep"))}
+    # Unlike set_theme, this does not redefine the colours "b", "g", "r" and so on, which a context cannot restore.
+    with mpl.rc_context({**sns.plotting_context("notebook"), **sns.axes_style("ticks"), **cycle, **_STYLE}):
+        yield
+
+
+def panels(
+    rows: int, columns: int, height: float = 2.2, create: Callable[..., Figure] = plt.figure, **options: Any
+) -> tuple[Figure, Any]:
     """Create a figure of the full width with a grid of panels.
 
     Args:
         rows: Number of rows of panels.
         columns: Number of columns of panels.
         height: Height of a row, in inches, at least :data:`ROW_HEIGHT`. :func:`save_figure` adds the height of the caption.
-        options: Further arguments of :func:`matplotlib.pyplot.subplots`, for example ``sharey=True``.
+        create: Function or class that creates the figure, by default one that pyplot manages.
+        options: Argument ``figsize``, and further arguments of :meth:`matplotlib.figure.Figure.subplots`, for example
+            ``sharey=True``.
 
     Returns:
         The figure and an array of its axes, shape (rows, columns).
     """
-    options = {"figsize": (WIDTH, max(ROW_HEIGHT, height) * rows), "squeeze": False, "layout": "constrained", **options}
-    return plt.subplots(rows, columns, **options)
+    size = options.pop("figsize", (WIDTH, max(ROW_HEIGHT, height) * rows))
+    figure = create(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def layer_axis(axes: Axes, layers: int, label: bool = True) -> None:
@@ -268,8 +283,11 @@ def _model_settings(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str
     products = sorted({table.get("products", "float32") for table in tables})
     if products != ["float32"]:
         yield f"Matrix products of model {name} are computed in {' and '.join(products)} (matmul: fast)."
-    if any(table.get("settings", {}).get("chat") for table in tables):
+    chats = {table.get("settings", {}).get("chat") for table in tables}
+    if True in chats:
         yield f"Prompts are written with the chat template of {name}."
+    if "turns" in chats:
+        yield f"Prompts are written with the chat template of {name}, with each demonstration as a turn (chat: turns)."
 
 
 def _losses(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -283,26 +301,6 @@ def _losses(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
     if sum(starts) in (0, prompts):
         form = "BOS token prepended" if sum(starts) else "BOS token not prepended"
     yield f"Loss of {name}: {low if low == high else f'{low} to {high}'} nats per token{f' ({form})' if bos else ''}."
-
-
-def weights(model: dict[str, Any]) -> str:
-    """Describe a model's weights for a caption, for example "Q4_K_M weights, dequantised".
-
-    The result is empty if the weights are those of a float checkpoint without an adapter.
-
-    Args:
-        model: The model's facts (:class:`icl_lens.models.language_model.LanguageModel`).
-    """
-    if "weights" in model:
-        return f"random weights (untrained copy, seed {model['weights']['drawn_with_seed']})"
-    parts = []
-    if gguf := model.get("gguf", {}).get("quantisation", ""):
-        parts.append(f"{gguf} weights" if gguf in FLOATS else f"{gguf} weights, dequantised")
-    if stored := model.get("quantisation"):
-        parts.append(f"{stored['bits']}-bit weights ({stored['method']} {stored['type']}), dequantised")
-    if adapter := model.get("adapter"):
-        parts.append(f"with LoRA adapter {adapter['name']}, merged")
-    return "; ".join(parts)
 
 
 def _subsets(metadata: dict[str, Any]) -> Iterator[str]:
@@ -352,11 +350,6 @@ def model_title(metadata: dict[str, Any]) -> str:
     """Return a model's name for a panel's title, marked as untrained if it predicts the prompts no better than chance."""
     name = metadata["model"]["name"]
     return f"{name} (not trained on such text)" if metadata["observed"]["untrained"] else name
-
-
-def task_title(metadata: dict[str, Any], name: str) -> str:
-    """Return the title of a task, or ``name`` if the metadata have no title because the prompts were made elsewhere."""
-    return (metadata.get("task") or {}).get("title", name)
 
 
 def heat_map(axes: Axes, matrix: np.ndarray, names: Sequence[str]) -> None:
@@ -523,11 +516,6 @@ def with_interval(value: float, low: float, high: float, digits: int = 2, sign: 
         return "not defined"
     value_text, *ends = (f"{number:{sign}.{digits}f}" for number in (value, low, high))
     return value_text if np.isnan([low, high]).any() else f"{value_text} [{ends[0]}, {ends[1]}]"
-
-
-def escaped(text: str) -> str:
-    """Return text on one line, with non-printable characters such as newlines and tabs escaped as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def save_table(

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from icl_lens.artifacts import parquet
 from icl_lens.errors import InputError
-from icl_lens.report.figures import escaped
+from icl_lens.report.descriptions import escaped
 from icl_lens.studies.anchors.flow.study import STUDY as FLOW
 from icl_lens.studies.anchors.icl.study import STUDY as ICL
 from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
 
 # Named layers, each with its relative depth r: in a model with L layers, the name refers to layer int(r * L).
 NAMED = {"shallow": 1 / 5, "deep": 4 / 5}
+
+# Text of a token that consists of spaces.
+BLANK = "\u2423"
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class OnePrompt:
     @property
     def words(self) -> list[str]:
         """Each token, escaped to fit on one line and without surrounding spaces."""
-        return [escaped(token.strip(" ")) or "\u2423" for token in self.tokens["token"]]
+        return [escaped(token.strip(" ")) or BLANK for token in self.tokens["token"]]
 
     def text(self, start: int, end: int) -> str:
         """Return the text of positions [start, end) on one line."""
@@ -190,6 +194,14 @@ def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
         about=about,
         label_words={c: words[c].strip() if words else str(c) for c in range(len(answer["class_log_probs"]))},
     )
+
+
+def kinds(anchors: Sequence[int], last: int) -> np.ndarray:
+    """Return the kind of each edge from a key (column) to a query (row), see :meth:`OnePrompt.in_layer`, shape (T, T)."""
+    result = np.full((last + 1, last + 1), "ww")
+    result[anchors] = "wp"
+    result[last, anchors] = "pq"
+    return result
 
 
 def layer_names(layers: Sequence[int | str], depth: int) -> dict[int, str]:

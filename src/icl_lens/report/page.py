@@ -6,8 +6,6 @@ links point to the other files of the results folder. All inserted text is escap
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import re
 from collections import Counter
@@ -158,7 +156,8 @@ def write(
     first = {verdict.claim.id: verdict for verdict in reversed(verdicts)}
     if walks:
         walk_context = {
-            "walks": _packed(walk.read(walks)),
+            "one": False,
+            "walks": walk.packed(walk.read(walks)),
             "charts": walk.charts(),
             "edges": walk.EDGES,
             "library": Markup(walk.library()),
@@ -408,12 +407,6 @@ def _chain(
         path = results / name
         if path.suffix == ".parquet" and path.is_file():
             yield from _chain(results, read_metadata(path)["inputs"], read_metadata, level + 1)
-
-
-def _packed(data: Any) -> str:
-    """Return data as compressed JSON in base64, for embedding in a page. The result is deterministic."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _alt_text(item: Shown, verdicts: list[Verdict]) -> str:

@@ -26,6 +26,7 @@ from icl_lens.errors import InputError
 from icl_lens.report import claims, figures, replicates, scorecard, seed_spread
 from icl_lens.report import page as report
 from icl_lens.report.claims import Replicates
+from icl_lens.report.item_names import item_heading
 from icl_lens.report.verdicts import OUTCOMES, UNDECIDED, UNTESTABLE, Verdict, interval_text, number_text
 from icl_lens.results import audit, nulls
 from icl_lens.statistics.answers import SCORES
@@ -513,7 +514,7 @@ def _page(
         sections.append(
             {
                 "item": each,
-                "heading": _heading(each),
+                "heading": item_heading(each),
                 "kind": registry.items()[each].kind,
                 "title": registry.items()[each].title,
                 "plain": report._plain(registry.items()[each].title),
@@ -527,7 +528,7 @@ def _page(
                 "paper_models": registry.items()[each].paper_models,
             }
         )
-    missing = [_heading(each) for each in PUBLISHED if each not in items]
+    missing = [item_heading(each) for each in PUBLISHED if each not in items]
     return environment.get_template(TEMPLATE).render(
         name=name,
         models=list(models),
@@ -546,14 +547,6 @@ def _page(
         sections=sections,
         missing=missing,
     )
-
-
-def _heading(item: str) -> str:
-    """Return the heading of an item, for example "Kernel regression, Table 2" for ``kr_table_2``."""
-    prefix, _, rest = item.partition("_")
-    paper = {"kr": "Kernel regression", "cr": "Component re-weighting", "rc": "Representation change"}.get(prefix)
-    words = (rest if paper else item).replace("_", " ")
-    return f"{paper}, {words.replace('rsa', 'RSA')}" if paper else words.capitalize()
 
 
 def _run_sentence(item: Item) -> str:
@@ -634,7 +627,7 @@ def _untestable_table(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": v.claim.id,
-            "item": _heading(v.claim.item),
+            "item": item_heading(v.claim.item),
             "paper": "no number" if v.claim.value is None else str(v.claim.value),
             "ours [interval]": v.measurement,
             "reason": v.reason,
@@ -752,7 +745,7 @@ def _prompt_sets(items: Mapping[str, Item], shown: Sequence[str]) -> pd.DataFram
             queries = metadata.get("settings", {}).get("queries")
             key = (name, _seeds(metadata["seeds"]), queries if isinstance(queries, int) else "")
             row = rows.setdefault(key, {"tasks": {}, "items": {}})
-            row["tasks"][item.titles.get(task, task)] = row["items"][_heading(each)] = None
+            row["tasks"][item.titles.get(task, task)] = row["items"][item_heading(each)] = None
     return pd.DataFrame(
         {
             "prompt set": name,

@@ -3,11 +3,17 @@
 The data are a few dozen prompts per task, read from the artifacts of one prompt set. These are the prompts that have a stored
 flow, see :mod:`icl_lens.studies.anchors.flow.compute`. Of a long prompt, only the tokens with the strongest edges are included;
 a marked row replaces each run of other tokens. The charts are Vega-Lite specifications without data; the page inserts the data.
+
+The page of one prompt (:mod:`icl_lens.report.prompt_page`) has the same data, with further entries (:data:`FURTHER`).
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,7 @@ import pandas as pd
 import vl_convert
 
 from icl_lens.artifacts import parquet
-from icl_lens.report import figures, one_prompt
+from icl_lens.report import descriptions, one_prompt
 from icl_lens.studies.anchors.flow.study import STUDY as FLOW
 from icl_lens.studies.anchors.icl.study import STUDY as ICL
 from icl_lens.studies.anchors.isolation.study import STUDY as ISOLATION
@@ -29,10 +35,19 @@ from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
 EDGES, ROWS = 40, 200
 _DIGITS = 3
 
+# Height of a head in the heat map of heads, in pixels.
+_HEAD_HEIGHT = 14
+
 COLOURS = {"s_wp": "#0072b2", "s_pq": "#d55e00", "s_ww": "#7f7f7f"}
 """Colours of the quantities. Unlike those of the figures, they are legible on light and on dark pages."""
 
 KINDS = {"wp": "into a label word", "pq": "from a label word to the last position", "ww": "between other words"}
+
+LABEL_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f", "#8a6d00", "#56b4e9", "#5b3fa0"]
+"""Colours of the label words, in the order of the classes; they repeat if there are more classes."""
+
+FURTHER = ("heads", "lens", "attention")
+"""Charts of the page of one prompt that the report does not have."""
 
 
 def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -55,16 +70,26 @@ def _task(folder: Path) -> dict[str, Any]:
     labels = [words[c].strip() if words else str(c) for c in range(classes)]
     return {
         "model": metadata["model"]["name"],
-        "task": figures.task_title(metadata, task),
+        "task": descriptions.task_title(metadata, task),
         "labels": labels,
         "layers": int(metadata["model"]["layers"]),
-        "prompts": [_prompt(*(tables[number] for tables in by_prompt), metadata, labels) for number in by_prompt[0]],
+        "prompts": [of_prompt(*(tables[number] for tables in by_prompt), metadata, labels)[0] for number in by_prompt[0]],
     }
 
 
-def _prompt(
+def of_prompt(
     flow: pd.DataFrame, tokens: pd.DataFrame, answer: pd.DataFrame, isolation: pd.DataFrame, metadata: dict, labels: list[str]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[int, int]]:
+    """Return the data of a prompt, and the row of each of its tokens that is included.
+
+    Args:
+        flow: The prompt's rows of the flow table.
+        tokens: The prompt's rows of the tokens table.
+        answer: The prompt's row of the icl table.
+        isolation: The prompt's rows of the isolation table.
+        metadata: Metadata of the flow table.
+        labels: The label word of each class, without surrounding spaces.
+    """
     prompt = one_prompt.OnePrompt(
         tokens=tokens.sort_values("position", ignore_index=True),
         edges=flow,
@@ -86,7 +111,7 @@ def _prompt(
         draws=("draw", "nunique"),
         prediction=("prediction", "first"),
     )
-    return {
+    data = {
         "id": int(flow["prompt_id"].iloc[0]),
         "seed": int(flow["seed"].iloc[0]),
         "gold": int(prompt.answer["gold"]),
@@ -112,6 +137,33 @@ def _prompt(
             for (target, side, k), row in mean_jaccard.iterrows()
         ],
     }
+    return data, places
+
+
+def strongest_of_heads(layer: np.ndarray, places: dict[int, int], kinds: np.ndarray, most: int) -> list[list[list[Any]]]:
+    """Return the strongest edges of each head of a layer between the tokens that are included, as :func:`of_prompt` does.
+
+    Args:
+        layer: A measure of each edge and head, zero on and above the diagonal, shape (H, T, T).
+        places: Row of each token that is included.
+        kinds: Kind of each edge, see :func:`icl_lens.report.one_prompt.kinds`.
+        most: Maximum number of edges per head.
+    """
+    included = np.zeros(layer.shape[1:], dtype=bool)  # (T, T)
+    included[np.ix_(list(places), list(places))] = True
+    result = []
+    for matrix in layer:  # (T, T)
+        values = np.where(included, matrix, 0)  # (T, T)
+        order = np.argsort(values, axis=None, kind="stable")[-most:]  # (most,)
+        queries, keys = np.unravel_index(order[values.ravel()[order] > 0], values.shape)
+        shares = (values[queries, keys] / max(matrix.max(), np.finfo(float).tiny)).round(_DIGITS).tolist()
+        columns = _rows(queries, places), _rows(keys, places), shares, kinds[queries, keys].tolist()
+        result.append([list(edge) for edge in zip(*columns, strict=True)])
+    return result
+
+
+def _rows(positions: np.ndarray, places: dict[int, int]) -> list[int]:
+    return [places[position] for position in positions.tolist()]
 
 
 def _strongest(edges: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -126,11 +178,44 @@ def _as_rows(edges: pd.DataFrame, places: dict[int, int]) -> list[list[Any]]:
     return [[places[e.query], places[e.key], round(e.relative, _DIGITS), e.kind] for e in edges.itertuples()]
 
 
-def charts() -> dict[str, Any]:
+def charts(labels: Sequence[str] = (), heads: int = 0, attention: float = 1.0) -> dict[str, Any]:
     """Return the charts as Vega-Lite specifications.
 
-    The page inserts the named data sets: ``edges`` and ``words``, ``shares`` and ``chosen``, and ``classes``.
+    The page inserts the named data sets: ``edges`` and ``words``, ``shares`` and ``chosen``, and ``classes``; and in the
+    further charts ``heads``, ``lens`` and ``attention``.
+
+    Args:
+        labels: Label words in the charts of :data:`FURTHER`.
+        heads: Number of heads in these charts; 0 for the charts of the report only.
+        attention: Largest value of the chart ``attention``.
     """
+    drawn = {"flow": _flow_chart(), "shares": _shares_chart(), "classes": _classes_chart()}
+    if heads:
+        drawn |= {
+            "heads": _heads_chart(heads),
+            "lens": _label_lines("lens", "probability", 1, labels),
+            "attention": _label_lines("attention", "attention", attention, labels),
+        }
+    plain = altair.Config(
+        background="transparent",
+        view=altair.ViewConfig(stroke=None),
+        axis=altair.AxisConfig(
+            labelColor="#5a6068", titleColor="#5a6068", domainColor="gray", tickColor="gray", gridOpacity=0.2
+        ),
+        legend=altair.LegendConfig(labelColor="#5a6068", titleColor="#5a6068"),
+    )
+    return {name: chart.properties(width="container", config=plain).to_dict() for name, chart in drawn.items()}
+
+
+def _layer_axis() -> altair.X:
+    return altair.X("layer:Q", scale=altair.Scale(nice=False), axis=altair.Axis(tickMinStep=1, format="d"))
+
+
+def _chosen_layer() -> altair.Chart:
+    return altair.Chart(altair.NamedData("chosen")).mark_rule(strokeDash=[4, 3], color="gray").encode(x="layer:Q")
+
+
+def _flow_chart() -> altair.LayerChart:
     position = {"scale": altair.Scale(reverse=True, nice=False, zero=False), "axis": None}
     side = altair.Scale(domain=[0, 1])
     kinds = altair.Scale(domain=list(KINDS.values()), range=[COLOURS[f"s_{kind}"] for kind in KINDS])
@@ -153,19 +238,26 @@ def charts() -> dict[str, Any]:
     bold = altair.condition("datum.anchor", altair.value(COLOURS["s_wp"]), altair.value("currentColor"))
     left = text.mark_text(align="right", dx=-6, **font).encode(x=altair.datum(0, type="quantitative"), color=bold)
     right = text.mark_text(align="left", dx=6, **font).encode(x=altair.datum(1, type="quantitative"), color=bold)
+    return altair.layer(lines, left, right)
+
+
+def _shares_chart() -> altair.LayerChart:
     colours = altair.Scale(domain=[_metric_label(m) for m in METRICS], range=[COLOURS[metric] for metric in METRICS])
     curves = (
         altair.Chart(altair.NamedData("shares"))
         .mark_line(point=True)
         .encode(
-            x=altair.X("layer:Q", axis=altair.Axis(tickMinStep=1, format="d")),
+            x=_layer_axis(),
             y=altair.Y("share:Q", scale=altair.Scale(domain=[0, 1])),
             color=altair.Color("metric:N", scale=colours, legend=altair.Legend(title=None, orient="top")),
             tooltip=["metric:N", "layer:Q", "share:Q"],
         )
     )
-    mark = altair.Chart(altair.NamedData("chosen")).mark_rule(strokeDash=[4, 3], color="gray").encode(x="layer:Q")
-    bars = (
+    return altair.layer(curves, _chosen_layer()).properties(height=180)
+
+
+def _classes_chart() -> altair.Chart:
+    return (
         altair.Chart(altair.NamedData("classes"))
         .mark_bar()
         .encode(
@@ -178,27 +270,56 @@ def charts() -> dict[str, Any]:
             ),
             tooltip=["label:N", "probability:Q"],
         )
+        .properties(height=100)
     )
-    plain = altair.Config(
-        background="transparent",
-        view=altair.ViewConfig(stroke=None),
-        axis=altair.AxisConfig(
-            labelColor="#5a6068", titleColor="#5a6068", domainColor="gray", tickColor="gray", gridOpacity=0.2
-        ),
-        legend=altair.LegendConfig(labelColor="#5a6068"),
+
+
+def _heads_chart(heads: int) -> altair.LayerChart:
+    """Return a heat map of the heads. The field ``label`` marks the chosen layer and head."""
+    cells = altair.Chart(altair.NamedData("heads")).encode(
+        x=altair.X("layer:O", axis=altair.Axis(labelAngle=0, labelOverlap=True)),
+        y=altair.Y("head:O", axis=altair.Axis(labelOverlap=True)),
     )
-    wide = {"width": "container", "config": plain}
-    return {
-        "flow": altair.layer(lines, left, right).properties(**wide).to_dict(),
-        "shares": altair.layer(curves, mark).properties(**wide, height=180).to_dict(),
-        "classes": bars.properties(**wide, height=100).to_dict(),
-    }
+    colour = altair.Color(
+        "share:Q",
+        scale=altair.Scale(scheme="blues", domainMin=0),
+        legend=altair.Legend(title="share", orient="right", gradientLength=80, format=".2f"),
+    )
+    marked = cells.transform_filter("datum.chosen").mark_rect(filled=False, stroke="#d55e00", strokeWidth=2)
+    drawn = cells.mark_rect(cursor="pointer").encode(color=colour, tooltip=["layer:O", "head:O", "share:Q"])
+    return altair.layer(drawn, marked).properties(height=_HEAD_HEIGHT * max(heads, 4))
+
+
+def _label_lines(name: str, value: str, largest: float, labels: Sequence[str]) -> altair.LayerChart:
+    """Return a chart with one line per label word over the layers, for values from 0 to ``largest``."""
+    curves = (
+        altair.Chart(altair.NamedData(name))
+        .mark_line(point=True)
+        .encode(
+            x=_layer_axis(),
+            y=altair.Y(f"{value}:Q", scale=altair.Scale(domain=[0, largest])),
+            color=altair.Color(
+                "label:N",
+                scale=altair.Scale(domain=list(labels), range=LABEL_COLOURS),
+                legend=altair.Legend(title=None, orient="top"),
+            ),
+            tooltip=["label:N", "layer:Q", f"{value}:Q"],
+        )
+    )
+    return altair.layer(curves, _chosen_layer()).properties(height=180)
 
 
 def _metric_label(metric: str) -> str:
     return metric.replace("s_", "S_")
 
 
+def packed(data: Any) -> str:
+    """Return data as compressed JSON in base64, for embedding in a page. The result is deterministic."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+@cache
 def library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script that defines ``vegaEmbed`` in the page."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -6,22 +6,25 @@ All studies that read prompts run through this module: for files by :mod:`icl_le
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from icl_lens.artifacts.schema import DEMONSTRATIONS, QUERY
 from icl_lens.artifacts.shards import METADATA_KEY, ROW, Shard
+from icl_lens.attention.opened import require_closed
 from icl_lens.hub.checkpoints import checkpoint_hash
 from icl_lens.models.edges import observe_windows
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.observed import observe, repeated_queries
+from icl_lens.models.options import RunOptions
 from icl_lens.network import precision
 from icl_lens.progress import progress
 from icl_lens.prompts import chat
-from icl_lens.prompts.positions import Bos, TokenizedPrompt, tokenize
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
 from icl_lens.section import Section
 from icl_lens.studies import inputs, sharding, writing
 from icl_lens.studies.study import Study
@@ -54,11 +57,9 @@ def compute(
     settings: Section | None = None,
     further: Mapping[str, pd.DataFrame] | None = None,
     *,
-    matmul: str = "exact",
-    batch_tokens: int = 4096,
-    bos: Bos = "auto",
-    as_chat: bool = False,
+    options: RunOptions | None = None,
     shard: Shard | None = None,
+    **changes: Any,
 ) -> Computed:
     """Compute a study of a loaded model.
 
@@ -68,26 +69,27 @@ def compute(
         table: Prompts table.
         settings: The study's settings; its defaults if None.
         further: Further prompts tables that the study reads, by the names of their options.
-        matmul: How to compute products of float32 matrices, exact or fast, see :func:`icl_lens.network.precision.products`.
-        batch_tokens: Number of tokens per batch, including padding.
-        bos: Whether to prepend the BOS token to each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether to convert each prompt to a chat first, see :func:`icl_lens.prompts.chat.wrap`.
+        options: How to run the model and to write its prompts; the defaults if None.
         shard: The part of the table to compute, see :mod:`icl_lens.artifacts.shards`; by default the whole table.
+        changes: Options by name that differ, for example ``bos=True``, see :class:`~icl_lens.models.options.RunOptions`.
 
     Raises:
         ValueError: The settings belong to another study (a bug in the caller).
         InputError: The prompts or the model cannot be used, the device does not support exact products, the study violates the
-            contract, or it cannot be split into so many shards.
+            contract, it cannot be split into so many shards, or an intervention of the user is open on the model.
     """
+    options = replace(options or RunOptions(), **changes)
+    require_closed(model.network, study.name)
     resolved = writing.settings_of(study, settings)
     function = study.function("compute")
     prepare = study.function(study.inputs) if study.inputs else inputs.of_table
 
     def tokenize_table(rows: pd.DataFrame) -> list[TokenizedPrompt]:
-        return tokenize(chat.wrap(rows, model.tokenizer) if as_chat else rows, model.tokenizer, bos)
+        return tokenize_prompts(model.tokenizer, rows, options)
 
-    with precision.products(matmul, model.device) as products:
-        prepared = prepare(inputs.Given(model, table, dict(further or {}), resolved, bos, as_chat, tokenize_table))
+    given = inputs.Given(model, table, dict(further or {}), resolved, options.bos, options.as_chat, tokenize_table)
+    with precision.products(options.matmul, model.device) as products:
+        prepared = prepare(given)
         if not isinstance(prepared, inputs.Inputs):
             raise writing.broken(study, f"inputs: {study.inputs} returns {type(prepared).__name__}, not Inputs")
         observed = observe(model, prepared.prompts)
@@ -103,7 +105,10 @@ def compute(
             needed = sharding.prompt_ids(model, prepared.prompts, shard, study.shards, study.name)
             arguments, count = sharding.mark(arguments, needed), len(needed)
         with progress(count, f"{study.name} of {model.name}") as advance:
-            arguments |= {"batch_tokens": batch_tokens, "progress": sharding.at_most(count, advance) if shard else advance}
+            arguments |= {
+                "batch_tokens": options.batch_tokens,
+                "progress": sharding.at_most(count, advance) if shard else advance,
+            }
             writing.require_takes(study, function, model, **arguments)
             result = function(model, **arguments)
     rows, tensors = writing.rows_and_tensors(study, result)
@@ -128,6 +133,20 @@ def compute(
         **({METADATA_KEY: {"number": shard.number, "of": shard.of, "prompts": count}} if shard else {}),
     }
     return Computed(rows, tensors, count, observed, facts)
+
+
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, options: RunOptions) -> list[TokenizedPrompt]:
+    """Tokenize the prompts of a table as :func:`compute` does.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        table: Prompts table.
+        options: How to write the prompts.
+
+    Raises:
+        InputError: See :func:`icl_lens.prompts.positions.tokenize` and :func:`icl_lens.prompts.chat.convert`.
+    """
+    return tokenize(chat.convert(table, tokenizer, options.as_chat), tokenizer, options.bos)
 
 
 def _units(table: pd.DataFrame) -> pd.DataFrame:

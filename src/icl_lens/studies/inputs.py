@@ -10,7 +10,8 @@ import pandas as pd
 
 from icl_lens.models.batching import fitting
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.prompts.positions import Bos, TokenizedPrompt
+from icl_lens.prompts.forms import Bos, Chat
+from icl_lens.prompts.positions import TokenizedPrompt
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Given:
         further: Further prompts tables, by the names of their options.
         settings: The study's settings, or None if it has none.
         bos: Whether to prepend the BOS token to each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether to convert each prompt to a chat first.
+        as_chat: Whether to convert each prompt to a chat first, and to which form, see :mod:`icl_lens.prompts.chat`.
         tokenize: Function that tokenizes a prompts table for the model, and converts the prompts to chats if ``as_chat`` is
             set.
     """
@@ -33,7 +34,7 @@ class Given:
     further: Mapping[str, pd.DataFrame]
     settings: Any
     bos: Bos
-    as_chat: bool
+    as_chat: Chat
     tokenize: Callable[[pd.DataFrame], list[TokenizedPrompt]]
 
     def rows_of(self, prompts: list[TokenizedPrompt]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from icl_lens.corpora.schema import CORPORA
 from icl_lens.errors import InputError
 from icl_lens.organism.schema import EVALUATION, TRAINING
 from icl_lens.prompts.schema import PROMPTS
-from icl_lens.studies import plugins
+from icl_lens.studies import folders, plugins
 from icl_lens.studies.group import Group
 from icl_lens.studies.item import Item
 from icl_lens.studies.study import Keys, Study
@@ -33,20 +33,13 @@ _FOLDER = Path(__file__).resolve().parent
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-@cache
-def _builtin_packages() -> dict[str, str]:
-    """Return name -> package of each study in this package, determined without imports."""
-    folders = sorted(path.parent for path in _FOLDER.glob("*/*/study.py") if path.parent.parent.name != "plugins")
-    return {folder.name: f"{_PACKAGE}.{folder.parent.name}.{folder.name}" for folder in folders}
-
-
 def packages() -> dict[str, str]:
     """Return name -> package of each study, with plugins last.
 
     Raises:
         InputError: A plugin has the name of a study or group of icl-lens, or of a target of the workflow.
     """
-    builtin = _builtin_packages()
+    builtin = folders.packages()
     for name, folder in plugins.FOLDERS.items():
         if name in builtin or name in _builtin_groups():
             owner = "study" if name in builtin else "group of figures"

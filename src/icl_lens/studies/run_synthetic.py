@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pandas as pd
+
 from icl_lens.progress import progress
 from icl_lens.section import Section
 from icl_lens.studies import writing
@@ -28,18 +30,37 @@ def run_synthetic(study: Study, out: Path | str, settings: Section | None = None
     if study.reads is not None:
         raise ValueError(f"study {study.name} reads prompts; use icl_lens.studies.run")
     resolved = writing.settings_of(study, settings)
-    seeds = list(getattr(resolved, "seeds", []))
-    with progress(max(1, len(seeds)), study.name, "seed") as advance:
-        result = study.function("compute")(resolved, advance)
-    rows, tensors = writing.rows_and_tensors(study, result)
+    rows, seeds = compute(study, resolved)
     writing.write(
         out,
         study,
         rows,
-        tensors,
+        None,
         modules=(study.module, __name__),
         files=(),
         settings={} if resolved is None else resolved.model_dump(mode="json"),
         seeds=seeds,
     )
     logger.info("wrote %s: %d rows", out, len(rows))
+
+
+def compute(study: Study, settings: Section | None = None) -> tuple[pd.DataFrame, list[int]]:
+    """Compute a study that reads no input files.
+
+    Args:
+        study: See :func:`run_synthetic`.
+        settings: See :func:`run_synthetic`.
+
+    Raises:
+        ValueError: See :func:`run_synthetic`.
+        InputError: See :func:`run_synthetic`.
+
+    Returns:
+        The rows, and the seeds that determine them.
+    """
+    resolved = writing.settings_of(study, settings)
+    seeds = list(getattr(resolved, "seeds", []))
+    with progress(max(1, len(seeds)), study.name, "seed") as advance:
+        result = study.function("compute")(resolved, advance)
+    rows, _ = writing.rows_and_tensors(study, result)
+    return rows, seeds

@@ -93,6 +93,9 @@ class Study:
         shards: How a job can be split into shards (:mod:`icl_lens.studies.sharding`): ``prefix`` if the study batches prompts
             by shared prefix, ``length`` if it batches whole prompts. None if it must stay one job: its rows depend on prompts
             outside their batch, for example because the study trains on all prompts or selects some of them.
+        needs_gold: Whether results other than the columns ``gold_columns`` depend on the gold labels of the queries. If not,
+            the Python API also accepts queries whose correct label is unknown.
+        gold_columns: Columns that depend on the gold label of the query, if ``needs_gold`` is False.
         alone: Whether a job uses all cores because it measures time.
         walked: Whether the report page shows one prompt of this study step by step.
         shortage: Function of the settings, the number of seeds and the number of prompts per seed. It returns why these prompts
@@ -111,6 +114,8 @@ class Study:
     tensors: bool = False
     checkpoints: Callable[[Any], Mapping[str, str]] | None = None
     shards: Literal["prefix", "length"] | None = None
+    needs_gold: bool = True
+    gold_columns: tuple[str, ...] = ()
     alone: bool = False
     walked: bool = False
     shortage: Callable[[Any, int, int], str] | None = None
@@ -127,6 +132,8 @@ class Study:
             "further": tuple,
             "inputs": str,
             "tensors": bool,
+            "needs_gold": bool,
+            "gold_columns": tuple,
             "alone": bool,
             "walked": bool,
             "items": tuple,
@@ -147,6 +154,11 @@ class Study:
             )
         if self.checkpoints is not None and not callable(self.checkpoints):
             self._refuse("checkpoints", f"must be a function of the settings, got {self.checkpoints!r}")
+        for name in self.gold_columns:
+            if name not in self.schema.columns:
+                self._refuse("gold_columns", f"contains {name!r}, which is not a column of the schema")
+        if self.needs_gold and self.gold_columns:
+            self._refuse("gold_columns", "are only for a study with needs_gold=False")
         if self.shards not in (None, "prefix", "length"):
             self._refuse("shards", f"must be 'prefix', 'length' or None, got {self.shards!r}")
         if self.shards and (self.tensors or self.alone or self.reads is None):

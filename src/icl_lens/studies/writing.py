@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from icl_lens.artifacts import parquet, tensors
 from icl_lens.artifacts.hashes import artifact_name, file_hash
 from icl_lens.artifacts.provenance import describe
 from icl_lens.artifacts.rows import faults as row_faults
+from icl_lens.artifacts.schema import Schema
 from icl_lens.artifacts.shards import METADATA_KEY, schema_of
 from icl_lens.errors import InputError
 from icl_lens.section import Section
@@ -67,6 +69,48 @@ def rows_and_tensors(study: Study, result: Any) -> tuple[pd.DataFrame, Mapping[s
     return rows, named_tensors
 
 
+def require_rows(study: Study, rows: pd.DataFrame, schema: Schema, prompts: int | None) -> None:
+    """Check the rows of a study against the schema of its table.
+
+    Args:
+        study: The study.
+        rows: The rows.
+        schema: The schema of the study's table, or of a shard of it.
+        prompts: Number of prompts that were studied; None for a study that reads no prompts.
+
+    Raises:
+        InputError: The rows do not meet the schema.
+    """
+    missing = [name for name in schema.columns if name not in rows]
+    unexpected = [name for name in rows if name not in schema.columns]
+    if missing or unexpected:
+        fault = f"lack the column {missing[0]!r}" if missing else f"have a column {unexpected[0]!r} that the schema lacks"
+        raise broken(study, f"schema: the rows of compute() {fault}")
+    mistyped = [name for name, column_type in schema.columns.items() if not _has_type(rows[name], column_type)]
+    if mistyped:
+        expected = schema.columns[mistyped[0]]
+        raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {expected}")
+    row_fault = next(row_faults(schema, rows, prompts), None)
+    if row_fault:
+        raise broken(study, f"schema: the rows of compute() break it: {row_fault}")
+
+
+def as_read(study: Study, rows: pd.DataFrame, prompts: int | None) -> pd.DataFrame:
+    """Return the rows of a study in the form that reading its table gives.
+
+    Args:
+        study: The study.
+        rows: Rows with the columns of the study's schema, in any order.
+        prompts: See :func:`require_rows`.
+
+    Raises:
+        InputError: The rows do not meet the schema.
+    """
+    require_rows(study, rows, study.schema, prompts)
+    with _type_faults(study):
+        return parquet.to_arrow(rows, study.schema).replace_schema_metadata(None).to_pandas()
+
+
 def write(
     out: Path | str,
     study: Study,
@@ -97,27 +141,22 @@ def write(
     """
     part = more.get(METADATA_KEY)
     schema = schema_of(study.schema) if part else study.schema
-    missing = [name for name in schema.columns if name not in rows]
-    unexpected = [name for name in rows if name not in schema.columns]
-    if missing or unexpected:
-        fault = f"lack the column {missing[0]!r}" if missing else f"have a column {unexpected[0]!r} that the schema lacks"
-        raise broken(study, f"schema: the rows of compute() {fault}")
-    mistyped = [name for name, column_type in schema.columns.items() if not _has_type(rows[name], column_type)]
-    if mistyped:
-        expected = schema.columns[mistyped[0]]
-        raise broken(study, f"schema: column {mistyped[0]!r} of compute() is of type {rows[mistyped[0]].dtype}, not {expected}")
-    prompts = part["prompts"] if part else (observed or {}).get("prompts")
-    row_fault = next(row_faults(schema, rows, prompts), None)
-    if row_fault:
-        raise broken(study, f"schema: the rows of compute() break it: {row_fault}")
+    require_rows(study, rows, schema, part["prompts"] if part else (observed or {}).get("prompts"))
     inputs = {artifact_name(path, out): file_hash(path) for path in files}
     metadata = describe(study.schema, modules, inputs, settings, seeds, observed, **more)
     if named_tensors is not None:
         tensor_file = Path(out).with_suffix(".safetensors")
         tensors.write(tensor_file, named_tensors, metadata)
         metadata["beside"] = {artifact_name(tensor_file, out): file_hash(tensor_file)}
-    try:
+    with _type_faults(study):
         parquet.write(out, rows, schema, metadata)
+
+
+@contextmanager
+def _type_faults(study: Study) -> Iterator[None]:
+    """Raise the error for a study that violates its contract if the rows have values of other types than the schema."""
+    try:
+        yield
     except (ValueError, TypeError) as error:  # pyarrow raises both for values of another type
         reason = str(error.args[0] if error.args else error).splitlines()[0]
         raise broken(study, f"schema: the rows of compute() do not meet it: {reason}") from error

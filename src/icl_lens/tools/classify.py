@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from icl_lens.errors import InputError
 from icl_lens.models import loading
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.options import LoadOptions, RunOptions, merge
 from icl_lens.network import precision
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors import compressed_demonstrations
@@ -43,12 +44,8 @@ def with_cache(
     folder: Path | str,
     cache: Path | str,
     texts: Sequence[Text],
-    device: str = "auto",
-    batch_tokens: int = 4096,
-    matmul: str = "exact",
-    adapter: Path | str | None = None,
-    placement: str = "device",
-    max_memory: Mapping[str, str] | None = None,
+    load: LoadOptions | None = None,
+    options: RunOptions | None = None,
 ) -> Iterator[Answer]:
     """Classify texts with compressed demonstrations.
 
@@ -56,10 +53,8 @@ def with_cache(
         folder: The folder of the model that created the cache. The model is loaded in the number format of the cache.
         cache: The file written by :func:`icl_lens.tools.compress.compress`.
         texts: The texts with their line numbers.
-        device: auto, cpu, cuda or mps.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
-        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
+        load: How to load the model; the defaults if None. The file determines the number format.
+        options: How to run the model; the defaults if None. The file determines how prompts are written.
 
     Raises:
         InputError: The cache cannot be read or was made with another model or tokenizer; a text is too long for the remaining
@@ -69,15 +64,16 @@ def with_cache(
         One answer per text, in the same order. All texts are checked before the first answer.
     """
     header = demo_cache.read_header(cache)
-    model = loading.load(folder, device=device, dtype=header.dtype, adapter=adapter, placement=placement, max_memory=max_memory)
+    load, options = merge(load, options, dtype=header.dtype, bos=header.bos, as_chat=header.chat)
+    model = loading.load(folder, load)
     loaded = demo_cache.load(cache, model, folder)
     compressed_demonstrations.require_compressible(model)
-    prompts = _prompts(model, header, texts)
+    prompts = _prompts(model, header, texts, options)
     for one, prompt in zip(texts, prompts, strict=True):
         _require_fits_cache(model, header, one, prompt)
     probabilities = np.empty((len(prompts), len(header.label_words)))  # (N, C)
-    with precision.products(matmul, model.device):
-        for batch in compressed_demonstrations.batches(model, prompts, batch_tokens, loaded.compressed):
+    with precision.products(options.matmul, model.device):
+        for batch in compressed_demonstrations.batches(model, prompts, options.batch_tokens, loaded.compressed):
             logits = compressed_demonstrations.query_logits(model, batch, loaded.compressed)  # (B, V)
             label_probabilities = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
             probabilities[batch.index] = label_probabilities.numpy()
@@ -88,12 +84,8 @@ def with_components(
     folder: Path | str,
     components: Path | str,
     texts: Sequence[Text],
-    device: str = "auto",
-    batch_tokens: int = 4096,
-    matmul: str = "exact",
-    adapter: Path | str | None = None,
-    placement: str = "device",
-    max_memory: Mapping[str, str] | None = None,
+    load: LoadOptions | None = None,
+    options: RunOptions | None = None,
 ) -> Iterator[Answer]:
     """Classify texts with re-weighted components.
 
@@ -102,10 +94,8 @@ def with_components(
             components were re-weighted.
         components: The file written by :func:`icl_lens.tools.reweight.reweight`.
         texts: The texts with their line numbers.
-        device: auto, cpu, cuda or mps.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
-        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
+        load: How to load the model; the defaults if None. The file determines the number format.
+        options: How to run the model; the defaults if None. The file determines how prompts are written.
 
     Raises:
         InputError: The file cannot be read or was made with another model or tokenizer, or a text is too long.
@@ -115,26 +105,27 @@ def with_components(
         before the first answer.
     """
     header = component_file.read_header(components)
-    model = loading.load(folder, device=device, dtype=header.dtype, adapter=adapter, placement=placement, max_memory=max_memory)
+    load, options = merge(load, options, dtype=header.dtype, bos=header.bos, as_chat=header.chat)
+    model = loading.load(folder, load)
     weights = torch.from_numpy(component_file.load(components, model, folder))
     decomposer = Decomposer(model.network)
-    prompts = _prompts(model, header, texts)
+    prompts = _prompts(model, header, texts, options)
     for one, prompt in zip(texts, prompts, strict=True):
         require_fits_context(model, f"line {one.line}", prompt)
-    with precision.products(matmul, model.device):
-        decomposed = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+    with precision.products(options.matmul, model.device):
+        decomposed = decompose(model, decomposer, prompts, options.batch_tokens, with_attention=False)
     parts = decomposed.parts[:, heads_and_mlps(decomposer.parts())]  # (N, M, C)
     probabilities = torch.einsum("nmc,m->nc", parts, weights).double().softmax(-1).numpy()  # (N, C)
     yield from _answers(header, texts, probabilities)
 
 
-def _prompts(model: LanguageModel, header: Header, texts: Sequence[Text]) -> list[TokenizedPrompt]:
+def _prompts(model: LanguageModel, header: Header, texts: Sequence[Text], options: RunOptions) -> list[TokenizedPrompt]:
     """Build prompts from the demonstrations in a header, with each text as a query."""
     words = tuple(header.label_words)
     task = Task(header.task, header.task, header.template, words, tuple(word.strip() for word in words))
     queries = [one.text for one in texts]
     warn_of_repeated(header.texts, queries, [f"line {one.line}" for one in texts])
-    return build_prompts(model, task, header.texts, header.labels, queries, header.bos, header.chat)
+    return build_prompts(model, task, header.texts, header.labels, queries, options)
 
 
 def _answers(header: Header, texts: Sequence[Text], probabilities: np.ndarray) -> Iterator[Answer]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from icl_lens.artifacts import signed_file
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.prompts.positions import Bos
+from icl_lens.prompts.forms import Bos, Chat
 from icl_lens.section import Section
 from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
 from icl_lens.tools.task_header import require_consistent
@@ -35,7 +35,7 @@ class Header(Section):
         texts: The texts of the demonstrations, in order.
         labels: The class indices of the demonstrations.
         bos: Whether the BOS token was prepended, see :func:`icl_lens.prompts.positions.tokenize`.
-        chat: Whether the prompt is written as a chat.
+        chat: Whether the prompt is written as a chat, and in which form, see :func:`icl_lens.prompts.chat.convert`.
         trained_on: The number of texts on which the weights were trained, without the demonstrations.
         epochs: The number of training steps.
         right_before: The number of these texts that the whole model classifies correctly.
@@ -54,7 +54,7 @@ class Header(Section):
     texts: list[str] = Field(min_length=1)
     labels: list[int]
     bos: Bos
-    chat: bool
+    chat: Chat
     trained_on: int = Field(ge=1)
     epochs: int
     right_before: int

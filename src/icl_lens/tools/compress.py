@@ -7,7 +7,7 @@ The method is Hidden_anchor of *Label Words are Anchors*, section 3.2, with the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +17,8 @@ import torch
 from icl_lens.errors import InputError
 from icl_lens.models import loading
 from icl_lens.models.observed import observe
+from icl_lens.models.options import LoadOptions, RunOptions, merge
 from icl_lens.network import precision
-from icl_lens.prompts.positions import Bos
 from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.tasks.task import Task
 from icl_lens.tools import demo_cache
@@ -39,15 +39,8 @@ def compress(
     labels: Sequence[int],
     out: Path | str,
     keep: Keep = "anchors",
-    name: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    matmul: str = "exact",
-    bos: Bos = "auto",
-    as_chat: bool = False,
-    adapter: Path | str | None = None,
-    placement: str = "device",
-    max_memory: Mapping[str, str] | None = None,
+    load: LoadOptions | None = None,
+    options: RunOptions | None = None,
 ) -> Header:
     """Run the model once on the demonstrations, and write the keys and values of the kept positions.
 
@@ -59,25 +52,19 @@ def compress(
         out: The cache file to write.
         keep: ``anchors`` for the template and label words (Hidden_anchor), or ``all`` for all positions, which does not change
             any prediction.
-        name: The name of the model in the cache.
-        device: auto, cpu, cuda or mps.
-        dtype: float32, float16 or bfloat16.
-        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
-        bos: See :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
-        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
+        load: How to load the model; the defaults if None.
+        options: How to run the model and to write its prompts; the defaults if None. The tool does not batch prompts.
 
     Raises:
         InputError: The model cannot be used, or the demonstrations leave no room for a query.
     """
-    model = loading.load(
-        folder, name=name, device=device, dtype=dtype, adapter=adapter, placement=placement, max_memory=max_memory
-    )
+    load, options = merge(load, options)
+    model = loading.load(folder, load)
     compressed_demonstrations.require_compressible(model)
     for index in sorted(set(range(len(task.label_words))) - set(labels)):
         logger.warning("class %s has no demonstration", task.label_words[index].strip())
     # The query is not used. Any text can follow the demonstrations.
-    (prompt,) = build_prompts(model, task, texts, labels, texts[:1], bos, as_chat)
+    (prompt,) = build_prompts(model, task, texts, labels, texts[:1], options)
     length = compressed_demonstrations.query_start(prompt)
     if model.context is not None and length >= model.context:
         raise InputError(
@@ -85,7 +72,7 @@ def compress(
             "or shorter demonstrations"
         )
     kept = compressed_demonstrations.kept_positions(prompt) if keep == "anchors" else np.arange(length)
-    with precision.products(matmul, model.device) as products:
+    with precision.products(options.matmul, model.device) as products:
         if model.context is None or len(prompt.ids) <= model.context:
             observe(model, [prompt])  # warns if the model predicts such texts poorly or tokens are unknown
         compressed = compressed_demonstrations.compress(model, prompt, kept)
@@ -93,16 +80,16 @@ def compress(
         out,
         compressed,
         made_by=identify(model, folder),
-        dtype=dtype,
-        matmul=matmul,
+        dtype=load.dtype,
+        matmul=options.matmul,
         products=products,
         task=task.name,
         template=task.template,
         label_words=list(task.label_words),
         texts=list(texts),
         labels=list(labels),
-        bos=bos,
-        chat=as_chat,
+        bos=options.bos,
+        chat=options.as_chat,
     )
     logger.info("wrote %s: kept %d of %d positions of %d demonstrations", out, len(kept), length, len(texts))
     return header

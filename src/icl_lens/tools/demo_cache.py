@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from icl_lens.artifacts import signed_file
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.prefixes import Prefix
-from icl_lens.prompts.positions import Bos
+from icl_lens.prompts.forms import Bos, Chat
 from icl_lens.studies.anchors.compressed_demonstrations import Compressed
 from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
 from icl_lens.tools.task_header import require_consistent
@@ -36,7 +36,7 @@ class Header(BaseModel):
         texts: The texts of the demonstrations, in order. They are needed because a query is tokenized together with them.
         labels: The class indices of the demonstrations.
         bos: Whether the BOS token was prepended, see :func:`icl_lens.prompts.positions.tokenize`.
-        chat: Whether the prompt is written as a chat.
+        chat: Whether the prompt is written as a chat, and in which form, see :func:`icl_lens.prompts.chat.convert`.
         kept: The kept positions, in ascending order.
         ids: The token ids of all demonstrations. Their number is the position at which queries start.
         start: The position at which queries start.
@@ -56,7 +56,7 @@ class Header(BaseModel):
     texts: list[str] = Field(min_length=1)
     labels: list[int]
     bos: Bos
-    chat: bool
+    chat: Chat
     kept: list[int] = Field(min_length=1)
     ids: list[int]
     start: int

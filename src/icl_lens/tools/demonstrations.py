@@ -9,9 +9,10 @@ import pandas as pd
 
 from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.prompts import chat
-from icl_lens.prompts.positions import Bos, TokenizedPrompt, tokenize
+from icl_lens.models.options import RunOptions
+from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.prompts.protocol import write_prompt
+from icl_lens.studies import computing
 from icl_lens.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,7 @@ def build_prompts(
     texts: Sequence[str],
     labels: Sequence[int],
     queries: Sequence[str],
-    bos: Bos,
-    as_chat: bool,
+    options: RunOptions,
 ) -> list[TokenizedPrompt]:
     """Build one tokenized prompt per query, each with all demonstrations. The model is not run.
 
@@ -34,13 +34,12 @@ def build_prompts(
         texts: The texts of the demonstrations, in prompt order.
         labels: The class indices of the demonstrations.
         queries: The texts of the queries.
-        bos: See :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
+        options: How to write the prompts.
     """
     shared = {"gold": 0, "seed": 0, "label_words": list(task.label_words), "demo_labels": list(labels)}
     rows = [{"prompt_id": n, **shared, **write_prompt(task, list(texts), list(labels), q)} for n, q in enumerate(queries)]
     table = pd.DataFrame(rows)
-    return tokenize(chat.wrap(table, model.tokenizer) if as_chat else table, model.tokenizer, bos)
+    return computing.tokenize_prompts(model.tokenizer, table, options)
 
 
 def warn_of_repeated(texts: Sequence[str], queries: Sequence[str], locations: Sequence[str]) -> None:

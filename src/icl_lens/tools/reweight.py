@@ -7,7 +7,7 @@ released code (:mod:`icl_lens.studies.component_reweighting.component_weights`),
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +15,8 @@ import torch
 from icl_lens.errors import InputError
 from icl_lens.models import loading
 from icl_lens.models.observed import observe
+from icl_lens.models.options import LoadOptions, RunOptions, merge
 from icl_lens.network import precision
-from icl_lens.prompts.positions import Bos
 from icl_lens.studies.component_reweighting import component_weights
 from icl_lens.studies.component_reweighting.decomposition import Decomposer, decompose, heads_and_mlps
 from icl_lens.studies.component_reweighting.settings import Settings
@@ -37,16 +37,8 @@ def reweight(
     demonstrations: int,
     out: Path | str,
     settings: Settings | None = None,
-    name: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    matmul: str = "exact",
-    bos: Bos = "auto",
-    as_chat: bool = False,
-    batch_tokens: int = 4096,
-    adapter: Path | str | None = None,
-    placement: str = "device",
-    max_memory: Mapping[str, str] | None = None,
+    load: LoadOptions | None = None,
+    options: RunOptions | None = None,
 ) -> Header:
     """Train weights for the heads and MLPs of a model on labelled texts, and write them to a file.
 
@@ -58,14 +50,8 @@ def reweight(
         demonstrations: The number of demonstrations.
         out: The file to write.
         settings: The settings of the training.
-        name: The name of the model in the file.
-        device: auto, cpu, cuda or mps.
-        dtype: float32, float16 or bfloat16.
-        matmul: How products of float32 matrices are computed, exact or fast, see :func:`icl_lens.network.precision.products`.
-        bos: See :func:`icl_lens.prompts.positions.tokenize`.
-        as_chat: Whether prompts are written as a chat, see :func:`icl_lens.prompts.chat.wrap`.
-        batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        placement, max_memory: Where the layers of the model are, see :func:`icl_lens.models.loading.load`.
+        load: How to load the model; the defaults if None.
+        options: How to run the model and to write its prompts; the defaults if None.
 
     Raises:
         InputError: There are too few texts, a class has no training text, a text is too long, or the model cannot be used.
@@ -83,21 +69,20 @@ def reweight(
             f"class {missing[0]} has no training text: none of the texts after the first {demonstrations}, which are "
             "demonstrations, has this label; add such texts"
         )
-    model = loading.load(
-        folder, name=name, device=device, dtype=dtype, adapter=adapter, placement=placement, max_memory=max_memory
-    )
+    load, options = merge(load, options)
+    model = loading.load(folder, load)
     decomposer = Decomposer(model.network)
     demonstration_texts, demonstration_labels = list(texts[:demonstrations]), list(labels[:demonstrations])
     training_texts = list(texts[demonstrations:])
     locations = [f"labelled text {number}" for number in range(demonstrations + 1, len(texts) + 1)]
     warn_of_repeated(demonstration_texts, training_texts, locations)
-    prompts = build_prompts(model, task, demonstration_texts, demonstration_labels, training_texts, bos, as_chat)
+    prompts = build_prompts(model, task, demonstration_texts, demonstration_labels, training_texts, options)
     for location, prompt in zip(locations, prompts, strict=True):
         require_fits_context(model, location, prompt)
     trainable = heads_and_mlps(decomposer.parts())
-    with precision.products(matmul, model.device) as products:
+    with precision.products(options.matmul, model.device) as products:
         observe(model, prompts)  # warns if the model predicts such texts poorly or tokens are unknown
-        decomposed = decompose(model, decomposer, prompts, batch_tokens, with_attention=False)
+        decomposed = decompose(model, decomposer, prompts, options.batch_tokens, with_attention=False)
     parts = decomposed.parts[:, trainable]  # (n, M, C)
     classes = torch.tensor(gold)
     trained = component_weights.reweight(parts[None], classes[None], torch.ones(1, len(gold), dtype=torch.bool), settings)
@@ -109,16 +94,16 @@ def reweight(
         components["layer"].to_numpy(),
         components["head"].to_numpy(),
         made_by=identify(model, folder),
-        dtype=dtype,
-        matmul=matmul,
+        dtype=load.dtype,
+        matmul=options.matmul,
         products=products,
         task=task.name,
         template=task.template,
         label_words=list(task.label_words),
         texts=demonstration_texts,
         labels=demonstration_labels,
-        bos=bos,
-        chat=as_chat,
+        bos=options.bos,
+        chat=options.as_chat,
         trained_on=len(gold),
         epochs=int(trained.epochs[0]),
         right_before=int((decomposed.logits.argmax(-1) == classes).sum()),

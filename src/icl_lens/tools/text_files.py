@@ -13,6 +13,7 @@ from icl_lens.corpora import records
 from icl_lens.corpora.columns import label_name
 from icl_lens.errors import InputError
 from icl_lens.short_repr import short_repr
+from icl_lens.tasks.labels import label_indices
 from icl_lens.tasks.task import Task
 
 Format = Literal["lines", "jsonl", "csv", "tsv", "parquet"]
@@ -50,10 +51,7 @@ def demonstrations(path: Path | str, task: Task) -> tuple[list[str], list[int]]:
     """
     if records.format_of(path) is None:
         raise InputError(f"{path}: demonstrations must be a .csv, .tsv, .jsonl or .parquet file with text and label")
-    known = {word.strip(): index for index, word in enumerate(task.label_words)}
-    known = {**{name: index for index, name in enumerate(task.classes)}, **known}
-    if not any(name.isdecimal() for name in known):
-        known |= {str(index): index for index in range(len(task.label_words))}
+    known = label_indices(task)
     table = records.read(path, ("text", "label"))
     texts, labels = [], []
     for row in table.rows:

@@ -12,7 +12,8 @@ prefix:
 The kept positions are the template before the first text ("Review:") and all tokens of each demonstration except its text:
 "\\nSentiment:", the whole label word, the newline after it and the next "Review:", up to and including the newline before the
 query (released code, ``context_solver.py``). The BOS token, if present, and any text that a chat template adds before the
-prompt also count as formatting.
+prompt also count as formatting. If demonstrations are turns of a chat, so do the characters that the chat template writes up to
+the first template piece of the query.
 
 A kept key does not change and keeps its position. The query's positions continue after the demonstrations, at P, P + 1, ...
 (``compress_top.py``, and ``compress.py`` for GPT-J), or restart at 0 (``compress.py`` for GPT2-XL).
@@ -58,13 +59,18 @@ class Compressed:
 def query_start(prompt: TokenizedPrompt) -> int:
     """Return P, the position of the query's first token, after the newline that ends the last demonstration.
 
+    If demonstrations are turns of a chat, it is the first token of the content of the query's turn.
+
     Raises:
         InputError: The prompt has no demonstration.
     """
     if not len(prompt.anchors):
         raise InputError(f"prompt {prompt.prompt_id} has no demonstration to compress; use prompts with demonstrations")
-    end = int(prompt.label_spans[-1, 1])
-    end += prompt.text[end : end + 1] == "\n"
+    if len(prompt.turn_starts):
+        end = int(prompt.turn_starts[-1])
+    else:
+        end = int(prompt.label_spans[-1, 1])
+        end += prompt.text[end : end + 1] == "\n"
     # A token that extends past this character belongs to the query. A token without characters (BOS) has end 0.
     return int(np.argmax(prompt.spans[:, 1] > end))
 

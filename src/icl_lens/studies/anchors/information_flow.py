@@ -30,7 +30,9 @@ METRICS = ("s_wp", "s_pq", "s_ww")
 """Names of the means of eq. 2 to 4, see :mod:`icl_lens.studies.anchors.saliency.compute`."""
 
 
-def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bool = False) -> np.ndarray:
+def measure(
+    model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bool = False, per_head: bool = False
+) -> np.ndarray:
     """Pass each layer's information flow in a batch of full prompts to ``sink``, starting with the last layer.
 
     Args:
@@ -40,13 +42,15 @@ def measure(model: LanguageModel, batch: Batch, sink: FlowSink, with_weights: bo
             attention weights, of the same shape, or None. The flow to padding is zero, because padding does not affect the
             loss. The diagonal follows eq. 1 and is not set to zero.
         with_weights: Whether to pass the mean attention weights.
+        per_head: Whether to pass A_{h,l} * dL/dA_{h,l} and A_{h,l} of each head instead, shape (B, H, T, T) each, with
+            ``with_weights``.
 
     Returns:
         The multiples, powers of two, shape (B,), float64.
     """
     # The loss depends only on the last position, but the mean attention weights need all rows.
     rows = batch.last if model.supports_single_row and not with_weights else None  # (B,)
-    with flows(model.network, sink, with_weights, rows):
+    with flows(model.network, sink, with_weights, rows, per_head):
         logits = class_logits(model, batch)  # (B, C)
         logit_gradient, multiple = _scaled_gradient(logits, batch.gold)  # (B, C), (B,)
         logits.backward(logit_gradient.to(logits.dtype).to(logits.device))  # cast on the CPU: some devices lack float64
@@ -102,8 +106,12 @@ class EdgeMeans:
         return values.new_zeros(len(self.last)).index_add_(0, self.row, values)
 
 
-def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:
+def require_demonstrations(prompts: Sequence[TokenizedPrompt], measurement: str = "saliency") -> None:
     """Check that all prompts have label words.
+
+    Args:
+        prompts: The prompts.
+        measurement: What requires label words, for the error message.
 
     Raises:
         InputError: A prompt has no demonstration.
@@ -111,7 +119,7 @@ def require_demonstrations(prompts: Sequence[TokenizedPrompt]) -> None:
     zero_shot = next((p for p in prompts if not len(p.anchors)), None)
     if zero_shot:
         raise InputError(
-            f"prompt {zero_shot.prompt_id} has no demonstration, but saliency requires label words; use prompts with "
+            f"prompt {zero_shot.prompt_id} has no demonstration, but {measurement} requires label words; use prompts with "
             "demonstrations"
         )
 

@@ -7,7 +7,10 @@ Each target isolates D positions, one per demonstration:
                 anchors. Tokens of the template and of the query are therefore eligible, and the last two positions are not. The
                 BOS token is not eligible: the paper's models have none, and it has no earlier positions to block.
 ``newline``     The newline after each label word. It ends the demonstration and is the first token that attends to its label.
-``template``    The last template token before each label word (the colon). It corresponds to the query's last token.
+                If demonstrations are turns of a chat, it is the first token after the label word with a visible character,
+                such as ``<|im_end|>``, because this token ends the demonstration.
+``template``    The last template token before each label word (the colon). It corresponds to the query's last token. If
+                demonstrations are turns of a chat, it is the last token before the answer of the assistant.
 
 The sampling of random positions lets prompts with the same demonstrations share computation. The D positions of a prompt fall
 on both sides of its last anchor. Each task, seed and draw has several *orders* (10 by default). An order consists of a number u
@@ -29,7 +32,7 @@ from collections.abc import Callable
 import numpy as np
 
 from icl_lens.errors import InputError
-from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.prompts.positions import TokenizedPrompt, tokens_of
 from icl_lens.studies.anchors.isolating import Settings, Target
 
 # Distinct keys of the random streams.
@@ -56,6 +59,8 @@ def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[i
                 f"prompt {prompt.prompt_id}: a label word has no template token before it; remove `template` from the targets"
             )
         return previous
+    if len(prompt.turn_starts):
+        return _turn_ends(prompt)
     ends = [*prompt.anchors[1:].tolist(), prompt.last]
     found = []
     for anchor, end in zip(prompt.anchors.tolist(), ends, strict=True):
@@ -67,6 +72,23 @@ def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[i
             )
         found.append(newline)
     return np.array(found, dtype=np.int64)
+
+
+def _turn_ends(prompt: TokenizedPrompt) -> np.ndarray:
+    """Return the first token after each label word that contains a visible character of the chat template, shape (D,).
+
+    Raises:
+        InputError: The chat template writes no visible character after a label word.
+    """
+    spans = zip(prompt.label_spans[:, 1].tolist(), prompt.turn_starts[1:].tolist(), strict=True)
+    found = [tokens_of(prompt, [(end, next_start)]) for end, next_start in spans]
+    for anchor, tokens in zip(prompt.anchors.tolist(), found, strict=True):
+        if not len(tokens):
+            raise InputError(
+                f"prompt {prompt.prompt_id}: the chat template writes no visible character after the label word at position "
+                f"{anchor}; remove `newline` from the targets"
+            )
+    return np.array([tokens[0] for tokens in found], dtype=np.int64)
 
 
 def order_of(prompt: TokenizedPrompt, settings: Settings) -> int:

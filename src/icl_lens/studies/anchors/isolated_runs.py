@@ -162,6 +162,11 @@ class States:
                 self._prefix[layer, i] = prefixes[row].get(layer)
                 self._tail[layer, i] = state.values[row, : int(batch.last[row]) - batch.start + 1]
 
+    def copy(self, source: int, targets: Collection[int]) -> None:
+        """Use the states of a prompt also for other prompts with the same tokens."""
+        for stored in (self._prefix, self._tail):
+            stored |= {(layer, target): stored[layer, source] for layer in self.layers for target in targets}
+
     def prefix_state(self, layer: int, i: int, length: int) -> State:
         """Return the states of the first ``length`` tokens of a prompt's shared prefix, values of shape (1, length, D)."""
         state = self._prefix[layer, i]

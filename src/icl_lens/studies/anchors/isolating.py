@@ -34,8 +34,8 @@ class Settings(Section):
         default=["label", "random"],
         min_length=1,
         description="Positions that cannot attend to the text before them: the label words (label); the same number of "
-        "random other tokens (random, the paper's control); the newline after each label word (newline); the last template "
-        "token before each label word (template).",
+        "random other tokens (random, the paper's control); the newline after each label word or, with `chat: turns`, the end "
+        "of the assistant's turn (newline); the last template token before each label word (template).",
     )
     layers: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None,

@@ -107,7 +107,8 @@ def _depth(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
     """Compute the mean depth of the heads with the largest value, over the last axis."""
     values = ranks.without_rounding_errors(values)
     best = values == values.max(-1, keepdims=True)
-    return (best * layers).sum(-1) / best.sum(-1)
+    total = (best * layers).sum(-1)
+    return np.divide(total, best.sum(-1), out=np.full_like(total, np.nan), where=best.any(-1))  # NaN without a value
 
 
 def _row(found: Attention, metric: str, layer: int, head: int, estimate: Estimate, interval: bool = True) -> dict:

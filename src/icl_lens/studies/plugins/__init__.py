@@ -41,7 +41,7 @@ def add(folders: Iterable[Path | str]) -> None:
             raise InputError(f"plugins: {given} is not a folder; give a folder that contains a study.py")
         if not (folder / "study.py").is_file():
             raise InputError(f"plugins: {given} contains no study.py; see docs/extending.md for the files of a study")
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        if not is_valid_name(name):
             raise InputError(
                 f"plugins: {given}: {name!r} is not a valid study name; rename the folder (lower-case letters, digits and "
                 "underscores, starting with a letter, and not a Python keyword)"
@@ -62,6 +62,16 @@ def add(folders: Iterable[Path | str]) -> None:
             sys.modules[module] = package
             setattr(sys.modules[__name__], name, package)
     os.environ[VARIABLE] = os.pathsep.join(map(str, FOLDERS.values()))
+
+
+def is_valid_name(name: str) -> bool:
+    """Return whether a folder with this name can be a study: it is a valid name of a module in lower case."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and not keyword.iskeyword(name)
+
+
+def is_reserved_name(name: str) -> bool:
+    """Return whether a module of icl-lens has this name."""
+    return name in _RESERVED_NAMES
 
 
 # A plugin's package becomes an attribute of this module, so it must not replace an existing attribute.

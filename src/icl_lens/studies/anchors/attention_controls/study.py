@@ -28,5 +28,7 @@ STUDY = Study(
     cost=Cost(passes=2 * len(CONTROLS), queries=lambda settings: settings.queries, models=2),
     settings=KEYS,
     inputs="prepare",
+    needs_gold=False,
+    gold_columns=("gold",),
     shards="prefix",
 )

@@ -88,6 +88,8 @@ STUDY = Study(
         Settings,
         "Compression of demonstrations to a few keys and values, or to the text of their template and label words (Table 2).",
     ),
+    needs_gold=False,
+    gold_columns=("correct",),
     shards="prefix",
     items=(
         Item(

@@ -36,8 +36,8 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
     """Compute the loyalties and accuracy of each method, for each model and prompt set.
 
     Args:
-        rows: Compression tables of one or more models, tasks and sets, with the column gold
-            (:func:`icl_lens.statistics.answers.with_gold`).
+        rows: Compression tables of one or more models, tasks and sets. The result has balanced accuracies only if they also
+            have the column gold (:func:`icl_lens.statistics.answers.with_gold`).
         plan: Settings of the resampling.
 
     Returns:
@@ -55,7 +55,6 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
         for task, of_task in [(OVER_TASKS, of_set), *of_set.groupby("task", sort=False)]:
             for condition, part in of_task.groupby(_CONDITION, sort=False):
                 estimate = mean(part, list(METRICS), plan, bounds=(0.0, 1.0))
-                balanced = answers.scores(part, ["correct"], plan)[1, 0]
                 drawn = part if condition[0] == "hidden_random" else part.assign(draw=0)
                 draws = [mean(one, list(METRICS), Bootstrap(resamples=1)).value for _, one in drawn.groupby("draw")]
                 row = {"model": model, "set": name, "task": task, **dict(zip(_CONDITION, condition, strict=True))}
@@ -66,7 +65,9 @@ def summarise(rows: pd.DataFrame, plan: Bootstrap | None = None) -> pd.DataFrame
                         f"{metric}_lowest_draw": float(min(draw[number] for draw in draws)),
                         f"{metric}_highest_draw": float(max(draw[number] for draw in draws)),
                     }
-                row |= answers.balanced_columns(balanced, answers.majority_baseline(part))
+                if "gold" in part:
+                    balanced = answers.scores(part, ["correct"], plan)[1, 0]
+                    row |= answers.balanced_columns(balanced, answers.majority_baseline(part))
                 if condition[0] == TOP_IN_SAMPLE:
                     row |= {name: np.nan for name in row if name.endswith(("_low", "_high", "_replicates"))}
                 found.append({**row, "draws": len(draws), "seeds": part["seed"].nunique()})

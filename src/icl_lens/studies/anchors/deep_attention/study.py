@@ -23,6 +23,7 @@ STUDY = Study(
     help="attention of the last position to the label words of each class, in each layer",
     schema=SCHEMA,
     cost=Cost(passes=1),
+    needs_gold=False,
     shards="prefix",
     items=(
         Item(

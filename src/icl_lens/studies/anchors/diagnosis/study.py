@@ -87,6 +87,7 @@ STUDY = Study(
         ),
     ),
     inputs="prepare",
+    needs_gold=False,
     shortage=_shortage,
     items=(
         Item(

@@ -22,6 +22,8 @@ STUDY = Study(
     help="the model's prediction for each prompt",
     schema=SCHEMA,
     cost=Cost(passes=1, vocabulary=True),
+    needs_gold=False,
+    gold_columns=("gold",),
     shards="prefix",
     walked=True,
 )

@@ -32,6 +32,7 @@ STUDY = Study(
     schema=SCHEMA,
     cost=Cost(passes=1, work=lambda job: isolation_cost.work(job, job.settings), kept="states", vocabulary=True),
     settings=Keys("isolation", Settings, "Isolation of label words or other tokens from the text before them."),
+    needs_gold=False,
     shards="prefix",
     walked=True,
     items=(

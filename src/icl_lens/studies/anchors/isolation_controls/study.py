@@ -40,6 +40,7 @@ STUDY = Study(
     cost=Cost(passes=len(CONTROLS), work=_work, kept="states", vocabulary=True, models=2),
     settings=KEYS,
     inputs="prepare",
+    needs_gold=False,
     shards="prefix",
     items=(
         Item(

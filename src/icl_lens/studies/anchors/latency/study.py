@@ -60,6 +60,7 @@ STUDY = Study(
     inputs="prepare",
     cost=Cost(passes=1, work=_work, vocabulary=True),
     settings=Keys("latency", Settings, "Timing of queries with full and with compressed demonstrations (Tables 3 and 6)."),
+    needs_gold=False,
     alone=True,
     items=(
         Item(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.prompts.positions import TokenizedPrompt, token_text
 
 
 def compute(
@@ -43,7 +43,7 @@ def compute(
                 {
                     "prompt_id": prompt.prompt_id,
                     "position": np.arange(len(prompt.ids)),
-                    "token": [_token_text(model, prompt, position) for position in range(len(prompt.ids))],
+                    "token": [token_text(prompt, position, model.tokenizer) for position in range(len(prompt.ids))],
                     "start": prompt.spans[:, 0],
                     "end": prompt.spans[:, 1],
                     "class": classes,
@@ -53,8 +53,3 @@ def compute(
         )
         progress(1)
     return pd.concat(tables, ignore_index=True)
-
-
-def _token_text(model: LanguageModel, prompt: TokenizedPrompt, position: int) -> str:
-    start, end = prompt.spans[position]
-    return prompt.text[start:end] if end > start else model.tokenizer.decode([int(prompt.ids[position])])

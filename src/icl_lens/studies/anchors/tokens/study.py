@@ -24,5 +24,6 @@ STUDY = Study(
     help="the tokens of each prompt, their positions, and which of them are label words",
     schema=SCHEMA,
     cost=Cost(passes=0),  # the study does not run the model
+    needs_gold=False,
     walked=True,
 )

@@ -36,6 +36,8 @@ STUDY = Study(
     cost=Cost(passes=0, more=lambda job: 3 + job.settings.orders, queries=lambda settings: settings.control_queries),
     settings=KEYS,
     inputs="prepare",
+    needs_gold=False,
+    gold_columns=("gold",),
     shards="prefix",
     items=(
         Item(

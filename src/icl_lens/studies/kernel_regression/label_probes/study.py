@@ -107,6 +107,7 @@ STUDY = Study(
     cost=Cost(passes=3, queries=lambda settings: settings.queries),
     settings=Keys("label_probes", Settings, "Linear probes of the keys and values around label words."),
     inputs="prepare",
+    needs_gold=False,
     shortage=_shortage,
     items=tuple(
         # Figure 5 and its repeats. The built-in texts include none of the paper's further tasks.

@@ -21,6 +21,7 @@ STUDY = Study(
     help="similarity of the next-token predictions for the query's text and for each demonstration's text",
     schema=SCHEMA,
     cost=Cost(passes=1),
+    needs_gold=False,
     items=(
         Item(
             name="kr_figure_4",

@@ -54,6 +54,8 @@ STUDY = Study(
         "rewritten", Settings, "Test texts rewritten by rules: numbers of prompts and clauses, and probability of typos."
     ),
     inputs="prepare",
+    needs_gold=False,
+    gold_columns=("gold",),
     shards="prefix",
     items=(
         Item(

@@ -57,9 +57,14 @@ def prepare(given: Given) -> Inputs:
     because all comparisons are paired.
 
     Raises:
-        InputError: No query fits in each condition.
+        InputError: No query fits in each condition, or demonstrations are to be turns of a chat.
     """
     model = given.model
+    if given.as_chat == "turns":
+        raise InputError(
+            f"model {model.name}: the examples of representation_change have no label words, so they cannot be turns of a "
+            "chat; set chat: true or chat: false for this model"
+        )
     table = _as_chats(given.table, model.tokenizer) if given.as_chat else given.table
     prompts = encode(table, model.tokenizer, given.bos)
     candidates = generation.candidate_ids(prompts, table["candidates"].tolist(), model.tokenizer)

@@ -71,6 +71,7 @@ STUDY = Study(
     reads=PAIRED_PROMPTS,
     inputs="prepare",
     tensors=True,
+    needs_gold=False,
     items=tuple(
         Item(
             name=name,
