@@ -117,7 +117,7 @@ help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */make \1\t/' | expand -t 16
 	@echo
 	@echo "One figure:       .venv/bin/snakemake figure_3 --cores all   (or table_1, kr_table_2, cr_figure_1, rc_rsa, ...)"
-	@echo "One paper:        .venv/bin/snakemake kernel_regression --cores all   (anchors, component_reweighting, representation_change)"
+	@echo "One paper:        .venv/bin/snakemake kernel_regression --cores all   (anchors, component_reweighting, representation_change, challenges)"
 	@echo "Your own config:  .venv/bin/snakemake --cores all --configfile my.yaml   (config/README.md explains each key)"
 	@echo "Audit results:    .venv/bin/icl-lens audit"
 

@@ -25,11 +25,23 @@ from icl_lens.studies.anchors.isolation import compute as isolation
 from icl_lens.studies.anchors.reweighting import compute as reweighting
 from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
 from icl_lens.studies.anchors.saliency import compute as saliency
+from icl_lens.studies.challenges.ch_edge_cuts import compute as edge_cuts
+from icl_lens.studies.challenges.ch_edge_cuts.plans import Condition, Planned, labelled_conditions
+from icl_lens.studies.challenges.ch_edge_cuts.study import Settings as EdgeCuts
+from icl_lens.studies.challenges.ch_saliency import compute as ch_saliency
+from icl_lens.studies.challenges.ch_saliency.edge_classes import find_classes
+from icl_lens.studies.challenges.ch_saliency.names import ATTRIBUTIONS, EDGES, LAYER, TRUTHS
+from icl_lens.studies.challenges.ch_saliency.study import Settings as ChSaliency
+from tests.reference import ch_saliency as plain_ch_saliency_of
 from tests.reference import compression as plain_compression
 from tests.reference import reweighting as plain_reweighting
 from tests.reference.deep_attention import class_attention
+from tests.reference.edge_cuts import cut_logits, gold_margin
 from tests.reference.isolation import isolated_logits, jaccard
 from tests.reference.saliency import saliency as plain_saliency_of
+
+# The edges that each condition of fast_cuts cuts, by the token ids of the prompt.
+_EDGES: dict[bytes, list[tuple[Condition, Planned | None]]] = {}
 
 
 def fast_saliency(pair, prompts, budget) -> np.ndarray:
@@ -41,6 +53,42 @@ def fast_saliency(pair, prompts, budget) -> np.ndarray:
 def plain_saliency(pair, prompts) -> np.ndarray:
     flows = (plain_saliency_of(pair.plain, p.ids.tolist(), p.anchors.tolist(), p.label_ids.tolist(), p.gold).T for p in prompts)
     return np.stack(list(flows))
+
+
+def fast_ch_saliency(pair, prompts, budget, settings: ChSaliency) -> np.ndarray:
+    """Return attributions and effects of cuts for the loss of the gold label, shape (N, L, classes, 9).
+
+    Each quantity is divided by its largest value of the prompt, because the quantities have different scales. The effects of
+    removing heads, and the same values for the margin and for the own answer, are also computed.
+    """
+    rows = ch_saliency.compute(pair.model, prompts, budget, settings=settings)
+    rows = rows[(rows["answer"] == "gold") & (rows["quantity"] == "loss")].set_index(["prompt_id", "layer", "edges"])
+    cells = [(p.prompt_id, layer, name) for p in prompts for layer in range(pair.model.layers) for name in (*EDGES, LAYER)]
+    found = rows[[*ATTRIBUTIONS, *TRUTHS]].reindex(cells, fill_value=0.0).to_numpy()
+    return _scaled(found.reshape(len(prompts), pair.model.layers, -1, found.shape[1]))
+
+
+def plain_ch_saliency(pair, prompts, settings: ChSaliency) -> np.ndarray:
+    found = []
+    for p in prompts:
+        plain = plain_ch_saliency_of.Plain(pair.plain, p.ids.tolist(), p.label_ids.tolist())
+        masks = {name: torch.from_numpy(mask).to(pair.plain.device) for name, mask in find_classes(p).items()}
+        for layer in range(pair.model.layers):
+            given = plain, layer, p.gold, "loss", {name: mask for name, mask in masks.items() if mask.any()}
+            attributed, truths = plain_ch_saliency_of.attributions(*given, settings.steps), plain_ch_saliency_of.truths(*given)
+            zeroed = plain.zeroed(layer)
+            for name, mask in masks.items():
+                if name not in truths:
+                    found.append([0.0] * (len(ATTRIBUTIONS) + len(TRUTHS)))
+                    continue
+                values = {**attributed[name], "value_zeroing": float(zeroed[mask.cpu()].sum())}
+                found.append([*(values[method] for method in ATTRIBUTIONS), *truths[name]])
+    return _scaled(np.array(found).reshape(len(prompts), pair.model.layers, len(EDGES) + 1, -1))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Divide each quantity (last axis) by its largest absolute value of each prompt (first axis)."""
+    return values / np.abs(values).max((1, 2), keepdims=True)
 
 
 def fast_attention(pair, prompts, budget) -> np.ndarray:
@@ -82,6 +130,40 @@ def plain_isolation(pair, prompts, settings: Isolation) -> np.ndarray:
             rows.append([int(after[prompt.label_ids].argmax()), *words])
         found.append(rows)
     return np.array(found, dtype=float)
+
+
+def fast_cuts(pair, prompts, budget, settings: EdgeCuts) -> np.ndarray:
+    """Return the margin of the gold class in the uncut run and under each condition, shape (N, 1 + C). Remember the edges."""
+    found = []
+    for i, uncut, answers, plans in edge_cuts.cut_each(pair.model, prompts, budget, settings):
+        listed = [condition for _, condition in labelled_conditions(pair.model.layers, settings, windows=True)]
+        _EDGES[prompts[i].ids.tobytes()] = [(condition, plans[condition]) for condition in listed]
+        found.append(
+            (i, [gold_margin(each.scores, prompts[i].gold) for each in (uncut, *(answers.get(c, uncut) for c in listed))])
+        )
+    return np.array([margins for _, margins in sorted(found)])
+
+
+def plain_cuts(pair, prompts) -> np.ndarray:
+    """Return the same with one forward pass per prompt and valid condition, of the edges that :func:`fast_cuts` has chosen."""
+    found = []
+    for prompt in prompts:
+        ids, length = prompt.ids.tolist(), len(prompt.ids)
+
+        def run(edges: np.ndarray, layers: range, prompt=prompt, ids=ids) -> float:
+            logits, _ = cut_logits(pair.plain, ids, edges, layers)
+            return gold_margin(logits[prompt.label_ids], prompt.gold)
+
+        margins = [run(np.zeros((length, length), dtype=bool), range(0))]
+        for condition, each in _EDGES[prompt.ids.tobytes()]:
+            if each is None:
+                margins.append(margins[0])
+                continue
+            edges = np.zeros((length, length), dtype=bool)
+            edges[each.rows, : each.edges.shape[1]] = each.edges
+            margins.append(run(edges, range(condition.start, condition.stop)))
+        found.append(margins)
+    return np.array(found)
 
 
 def fast_compression(pair, prompts, budget, settings: Compression) -> np.ndarray:

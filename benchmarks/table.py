@@ -42,6 +42,8 @@ from icl_lens.network import precision
 from icl_lens.studies.anchors.compression.study import Settings as Compression
 from icl_lens.studies.anchors.isolating import Settings as Isolation
 from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
+from icl_lens.studies.challenges.ch_edge_cuts.study import Settings as EdgeCuts
+from icl_lens.studies.challenges.ch_saliency.study import Settings as ChSaliency
 
 TASKS = ("sst2", "trec", "agnews")
 TOLERANCE = 1e-4
@@ -103,6 +105,8 @@ TARGETS = {
     "attention": ("deep attention", {"embedded": 10, "124M": 4, "XL": 10, "checkpoint": 4}),
     "reweighting": ("re-weighting, train and test", {"embedded": 6, "124M": 3, "XL": 6, "checkpoint": 4}),
     "compression": ("compression, all methods", {"embedded": 6, "124M": 3, "XL": 8, "checkpoint": 5}),
+    "ch_saliency": ("attributions and effects of cuts, 8 points", {"embedded": 8}),
+    "cuts": ("cut edges, all conditions", {"embedded": 5, "checkpoint": 3}),
     "whole": ("whole main paper for one task, Snakemake run against plain loop", {"embedded": 4}),
     "forward": ("forward pass: share of the rate of bare products", {"124M": 0.7, "XL": 0.6}),
     "tf32": (f"saliency with TF32, within {TOLERANCE_FAST['tf32']:g} of plain float32", {"XL": 8}),
@@ -142,11 +146,13 @@ class Bench:
         seeds = tuple(range(42, 42 + self.plan.seeds))
         return contest.tokenized(self.pair, task, prompt_set, count, self.options.data, self.long, seeds)
 
-    def _mean(self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable) -> Measured:
-        """Return the mean over tasks of the ratio of seconds per prompt."""
+    def _mean(
+        self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable, tasks: tuple[str, ...] = ()
+    ) -> Measured:
+        """Return the mean over tasks (those of the plan by default) of the ratio of seconds per prompt."""
         ratios, differences = {}, []
         pace, plain_pace = self.pace.setdefault(row, {}), self.plain_pace.setdefault(row, {})
-        for task in self.plan.tasks:
+        for task in tasks or self.plan.tasks:
             prompts = self.read(task, prompt_set, count)
             runs = {"fast": lambda prompts=prompts: fast(prompts), "plain": lambda prompts=prompts: plain(prompts[:few])}
             seconds, results = contest.contest(runs, self.clock, self.plan.repeats)
@@ -193,6 +199,13 @@ class Bench:
         found.tolerance = max(TOLERANCE_FAST[form] for form in formats)
         return found
 
+    def ch_saliency(self) -> Measured:
+        pair, plan, settings = self.pair, self.plan, ChSaliency(steps=8, random=False)
+        fast = lambda prompts: sides.fast_ch_saliency(pair, prompts, plan.budget, settings)  # noqa: E731
+        plain = lambda prompts: sides.plain_ch_saliency(pair, prompts, settings)  # noqa: E731
+        # The plain side runs about two thousand forward and backward passes per prompt of this task.
+        return self._mean("ch_saliency", "fresh-1shot", 2, 1, fast, plain, ("sst2",))
+
     def _isolation(self, row: str, settings: Isolation) -> Measured:
         pair, plan = self.pair, self.plan
         fast = lambda prompts: sides.fast_isolation(pair, prompts, plan.budget, settings)  # noqa: E731
@@ -208,6 +221,14 @@ class Bench:
     def _figure_8(self) -> list[int] | None:
         """Return Figure 8's numbers of layers, or None for the embedded model (each number up to half the depth)."""
         return None if self.pair.title == "embedded" else [1, 3, 5, 7]
+
+    def cuts(self) -> Measured:
+        pair, plan = self.pair, self.plan
+        settings = EdgeCuts(window_queries=plan.queries, draws=plan.draws)  # windows of all rows for each prompt
+        fast = lambda prompts: sides.fast_cuts(pair, prompts, plan.budget, settings)  # noqa: E731
+        plain = lambda prompts: sides.plain_cuts(pair, prompts)  # noqa: E731
+        # Each prompt has about a thousand conditions, so few prompts are enough.
+        return self._mean("cuts", "shared-1shot", min(plan.queries, 4), 1, fast, plain)
 
     def attention(self) -> Measured:
         pair, plan = self.pair, self.plan

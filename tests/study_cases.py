@@ -61,6 +61,8 @@ CASES = {
     "label_probes": Case("fresh-2shot", {"folds": 2, "offsets": [0], "tokens": 50}),
     "prediction_similarity": Case(),
     "components": Case("labelled-4", {"budgets": [4], "sweep": [], "epochs": 5, "calibration_epochs": 5, "queries": 1}),
+    "ch_edge_cuts": Case(SHARED, {"draws": 1, "queries": 2}),
+    "ch_saliency": Case(settings={"queries": 1, "steps": 2}),
     "representation_change": Case(PAIRED, {"lines": LINES, "permutations": 19, "folds": 2, "new_tokens": 2}),
 }
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from icl_lens import resources
 from icl_lens.report import claims
 from icl_lens.report.claims import Paper
 from icl_lens.report.verdicts import OUTCOMES
 from icl_lens.studies import registry
 
-from .layout import DOCS, REPOSITORY, headings
+from .layout import DOCS, headings
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,8 @@ def scorecards() -> tuple[Scorecard, ...]:
 @cache
 def papers() -> Mapping[str, Paper]:
     """Return group -> claims of its paper, for each group with a claims file."""
-    folders = (REPOSITORY / "src/icl_lens/resources/claims", REPOSITORY / "resources/claims")
-    folder = next(folder for folder in folders if folder.is_dir())
-    return {name: claims.load(folder / f"{name}.yaml") for name in registry.groups() if (folder / f"{name}.yaml").is_file()}
+    files = {name: resources.CLAIMS / f"{name}.yaml" for name in registry.groups()}
+    return {name: claims.load(file) for name, file in files.items() if file.is_file()}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")),
 ]
-ROWS = ("saliency", "isolation", "random", "attention", "reweighting", "compression", "tf32")
+ROWS = ("saliency", "isolation", "random", "attention", "reweighting", "compression", "cuts", "tf32")
 
 
 @pytest.fixture

@@ -375,7 +375,7 @@ def test_saved_checkpoints_are_shown_over_training_alone_and_only_when_training_
 
 
 OVERLAYS = sorted((REPOSITORY / "config").glob("*.yaml"))
-OVER_ANOTHER = {"gemma-real-companions": "gemma-real", "gemma-real-interventions": "gemma-real"}
+OVER_ANOTHER = {f"gemma-real-{name}": "gemma-real" for name in ("challenges", "companions", "interventions")}
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)

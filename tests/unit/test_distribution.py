@@ -28,11 +28,10 @@ def test_the_paper_of_each_claims_file_can_be_cited():
     papers = {}
     for paper in registry.papers():
         claims = yaml.safe_load((resources.CLAIMS / f"{paper}.yaml").read_text(encoding="utf-8"))
-        papers[re.search(r"arXiv (\d{4}\.\d{5})", claims["reference"])[1]] = claims["reference"]
+        papers |= dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{5})", claims["reference"]), claims["reference"])
     assert set(by_id) == set(papers)
     for number, named in papers.items():
-        assert named.startswith(by_id[number]["authors"][0]["family-names"])
-        assert str(by_id[number]["year"]) in named
+        assert by_id[number]["authors"][0]["family-names"] in named
 
 
 def test_the_catalog_entry_has_the_keys_that_the_catalog_reads():

@@ -73,12 +73,16 @@ def test_the_page_of_a_paper_has_the_verdicts_of_both_runs(pages):
     assert gemma.counts("Label Words are Anchors") == [23, 4, 4, 0, 68]
 
 
-@pytest.mark.parametrize("file", ["gemma-scorecard.csv", "embedded-scorecard.csv"])
+# Groups that a committed scorecard lacks, because they have not been run on all data of that scorecard yet.
+NOT_RUN = {"gemma-scorecard.csv": {"challenges"}, "embedded-scorecard.csv": set()}
+
+
+@pytest.mark.parametrize("file", NOT_RUN)
 def test_a_committed_scorecard_has_every_claim_as_it_is_today(file):
     with (layout.DOCS / file).open(encoding="utf-8", newline="") as stream:
         found = {(row["paper"], row["claim"]): row["statement"] for row in csv.DictReader(stream)}
-    claims = {(paper.name, claim.id): claim.statement for paper in results.papers().values() for claim in paper.claims}
-    assert found == claims
+    papers_run = [paper for group, paper in results.papers().items() if group not in NOT_RUN[file]]
+    assert found == {(paper.name, claim.id): claim.statement for paper in papers_run for claim in paper.claims}
 
 
 def test_a_claim_is_escaped(monkeypatch, pages):
@@ -268,7 +272,10 @@ def test_the_readme_is_one_screen_and_has_the_numbers_of_the_scorecard():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 75
     gemma = results.scorecards()[0]
+    assert "`challenges`" in readme
     for group, paper in results.papers().items():
+        if group in NOT_RUN["gemma-scorecard.csv"]:
+            continue
         counts = r" \| ".join(map(str, gemma.counts(paper.name)[:-1]))
         assert re.search(rf"^\|.*\| `{group}` \| {counts} \|$", readme, re.MULTILINE), group
 

@@ -153,7 +153,7 @@ def test_every_study_has_what_it_names():
 
 def test_papers_and_groups_come_in_their_order():
     assert list(registry.groups()) == [*registry.papers(), "organism", "precision"]
-    assert registry.papers() == ["anchors", "kernel_regression", "component_reweighting", "representation_change"]
+    assert registry.papers() == ["anchors", "kernel_regression", "component_reweighting", "representation_change", "challenges"]
     groups = [item.group for item in registry.items().values()]
     assert list(dict.fromkeys(groups)) == list(registry.groups())
 

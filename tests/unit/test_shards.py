@@ -39,6 +39,8 @@ SPLIT = {
     "attention_controls": ("shared-1shot", {"queries": 3}),
     "kernel_regression_controls": ("fresh-2shot", {"control_queries": 2, "orders": 1}),
     "rewritten": ("fresh-1shot", {"queries": 3}),
+    "ch_edge_cuts": ("shared-1shot", {"draws": 1, "queries": 3}),
+    "ch_saliency": ("fresh-1shot", {"queries": 2, "steps": 1}),
 }
 
 # The studies that are one job, each with the reason.

@@ -12,6 +12,8 @@ from icl_lens.api.tables import Prompts
 
 __all__ = [
     "attention_controls",
+    "ch_edge_cuts",
+    "ch_saliency",
     "components",
     "compress",
     "compression",
@@ -1278,6 +1280,160 @@ def representation_change(
     Raises:
         InputError: An argument is invalid, or: a condition lacks a query, the tokens of a query do not match its
             span, or the family is not supported.
+    """
+    ...
+
+def ch_edge_cuts(
+    model: Model,
+    prompts: Prompts,
+    *,
+    queries: int = 3,
+    window_queries: int = 1,
+    draws: int = 5,
+    tolerance: float = 0.05,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predictions without the attention edges to a class of tokens, compared with as many and with as strong random edges.
+
+    Predictions of a model without some of its attention edges.
+
+    Bai et al. (arXiv 2401.11323) hide classes of tokens of the demonstrations from the test example: content words, stop words with
+    punctuation, and the template. Geva et al. (arXiv 2304.14767) cut the edges from the last position to some tokens in windows of
+    layers. Bakalova et al. (arXiv 2504.00132) distinguish contextualisation (edges between demonstrations, and from a text to its
+    label word) from aggregation (edges to the last position). This study cuts each set S of
+    `icl_lens.studies.challenges.edge_sets` in all heads h of some layers l, by masking its scores before the softmax:
+
+        A'[l, h, t, j] = 0                                                         for (t, j) in S
+        A'[l, h, t, j] = A[l, h, t, j] / sum of A[l, h, t, i] over (t, i) not in S otherwise
+
+    The diagonal is never in S. The layers are all layers, the two halves, and windows
+    (`icl_lens.studies.challenges.ch_edge_cuts.study.spans`). Two controls cut random edges of the same rows instead
+    (`icl_lens.studies.challenges.ch_edge_cuts.controls`). Each cut is compared with the uncut run of the same prompt.
+
+    Differences from the papers: Bai et al. keep the label words visible in each condition, and have no random controls. Geva et al.
+    measure the probability of the predicted token and use windows of 9 of 48 layers; here, a window has a third of the layers.
+    Bakalova et al. replace keys and values by those of another prompt; here, the edges are cut. Here, position 0 is only in the set
+    ``first``, so without a BOS token the first token of the first demonstration remains visible in all other cuts.
+
+    The computation. A cut changes only its rows and later positions, from its lowest layer on. Cuts in the row of the last position
+    run one token, and cuts in the rows of the query run the query. Cuts in the rows of the demonstrations run the demonstrations
+    once for all prompts that share them, and then each query. Each run starts at the lowest cut layer with the states of the uncut
+    run.
+    The conditions of one prompt form batches without padding (`icl_lens.studies.challenges.ch_edge_cuts.runs`).
+
+    Args:
+        model: The model, from `icl_lens.load` or `icl_lens.wrap`.
+        prompts: A prompt, a list of prompts, a prompts table (a DataFrame), or the path of a prompts table.
+        queries: Number of prompts per seed (the first ones); all if there are fewer.
+        window_queries: Number of prompts per seed for which the edges of query, label and demonstration rows are also
+            cut in windows of layers. The edges of the last position are cut in windows for all prompts, because this
+            costs less.
+        draws: Number of draws of the random control.
+        tolerance: Maximum relative difference in attention between a set of edges and its mass-matched control.
+        seed: Seed of the controls.
+
+    Returns:
+        A table with the columns `model` (name of the model), `task` (name of the task), `set` (name of the prompt
+        set), `seed` (seed with which the prompt was drawn), `prompt_id` (id of the prompt; in a list of prompts, its
+        position), `query_index` (number of the query's text), `demonstrations` (number of the demonstration set),
+        `rows` (string), `columns` (string), `span` (string), `start` (integer), `stop` (integer), `variant` (string),
+        `draw` (integer), `valid` (boolean), `gold` (integer), `prediction` (integer), `label_agrees` (boolean),
+        `word_jaccard_5` (float), `margin` (float), `effect` (float), `own_effect` (float), `edges` (integer),
+        `cut_tokens` (integer), `tokens` (integer), `mass` (float).
+
+        One row per prompt for the uncut run (rows, columns, span and variant are ``none``), and one per prompt and condition:
+        prompt_id, rows, columns, span (``all``, ``first half``, ``second half`` or ``window``), start, stop (the cut layers),
+        variant (``set``, ``random`` or ``mass``), draw, valid (False if the set has no edge in the prompt or the control does
+        not match it; the other values are then those of the uncut run), gold, prediction (class indices), label_agrees,
+        word_jaccard_5, margin (of the gold class), effect and own_effect (change of the margin of the gold class, and of that
+        of the uncut prediction), edges (number of cut edges, summed over the cut layers), cut_tokens (number of cut columns),
+        tokens (number of positions of the prompt), mass (attention of the uncut run along the cut edges, averaged over the
+        heads, the cut layers and the rows of the set).
+
+    Raises:
+        InputError: An argument is invalid, or: a prompt has no demonstrations, or the model's family is not
+            supported.
+    """
+    ...
+
+def ch_saliency(
+    model: Model,
+    prompts: Prompts,
+    *,
+    queries: int = 1,
+    steps: int = 32,
+    random: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Attributions of the loss to attention edges, against the effect of cutting the edges.
+
+    Attributions of the loss to attention edges, and the effect of cutting the edges.
+
+    A is the attention of a layer after the softmax, z its product with the values, L the loss, and X a class of edges
+    (`icl_lens.studies.challenges.ch_saliency.edge_classes`). For each prompt, layer and class:
+
+        attention        sum over X of mean_h A
+        value_zeroing    sum over X of d_ij / sum_j d_ij, where d_ij is the cosine distance between the output of the layer at row i
+                         and the same output with the value of position j set to 0, in all heads, with the same attention and the
+                         same input of the layer (Mohebbi et al., arXiv 2301.12971, and their code, for encoders)
+        abs_of_sum       sum over X of |sum_h A dL/dA|               (*Label Words are Anchors*, eq. 1; S is the mean over X)
+        sum_of_abs       sum over X of sum_h |A dL/dA|               (a footnote of the same paper says that it is similar)
+        largest_head     largest of the heads' sums over X of |A dL/dA|
+        signed           - sum over X of sum_h A dL/dA               first-order forecast of truth_post
+        ig               sum over X of sum_h A (1/M) sum_k dL/dA at ((k - 0.5)/M) A, k = 1, ..., M: the attention of this layer is
+                         scaled, and later layers are recomputed (Hao et al., arXiv 2004.11207; their code uses M = 64 and the
+                         points k/M for k < M, and the probability of the predicted class). Its forecast of truth_post is -ig.
+        truth_post       L with A := 0 on X, without renormalisation, minus L: what A dL/dA approximates
+        truth_pre        L with the scores of X masked before the softmax, minus L: what isolation and edge cuts do. The diagonal is
+                         never masked.
+
+    ``before`` is L without a cut. The class ``layer`` contains all edges of the layer, including the diagonal. The completeness
+    error of ig is |ig + truth_post| / max(|truth_post|, 1e-6) for this class.
+
+    L is the loss of the gold label, or of the model's own answer. The same quantities are computed with the margin m in place of
+    the loss (`icl_lens.studies.challenges.margin`), because the gradient of the loss vanishes for confident answers:
+
+        dL/dA = - sigma(-m) dm/dA
+
+    Per head, summed over X: ``heads`` is sum |A dL/dA|. For the class ``layer`` also
+
+        heads_michel     sum_t |z_t . dL/dz_t|    (Michel et al., arXiv 1905.10650; without the division by the layer's L2 norm)
+        heads_signed     - sum_t z_t . dL/dz_t
+        heads_ig         as ig
+        heads_truth      L with z := 0 in this head, minus L
+
+    Deviations: value zeroing was defined for encoders; here a row has only the columns up to its own. The last layer's output is
+    taken before the final norm. The released code of Hao et al. scores a head by its largest edge, which is not used here.
+
+    *How it is computed.* A changes L only through z. With the values V and the gradient G = dL/dz, dL/dA = G V'. A cut is another z
+    at the rows of X, and integrated gradients need only the mean of G over the points z (k - 0.5)/M, because A and V do not change.
+    All of these runs start at the layer and at the first changed row (`icl_lens.studies.challenges.ch_saliency.reruns`).
+
+    Args:
+        model: The model, from `icl_lens.load` or `icl_lens.wrap`.
+        prompts: A prompt, a list of prompts, a prompts table (a DataFrame), or the path of a prompts table.
+        queries: Number of prompts per seed (the first ones).
+        steps: Number of points (midpoints of equal parts) of the integral of integrated gradients.
+        random: Whether as many random edges as each class has are also attributed and cut, as a control.
+        seed: Seed of the random edges.
+
+    Returns:
+        A table with the columns `model` (name of the model), `task` (name of the task), `set` (name of the prompt
+        set), `seed` (seed with which the prompt was drawn), `prompt_id` (id of the prompt; in a list of prompts, its
+        position), `query_index` (number of the query's text), `demonstrations` (number of the demonstration set),
+        `layer` (integer), `edges` (string), `control` (boolean), `answer` (string), `quantity` (string), `count`
+        (integer), `before` (float), `attention` (float), `value_zeroing` (float), `abs_of_sum` (float), `sum_of_abs`
+        (float), `largest_head` (float), `signed` (float), `ig` (float), `truth_post` (float), `truth_pre` (float),
+        `heads` (list of floats), `heads_michel` (list of floats), `heads_signed` (list of floats), `heads_ig` (list
+        of floats), `heads_truth` (list of floats).
+
+        One row per prompt, layer, class of edges, answer and quantity, in this order, with the columns of the module's
+        docstring. A class without edges in a layer has no row. ``control`` marks the random counterpart of a class. ``count``
+        is the number of edges.
+
+    Raises:
+        InputError: An argument is invalid, or: a prompt has no demonstrations, the model's family is not supported,
+            or the range of its number format is too small.
     """
     ...
 

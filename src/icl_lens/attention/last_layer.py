@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from icl_lens.attention.kernels import EDITS, ROWS, Edit, ForwardStopped
+from icl_lens.attention.kernels import EDITS, ROWS, CustomAttention, Edit, ForwardStopped
 from icl_lens.attention.masks import causal_mask
 from icl_lens.attention.record import Rows
 from icl_lens.network.layers import attention_modules, layer_of
@@ -78,6 +78,8 @@ class _CachedState(LastLayerState):
         entry.update = update_once
 
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
+        if len(edits) == 1 and isinstance(edits[0], CustomAttention):
+            return False
         return any(not isinstance(edit, Rows) for edit in edits)
 
 

@@ -13,7 +13,7 @@ class Group:
 
     Attributes:
         package: The folder's package, ``__package__`` in its ``group.py``. Its last part is the group's name.
-        paper: Whether the group replicates a paper. The target ``all`` makes such a group, and its claims are in
+        paper: Whether the group replicates one or more papers. The target ``all`` makes such a group, and its claims are in
             ``icl_lens/resources/claims``.
         order: Sort key among the groups, ascending.
         title: Heading on the report page; the group's name by default.

@@ -96,6 +96,12 @@ NOT_COMPARED = {
     "table_precision": "rounding of number formats; the references run in float32",
     "cr_figure_3": "training steps, of which the embedded model has one; its rows are those of cr_table_1",
     "organism_learning_curve": "training",
+    "ch_figure_cuts": "means of a table that tests/unit/test_edge_cuts.py compares row by row",
+    "ch_figure_cut_layers": "means of the same table",
+    "ch_table_cuts": "means of the same table",
+    "ch_figure_saliency": "rank correlations of a table that tests/unit/test_ch_saliency.py compares row by row",
+    "ch_figure_saliency_cells": "means of the same table",
+    "ch_figure_saliency_forecast": "means of the same table",
 }
 """Items that are not compared, and why."""
 

@@ -8,7 +8,7 @@ from icl_lens.studies.item import Item
 GROUP = Group(
     package=__package__,
     paper=False,
-    order=4,
+    order=5,
     items=(
         Item(
             name="organism_learning_curve",

@@ -8,7 +8,7 @@ from icl_lens.studies.item import Item
 GROUP = Group(
     package=__package__,
     paper=False,
-    order=5,
+    order=6,
     items=(
         Item(
             name="table_precision",

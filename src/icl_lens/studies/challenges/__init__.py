@@ -1,0 +1,1 @@
+"""Studies of objections to *Label Words are Anchors*."""

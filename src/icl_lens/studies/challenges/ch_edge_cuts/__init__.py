@@ -1,0 +1,1 @@
+"""Study ``ch_edge_cuts``: predictions without some attention edges."""
