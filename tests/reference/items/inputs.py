@@ -125,7 +125,7 @@ class Run:
         return sorted(table.to_pylist(), key=lambda row: row["prompt_id"])
 
     def prompts(self, task: str, name: str) -> list[Prompt]:
-        """Return the prompts of a task and prompt set, tokenized with the tokenizer of the model."""
+        """Return the prompts of a task and prompt set, tokenized for the model."""
         return self.once(("prompts", task, name), lambda: [tokenized(row, self.tokenizer) for row in self.rows(task, name)])
 
     def once(self, key, compute):

@@ -76,7 +76,7 @@ class Reruns:
         return self._model.shares_prefixes and self._model.can_resume
 
     def first_row(self, layer: int, row: int) -> int:
-        """Return the first row that a run must compute if it changes a layer at a row and later ones.
+        """Return the first row that a run must compute if it changes the rows of a layer from a given row on.
 
         In the last layer, only the last row matters. A model whose runs cannot start at a layer or at a row computes all rows.
         """
