@@ -92,8 +92,15 @@ def tokenized(
     The texts come from the original files under ``data``, or else from the built-in corpus. With ``long``, built-in texts are
     joined so that they are about as long as the original ones.
     """
-    table = protocol.build(TASKS[task], _corpus(task, data, long), prompt_set, list(seeds), count)
+    table = prompts_table(task, prompt_set, count, data, long, seeds)
     return batching.fitting(pair.model, tokenize(table, pair.model.tokenizer))
+
+
+def prompts_table(
+    task: str, prompt_set: str, count: int, data: Path | None = None, long: bool = False, seeds: tuple = (42,)
+) -> pd.DataFrame:
+    """Return the prompts table of one task, see :func:`tokenized`."""
+    return protocol.build(TASKS[task], _corpus(task, data, long), prompt_set, list(seeds), count)
 
 
 @cache

@@ -6,10 +6,14 @@ one prompt at a time with eager attention, as the released scripts do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import contest  # noqa: F401 - must be first: it makes the references importable
 import numpy as np
+import pandas as pd
 import torch
 
+from icl_lens.prompts.positions import tokenize
 from icl_lens.statistics.attention_auc import attention_scores
 from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.studies.anchors.compression import compute as compression
@@ -25,15 +29,25 @@ from icl_lens.studies.anchors.isolation import compute as isolation
 from icl_lens.studies.anchors.reweighting import compute as reweighting
 from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
 from icl_lens.studies.anchors.saliency import compute as saliency
+from icl_lens.studies.challenges.ch_demonstrations import compute as demonstrations
+from icl_lens.studies.challenges.ch_demonstrations import shapley, trees
+from icl_lens.studies.challenges.ch_demonstrations.study import PLAIN
+from icl_lens.studies.challenges.ch_demonstrations.study import Settings as Demonstrations
+from icl_lens.studies.challenges.ch_demonstrations.versions import Game, Version
 from icl_lens.studies.challenges.ch_edge_cuts import compute as edge_cuts
 from icl_lens.studies.challenges.ch_edge_cuts.plans import Condition, Planned, labelled_conditions
 from icl_lens.studies.challenges.ch_edge_cuts.study import Settings as EdgeCuts
+from icl_lens.studies.challenges.ch_labels import compute as labels
+from icl_lens.studies.challenges.ch_labels.study import Settings as Labels
 from icl_lens.studies.challenges.ch_saliency import compute as ch_saliency
 from icl_lens.studies.challenges.ch_saliency.edge_classes import find_classes
 from icl_lens.studies.challenges.ch_saliency.names import ATTRIBUTIONS, EDGES, LAYER, TRUTHS
 from icl_lens.studies.challenges.ch_saliency.study import Settings as ChSaliency
+from icl_lens.studies.inputs import Given, Inputs
 from tests.reference import ch_saliency as plain_ch_saliency_of
 from tests.reference import compression as plain_compression
+from tests.reference import demonstrations as plain_demonstrations
+from tests.reference import labels as plain_labels_of
 from tests.reference import reweighting as plain_reweighting
 from tests.reference.deep_attention import class_attention
 from tests.reference.edge_cuts import cut_logits, gold_margin
@@ -42,6 +56,71 @@ from tests.reference.saliency import saliency as plain_saliency_of
 
 # The edges that each condition of fast_cuts cuts, by the token ids of the prompt.
 _EDGES: dict[bytes, list[tuple[Condition, Planned | None]]] = {}
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """A prompt with the prompts of all subsets of its demonstrations.
+
+    Attributes:
+        ids: Token ids of the prompt.
+        label_ids: Token ids of the label words.
+        gold: Class index of the query.
+        game: The game of the demonstrations.
+        versions: Subset -> its prompt.
+    """
+
+    ids: np.ndarray
+    label_ids: np.ndarray
+    gold: int
+    game: Game
+    versions: dict[tuple[int, ...], Version]
+
+
+def subsets(pair, table: pd.DataFrame, demonstrations_per_prompt: int) -> list[Subsets]:
+    """Return each prompt of a table with the prompts of its subsets."""
+    tokenizer, settings = (
+        pair.model.tokenizer,
+        Demonstrations(queries=len(table), control_queries=0, demonstrations=demonstrations_per_prompt),
+    )
+    given = Given(pair.model, table, {}, settings, "auto", False, lambda rows: tokenize(rows, tokenizer))
+    prepared = demonstrations.prepare(given)
+    return [
+        Subsets(p.ids, p.label_ids, p.gold, each.games[PLAIN], each.own)
+        for p, each in zip(prepared.prompts, prepared.more["versions"], strict=True)
+    ]
+
+
+@torch.inference_mode()
+def fast_shapley(pair, prompts: list[Subsets], budget) -> np.ndarray:
+    """Return the Shapley values of deleted demonstrations, shape (N, K)."""
+    groups: dict[bytes, list[Subsets]] = {}
+    for prompt in prompts:
+        before = prompt.versions[prompt.game.plan.coalitions[-1]]
+        groups.setdefault(before.ids[: before.query].tobytes(), []).append(prompt)
+    found = {}
+    for group in groups.values():
+        versions = [prompt.versions for prompt in group]
+        for prompt, scores in zip(group, trees.of_versions(pair.model, versions, group[0].label_ids, budget), strict=True):
+            values = plain_demonstrations.margins(scores, prompt.gold)
+            found[id(prompt)] = shapley.shapley(prompt.game.plan, values).phi
+    return np.stack([found[id(prompt)] for prompt in prompts])
+
+
+@torch.inference_mode()
+def plain_shapley(pair, prompts: list[Subsets]) -> np.ndarray:
+    """Return the same, one prompt at a time, with the fused kernel and only the logits of the last position."""
+    pair.plain.set_attn_implementation("sdpa")
+    found = []
+    for prompt in prompts:
+        scores = {}
+        for subset, version in prompt.versions.items():
+            ids = torch.from_numpy(version.ids)[None].to(pair.plain.device)
+            logits = pair.plain(ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+            scores[subset] = logits[torch.from_numpy(prompt.label_ids)].double().cpu().numpy()
+        values = plain_demonstrations.margins(scores, prompt.gold)
+        found.append(plain_demonstrations.shapley(values, prompt.game.plan.players))
+    return np.stack(found)
 
 
 def fast_saliency(pair, prompts, budget) -> np.ndarray:
@@ -164,6 +243,27 @@ def plain_cuts(pair, prompts) -> np.ndarray:
             margins.append(run(edges, range(condition.start, condition.stop)))
         found.append(margins)
     return np.array(found)
+
+
+def label_versions(pair, table, settings: Labels) -> Inputs:
+    """Return the prompts of a table with the labels of each condition."""
+    tokenizer = pair.model.tokenizer
+    return labels.prepare(Given(pair.model, table, {}, settings, "auto", False, lambda rows: tokenize(rows, tokenizer)))
+
+
+def fast_labels(pair, inputs: Inputs, budget, settings: Labels) -> np.ndarray:
+    """Return the log-probabilities of the label words in each version, shape (N, V, C)."""
+    found = labels.compute(pair.model, inputs.prompts, inputs.more["versions"], budget, settings=settings)
+    rows = np.stack(found["log_probs"])
+    return rows.reshape(-1, len(inputs.prompts), rows.shape[-1]).transpose(1, 0, 2)
+
+
+def plain_labels(pair, inputs: Inputs, few: int) -> np.ndarray:
+    """Return the same of the first prompts, with one forward pass per prompt and version, without the content-free texts."""
+    versions = [[each.prompts[i] for each in inputs.more["versions"]] for i in range(min(few, len(inputs.prompts)))]
+    return np.array(
+        [[plain_labels_of.log_probs(pair.plain, p.ids.tolist(), p.label_ids.tolist()) for p in of_one] for of_one in versions]
+    )
 
 
 def fast_compression(pair, prompts, budget, settings: Compression) -> np.ndarray:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -43,6 +43,7 @@ from icl_lens.studies.anchors.compression.study import Settings as Compression
 from icl_lens.studies.anchors.isolating import Settings as Isolation
 from icl_lens.studies.anchors.reweighting.study import Settings as Reweighting
 from icl_lens.studies.challenges.ch_edge_cuts.study import Settings as EdgeCuts
+from icl_lens.studies.challenges.ch_labels.study import Settings as Labels
 from icl_lens.studies.challenges.ch_saliency.study import Settings as ChSaliency
 
 TASKS = ("sst2", "trec", "agnews")
@@ -103,10 +104,19 @@ TARGETS = {
     "isolation": ("isolation, label conditions of Figure 8", {"embedded": 10, "124M": 4, "XL": 10, "checkpoint": 5}),
     "random": ("isolation, random conditions", {"embedded": 4, "124M": 2, "XL": 4, "checkpoint": 3}),
     "attention": ("deep attention", {"embedded": 10, "124M": 4, "XL": 10, "checkpoint": 4}),
+    "shapley": (
+        "Shapley values of four demonstrations, ten queries with the same ones (1 / .45)",
+        {"embedded": 2.2, "124M": 2.2, "checkpoint": 2.2},
+    ),
+    "shapley_fresh": (
+        "Shapley values of four demonstrations of one query (1 / .75)",
+        {"embedded": 1.33, "124M": 1.33, "checkpoint": 1.33},
+    ),
     "reweighting": ("re-weighting, train and test", {"embedded": 6, "124M": 3, "XL": 6, "checkpoint": 4}),
     "compression": ("compression, all methods", {"embedded": 6, "124M": 3, "XL": 8, "checkpoint": 5}),
     "ch_saliency": ("attributions and effects of cuts, 8 points", {"embedded": 8}),
     "cuts": ("cut edges, all conditions", {"embedded": 5, "checkpoint": 3}),
+    "labels": ("predictions with other labels, all conditions", {"embedded": 4, "124M": 2, "XL": 4, "checkpoint": 2}),
     "whole": ("whole main paper for one task, Snakemake run against plain loop", {"embedded": 4}),
     "forward": ("forward pass: share of the rate of bare products", {"124M": 0.7, "XL": 0.6}),
     "tf32": (f"saliency with TF32, within {TOLERANCE_FAST['tf32']:g} of plain float32", {"XL": 8}),
@@ -147,13 +157,21 @@ class Bench:
         return contest.tokenized(self.pair, task, prompt_set, count, self.options.data, self.long, seeds)
 
     def _mean(
-        self, row: str, prompt_set: str, count: int, few: int, fast: Callable, plain: Callable, tasks: tuple[str, ...] = ()
+        self,
+        row: str,
+        prompt_set: str,
+        count: int,
+        few: int,
+        fast: Callable,
+        plain: Callable,
+        tasks: Sequence[str] = (),
+        read: Callable | None = None,
     ) -> Measured:
         """Return the mean over tasks (those of the plan by default) of the ratio of seconds per prompt."""
         ratios, differences = {}, []
         pace, plain_pace = self.pace.setdefault(row, {}), self.plain_pace.setdefault(row, {})
         for task in tasks or self.plan.tasks:
-            prompts = self.read(task, prompt_set, count)
+            prompts = (read or self.read)(task, prompt_set, count)
             runs = {"fast": lambda prompts=prompts: fast(prompts), "plain": lambda prompts=prompts: plain(prompts[:few])}
             seconds, results = contest.contest(runs, self.clock, self.plan.repeats)
             pace[task], plain_pace[task] = seconds["fast"] / len(prompts), seconds["plain"] / min(few, len(prompts))
@@ -244,6 +262,24 @@ class Bench:
         plain = lambda prompts: sides.plain_compression_of(pair, prompts, settings)  # noqa: E731
         return self._mean("compression", "shared-1shot", plan.queries, plan.few, fast, plain)
 
+    def _shapley(self, row: str, prompt_set: str, few: int) -> Measured:
+        pair, budget = self.pair, self.plan.budget
+        tasks = [task for task in self.plan.tasks if task != "trec"]  # its prompts have six demonstrations
+
+        def read(task: str, prompt_set: str, count: int) -> list:
+            table = contest.prompts_table(task, prompt_set, count, self.options.data, self.long)
+            return sides.subsets(pair, table, 4)
+
+        fast = lambda prompts: sides.fast_shapley(pair, prompts, budget)  # noqa: E731
+        plain = lambda prompts: sides.plain_shapley(pair, prompts)  # noqa: E731
+        return self._mean(row, prompt_set, 10, few, fast, plain, tasks, read)
+
+    def shapley(self) -> Measured:
+        return self._shapley("shapley", "shared-2shot", 3)
+
+    def shapley_fresh(self) -> Measured:
+        return self._shapley("shapley_fresh", "fresh-2shot", 3)
+
     def reweighting(self) -> Measured:
         pair, plan = self.pair, self.plan
         settings = Reweighting(epochs=plan.epochs)
@@ -263,6 +299,31 @@ class Bench:
             )  # a step and a prediction each cost about one forward pass of a prompt
             pace[task], plain_pace[task] = seconds["fast"] / steps, seconds["plain"] / steps
             print(f"  reweighting, {task}: {ratios[task]:.2f}, difference {max(differences):.0e}", file=sys.stderr, flush=True)
+        parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
+        return Measured(statistics.mean(ratios.values()), parts, max(differences))
+
+    def labels(self) -> Measured:
+        """Compare the predictions of all label conditions.
+
+        The fast side also runs the content-free texts. The plain side does not, because it would run them once per
+        demonstration set.
+        """
+        plan, settings = self.plan, Labels(queries=self.plan.queries, flow_queries=0)
+        ratios, differences = {}, []
+        pace, plain_pace = self.pace.setdefault("labels", {}), self.plain_pace.setdefault("labels", {})
+        for task in plan.tasks:
+            seeds = tuple(range(42, 42 + plan.seeds))
+            table = contest.prompts_table(task, "shared-1shot", plan.queries, self.options.data, self.long, seeds)
+            inputs = sides.label_versions(self.pair, table, settings)
+            runs = {
+                "fast": lambda inputs=inputs: sides.fast_labels(self.pair, inputs, plan.budget, settings),
+                "plain": lambda inputs=inputs: sides.plain_labels(self.pair, inputs, plan.few),
+            }
+            seconds, results = contest.contest(runs, self.clock, plan.repeats)
+            pace[task], plain_pace[task] = seconds["fast"] / len(inputs.prompts), seconds["plain"] / len(results["plain"])
+            ratios[task] = plain_pace[task] / pace[task]
+            differences.append(contest.relative_difference(results["fast"][: len(results["plain"])], results["plain"]))
+            print(f"  labels, {task}: {ratios[task]:.2f}, difference {differences[-1]:.0e}", file=sys.stderr, flush=True)
         parts = ", ".join(f"{task} {ratio:.2g}" for task, ratio in ratios.items())
         return Measured(statistics.mean(ratios.values()), parts, max(differences))
 

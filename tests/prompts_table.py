@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from icl_lens.prompts.protocol import write_prompt
-from icl_lens.tasks.task import TASKS
+from icl_lens.tasks.task import TASKS, Task
 
 from .conftest import TEXTS
+
+WORDS_TEMPLATE = "Review: {text}\nSentiment:{label}"
+"""The template of :func:`words_table`."""
 
 
 def prompts_table(task: str = "sst2", count: int = 6, shots: int = 1) -> pd.DataFrame:
@@ -56,4 +61,29 @@ def shared_table(task: str = "agnews", count: int = 8, shots: int = 1) -> pd.Dat
             "query_span": [start, end + longer],
             "prefix_spans": [*giver["prefix_spans"][:-1], [place + longer for place in giver["prefix_spans"][-1]]],
         }
+    return pd.DataFrame(rows)
+
+
+def words_table(words: Sequence[str], count: int = 3, shared: bool = False) -> pd.DataFrame:
+    """Create prompts of different lengths with the given label words and one demonstration per class.
+
+    Args:
+        words: The label words.
+        count: Number of prompts.
+        shared: Whether the prompts have the same demonstrations.
+    """
+    task = Task("mine", "mine", WORDS_TEMPLATE, tuple(words), tuple(word.strip() for word in words))
+    classes, rows = len(words), []
+    for number in range(count):
+        first = 0 if shared else number
+        labels = [(c + first) % classes for c in range(classes)]
+        texts = [" ".join([TEXTS[(first + d) % len(TEXTS)]] * (1 + (first * d) % 3)) for d in range(classes)]
+        query = " ".join([TEXTS[-number % len(TEXTS)]] * (1 + number % 4))
+        rows.append(
+            {
+                **{"task": "mine", "set": "fresh-1shot", "seed": 42, "prompt_id": number, "shots": 1, "query_index": number},
+                **{"gold": number % classes, "label_words": list(words), "demo_labels": labels},
+                **{"demo_indices": list(range(classes)), **write_prompt(task, texts, labels, query)},
+            }
+        )
     return pd.DataFrame(rows)

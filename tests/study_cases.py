@@ -18,7 +18,7 @@ from icl_lens.prompts.protocol import build
 from icl_lens.studies import registry
 from icl_lens.studies.representation_change import paired_prompts
 from icl_lens.studies.run import run
-from icl_lens.tasks.task import TASKS
+from icl_lens.tasks.task import TASKS, Task
 
 from . import artifacts
 from .conftest import TEXTS
@@ -63,6 +63,8 @@ CASES = {
     "components": Case("labelled-4", {"budgets": [4], "sweep": [], "epochs": 5, "calibration_epochs": 5, "queries": 1}),
     "ch_edge_cuts": Case(SHARED, {"draws": 1, "queries": 2}),
     "ch_saliency": Case(settings={"queries": 1, "steps": 2}),
+    "ch_labels": Case(SHARED, {"queries": 2, "flow_queries": 1, "draws": 1, "conditions": ["inverted", "random", "words"]}),
+    "ch_demonstrations": Case(SHARED, {"queries": 2}),
     "representation_change": Case(PAIRED, {"lines": LINES, "permutations": 19, "folds": 2, "new_tokens": 2}),
 }
 
@@ -80,7 +82,7 @@ def write_models(folder: Path, tokenizer: PreTrainedTokenizerFast, family: str =
     type(tokenizer)(tokenizer_object=tokenizer._tokenizer, pad_token="!").save_pretrained(folder / "encoder")
 
 
-def prompts_writer(folder: Path) -> Callable[..., Path]:
+def prompts_writer(folder: Path, task: Task = TASKS["sst2"]) -> Callable[..., Path]:
     """Return a function that maps the name of a prompt set to its file."""
     rows = [
         {"split": split, "index": n, "text": f"{TEXTS[n % len(TEXTS)]} {n}", "label": n % 2}
@@ -94,7 +96,7 @@ def prompts_writer(folder: Path) -> Callable[..., Path]:
             if name == PAIRED:
                 paired_prompts.write("lines", settings, path)
             else:
-                table = build(TASKS["sst2"], pd.DataFrame(rows), name, [42], 3, auxiliary=1)
+                table = build(task, pd.DataFrame(rows), name, [42], 3, auxiliary=1)
                 artifacts.write(path, table, artifacts.describe("prompts", "icl_lens.prompts.protocol", {}, {}, [42]))
         return path
 

@@ -94,7 +94,12 @@ def _concepts(name: str, paper: Paper) -> str:
 
 
 def _reference(reference: str) -> str:
-    """Return a reference, with a link if it contains an arXiv number."""
+    """Return the references of a group, separated by commas, with a link for each that contains an arXiv number."""
+    # A reference can contain commas itself, so only a comma after an arXiv number separates two of them.
+    return ", ".join(_linked(each) for each in re.split(r"(?<=\d\)), ", reference))
+
+
+def _linked(reference: str) -> str:
     found = re.search(r"\d{4}\.\d{4,5}", reference)
     escaped = markdown.text(reference)
     return f"[{escaped}](https://arxiv.org/abs/{found[0]})" if found else escaped
@@ -122,8 +127,9 @@ def _verdicts(name: str, paper: Paper) -> list[str]:
     for card in scorecards():
         counts = card.counts(paper.name)
         if sum(counts):
-            link = f"[{markdown.text(card.title)}]({relative(card.page, address(name))})"
-            rows.append([link, *map(str, counts), f"[CSV]({relative(card.file, address(name))})"])
+            of_run = card.publications[paper.name]
+            link = f"[{markdown.text(card.title)}]({relative(of_run.page, address(name))})"
+            rows.append([link, *map(str, counts), f"[CSV]({relative(of_run.scorecard, address(name))})"])
     if not rows:
         return []
     statistics = relative("statistics.md", address(name))

@@ -17,19 +17,32 @@ from .layout import DOCS, headings
 
 
 @dataclass(frozen=True)
-class Scorecard:
-    """Verdicts on the claims for one run.
+class Publication:
+    """Files in ``docs/`` that one ``icl-lens publish`` or one run of the rule ``report`` wrote.
 
     Attributes:
-        title: Title of the run's model.
-        file: Name of the file in ``docs/``.
-        page: Document in ``docs/`` that describes the run.
+        page: Document that describes the run.
+        scorecard: CSV with the verdicts.
+        folder: Folder of the pictures and CSV files of the items; empty if there is none.
+    """
+
+    page: str
+    scorecard: str
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Verdicts on the claims for one model. Different papers can come from different runs.
+
+    Attributes:
+        title: Title of the model.
+        publications: Paper -> the files of its run.
         rows: (paper, claim) -> columns of the scorecard.
     """
 
     title: str
-    file: str
-    page: str
+    publications: Mapping[str, Publication]
     rows: Mapping[tuple[str, str], Mapping[str, str]] = field(repr=False)
 
     def counts(self, paper: str) -> list[int]:
@@ -38,22 +51,31 @@ class Scorecard:
         return [found.count(verdict) for verdict in OUTCOMES]
 
 
-# Scorecards in docs/, written by `icl-lens publish` and by the rule `report` (results/report/scorecard.csv).
-_RUNS = (
-    ("Gemma 3 270M", "gemma-scorecard.csv", "gemma.md"),
-    ("Embedded models", "embedded-scorecard.csv", "embedded-model.md"),
+_GEMMA = (
+    Publication("gemma.md", "gemma-scorecard.csv", "gemma"),
+    Publication("gemma-challenges.md", "gemma-challenges-scorecard.csv", "gemma-challenges"),
 )
+_MODELS = {
+    "Gemma 3 270M": _GEMMA,
+    "Embedded models": (Publication("embedded-model.md", "embedded-scorecard.csv"),),
+}
 
 
 @cache
 def scorecards() -> tuple[Scorecard, ...]:
     """Return the committed scorecards."""
     found = []
-    for title, file, page in _RUNS:
-        if (DOCS / file).is_file():
-            with (DOCS / file).open(encoding="utf-8", newline="") as stream:
-                rows = {(row["paper"], row["claim"]): row for row in csv.DictReader(stream)}
-            found.append(Scorecard(title, file, page, rows))
+    for title, publications in _MODELS.items():
+        rows: dict[tuple[str, str], Mapping[str, str]] = {}
+        by_paper: dict[str, Publication] = {}
+        for publication in publications:
+            if not (DOCS / publication.scorecard).is_file():  # not run yet
+                continue
+            with (DOCS / publication.scorecard).open(encoding="utf-8", newline="") as stream:
+                read = {(row["paper"], row["claim"]): row for row in csv.DictReader(stream)}
+            rows |= read
+            by_paper |= dict.fromkeys((paper for paper, _ in read), publication)
+        found.append(Scorecard(title, by_paper, rows))
     return tuple(found)
 
 
@@ -77,27 +99,32 @@ class Picture:
     shows: str
 
 
-_GEMMA = "Gemma 3 270M on the original data sets"
+_SHOWS_GEMMA = "Gemma 3 270M on the original data sets"
 
 
 def pictures(item: str) -> list[Picture]:
     """Return the committed pictures of a figure."""
-    candidates = [Picture(f"gemma/{item}.png", _GEMMA), Picture(f"{item}.png", "the embedded model")]
+    candidates = [Picture(f"{publication.folder}/{item}.png", _SHOWS_GEMMA) for publication in _GEMMA]
+    candidates.append(Picture(f"{item}.png", "the embedded model"))
     return [picture for picture in candidates if (DOCS / picture.file).is_file()]
 
 
 def numbers(item: str) -> Picture | None:
     """Return the committed CSV of an item."""
-    file = f"gemma/{item}.csv"
-    return Picture(file, _GEMMA) if (DOCS / file).is_file() else None
+    files = [f"{publication.folder}/{item}.csv" for publication in _GEMMA]
+    return next((Picture(file, _SHOWS_GEMMA) for file in files if (DOCS / file).is_file()), None)
 
 
 @cache
-def _gemma_headings() -> Mapping[str, str]:
-    return {heading.lower(): anchor for heading, anchor in headings((DOCS / "gemma.md").read_text(encoding="utf-8")).items()}
+def _gemma_sections() -> Mapping[str, str]:
+    return {
+        heading.lower(): f"{publication.page}#{anchor}"
+        for publication in reversed(_GEMMA)
+        if (DOCS / publication.page).is_file()
+        for heading, anchor in headings((DOCS / publication.page).read_text(encoding="utf-8")).items()
+    }
 
 
 def gemma_section(heading: str) -> str | None:
-    """Return the link to the section about an item in the page about Gemma; None if it has none."""
-    anchor = _gemma_headings().get(heading.lower())
-    return f"gemma.md#{anchor}" if anchor else None
+    """Return the link to the section about an item in a page about Gemma; None if there is none."""
+    return _gemma_sections().get(heading.lower())

@@ -16,97 +16,166 @@ import torch
 class Plain:
     """Runs of one prompt in which one layer's attention can be changed.
 
+    If label words are scored as a whole, each label word has a text of its own: the prompt and all tokens of the word but the
+    last. The texts are changed together. A *node* is a token of the prompt, or an appended token together with the appended
+    tokens before it: texts that begin alike share their nodes. All matrices have one row and one column per node.
+
     Args:
         model: A causal language model. It is switched to eager attention.
-        ids: Token ids of the prompt.
+        ids: Token ids of the prompt, T of them.
         label_ids: Token id of each class.
+        words: Token ids of each label word, if label words are scored as a whole.
+
+    Attributes:
+        names: The N nodes: the T positions of the prompt, and tuples of appended tokens.
     """
 
-    def __init__(self, model, ids, label_ids):
+    def __init__(self, model, ids, label_ids, words=None):
         model.set_attn_implementation("eager")
-        self.model, self.label_ids = model, torch.tensor(label_ids, device=model.device)
-        self.ids = torch.tensor([ids], device=model.device)
+        self.model, self.label_ids, self.words = model, torch.tensor(label_ids, device=model.device), words
+        self.last = len(ids) - 1
+        self.texts = [torch.tensor([[*ids, *word[:-1]]], device=model.device) for word in words or [()]]
+        self.names = [*range(len(ids)), *dict.fromkeys(w[:n] for w in map(tuple, words or []) for n in range(1, len(w)))]
+        number = {name: node for node, name in enumerate(self.names)}
+        appended = [[tuple(word[:n]) for n in range(1, len(word))] for word in words or [()]]
+        self.nodes = [torch.tensor([*range(len(ids)), *(number[name] for name in path)]) for path in appended]
         self.attentions = [m for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx")]
         names = {module: name for name, module in model.named_modules()}
         self.blocks = [model.get_submodule(names[m].rpartition(".")[0]) for m in self.attentions]
-        self.length = len(ids)
-        self.plain_weights, self.plain_heads, self.plain_states = {}, {}, {}
+        self.length = len(self.names)
+        self.text_weights = {}
 
-        def keep(layer, weights, values):
-            self.plain_weights[layer], self.plain_heads[layer] = weights.detach(), (weights @ values).detach()
+        def keep(text, layer, weights, values):
+            self.text_weights[text, layer] = weights.detach()
             return weights, values
 
+        states: dict[int, list] = {i: [] for i in range(len(self.blocks))}  # layer -> its output in each text
         handles = [
-            block.register_forward_hook(lambda _, __, output, i=i: self.plain_states.update({i: _first(output).detach()}))
+            block.register_forward_hook(lambda _, __, output, i=i: states[i].append(_first(output).detach()))
             for i, block in enumerate(self.blocks)
         ]
-        self.before = self.logits(keep)
+        self.before = self.scores(keep)
         for handle in handles:
             handle.remove()
+        self.text_states = states
+        layers = range(len(self.blocks))
+        self.plain_weights = {i: self._joined([self.text_weights[t, i][0] for t in self._numbers], False) for i in layers}
 
-    def logits(self, edit, hidden=None):
-        """Compute the logits of the label words, shape (C,).
+    @property
+    def _numbers(self):
+        return range(len(self.texts))
+
+    def _joined(self, matrices, add):
+        """Join a matrix per text, shape (H, T', T') each, to one of shape (H, N, N), float64."""
+        size = len(matrices[0]), self.length, self.length
+        joined = torch.zeros(size, dtype=torch.float64, device=matrices[0].device)
+        for nodes, matrix in zip(self.nodes, matrices, strict=True):
+            index = slice(None), nodes[:, None], nodes
+            joined[index] = (joined[index] if add else 0) + matrix.double()
+        return joined
+
+    def _of_text(self, text, mask):
+        """Return the part of a mask (N, N) for the positions of a text."""
+        return mask[self.nodes[text][:, None], self.nodes[text]]
+
+    def scores(self, edit, hidden=None):
+        """Compute the scores of the classes, shape (C,): logits, or log-probabilities of label words.
 
         Args:
-            edit: Function (layer, weights (1, H, T, T), values (1, H, T, e)) -> weights and values to use.
-            hidden: Layer and edges (T, T) whose scores are masked.
+            edit: Function (text, layer, weights (1, H, T', T'), values (1, H, T', e)) -> weights and values to use.
+            hidden: Layer and edges (N, N) whose scores are masked.
         """
-        with _edited_attention(self.attentions[0], edit, hidden):
-            output = self.model(input_ids=self.ids, use_cache=False)
-        return output.logits[0, -1, self.label_ids].double()
+        found = []
+        for text, ids in enumerate(self.texts):
+            of_text = hidden and (hidden[0], self._of_text(text, hidden[1]))
+            with _edited_attention(self.attentions[0], lambda *given, text=text: edit(text, *given), of_text):
+                logits = self.model(input_ids=ids, use_cache=False).logits[0].double()  # (T', V)
+            if not self.words:
+                return logits[-1, self.label_ids]
+            log_probs = logits[self.last :].log_softmax(-1)
+            found.append(sum(log_probs[n, token] for n, token in enumerate(self.words[text])))
+        return torch.stack(found)
 
     def cut_after(self, layer, edges):
-        """Compute the logits with the weights of some edges set to 0, without renormalisation."""
+        """Compute the scores with the weights of some edges set to 0, without renormalisation."""
 
-        def edit(at, weights, values):
-            return (weights.masked_fill(edges, 0.0), values) if at == layer else (weights, values)
+        def edit(text, at, weights, values):
+            return (weights.masked_fill(self._of_text(text, edges), 0.0), values) if at == layer else (weights, values)
 
         with torch.no_grad():
-            return self.logits(edit)
+            return self.scores(edit)
 
     def cut_before(self, layer, edges):
-        """Compute the logits with the scores of some edges masked, except the diagonal."""
+        """Compute the scores with the scores of some edges masked, except the diagonal."""
         with torch.no_grad():
-            return self.logits(
-                lambda at, weights, values: (weights, values), (layer, edges & ~torch.eye(len(edges), dtype=bool))
+            return self.scores(
+                lambda text, at, weights, values: (weights, values),
+                (layer, edges & ~torch.eye(len(edges), dtype=bool, device=edges.device)),
             )
 
     def gradients(self, layer, function, scale=1.0):
-        """Compute the derivative of a function of the logits with respect to the weights of a layer, at a multiple of them.
+        """Compute the derivative of a function of the scores with respect to the weights of a layer, at a multiple of them.
 
         Returns:
-            Shape (H, T, T).
+            Shape (H, N, N).
         """
-        leaf = (scale * self.plain_weights[layer]).requires_grad_()
+        leaves = [(scale * self.text_weights[text, layer]).requires_grad_() for text in self._numbers]
 
-        def edit(at, weights, values):
-            return (leaf, values) if at == layer else (weights, values)
+        def edit(text, at, weights, values):
+            return (leaves[text], values) if at == layer else (weights, values)
 
-        (gradient,) = torch.autograd.grad(function(self.logits(edit)), leaf)
-        return gradient[0].double()
+        gradients = torch.autograd.grad(function(self.scores(edit)), leaves)
+        return self._joined([gradient[0] for gradient in gradients], True)
 
     def zeroed(self, layer):
-        """Compute the scores of value zeroing, shape (T, T)."""
+        """Compute the scores of value zeroing, shape (N, N)."""
         scores = torch.zeros(self.length, self.length, dtype=torch.float64)
         for j in range(self.length):
             states = []
 
-            def edit(at, weights, values, j=j):
+            def edit(text, at, weights, values, j=j):
                 if at == layer:
                     values = values.clone()
-                    values[:, :, j] = 0.0
+                    values[:, :, self.nodes[text] == j] = 0.0
                 return weights, values
 
             handle = self.blocks[layer].register_forward_hook(
                 lambda _, __, output, states=states: states.append(_first(output))
             )
             with torch.no_grad():
-                self.logits(edit)
+                self.scores(edit)
             handle.remove()
-            for i in range(j, self.length):
-                one, other = states[0][0, i].double(), self.plain_states[layer][0, i].double()
-                scores[i, j] = 1 - one @ other / (one.norm() * other.norm())
+            for nodes, changed, plain in zip(self.nodes, states, self.text_states[layer], strict=True):
+                if j in nodes:
+                    for position in range(nodes.tolist().index(j), len(nodes)):
+                        one, other = changed[0, position].double(), plain[0, position].double()
+                        scores[nodes[position], j] = 1 - one @ other / (one.norm() * other.norm())
         return scores / scores.sum(-1, keepdim=True)
+
+    def classes(self, of_prompt, groups):
+        """Return the edges of classes with appended tokens, shape (N, N) each.
+
+        Args:
+            of_prompt: Name -> edges between tokens of the prompt, shape (T, T), for the classes with rows ``last``, ``query``,
+                ``label`` and ``demonstration``.
+            groups: The anchors of each demonstration.
+        """
+        below, length = torch.zeros(self.length, self.length, dtype=bool), self.last + 1
+        for nodes in self.nodes:
+            below[nodes[:, None], nodes] |= torch.ones(len(nodes), len(nodes), dtype=bool).tril(-1)
+        wp, pq = torch.zeros_like(below), torch.zeros_like(below)
+        for group in groups:
+            for p in group:
+                wp[p, : group[0]] = True
+                for node, name in enumerate(self.names):
+                    pq[node, p] = name == self.last or isinstance(name, tuple)
+        found = {"wp": wp, "pq": pq, "ww": below & ~wp & ~pq, "layer": below | torch.eye(self.length, dtype=bool)}
+        for name, mask in of_prompt.items():
+            found[name] = torch.zeros_like(below)
+            found[name][:length, :length] = mask
+            if name.startswith(("last", "query")):
+                found[name][length:, :length] = mask[self.last]
+        return found
 
 
 def margin(logits, y):
@@ -129,14 +198,14 @@ def attributions(plain, layer, y, quantity, edges, steps) -> dict[str, dict[str,
         layer: The layer.
         y: The class whose loss or margin is attributed.
         quantity: ``loss`` or ``margin``.
-        edges: Name -> mask (T, T), True at [i, j] for an edge from position j to position i.
+        edges: Name -> mask (N, N), True at [i, j] for an edge from node j to node i.
         steps: Number of midpoints of the integral.
     """
 
     def function(logits):
         return FUNCTIONS[quantity](logits, y)
 
-    weights = plain.plain_weights[layer][0].double()  # (H, T, T)
+    weights = plain.plain_weights[layer]  # (H, N, N)
     product = weights * plain.gradients(layer, function)
     total = torch.zeros_like(product)
     for k in range(1, steps + 1):
@@ -164,26 +233,25 @@ def heads(plain, layer, y, quantity, steps) -> dict[str, list[float]]:
     def function(logits):
         return FUNCTIONS[quantity](logits, y)
 
-    z = plain.plain_heads[layer]  # (1, H, T, e)
     found = {"heads_michel": [], "heads_signed": [], "heads_ig": [], "heads_truth": []}
-    weights = plain.plain_weights[layer][0].double()
-    gradient = plain.gradients(layer, function)  # (H, T, T)
+    weights = plain.plain_weights[layer]
+    gradient = plain.gradients(layer, function)  # (H, N, N)
     path = sum(plain.gradients(layer, function, (k - 0.5) / steps) for k in range(1, steps + 1)) / steps
-    for h in range(z.shape[1]):
+    for h in range(len(weights)):
         # z . dL/dz of a row is the sum over its columns of A dL/dA.
         rows = (weights[h] * gradient[h]).sum(-1)
         found["heads_michel"].append(float(rows.abs().sum()))
         found["heads_signed"].append(-float(rows.sum()))
         found["heads_ig"].append(float((weights[h] * path[h]).sum()))
 
-        def without(at, weights, values, h=h):
+        def without(text, at, weights, values, h=h):
             if at == layer:
                 weights = weights.clone()
                 weights[:, h] = 0.0
             return weights, values
 
         with torch.no_grad():
-            found["heads_truth"].append(float(function(plain.logits(without)) - function(plain.before)))
+            found["heads_truth"].append(float(function(plain.scores(without)) - function(plain.before)))
     return found
 
 
@@ -197,21 +265,28 @@ def truths(plain, layer, y, quantity, edges) -> dict[str, tuple[float, float]]:
     }
 
 
-def random_edges(edges, seen, numbers) -> np.ndarray | None:
+def random_edges(edges, seen, numbers, query) -> np.ndarray | None:
     """Draw as many edges per row, among those that exist and are not in the class, not on the diagonal and not from position 0.
 
+    What a row lacks is drawn from all rows before the query.
+
     Args:
-        edges: The class, shape (T, T).
-        seen: Edges that exist, shape (T, T).
-        numbers: Random numbers, shape (T, T); those with the smallest ones are drawn.
+        edges: The class, shape (N, N).
+        seen: Edges that exist, shape (N, N).
+        numbers: Random numbers for the edges of a row and for the others, shape (2, N, N); those with the smallest are drawn.
+        query: First position of the query.
     """
     drawn = np.zeros_like(edges)
     for i, row in enumerate(edges):
         candidates = [j for j in range(1, i) if seen[i, j] and not row[j]]
-        if len(candidates) < row.sum():
-            return None
-        for j in sorted(candidates, key=lambda j: numbers[i, j])[: row.sum()]:
+        for j in sorted(candidates, key=lambda j: numbers[0, i, j])[: row.sum()]:
             drawn[i, j] = True
+    others = [(i, j) for i in range(query) for j in range(1, i) if seen[i, j] and not edges[i, j] and not drawn[i, j]]
+    missing = edges.sum() - drawn.sum()
+    if len(others) < missing:
+        return None
+    for i, j in sorted(others, key=lambda edge: numbers[1][edge])[:missing]:
+        drawn[i, j] = True
     return drawn
 
 

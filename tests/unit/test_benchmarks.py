@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from icl_lens.models import batching
+from icl_lens.models import batching, information_flow
 from icl_lens.prompts.positions import tokenize
-from icl_lens.studies.anchors import information_flow
 
 from ..conftest import REPOSITORY
 from ..prompts_table import prompts_table
@@ -19,7 +18,7 @@ DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")),
 ]
-ROWS = ("saliency", "isolation", "random", "attention", "reweighting", "compression", "cuts", "tf32")
+ROWS = ("saliency", "isolation", "random", "attention", "reweighting", "compression", "cuts", "labels", "tf32")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from icl_lens.cli.commands import main
 from icl_lens.errors import InputError
 from icl_lens.models import batching, loading
+from icl_lens.models.answers import class_log_probs
 from icl_lens.models.logits import class_logits
 from icl_lens.prompts import chat
 from icl_lens.prompts.positions import tokenize
@@ -381,3 +382,24 @@ def test_a_cache_gives_back_what_was_kept(language_model, checkpoint, family, tm
     for name in ("keys", "values"):
         for one, other in zip(getattr(again.prefix, name), getattr(compressed.prefix, name), strict=True):
             assert torch.equal(one, other)
+
+
+def test_whole_label_words_are_scored_as_the_cache_says(checkpoint, demos, tmp_path, capsys):
+    definition = "{like: sst2, label_words: {negative: ' very negative', positive: ' very positive'}}"
+    demos.write_text("".join(json.dumps({"text": text, "label": n % 2}) + "\n" for n, (text, _) in enumerate(DEMOS)))
+    out = tmp_path / "whole.cache"
+    options = ("--definition", definition, "--keep", "all")
+    assert compress(checkpoint, demos, out, *options, task="alike") == 1
+    assert "set labels: {score: whole} (--label-score whole)" in capsys.readouterr().err
+    assert compress(checkpoint, demos, out, *options, "--label-score", "whole", task="alike") == 0
+    (tmp_path / "texts.txt").write_text("\n".join(QUERIES) + "\n")
+    rc, rows, _ = classify(capsys, checkpoint, out, tmp_path / "texts.txt")
+    assert rc == 0
+    task = replace(TASKS["sst2"], label_words=(" very negative", " very positive"))
+    texts, labels = [text for text, _ in DEMOS], [0, 1, 0]
+    shared = {"gold": 0, "seed": 0, "label_words": list(task.label_words), "demo_labels": labels}
+    prompts = [{"prompt_id": n, **shared, **write_prompt(task, texts, labels, q)} for n, q in enumerate(QUERIES)]
+    model = loading.load(checkpoint)
+    expected = class_log_probs(model, tokenize(pd.DataFrame(prompts), model.tokenizer, score="whole"), 400)
+    found = np.array([list(row["probabilities"].values()) for row in rows])
+    assert np.abs(found - np.exp(expected)).max() <= 1e-5

@@ -211,7 +211,7 @@ def test_each_way_timed_runs_what_it_says(language_model, monkeypatch):
         return last_logits(model, batch)
 
     for module in (latency, compressed_demonstrations):
-        monkeypatch.setattr(module, "last_logits", spy)
+        monkeypatch.setattr(module, "predictive_logits", spy)
     latency.compute(model, prompts, 4096, settings=LatencySettings(prompts=1, repeats=2))
     length, tokens = compressed_demonstrations.query_start(prompts[0]), len(prompts[0].ids)
     query, kept = tokens - length, len(compressed_demonstrations.kept_positions(prompts[0]))

@@ -50,7 +50,7 @@ def test_every_other_order_is_as_likely_and_the_seed_decides():
 def test_demonstrations_of_one_label_cannot_be_shuffled():
     table = prompts_table(count=1)
     table.at[0, "demo_labels"] = [1, 1]
-    with pytest.raises(InputError, match="prompt 100: all its demonstrations have the same label"):
+    with pytest.raises(InputError, match="prompt 100: its demonstrations have fewer than two different labels"):
         controls.shuffle_labels(table, 0)
 
 

@@ -18,7 +18,8 @@ from icl_lens.tasks.task import TASKS
 
 from ..conftest import sentencepiece_like
 from ..families import FAMILIES, WINDOWS, tiny, unsupported
-from ..prompts_table import prompts_table, shared_table
+from ..prompts_table import prompts_table, shared_table, words_table
+from ..reference import label_words
 from ..reference.edge_cuts import classes_of, cut_logits, edges_of, gold_margin
 from ..reference.isolation import jaccard
 from .test_isolation import is_clear
@@ -223,6 +224,23 @@ def test_a_random_control_without_enough_columns_is_not_valid():
     assert [cut.valid for cut in draw_random(edges, eligible, [1], 0)] == [True, False, True]
 
 
+def test_missing_columns_are_drawn_from_all_rows():
+    edges, eligible, _ = invented()
+    eligible[1, 2, int(edges[1, 2].sum()) - 1 :] = False
+    for row, draw in ((2, 0), (2, 1)):
+        cuts = draw_random(edges, eligible, [1], draw, elsewhere=True)
+        assert all(cut.valid and not (cut.edges & ~allowed).any() for cut, allowed in zip(cuts, eligible, strict=True))
+        assert [(cut.edges.sum(-1) - own.sum(-1)).tolist() for cut, own in zip(cuts[::2], edges[::2], strict=True)] == [
+            [0] * 6
+        ] * 2
+        surplus = cuts[1].edges.sum(-1) - edges[1].sum(-1)
+        assert cuts[1].edges[row].sum() == eligible[1, row].sum()
+        assert surplus.sum() == 0
+        assert (np.delete(surplus, row) >= 0).all()
+    eligible[1, :, 1:] = False
+    assert [cut.valid for cut in draw_random(edges, eligible, [1], 0, elsewhere=True)] == [True, False, True]
+
+
 def test_a_mass_control_has_the_attention_of_the_set_within_the_tolerance():
     edges, eligible, attention = invented()
     for tolerance in (0.05, 0.01):
@@ -297,3 +315,46 @@ def test_a_prompt_without_demonstrations_is_an_error(language_model, tokenizer):
     prompts = tokenize(type(table)([row]), tokenizer)
     with pytest.raises(InputError, match="prompt 100 has no demonstrations"):
         edge_cuts.compute(language_model("llama"), prompts, 800)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gemma3_text", "qwen2"])
+@pytest.mark.parametrize("shares", [True, False])
+def test_whole_label_words_agree_with_the_plain_reference(language_model, tokenizer, monkeypatch, planned, family, shares):
+    monkeypatch.setattr(LanguageModel, "shares_prefixes", shares)
+    model = language_model(family)
+    table = words_table((" very positive", " very negative"), count=2, shared=True)
+    prompts = tokenize(table, tokenizer, score="whole")
+    assert len(prompts[0].label_words.paths) > 1
+    rows = edge_cuts.compute(model, prompts, 800, settings=Settings(draws=1, window_queries=1))
+    worst = 0.0
+    for number, found in enumerate(rows[rows["valid"]].to_dict("records")):
+        if number % 23 and found["rows"] != "none":
+            continue
+        prompt = prompts[found["prompt_id"]]
+        length, edit = len(prompt.ids), None
+        if found["rows"] != "none":
+            each = planned[found["prompt_id"]][Condition(*(found[key] for key in KEYS))]
+            edit = cutting(whole(each, length), range(found["start"], found["stop"]))
+        with torch.no_grad():
+            scores = label_words.scores(model.network, prompt.ids.tolist(), prompt.label_words.tokens, edit)
+        expected = gold_margin(scores, prompt.gold)
+        worst = max(worst, abs(found["margin"] - expected) / float(scores.abs().max()))
+        if is_clear(scores, 1, TOLERANCE * float(scores.abs().max())):
+            assert found["prediction"] == int(scores.argmax())
+    assert worst <= TOLERANCE
+
+
+def cutting(edges, layers):
+    """Return an edit that cuts edges, shape (T, T), also those of the appended tokens, which are like the last position."""
+
+    def edited(layer, weights):
+        if layer not in layers:
+            return weights
+        cut = torch.zeros(weights.shape[-2:], dtype=torch.bool)
+        length = len(edges)
+        cut[:length, :length] = torch.from_numpy(edges)
+        cut[length:] = cut[length - 1]
+        kept = weights * ~cut
+        return kept / kept.sum(-1, keepdim=True)
+
+    return edited

@@ -53,6 +53,13 @@ def test_a_caption_is_as_wide_as_its_figure_and_has_few_lines(note, tmp_path):
     assert figure.get_figwidth() == figures.WIDTH
 
 
+def test_a_first_note_that_does_not_fit_ends_after_a_sentence(tmp_path):
+    figures.use_style()
+    figure, _ = figures.panels(1, 1)
+    figures.save_figure(figure, pd.DataFrame({"a": [1]}), tmp_path / "a", [f"A first sentence. W{'ord w' * 100}."])
+    assert figure._supxlabel.get_text() == "A first sentence. More notes: a.txt."
+
+
 def test_notes_that_do_not_fit_are_in_the_file_of_notes(drawing, tmp_path):
     drawing(tmp_path / "a")
     picture, notes = (tmp_path / "a.svg").read_text(), (tmp_path / "a.txt").read_text()

@@ -16,6 +16,7 @@ from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.demonstration_places import places
 from icl_lens.prompts.positions import tokenize
 from icl_lens.results import audit
+from icl_lens.statistics.text_similarity import tf_idf_cosines
 from icl_lens.studies.anchors.icl import compute as icl
 from icl_lens.studies.kernel_regression.kernel_regression import compute as kernel_regression
 from icl_lens.studies.kernel_regression.kernel_regression import text_kernels
@@ -203,13 +204,13 @@ def test_tf_idf_agrees_with_a_case_by_hand():
     # Of the three fitted texts, all contain "a", one contains "b" and none contains "c".
     # The weights are ln(4/4)+1 = 1, ln(4/2)+1 and ln(4/1)+1.
     b, c = np.log(2) + 1, np.log(4) + 1
-    (found,) = text_kernels.tf_idf_cosines([("A b", ["a, a!", "b c", "d", ""])], ["a", "a b", "a a"])
+    (found,) = tf_idf_cosines([("A b", ["a, a!", "b c", "d", ""])], ["a", "a b", "a a"])
     query = np.hypot(1, b)
     assert found == pytest.approx([1 / query, b * b / (query * np.hypot(b, c)), 0, 0])
 
 
 def test_a_text_that_shares_no_word_is_a_number_too():
-    (found,) = text_kernels.tf_idf_cosines([("x", ["y", "z"])], ["x"])
+    (found,) = tf_idf_cosines([("x", ["y", "z"])], ["x"])
     assert found.dtype == float
     assert found.tolist() == [0, 0]
 
@@ -363,7 +364,9 @@ def test_controls_run_held_out_prompts_alone():
 def test_demonstrations_of_one_label_have_nothing_to_permute():
     table = prompts_table(count=2)
     table["demo_labels"] = [[0, 0]] * 2
-    with pytest.raises(InputError, match="all its demonstrations have the same label, so no text can get a different label"):
+    with pytest.raises(
+        InputError, match="its demonstrations have fewer than two different labels, so no text can get a different label"
+    ):
         kernel_regression_controls.control_tables(table, Settings(held_out=0.9))
 
 

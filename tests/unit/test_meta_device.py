@@ -4,6 +4,7 @@ The simulated device raises an error where CUDA or MPS does, and the results mat
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from icl_lens.artifacts import code
 from icl_lens.cli.commands import main
 from icl_lens.models import loading
 from icl_lens.studies import registry
+from icl_lens.tasks.task import TASKS
 
 from ..conftest import TEXTS
 from ..pretended_device import DEVICE, OnDevice, pretended
@@ -54,6 +56,26 @@ def test_a_study_runs_on_a_device_and_finds_what_it_finds_on_the_cpu(study, fold
     run_case(study, written, folder / "device.parquet")
     about = require_same_tables(study, folder / "device.parquet", folder / "cpu.parquet")
     assert about["device"] == DEVICE.type
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        *["icl", "saliency", "flow", "isolation", "compression", "reweighting", "kernel_regression"],
+        *["ch_edge_cuts", "ch_saliency", "ch_labels", "ch_demonstrations"],
+    ],
+)
+def test_whole_label_words_give_the_same_results_on_a_device(study, folder, tmp_path_factory, monkeypatch, request):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(code, "code_hash", lambda *modules: "")
+    alike = replace(TASKS["sst2"], label_words=(" very negative", " very positive"))
+    write = prompts_writer(tmp_path_factory.mktemp("alike"), alike)
+    options = {"label_score": "whole", "label_anchor": "all"}
+    run_case(study, write, folder / "cpu.parquet", device="cpu", **options)
+    request.getfixturevalue("on_device")
+    run_case(study, write, folder / "device.parquet", **options)
+    about = require_same_tables(study, folder / "device.parquet", folder / "cpu.parquet")
+    assert about["settings"]["labels"] == {"score": "whole", "anchor": "all"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ VALUES = {
     "bos": ("yes", "bos", True),
     "chat": (True, "as_chat", True),
     "chat_turns": (True, "as_chat", "turns"),
+    "label_score": ("whole", "label_score", "whole"),
+    "label_anchor": ("all", "label_anchor", "all"),
     "untrained": (3, "untrained_seed", 3),
     "adapter": (Path("a"), "adapter", Path("a")),
     "placement": ("auto", "placement", "auto"),
@@ -91,9 +93,9 @@ def test_the_commands_have_the_options_that_they_use():
     }
     assert {name: set(MODEL_OPTIONS) - parameters for name, parameters in have.items()} == {
         "study": set(),
-        "compress": {"batch_tokens", "untrained"},
-        "reweight": {"untrained"},
-        "classify": {"name", "dtype", "bos", "chat", "chat_turns", "untrained"},
+        "compress": {"batch_tokens", "label_anchor", "untrained"},
+        "reweight": {"label_score", "label_anchor", "untrained"},
+        "classify": {"name", "dtype", "bos", "chat", "chat_turns", "label_score", "label_anchor", "untrained"},
     }
     assert options.MODEL_OPTIONS["matmul"].annotation is options.Matmul
 

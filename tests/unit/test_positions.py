@@ -116,7 +116,8 @@ def test_label_words_that_begin_alike_are_refused(tokenizer):
             start = text.index(f":{word}\n") + 1
             spans.append([start, start + len(word)])
         rows.append({**row, "text": text, "label_words": [words[1], words[0]], "label_spans": spans})
-    with pytest.raises(InputError, match="' Positively' and ' Positive' begin with the same token"):
+    told = "' Positively' and ' Positive' begin with the same token .* set labels: {score: whole}"
+    with pytest.raises(InputError, match=told):
         tokenize(table.__class__(rows), byte_level())
 
 
@@ -137,7 +138,10 @@ def test_a_label_word_whose_first_token_is_a_blank_is_refused_by_every_kind_of_t
         assert f"the label word {words[1]!r} is unknown to the tokenizer" in told
     else:
         assert re.search(f"first token of the label word {words[1]!r} is '( ?|▁)', only whitespace", told)
-        assert told.endswith("choose a label word whose first token contains a character of the word")
+        assert told.endswith(
+            "choose a label word whose first token contains a character of the word, or set labels: {score: whole} "
+            "(--label-score whole)"
+        )
     assert "\n" not in told
 
 

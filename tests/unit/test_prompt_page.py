@@ -126,6 +126,48 @@ def test_the_isolation_is_that_of_the_study(model, prompt):
         np.testing.assert_allclose(shown[condition], row.astype(float), atol=6e-4)
 
 
+def test_the_cuts_are_those_of_the_study(model, prompt):
+    rows = study(model, "ch_edge_cuts")
+    rows = rows[(rows["rows"] == "last") & (rows["span"] != "window")]
+    assert {each["name"] for each in prompt["cuts"]} == set(rows["columns"])
+    reached = set()
+    for each in prompt["cuts"]:
+        of_class = rows[rows["columns"] == each["name"]]
+        assert each["tokens"] == of_class[of_class["variant"] == "set"]["cut_tokens"].iloc[0]
+        assert len(each["rows"]) == each["tokens"], "all tokens of this prompt are shown"
+        assert [(run["span"], run["start"], run["stop"]) for run in each["runs"]] == [
+            ("all", 0, 6),
+            ("first half", 0, 3),
+            ("second half", 3, 6),
+        ]
+        for run in each["runs"]:
+            for variant in ("set", "random", "mass"):
+                expected = of_class[(of_class["span"] == run["span"]) & (of_class["variant"] == variant)]
+                found = run[variant]
+                reached.add((variant, found is not None))
+                assert expected["valid"].all() == expected["valid"].any() == (found is not None)
+                if found:
+                    assert found["predictions"] == expected["prediction"].tolist()
+                    assert found["effect"] == pytest.approx(expected["effect"].mean(), abs=6e-4)
+                    assert found["mass"] == pytest.approx(expected["mass"].mean(), abs=6e-4)
+                    assert sum(found["probabilities"]) == pytest.approx(1, abs=2e-3)
+    assert reached == {("set", True), ("random", True), ("random", False), ("mass", True), ("mass", False)}
+
+
+def test_a_prompt_with_too_many_tokens_has_no_cuts(language_model, monkeypatch):
+    monkeypatch.setattr(prompt_page, "_CUT_TOKENS", {True: 20, False: 10})
+    page = prompt_page.compute(language_model("gpt2"), prompts_table(count=1))
+    tokens = page.data["prompts"][0]["tokens"]
+    sentence = (
+        f"The prompt has {tokens} tokens, so the cuts of the attention to classes of tokens are left out; they are computed "
+        "for at most 20 tokens."
+    )
+    assert page.data["prompts"][0]["cuts"] is None
+    assert sentence in page.notes
+    assert sentence in page.html
+    assert "cuts-title" not in re.sub("(?s)<(style|script).*?</(style|script)>", "", page.html)
+
+
 def test_the_attention_is_that_of_deep_attention(model, prompt):
     rows = study(model, "deep_attention")
     np.testing.assert_allclose(np.ravel(prompt["attention"]), rows["attention"], atol=6e-4)
@@ -165,6 +207,10 @@ def test_a_long_prompt_is_folded(model):
     for of_layer in long["heads"]["saliency"]:
         assert all({query, key} <= shown for edges in of_layer for query, key, *_ in edges)
     assert len(long["anchor_words"]) == len(long["anchors"])
+    for each in long["cuts"]:
+        assert set(each["rows"]) <= shown
+        assert len(each["rows"]) <= each["tokens"]
+    assert sum(each["tokens"] for each in long["cuts"] if each["name"] not in ("all", "first")) > len(shown)
 
 
 def test_a_prompt_that_cannot_be_shown_is_refused(model, language_model):
@@ -253,6 +299,79 @@ def test_the_page_works_in_a_browser(page, prompt, tmp_path, width):
         requests = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         assert requests == []
         assert driver.title == "Information flow in one prompt: embedded"
+        assert complaints(driver) == []
+
+
+def test_a_class_of_tokens_is_cut_by_a_click_or_a_key(page, prompt, tmp_path):
+    ui = pytest.importorskip("selenium.webdriver.support.ui")
+    out = tmp_path / "walk.html"
+    page.save(out)
+    labels = page.data["labels"]
+    by_name = {each["name"]: each for each in prompt["cuts"]}
+    with opened(out) as driver:
+        find, every = driver.find_element, driver.find_elements
+        wait = ui.WebDriverWait(driver, 20).until
+        wait(lambda d: d.execute_script("return document.documentElement.dataset.walk") == "ready")
+
+        def require_shown(name):
+            each = by_name[name]
+            pressed = every("css selector", "#walk-cut-buttons [aria-pressed=true], #walk-cuts [aria-pressed=true]")
+            assert [button.text for button in pressed] == [each["title"]] * 2
+            tokens = every("css selector", "#walk-tokens > *")
+            marked = set(every("css selector", "#walk-tokens > .cut"))
+            assert [row for row, token in enumerate(tokens) if token in marked] == each["rows"]
+            changed = [run for run in each["runs"] if run["set"]["predictions"] != [prompt["prediction"]]]
+            verdict = "is no longer" if changed else "remains"
+            answer = find("id", "walk-cut-answer").text
+            assert answer.startswith(
+                f"Without the attention of the last position to the {each['title']} ({each['tokens']} token"
+            )
+            assert f"the prediction {verdict} {labels[prompt['prediction']]} in " in answer
+            rows = [
+                [cell.text for cell in row.find_elements("css selector", "td")]
+                for row in every("css selector", "#walk-cut tbody tr")
+            ]
+            assert len(rows) == 1 + 3 * len(each["runs"])
+            controls = [variant for run in each["runs"] for variant in (run["set"], run["random"], run["mass"])]
+            for row, control in zip(rows[1:], controls, strict=True):
+                if control is None:
+                    assert row[2:] == ["not reachable"]
+                else:
+                    effect = f"{control['effect']:+.2f}".replace("-", "\u2212")
+                    effect = effect[1:] if effect[1:] == "0.00" else effect
+                    assert [row[2], *row[4:]] == [
+                        f"{control['mass']:.3f}",
+                        *(f"{p:.3f}" for p in control["probabilities"]),
+                        effect,
+                    ]
+            return rows
+
+        rows = require_shown("label")
+        assert rows[0][3] == labels[prompt["prediction"]]
+        assert [row[0] for row in rows[1::3]] == ["all layers", "first half, layers 0\u20132", "second half, layers 3\u20135"]
+        # By a key, on the buttons below the prompt and in the table.
+        keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+        for selector in ("#walk-cut-buttons [data-cut=template]", "#walk-cuts button[data-cut=all]"):
+            button = find("css selector", selector)
+            button.send_keys(keys.ENTER)
+            rows = require_shown(button.get_attribute("data-cut"))
+        assert [row[2] for row in rows[2:4]] == ["not reachable", "not reachable"]
+        # By a click on a token. A label word is also isolated.
+        token = find("css selector", f"#walk-tokens > :nth-child({by_name['content']['rows'][0] + 1})")
+        token.click()
+        require_shown("content")
+        every("css selector", "#walk-tokens button")[2].click()
+        require_shown("label")
+        assert find("id", "walk-word-answer").text.startswith("With label word 3 (Positive) isolated")
+        # The tokens of the query belong to no class.
+        find("css selector", "#walk-tokens > :last-child").click()
+        require_shown("label")
+        shown = [row.text for row in every("css selector", "#walk-cuts tbody tr")]
+        assert len(shown) == len(by_name)
+        for text, each in zip(shown, prompt["cuts"], strict=True):
+            assert text.startswith(f"{each['title']}\n{each['tokens']} ") or text.startswith(
+                f"{each['title']} {each['tokens']} "
+            ), text
         assert complaints(driver) == []
 
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from icl_lens.errors import InputError
-from icl_lens.models import batching
+from icl_lens.models import batching, information_flow
 from icl_lens.models.logits import class_logits
 from icl_lens.prompts.positions import tokenize
-from icl_lens.studies.anchors import information_flow
 from icl_lens.studies.anchors.saliency import compute as saliency
 
 from ..conftest import sentencepiece_like

@@ -41,6 +41,8 @@ SPLIT = {
     "rewritten": ("fresh-1shot", {"queries": 3}),
     "ch_edge_cuts": ("shared-1shot", {"draws": 1, "queries": 3}),
     "ch_saliency": ("fresh-1shot", {"queries": 2, "steps": 1}),
+    "ch_labels": ("shared-1shot", {"queries": 3, "flow_queries": 2, "draws": 1, "conditions": ["random", "words"]}),
+    "ch_demonstrations": ("shared-1shot", {"queries": 3}),
 }
 
 # The studies that are one job, each with the reason.

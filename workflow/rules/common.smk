@@ -551,6 +551,7 @@ def model_options(name):
         {"turns": "--chat-turns", True: "--chat", False: ""}[model.chat],
         "" if model.untrained is None else f"--untrained {model.untrained}",
         "" if model.adapter is None else f"--adapter {shlex.quote(model.adapter)}",
+        *(f"--label-{key} {value}" for key, value in CONFIG.labels.options.items()),
         *placement_options(name),
     ]
     return " ".join(option for option in options if option)

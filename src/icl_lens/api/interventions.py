@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,13 +38,13 @@ from icl_lens.attention.record import record as record_weights
 from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models.batching import one_batch
-from icl_lens.models.logits import last_output
+from icl_lens.models.logits import class_scores, predictive_output
+from icl_lens.models.tokenizing import tokenize_table
 from icl_lens.network import precision
 from icl_lens.network.layers import replaced_forwards
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.prompts.schema import PROMPTS
 from icl_lens.short_repr import short_repr
-from icl_lens.studies import computing
 
 Chosen = int | Iterable[int] | Iterable[Iterable[int]] | None
 """Positions: one, several, several for each prompt of a batch, or None for all."""
@@ -52,8 +52,20 @@ Chosen = int | Iterable[int] | Iterable[Iterable[int]] | None
 Indices = int | Iterable[int] | None
 """Indices of layers or heads: one, several, or None for all."""
 
-# Number of tokens of each prompt of the forward pass of :func:`run`, without padding.
-_LENGTHS: ContextVar[tuple[int, ...] | None] = ContextVar("lengths", default=None)
+
+class _Rows(NamedTuple):
+    """Rows of the forward pass of :func:`run`.
+
+    Attributes:
+        lengths: Number of tokens of the prompt of each row, without padding and without appended tokens of label words.
+        prompts: Number of the prompt of each row.
+    """
+
+    lengths: tuple[int, ...]
+    prompts: tuple[int, ...]
+
+
+_ROWS: ContextVar[_Rows | None] = ContextVar("rows", default=None)
 
 
 @contextmanager
@@ -163,7 +175,8 @@ class Answer:
     """Answer of a model to a prompt.
 
     Attributes:
-        log_probs: Label word -> log-probability among the label words (log-softmax over them).
+        log_probs: Label word -> log-probability among the label words (log-softmax over their scores, see
+            ``Model.label_score``).
         top_tokens: The most probable next tokens of the whole vocabulary with their log-probabilities, most probable first.
         gold: Label word of the query; None if it is unknown.
         positions: Positions of the parts of the prompt.
@@ -198,7 +211,8 @@ class Answer:
 def run(model: Model, prompts: Prompt | Sequence[Prompt] | Any, top: int = 10) -> Answer | list[Answer]:
     """Run one forward pass and read the answers, inside or outside the context managers of this module.
 
-    All prompts are one batch, padded on the right, in the given order. A batch of long prompts can exceed the memory.
+    All prompts are one batch, padded on the right, in the given order. A batch of long prompts can exceed the memory. With
+    ``label_score="whole"``, tokens of label words are appended to each prompt. They are also queries if ``queries`` is None.
 
     Args:
         model: The model.
@@ -220,16 +234,17 @@ def run(model: Model, prompts: Prompt | Sequence[Prompt] | Any, top: int = 10) -
     gold = [None if pd.isna(label) else int(label) for label in table["gold"]]
     found = _tokenized(model, table)
     _require_one_batch(model, found)
-    token = _LENGTHS.set(tuple(len(prompt.ids) for prompt in found))
-    try:
-        with model.evaluation(), torch.no_grad(), precision.products(model.matmul, language_model.device):
-            batch = one_batch(language_model, found)
-            logits = last_output(language_model, batch)[0]  # (B, V)
-            log_probs = logits.gather(1, batch.label_ids).cpu().double().log_softmax(-1).tolist()  # (B, C)
-            best = logits.log_softmax(-1).topk(min(top, logits.shape[-1]), dim=-1)  # (B, top) each
-            best_ids, best_values = best.indices.tolist(), best.values.tolist()
-    finally:
-        _LENGTHS.reset(token)
+    with model.evaluation(), torch.no_grad(), precision.products(model.matmul, language_model.device):
+        batch = one_batch(language_model, found, score=True)
+        rows = batch.first_rows
+        token = _ROWS.set(_Rows(tuple(len(found[i].ids) for i in batch.index), tuple(batch.index)))
+        try:
+            logits = predictive_output(language_model, batch)[0]  # (E, V)
+        finally:
+            _ROWS.reset(token)
+        log_probs = class_scores(batch, logits)[rows].cpu().double().log_softmax(-1).tolist()  # (N, C)
+        best = logits[rows].log_softmax(-1).topk(min(top, logits.shape[-1]), dim=-1)  # (N, top) each
+        best_ids, best_values = best.indices.tolist(), best.values.tolist()
     answers = []
     for number, (prompt, label_words) in enumerate(zip(found, table["label_words"], strict=True)):
         words = [word.strip() for word in label_words]
@@ -264,7 +279,7 @@ def positions(model: Model, prompt: Prompt) -> Positions:
 def _tokenized(model: Model, table: pd.DataFrame) -> list[TokenizedPrompt]:
     """Tokenize a prompts table, in which gold labels can be missing."""
     table = table.assign(gold=table["gold"].fillna(0).astype("int64"))
-    return computing.tokenize_prompts(model.language_model.tokenizer, table, model.options)
+    return tokenize_table(table, model.language_model.tokenizer, model.options)
 
 
 def _require_model(name: str, model: Any) -> None:
@@ -275,10 +290,11 @@ def _require_model(name: str, model: Any) -> None:
 def _require_one_batch(model: Model, prompts: Sequence[TokenizedPrompt]) -> None:
     """Check that prompts fit the context of the model and can be one batch."""
     context = model.language_model.context
-    longest = max(prompts, key=lambda prompt: len(prompt.ids))
-    if context is not None and len(longest.ids) > context:
+    longest = max(prompts, key=lambda prompt: len(prompt.ids) + prompt.appended)
+    tokens = len(longest.ids) + longest.appended
+    if context is not None and tokens > context:
         raise InputError(
-            f"run: prompt {longest.prompt_id} has {len(longest.ids)} tokens, but the context of {model.name} is {context} "
+            f"run: prompt {longest.prompt_id} has {tokens} tokens, but the context of {model.name} is {context} "
             "tokens; shorten the prompt"
         )
     classes = sorted({len(prompt.label_ids) for prompt in prompts})
@@ -382,34 +398,35 @@ class _Edges:
         Raises:
             InputError: A position is not in a prompt, or the number of prompts does not match.
         """
-        lengths = _LENGTHS.get() or (keys,) * batch
-        shape = (batch, queries, keys, device, lengths)
+        rows = _ROWS.get() or _Rows((keys,) * batch, tuple(range(batch)))
+        shape = (batch, queries, keys, device, rows)
         if self._masks is None or self._masks[0] != shape:
-            of_queries, of_keys = (self._chosen(argument, batch, keys, lengths) for argument in ("queries", "keys"))  # (B, K)
+            of_queries, of_keys = (self._chosen(argument, keys, rows) for argument in ("queries", "keys"))  # (B, K)
             mask = of_queries[:, keys - queries :, None] & of_keys[:, None]  # (B, Q, K)
             self._masks = shape, mask.to(device)
         return self._masks[1]
 
-    def _chosen(self, argument: str, batch: int, width: int, lengths: Sequence[int]) -> Tensor:
-        """Return which positions are chosen in each prompt, shape (B, K)."""
-        given = self.positions[argument]
+    def _chosen(self, argument: str, width: int, rows: _Rows) -> Tensor:
+        """Return which positions are chosen in each row, shape (B, K)."""
+        given, batch = self.positions[argument], len(rows.prompts)
         if given is None:
             return torch.ones(batch, width, dtype=torch.bool)
-        if _is_nested(given) and len(given) != batch:
+        prompts = len(set(rows.prompts))
+        if _is_nested(given) and len(given) != prompts:
             raise InputError(
-                f"{self.name}: {argument} has positions of {len(given)} prompts, but the forward pass has {batch}; pass one "
+                f"{self.name}: {argument} has positions of {len(given)} prompts, but the forward pass has {prompts}; pass one "
                 "list of positions per prompt"
             )
         chosen = torch.zeros(batch, width, dtype=torch.bool)
-        for number, length in zip(range(batch), lengths, strict=True):
+        for row, (length, number) in enumerate(zip(*rows, strict=True)):
             positions = _of_prompt(given, number)
             beyond = [position for position in positions if position >= length]
             if beyond:
-                prompt = f"prompt {number}" if batch > 1 else "the prompt"
+                prompt = f"prompt {number}" if prompts > 1 else "the prompt"
                 raise InputError(
                     f"{self.name}: {argument}: position {beyond[0]} does not exist; {prompt} has positions 0 to {length - 1}"
                 )
-            chosen[number, positions] = True
+            chosen[row, positions] = True
         return chosen
 
 

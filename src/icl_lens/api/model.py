@@ -22,7 +22,7 @@ from icl_lens.models.options import RunOptions
 from icl_lens.network import quantized
 from icl_lens.network.number_formats import Dtype, Matmul
 from icl_lens.organism import CHECKPOINT
-from icl_lens.prompts.forms import Bos, Chat
+from icl_lens.prompts.forms import Anchor, Bos, Chat, Score
 from icl_lens.short_repr import short_repr
 
 EMBEDDED = "embedded"
@@ -43,6 +43,10 @@ class Model:
             one turn of the user and one of the assistant per demonstration.
         matmul: How to multiply float32 matrices: "exact", or "fast" (TF32 on CUDA, bfloat16 on CPUs that support it).
         batch_tokens: Number of tokens per batch, including padding. It changes results only by rounding.
+        label_score: Whether a class is predicted by the first token of its label word ("first") or by the sum of the
+            log-probabilities of all its tokens ("whole").
+        label_anchor: Which tokens of each label word are anchors, that is, isolated, read and re-weighted: "first", "last" or
+            "all".
     """
 
     language_model: LanguageModel
@@ -50,9 +54,11 @@ class Model:
     chat: Chat = False
     matmul: str = "exact"
     batch_tokens: int = 4096
+    label_score: Score = "first"
+    label_anchor: Anchor = "first"
 
     def __post_init__(self) -> None:
-        _require_options(self.bos, self.chat, self.matmul, self.batch_tokens)
+        _require_options(self.options)
 
     @property
     def name(self) -> str:
@@ -62,7 +68,14 @@ class Model:
     @property
     def options(self) -> RunOptions:
         """How studies run the model and write its prompts."""
-        return RunOptions(bos=self.bos, as_chat=self.chat, matmul=self.matmul, batch_tokens=self.batch_tokens)
+        return RunOptions(
+            bos=self.bos,
+            as_chat=self.chat,
+            matmul=self.matmul,
+            batch_tokens=self.batch_tokens,
+            label_score=self.label_score,
+            label_anchor=self.label_anchor,
+        )
 
     @contextmanager
     def evaluation(self) -> Iterator[LanguageModel]:
@@ -94,6 +107,8 @@ def load(
     batch_tokens: int = 4096,
     bos: Bos = "auto",
     chat: Chat = False,
+    label_score: Score = "first",
+    label_anchor: Anchor = "first",
     untrained: int | None = None,
     adapter: str | Path | None = None,
     placement: str = "device",
@@ -117,6 +132,9 @@ def load(
         bos: Whether to prepend the BOS token to each prompt: True, False, or "auto" to do what the tokenizer does.
         chat: Whether to format each prompt with the chat template of the tokenizer: True for one turn of the user, "turns" for
             one turn of the user and one of the assistant per demonstration.
+        label_score: Whether a class is predicted by the first token of its label word ("first") or by the sum of the
+            log-probabilities of all its tokens ("whole").
+        label_anchor: Which tokens of each label word are isolated, read and re-weighted: "first", "last" or "all".
         untrained: Seed of random weights that replace those of the checkpoint; by default the weights are kept.
         adapter: Folder of a LoRA adapter that is merged into the weights.
         placement: "device" for a model on one device; "auto" to distribute its layers over all cards, main memory and disk.
@@ -132,7 +150,15 @@ def load(
     dtype = str(dtype).removeprefix("torch.")
     _require_one_of("dtype", dtype, get_args(Dtype))
     _require_one_of("placement", placement, ("device", "auto"))
-    _require_options(bos, chat, matmul, batch_tokens)  # before the model is loaded
+    options = RunOptions(
+        bos=bos,
+        as_chat=chat,
+        matmul=matmul,
+        batch_tokens=batch_tokens,
+        label_score=label_score,
+        label_anchor=label_anchor,
+    )
+    _require_options(options)  # before the model is loaded
     folder = _folder(source, revision, fetch, downloads)
     default_name = EMBEDDED if folder == CHECKPOINT else None
     with process.quiet_and_offline():
@@ -146,7 +172,7 @@ def load(
             placement=placement,
             max_memory=max_memory,
         )
-    return Model(language_model, bos, chat, matmul, batch_tokens)
+    return Model(language_model, bos, chat, matmul, batch_tokens, label_score, label_anchor)
 
 
 def wrap(
@@ -158,6 +184,8 @@ def wrap(
     batch_tokens: int = 4096,
     bos: Bos = "auto",
     chat: Chat = False,
+    label_score: Score = "first",
+    label_anchor: Anchor = "first",
 ) -> Model:
     """Use a decoder-only model of transformers that is in memory.
 
@@ -172,6 +200,8 @@ def wrap(
         batch_tokens: See :func:`icl_lens.load`.
         bos: See :func:`icl_lens.load`.
         chat: See :func:`icl_lens.load`.
+        label_score: See :func:`icl_lens.load`.
+        label_anchor: See :func:`icl_lens.load`.
 
     Returns:
         The model.
@@ -193,7 +223,8 @@ def wrap(
         "heads": getattr(shape, "num_attention_heads", None),
     }
     dtype = str(network.dtype).removeprefix("torch.")
-    model = Model(LanguageModel(given_name, network, tokenizer, dtype, facts), bos, chat, matmul, batch_tokens)
+    language_model = LanguageModel(given_name, network, tokenizer, dtype, facts)
+    model = Model(language_model, bos, chat, matmul, batch_tokens, label_score, label_anchor)
     with model.evaluation():
         loading.require_causal("network", network)
         facts["parameters"] = quantized.parameters(network)
@@ -280,11 +311,14 @@ def _require_quantised(network: PreTrainedModel) -> None:
         )
 
 
-def _require_options(bos: Any, chat: Any, matmul: Any, batch_tokens: Any) -> None:
+def _require_options(options: RunOptions) -> None:
     """Check how studies run a model."""
-    _require_one_of("bos", bos, ("auto", True, False))
-    _require_one_of("chat", chat, (False, True, "turns"))
-    _require_one_of("matmul", matmul, get_args(Matmul))
+    _require_one_of("bos", options.bos, ("auto", True, False))
+    _require_one_of("chat", options.as_chat, (False, True, "turns"))
+    _require_one_of("matmul", options.matmul, get_args(Matmul))
+    _require_one_of("label_score", options.label_score, get_args(Score))
+    _require_one_of("label_anchor", options.label_anchor, get_args(Anchor))
+    batch_tokens = options.batch_tokens
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise InputError(f"batch_tokens must be a positive number of tokens, got {short_repr(batch_tokens)}")
 

@@ -24,7 +24,8 @@ class Positions:
         tokens: The text of each token, T of them.
         bos: The BOS token; empty if there is none.
         texts: Text of each demonstration.
-        label_words: First token of each demonstration's label word. The studies read this position.
+        label_words: The positions that studies isolate, read and re-weight: by default the first token of each demonstration's
+            label word (``Model.label_anchor``).
         label_tokens: All tokens of each demonstration's label word.
         query: Text of the query.
         template: All other tokens, including ``last``.
@@ -76,7 +77,7 @@ def positions_of(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) ->
     bos = take([0] if prompt.ids[0] == tokenizer.bos_token_id else [])
     # A token belongs to a label word if it ends there, as in icl_lens.prompts.positions.
     stops = np.searchsorted(prompt.spans[:, 1], prompt.label_spans[:, 1], side="right")  # (D,)
-    labels = tuple(take(range(anchor, stop)) for anchor, stop in zip(prompt.anchors, stops, strict=True))
+    labels = tuple(take(range(start, stop)) for start, stop in zip(prompt.label_starts, stops, strict=True))
     texts = tuple(take(tokens_of(prompt, [span])) for span in prompt.text_spans)
     query = take(tokens_of(prompt, [prompt.query_span]))
     return Positions(

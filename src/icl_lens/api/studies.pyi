@@ -12,7 +12,9 @@ from icl_lens.api.tables import Prompts
 
 __all__ = [
     "attention_controls",
+    "ch_demonstrations",
     "ch_edge_cuts",
+    "ch_labels",
     "ch_saliency",
     "components",
     "compress",
@@ -129,7 +131,8 @@ def compression(
         Hidden_random   the same positions, with the first token of each label word replaced by a random token of its
                         demonstration's text; each draw has new random tokens, equal for all prompts with the same demonstrations
 
-    Only the first token of a label word is replaced; its further tokens are kept, as in the released code. The released
+    Only the first token of a label word is replaced; its further tokens are kept, as in the released code. With ``label_anchor:
+    last``, only the last token is replaced, and with ``all``, as many different random tokens replace all tokens. The released
     ``compress_top.py`` never clears its mask, so its draw n keeps the random tokens of all draws up to n. The setting
     ``accumulate`` reproduces this.
 
@@ -177,6 +180,8 @@ def deep_attention(
 
         sum over k of class i, and over heads h, of A_{h,l}(q, p_k)
 
+    With ``label_anchor: all``, the sum is also over the tokens of the label word of demonstration k.
+
     From these scores, `icl_lens.statistics.attention_auc` computes how well they predict the model's own output (AUCROC_l) and
     the share R_l that the layers up to l contribute (eq. 5).
 
@@ -215,8 +220,8 @@ def diagnosis(
 
     *Label Words are Anchors*, section 3.3, eq. 11, and the released ``Error_analysis.ipynb``. In one layer, with all heads
     concatenated, let q_i be the query vector of the last position of prompt i, and k_c the key vector of the label word of class c
-    (its first token). Let v_m be the principal directions of the centered q_i, and sigma_m their standard deviations. The predicted
-    confusion is
+    (its first token; with ``label_anchor: all``, the mean over its tokens). Let v_m be the principal directions of the centered
+    q_i, and sigma_m their standard deviations. The predicted confusion is
 
         k^_{c,m} = sigma_m v_m' k_c,          m = 1..M
         Confusion_pred(a, b) = ||k^_a - k^_b|| / max over pairs of ||k^_. - k^_.||
@@ -276,10 +281,12 @@ def flow(
 
         I_l = | sum_h  A_{h,l} * dL/dA_{h,l} |                       (*Label Words are Anchors*, section 2.1, eq. 1)
 
-    `icl_lens.studies.anchors.information_flow` computes I_l. The paper's Figure 1 draws two layers of one prompt. An edge goes
+    `icl_lens.models.information_flow` computes I_l. The paper's Figure 1 draws two layers of one prompt. An edge goes
     from position j to a later position i; the diagonal is ignored. Edges with a small share of the layer's flow and a small
     attention weight are omitted. Each row contains the total flow of the layer, so that the omitted flow can be computed. Each row
-    also contains the attention weight of the edge, and S_wp, S_pq and S_ww (eq. 2 to 4) of the layer.
+    also contains the attention weight of the edge, and S_wp, S_pq and S_ww (eq. 2 to 4) of the layer. If tokens of label words are
+    appended to the prompt (``label_score: whole``), the flow from a token of the prompt to an appended token counts as flow to the
+    last position, because both predict tokens of label words.
 
     Args:
         model: The model, from `icl_lens.load` or `icl_lens.wrap`.
@@ -356,7 +363,7 @@ def isolated_words(
 
     *Label Words are Anchors*, section 2.2 and appendix C (Table 5): with label words isolated in the first layers, the predicted
     label may stay the same although the most likely tokens of the whole vocabulary change. The runs come from
-    `icl_lens.studies.anchors.isolated_runs`, with isolation in the first or in the last k layers.
+    `icl_lens.models.isolated_runs`, with isolation in the first or in the last k layers.
 
     The paper shows one prompt and does not report how it was selected. This study selects, for each class, the first prompt of the
     class that the model predicts correctly, or the first prompt of the class if there is no correct prediction.
@@ -600,6 +607,10 @@ def reweighting(
     trains it on further training texts with the same demonstrations, one text at a time. The loss is the cross-entropy of the gold
     label over the label words. The model's weights are frozen.
 
+    With ``label_anchor: all``, the factor of demonstration i applies to each token of its label word. If classes are predicted by
+    whole label words (``label_score: whole``), q is the last position and each appended token of a label word, because each of them
+    predicts a token (`icl_lens.prompts.label_words`).
+
     The keys and values of all positions except the last do not depend on beta. The model therefore reads all but the last token of
     each training prompt once, without gradients, and each step runs only the last token, forward and backward. Training keeps the
     keys and values of a seed's demonstrations, once for all prompts, and those of its training texts. It therefore fits in memory
@@ -658,6 +669,9 @@ def saliency(
         S_pq = mean of I_l(q, p_k) over k                      flow from label words to the last position         (eq. 3)
         S_ww = mean of I_l(i, j) over all other j < i          flow between all other words                       (eq. 4)
 
+    If a label word has several anchors, or if classes are predicted by whole label words, the sums are over the edges of
+    `icl_lens.models.edges`.
+
     The table contains these raw means for each prompt and layer. It also contains variants that are not in the paper:
 
         s_wp_visible, s_pq_visible, s_ww_visible    the means over the edges that can exist in the layer: in a layer with a sliding
@@ -667,7 +681,7 @@ def saliency(
 
     `icl_lens.studies.anchors.saliency.summary` computes the shares and averages for the figures.
 
-    `icl_lens.studies.anchors.information_flow` computes I_l.
+    `icl_lens.models.information_flow` computes I_l.
 
     Args:
         model: The model, from `icl_lens.load` or `icl_lens.wrap`.
@@ -713,7 +727,8 @@ def tokens(
 
         One row per prompt and position, in this order: prompt_id, position (from 0), token (its characters in the text, or the
         tokenizer's decoded text if it has no characters), start and end (its span [start, end) in the prompt's text, in
-        characters), class (class index for the first token of a label word; -1 for other tokens), last (whether it is the last
+        characters), class (class index for an anchor, by default
+        the first token of a label word; -1 for other tokens), last (whether it is the last
         position, at which the model predicts).
 
     Raises:
@@ -885,7 +900,7 @@ def kernel_regression(
 
         `attention_rows` returns:
         One row per prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class
-        indices; the prediction is the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and
+        indices; the prediction is the class with the highest score), demo_labels (D class indices), ``max``, ``mean`` and
         ``label`` (D floats each, see `icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...``
         for each of `icl_lens.studies.kernel_regression.settings.PARTS`, with the part's share of the row. The shares of a
         row sum to 1.
@@ -959,7 +974,7 @@ def kernel_regression_controls(
 
         `attention_rows` returns:
         One row per prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class
-        indices; the prediction is the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and
+        indices; the prediction is the class with the highest score), demo_labels (D class indices), ``max``, ``mean`` and
         ``label`` (D floats each, see `icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...``
         for each of `icl_lens.studies.kernel_regression.settings.PARTS`, with the part's share of the row. The shares of a
         row sum to 1.
@@ -992,7 +1007,8 @@ def label_probes(
         argmax_o P(o | x_i), the most likely next token after the text x_i alone, from the key
         y_i, the label, from the value
 
-    (`icl_lens.studies.kernel_regression.single_texts` computes P(o | x_i).)
+    (`icl_lens.studies.kernel_regression.single_texts` computes P(o | x_i).) With ``label_anchor: last``, p = 0 is the word's
+    last token. With ``all``, p = 0 is the mean over its tokens, and p < 0 and p > 0 count from its first and from its last token.
 
     The paper does not say whether it uses keys before or after the rotary embedding, or on which data it fits the probes. This
     study reads both kinds of keys: before the embedding (``key``, independent of the token's position) and after it
@@ -1283,6 +1299,92 @@ def representation_change(
     """
     ...
 
+def ch_demonstrations(
+    model: Model,
+    prompts: Prompts,
+    *,
+    queries: int = 5,
+    control_queries: int = 1,
+    demonstrations: int = 6,
+    exact: int = 6,
+    pairs: int = 50,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Contribution of each demonstration to the gold margin (Shapley values), compared with saliency and attention.
+
+    Contribution of each demonstration to the gold margin: Shapley values, and measures that are compared with them.
+
+    v(S) is the margin of the gold class (`icl_lens.studies.challenges.margin`) for the prompt with the demonstrations S in
+    their order, and v(empty) that of the query alone. `icl_lens.studies.challenges.ch_demonstrations.shapley` computes the
+    Shapley values phi_i: from all subsets for at most ``exact`` demonstrations, and from sampled orders for more. Their sum is
+    v(all) - v(empty). *Leave-one-out* is v(all) - v(all without i).
+
+    A demonstration that is missing from S is
+
+        deleted      not in the prompt, so the positions of later tokens change
+        masked       in the prompt, but no later demonstration and no token of the query attends to it. Without a BOS token, the
+                     first demonstration contains position 0, an attention sink in many models, so it is then masked as well
+        unlabelled   in the prompt, but each token of its label word has the mean embedding of the first tokens of the label words.
+                     With whole label words (``label_score: whole``), the n-th token has the mean embedding of the n-th tokens of
+                     the label words with at least n tokens. The number of tokens of the label word does not change.
+
+    The scores s_c of the classes are those of `icl_lens.models.logits`, from first tokens or whole label words.
+
+    v(empty) differs from 0 because a model prefers some label words without any demonstration, and the sum of all phi_i contains
+    this preference. ``calibrated`` is therefore phi of the margin of calibrated scores (contextual calibration, Zhao et al., arXiv
+    2102.09690): with p_c the mean probability of label word c for the queries "N/A", "" and "[MASK]" after the demonstrations S,
+    normalised over the label words, the score is s_c - log p_c.
+
+    **Controls** are computed for the first prompts of each seed. One demonstration is drawn as the target.
+
+        flipped      the target has the label of the next class
+        nonsense     each word of the target's text is replaced by a nonsense word
+        duplicate    the target occurs twice in a row, as two players
+        reversed     all demonstrations in reverse order
+
+    The other measures are defined in `icl_lens.studies.challenges.ch_demonstrations.measures`; ``similarity`` is the cosine of
+    TF-IDF vectors of the texts of demonstration and query, with document frequencies in the texts of all prompts.
+
+    Related work uses other games: DemoShapley (arXiv 2410.07523) averages over orders of the demonstrations in the prompt, and its
+    value is the accuracy on other queries. Here, the order is fixed and the value is the gold margin of one query.
+
+    Prompts with the same demonstrations share a tree of subsets
+    (`icl_lens.studies.challenges.ch_demonstrations.trees`).
+
+    Args:
+        model: The model, from `icl_lens.load` or `icl_lens.wrap`.
+        prompts: A prompt, a list of prompts, a prompts table (a DataFrame), or the path of a prompts table.
+        queries: Number of prompts per seed (the first ones); all if there are fewer.
+        control_queries: Number of these prompts for which the controls are run (the first ones of each seed).
+        demonstrations: Maximum number of demonstrations per prompt. The number per class is reduced to fit, to at
+            least one.
+        exact: Largest number of demonstrations for which Shapley values are computed from all subsets. With more
+            demonstrations, orders are sampled.
+        pairs: Number of sampled pairs of an order and its reverse.
+        seed: Seed of the sample, of the controls and of the random measure.
+
+    Returns:
+        A table with the columns `model` (name of the model), `task` (name of the task), `set` (name of the prompt
+        set), `seed` (seed with which the prompt was drawn), `prompt_id` (id of the prompt; in a list of prompts, its
+        position), `query_index` (number of the query's text), `demonstrations` (number of the demonstration set),
+        `control` (string), `kind` (string), `measure` (string), `demonstration` (integer), `label` (integer),
+        `changed` (boolean), `gold` (integer), `prediction` (integer), `value` (float), `error` (float), `margin`
+        (float), `empty_margin` (float).
+
+        One row per prompt, control (``none`` for the demonstrations of the prompt), kind of missing demonstrations, measure and
+        demonstration: prompt_id, control, kind (``prompt`` for measures of the prompt with all demonstrations), measure
+        (``shapley``, ``leave_one_out``, ``calibrated``, or one of
+        `MEASURES`), demonstration (index, and K for the second copy
+        of a duplicate), label (its class), changed (whether it is the target), gold, prediction (with all demonstrations; class
+        indices), value, error (standard error of the value; 0 if it is exact), margin (v(all) of this control and kind) and
+        empty_margin (v(empty)).
+
+    Raises:
+        InputError: An argument is invalid, or: a prompt has no demonstrations, or the model's family is not
+            supported.
+    """
+    ...
+
 def ch_edge_cuts(
     model: Model,
     prompts: Prompts,
@@ -1314,6 +1416,10 @@ def ch_edge_cuts(
     measure the probability of the predicted token and use windows of 9 of 48 layers; here, a window has a third of the layers.
     Bakalova et al. replace keys and values by those of another prompt; here, the edges are cut. Here, position 0 is only in the set
     ``first``, so without a BOS token the first token of the first demonstration remains visible in all other cuts.
+
+    If classes are predicted by whole label words (``label_score: whole``), the tokens of label words are appended to the prompt
+    (`icl_lens.prompts.label_words`). They predict as the last position does, so the same edges are cut for them. The numbers
+    of cut edges and tokens and the attention mass are those of the prompt.
 
     The computation. A cut changes only its rows and later positions, from its lowest layer on. Cuts in the row of the last position
     run one token, and cuts in the rows of the query run the query. Cuts in the rows of the demonstrations run the demonstrations
@@ -1353,6 +1459,101 @@ def ch_edge_cuts(
     Raises:
         InputError: An argument is invalid, or: a prompt has no demonstrations, or the model's family is not
             supported.
+    """
+    ...
+
+def ch_labels(
+    model: Model,
+    prompts: Prompts,
+    *,
+    queries: int = 10,
+    flow_queries: int = 1,
+    conditions: list[Literal["none", "gold", "inverted", "random", "random-true", "wrong", "one", "words", "letters", "strings"]] = ["none", "gold", "inverted", "random", "random-true", "wrong", "one", "words", "letters", "strings"],
+    draws: int = 2,
+    layers: int | None = None,
+    content_free: list[str] = ["N/A", "", "[MASK]"],
+    words: list[str] = ["Apple", "Bridge", "Candle", "Garden", "Hammer", "Island", "Jacket", "Kettle", "Lemon", "Mirror", "Needle", "Orange", "Paper", "Rabbit", "Saddle", "Tiger", "Velvet", "Window", "Carpet", "Desert", "Engine", "Falcon", "Ginger", "Helmet"],
+    letters: list[str] = ["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L", "M", "N", "O", "P", "Q", "R", "S", "T", "U", "V", "W", "X", "Y", "Z"],
+    strings: list[str] = ["foo", "bar", "vex", "nit", "orb", "wug", "dax", "zup", "blick", "quaz", "lem", "tove", "gyre", "plit", "snar", "yomp", "kez", "hurf", "jiv", "crux", "mib", "alk", "ilp", "dulf", "rask", "ceb"],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predictions, information flow and isolation with wrong, random or meaningless labels in the demonstrations.
+
+    Predictions, information flow and isolation with other labels in the demonstrations, and without demonstrations.
+
+    Min et al. (arXiv 2202.12837) find that random labels in the demonstrations hardly reduce the accuracy. Others find that models
+    do not adopt inverted labels (arXiv 2511.21038), that they repeat the label if all demonstrations have the same one, and that
+    they predict meaningless strings if these are the labels (arXiv 2605.08295). This study runs the same queries after the same
+    demonstration texts in the same order, with the labels of `icl_lens.studies.challenges.ch_labels.versions`.
+
+    With y the gold class of the query, f(y) the class whose label word the demonstrations give class y, and y_0 the prediction
+    without demonstrations, `icl_lens.studies.challenges.ch_labels.summary` reports how often the prediction is y (truth), f(y)
+    (prompt) and y_0 (prior). These definitions are ours. If the demonstrations of class y have different labels, f(y) is the most
+    frequent one, and undefined for a tie.
+
+    *Calibration* (Zhao et al., arXiv 2102.09690, and their code). With p_c the probability of the first token of label word c in
+    the vocabulary, or with ``label_score: whole`` that of the whole label word, and q the mean of p over the content-free queries
+    "N/A", "" and "[MASK]" after the same demonstrations, normalised over the classes, the calibrated prediction is argmax_c p_c /
+    q_c.
+
+    *Mechanism.* S_wp, S_pq and S_ww (`icl_lens.models.information_flow`) for the loss of y and for that of f(y), and the
+    prediction with isolated label words (`icl_lens.models.isolated_runs`) in the first and in the last k layers. The control
+    isolates random positions before the last anchor, as many as there are anchors. Prompts with the same demonstrations have the
+    same random positions.
+
+    Differences from the papers: Min et al. use 16 demonstrations; the figures here use one per class. Their label distribution is
+    that of the training split; here it is that of the gold labels of the queries, because a prompts table has no other. They assign
+    random words at random; here, the new words replace the label words one to one, as in their variant with gold labels. They
+    compare Macro-F1. The code of the other papers was not available.
+
+    Args:
+        model: The model, from `icl_lens.load` or `icl_lens.wrap`.
+        prompts: A prompt, a list of prompts, a prompts table (a DataFrame), or the path of a prompts table.
+        queries: Number of prompts per seed (the first ones); all if there are fewer.
+        flow_queries: Number of these prompts per seed for which the information flow is measured and label words are
+            isolated.
+        conditions: Labels of the demonstrations: none (no demonstrations), gold, inverted (the label word of the next
+            class), random (each label is drawn uniformly), random-true (drawn with the frequencies of the gold
+            labels), wrong (drawn among the other classes), one (the same label in all demonstrations, for each
+            class), and words, letters and strings (other label words, one for each class). none and gold are always
+            run.
+        draws: Number of draws of random, random-true and wrong labels.
+        layers: Number of first and of last layers in which label words are isolated. Empty: 5, or a fifth of the
+            depth, rounded up, in models with fewer than 14 layers (as in Figure 4).
+        content_free: Texts without content. The predictions for them calibrate the others.
+        words: Unrelated words for the condition words. The first suitable ones are used, if possible with as many
+            tokens as the original label words.
+        letters: Letters for the condition letters.
+        strings: Meaningless strings for the condition strings.
+        seed: Seed of the random labels and of the random isolated positions.
+
+    Returns:
+        A table with the columns `model` (name of the model), `task` (name of the task), `set` (name of the prompt
+        set), `seed` (seed with which the prompt was drawn), `prompt_id` (id of the prompt; in a list of prompts, its
+        position), `query_index` (number of the query's text), `demonstrations` (number of the demonstration set),
+        `condition` (string), `draw` (integer), `labels` (list of integers), `gold_share` (float), `gold` (integer),
+        `shown` (integer), `zero_shot` (integer), `prediction` (integer), `calibrated` (integer), `log_probs` (list of
+        floats), `content_free` (list of floats), `shown_mass` (float), `own_mass` (float), `s_wp` (list of floats),
+        `s_pq` (list of floats), `s_ww` (list of floats), `shown_s_wp` (list of floats), `shown_s_pq` (list of
+        floats), `shown_s_ww` (list of floats), `isolated_agrees` (list of integers), `isolated_overlap` (list of
+        floats).
+
+        One row per condition and prompt, in that order: prompt_id, condition, draw (for ``one``, the class), labels (class of
+        each demonstration's label word), gold_share (share of the demonstrations with their own label; 0 without
+        demonstrations), gold (y), shown (f(y); -1 if undefined), zero_shot (y_0), prediction, calibrated (class indices),
+        log_probs (log-probability of the first token of each label word in the vocabulary, or of the whole label word, in
+        nats), content_free (q), shown_mass and own_mass (sum of these probabilities over the label words in the
+        demonstrations, and over the original label words; 0 without demonstrations for the former), s_wp, s_pq and s_ww (of
+        each layer, for the loss of y), shown_s_wp, shown_s_pq and shown_s_ww (for the loss of f(y)), isolated_agrees and
+        isolated_overlap (whether the prediction with isolated positions is the same, and the Jaccard index of the five most
+        likely tokens, in the order of `icl_lens.studies.challenges.ch_labels.study.ISOLATED`). The lists of the flow and
+        of isolation are empty for prompts that are not among the first ``flow_queries`` of their seed, and without
+        demonstrations.
+
+    Raises:
+        InputError: An argument is invalid, or: the settings request more layers than the model has, a prompt has too
+            few positions for the random control, the model's family is not supported, or the range of its number
+            format is too small.
     """
     ...
 
@@ -1405,9 +1606,16 @@ def ch_saliency(
     Deviations: value zeroing was defined for encoders; here a row has only the columns up to its own. The last layer's output is
     taken before the final norm. The released code of Hao et al. scores a head by its largest edge, which is not used here.
 
+    The scores of the classes are the logits of the first tokens of their label words or, with ``label_score: whole``, the
+    log-probabilities of the words. Then a layer also has the edges to appended tokens, in the classes of
+    `icl_lens.studies.challenges.ch_saliency.edge_classes`. An edge that several paths share, such as each edge between tokens
+    of the prompt, is one edge: it is cut in all paths, and its dL/dA is the sum over the paths. For the sums over t of a head, an
+    appended token that several label words share is likewise one position.
+
     *How it is computed.* A changes L only through z. With the values V and the gradient G = dL/dz, dL/dA = G V'. A cut is another z
     at the rows of X, and integrated gradients need only the mean of G over the points z (k - 0.5)/M, because A and V do not change.
     All of these runs start at the layer and at the first changed row (`icl_lens.studies.challenges.ch_saliency.reruns`).
+    N is the number of tokens, including each appended token once (`icl_lens.studies.challenges.ch_saliency.token_tree`).
 
     Args:
         model: The model, from `icl_lens.load` or `icl_lens.wrap`.

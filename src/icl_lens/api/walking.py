@@ -16,8 +16,9 @@ def walk(model: Model, prompt: Prompts) -> PromptPage:
     """Compute everything that the page of one prompt shows.
 
     The page has the information flow and the attention weights by layer and head, the prediction with each label word isolated,
-    the probabilities of the label words after each layer (logit lens), and the shares S_wp, S_pq and S_ww by layer. A notebook
-    shows it as the last value of a cell. ``walk(model, prompt).save("walk.html")`` writes it to a file.
+    the prediction without the attention of the last position to each class of tokens, the probabilities of the label words
+    after each layer (logit lens), and the shares S_wp, S_pq and S_ww by layer. A notebook shows it as the last value of a cell.
+    ``walk(model, prompt).save("walk.html")`` writes it to a file.
 
     If the prompt has no gold label, the information flow is that of the loss of the predicted label.
 

@@ -32,6 +32,7 @@ def flows(
     with_weights: bool = False,
     rows: Tensor | None = None,
     per_head: bool = False,
+    signed: bool = False,
 ) -> Iterator[None]:
     """Pass the information flow |sum over heads of A * dL/dA| of each layer to ``sink`` during a backward pass.
 
@@ -50,8 +51,9 @@ def flows(
             without a shared prefix, and a model for which :func:`supports_single_row` is true.
         per_head: Whether the sink gets A_h * dL/dA_h of each head h, with its sign, before eq. 1 sums over the heads, and the
             weights A_h of each head if they are requested, shape (B, H, Q, K) each. Not with ``rows``.
+        signed: Whether the sink gets the sum over heads with its sign, without the absolute value.
     """
-    edit = _Flows(sink, with_weights, per_head)
+    edit = _Flows(sink, with_weights, per_head, signed)
     one_row = nullcontext() if rows is None else computed_at(network, rows, edit)
     with edited(network, edit), torch.enable_grad(), one_row, recompute_layers(network):
         yield
@@ -62,8 +64,8 @@ class _Flows(CustomAttention, LastLayerState):
 
     full_length = True
 
-    def __init__(self, sink: FlowSink, with_weights: bool, per_head: bool = False) -> None:
-        self.sink, self.with_weights, self.per_head = sink, with_weights, per_head
+    def __init__(self, sink: FlowSink, with_weights: bool, per_head: bool = False, signed: bool = False) -> None:
+        self.sink, self.with_weights, self.per_head, self.signed = sink, with_weights, per_head, signed
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         return _GradientCallback.apply(
@@ -80,7 +82,9 @@ class _Flows(CustomAttention, LastLayerState):
         if self.last:
             key, value, rows = self.last
             report = partial(self._report_rows, layer, rows)
-        return flow_kernel.attend(query, key, value, mask, scale, softcap, report, self.with_weights, self.per_head)
+        return flow_kernel.attend(
+            query, key, value, mask, scale, softcap, report, self.with_weights, self.per_head, self.signed
+        )
 
     def needs_matrices(self, edits: Sequence[Edit]) -> bool:
         return len(edits) > 1
@@ -100,7 +104,8 @@ class _Flows(CustomAttention, LastLayerState):
         if self.per_head:
             self.sink(layer, product, wide if self.with_weights else None)
         else:
-            self.sink(layer, product.sum(1).abs_(), wide.mean(1) if self.with_weights else None)  # (B, Q, K) each
+            total = product.sum(1)  # (B, Q, K)
+            self.sink(layer, total if self.signed else total.abs_(), wide.mean(1) if self.with_weights else None)
 
 
 class _GradientCallback(torch.autograd.Function):

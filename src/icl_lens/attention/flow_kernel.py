@@ -40,6 +40,7 @@ def attend(
     sink: Callable[[Tensor, Tensor | None], None],
     with_weights: bool,
     per_head: bool = False,
+    signed: bool = False,
 ) -> Tensor:
     """Compute the outputs of the heads, and call ``sink`` with the information flow in the backward pass.
 
@@ -54,6 +55,7 @@ def attend(
         with_weights: Whether to compute this mean.
         per_head: Whether ``sink`` gets the terms of the sum and of the mean instead: A_h * dL/dA_h of each head, with its sign,
             and A_h, shape (B, H, Q, K) each.
+        signed: Whether ``sink`` gets the sum over heads with its sign, without the absolute value.
 
     Returns:
         The outputs of the heads, shape (B, H, Q, e).
@@ -61,13 +63,13 @@ def attend(
     # The root requires a gradient, so the graph starts here even if no earlier tensor requires a gradient (layer 0).
     root = torch.ones((), device=query.device, requires_grad=True)
     mask = additive_mask(mask, query.shape[-2], key.shape[-2], query.dtype, query.device)  # (B or 1, 1, Q, K)
-    return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights, per_head)
+    return _Attention.apply(query, key, value, mask, root, scale, softcap, sink, with_weights, per_head, signed)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights, per_head) -> Tensor:
-        ctx.options = scale, softcap, sink, with_weights, per_head
+    def forward(ctx, query, key, value, mask, root, scale, softcap, sink, with_weights, per_head, signed) -> Tensor:
+        ctx.options = scale, softcap, sink, with_weights, per_head, signed
         groups = query.shape[1] // key.shape[1]
         # No fused kernel caps scores or supports values of a different size than the keys. On a CPU it is also slower.
         fused = softcap is None and key.shape[-1] == value.shape[-1] and query.device.type not in _ELEMENTS
@@ -88,7 +90,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         query, key, value, mask = ctx.saved_tensors
-        scale, softcap, sink, with_weights, per_head = ctx.options
+        scale, softcap, sink, with_weights, per_head, signed = ctx.options
         batch, heads, queries, _ = query.shape
         groups = heads // key.shape[1]
         scaled, gradient = at_least_float32(query) * scale, at_least_float32(gradient.contiguous())  # (B, H, Q, d or e)
@@ -107,7 +109,7 @@ class _Attention(torch.autograd.Function):
             product = (part_gradient @ values[visible].transpose(-1, -2)).mul_(weights)  # (B', H, R, K'): A * dL/dA
             if per_head:
                 edges = (edges[0], slice(None), *edges[1:])  # index into tensors of shape (B, H, Q, K)
-            flow[edges] = product if per_head else product.sum(1).abs_()
+            flow[edges] = product if per_head else product.sum(1) if signed else product.sum(1).abs_()
             if mean is not None:
                 mean[edges] = weights if per_head else weights.mean(1)
             if d_value is not None:
@@ -126,7 +128,7 @@ class _Attention(torch.autograd.Function):
             d_query *= scale
         d_key, d_value = (None if x is None else _sum_groups(x, groups) for x in (d_key, d_value))
         gradients = (None if x is None else x.to(query.dtype) for x in (d_query, d_key, d_value))
-        return *gradients, None, None, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None, None, None
 
 
 class _Part(NamedTuple):

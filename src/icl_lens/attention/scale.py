@@ -29,17 +29,18 @@ def scale(network: PreTrainedModel, factors: Mapping[int, Tensor]) -> Iterator[N
 
 
 @contextmanager
-def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, Tensor], None]]:
-    """Multiply the attention weights of one row per prompt for some keys after the softmax, without renormalising.
+def scale_rows(network: PreTrainedModel) -> Iterator[Callable[..., None]]:
+    """Multiply the attention weights of some rows for some keys after the softmax, without renormalising.
 
     This equals :func:`scale` with factors that are 1 elsewhere, but needs no matrices of factors. Anchor re-weighting scales
     the last row (section 3.1, eq. 9 and 12). Gradients flow to the factors. One open context can be used for many forward
     passes.
 
     Yields:
-        A function ``(rows, keys, factors)`` that sets the factors for the next forward passes. ``rows`` is the position of the
-        row of each prompt, shape (B,). ``keys`` are the distinct key positions to scale, shape (B, D). Both are counted from
-        the beginning of the whole prompt. ``factors`` are the factors of all layers, shape (L, B, H, D). Before the first call,
+        A function ``(rows, keys, factors, prompts=None)`` that sets the factors for the next forward passes. ``rows`` are the
+        positions of E different rows, shape (E,), and ``prompts`` the prompts that they belong to, shape (E,); by default, one
+        row per prompt. ``keys`` are the distinct key positions to scale, shape (E, A). Rows and keys are counted from the
+        beginning of the whole prompt. ``factors`` are the factors of all layers, shape (L, E, H, A). Before the first call,
         nothing is scaled.
     """
     edit = _ScaledRows()
@@ -48,20 +49,21 @@ def scale_rows(network: PreTrainedModel) -> Iterator[Callable[[Tensor, Tensor, T
 
 
 class _ScaledRows:
-    """Edit that scales some entries of one row per prompt."""
+    """Edit that scales some entries of some rows."""
 
     def __init__(self) -> None:
         self.factors: Tensor | None = None
 
-    def set_factors(self, rows: Tensor, keys: Tensor, factors: Tensor) -> None:
-        self.rows, self.keys, self.factors = rows, keys, factors  # (B,), (B, D), (L, B, H, D)
+    def set_factors(self, rows: Tensor, keys: Tensor, factors: Tensor, prompts: Tensor | None = None) -> None:
+        self.rows, self.keys, self.factors = rows, keys, factors  # (E,), (E, A), (L, E, H, A)
+        self.prompts = torch.arange(len(rows)) if prompts is None else prompts  # (E,)
 
     def __call__(self, layer: int, weights: Tensor) -> Tensor:
         if self.factors is None:
             return weights
-        batch, heads, queries, width = weights.shape
+        _, heads, queries, width = weights.shape
         index = (
-            torch.arange(batch, device=weights.device)[:, None, None],
+            self.prompts.to(weights.device)[:, None, None],
             torch.arange(heads, device=weights.device)[:, None],
             (self.rows.to(weights.device) - (width - queries))[:, None, None],  # the queries are the last positions
             self.keys.to(weights.device)[:, None],

@@ -71,7 +71,7 @@ def _corpora(
 def _prompts(
     task: Task,
     corpus: Annotated[Path, typer.Option(help="A corpora table.")],
-    set_name: Annotated[str, typer.Option("--set", help="The prompt set: fresh-1shot, shared-5shot, ...")],
+    set_name: Annotated[str, typer.Option("--set", help="The prompt set: fresh-1shot, shared-5shot, shared-0shot, ...")],
     seeds: Annotated[list[int], typer.Option(min=0, max=2**32 - 1, help="One or more seeds.")],
     queries: Annotated[int, typer.Option(min=1, help="Maximum number of test texts per seed.")],
     out: Annotated[Path, typer.Option(help="The prompts table to write.")],

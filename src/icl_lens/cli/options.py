@@ -27,6 +27,7 @@ from icl_lens.config import keys
 from icl_lens.errors import InputError
 from icl_lens.models.options import LoadOptions, RunOptions, merge
 from icl_lens.progress import amount
+from icl_lens.prompts.forms import Anchor, Score
 from icl_lens.tasks.task import TASKS
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,16 @@ ChatTurns = Annotated[
         "--chat-turns",
         help="Like --chat, but each demonstration is a turn of the user (its text) and a turn of the assistant (its label).",
     ),
+]
+LabelScore = Annotated[
+    Score,
+    typer.Option(
+        help="How a class is predicted: by the first token of its label word, or by the sum of the log-probabilities of all "
+        "its tokens (whole)."
+    ),
+]
+LabelAnchor = Annotated[
+    Anchor, typer.Option(help="Which tokens of each label word are isolated, read and re-weighted: first, last or all.")
 ]
 Untrained = Annotated[
     int | None,
@@ -332,6 +343,8 @@ MODEL_OPTIONS = {
     "bos": ModelOption(Bos, "auto"),
     "chat": ModelOption(Chat, False),
     "chat_turns": ModelOption(ChatTurns, False),
+    "label_score": ModelOption(LabelScore, RunOptions.label_score),
+    "label_anchor": ModelOption(LabelAnchor, RunOptions.label_anchor),
     "untrained": ModelOption(Untrained, LoadOptions.untrained_seed),
     "adapter": ModelOption(Adapter, LoadOptions.adapter),
     "placement": ModelOption(Placement, LoadOptions.placement),

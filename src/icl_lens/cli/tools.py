@@ -17,7 +17,7 @@ app = typer.Typer()
 
 
 @app.command("compress", cls=options.Command, rich_help_panel=PANEL)
-@options.with_model_options("batch_tokens", "untrained")
+@options.with_model_options("batch_tokens", "untrained", "label_anchor")
 def _compress(
     *,
     model: options.Model,
@@ -45,7 +45,7 @@ def _compress(
 
 
 @app.command("reweight-components", cls=options.Command, rich_help_panel=PANEL)
-@options.with_model_options("untrained")
+@options.with_model_options("untrained", "label_score", "label_anchor")
 def _reweight_components(
     *,
     model: options.Model,
@@ -93,7 +93,7 @@ def _reweight_components(
 
 
 @app.command("classify", cls=options.Command, rich_help_panel=PANEL)
-@options.with_model_options("name", "dtype", "bos", "chat", "chat_turns", "untrained")
+@options.with_model_options("name", "dtype", "bos", "chat", "chat_turns", "untrained", "label_score", "label_anchor")
 def _classify(
     *,
     model: options.Model,

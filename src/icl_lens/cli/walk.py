@@ -50,7 +50,7 @@ def _walk(
     load_options: LoadOptions,
     run_options: RunOptions,
 ) -> None:
-    """Show one prompt on one page: information flow, attention, isolated label words, and the answer after each layer."""
+    """Show one prompt on one page: information flow, attention, isolated label words, cuts of attention, answers by layer."""
     given = {"--task": task, "--demos": demos, "--query": query, "--definition": definition}
     _require_one_source(given, prompt, label_words)
     from icl_lens.api.prompt import Prompt

@@ -21,6 +21,7 @@ from icl_lens.hub import fetch
 from icl_lens.network import max_memory
 from icl_lens.network.number_formats import Dtype, Matmul
 from icl_lens.organism.recipe import Recipe
+from icl_lens.prompts.forms import Anchor, Score
 from icl_lens.reader_organism.recipe import Recipe as ReaderRecipe
 from icl_lens.section import Section, Seed
 from icl_lens.studies import plugins as loaded_plugins
@@ -191,6 +192,28 @@ class Model(Section):
         return str(folder)
 
 
+class Labels(Section):
+    """Which tokens of the label words are used."""
+
+    score: Score = Field(
+        default="first",
+        description="How a class is predicted. first: by the logit of the first token of its label word, as in the paper. "
+        "whole: by the sum of the log-probabilities of all its tokens, not divided by their number. With whole, label words "
+        'may begin with the same token (" very positive", " very negative") or with an uninformative token (emojis, '
+        "digits, scripts without spaces), but none may begin with all tokens of another.",
+    )
+    anchor: Anchor = Field(
+        default="first",
+        description="Which tokens of the label word of a demonstration are isolated, read and re-weighted: its first token "
+        "(first, as in the paper), its last token (last), or all of them (all). Compression always keeps all tokens.",
+    )
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The keys that differ from the default, with their values."""
+        return {key: value for key, value in self.model_dump().items() if value != "first"}
+
+
 class SplitFiles(Section):
     """Paths of the two splits of one task, relative to `root`."""
 
@@ -309,6 +332,13 @@ class Config(Section):
         description="Source of the texts. `source: builtin` generates synthetic texts that resemble the four data sets, from "
         "`seed`. `source: files` reads the original files from the folder `root` (config/README.md lists their names). "
         "`source: hub` downloads the data sets from the Hub.",
+    )
+    labels: Labels = Field(
+        default_factory=Labels,
+        description="Which tokens of a label word of several tokens are used (docs/own-task.md). `score` is how a class is "
+        "predicted: by the first token of its label word (first, as in the paper) or by the whole word (whole). `anchor` is "
+        "which tokens are isolated, read and re-weighted: first, last or all. Items of studies that do not support a value are "
+        "left out.",
     )
     downloads: Folder = Field(
         default="downloads",

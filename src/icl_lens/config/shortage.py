@@ -1,4 +1,7 @@
-"""Which tasks have too few texts or prompts for a figure or table, determined from counts before any job runs."""
+"""Which tasks a figure or table cannot show, determined before any job runs.
+
+A task can have too few texts or prompts, or a study of the item may not support the options about label words (``labels``).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Counts = Mapping[str, Sequence[int]]
 
 
 def of_item(config: Config, item: str, task: str, counts: Counts | None) -> str:
-    """Return why an item cannot show a task: one sentence, or an empty string if the texts suffice or their number is unknown.
+    """Return why an item cannot show a task: one sentence, or an empty string if it can or the number of texts is unknown.
 
     Args:
         config: The config.
@@ -25,6 +28,9 @@ def of_item(config: Config, item: str, task: str, counts: Counts | None) -> str:
     about = registry.items()[item]
     if about.own_tasks:
         return ""
+    for name in about.studies:
+        if unsupported := registry.study(name).unsupported_labels(config.labels.options):
+            return f"task {task}: {unsupported}"
     sets = dict.fromkeys([about.set] if about.studies else [])
     keys = {}
     for name in about.studies:

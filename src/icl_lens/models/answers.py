@@ -1,4 +1,4 @@
-"""Predictions of a model: the label word with the highest logit at the last position."""
+"""Predictions of a model: the class with the highest score (:mod:`icl_lens.models.logits`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from icl_lens.models.batching import Batch, shared_batches
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import class_logits, last_logits
+from icl_lens.models.logits import class_logits, class_scores, predictive_logits
 from icl_lens.prompts.positions import TokenizedPrompt
 
 
@@ -40,17 +40,18 @@ def predict(
     # The placeholders remain for prompts that are not needed.
     found: dict[str, list] = {name: [-1 if name == "prediction" else []] * len(prompts) for name in columns}
     identity = {"prompt_id": [p.prompt_id for p in prompts], "gold": [p.gold for p in prompts]}
-    for batch in shared_batches(model, prompts, batch_tokens):
-        logits = last_logits(model, batch)  # (B, V)
-        log_probs = logits.gather(1, batch.label_ids).cpu().double().log_softmax(-1).numpy()  # (B, C)
+    for batch in shared_batches(model, prompts, batch_tokens, score=True):
+        logits = predictive_logits(model, batch)  # (E, V)
+        log_probs = class_scores(batch, logits).cpu().double().log_softmax(-1).numpy()  # (B, C)
         for i, row in zip(batch.index, log_probs, strict=True):
             found["prediction"][i] = int(np.argmax(row))
             found["class_log_probs"][i] = row.tolist()
         if top_tokens:
-            top = logits.topk(min(top_tokens, logits.shape[-1]), dim=-1).indices.cpu().numpy()  # (B, top_tokens)
+            last = logits[: len(batch.index)]  # (B, V)
+            top = last.topk(min(top_tokens, logits.shape[-1]), dim=-1).indices.cpu().numpy()  # (B, top_tokens)
             for i, row in zip(batch.index, top, strict=True):
                 found["top_tokens"][i] = row.tolist()
-        progress(len(batch.index))
+        progress(len(batch.prompts))
     return pd.DataFrame({**identity, **found})
 
 
@@ -67,13 +68,13 @@ def class_log_probs(
         model: Any supported model.
         prompts: Prompts that fit the context length of the model.
         batch_tokens: See :func:`icl_lens.models.batching.batches`.
-        logits: Function that computes the logits of the label words of a batch, shape (B, C).
+        logits: Function that computes the scores of the classes of a batch, shape (B, C).
 
     Returns:
         The log-probabilities of each prompt, shape (C,), in the order of the prompts.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    for batch in shared_batches(model, prompts, batch_tokens):
+    for batch in shared_batches(model, prompts, batch_tokens, score=True):
         log_probs = logits(model, batch).cpu().double().log_softmax(-1).numpy()  # (B, C)
         for i, row in zip(batch.index, log_probs, strict=True):
             found[i] = row

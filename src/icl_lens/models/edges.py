@@ -7,6 +7,16 @@ position, the kinds are
     pq    from a label word to the last position, (q, p_k)
     ww    all other edges
 
+If a label word has several anchors (``label_anchor: all``), p_k is each of them, and the edges between them are of kind ww:
+
+    wp    (p, j) for each anchor p of demonstration k, and j before the first anchor of demonstration k
+    pq    (q, p) for each anchor p
+
+If classes are predicted by their whole label words (``label_score: whole``), the tokens of label words are appended to the
+prompt (:mod:`icl_lens.prompts.label_words`). An appended token has edges from the positions of the prompt and from the appended
+tokens before it on its path. It predicts the next token of a label word, as q predicts the first one, so pq has the edges from
+the anchors to q and to each appended token.
+
 In a layer with a sliding window or with chunks, an edge can exist only if the mask does not hide it
 (:mod:`icl_lens.attention.visible`).
 """
@@ -30,21 +40,41 @@ def count_edges(prompts: Sequence[TokenizedPrompt], visible: Tensor | None = Non
     """Count the edges of each kind in each of N prompts.
 
     Args:
-        prompts: Prompts of at most T tokens.
+        prompts: Prompts of at most T tokens, including appended tokens.
         visible: Mask of a layer, bool, shape (T, T), True where the row can attend to the column; by default, each position can
             attend to all earlier ones.
 
     Returns:
         Numbers of edges that can exist, int64, shape (3, N), in the order of :data:`KINDS`.
     """
-    longest = max((len(prompt.ids) for prompt in prompts), default=0)
+    longest = _longest(prompts)
     counts = np.arange(longest) if visible is None else visible.numpy().sum(1) - visible.numpy().diagonal()  # (T,)
     found = np.zeros((len(KINDS), len(prompts)), dtype=np.int64)
     for i, prompt in enumerate(prompts):
-        wp = counts[prompt.anchors].sum()
-        pq = len(prompt.anchors) if visible is None else int(visible[prompt.last, prompt.anchors].sum())
-        found[:, i] = wp, pq, counts[: len(prompt.ids)].sum() - wp - pq
+        within = [(p, j) for p, start in zip(prompt.anchors, prompt.anchor_starts, strict=True) for j in range(start, p)]
+        wp = counts[prompt.anchors].sum() - sum(visible is None or bool(visible[edge]) for edge in within)
+        appended = _appended_positions(prompt)
+        targets = [prompt.last, *appended]
+        pq = sum(len(prompt.anchors) if visible is None else int(visible[q, prompt.anchors].sum()) for q in targets)
+        found[:, i] = wp, pq, counts[: len(prompt.ids)].sum() + counts[appended].sum() - wp - pq
     return found
+
+
+def _longest(prompts: Sequence[TokenizedPrompt]) -> int:
+    """Return the number of tokens of the longest prompt, including appended tokens."""
+    return max((len(prompt.ids) + prompt.appended for prompt in prompts), default=0)
+
+
+def _appended_positions(prompt: TokenizedPrompt) -> list[int]:
+    """Return the position of each appended token. Tokens on different paths can have the same position."""
+    if not prompt.label_words:
+        return []
+    words = prompt.label_words
+    return [
+        len(prompt.ids) + offset
+        for path, branch in zip(words.paths, words.branches, strict=True)
+        for offset in range(branch.length, len(path))
+    ]
 
 
 def count_visible_edges(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> np.ndarray | None:
@@ -53,7 +83,7 @@ def count_visible_edges(model: LanguageModel, prompts: Sequence[TokenizedPrompt]
     Returns:
         Numbers of edges, int64, shape (3, N, L); None if the model family does not show which edges can exist.
     """
-    visible = visible_positions(model.network, max(len(prompt.ids) for prompt in prompts))
+    visible = visible_positions(model.network, _longest(prompts))
     if visible is None:
         return None
     of_mask = {id(mask): count_edges(prompts, mask) for mask in {id(mask): mask for mask in visible}.values()}  # (3, N) each

@@ -39,10 +39,10 @@ def logit_lens(
 
     Returns:
         One row per prompt and layer, in the order of the prompts: prompt_id, layer (from 0), class_log_probs (C floats,
-        log-softmax over the label words), label_probability (probability of all label words together, in the softmax over the
-        whole vocabulary), top_tokens (token ids, most likely first), top_log_probs (their log-probabilities over the whole
-        vocabulary, in nats). None if the states after a layer cannot be passed to the final normalisation of this model
-        (:attr:`icl_lens.models.language_model.LanguageModel.can_resume`).
+        log-softmax over the first tokens of the label words), label_probability (probability of these tokens together, in the
+        softmax over the whole vocabulary), top_tokens (token ids, most likely first), top_log_probs (their log-probabilities
+        over the whole vocabulary, in nats). None if the states after a layer cannot be passed to the final normalisation of
+        this model (:attr:`icl_lens.models.language_model.LanguageModel.can_resume`).
     """
     if not model.can_resume:
         return None

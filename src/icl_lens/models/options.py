@@ -6,7 +6,8 @@ Each option is a field of one of two classes, which the command line, the studie
 - :class:`RunOptions`: how to run it and how to write its prompts (:func:`icl_lens.studies.computing.compute`).
 
 A new option is a field here, an entry in :data:`icl_lens.cli.options.MODEL_OPTIONS`, and the code that uses it. If the config
-can set it, it is also a key of :class:`icl_lens.config.keys.Model`, which workflow/rules/common.smk passes on (model_options).
+can set it, it is also a key of :class:`icl_lens.config.keys.Model` or of the config itself, which workflow/rules/common.smk
+passes on (model_options).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from icl_lens.prompts.forms import Bos, Chat
+from icl_lens.prompts.forms import Anchor, Bos, Chat, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,23 @@ class RunOptions:
         batch_tokens: Number of tokens per batch, including padding (:func:`icl_lens.models.batching.batches`).
         bos: Whether to prepend the BOS token to each prompt, see :func:`icl_lens.prompts.positions.tokenize`.
         as_chat: Whether to convert each prompt to a chat first, and to which form, see :func:`icl_lens.prompts.chat.convert`.
+        label_score: Whether a class is predicted by the first token of its label word or by the whole word, see
+            :mod:`icl_lens.prompts.label_words`.
+        label_anchor: Which tokens of a label word are its anchors, see :func:`icl_lens.prompts.positions.tokenize`.
     """
 
     matmul: str = "exact"
     batch_tokens: int = 4096
     bos: Bos = "auto"
     as_chat: Chat = False
+    label_score: Score = "first"
+    label_anchor: Anchor = "first"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The options about label words that differ from the default, by their keys under ``labels`` in the config."""
+        found = {"score": self.label_score, "anchor": self.label_anchor}
+        return {key: value for key, value in found.items() if value != "first"}
 
 
 def merge(load: LoadOptions | None, options: RunOptions | None, **changes: Any) -> tuple[LoadOptions, RunOptions]:

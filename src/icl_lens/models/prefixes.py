@@ -166,18 +166,35 @@ def read_each(
         # Pad on the right, because a causal model does not attend to later positions.
         padded = np.stack([np.pad(continuations[i], (0, longest - len(continuations[i]))) for i in selected])  # (B, Q)
         tokens = torch.from_numpy(padded).to(device_of(network))
-        cache = parent.cache(len(selected), growing=True) if parent else _empty_cache(network)
-        _stop_after(cache.layers[-1])
-        with suppress(_CacheFilled):
-            positions = torch.arange(start, start + longest, device=tokens.device).expand(len(selected), -1)  # (B, Q)
-            network(**forward_inputs(tokens, positions, cache), logits_to_keep=logits_to_keep(network))
+        cache = parent.cache(len(selected), growing=True) if parent else None
+        positions = torch.arange(start, start + longest, device=tokens.device).expand(len(selected), -1)  # (B, Q)
+        filled = fill(network, tokens, positions, cache)
         for row, i in enumerate(selected):
             end = start + len(continuations[i])
-            keys, values = (
-                tuple(_copy_range(x, row, start, end) for x in xs) for xs in zip(*_keys_and_values(cache), strict=True)
-            )
+            keys, values = (tuple(_copy_range(x, row, start, end) for x in xs) for xs in filled)
             found[i] = Prefix(keys, values, end, parent)
     return found
+
+
+def fill(
+    network: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache | None = None, mask: Tensor | None = None
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Read tokens, and return the keys and values of the cache and of these tokens, shape (B, H_kv, K, d) for each layer.
+
+    Args:
+        network: Any causal language model.
+        tokens: Token ids, shape (B, Q).
+        positions: Their positions, shape (B, Q).
+        cache: The keys and values of earlier tokens, to which those of the tokens are appended (``Prefix.cache(rows,
+            growing=True)``); None if there are none.
+        mask: See :func:`icl_lens.network.forward_inputs.forward_inputs`.
+    """
+    cache = cache or _empty_cache(network)
+    _stop_after(cache.layers[-1])
+    with suppress(_CacheFilled):
+        network(**forward_inputs(tokens, positions, cache, mask), logits_to_keep=logits_to_keep(network))
+    keys, values = zip(*_keys_and_values(cache), strict=True)
+    return keys, values
 
 
 class _CacheFilled(Exception):  # noqa: N818 - not an error: it stops a forward pass once the last keys and values are stored

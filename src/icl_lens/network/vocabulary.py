@@ -40,15 +40,16 @@ def restrict_tokens(network: PreTrainedModel, tokens: Tensor) -> Iterator[bool]:
 
 
 @contextmanager
-def restrict_positions(network: PreTrainedModel, positions: Tensor) -> Iterator[None]:
-    """Compute the logits of only one position per row of a batch, shape (B, 1, V).
+def restrict_positions(network: PreTrainedModel, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Compute the logits of only some positions of a batch, shape (E, 1, V).
 
     Args:
         network: A causal language model with a vocabulary matrix (:func:`size` is not 0).
-        positions: Index of this position among the inputs of the matrix, shape (B,).
+        rows: Row of each of these positions in the batch, shape (E,).
+        positions: Index of each of these positions among the inputs of the matrix, shape (E,).
     """
     matrix = network.get_output_embeddings()
-    network.set_output_embeddings(_SinglePosition(matrix, positions))
+    network.set_output_embeddings(_SomePositions(matrix, rows, positions))
     try:
         yield
     finally:
@@ -106,18 +107,18 @@ class _Identity(nn.Module):
         return state
 
 
-class _SinglePosition(nn.Module):
-    """A linear layer that is applied to one position of each row."""
+class _SomePositions(nn.Module):
+    """A linear layer that is applied to some positions of a batch."""
 
-    def __init__(self, matrix: nn.Module, positions: Tensor) -> None:
+    def __init__(self, matrix: nn.Module, rows: Tensor, positions: Tensor) -> None:
         super().__init__()
         self.matrix = [matrix]  # in a list, so that it is not registered as a submodule
-        self.index = torch.arange(len(positions), device=positions.device), positions  # (B,), (B,)
+        self.index = rows, positions  # (E,) each
         self.out_features = matrix.out_features
 
     def forward(self, state: Tensor) -> Tensor:  # (B, U, d)
         index = tuple(x.to(state.device) for x in self.index)
-        return self.matrix[0](state[index][:, None])  # (B, 1, V)
+        return self.matrix[0](state[index][:, None])  # (E, 1, V)
 
 
 class _Rows(nn.Module):

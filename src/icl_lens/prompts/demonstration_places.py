@@ -2,7 +2,8 @@
 
 The definitions follow *In-context learning as kernel regression* (Han et al., TMLR 2025), section 5.2. A demonstration consists
 of the tokens from the first piece of its template to the last token of its label word. The text between demonstrations (a
-newline) belongs to no demonstration. The first token of a label word is its anchor in :mod:`icl_lens.prompts.positions`.
+newline) belongs to no demonstration. The tokens of the label words do not depend on which of them are anchors
+(:mod:`icl_lens.prompts.positions`).
 
 If demonstrations are turns of a chat (:func:`icl_lens.prompts.chat.as_turns`), the tokens that the chat template writes between
 the text and the label word belong to the demonstration, and those between demonstrations belong to none.
@@ -52,7 +53,7 @@ def places(prompt: TokenizedPrompt, drop_first: bool) -> Places:
     starts = np.searchsorted(token_ends, start_characters, side="right")
     return Places(
         np.maximum(starts, 1) if drop_first else starts,
-        prompt.anchors,
+        prompt.label_starts,
         np.searchsorted(token_ends, labels[:, 1], side="right"),
         min(int(np.searchsorted(token_ends, query_start, side="right")), prompt.last),
         min(int(np.searchsorted(token_ends, prompt.query_span[1], side="right")), prompt.last),

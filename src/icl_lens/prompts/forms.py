@@ -10,3 +10,9 @@ Bos = Literal["auto"] | bool
 # Whether to write a prompt with the tokenizer's chat template: False for plain text; True for one turn of the user with the
 # demonstrations and the query; "turns" for one turn of the user and one of the assistant per demonstration.
 Chat = Literal["turns"] | bool
+
+# How the score of a class is computed: from the first token of its label word, or from all its tokens.
+Score = Literal["first", "whole"]
+
+# Which tokens of each demonstration's label word are its anchors: the first, the last, or all of them.
+Anchor = Literal["first", "last", "all"]

@@ -1,13 +1,18 @@
 """Tokenization of prompts, with the token positions of the anchors, checked against the text.
 
-The anchor of a label word is its first token, as in the released code: for " Abbreviation", only " Ab" counts. No word is
-tokenized in isolation. The anchors are computed from the token offsets in the prompt, and the token id of each class is the one
-that follows the last colon of the prompt when the label word is appended to it.
+By default, the anchor of a label word is its first token, as in the released code: for " Abbreviation", only " Ab" counts. It
+can also be the last token, or all tokens are anchors (``anchor``). No word is tokenized in isolation. The anchors are computed
+from the token offsets in the prompt, and the token ids of each class are those that follow the last colon of the prompt when
+the label word is appended to it.
+
+A class is predicted by the first token of its label word, or by the whole word (``score``, see
+:mod:`icl_lens.prompts.label_words`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +22,8 @@ from transformers import PreTrainedTokenizerBase
 
 from icl_lens.errors import InputError
 from icl_lens.prompts import plain_text
-from icl_lens.prompts.forms import Bos
+from icl_lens.prompts.forms import Anchor, Bos, Score
+from icl_lens.prompts.label_words import LabelWords
 from icl_lens.short_repr import is_visible
 
 logger = logging.getLogger(__name__)
@@ -30,9 +36,11 @@ class TokenizedPrompt:
     Attributes:
         prompt_id: The id of the prompt in the prompts table.
         ids: Token ids, shape (T,).
-        anchors: Position of the first token of each demonstration's label word, shape (D,).
+        anchors: Positions of the anchors, ascending, shape (A,): the first or the last token of the label word of each
+            demonstration (A = D), or all its tokens.
         demo_labels: Class index of each demonstration, shape (D,).
-        label_ids: Id of the token that represents each class after the query, shape (C,).
+        label_ids: Id of the first token of each class's label word after the query, shape (C,). It represents the class unless
+            ``label_words`` is set.
         gold: Class index of the query.
         unknown: Number of ids that are the tokenizer's unknown token.
         seed: Seed with which the prompt was drawn.
@@ -43,6 +51,8 @@ class TokenizedPrompt:
         label_spans: [start, end) characters of each demonstration's label word, including the leading space if the word has
             one in this prompt (:mod:`icl_lens.prompts.chat`), shape (D, 2).
         query_span: [start, end) characters of the query's text, shape (2,).
+        label_tokens: [start, stop) positions of the tokens of each demonstration's label word, shape (D, 2).
+        label_words: The tokens of the label words, if a class is predicted by its whole label word; otherwise None.
         turn_starts: First character of each demonstration and of the query if each is a turn of a chat
             (:func:`icl_lens.prompts.chat.as_turns`), shape (D + 1,); otherwise empty.
         data_spans: [start, end) characters of the text that no template wrote, shape (S, 2). Control tokens in it are plain
@@ -68,6 +78,8 @@ class TokenizedPrompt:
     text_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     label_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     query_span: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    label_tokens: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
+    label_words: LabelWords | None = None
     turn_starts: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     data_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     control: tuple[str, ...] = ()
@@ -80,8 +92,39 @@ class TokenizedPrompt:
         """Position that predicts the label: the last token, q in the paper."""
         return len(self.ids) - 1
 
+    @property
+    def label_starts(self) -> np.ndarray:
+        """Position of the first token of each demonstration's label word, shape (D,)."""
+        return self.label_tokens[:, 0] if len(self.label_tokens) else self.anchors
 
-def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> list[TokenizedPrompt]:
+    @property
+    def anchor_demonstrations(self) -> np.ndarray:
+        """Index of the demonstration of each anchor, shape (A,)."""
+        return np.searchsorted(self.label_starts, self.anchors, side="right") - 1
+
+    @property
+    def anchor_classes(self) -> np.ndarray:
+        """Class index of the demonstration of each anchor, shape (A,)."""
+        return self.demo_labels[self.anchor_demonstrations]
+
+    @property
+    def anchor_starts(self) -> np.ndarray:
+        """For each anchor, the first anchor of the same demonstration, shape (A,)."""
+        return self.anchors[np.searchsorted(self.anchor_demonstrations, self.anchor_demonstrations)]
+
+    @property
+    def appended(self) -> int:
+        """Largest number of tokens that the scores of the classes append to the prompt."""
+        return self.label_words.longest if self.label_words else 0
+
+
+def tokenize(
+    prompts: pd.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    bos: Bos = "auto",
+    score: Score = "first",
+    anchor: Anchor = "first",
+) -> list[TokenizedPrompt]:
     """Tokenize a prompts table and find all anchors.
 
     Control tokens such as ``<bos>`` in the texts of the demonstrations and the query are plain text
@@ -94,6 +137,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
         tokenizer: A fast tokenizer.
         bos: Whether to prepend the BOS token. "auto" follows the tokenizer. No second BOS token is added if the text already
             begins with one, as chat templates write it.
+        score: Whether a class is predicted by the first token of its label word (``first``) or by all its tokens (``whole``).
+        anchor: Which tokens of the label words in the demonstrations are anchors.
 
     Raises:
         InputError: One of these errors occurs:
@@ -104,14 +149,14 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
               a demonstration and after the query.
             - A control token in a text cannot be tokenized as plain text.
             - Two label words have the same first token, or the first token of a label word has no complete character besides
-              whitespace.
+              whitespace; with ``score: whole``, one label word begins with all tokens of another.
             - The table is invalid in another way, such as duplicate ids or class indices without a label word.
     """
     duplicates = prompts["prompt_id"][prompts["prompt_id"].duplicated()]
     if len(duplicates):
         raise InputError(f"duplicate prompt_id {duplicates.iloc[0]} in the prompts table; ids must be unique")
     bos_ids = _bos_ids(tokenizer, bos)
-    label_ids: dict[tuple[str, ...], np.ndarray] = {}
+    label_words: dict[tuple[str, ...], LabelWords] = {}
     result = []
     all_data_spans = [[*texts, query] for texts, query in zip(prompts["text_spans"], prompts["query_span"], strict=True)]
     encodings = _encode(prompts, all_data_spans, tokenizer)
@@ -124,30 +169,25 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
         ids = encoding.ids
         _check_row(location, row, words)
         prefix_ids = _prefix_ids(location, ids, tokenizer, bos, bos_ids)
-        if words not in label_ids:
-            label_ids[words] = _label_ids(location, row.text, data_spans, ids, words, tokenizer)
+        if words not in label_words:
+            label_words[words] = _label_words(location, row.text, data_spans, ids, words, tokenizer, score, anchor)
         edges = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
-        anchors = []
+        label_tokens = []
         for label, (start, end) in zip(row.demo_labels, row.label_spans, strict=True):
             if row.text[start:end] != words[label]:
                 raise InputError(
                     f"{location}: characters {start} to {end} are {row.text[start:end]!r}, not the label word {words[label]!r}"
                 )
-            anchor = _anchor(location, edges, start, end, words[label])
-            if ids[anchor] != label_ids[words][label]:
-                raise InputError(
-                    f"{location}: the first token of the label word {words[label]!r} is "
-                    f"{tokenizer.decode([ids[anchor]])!r} in a demonstration but "
-                    f"{tokenizer.decode([label_ids[words][label]])!r} after the query; choose another label word"
-                )
-            anchors.append(anchor + len(prefix_ids))
+            first, stop = _label_tokens(location, edges, start, end, words[label])
+            _require_same_tokens(location, words[label], ids[first:stop], label_words[words].tokens[label], tokenizer, score)
+            label_tokens.append((first + len(prefix_ids), stop + len(prefix_ids)))
         result.append(
             TokenizedPrompt(
                 prompt_id=int(row.prompt_id),
                 ids=np.array(prefix_ids + ids, dtype=np.int64),
-                anchors=np.array(anchors, dtype=np.int64),
+                anchors=anchors_of(label_tokens, anchor),
                 demo_labels=np.array(row.demo_labels, dtype=np.int64),
-                label_ids=label_ids[words],
+                label_ids=np.array([tokens[0] for tokens in label_words[words].tokens], dtype=np.int64),
                 gold=int(row.gold),
                 unknown=0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id),
                 seed=int(row.seed),
@@ -155,6 +195,8 @@ def tokenize(prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, bos: Bos
                 spans=np.concatenate([np.zeros((len(prefix_ids), 2), dtype=np.int64), edges]),
                 text_spans=_spans(row.text_spans),
                 label_spans=_spans(row.label_spans),
+                label_tokens=_spans(label_tokens),
+                label_words=label_words[words] if score == "whole" else None,
                 query_span=np.array(row.query_span, dtype=np.int64),
                 turn_starts=np.array(getattr(row, "turn_starts", []), dtype=np.int64),
                 data_spans=_spans(data_spans),
@@ -213,6 +255,22 @@ def _encode(prompts: pd.DataFrame, data_spans: list, tokenizer: PreTrainedTokeni
     """Tokenize the texts of a table, without the BOS token."""
     locations = [f"prompt {number}" for number in prompts["prompt_id"]]
     return plain_text.encode_batch(locations, prompts["text"].tolist(), data_spans, tokenizer)
+
+
+def anchors_of(label_tokens: Sequence[tuple[int, int]], anchor: Anchor) -> np.ndarray:
+    """Return the positions of the anchors, ascending, shape (A,).
+
+    Args:
+        label_tokens: [start, stop) positions of the tokens of each label word.
+        anchor: Which of these tokens are anchors.
+    """
+    if anchor == "first":
+        found = [start for start, _ in label_tokens]
+    elif anchor == "last":
+        found = [stop - 1 for _, stop in label_tokens]
+    else:
+        found = [position for start, stop in label_tokens for position in range(start, stop)]
+    return np.array(found, dtype=np.int64)
 
 
 def tokens_of(prompt: TokenizedPrompt, spans: Any) -> np.ndarray:
@@ -281,8 +339,8 @@ def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> list[int]:
     return [tokenizer.bos_token_id] if bos else []
 
 
-def _anchor(location: str, offsets: np.ndarray, start: int, end: int, word: str) -> int:
-    """Return the position of the first token of a label word.
+def _label_tokens(location: str, offsets: np.ndarray, start: int, end: int, word: str) -> tuple[int, int]:
+    """Return the [start, stop) positions of the tokens of a label word.
 
     Args:
         location: The description of the prompt in the error message.
@@ -301,14 +359,59 @@ def _anchor(location: str, offsets: np.ndarray, start: int, end: int, word: str)
     crosses_end = (first < end) & (end < stop)  # (T,)
     if not len(tokens) or crosses_end.any() or first[tokens[0]] < start:
         raise InputError(f"{location}: the label word {word!r} at character {start} shares a token with the surrounding text")
-    return int(tokens[0])
+    return int(tokens[0]), int(tokens[-1]) + 1
 
 
-def _label_ids(
-    location: str, text: str, data_spans: list, ids: list[int], words: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
-) -> np.ndarray:
-    """Return the first token of each label word when it is appended to the prompt, shape (C,)."""
-    found: dict[int, str] = {}
+def _require_same_tokens(
+    location: str,
+    word: str,
+    shown: list[int],
+    scored: tuple[int, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    score: Score,
+) -> None:
+    """Require that a label word has the same tokens in a demonstration and after the query, as far as the score uses them.
+
+    Args:
+        location: The description of the prompt in the error message.
+        word: The label word.
+        shown: Its tokens in a demonstration.
+        scored: Its tokens after the query.
+        tokenizer: The tokenizer.
+        score: See :func:`tokenize`.
+
+    Raises:
+        InputError: The tokens differ.
+    """
+    if score == "first":
+        shown, scored, compared = shown[:1], scored[:1], "the first token of the label word {word!r} is"
+    else:
+        compared = "the tokens of the label word {word!r} are"
+    if tuple(shown) != scored:
+        one, other = (_decoded(tokens, tokenizer) for tokens in (shown, scored))
+        raise InputError(
+            f"{location}: {compared.format(word=word)} {one} in a demonstration but {other} after the query; choose another "
+            "label word"
+        )
+
+
+def _decoded(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the texts of tokens, in quotes."""
+    return ", ".join(repr(tokenizer.decode([token])) for token in tokens)
+
+
+def _label_words(
+    location: str,
+    text: str,
+    data_spans: list,
+    ids: list[int],
+    words: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    score: Score,
+    anchor: Anchor,
+) -> LabelWords:
+    """Return the tokens of each label word when it is appended to the prompt."""
+    found: list[tuple[int, ...]] = []
     extended = plain_text.encode_batch(
         [location] * len(words), [text + word for word in words], [data_spans] * len(words), tokenizer
     )
@@ -322,18 +425,29 @@ def _label_ids(
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
             raise InputError(f"the label word {word!r} is unknown to the tokenizer; choose another word or another model")
         first = pieces[0]
-        _require_meaning(word, tokenizer.decode([first], clean_up_tokenization_spaces=False))
-        if first in found:
-            raise InputError(
-                f"the label words {found[first]!r} and {word!r} begin with the same token {tokenizer.decode([first])!r}, "
-                "so predictions cannot distinguish them; choose other label words"
-            )
-        found[first] = word
-        if len(pieces) > 1:
+        if score == "first":
+            _require_meaning(word, tokenizer.decode([first], clean_up_tokenization_spaces=False))
+            same = next((other for other, tokens in zip(words, found, strict=False) if tokens[0] == first), None)
+            if same is not None:
+                raise InputError(
+                    f"the label words {same!r} and {word!r} begin with the same token {tokenizer.decode([first])!r}, so the "
+                    "first token cannot distinguish them; choose other label words, or set labels: {score: whole} "
+                    "(--label-score whole)"
+                )
+        found.append(tuple(pieces))
+        if len(pieces) > 1 and score == anchor == "first":
             logger.info(
                 "label word %r has %d tokens; its anchor is the first token, %r", word, len(pieces), tokenizer.decode([first])
             )
-    return np.array(list(found), dtype=np.int64)
+    label_words = LabelWords(tuple(found))
+    shadowed = label_words.shadowed() if score == "whole" else None
+    if shadowed:
+        shorter, longer = (words[label] for label in shadowed)
+        raise InputError(
+            f"the tokens of the label word {longer!r} begin with all tokens of the label word {shorter!r}, so {longer!r} never "
+            "has the higher probability; choose other label words"
+        )
+    return label_words
 
 
 def _require_meaning(word: str, first: str) -> None:
@@ -354,5 +468,6 @@ def _require_meaning(word: str, first: str) -> None:
     content = "only part of a character" if "\ufffd" in first else "only whitespace"
     raise InputError(
         f"the first token of the label word {word!r} is {first!r}, {content}, and a class is predicted by the first token of "
-        "its label word; choose a label word whose first token contains a character of the word"
+        "its label word; choose a label word whose first token contains a character of the word, or set labels: {score: whole} "
+        "(--label-score whole)"
     )

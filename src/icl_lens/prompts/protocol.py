@@ -19,8 +19,9 @@ import pandas as pd
 from icl_lens.artifacts import hashes, parquet, provenance
 from icl_lens.corpora.schema import CORPORA
 from icl_lens.errors import InputError
+from icl_lens.prompts.demonstrations import keep_shots
 from icl_lens.prompts.schema import PROMPTS
-from icl_lens.prompts.sets import AUXILIARY, DEMONSTRATIONS, per_class
+from icl_lens.prompts.sets import AUXILIARY, DEMONSTRATIONS, ZERO_SHOT, per_class
 from icl_lens.tasks.task import Task
 
 POOL = 64
@@ -35,7 +36,7 @@ class Protocol:
         kind: ``fresh``, new demonstrations for each query; ``shared``, one set of demonstrations per seed for all queries;
             ``pooled``, the sets of one pool per seed in turn; ``ordered``, the first set of this pool for all queries. The
             demonstrations from a pool are in the order of the classes.
-        shots: The number of demonstrations per class.
+        shots: The number of demonstrations per class; 0 for prompts that consist of the query (``shared-0shot``).
         auxiliary: Whether the queries are additional training texts instead of test texts. They are the next training texts
             after the demonstrations in the same draw. Anchor re-weighting is trained on such a set.
         labelled: The number of additional labelled texts in a set such as ``labelled-24``, rounded up to a multiple of the
@@ -58,11 +59,13 @@ class Protocol:
         labelled = re.fullmatch(r"labelled-([1-9][0-9]*)", set_name)
         if labelled:
             return cls(kind="shared", shots=0, labelled=int(labelled[1]))
+        if set_name == ZERO_SHOT:
+            return cls(kind="shared", shots=0)
         match = re.fullmatch(r"(fresh|shared)-([1-9][0-9]*)shot(-auxiliary)?|(pooled|ordered)-(1)shot", set_name)
         if not match or (match[1] == "fresh" and match[3]):
             raise InputError(
-                f"{set_name!r} is not a prompt set; use a name such as fresh-1shot, shared-5shot, shared-1shot-auxiliary, "
-                "pooled-1shot, ordered-1shot or labelled-24"
+                f"{set_name!r} is not a prompt set; use a name such as fresh-1shot, shared-5shot, {ZERO_SHOT}, "
+                "shared-1shot-auxiliary, pooled-1shot, ordered-1shot or labelled-24"
             )
         return cls(kind=match[1] or match[4], shots=int(match[2] or match[5]), auxiliary=bool(match[3]))
 
@@ -314,45 +317,10 @@ def with_fewer_shots(table: pd.DataFrame, shots: int) -> pd.DataFrame:
 
     Args:
         table: A prompts table in which each demonstration begins with a template piece, as in :func:`write_prompt`.
-        shots: The number of demonstrations per class to keep, from 1 to the number in the table.
+        shots: The number of demonstrations per class to keep, from 0 to the number in the table. With 0, only the query
+            remains.
     """
-    return pd.DataFrame([_with_fewer_shots(row, shots) for row in table.to_dict("records")])
-
-
-def _with_fewer_shots(row: dict, shots: int) -> dict:
-    labels = list(row["demo_labels"])
-    count = len(labels)
-    pieces = len(row["prefix_spans"]) // (count + 1)
-    starts = [min(row["prefix_spans"][d * pieces][0], _span_start(row, d)) for d in range(count + 1)]
-    kept = [d for d in range(count) if labels[:d].count(labels[d]) < shots]
-    text, shifts = "", {}
-    for d in [*kept, count]:
-        shifts[d] = len(text) - starts[d]
-        text += row["text"][starts[d] : starts[d + 1] if d < count else None]
-
-    def spans(name: str, examples: list[int], per_example: int = 1) -> list[list[int]]:
-        return [
-            [int(edge) + shifts[d] for edge in span]
-            for d in examples
-            for span in row[name][d * per_example : (d + 1) * per_example]
-        ]
-
-    return {
-        **row,
-        "shots": shots,
-        "demo_indices": [int(row["demo_indices"][d]) for d in kept],
-        "demo_labels": [int(labels[d]) for d in kept],
-        "text": text,
-        "label_spans": spans("label_spans", kept),
-        "text_spans": spans("text_spans", kept),
-        "query_span": [int(edge) + shifts[count] for edge in row["query_span"]],
-        "prefix_spans": spans("prefix_spans", [*kept, count], pieces),
-    }
-
-
-def _span_start(row: dict, example: int) -> int:
-    """Return the start of the text of a demonstration or, for the index after the last demonstration, of the query."""
-    return (row["text_spans"][example] if example < len(row["demo_labels"]) else row["query_span"])[0]
+    return pd.DataFrame([{**row, "shots": shots, **keep_shots(row, shots)} for row in table.to_dict("records")])
 
 
 def write(

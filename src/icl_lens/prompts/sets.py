@@ -15,6 +15,10 @@ LABELLED = 24
 """Maximum number of additional labelled texts in the prompt set ``labelled-24``, rounded up to a multiple of the classes."""
 
 
+ZERO_SHOT = "shared-0shot"
+"""The prompt set without demonstrations. Its queries are those of the other sets."""
+
+
 def per_class(total: int, classes: int) -> int:
     """Return the largest number per class for which the sum over the classes does not exceed ``total``, but at least 1."""
     return max(1, total // classes)

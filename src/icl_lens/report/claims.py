@@ -224,7 +224,7 @@ def _combined(
 # Columns that distinguish cells, in the order in which they appear in a cell's name.
 _DISTINGUISHING_COLUMNS = (
     *("task", "distractors", "set", "metric", "quantity", "measure", "method", "positions", "against", "how", "target", "side"),
-    *("layers", "layer", "two_classes", "rewriting", "hypothesis", "component", "pair", "n"),
+    *("layers", "layer", "two_classes", "rewriting", "hypothesis", "component", "pair", "condition", "n"),
 )
 
 

@@ -202,6 +202,7 @@ def notes(metadata: Sequence[dict[str, Any]]) -> list[str]:
     lines += window_notes(metadata)
     lines += dict.fromkeys(line for table in metadata for line in (*_duplicates(table), *_subsets(table)))
     lines += [line for name, tables in models.items() for line in _model_settings(name, tables)]
+    lines += _label_words(metadata)
     lines += [line for name, tables in models.items() for line in _losses(name, tables)]
     return lines
 
@@ -288,6 +289,16 @@ def _model_settings(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str
         yield f"Prompts are written with the chat template of {name}."
     if "turns" in chats:
         yield f"Prompts are written with the chat template of {name}, with each demonstration as a turn (chat: turns)."
+
+
+def _label_words(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield one sentence for each option about label words that is not the default (``labels`` in the config)."""
+    found = [table.get("settings", {}).get("labels", {}) for table in tables]
+    if any(labels.get("score") == "whole" for labels in found):
+        yield "A class is predicted by the log-probability of its whole label word (labels.score: whole)."
+    for value, tokens in (("last", "the last token"), ("all", "all tokens")):
+        if any(labels.get("anchor") == value for labels in found):
+            yield f"The anchors are {tokens} of each label word (labels.anchor: {value})."
 
 
 def _losses(name: str, tables: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -393,7 +404,9 @@ def save_figure(figure: Figure, plotted: pd.DataFrame, stem: Path | str, notes: 
 
     Columns of estimates are written as replicates (:mod:`icl_lens.report.replicates`).
 
-    The first notes are also the caption at the foot of the picture: as many whole notes as fit on :data:`CAPTION_LINES` lines.
+    The first notes are also the caption at the foot of the picture: as many whole notes as fit on :data:`CAPTION_LINES` lines,
+    or else as many whole sentences of the first note.
+
     The same content always gives the same bytes. The layout is computed once.
 
     Args:
@@ -455,6 +468,8 @@ def _require_layers(figure: Figure, plotted: pd.DataFrame) -> None:
 def _caption(notes: Sequence[str], width: float, more: str) -> list[str]:
     """Return the lines of a caption: the first notes that fit, and a reference to the others if there are any.
 
+    If the first note does not fit, its first sentences do, and if its first sentence does not fit either, its first lines.
+
     Args:
         notes: The notes.
         width: Width of the figure in inches.
@@ -465,7 +480,14 @@ def _caption(notes: Sequence[str], width: float, more: str) -> list[str]:
         lines = _wrapped(" ".join(parts), width)
         if len(lines) <= CAPTION_LINES:
             return lines
-    return [*_wrapped(notes[0], width)[: CAPTION_LINES - 1], more] if notes else []
+    if not notes:
+        return []
+    sentences = re.split(r"(?<=[.?!]) (?=[A-Z])", notes[0])
+    for shown in range(len(sentences) - 1, 0, -1):
+        lines = _wrapped(" ".join([*sentences[:shown], more]), width)
+        if len(lines) <= CAPTION_LINES:
+            return lines
+    return [*_wrapped(notes[0], width)[: CAPTION_LINES - 1], more]
 
 
 def _wrapped(text: str, width: float) -> list[str]:

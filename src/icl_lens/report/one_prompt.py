@@ -79,7 +79,7 @@ class OnePrompt:
 
     @property
     def anchors(self) -> list[int]:
-        """Positions of the label words."""
+        """Positions of the anchors: by default the first token of each label word."""
         return self.tokens.loc[self.tokens["class"] >= 0, "position"].tolist()
 
     @property
@@ -108,7 +108,8 @@ class OnePrompt:
         largest = edges["saliency"].max()
         edges["relative"] = edges["saliency"] / largest if largest > 0 else 0.0
         edges["kind"] = "ww"
-        edges.loc[edges["query"].isin(self.anchors), "kind"] = "wp"
+        starts = edges["query"].map(_starts(self.anchors))
+        edges.loc[edges["key"] < starts, "kind"] = "wp"
         edges.loc[(edges["query"] == self.last) & edges["key"].isin(self.anchors), "kind"] = "pq"
         return edges.sort_values(["saliency", "query", "key"], ignore_index=True)
 
@@ -199,9 +200,27 @@ def read(folder: Path | str, prompt: int | None = None) -> OnePrompt:
 def kinds(anchors: Sequence[int], last: int) -> np.ndarray:
     """Return the kind of each edge from a key (column) to a query (row), see :meth:`OnePrompt.in_layer`, shape (T, T)."""
     result = np.full((last + 1, last + 1), "ww")
-    result[anchors] = "wp"
+    for anchor, start in _starts(anchors).items():
+        result[anchor] = "wp"
+        result[anchor, start:anchor] = "ww"
     result[last, anchors] = "pq"
     return result
+
+
+def _runs(anchors: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the [start, stop) positions of the anchors of each label word. Those of one label word are consecutive."""
+    runs: list[tuple[int, int]] = []
+    for anchor in anchors:
+        if runs and runs[-1][1] == anchor:
+            runs[-1] = runs[-1][0], anchor + 1
+        else:
+            runs.append((anchor, anchor + 1))
+    return runs
+
+
+def _starts(anchors: Sequence[int]) -> dict[int, int]:
+    """Map each anchor to the first anchor of its label word."""
+    return {anchor: start for start, stop in _runs(anchors) for anchor in range(start, stop)}
 
 
 def layer_names(layers: Sequence[int | str], depth: int) -> dict[int, str]:
@@ -256,12 +275,12 @@ def sums(prompt: OnePrompt, layer: int) -> pd.DataFrame:
 
     to_last = edges["query"] == prompt.last
     start = 0
-    for number, anchor in enumerate(prompt.anchors):
-        into = edges["query"] == anchor
+    for number, (first, stop) in enumerate(_runs(prompt.anchors)):
+        into = edges["query"].between(first, stop, inclusive="left") & (edges["key"] < first)
         add("own_text", number, into & (edges["key"] >= start))
         add("other_text", number, into & (edges["key"] < start))
-        add("label_word", number, to_last & (edges["key"] == anchor))
-        start = anchor + 1
+        add("label_word", number, to_last & edges["key"].between(first, stop, inclusive="left"))
+        start = stop
     add("query", -1, to_last & (edges["key"] >= start))
     rest = max(0.0, 1 - sum(row["share"] for row in rows)) if total > 0 else 0.0
     return pd.DataFrame([*rows, {"path": "rest", "demonstration": -1, "share": rest}])

@@ -5,6 +5,8 @@ addition
 
 - the flow and the attention of each head (:func:`icl_lens.studies.anchors.single_prompt.head_flows`),
 - the prediction with each label word isolated (:func:`icl_lens.studies.anchors.single_prompt.isolate_label_words`),
+- the prediction without the attention of the last position to each class of tokens, and under random controls
+  (:func:`icl_lens.studies.challenges.ch_edge_cuts.last_position.cut_last_position`),
 - the logit lens at the last position (:func:`icl_lens.models.logit_lens.logit_lens`),
 - the attention of the last position to the label words (:mod:`icl_lens.studies.anchors.deep_attention.compute`).
 
@@ -31,6 +33,7 @@ from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.logit_lens import logit_lens
 from icl_lens.models.options import RunOptions
+from icl_lens.models.tokenizing import tokenize_table
 from icl_lens.network import model_cache, precision
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.report import descriptions, one_prompt, walk
@@ -44,6 +47,8 @@ from icl_lens.studies.anchors.isolating import Settings as IsolationSettings
 from icl_lens.studies.anchors.isolating import main_layers
 from icl_lens.studies.anchors.isolation.study import STUDY as ISOLATION
 from icl_lens.studies.anchors.tokens.study import STUDY as TOKENS
+from icl_lens.studies.challenges.ch_edge_cuts import last_position
+from icl_lens.studies.challenges.ch_edge_cuts.study import VARIANTS
 from icl_lens.studies.study import Study
 
 # Most tokens per layer in the logit lens, and most edges of all layers and heads. With more layers and heads, each head has
@@ -56,6 +61,21 @@ _EVERY_EDGE = 4_000_000
 
 # Up to this number of tokens in all runs with one isolated label word, these are isolated in several numbers of layers.
 _SWEPT_TOKENS = 2**14
+
+# Maximum number of tokens in a prompt for which the attention to each class of tokens is cut: True if the runs share the keys
+# and values of the earlier tokens, False otherwise.
+_CUT_TOKENS = {True: 4096, False: 512}
+
+# Names of the sets of columns in :mod:`icl_lens.studies.challenges.edge_sets`, in the order of the page.
+_CLASS_TITLES = {
+    "label": "label words",
+    "after": "tokens after label words",
+    "template": "template tokens",
+    "stop": "stop words and punctuation",
+    "content": "content words",
+    "first": "first token",
+    "all": "all tokens of the demonstrations",
+}
 
 # Height of the page in a notebook, in pixels.
 _FRAME = 900
@@ -150,7 +170,7 @@ def compute(
     gold_known = bool(table["gold"].notna().all())
     table = table.assign(gold=table["gold"].fillna(0).astype("int64"))
     options = options or RunOptions()
-    (prompt,) = computing.tokenize_prompts(model.tokenizer, table, options)
+    (prompt,) = tokenize_table(table, model.tokenizer, options)
     _require_usable(model, prompt)
     notes: list[str] = []
     with model_cache.remembered(model.network), precision.products(options.matmul, model.device):
@@ -180,6 +200,7 @@ class _Measured:
     isolation: pd.DataFrame
     attention: pd.DataFrame
     words: pd.DataFrame
+    cuts: pd.DataFrame | None
     lens: pd.DataFrame | None
 
 
@@ -191,7 +212,8 @@ def _measure(model: LanguageModel, prompt: TokenizedPrompt, batch_tokens: int, n
 
     every = model.layers * len(prompt.ids) ** 2 / 2 <= _EVERY_EDGE
     flow = FlowSettings(prompt_ids=[prompt.prompt_id], **({"least": 0} if every else {}))
-    swept = (len(prompt.anchors) + 1) * len(prompt.ids) <= _SWEPT_TOKENS
+    runs = len(prompt.demo_labels) + 1
+    swept = runs * len(prompt.ids) <= _SWEPT_TOKENS
     main = [main_layers(model.layers)]
     isolation = IsolationSettings(layers=main)
     try:
@@ -199,15 +221,29 @@ def _measure(model: LanguageModel, prompt: TokenizedPrompt, batch_tokens: int, n
     except InputError:
         isolation = isolation.model_copy(update={"targets": ["label"]})
         notes.append("The prompt has too few tokens besides the label words for the random control of isolation.")
-    lens = logit_lens(model, [prompt], batch_tokens, _LENS_TOKENS)
-    if lens is None:
-        notes.append("The logit lens is not available for this model family.")
+    if prompt.label_words:
+        lens = None
+        notes.append("The logit lens reads one position, so it is not available for whole label words (label_score: whole).")
+    else:
+        lens = logit_lens(model, [prompt], batch_tokens, _LENS_TOKENS)
+        if lens is None:
+            notes.append("The logit lens is not available for this model family.")
+    most = _CUT_TOKENS[model.shares_prefixes]
+    cuts = None
+    if len(prompt.ids) <= most:
+        cuts = last_position.cut_last_position(model, prompt, batch_tokens)
+    else:
+        notes.append(
+            f"The prompt has {len(prompt.ids)} tokens, so the cuts of the attention to classes of tokens are left out; they "
+            f"are computed for at most {most} tokens."
+        )
     return _Measured(
         tokens=rows(TOKENS),
         flow=rows(FLOW, settings=flow),
         isolation=rows(ISOLATION, settings=isolation),
         attention=rows(DEEP_ATTENTION),
         words=single_prompt.isolate_label_words(model, prompt, batch_tokens, IsolationSettings(layers=None if swept else main)),
+        cuts=cuts,
         lens=lens,
     )
 
@@ -229,12 +265,17 @@ def _data(
     further = {
         "gold_known": gold_known,
         "demonstrations": [labels[label] for label in prompt.demo_labels],
-        "anchor_words": [number for number, anchor in enumerate(prompt.anchors.tolist()) if anchor in places],
+        "anchor_words": [
+            number
+            for number, anchor in zip(prompt.anchor_demonstrations.tolist(), prompt.anchors.tolist(), strict=True)
+            if anchor in places
+        ],
         "heads": _heads(model, prompt, places),
         "isolated_words": [
             {"word": e.word, "side": e.side, "layers": e.layers, "probabilities": _rounded(np.exp(e.class_log_probs))}
             for e in found.words.itertuples()
         ],
+        "cuts": None if found.cuts is None else _cuts(prompt, found.cuts, places),
         "attention": _rounded(attention.to_numpy()),
         "lens": None if found.lens is None else _lens(model, found.lens),
     }
@@ -265,6 +306,43 @@ def _heads(model: LanguageModel, prompt: TokenizedPrompt, places: dict[int, int]
 
     single_prompt.head_flows(model, prompt, sink)
     return {"saliency": saliency, "attention": attention, "shares": shares}
+
+
+def _cuts(prompt: TokenizedPrompt, cuts: pd.DataFrame, places: dict[int, int]) -> list[dict[str, Any]]:
+    """Return the classes of tokens, each with its tokens, and its cuts and controls in each range of layers.
+
+    The controls are means over the draws. A set or control that is not valid is None.
+    """
+    positions = last_position.columns_of(prompt)
+    result = []
+    for columns, title in _CLASS_TITLES.items():
+        of_class = cuts[cuts["columns"] == columns]
+        runs = []
+        for (span, start, stop), of_span in of_class.groupby(["span", "start", "stop"], sort=False):
+            variants = {variant: of_span[(of_span["variant"] == variant) & of_span["valid"]] for variant in VARIANTS}
+            values = {variant: _cut(rows) if len(rows) else None for variant, rows in variants.items()}
+            runs.append({"span": span, "start": int(start), "stop": int(stop), **values})
+        result.append(
+            {
+                "name": columns,
+                "title": title,
+                "tokens": len(positions[columns]),
+                "rows": [places[position] for position in positions[columns].tolist() if position in places],
+                "runs": runs,
+            }
+        )
+    return result
+
+
+def _cut(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the means over the draws of a set or control, and the predicted class of each draw."""
+    probabilities = np.exp(np.stack(rows["class_log_probs"].to_list()))  # (draws, C)
+    return {
+        "predictions": rows["prediction"].tolist(),
+        "probabilities": _rounded(probabilities.mean(0)),
+        "effect": round(float(rows["effect"].mean()), 3),
+        "mass": round(float(rows["mass"].mean()), 3),
+    }
 
 
 def _lens(model: LanguageModel, lens: pd.DataFrame) -> dict[str, Any]:
@@ -303,8 +381,9 @@ def _require_usable(model: LanguageModel, prompt: TokenizedPrompt) -> None:
     """
     if not len(prompt.anchors):
         raise InputError("the prompt has no demonstration, so it has no label words; add at least one demonstration")
-    if model.context is not None and len(prompt.ids) > model.context:
+    tokens = len(prompt.ids) + prompt.appended
+    if model.context is not None and tokens > model.context:
         raise InputError(
-            f"the prompt has {len(prompt.ids)} tokens, but the context of {model.name} has only {model.context} tokens; use "
+            f"the prompt has {tokens} tokens, but the context of {model.name} has only {model.context} tokens; use "
             "fewer or shorter demonstrations"
         )

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from icl_lens.artifacts.schema import DEMONSTRATIONS, QUERY
 from icl_lens.artifacts.shards import METADATA_KEY, ROW, Shard
 from icl_lens.attention.opened import require_closed
+from icl_lens.errors import InputError
 from icl_lens.hub.checkpoints import checkpoint_hash
 from icl_lens.models.edges import observe_windows
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.observed import observe, repeated_queries
 from icl_lens.models.options import RunOptions
+from icl_lens.models.tokenizing import tokenize_table
 from icl_lens.network import precision
 from icl_lens.progress import progress
-from icl_lens.prompts import chat
-from icl_lens.prompts.positions import TokenizedPrompt, tokenize
+from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.section import Section
 from icl_lens.studies import inputs, sharding, writing
 from icl_lens.studies.study import Study
@@ -76,18 +76,21 @@ def compute(
     Raises:
         ValueError: The settings belong to another study (a bug in the caller).
         InputError: The prompts or the model cannot be used, the device does not support exact products, the study violates the
-            contract, it cannot be split into so many shards, or an intervention of the user is open on the model.
+            contract or does not support the options about label words, it cannot be split into so many shards, or an
+            intervention of the user is open on the model.
     """
     options = replace(options or RunOptions(), **changes)
     require_closed(model.network, study.name)
+    if unsupported := study.unsupported_labels(options.labels):
+        raise InputError(unsupported)
     resolved = writing.settings_of(study, settings)
     function = study.function("compute")
     prepare = study.function(study.inputs) if study.inputs else inputs.of_table
 
-    def tokenize_table(rows: pd.DataFrame) -> list[TokenizedPrompt]:
-        return tokenize_prompts(model.tokenizer, rows, options)
+    def tokenize(rows: pd.DataFrame) -> list[TokenizedPrompt]:
+        return tokenize_table(rows, model.tokenizer, options)
 
-    given = inputs.Given(model, table, dict(further or {}), resolved, options.bos, options.as_chat, tokenize_table)
+    given = inputs.Given(model, table, dict(further or {}), resolved, options.bos, options.as_chat, tokenize)
     with precision.products(options.matmul, model.device) as products:
         prepared = prepare(given)
         if not isinstance(prepared, inputs.Inputs):
@@ -133,20 +136,6 @@ def compute(
         **({METADATA_KEY: {"number": shard.number, "of": shard.of, "prompts": count}} if shard else {}),
     }
     return Computed(rows, tensors, count, observed, facts)
-
-
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, options: RunOptions) -> list[TokenizedPrompt]:
-    """Tokenize the prompts of a table as :func:`compute` does.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-        table: Prompts table.
-        options: How to write the prompts.
-
-    Raises:
-        InputError: See :func:`icl_lens.prompts.positions.tokenize` and :func:`icl_lens.prompts.chat.convert`.
-    """
-    return tokenize(chat.convert(table, tokenizer, options.as_chat), tokenizer, options.bos)
 
 
 def _units(table: pd.DataFrame) -> pd.DataFrame:

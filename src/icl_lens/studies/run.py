@@ -80,6 +80,7 @@ def run(
             "batch_tokens": options.batch_tokens,
             "bos": options.bos,
             "chat": options.as_chat,
+            **({"labels": options.labels} if options.labels and study.reads is PROMPTS else {}),
             **({} if resolved is None else resolved.model_dump(mode="json")),
         },
         seeds=sorted(int(seed) for seed in table["seed"].unique()),

@@ -37,6 +37,11 @@ from icl_lens.section import Section
 from icl_lens.studies.cost import Cost
 from icl_lens.studies.item import Item
 
+LABEL_VALUES = {"score": ("whole",), "anchor": ("last", "all")}
+"""Values of the keys under ``labels`` in the config, besides ``first``."""
+
+LABELS = tuple(value for values in LABEL_VALUES.values() for value in values)
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -96,6 +101,10 @@ class Study:
         needs_gold: Whether results other than the columns ``gold_columns`` depend on the gold labels of the queries. If not,
             the Python API also accepts queries whose correct label is unknown.
         gold_columns: Columns that depend on the gold label of the query, if ``needs_gold`` is False.
+        labels: Values of the config keys under ``labels`` that the study supports besides ``first``: ``whole`` if it predicts
+            classes by :func:`icl_lens.models.logits.class_scores` or does not predict them, and ``last`` and ``all`` if it
+            reads :attr:`~icl_lens.prompts.positions.TokenizedPrompt.anchors` as positions of which a demonstration can have
+            several, or does not read them.
         alone: Whether a job uses all cores because it measures time.
         walked: Whether the report page shows one prompt of this study step by step.
         shortage: Function of the settings, the number of seeds and the number of prompts per seed. It returns why these prompts
@@ -116,6 +125,7 @@ class Study:
     shards: Literal["prefix", "length"] | None = None
     needs_gold: bool = True
     gold_columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     alone: bool = False
     walked: bool = False
     shortage: Callable[[Any, int, int], str] | None = None
@@ -134,6 +144,7 @@ class Study:
             "tensors": bool,
             "needs_gold": bool,
             "gold_columns": tuple,
+            "labels": tuple,
             "alone": bool,
             "walked": bool,
             "items": tuple,
@@ -159,6 +170,9 @@ class Study:
                 self._refuse("gold_columns", f"contains {name!r}, which is not a column of the schema")
         if self.needs_gold and self.gold_columns:
             self._refuse("gold_columns", "are only for a study with needs_gold=False")
+        for value in self.labels:
+            if value not in LABELS:
+                self._refuse("labels", f"must contain only {', '.join(map(repr, LABELS))}, got {value!r}")
         if self.shards not in (None, "prefix", "length"):
             self._refuse("shards", f"must be 'prefix', 'length' or None, got {self.shards!r}")
         if self.shards and (self.tensors or self.alone or self.reads is None):
@@ -229,6 +243,23 @@ class Study:
         """Properties of the table that this declaration determines and that the code hash does not cover."""
         columns = [f"{name}: {kind}" for name, kind in self.schema.columns.items()]
         return [self.schema.version, columns, self.inputs, self.reads.kind if self.reads else "", self.tensors]
+
+    def unsupported_labels(self, labels: Mapping[str, str]) -> str:
+        """Return why the study cannot use some options about label words: a sentence, or an empty string if it can.
+
+        Args:
+            labels: Keys under ``labels`` in the config with their values, without those with the value ``first``.
+        """
+        if self.reads is not PROMPTS:  # it has no label words
+            return ""
+        for key, value in labels.items():
+            if value not in self.labels:
+                allowed = [each for each in ("first", *self.labels) if each == "first" or each in LABEL_VALUES[key]]
+                return (
+                    f"study {self.name} does not support labels.{key}: {value}; set labels.{key} (--label-{key}) to "
+                    f"{' or '.join(allowed)}"
+                )
+        return ""
 
     def item(self, name: str) -> Item:
         """Return the figure or table with the given name."""

@@ -12,6 +12,7 @@ import torch
 from icl_lens.errors import InputError
 from icl_lens.models import loading
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import class_scores
 from icl_lens.models.options import LoadOptions, RunOptions, merge
 from icl_lens.network import precision
 from icl_lens.prompts.positions import TokenizedPrompt
@@ -64,7 +65,8 @@ def with_cache(
         One answer per text, in the same order. All texts are checked before the first answer.
     """
     header = demo_cache.read_header(cache)
-    load, options = merge(load, options, dtype=header.dtype, bos=header.bos, as_chat=header.chat)
+    written = {"bos": header.bos, "as_chat": header.chat, "label_score": header.label_score}
+    load, options = merge(load, options, dtype=header.dtype, **written)
     model = loading.load(folder, load)
     loaded = demo_cache.load(cache, model, folder)
     compressed_demonstrations.require_compressible(model)
@@ -74,8 +76,8 @@ def with_cache(
     probabilities = np.empty((len(prompts), len(header.label_words)))  # (N, C)
     with precision.products(options.matmul, model.device):
         for batch in compressed_demonstrations.batches(model, prompts, options.batch_tokens, loaded.compressed):
-            logits = compressed_demonstrations.query_logits(model, batch, loaded.compressed)  # (B, V)
-            label_probabilities = logits.gather(1, batch.label_ids).cpu().double().softmax(-1)  # (B, C)
+            logits = compressed_demonstrations.query_logits(model, batch, loaded.compressed)  # (E, V)
+            label_probabilities = class_scores(batch, logits).cpu().double().softmax(-1)  # (B, C)
             probabilities[batch.index] = label_probabilities.numpy()
     yield from _answers(header, texts, probabilities)
 
@@ -141,9 +143,10 @@ def _require_fits_cache(model: LanguageModel, header: demo_cache.Header, one: Te
             f"line {one.line}: the tokens of the demonstrations change when this text follows them, so the cache does not "
             "match; remove a line break at the beginning of the text, or put a word before {text} in the template"
         )
-    if model.context is not None and len(prompt.ids) > model.context:
+    tokens = len(prompt.ids) + prompt.appended
+    if model.context is not None and tokens > model.context:
         raise InputError(
-            f"line {one.line}: the text has {len(prompt.ids) - header.start} tokens with the template, but the demonstrations "
+            f"line {one.line}: the text has {tokens - header.start} tokens with the template, but the demonstrations "
             f"leave only {model.context - header.start} of the {model.context} tokens of the context of {model.name}; shorten "
             "the text or compress fewer demonstrations"
         )

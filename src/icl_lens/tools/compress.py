@@ -90,6 +90,7 @@ def compress(
         labels=list(labels),
         bos=options.bos,
         chat=options.as_chat,
+        label_score=options.label_score,
     )
     logger.info("wrote %s: kept %d of %d positions of %d demonstrations", out, len(kept), length, len(texts))
     return header

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from icl_lens.artifacts import signed_file
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.prefixes import Prefix
-from icl_lens.prompts.forms import Bos, Chat
+from icl_lens.prompts.forms import Bos, Chat, Score
 from icl_lens.studies.anchors.compressed_demonstrations import Compressed
 from icl_lens.tools.model_identity import ModelIdentity, identify, require_same_model
 from icl_lens.tools.task_header import require_consistent
@@ -37,6 +37,8 @@ class Header(BaseModel):
         labels: The class indices of the demonstrations.
         bos: Whether the BOS token was prepended, see :func:`icl_lens.prompts.positions.tokenize`.
         chat: Whether the prompt is written as a chat, and in which form, see :func:`icl_lens.prompts.chat.convert`.
+        label_score: Whether a class is predicted by the first token of its label word or by the whole word, see
+            :func:`icl_lens.prompts.positions.tokenize`.
         kept: The kept positions, in ascending order.
         ids: The token ids of all demonstrations. Their number is the position at which queries start.
         start: The position at which queries start.
@@ -57,6 +59,7 @@ class Header(BaseModel):
     labels: list[int]
     bos: Bos
     chat: Chat
+    label_score: Score = "first"
     kept: list[int] = Field(min_length=1)
     ids: list[int]
     start: int

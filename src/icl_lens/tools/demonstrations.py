@@ -10,9 +10,9 @@ import pandas as pd
 from icl_lens.errors import InputError
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.models.options import RunOptions
+from icl_lens.models.tokenizing import tokenize_table
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.prompts.protocol import write_prompt
-from icl_lens.studies import computing
 from icl_lens.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def build_prompts(
     shared = {"gold": 0, "seed": 0, "label_words": list(task.label_words), "demo_labels": list(labels)}
     rows = [{"prompt_id": n, **shared, **write_prompt(task, list(texts), list(labels), q)} for n, q in enumerate(queries)]
     table = pd.DataFrame(rows)
-    return computing.tokenize_prompts(model.tokenizer, table, options)
+    return tokenize_table(table, model.tokenizer, options)
 
 
 def warn_of_repeated(texts: Sequence[str], queries: Sequence[str], locations: Sequence[str]) -> None:
@@ -74,8 +74,9 @@ def require_fits_context(model: LanguageModel, location: str, prompt: TokenizedP
     Raises:
         InputError: The prompt is too long.
     """
-    if model.context is not None and len(prompt.ids) > model.context:
+    tokens = len(prompt.ids) + prompt.appended
+    if model.context is not None and tokens > model.context:
         raise InputError(
-            f"{location}: the text has {len(prompt.ids)} tokens with the demonstrations, but the context of {model.name} has "
+            f"{location}: the text has {tokens} tokens with the demonstrations, but the context of {model.name} has "
             f"only {model.context} tokens; shorten the text or use fewer demonstrations"
         )

@@ -102,6 +102,12 @@ NOT_COMPARED = {
     "ch_figure_saliency": "rank correlations of a table that tests/unit/test_ch_saliency.py compares row by row",
     "ch_figure_saliency_cells": "means of the same table",
     "ch_figure_saliency_forecast": "means of the same table",
+    "ch_figure_labels": "means of a table that tests/unit/test_ch_labels.py compares row by row",
+    "ch_figure_labels_flow": "means of the same table",
+    "ch_table_labels": "means of the same table",
+    "ch_figure_demonstrations": "means of a table that tests/unit/test_demonstrations.py compares row by row",
+    "ch_figure_demonstration_controls": "means of the same table",
+    "ch_table_demonstrations": "means of the same table",
 }
 """Items that are not compared, and why."""
 

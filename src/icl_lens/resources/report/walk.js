@@ -14,7 +14,9 @@ const rowHeight = 15;
 const classHeight = 22;
 const allHeads = "all";
 const allWords = -1;
-const maxClasses = 8;  // number of label words with a column of their own in the table of isolated label words
+const maxClasses = 8;  // number of label words with a column of their own in the tables of isolated label words and of cuts
+const variants = { set: "the class", random: "the same number of random tokens", mass: "random tokens with the same attention" };
+let cut = "label";  // name of the chosen class of tokens
 
 const charts = {};
 for (const [name, specification] of Object.entries(specifications)) {
@@ -106,6 +108,7 @@ function changeFurther(task, prompt) {
     [allWords, "all label words"], ...prompt.demonstrations.map((label, i) => [i, `${i + 1} of ${prompt.demonstrations.length}: ${label}`])]);
   if (prompt.demonstrations.length) choice.word.value = 0;
   changeWord();
+  if (prompt.cuts) showCuts(task, prompt);
 }
 
 function rowOf(kind, cells) {
@@ -146,6 +149,109 @@ function changeWord() {
     row.cells[1].classList.toggle("changed", predicted !== prompt.prediction);
     return row;
   }));
+}
+
+// Returns a range of layers in words.
+function layersOf(run) {
+  return run.span === "all" ? "all layers" : `${run.span}, layers ${run.start}\u2013${run.stop - 1}`;
+}
+
+// Returns a number with its sign; zero, also after rounding, has none.
+function signed(value) {
+  const size = Math.abs(value).toFixed(2);
+  return (Number(size) === 0 ? "" : value < 0 ? "\u2212" : "+") + size;
+}
+
+// Draws the buttons of the classes of tokens and the table of all classes.
+function showCuts(task, prompt) {
+  const buttonOf = (each) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: each.title, disabled: !each.tokens });
+    button.dataset.cut = each.name;
+    button.addEventListener("click", () => changeCut(each.name));
+    return button;
+  };
+  part("cut-buttons").append(...prompt.cuts.map(buttonOf));
+  const changes = (run) => {
+    if (!run.set) return document.createTextNode("\u2013");
+    const predicted = run.set.predictions[0];
+    const changed = predicted !== prompt.prediction;
+    const strong = Object.assign(document.createElement(changed ? "strong" : "span"), {
+      textContent: signed(run.set.effect) + (changed ? ` \u2192 ${task.labels[predicted]}` : ""), className: changed ? "changed" : "" });
+    const controls = [["random", "same number"], ["mass", "same attention"]].map(([name, words]) => Object.assign(
+      document.createElement("small"), { textContent: `${words}: ${run[name] ? signed(run[name].effect) : "not reachable"}` }));
+    const found = document.createDocumentFragment();
+    found.append(strong, ...controls);
+    return found;
+  };
+  part("cuts").tHead.replaceChildren(rowOf("th", ["Class", "Tokens", ...prompt.cuts[0].runs.map(layersOf)]));
+  part("cuts").tBodies[0].replaceChildren(...prompt.cuts.map((each) => {
+    const row = rowOf("td", ["", each.tokens]);
+    const head = Object.assign(document.createElement("th"), { scope: "row" });
+    head.append(buttonOf(each));
+    row.cells[0].replaceWith(head);
+    row.append(...each.runs.map((run) => {
+      const cell = document.createElement("td");
+      cell.append(changes(run));
+      return cell;
+    }));
+    return row;
+  }));
+  for (const each of prompt.cuts) {
+    if (each.name === "all") continue;
+    for (const row of each.rows) {
+      const token = part("tokens").children[row];
+      token.dataset.cut = each.name;
+      token.title ||= `Cut the attention to: ${each.title}`;
+      token.addEventListener("click", () => changeCut(each.name));
+    }
+  }
+  if (!prompt.cuts.find((each) => each.name === cut).tokens) cut = prompt.cuts.find((each) => each.tokens).name;
+  changeCut(cut);
+}
+
+function changeCut(name) {
+  cut = name;
+  const [task, prompt] = chosen();
+  const { title, tokens, rows, runs } = prompt.cuts.find((each) => each.name === name);
+  for (const button of document.querySelectorAll("#walk-cut-buttons button, #walk-cuts button")) {
+    button.setAttribute("aria-pressed", button.dataset.cut === name);
+  }
+  [...part("tokens").children].forEach((token, row) => token.classList.toggle("cut", rows.includes(row)));
+  const kept = task.labels[prompt.prediction];
+  const valid = runs.filter((run) => run.set);
+  const changed = valid.filter((run) => run.set.predictions[0] !== prompt.prediction);
+  const size = `${tokens} token${tokens === 1 ? "" : "s"}`;
+  part("cut-answer").textContent = `Without the attention of the last position to the ${title} (${size}, underlined), the prediction `
+    + (valid.length === 0 ? "is unchanged, because the last position does not attend to these tokens."
+      : changed.length
+        ? `is no longer ${kept} in ${changed.length} of ${valid.length} ranges of layers: `
+          + changed.map((run) => `${task.labels[run.set.predictions[0]]} (${layersOf(run)})`).join(", ") + "."
+        : `remains ${kept} in all ${valid.length} ranges of layers.`);
+  part("cut-shown").textContent = `Without the attention to the ${title}`;
+  // With many classes, only the predicted label has a probability of its own.
+  const classes = task.labels.length <= maxClasses ? task.labels.map((_, i) => i) : [prompt.prediction];
+  const head = ["Layers", "Cut attention to", "Attention", "Prediction", ...classes.map((i) => `P(${task.labels[i]})`), `Change of the margin of ${task.labels[prompt.gold]}`];
+  part("cut").tHead.replaceChildren(rowOf("th", head));
+  const rest = (probabilities) => classes.map((i) => probabilities[i].toFixed(3));
+  const plain = rowOf("td", ["none (unchanged)", "", "", kept, ...rest(prompt.probabilities), ""]);
+  part("cut").tBodies[0].replaceChildren(plain, ...runs.flatMap((run) => Object.entries(variants).map(([variant, words]) => {
+    const found = run[variant];
+    const of = variant === "set" ? title : words;
+    const layers = variant === "set" ? layersOf(run) : "";
+    if (!found) {
+      const row = rowOf("td", [layers, of, variant === "set" ? "no such tokens" : "not reachable"]);
+      row.cells[2].colSpan = head.length - 2;
+      row.classList.toggle("begins", variant === "set");
+      return row;
+    }
+    const draws = found.predictions.length;
+    const same = found.predictions.filter((label) => label === prompt.prediction).length;
+    const predicted = draws > 1 ? `${kept} in ${same} of ${draws} draws` : task.labels[found.predictions[0]];
+    const row = rowOf("td", [layers, of, found.mass.toFixed(3), predicted, ...rest(found.probabilities), signed(found.effect)]);
+    row.cells[3].classList.toggle("changed", same < draws);
+    row.classList.toggle("begins", variant === "set");
+    return row;
+  })));
 }
 
 // Returns the drawn edges of the chosen layer and head, as rows of the query and key, share of the strongest edge, and kind.

@@ -7,7 +7,7 @@ prefix:
     kept = kept_positions(prompt)                           # "formatting + label", shape (K,)
     compressed = compress(model, prompt, kept)
     for batch in batches(model, prompts, budget, compressed):
-        logits = query_logits(model, batch, compressed)     # (B, V)
+        logits = query_logits(model, batch, compressed)     # (E, V), see icl_lens.models.logits.predictive_logits
 
 The kept positions are the template before the first text ("Review:") and all tokens of each demonstration except its text:
 "\\nSentiment:", the whole label word, the newline after it and the next "Review:", up to and including the newline before the
@@ -33,7 +33,7 @@ from icl_lens.errors import InputError
 from icl_lens.models import batching, prefixes
 from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import last_logits
+from icl_lens.models.logits import predictive_logits
 from icl_lens.models.prefixes import Prefix
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.placement import device_of
@@ -85,9 +85,9 @@ def text_positions(prompt: TokenizedPrompt) -> list[np.ndarray]:
         InputError: The prompt has no demonstration, or its table lacks the spans of the demonstrations' texts.
     """
     length = query_start(prompt)
-    if len(prompt.text_spans) != len(prompt.anchors):
+    if len(prompt.text_spans) != len(prompt.demo_labels):
         raise InputError(
-            f"prompt {prompt.prompt_id} has {len(prompt.text_spans)} text_spans, but {len(prompt.anchors)} demonstrations; "
+            f"prompt {prompt.prompt_id} has {len(prompt.text_spans)} text_spans, but {len(prompt.demo_labels)} demonstrations; "
             "give one text span per demonstration"
         )
     start, end = prompt.spans[:length].T  # (P,) each
@@ -221,14 +221,15 @@ def batches(
                 "of this prompt"
             )
         query = prompt.ids[length:]
-        if model.context is not None and first_position + len(query) > model.context:
+        needed = len(query) + prompt.appended
+        if model.context is not None and first_position + needed > model.context:
             raise InputError(
-                f"prompt {prompt.prompt_id}: the query has {len(query)} tokens, but the context of {model.name} "
+                f"prompt {prompt.prompt_id}: the query has {needed} tokens, but the context of {model.name} "
                 f"({model.context} tokens) has room for only {model.context - first_position}; shorten the query or use fewer "
                 "demonstrations"
             )
         shortened.append(replace(prompt, ids=np.concatenate([compressed.ids[compressed.kept], query])))
-    for batch in batching.batches(model, shortened, budget, prefix=compressed.prefix):
+    for batch in batching.batches(model, shortened, budget, prefix=compressed.prefix, score=True):
         yield replace(
             batch,
             index=[selected[i] for i in batch.index],
@@ -237,9 +238,12 @@ def batches(
 
 
 def query_logits(model: LanguageModel, batch: Batch, compressed: Compressed) -> torch.Tensor:
-    """Return the next-token logits at each query's last position, shape (B, V)."""
+    """Return the next-token logits at the predicting positions, shape (E, V).
+
+    See :func:`icl_lens.models.logits.predictive_logits`.
+    """
     with within_windows(model, batch, compressed):
-        return last_logits(model, batch)
+        return predictive_logits(model, batch)
 
 
 def within_windows(model: LanguageModel, batch: Batch, compressed: Compressed) -> AbstractContextManager:

@@ -53,8 +53,8 @@ def _shuffled(row: dict, seed: int) -> dict:
     labels = [int(label) for label in row["demo_labels"]]
     if len(set(labels)) < 2:
         raise InputError(
-            f"prompt {row['prompt_id']}: all its demonstrations have the same label, so the labels cannot be shuffled; use "
-            "demonstrations of at least two classes"
+            f"prompt {row['prompt_id']}: its demonstrations have fewer than two different labels, so the labels cannot be "
+            "shuffled; use demonstrations of at least two classes"
         )
     last = int(row["label_spans"][-1][1])
     shared = hashlib.sha256(json.dumps([row["text"][:last], labels]).encode()).digest()[:8]
@@ -63,7 +63,7 @@ def _shuffled(row: dict, seed: int) -> dict:
     while shuffled == labels:
         shuffled = generator.permutation(labels).tolist()
     changed = replace_demonstrations(row, demonstration_texts(row), shuffled)
-    return {**row, **changed, "demo_labels": shuffled, "set": f"{row['set']}-shuffled"}
+    return {**row, **changed, "set": f"{row['set']}-shuffled"}
 
 
 def prepare(given: Given) -> Inputs:

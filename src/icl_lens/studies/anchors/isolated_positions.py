@@ -1,8 +1,11 @@
-"""Positions of a prompt that isolation blocks from attending to all earlier positions: label words or control positions.
+"""Positions of a prompt that isolation blocks from attending to earlier positions: label words or control positions.
 
-Each target isolates D positions, one per demonstration:
+Each target isolates one position per demonstration, D in total. With ``label_anchor: all``, the targets ``label`` and
+``random`` isolate as many positions as the label words have tokens. Below, D is then this number.
 
-``label``       The anchors, that is, the first token of each label word (*Label Words are Anchors*, section 2.2).
+``label``       The anchors, by default the first token of each label word (*Label Words are Anchors*, section 2.2). If a label
+                word has several anchors, they are blocked from all positions before the word, but not from each other, so that
+                the word is isolated as a whole.
 ``random``      D other positions, the paper's control. The released code draws them uniformly from 0 to q - 2 without the
                 anchors. Tokens of the template and of the query are therefore eligible, and the last two positions are not. The
                 BOS token is not eligible: the paper's models have none, and it has no earlier positions to block.
@@ -40,7 +43,7 @@ _ORDER, _AFTER, _DEALING, _PROMPT = 0, 1, 2, 3
 
 
 def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[int], str]) -> np.ndarray:
-    """Return the positions that one of the fixed targets isolates, one per demonstration, shape (D,).
+    """Return the positions that one of the fixed targets isolates: the anchors, shape (A,), or one per demonstration, (D,).
 
     Args:
         prompt: A prompt with at least one demonstration.
@@ -53,17 +56,17 @@ def fixed_positions(prompt: TokenizedPrompt, target: Target, decode: Callable[[i
     if target == "label":
         return prompt.anchors
     if target == "template":
-        previous = prompt.anchors - 1
-        if previous[0] < 0 or np.isin(previous, prompt.anchors).any():
+        previous = prompt.label_starts - 1
+        if previous[0] < 0 or np.isin(previous, [*prompt.label_starts, *prompt.anchors]).any():
             raise InputError(
                 f"prompt {prompt.prompt_id}: a label word has no template token before it; remove `template` from the targets"
             )
         return previous
     if len(prompt.turn_starts):
         return _turn_ends(prompt)
-    ends = [*prompt.anchors[1:].tolist(), prompt.last]
+    ends = [*prompt.label_starts[1:].tolist(), prompt.last]
     found = []
-    for anchor, end in zip(prompt.anchors.tolist(), ends, strict=True):
+    for anchor, end in zip(prompt.label_starts.tolist(), ends, strict=True):
         newline = next((p for p in range(anchor + 1, end) if "\n" in decode(int(prompt.ids[p]))), None)
         if newline is None:
             raise InputError(
@@ -82,7 +85,7 @@ def _turn_ends(prompt: TokenizedPrompt) -> np.ndarray:
     """
     spans = zip(prompt.label_spans[:, 1].tolist(), prompt.turn_starts[1:].tolist(), strict=True)
     found = [tokens_of(prompt, [(end, next_start)]) for end, next_start in spans]
-    for anchor, tokens in zip(prompt.anchors.tolist(), found, strict=True):
+    for anchor, tokens in zip(prompt.label_starts.tolist(), found, strict=True):
         if not len(tokens):
             raise InputError(
                 f"prompt {prompt.prompt_id}: the chat template writes no visible character after the label word at position "
@@ -106,7 +109,7 @@ def order_of(prompt: TokenizedPrompt, settings: Settings) -> int:
 
 
 def random_positions(prompt: TokenizedPrompt, settings: Settings, draw: int, bos: int | None = None) -> np.ndarray:
-    """Return the positions of one draw of the random control, ascending, shape (D,).
+    """Return the positions of one draw of the random control, ascending, as many as there are anchors, shape (A,).
 
     They are the same for each layer, side and k.
 
@@ -118,7 +121,7 @@ def random_positions(prompt: TokenizedPrompt, settings: Settings, draw: int, bos
         bos: Id of the BOS token.
 
     Raises:
-        InputError: There are fewer eligible positions than label words.
+        InputError: There are fewer eligible positions than anchors.
     """
     required, boundary = len(prompt.anchors), int(prompt.anchors[-1])
     first = 1 if prompt.ids[0] == bos else 0

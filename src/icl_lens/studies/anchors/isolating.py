@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 from pydantic import Field
 
 from icl_lens.errors import InputError
+from icl_lens.models.isolated_layers import DEEP, main_layers
 from icl_lens.section import Section
 
 Target = Literal["label", "random", "newline", "template"]
@@ -22,9 +23,6 @@ SIDES = ("first", "last")
 
 # Numbers of most likely tokens that word loyalty compares, in the paper and in the released notebook.
 WORDS = (5, 10)
-
-# Minimum depth at which the paper's numbers of layers are used unchanged.
-_DEEP = 14
 
 
 class Settings(Section):
@@ -79,14 +77,9 @@ class Condition(NamedTuple):
     layers: int
 
 
-def main_layers(depth: int) -> int:
-    """Return Figure 4's k for a model of ``depth`` layers: 5, or a fifth of the depth, rounded up, below 14 layers."""
-    return 5 if depth >= _DEEP else -(-depth // 5)
-
-
 def layer_counts(depth: int) -> list[int]:
     """Return all values of k for Figures 4 and 8, ascending."""
-    swept = {1, 3, 5, 7} if depth >= _DEEP else set(range(1, depth // 2 + 1))
+    swept = {1, 3, 5, 7} if depth >= DEEP else set(range(1, depth // 2 + 1))
     return sorted(swept | {main_layers(depth)})
 
 

@@ -18,7 +18,7 @@ from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models.batching import shared_batches
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import class_logits
+from icl_lens.models.logits import first_token_logits
 from icl_lens.network.precision import at_least_float32
 from icl_lens.prompts.positions import TokenizedPrompt
 
@@ -56,11 +56,11 @@ def class_attention(
     scores: list[np.ndarray] = [np.zeros((layers, len(p.label_ids))) for p in prompts]  # (L, C) each
     for batch in shared_batches(model, prompts, batch_tokens):
         with record_rows(model.network, batch.last) as rows:
-            class_logits(model, batch)  # only the attention is needed, so a small part of the vocabulary is enough
+            first_token_logits(model, batch)  # only the attention is needed, so a small part of the vocabulary is enough
         weights = torch.stack([at_least_float32(rows[layer]).sum(1) for layer in range(layers)]).cpu().numpy()  # (L, B, K)
         for row, i in enumerate(batch.index):
             prompt = prompts[i]
-            np.add.at(scores[i].T, prompt.demo_labels, weights[:, row, prompt.anchors].T)
+            np.add.at(scores[i].T, prompt.anchor_classes, weights[:, row, prompt.anchors].T)
         progress(len(batch.index))
     return pd.DataFrame(
         {

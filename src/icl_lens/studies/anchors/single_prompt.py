@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from icl_lens.attention.supported import require_supported
-from icl_lens.models import prefixes
+from icl_lens.models import information_flow, prefixes
 from icl_lens.models.batching import batches
+from icl_lens.models.isolated_runs import States, runs
 from icl_lens.models.language_model import LanguageModel
+from icl_lens.models.logits import class_scores
 from icl_lens.network import vocabulary
 from icl_lens.prompts.positions import TokenizedPrompt
-from icl_lens.studies.anchors import information_flow
-from icl_lens.studies.anchors.isolated_runs import States, runs
 from icl_lens.studies.anchors.isolating import SIDES, Settings, conditions
 
 ALL = -1
@@ -46,7 +46,7 @@ def head_flows(model: LanguageModel, prompt: TokenizedPrompt, sink: HeadSink) ->
         model: Any supported model.
         prompt: A prompt that fits the model's context.
         sink: Called with a layer, a multiple of its I_{h,l}, and its attention weights. Both are float64 of shape (H, T, T),
-            and zero on and above the diagonal.
+            and zero on and above the diagonal. The flow to appended tokens of label words counts as flow to the last position.
 
     Raises:
         InputError: The prompt has no demonstration, the model's family is not supported, or the range of its number format is
@@ -61,12 +61,14 @@ def head_flows(model: LanguageModel, prompt: TokenizedPrompt, sink: HeadSink) ->
 
     def report(layer: int, product: Tensor, weights: Tensor) -> None:
         nonlocal finite
-        flow, attention = (np.tril(each[0].cpu().double().numpy(), -1) for each in (product.abs(), weights))  # (H, T, T) each
+        length = len(prompt.ids)
+        flow = information_flow.within_prompt(batch, prompt, 0, product.abs())  # (H, T, T)
+        attention = np.tril(weights[0, :, :length, :length].cpu().double().numpy(), -1)  # (H, T, T)
         finite = finite and bool(np.isfinite(flow).all())
         sink(layer, flow, attention)
 
-    (batch,) = batches(model, [prompt], len(prompt.ids), kept="graph")
-    (multiple,) = information_flow.measure(model, batch, report, with_weights=True, per_head=True)
+    (batch,) = batches(model, [prompt], len(prompt.ids), kept="graph", score=True)
+    multiple = information_flow.measure(model, batch, report, with_weights=True, per_head=True)[0]
     information_flow.require_finite(model, [prompt], np.array([finite]))
     return float(multiple)
 
@@ -99,9 +101,10 @@ def isolate_label_words(
     information_flow.require_demonstrations([prompt], "isolation")
     require_supported(model.network)
     counts = sorted({condition.layers for condition in conditions(settings, model.layers)})
-    words = [ALL, *range(len(prompt.anchors))]
-    positions = [prompt.anchors if word == ALL else prompt.anchors[[word]] for word in words]
-    # The tokens before the first label word are the same in all runs.
+    words = [ALL, *range(len(prompt.demo_labels))]
+    demonstrations = prompt.anchor_demonstrations  # (A,)
+    positions = [prompt.anchors if word == ALL else prompt.anchors[demonstrations == word] for word in words]
+    # The tokens before the first anchor are the same in all runs.
     shared = prompt.ids[: prompt.anchors[0]] if model.shares_prefixes else prompt.ids[:0]
     group = prefixes.Group(list(range(len(words))), shared)
     log_probs = _log_probs(model, [prompt] * len(words), group, positions, counts, settings.blocking, batch_tokens)
@@ -145,9 +148,10 @@ def _log_probs(
     unchanged = States({model.layers - k for k in counts} if resumes else ())
     changed = States(set(counts[:-1]) if resumes else ())
     tokens, columns = torch.unique(torch.from_numpy(prompts[0].label_ids), return_inverse=True)  # (M,), (C,)
-    defers = model.defers_logits  # the check needs the whole vocabulary matrix
+    # Whole label words need the logits of all tokens, and so does the check of model.defers_logits.
+    restricts = model.defers_logits and not prompts[0].label_words
     result = {}
-    with vocabulary.restrict_tokens(model.network, tokens.to(model.device)) if defers else nullcontext(False) as restricted:
+    with vocabulary.restrict_tokens(model.network, tokens.to(model.device)) if restricts else nullcontext(False) as restricted:
         if unchanged.layers:
             for _ in runs(model, prompts, replace(group, index=[0]), None, (), blocking, batch_tokens, recorded=unchanged):
                 pass
@@ -162,7 +166,7 @@ def _log_probs(
                 for batch, logits in runs(
                     model, prompts, group, positions, layers, blocking, batch_tokens, resume_from, recorded
                 ):
-                    index = columns.to(logits.device).expand(len(logits), -1) if restricted else batch.label_ids  # (B, C)
-                    found[batch.index] = logits.gather(1, index).cpu().double().log_softmax(-1).numpy()
+                    scores = logits[:, columns.to(logits.device)] if restricted else class_scores(batch, logits)  # (B, C)
+                    found[batch.index] = scores.cpu().double().log_softmax(-1).numpy()
                 result[side, k] = found
     return result

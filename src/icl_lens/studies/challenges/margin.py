@@ -1,6 +1,7 @@
 """Margin of a class among the label words, and its loss.
 
-With s_c the score of class c at the last position (the logit of the first token of its label word),
+With s_c the score of class c (the logit of the first token of its label word or, with ``label_score: whole``, the
+log-probability of the word),
 
     m = s_y - log sum_{c != y} exp s_c         margin of class y
     loss = log(1 + exp(-m))                    = -log p(y), where p is the softmax over the label words

@@ -480,8 +480,14 @@ def decompose(
             read.
 
     Raises:
-        InputError: The prompts differ in their number of classes, or attention is requested and a prompt has no demonstrations.
+        InputError: The prompts differ in their number of classes, classes are predicted by whole label words, or attention is
+            requested and a prompt has no demonstrations.
     """
+    if any(p.label_words for p in prompts):
+        raise InputError(
+            "components cannot be computed with label_score: whole, because only the logit of one token is a sum over "
+            "components; set label_score to first"
+        )
     count, classes = len(prompts), len(prompts[0].label_ids)
     if any(len(p.label_ids) != classes for p in prompts):
         raise InputError("the prompts have different numbers of label words; use prompts of one task")

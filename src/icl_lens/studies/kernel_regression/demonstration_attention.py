@@ -55,7 +55,7 @@ def attention_rows(
 
     Returns:
         One row per prompt, layer and head, in that order: prompt_id, layer and head (from 0), gold and prediction (class
-        indices; the prediction is the label word with the highest logit), demo_labels (D class indices), ``max``, ``mean`` and
+        indices; the prediction is the class with the highest score), demo_labels (D class indices), ``max``, ``mean`` and
         ``label`` (D floats each, see :data:`icl_lens.studies.kernel_regression.settings.POOLINGS`), and one column ``on_...``
         for each of :data:`icl_lens.studies.kernel_regression.settings.PARTS`, with the part's share of the row. The shares of a
         row sum to 1.
@@ -64,18 +64,18 @@ def attention_rows(
     require_supported(model.network)
     layers = model.layers
     results: list[dict[str, Any]] = [{} for _ in prompts]
-    for batch in shared_batches(model, prompts, batch_tokens):
+    for batch in shared_batches(model, prompts, batch_tokens, score=True, complete=True):
         with record_rows(model.network, batch.last) as recorded:
             predicted = class_logits(model, batch).argmax(-1).cpu().numpy()  # (B,)
         rows = torch.stack([at_least_float32(recorded[layer]) for layer in range(layers)]).cpu().numpy()  # (L, B, H, K)
-        for row, index in enumerate(batch.index):
+        for row, index in zip(batch.first_rows, batch.prompts, strict=True):
             prompt = prompts[index]
             weights = rows[:, row, :, : len(prompt.ids)]  # (L, H, T)
             spans = places(prompt, settings.drop_first)
             results[index] = {"prediction": int(predicted[row]), **pooled(weights, spans), **_part_shares(weights, spans)}
             if on_prompt:
                 on_prompt(index, weights, spans)
-        progress(len(batch.index))
+        progress(len(batch.prompts))
     unneeded = next(values for values in results if values)  # the rows of a prompt that is not needed can have any values
     tables = [_prompt_rows(prompt, values or unneeded) for prompt, values in zip(prompts, results, strict=True)]
     return pd.concat(tables, ignore_index=True)

@@ -72,6 +72,7 @@ def distinct_texts(model: LanguageModel, prompts: Sequence[TokenizedPrompt]) -> 
                     spans=prompt.spans[mask],
                     text_spans=np.empty((0, 2), dtype=np.int64),
                     label_spans=np.empty((0, 2), dtype=np.int64),
+                    label_tokens=np.empty((0, 2), dtype=np.int64),
                     query_span=np.array([0, end - start]),
                 )
             )

@@ -31,4 +31,5 @@ STUDY = Study(
     needs_gold=False,
     gold_columns=("gold",),
     shards="prefix",
+    labels=("whole", "last", "all"),
 )

@@ -8,7 +8,8 @@
     Hidden_random   the same positions, with the first token of each label word replaced by a random token of its
                     demonstration's text; each draw has new random tokens, equal for all prompts with the same demonstrations
 
-Only the first token of a label word is replaced; its further tokens are kept, as in the released code. The released
+Only the first token of a label word is replaced; its further tokens are kept, as in the released code. With ``label_anchor:
+last``, only the last token is replaced, and with ``all``, as many different random tokens replace all tokens. The released
 ``compress_top.py`` never clears its mask, so its draw n keeps the random tokens of all draws up to n. The setting
 ``accumulate`` reproduces this.
 
@@ -32,7 +33,7 @@ from icl_lens.errors import InputError
 from icl_lens.models import batching
 from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import last_logits
+from icl_lens.models.logits import class_scores, predictive_logits
 from icl_lens.progress import Runs
 from icl_lens.prompts import plain_text
 from icl_lens.prompts.positions import TokenizedPrompt
@@ -73,13 +74,13 @@ def compute(
     report = Runs(progress, len(all_conditions))
 
     def record(number: int, batch: Batch, logits: Tensor) -> None:
-        predictions[number, batch.index] = logits.gather(1, batch.label_ids).argmax(-1).cpu().numpy()
-        top[number, batch.index] = logits.topk(top.shape[-1], dim=-1).indices.cpu().numpy()
-        report(len(batch.index))
+        predictions[number, batch.index] = class_scores(batch, logits).argmax(-1).cpu().numpy()
+        top[number, batch.index] = logits[: len(batch.index)].topk(top.shape[-1], dim=-1).indices.cpu().numpy()
+        report(len(batch.prompts))
 
     for number, batch_prompts in enumerate((prompts, [text_anchor(p, model.tokenizer) for p in prompts])):
-        for batch in batching.shared_batches(model, batch_prompts, batch_tokens):
-            record(number, batch, last_logits(model, batch))
+        for batch in batching.shared_batches(model, batch_prompts, batch_tokens, score=True):
+            record(number, batch, predictive_logits(model, batch))
     for index in groups:
         if not batching.needs_any(prompts, index):
             continue
@@ -127,7 +128,9 @@ def positions_to_keep(prompt: TokenizedPrompt, condition: Condition, settings: S
 
 
 def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
-    """Return one random position of each demonstration's text, shape (D,).
+    """Return random positions of each demonstration's text, as many as its label word has anchors, shape (A,).
+
+    A text with fewer tokens than that gives all its positions.
 
     The positions depend only on the prompt's seed, its demonstrations and the draw, because the compressed demonstrations are
     shared. They are therefore not independent for the prompts of a seed: an interval over prompts keeps them fixed, and only
@@ -138,23 +141,28 @@ def random_text_positions(prompt: TokenizedPrompt, draw: int) -> np.ndarray:
     """
     digest = int.from_bytes(hashlib.sha256(prompt.ids[: compressed_demonstrations.query_start(prompt)].tobytes()).digest()[:8])
     generator = np.random.default_rng([prompt.seed, draw, digest])
-    found = []
-    for number, positions in enumerate(compressed_demonstrations.text_positions(prompt), 1):
+    required = np.bincount(prompt.anchor_demonstrations, minlength=len(prompt.demo_labels)).tolist()  # D numbers
+    found: list[int] = []
+    texts = compressed_demonstrations.text_positions(prompt)
+    for number, (positions, count) in enumerate(zip(texts, required, strict=True), 1):
         if not len(positions):
             raise InputError(
                 f"prompt {prompt.prompt_id}: the text of demonstration {number} has no token to draw; remove this text from "
                 "the data"
             )
-        found.append(generator.choice(positions))
+        if count == 1:
+            found.append(generator.choice(positions))
+        else:
+            found += generator.choice(positions, min(count, len(positions)), replace=False).tolist()
     return np.array(found)
 
 
 def text_anchor(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompt:
     """Remove the demonstrations' texts and the spaces before them from a prompt ("Review:\\nSentiment: Positive")."""
-    text, label_starts, last = "", [], 0
+    text, label_spans, last = "", [], 0
     for (start, end), (label, label_end) in zip(prompt.text_spans.tolist(), prompt.label_spans.tolist(), strict=True):
         text += prompt.text[last:start].rstrip(" ")
-        label_starts.append(len(text) + label - end)
+        label_spans.append((len(text) + label - end, len(text) + label_end - end))
         text += prompt.text[end:label_end]
         last = label_end
     text += prompt.text[last:]
@@ -163,9 +171,11 @@ def text_anchor(prompt: TokenizedPrompt, tokenizer: PreTrainedTokenizerBase) -> 
     # Keep a BOS token that the tokenizer prepended, that is, one that is not part of the text.
     bos = prompt.ids[:1] if prompt.ids[0] == tokenizer.bos_token_id and prompt.spans[0, 1] == 0 else prompt.ids[:0]
     ends = np.array([0] * len(bos) + [end for _, end in encoded.offsets])  # (T,)
+    label_tokens = np.array([[np.argmax(ends > start), np.argmax(ends >= end) + 1] for start, end in label_spans])  # (D, 2)
     return replace(
         prompt,
         ids=np.concatenate([bos, np.array(encoded.ids, dtype=np.int64)]),
-        anchors=np.array([int(np.argmax(ends > label)) for label in label_starts]),
+        anchors=label_tokens[:, 0],  # only their places relative to the query matter here
+        label_tokens=label_tokens,
         text=text,
     )

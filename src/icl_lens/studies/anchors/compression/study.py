@@ -91,6 +91,7 @@ STUDY = Study(
     needs_gold=False,
     gold_columns=("correct",),
     shards="prefix",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="table_2",

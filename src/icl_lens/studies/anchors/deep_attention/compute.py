@@ -5,6 +5,8 @@ position, and p_k the position of the k-th demonstration's label word (its first
 
     sum over k of class i, and over heads h, of A_{h,l}(q, p_k)
 
+With ``label_anchor: all``, the sum is also over the tokens of the label word of demonstration k.
+
 From these scores, :mod:`icl_lens.statistics.attention_auc` computes how well they predict the model's own output (AUCROC_l) and
 the share R_l that the layers up to l contribute (eq. 5).
 

@@ -25,6 +25,7 @@ STUDY = Study(
     cost=Cost(passes=1),
     needs_gold=False,
     shards="prefix",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="figure_5",

@@ -2,8 +2,8 @@
 
 *Label Words are Anchors*, section 3.3, eq. 11, and the released ``Error_analysis.ipynb``. In one layer, with all heads
 concatenated, let q_i be the query vector of the last position of prompt i, and k_c the key vector of the label word of class c
-(its first token). Let v_m be the principal directions of the centered q_i, and sigma_m their standard deviations. The predicted
-confusion is
+(its first token; with ``label_anchor: all``, the mean over its tokens). Let v_m be the principal directions of the centered
+q_i, and sigma_m their standard deviations. The predicted confusion is
 
     k^_{c,m} = sigma_m v_m' k_c,          m = 1..M
     Confusion_pred(a, b) = ||k^_a - k^_b|| / max over pairs of ||k^_. - k^_.||
@@ -153,8 +153,9 @@ def vectors(
         for row, i in enumerate(batch.index):
             prompt = prompts[i]
             queries[i] = query[row, :, prompt.last].flatten().cpu().double().numpy()  # (W,)
-            anchors = prompt.anchors[np.argsort(prompt.demo_labels)]  # (C,)
-            keys[i] = key[row][:, anchors].transpose(0, 1).flatten(1).cpu().double().numpy()  # (C, W)
+            anchor_keys = key[row][:, prompt.anchors].transpose(0, 1).flatten(1).cpu().double().numpy()  # (A, W)
+            classes = prompt.anchor_classes  # (A,)
+            keys[i] = np.stack([anchor_keys[classes == c].mean(0) for c in np.sort(prompt.demo_labels)])  # (C, W)
     return np.stack(queries), keys
 
 

@@ -89,6 +89,7 @@ STUDY = Study(
     inputs="prepare",
     needs_gold=False,
     shortage=_shortage,
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="figure_6",

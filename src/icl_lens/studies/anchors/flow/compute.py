@@ -2,10 +2,12 @@
 
     I_l = | sum_h  A_{h,l} * dL/dA_{h,l} |                       (*Label Words are Anchors*, section 2.1, eq. 1)
 
-:mod:`icl_lens.studies.anchors.information_flow` computes I_l. The paper's Figure 1 draws two layers of one prompt. An edge goes
+:mod:`icl_lens.models.information_flow` computes I_l. The paper's Figure 1 draws two layers of one prompt. An edge goes
 from position j to a later position i; the diagonal is ignored. Edges with a small share of the layer's flow and a small
 attention weight are omitted. Each row contains the total flow of the layer, so that the omitted flow can be computed. Each row
-also contains the attention weight of the edge, and S_wp, S_pq and S_ww (eq. 2 to 4) of the layer.
+also contains the attention weight of the edge, and S_wp, S_pq and S_ww (eq. 2 to 4) of the layer. If tokens of label words are
+appended to the prompt (``label_score: whole``), the flow from a token of the prompt to an appended token counts as flow to the
+last position, because both predict tokens of label words.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from torch import Tensor
 
 from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
+from icl_lens.models import information_flow
 from icl_lens.models.batching import batches
+from icl_lens.models.information_flow import METRICS, EdgeMeans
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import TokenizedPrompt
-from icl_lens.studies.anchors import information_flow
 from icl_lens.studies.anchors.flow.study import Settings
-from icl_lens.studies.anchors.information_flow import METRICS, EdgeMeans
 
 
 def compute(
@@ -59,22 +61,25 @@ def compute(
     require_supported(model.network)
     layers = model.layers
     found: dict[tuple[int, int], dict[str, Any]] = {}  # (prompt index, layer) -> columns of its edges
-    for batch in batches(model, selected, batch_tokens, kept="graph"):
-        edge_means = EdgeMeans(batch, [selected[i] for i in batch.index])
+    for batch in batches(model, selected, batch_tokens, kept="graph", score=True):
+        edge_means = EdgeMeans(batch, selected)
 
-        def sink(layer: int, flow: Tensor, attention: Tensor, rows=batch.index, edge_means=edge_means) -> None:
-            means = edge_means.compute(flow)[0].numpy()  # (3, B)
-            for row, i in enumerate(rows):
+        def sink(layer: int, flow: Tensor, attention: Tensor, batch=batch, edge_means=edge_means) -> None:
+            means = edge_means.compute(flow)[0].numpy()  # (3, N)
+            for number, (row, i) in enumerate(zip(batch.first_rows, batch.prompts, strict=True)):
                 length = len(selected[i].ids)
-                below = [np.tril(matrix[row, :length, :length].cpu().double().numpy(), -1) for matrix in (flow, attention)]
-                found[i, layer] = _select_edges(*below, settings) | dict(zip(METRICS, means[:, row].tolist(), strict=True))
+                weights = np.tril(attention[row, :length, :length].cpu().double().numpy(), -1)  # (T, T)
+                below = information_flow.within_prompt(batch, selected[i], number, flow)  # (T, T)
+                found[i, layer] = _select_edges(below, weights, settings) | dict(
+                    zip(METRICS, means[:, number].tolist(), strict=True)
+                )
 
-        multiple = information_flow.measure(model, batch, sink, with_weights=True)  # (B,)
-        for i, factor in zip(batch.index, multiple, strict=True):
+        multiple = information_flow.measure(model, batch, sink, with_weights=True)[batch.first_rows]  # (N,)
+        for i, factor in zip(batch.prompts, multiple, strict=True):
             for layer in range(layers):
                 for name in ("saliency", "layer_total", *METRICS):
                     found[i, layer][name] = found[i, layer][name] / factor
-        progress(len(batch.index))
+        progress(len(batch.prompts))
     finite = [all(np.isfinite(found[i, layer]["layer_total"]) for layer in range(layers)) for i in range(len(selected))]
     information_flow.require_finite(model, selected, np.array(finite))
     progress(len(prompts) - len(selected))

@@ -71,6 +71,7 @@ STUDY = Study(
     cost=Cost(passes=2, work=_work, attention=1.4, kept="graph"),
     settings=Keys("flow", Settings, "Prompts and edges for which the information flow is stored (Figures 1 and 2)."),
     walked=True,
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="figure_1",

@@ -26,4 +26,5 @@ STUDY = Study(
     gold_columns=("gold",),
     shards="prefix",
     walked=True,
+    labels=("whole", "last", "all"),
 )

@@ -2,7 +2,7 @@
 
 *Label Words are Anchors*, section 2.2 and appendix C (Table 5): with label words isolated in the first layers, the predicted
 label may stay the same although the most likely tokens of the whole vocabulary change. The runs come from
-:mod:`icl_lens.studies.anchors.isolated_runs`, with isolation in the first or in the last k layers.
+:mod:`icl_lens.models.isolated_runs`, with isolation in the first or in the last k layers.
 
 The paper shows one prompt and does not report how it was selected. This study selects, for each class, the first prompt of the
 class that the model predicts correctly, or the first prompt of the class if there is no correct prediction.
@@ -19,10 +19,10 @@ from torch import Tensor
 from icl_lens.attention.supported import require_supported
 from icl_lens.errors import InputError
 from icl_lens.models.batching import batches, group_by_prefix
+from icl_lens.models.isolated_runs import runs
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import last_logits
+from icl_lens.models.logits import class_scores, predictive_logits
 from icl_lens.prompts.positions import TokenizedPrompt
-from icl_lens.studies.anchors.isolated_runs import runs
 from icl_lens.studies.anchors.isolated_words.study import Settings
 from icl_lens.studies.anchors.isolating import main_layers
 
@@ -74,15 +74,15 @@ def compute(
         for group in group_by_prefix(model, examples):
             positions = anchors if layers else None
             for batch, logits in runs(model, examples, group, positions, layers, settings.blocking, batch_tokens):
-                predictions = logits.gather(1, batch.label_ids).argmax(-1).tolist()  # (B,)
-                for i, row, prediction in zip(batch.index, logits, predictions, strict=True):
+                predictions = class_scores(batch, logits).argmax(-1).tolist()  # (B,)
+                for row, i in zip(batch.first_rows, batch.prompts, strict=True):
                     rows[i, side] = {
                         "prompt_id": examples[i].prompt_id,
                         "gold": examples[i].gold,
                         "side": side,
                         "layers": len(layers),
-                        "prediction": prediction,
-                        **_top_tokens(model, row, settings.words),
+                        "prediction": predictions[row],
+                        **_top_tokens(model, logits[row], settings.words),
                     }
     return pd.DataFrame([rows[i, side] for i in range(len(examples)) for side in conditions])
 
@@ -102,8 +102,8 @@ def _examples(
         chunk = prompts[start : start + _CHUNK]
         if len(correct) < len(first):
             answers = {}
-            for batch in batches(model, chunk, batch_tokens):
-                predictions = last_logits(model, batch).gather(1, batch.label_ids).argmax(-1)  # (B,)
+            for batch in batches(model, chunk, batch_tokens, score=True):
+                predictions = class_scores(batch, predictive_logits(model, batch)).argmax(-1)  # (B,)
                 answers |= dict(zip(batch.index, predictions.tolist(), strict=True))
             for i, prompt in enumerate(chunk):
                 if answers[i] == prompt.gold:

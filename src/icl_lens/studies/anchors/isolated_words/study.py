@@ -52,6 +52,7 @@ STUDY = Study(
     schema=SCHEMA,
     cost=Cost(passes=1, work=_work, vocabulary=True),
     settings=Keys("isolated_words", Settings, "Isolation of label words in Table 5."),
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="table_5",

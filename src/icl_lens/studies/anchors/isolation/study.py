@@ -35,6 +35,7 @@ STUDY = Study(
     needs_gold=False,
     shards="prefix",
     walked=True,
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="figure_4",

@@ -42,6 +42,7 @@ STUDY = Study(
     inputs="prepare",
     needs_gold=False,
     shards="prefix",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="figure_controls",

@@ -30,7 +30,7 @@ import torch
 from icl_lens.models import batching
 from icl_lens.models.batching import Batch
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import last_logits
+from icl_lens.models.logits import predictive_logits
 from icl_lens.network.placement import describe, is_placed
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.anchors import compressed_demonstrations
@@ -123,13 +123,13 @@ def _pass(
 ) -> Callable[[], None]:
     """Prepare the batches of some prompts on the device, and return a function that runs the forward pass over them."""
     if compressed is None:
-        prepared = list(batching.batches(model, prompts, batch_tokens, index))
+        prepared = list(batching.batches(model, prompts, batch_tokens, index, score=True))
     else:
         prepared = list(compressed_demonstrations.batches(model, prompts, batch_tokens, compressed, index=index))
 
     def logits(batch: Batch) -> torch.Tensor:
         return (
-            last_logits(model, batch)
+            predictive_logits(model, batch)
             if compressed is None
             else compressed_demonstrations.query_logits(model, batch, compressed)
         )

@@ -62,6 +62,7 @@ STUDY = Study(
     settings=Keys("latency", Settings, "Timing of queries with full and with compressed demonstrations (Tables 3 and 6)."),
     needs_gold=False,
     alone=True,
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="table_3",

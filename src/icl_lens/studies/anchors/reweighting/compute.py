@@ -9,6 +9,10 @@ after the softmax. The row is not renormalized (released code). beta starts at 0
 trains it on further training texts with the same demonstrations, one text at a time. The loss is the cross-entropy of the gold
 label over the label words. The model's weights are frozen.
 
+With ``label_anchor: all``, the factor of demonstration i applies to each token of its label word. If classes are predicted by
+whole label words (``label_score: whole``), q is the last position and each appended token of a label word, because each of them
+predicts a token (:mod:`icl_lens.prompts.label_words`).
+
 The keys and values of all positions except the last do not depend on beta. The model therefore reads all but the last token of
 each training prompt once, without gradients, and each step runs only the last token, forward and backward. Training keeps the
 keys and values of a seed's demonstrations, once for all prompts, and those of its training texts. It therefore fits in memory
@@ -215,7 +219,8 @@ def train(
                 f"seed {seed}: no training prompt fits the context of {model.name}, so re-weighting cannot be trained; use "
                 "a model with a longer context"
             )
-        shape = len(examples), len(examples[0].anchors), len(examples[0].label_ids)
+        first = examples[0]
+        shape = len(examples), len(first.demo_labels), len(first.label_ids), len(first.anchors)
         seeds_by_shape.setdefault(shape, []).append(seed)
     trained: dict[int, Trained] = {}
     for seeds in seeds_by_shape.values():
@@ -246,7 +251,7 @@ def _train_together(
     S is 1 if the model does not support shared prefixes.
     """
     examples = list(runs.values())
-    heads, demonstrations = model.network.config.get_text_config().num_attention_heads, len(examples[0][0].anchors)
+    heads, demonstrations = model.network.config.get_text_config().num_attention_heads, len(examples[0][0].demo_labels)
     beta = torch.zeros(len(runs), model.layers, heads, demonstrations, device=model.device, requires_grad=True)  # (S, L, H, D)
     optimiser = torch.optim.Adam([beta], lr=settings.learning_rate, betas=(0.9, 0.999))  # updates entries independently
     generators = [np.random.default_rng([settings.seed, seed]) for seed in runs]
@@ -259,11 +264,13 @@ def _train_together(
             for step in zip(*orders, strict=True):
                 prompts = [seed_values[i] for seed_values, i in zip(examples, step, strict=True)]
                 step_prefixes = [seed_values[i] for seed_values, i in zip(prompt_prefixes, step, strict=True)]
-                batch = (
-                    last_tokens(model, prompts, step_prefixes) if model.shares_prefixes else next(batches(model, prompts, 1))
-                )
-                reweigh(*_entries(batch, prompts, beta.exp().transpose(0, 1)))
-                loss = nn.functional.cross_entropy(class_logits(model, batch), batch.gold, reduction="none")  # (S,)
+                if model.shares_prefixes:
+                    batch = last_tokens(model, prompts, step_prefixes, score=True)
+                else:
+                    batch = next(batches(model, prompts, 1, score=True))
+                reweigh(*_entries(batch, prompts, beta.exp().transpose(0, 1)[:, batch.index]))
+                scores, gold = class_logits(model, batch)[batch.first_rows], batch.gold[batch.first_rows]  # (S, C), (S,)
+                loss = nn.functional.cross_entropy(scores, gold, reduction="none")  # (S,)
                 optimiser.zero_grad()
                 loss.sum().backward()
                 optimiser.step()
@@ -297,18 +304,27 @@ def _read_but_last(
     return read
 
 
-def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments of :func:`icl_lens.attention.scale.scale_rows` for a batch.
+def _entries(batch: Batch, prompts: Sequence[TokenizedPrompt], factors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the arguments of :func:`icl_lens.attention.scale.scale_rows` for a batch: its predicting positions.
 
     Args:
         batch: The batch.
         prompts: Prompts that the indices of the batch refer to.
-        factors: Factors, shape (L, B or 1, H, D).
+        factors: Factors of the demonstrations, shape (L, B or 1, H, D).
     """
-    anchors = torch.from_numpy(np.stack([prompts[i].anchors for i in batch.index])).to(factors.device)  # (B, D)
+    device = factors.device
+    anchors = torch.from_numpy(np.stack([prompts[i].anchors for i in batch.index])).to(device)  # (B, A)
+    demonstrations = torch.from_numpy(np.stack([prompts[i].anchor_demonstrations for i in batch.index])).to(device)  # (B, A)
     # In a row with padding on the left, shift the positions by the length of the padding.
-    padding = batch.last - torch.tensor([prompts[i].last for i in batch.index], device=factors.device)  # (B,)
-    return batch.last, anchors + padding[:, None], factors.expand(-1, len(anchors), -1, -1)
+    padding = batch.last - torch.tensor([prompts[i].last for i in batch.index], device=device)  # (B,)
+    keys, factors = anchors + padding[:, None], factors.expand(-1, len(anchors), -1, -1)  # (B, A), (L, B, H, D)
+    if anchors.shape[1] != factors.shape[-1]:  # several anchors per demonstration
+        index = demonstrations[None, :, None].expand(*factors.shape[:3], -1)  # (L, B, H, A)
+        factors = factors.gather(-1, index)
+    if batch.appended is None:
+        return batch.last, keys, factors, torch.arange(len(anchors), device=device)
+    rows = batch.appended.rows.to(device)  # (E,)
+    return batch.appended.positions, keys[rows], factors[:, rows], rows
 
 
 @torch.inference_mode()

@@ -86,6 +86,7 @@ STUDY = Study(
     ),
     inputs="prepare",
     tensors=True,
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="table_1",

@@ -10,6 +10,9 @@ the last position, and positions counted from 0,
     S_pq = mean of I_l(q, p_k) over k                      flow from label words to the last position         (eq. 3)
     S_ww = mean of I_l(i, j) over all other j < i          flow between all other words                       (eq. 4)
 
+If a label word has several anchors, or if classes are predicted by whole label words, the sums are over the edges of
+:mod:`icl_lens.models.edges`.
+
 The table contains these raw means for each prompt and layer. It also contains variants that are not in the paper:
 
     s_wp_visible, s_pq_visible, s_ww_visible    the means over the edges that can exist in the layer: in a layer with a sliding
@@ -19,7 +22,7 @@ The table contains these raw means for each prompt and layer. It also contains v
 
 :mod:`icl_lens.studies.anchors.saliency.summary` computes the shares and averages for the figures.
 
-:mod:`icl_lens.studies.anchors.information_flow` computes I_l.
+:mod:`icl_lens.models.information_flow` computes I_l.
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ import pandas as pd
 from torch import Tensor
 
 from icl_lens.attention.supported import require_supported
+from icl_lens.models import information_flow
 from icl_lens.models.batching import batches
 from icl_lens.models.edges import count_edges, count_visible_edges
+from icl_lens.models.information_flow import METRICS, EdgeMeans
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.positions import TokenizedPrompt
-from icl_lens.studies.anchors import information_flow
-from icl_lens.studies.anchors.information_flow import METRICS, EdgeMeans
 
 
 def compute(
@@ -64,16 +67,16 @@ def compute(
     require_supported(model.network)
     means = np.full((len(METRICS), len(prompts), layers), np.nan)  # (3, N, L)
     first = np.full((len(prompts), layers), np.nan)  # (N, L): the part of S_wp from position 0
-    for batch in batches(model, prompts, batch_tokens, kept="graph"):
-        edges = EdgeMeans(batch, [prompts[i] for i in batch.index])
+    for batch in batches(model, prompts, batch_tokens, kept="graph", score=True):
+        edges = EdgeMeans(batch, prompts)
 
-        def sink(layer: int, flow: Tensor, mean: None, rows=batch.index, edges=edges) -> None:
-            means[:, rows, layer], first[rows, layer] = (values.numpy() for values in edges.compute(flow))
+        def sink(layer: int, flow: Tensor, mean: None, edges=edges) -> None:
+            means[:, edges.prompts, layer], first[edges.prompts, layer] = (values.numpy() for values in edges.compute(flow))
 
-        multiple = information_flow.measure(model, batch, sink)  # (B,)
-        means[:, batch.index] /= multiple[:, None]
-        first[batch.index] /= multiple[:, None]
-        progress(len(batch.index))
+        multiple = information_flow.measure(model, batch, sink)[batch.first_rows]  # (N',)
+        means[:, edges.prompts] /= multiple[:, None]
+        first[edges.prompts] /= multiple[:, None]
+        progress(len(edges.prompts))
     needed = np.array([p.needed for p in prompts])  # (N,)
     information_flow.require_finite(model, prompts, ~needed | np.isfinite(means).all((0, 2)))
     every = count_edges(prompts)  # (3, N)

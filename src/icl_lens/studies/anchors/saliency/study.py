@@ -32,6 +32,7 @@ STUDY = Study(
     # Forward and backward, with frozen weights. The backward pass computes the attention weights again.
     cost=Cost(passes=2, attention=1.4, kept="graph"),
     shards="length",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="figure_3",

@@ -31,13 +31,14 @@ def compute(
     Returns:
         One row per prompt and position, in this order: prompt_id, position (from 0), token (its characters in the text, or the
         tokenizer's decoded text if it has no characters), start and end (its span [start, end) in the prompt's text, in
-        characters), class (class index for the first token of a label word; -1 for other tokens), last (whether it is the last
+        characters), class (class index for an anchor, by default
+        the first token of a label word; -1 for other tokens), last (whether it is the last
         position, at which the model predicts).
     """
     tables = []
     for prompt in prompts:
         classes = np.full(len(prompt.ids), -1)  # (T,)
-        classes[prompt.anchors] = prompt.demo_labels
+        classes[prompt.anchors] = prompt.anchor_classes
         tables.append(
             pd.DataFrame(
                 {

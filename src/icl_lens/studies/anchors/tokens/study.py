@@ -26,4 +26,5 @@ STUDY = Study(
     cost=Cost(passes=0),  # the study does not run the model
     needs_gold=False,
     walked=True,
+    labels=("whole", "last", "all"),
 )

@@ -18,6 +18,10 @@ measure the probability of the predicted token and use windows of 9 of 48 layers
 Bakalova et al. replace keys and values by those of another prompt; here, the edges are cut. Here, position 0 is only in the set
 ``first``, so without a BOS token the first token of the first demonstration remains visible in all other cuts.
 
+If classes are predicted by whole label words (``label_score: whole``), the tokens of label words are appended to the prompt
+(:mod:`icl_lens.prompts.label_words`). They predict as the last position does, so the same edges are cut for them. The numbers
+of cut edges and tokens and the attention mass are those of the prompt.
+
 The computation. A cut changes only its rows and later positions, from its lowest layer on. Cuts in the row of the last position
 run one token, and cuts in the rows of the query run the query. Cuts in the rows of the demonstrations run the demonstrations
 once for all prompts that share them, and then each query. Each run starts at the lowest cut layer with the states of the uncut

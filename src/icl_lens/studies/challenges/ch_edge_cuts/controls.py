@@ -3,10 +3,10 @@
 An edge is *eligible* for a control if it exists in at least one layer and is not in the set, except for edges to position 0 (an
 attention sink) and the diagonal.
 
-``random``  For rows in the query: as many eligible edges in each row as the set has there, drawn uniformly. For rows in the
-            demonstrations: as many eligible edges as the set has, drawn uniformly from all rows of the demonstrations (as by
-            Cho et al., arXiv 2410.04468), because a label word has few earlier tokens outside the text of its demonstration.
-            A draw is the same in each range of layers.
+``random``  As many eligible edges in each row as the set has there, drawn uniformly. A label word has few earlier tokens
+            outside the text of its demonstration, so if a row in the demonstrations has too few eligible edges, all of them are
+            drawn, and the missing number is drawn uniformly from the other eligible edges of all rows of the demonstrations
+            (as by Cho et al., arXiv 2410.04468). A draw is the same in each range of layers.
 ``mass``    In each row, eligible edges in a random order. An edge is added if the row's attention to the added edges then
             exceeds its attention to the set by at most the tolerance, until it is within the tolerance. The attention is
             that of the uncut run, averaged over the heads and over the layers of the cut. If a row does not get that far,
@@ -54,7 +54,7 @@ def stream(ids: np.ndarray, rows: int, seed: int) -> list[int]:
     return [seed, rows, int.from_bytes(hashlib.sha256(ids.tobytes()).digest()[:8])]
 
 
-def draw_random(edges: np.ndarray, eligible: np.ndarray, key: list[int], draw: int) -> list[Cut]:
+def draw_random(edges: np.ndarray, eligible: np.ndarray, key: list[int], draw: int, elsewhere: bool = False) -> list[Cut]:
     """Draw as many random columns in each row as each of S sets has.
 
     Args:
@@ -62,36 +62,37 @@ def draw_random(edges: np.ndarray, eligible: np.ndarray, key: list[int], draw: i
         eligible: Eligible columns of each row, without those of the set, shape (S, R, T).
         key: See :func:`stream`.
         draw: Number of the draw.
+        elsewhere: Whether to draw the columns that a row lacks from all rows.
 
     Returns:
         One cut per set.
     """
-    order = np.random.default_rng([_RANDOM, *key, draw]).random(edges.shape)  # (S, R, T)
-    order[~eligible] = np.inf
+    generator = np.random.default_rng([_RANDOM, *key, draw])
     sizes = edges.sum(-1)  # (S, R)
-    ranks = order.argsort(-1).argsort(-1)  # (S, R, T)
-    chosen = (ranks < sizes[..., None]) & eligible  # (S, R, T)
-    valid = (chosen.sum(-1) == sizes).all(-1) & edges.any((1, 2))  # (S,)
+    chosen = _lowest(generator.random(edges.shape), eligible, sizes)  # (S, R, T)
+    if elsewhere:
+        missing = (sizes - chosen.sum(-1)).sum(-1)  # (S,)
+        flat = (len(edges), -1)
+        chosen |= _lowest(generator.random(edges.shape).reshape(flat), (eligible & ~chosen).reshape(flat), missing).reshape(
+            edges.shape
+        )
+        sizes, chosen_sizes = sizes.sum(-1, keepdims=True), chosen.sum((1, 2))[:, None]  # (S, 1) each
+    else:
+        chosen_sizes = chosen.sum(-1)  # (S, R)
+    valid = (chosen_sizes == sizes).all(-1) & edges.any((1, 2))  # (S,)
     return [Cut(*pair) for pair in zip(chosen, valid.tolist(), strict=True)]
 
 
-def draw_anywhere(sizes: np.ndarray, eligible: np.ndarray, key: list[int], draw: int) -> list[Cut]:
-    """Draw random edges from all rows together.
+def _lowest(numbers: np.ndarray, eligible: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Choose the eligible places with the lowest numbers along the last axis, or all of them if there are too few.
 
     Args:
-        sizes: Number of edges of each of S sets, shape (S,).
-        eligible: Eligible edges, shape (S, R, T).
-        key: See :func:`stream`.
-        draw: Number of the draw.
-
-    Returns:
-        One cut per set.
+        numbers: Distinct numbers, shape (..., T).
+        eligible: Which places can be chosen, shape (..., T).
+        sizes: How many to choose, shape (...).
     """
-    flat = eligible.reshape(len(eligible), 1, -1)  # (S, 1, R T)
-    # A set of as many edges as each row must have.
-    required = np.arange(flat.shape[-1]) < sizes[:, None, None]  # (S, 1, R T)
-    drawn = draw_random(required, flat, key, draw)
-    return [Cut(cut.edges.reshape(eligible.shape[1:]), cut.valid) for cut in drawn]
+    ranks = np.where(eligible, numbers, np.inf).argsort(-1).argsort(-1)  # (..., T)
+    return (ranks < sizes[..., None]) & eligible
 
 
 def match_mass(

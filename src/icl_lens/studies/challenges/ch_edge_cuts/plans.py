@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icl_lens.studies.challenges.ch_edge_cuts.controls import Cut, draw_anywhere, draw_random, match_mass, stream
+from icl_lens.studies.challenges.ch_edge_cuts.controls import Cut, draw_random, match_mass, stream
 from icl_lens.studies.challenges.ch_edge_cuts.study import Settings, Span, spans
 from icl_lens.studies.challenges.edge_sets import ROWS, SETS
 from icl_lens.studies.challenges.edges import find_edges, rows_of
@@ -115,17 +115,13 @@ def plan(
         numbers = edges.any(-1).sum(-1).tolist()  # S numbers of rows with edges
         cuts = {("set", 0): [[Cut(each, bool(each.any())) for each in edges]] * len(ranges)}
         cuts["mass", 0] = match_mass(edges, eligible, of_range, settings.tolerance, key)
-        random_rows = rows
-        if kind in IN_DEMONSTRATIONS:
+        random_rows, elsewhere = rows, kind in IN_DEMONSTRATIONS
+        if elsewhere:
             random_rows = rows_of(classes, "demonstration")  # (R',)
-            whole = np.stack([find_edges(classes, each) for each in sets])[:, random_rows]  # (S, R', T)
-            eligible = exists[random_rows] & (classes.classes != FIRST) & ~whole  # (S, R', T)
+            edges = np.stack([find_edges(classes, each)[random_rows] for each in sets]) & exists[random_rows]  # (S, R', T)
+            eligible = exists[random_rows] & (classes.classes != FIRST) & ~edges  # (S, R', T)
         for draw in range(settings.draws):
-            if kind in IN_DEMONSTRATIONS:
-                drawn = draw_anywhere(edges.sum((1, 2)), eligible, key, draw)
-            else:
-                drawn = draw_random(edges, eligible, key, draw)
-            cuts["random", draw] = [drawn] * len(ranges)
+            cuts["random", draw] = [draw_random(edges, eligible, key, draw, elsewhere)] * len(ranges)
         for (name, draw), per_range in cuts.items():
             cut_rows = random_rows if name == "random" else rows
             in_rows = {id(mask): mask[cut_rows] for mask in distinct}  # (R, T) each

@@ -14,9 +14,9 @@ from torch import Tensor
 from icl_lens.attention.block import block
 from icl_lens.attention.record import record as record_attention
 from icl_lens.models import prefixes
-from icl_lens.models.batching import Batch
+from icl_lens.models.batching import Batch, copies, count_rows
 from icl_lens.models.language_model import LanguageModel
-from icl_lens.models.logits import last_logits, last_output
+from icl_lens.models.logits import class_scores, predictive_logits, predictive_output
 from icl_lens.network import layer_states
 from icl_lens.network.forward_inputs import forward_inputs
 from icl_lens.network.layer_states import State
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
     """Result of a run.
 
     Attributes:
-        scores: Logits of the label words, shape (C,).
+        scores: Scores of the classes (:mod:`icl_lens.models.logits`), shape (C,).
         top: Ids of the most likely tokens, most likely first, shape (:data:`WORDS`,).
     """
 
@@ -46,7 +46,8 @@ class Uncut:
 
     Attributes:
         begin: The first position.
-        states: Inputs of the layers at which cuts can start, values of shape (1, Q, D) for Q positions.
+        states: Inputs of the layers at which cuts can start, values of shape (R, Q, D) for Q positions, including appended
+            tokens of label words, and R rows, one per path (:mod:`icl_lens.prompts.label_words`).
         attention: Attention of these positions, averaged over the heads, shape (L, Q, begin + Q).
         prefix: Keys and values of the positions before ``begin``, if there are any.
     """
@@ -88,33 +89,34 @@ class Runner:
 
     def uncut(self, prompt: TokenizedPrompt, begin: int, prefix: prefixes.Prefix | None) -> tuple[Uncut, Answer]:
         """Run the positions of a prompt from ``begin`` on."""
-        batch = _batch(prompt, begin, 1, prefix, self.model.device)
+        batch = copies(self.model, prompt, 1, prefix)
         network = self.model.network
         with record_attention(network) as weights, layer_states.record(network, self.recorded) as states:
-            logits, _ = last_output(self.model, batch)  # (1, V)
-        return Uncut(begin, states, _averaged(weights), prefix), self._answers(batch, logits)[0]
+            logits, _ = predictive_output(self.model, batch)  # (E, V)
+        attention = _averaged(weights)[:, : len(prompt.ids) - begin, : len(prompt.ids)]
+        return Uncut(begin, states, attention, prefix), self._answers(batch, logits)[0]
 
     def before_last(self, prompt: TokenizedPrompt, uncut: Uncut) -> Uncut:
-        """Return the uncut run of the last position alone, with the keys and values of all others."""
+        """Return the uncut run of the last position and of appended tokens, with the keys and values of all others."""
         middle = prompt.ids[uncut.begin : -1]
         prefix = prefixes.read(self.model.network, middle, uncut.prefix)
-        states = {layer: replace(state, values=state.values[:, -1:]) for layer, state in uncut.states.items()}
+        states = {layer: replace(state, values=state.values[:, len(middle) :]) for layer, state in uncut.states.items()}
         return Uncut(prompt.last, states, uncut.attention[:, -1:], prefix)
 
     def cut(
         self, prompt: TokenizedPrompt, planned: Mapping[Condition, Planned], uncut: Uncut
     ) -> Iterator[tuple[Condition, Answer]]:
         """Run a prompt under each condition. All rows are among the positions of the uncut run."""
-        queries = len(prompt.ids) - uncut.begin
-        size = self.model.sizes.max_rows(self.batch_tokens, queries, uncut.begin)
+        length = len(prompt.ids) + prompt.appended
+        queries, paths = length - uncut.begin, count_rows(prompt)
+        size = max(1, self.model.sizes.max_rows(self.batch_tokens, queries, uncut.begin) // paths)
         for start, chosen in self._by_start(planned, size):
-            batch = _batch(prompt, uncut.begin, len(chosen), uncut.prefix, self.model.device)
+            batch = copies(self.model, prompt, len(chosen), uncut.prefix)
+            edges = self._edges(chosen, planned, uncut.begin, queries, length, prompt.last, paths)
             with ExitStack() as stack:
-                stack.enter_context(
-                    block(self.model.network, self._edges(chosen, planned, uncut.begin, queries, len(prompt.ids)))
-                )
+                stack.enter_context(block(self.model.network, edges))
                 self._resume(stack, uncut.states.get(start), len(chosen))
-                answers = self._answers(batch, last_logits(self.model, batch))
+                answers = self._answers(batch, predictive_logits(self.model, batch))
             yield from zip(chosen, answers, strict=True)
 
     def cut_demonstrations(
@@ -136,24 +138,28 @@ class Runner:
             The number of the prompt in ``queries``, the condition and the answer.
         """
         model, network = self.model, self.model.network
-        longest = max(len(prompt.ids) for prompt, _ in queries) - len(ids)
+        longest = max(len(prompt.ids) + prompt.appended for prompt, _ in queries) - len(ids)
+        most = max(count_rows(prompt) for prompt, _ in queries)
         size = min(
             model.sizes.max_rows(self.batch_tokens, len(ids), kept="states"),
-            model.sizes.max_rows(self.batch_tokens, longest, len(ids), kept="states"),
+            max(1, model.sizes.max_rows(self.batch_tokens, longest, len(ids), kept="states") // most),
         )
         for start, chosen in self._by_start(planned, size):
             with ExitStack() as stack:
                 stack.enter_context(block(network, self._edges(chosen, planned, 0, len(ids), len(ids))))
                 self._resume(stack, demonstrations.states.get(start), len(chosen))
                 read = prefixes.read_each(network, [ids] * len(chosen))
-            prefix = prefixes.stack_prefixes(read)
+            stacked: dict[int, prefixes.Prefix] = {}  # number of paths -> prefix of each row
             for number, (prompt, uncut) in enumerate(queries):
-                batch = _batch(prompt, len(ids), len(chosen), prefix, model.device)
+                paths = count_rows(prompt)
+                if paths not in stacked:
+                    stacked[paths] = prefixes.stack_prefixes([each for each in read for _ in range(paths)])
+                batch = copies(model, prompt, len(chosen), stacked[paths])
                 with ExitStack() as stack:
                     # The query itself is not cut, so the inputs of the next layer are the first that can change.
                     state = uncut.states.get(start + 1, uncut.states.get(start))
                     self._resume(stack, state, len(chosen))
-                    answers = self._answers(batch, last_logits(model, batch))
+                    answers = self._answers(batch, predictive_logits(model, batch))
                 for condition, answer in zip(chosen, answers, strict=True):
                     yield number, condition, answer
 
@@ -167,52 +173,54 @@ class Runner:
                 yield start, of_start[first : first + size]
 
     def _edges(
-        self, chosen: Sequence[Condition], planned: Mapping[Condition, Planned], begin: int, queries: int, keys: int
+        self,
+        chosen: Sequence[Condition],
+        planned: Mapping[Condition, Planned],
+        begin: int,
+        queries: int,
+        keys: int,
+        last: int | None = None,
+        paths: int = 1,
     ) -> dict[int, Tensor]:
-        """Return the edges of each layer for a batch of conditions, shape (B, Q, K), on the device of the model."""
-        edges = np.zeros((len(chosen), queries, keys), dtype=bool)  # (B, Q, K)
+        """Return the edges of each layer for a batch of conditions, shape (B, Q, K), on the device of the model.
+
+        Args:
+            chosen: The conditions.
+            planned: Their edges.
+            begin: Position of the first query.
+            queries: Number of queries, Q.
+            keys: Number of keys, K.
+            last: Last position of the prompt. The same edges are cut for the appended tokens after it.
+            paths: Number of rows of each condition.
+        """
+        edges = np.zeros((len(chosen), queries, keys), dtype=bool)  # (conditions, Q, K)
         for number, condition in enumerate(chosen):
             rows, of_rows = planned[condition][:2]
             edges[number, rows - begin, : of_rows.shape[1]] = of_rows
-        whole = torch.from_numpy(edges).to(self.model.device)
+            if last is not None:
+                edges[number, last + 1 - begin :] = edges[number, last - begin]
+        whole = torch.from_numpy(edges.repeat(paths, axis=0)).to(self.model.device)  # (B, Q, K)
         found: dict[int, Tensor] = {}
         of_members: dict[tuple[bool, ...], Tensor] = {}
         for layer in range(min(c.start for c in chosen), max(c.stop for c in chosen)):
             members = tuple(c.start <= layer < c.stop for c in chosen)
             if members not in of_members:
-                of_members[members] = whole & torch.tensor(members, device=whole.device)[:, None, None]  # (B, Q, K)
+                of_rows = torch.tensor(members, device=whole.device).repeat_interleave(paths)  # (B,)
+                of_members[members] = whole & of_rows[:, None, None]  # (B, Q, K)
             found[layer] = of_members[members]
         return found
 
     def _resume(self, stack: ExitStack, state: State | None, size: int) -> None:
         """Start the runs of a batch at a layer with a recorded input, if there is one."""
         if state is not None:
-            values = state.values.expand(size, -1, -1).contiguous()  # (B, Q, D)
+            values = state.values.repeat(size, 1, 1)  # (B, Q, D)
             stack.enter_context(layer_states.resume(self.model.network, replace(state, values=values)))
 
     def _answers(self, batch: Batch, logits: Tensor) -> list[Answer]:
-        scores = logits.gather(1, batch.label_ids).cpu().double().numpy()  # (B, C)
-        top = logits.topk(min(WORDS, logits.shape[-1]), dim=-1).indices.cpu().numpy()  # (B, 5)
+        rows = batch.first_rows
+        scores = class_scores(batch, logits)[rows].cpu().double().numpy()  # (N, C)
+        top = logits[rows].topk(min(WORDS, logits.shape[-1]), dim=-1).indices.cpu().numpy()  # (N, 5)
         return [Answer(*pair) for pair in zip(scores, top, strict=True)]
-
-
-def _batch(prompt: TokenizedPrompt, begin: int, rows: int, prefix: prefixes.Prefix | None, device: torch.device) -> Batch:
-    """Return a batch of equal rows: the positions of a prompt from ``begin`` on."""
-    length = len(prompt.ids)
-
-    def repeated(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device).expand(rows, *values.shape)
-
-    return Batch(
-        index=list(range(rows)),
-        ids=repeated(prompt.ids[begin:]).contiguous(),  # (B, Q)
-        mask=torch.ones(rows, length, dtype=torch.int64, device=device),
-        positions=torch.arange(begin, length, device=device).expand(rows, -1),
-        last=torch.full((rows,), prompt.last, device=device),
-        label_ids=repeated(prompt.label_ids),
-        gold=torch.full((rows,), prompt.gold, device=device),
-        prefix=prefix,
-    )
 
 
 def _averaged(weights: Mapping[int, Tensor]) -> np.ndarray:

@@ -120,6 +120,7 @@ STUDY = Study(
     settings=Keys("ch_edge_cuts", Settings, "Cuts of the attention edges to classes of tokens, with matched random controls."),
     inputs="prepare",
     shards="prefix",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="ch_figure_cuts",

@@ -4,7 +4,7 @@ Means are over the prompts of a seed, then over seeds, then over tasks; the inte
 :mod:`icl_lens.statistics.resampling`. A prompt's value for the random control is its mean over the draws. A set or control that
 is not valid in a prompt (an empty set, or a control that does not match) has no value there, and the mean is over the other
 prompts. Differences between a set and its control are paired: they are over the prompts in which both are valid. A set or
-control that is valid in fewer than half of the prompts in which it was run is left out.
+control that is valid in fewer than half of the prompts of a task in which it was run is left out, also from the mean of tasks.
 
 The metrics are
 
@@ -38,10 +38,12 @@ BOUNDS: Mapping[str, tuple[float, float] | None] = {
     "edges": None,
 }
 
-# Least share of the prompts in which a set or control must be valid.
+# Least share of the prompts of each task in which a set or control must be valid.
 _LEAST = 0.5
 
 _CUT = ["rows", "columns", "span", "start", "variant"]
+
+_VARIANTS = {"set": "the class of tokens", "random": "as many random edges", "mass": "the same attention"}
 
 # Variants that compare a set with a control on the prompts in which both are valid: name -> control.
 DIFFERENCES = {"set - random": "random", "set - mass": "mass"}
@@ -93,13 +95,27 @@ def notes_of_controls(settings: Mapping[str, Any]) -> list[str]:
     return [
         "The scores of cut edges are masked before the softmax, in all heads. Position 0 belongs only to the first token, so "
         "without a BOS token the first token of the prompt stays visible in all other cuts.",
-        f"As many random edges: {draws}; in the same rows for rows of the query, and anywhere in the demonstrations for rows "
-        "of the demonstrations.",
+        f"As many random edges: {draws}; in the same rows. If a row of the demonstrations has too few other edges, the missing "
+        "ones are drawn from all rows of the demonstrations.",
         "Random edges with the same attention: in the same rows, with the attention of the set in the uncut run, within "
         f"{100 * settings['tolerance']:g} %.",
         "Random edges can lead to any other token, including label words.",
-        "A control that matches in fewer than half of the prompts is left out. A set with most tokens of the prompt has none.",
+        "A control that matches in fewer than half of the prompts of a task is left out. A set with most tokens of the prompt "
+        "has none.",
     ]
+
+
+def note_of_prompts(shown: pd.DataFrame) -> list[str]:
+    """Return the note on how many prompts the drawn means over tasks are of, if they differ.
+
+    Args:
+        shown: The drawn rows of :func:`summarise`.
+    """
+    fewest = shown.groupby("variant")["prompts"].min()  # by variant
+    if fewest.nunique() == 1:
+        return []
+    counts = ", ".join(f"{words} {fewest[variant]}" for variant, words in _VARIANTS.items() if variant in fewest)
+    return [f"Smallest number of prompts of a mean: {counts}; the CSV has paired differences over the same prompts."]
 
 
 def _each(rows: pd.DataFrame, summary: Callable[[pd.DataFrame], list[dict]]) -> pd.DataFrame:
@@ -154,7 +170,8 @@ def _wide(rows: pd.DataFrame, metrics: Sequence[str], spans: Sequence[str]) -> p
     """
     uncut, index = _uncut(rows), unit_index(rows)
     run = rows[rows["span"].isin(spans)]
-    often = run.groupby(_CUT)["valid"].transform("mean") >= _LEAST
+    shares = run.groupby([*_CUT, "task"])["valid"].transform("mean")
+    often = shares.groupby([run[column] for column in _CUT]).transform("min") >= _LEAST
     chosen = run[run["valid"] & often]
     correct = (uncut["prediction"] == uncut["gold"]).reindex(pd.MultiIndex.from_frame(chosen[index])).to_numpy()
     accuracy = (chosen["prediction"] == chosen["gold"]).to_numpy()

@@ -36,9 +36,16 @@ Per head, summed over X: ``heads`` is sum |A dL/dA|. For the class ``layer`` als
 Deviations: value zeroing was defined for encoders; here a row has only the columns up to its own. The last layer's output is
 taken before the final norm. The released code of Hao et al. scores a head by its largest edge, which is not used here.
 
+The scores of the classes are the logits of the first tokens of their label words or, with ``label_score: whole``, the
+log-probabilities of the words. Then a layer also has the edges to appended tokens, in the classes of
+:mod:`icl_lens.studies.challenges.ch_saliency.edge_classes`. An edge that several paths share, such as each edge between tokens
+of the prompt, is one edge: it is cut in all paths, and its dL/dA is the sum over the paths. For the sums over t of a head, an
+appended token that several label words share is likewise one position.
+
 *How it is computed.* A changes L only through z. With the values V and the gradient G = dL/dz, dL/dA = G V'. A cut is another z
 at the rows of X, and integrated gradients need only the mean of G over the points z (k - 0.5)/M, because A and V do not change.
 All of these runs start at the layer and at the first changed row (:mod:`icl_lens.studies.challenges.ch_saliency.reruns`).
+N is the number of tokens, including each appended token once (:mod:`icl_lens.studies.challenges.ch_saliency.token_tree`).
 """
 
 from __future__ import annotations
@@ -103,7 +110,7 @@ def compute(
     settings = settings or Settings()
     classes = [find_classes(prompt) for prompt in prompts]
     require_supported(model.network)
-    visible = _visible(model, max(len(prompt.ids) for prompt in prompts))
+    visible = _visible(model, max(len(prompt.ids) + prompt.appended for prompt in prompts))
     model.supports_single_row, model.last_row_mode, model.can_resume  # noqa: B018 - run these checks before a context is open
     tables = []
     with head_outputs(model.network) as edit:
@@ -132,16 +139,13 @@ def _classes_of_layers(
     prompt: TokenizedPrompt, classes: dict[str, np.ndarray], visible: Sequence[np.ndarray | None], settings: Settings
 ) -> list[list[EdgeClass]]:
     """Return the classes that exist in each layer. Layers with the same mask share them."""
-    length, seed = len(prompt.ids), settings.seed if settings.random else None
-    found = {
-        id(mask): existing_classes(prompt, classes, None if mask is None else mask[:length, :length], seed)
-        for mask in {id(mask): mask for mask in visible}.values()
-    }
+    seed = settings.seed if settings.random else None
+    found = {id(mask): existing_classes(prompt, classes, mask, seed) for mask in {id(mask): mask for mask in visible}.values()}
     return [found[id(mask)] for mask in visible]
 
 
 class _Gradients(NamedTuple):
-    """Gradients of a margin with respect to z, shape (H, T, e) each.
+    """Gradients of a margin with respect to z at the N nodes, shape (H, N, e) each.
 
     Attributes:
         plain: At z.
@@ -157,26 +161,26 @@ class _Gradients(NamedTuple):
 def _layer(reruns: Reruns, layer: int, classes: list[EdgeClass], prompt: TokenizedPrompt, settings: Settings) -> pd.DataFrame:
     """Return the rows of one prompt and layer, without prompt_id and layer."""
     heads = reruns.heads[layer]
-    weights = heads.scores()[0].softmax(-1)  # (H, T, T)
-    own = int(reruns.logits.argmax())
+    weights = heads.scores()[0].softmax(-1)  # (H, N, N)
+    own = int(reruns.scores.argmax())
     answers = list(dict.fromkeys([prompt.gold, own]))  # both, or one if they are equal
-    before = _values(reruns.logits[None], answers)[0]  # (answers, 2)
+    before = _values(reruns.scores[None], answers)[0]  # (answers, 2)
     gradients = integrate(reruns, layer, answers, settings.steps)
-    maps, parts = _maps(heads, weights, gradients)  # (F, T, T)
+    maps, parts = _maps(heads, weights, gradients)  # (F, N, N)
     maps = torch.cat([weights.mean(0)[None], zeroed_values(reruns, layer, weights)[None].to(weights.device), maps])
     sums = _sums(maps, classes)  # (classes, F)
     after = _cuts(reruns, layer, weights, classes, answers)  # (classes, 2, answers, 2)
     count = [int(each.edges.sum()) for each in classes]
     after_heads = _head_cuts(reruns, layer, answers)  # (H, answers, 2)
-    z = at_least_float32(heads.outputs[0])  # (H, T, e)
+    z = at_least_float32(heads.outputs[0])  # (H, N, e)
     rows = []
     for answer, quantity in CASES:
         number, of_margin = answers.index(prompt.gold if answer == "gold" else own), quantity == "margin"
         slope = 1.0 if of_margin else -float(torch.sigmoid(-torch.tensor(before[number, 1], dtype=torch.float64)))
         of = sums[:, 2 + number * parts : 2 + (number + 1) * parts]  # (classes, parts)
         gradient = gradients[number]
-        integral = gradient.of_margin if of_margin else gradient.of_loss  # (H, T, e)
-        products = ((z * gradient.plain).sum(-1) * slope).cpu().double()  # (H, T)
+        integral = gradient.of_margin if of_margin else gradient.of_loss  # (H, N, e)
+        products = ((z * gradient.plain).sum(-1) * slope).cpu().double()  # (H, N)
         of_heads = {
             "heads_michel": products.abs().sum(-1),
             "heads_signed": -products.sum(-1),
@@ -257,26 +261,33 @@ def integrate(reruns: Reruns, layer: int, answers: Sequence[int], steps: int, ba
         layer: The layer.
         answers: Class indices.
         steps: Number of points, M: base + (k - 0.5)/M (z - base).
-        base: Start of the path, shape (H, T, e); zeros by default.
+        base: Start of the path, shape (H, N, e); zeros by default.
 
     Returns:
         The gradients for each class index.
     """
-    z = at_least_float32(reruns.heads[layer].outputs)  # (1, H, T, e)
+    z = at_least_float32(reruns.heads[layer].outputs)  # (1, H, N, e)
     start = reruns.first_row(layer, 0)
     share = torch.cat([(torch.arange(steps) + 0.5) / steps, torch.ones(1)]).to(z.device)[
         :, None, None, None
     ]  # (M + 1, 1, 1, 1)
-    origin = torch.zeros_like(z) if base is None else base[None]  # (1, H, T, e)
-    points = (origin + share * (z - origin))[:, :, start:]  # (M + 1, H, T - start, e)
+    origin = torch.zeros_like(z) if base is None else base[None]  # (1, H, N, e)
+    points = (origin + share * (z - origin))[:, :, start:]  # (M + 1, H, N - start, e)
     found = [_Gradients(*(torch.zeros_like(z[0]) for _ in range(3))) for _ in answers]
+    # The margins of two classes are the negatives of each other, so one backward pass is enough.
+    opposite = len(reruns.scores) == 2 == len(answers)
 
-    def margins(logits: Tensor) -> list[Tensor]:
-        return [margin(logits, torch.full((len(logits),), y, device=logits.device)) for y in answers]
+    def margins(scores: Tensor) -> list[Tensor]:
+        return [margin(scores, torch.full((len(scores),), y, device=scores.device)) for y in answers]
 
-    def add(part: slice, logits: Tensor, *gradients: Tensor) -> None:
-        for of_answer, values, gradient in zip(found, margins(logits), gradients, strict=True):
-            gradient = at_least_float32(gradient)  # (n, H, T - start, e)
+    def differentiated(scores: Tensor) -> list[Tensor]:
+        return margins(scores)[:1] if opposite else margins(scores)
+
+    def add(part: slice, scores: Tensor, *gradients: Tensor) -> None:
+        if opposite:
+            gradients = (gradients[0], -gradients[0])
+        for of_answer, values, gradient in zip(found, margins(scores), gradients, strict=True):
+            gradient = at_least_float32(gradient)  # (n, H, N - start, e)
             slope = -torch.sigmoid(-values).to(gradient.device)[:, None, None, None]  # (n, 1, 1, 1): dL/dm
             of_points = min(part.stop, steps) - part.start  # the last row is z itself
             of_answer.of_margin[:, start:] += gradient[:of_points].sum(0) / steps
@@ -284,7 +295,7 @@ def integrate(reruns: Reruns, layer: int, answers: Sequence[int], steps: int, ba
             if part.stop == steps + 1:
                 of_answer.plain[:, start:] = gradient[-1]
 
-    reruns.differentiate(layer, points, margins, add)
+    reruns.differentiate(layer, points, differentiated, add)
     return found
 
 
@@ -292,21 +303,21 @@ def _maps(heads: Heads, weights: Tensor, gradients: Sequence[_Gradients]) -> tup
     """Return the contributions of each edge to the attributions that are linear in G, for each answer in turn.
 
     Returns:
-        Maps, shape (answers * (4 + H), T, T): of each answer |sum_h A dm/dA|, sum_h A dm/dA, its integral for the margin and
+        Maps, shape (answers * (4 + H), N, N): of each answer |sum_h A dm/dA|, sum_h A dm/dA, its integral for the margin and
         for the loss, and |A dm/dA| of each head; and the number of maps per answer.
     """
-    columns = heads.values()[0].transpose(-1, -2)  # (H, e, T)
+    columns = heads.values()[0].transpose(-1, -2)  # (H, e, N)
     maps = []
     for gradient in gradients:
-        product = weights * (gradient.plain @ columns)  # (H, T, T): A dm/dA
-        of_margin, of_loss = ((weights * (each @ columns)).sum(0) for each in (gradient.of_margin, gradient.of_loss))  # (T, T)
-        total = product.sum(0)  # (T, T)
+        product = weights * (gradient.plain @ columns)  # (H, N, N): A dm/dA
+        of_margin, of_loss = ((weights * (each @ columns)).sum(0) for each in (gradient.of_margin, gradient.of_loss))  # (N, N)
+        total = product.sum(0)  # (N, N)
         maps += [total.abs()[None], total[None], of_margin[None], of_loss[None], product.abs()]
     return torch.cat(maps), 4 + len(weights)
 
 
 def _sums(maps: Tensor, classes: Sequence[EdgeClass]) -> np.ndarray:
-    """Sum maps, shape (F, T, T), over the edges of each class, in float64 on the CPU, shape (classes, F)."""
+    """Sum maps, shape (F, N, N), over the edges of each class, in float64 on the CPU, shape (classes, F)."""
     edges = [np.flatnonzero(each.edges) for each in classes]
     starts = np.concatenate([[0], np.cumsum([len(each) for each in edges])])
     places = np.concatenate(edges)
@@ -316,28 +327,28 @@ def _sums(maps: Tensor, classes: Sequence[EdgeClass]) -> np.ndarray:
 
 
 def zeroed_values(reruns: Reruns, layer: int, weights: Tensor) -> Tensor:
-    """Return the scores of value zeroing of a layer, at least float32, shape (T, T). Each row sums to 1, or is 0.
+    """Return the scores of value zeroing of a layer, at least float32, shape (N, N). Each row sums to 1, or is 0.
 
     Args:
         reruns: The plain run of a prompt.
         layer: The layer.
-        weights: A, shape (H, T, T).
+        weights: A, shape (H, N, N).
     """
-    heads, plain = reruns.heads[layer], at_least_float32(reruns.plain_output(layer))  # (T, D)
-    z, values = at_least_float32(heads.outputs[0]), heads.values()[0]  # (H, T, e) each
-    rows, columns = (weights != 0).any(0).nonzero(as_tuple=True)  # (N,) each
+    heads, plain = reruns.heads[layer], at_least_float32(reruns.plain_output(layer))  # (N, D)
+    z, values = at_least_float32(heads.outputs[0]), heads.values()[0]  # (H, N, e) each
+    rows, columns = (weights != 0).any(0).nonzero(as_tuple=True)  # (R,) each
 
     def without(part: slice) -> Tensor:
         i, j = rows[part], columns[part]
         return (z[:, i] - weights[:, i, j, None] * values[:, j]).transpose(0, 1)  # (n, H, e)
 
-    changed = at_least_float32(reruns.layer_outputs(layer, rows.cpu(), without))  # (N, D)
+    changed = at_least_float32(reruns.layer_outputs(layer, rows.cpu(), without))  # (R, D)
     one, other = (nn.functional.normalize(x, dim=-1) for x in (changed, plain[rows.to(plain.device)].to(changed.device)))
     # 1 - cos, without the cancellation of this difference for small distances.
-    distance = (one - other).square().sum(-1) / 2  # (N,)
-    scores = distance.new_zeros(weights.shape[1:])  # (T, T)
+    distance = (one - other).square().sum(-1) / 2  # (R,)
+    scores = distance.new_zeros(weights.shape[1:])  # (N, N)
     scores[rows.to(scores.device), columns.to(scores.device)] = distance
-    total = scores.sum(-1, keepdim=True)  # (T, 1)
+    total = scores.sum(-1, keepdim=True)  # (N, 1)
     return torch.where(total > 0, scores / total, 0.0)
 
 
@@ -347,7 +358,7 @@ def _cuts(reruns: Reruns, layer: int, weights: Tensor, classes: Sequence[EdgeCla
     The second axis is the way of cutting: weights set to 0, scores masked.
     """
     found = np.empty((len(classes), 2, len(answers), 2))
-    found[:] = _values(reruns.logits[None], answers)[0]
+    found[:] = _values(reruns.scores[None], answers)[0]
     first = {i: int(each.edges.any(1).argmax()) for i, each in enumerate(classes)}
     last = {i: reruns.length - 1 - int(each.edges.any(1)[::-1].argmax()) for i, each in enumerate(classes)}
     # Runs that start at about the same row share a batch.
@@ -357,27 +368,27 @@ def _cuts(reruns: Reruns, layer: int, weights: Tensor, classes: Sequence[EdgeCla
     members: dict[int, list[int]] = {}
     for i in range(len(classes)):
         start = reruns.first_row(layer, max(row for row in starts if row <= first[i]))
-        if last[i] >= start:  # otherwise, the cut changes no row on which the logits depend
+        if last[i] >= start:  # otherwise, the cut changes no row on which the scores depend
             members.setdefault(start, []).append(i)
     heads = reruns.heads[layer]
-    scores = heads.scores()[0]  # (H, T, T)
-    values = heads.values()[0]  # (H, T, e)
-    diagonal = torch.eye(reruns.length, dtype=torch.bool, device=weights.device)  # (T, T)
+    scores = heads.scores()[0]  # (H, N, N)
+    values = heads.values()[0]  # (H, N, e)
+    diagonal = torch.eye(reruns.length, dtype=torch.bool, device=weights.device)  # (N, N)
     for start, index in members.items():
-        edges = torch.from_numpy(np.stack([classes[i].edges[start:] for i in index])).to(weights.device)  # (n, T - start, T)
-        masked = edges & ~diagonal[start:]  # (n, T - start, T)
+        edges = torch.from_numpy(np.stack([classes[i].edges[start:] for i in index])).to(weights.device)  # (n, N - start, N)
+        masked = edges & ~diagonal[start:]  # (n, N - start, N)
 
         def outputs(part: slice, start=start, edges=edges, masked=masked) -> Tensor:
             count = len(edges)
             zero, mask = edges[part], masked[max(0, part.start - count) : max(0, part.stop - count)]
             after = [cut_outputs(weights[:, start:], values, zero)] if len(zero) else []
             if len(mask):
-                remaining = scores[:, start:].masked_fill(mask[:, None], torch.finfo(scores.dtype).min)  # (n, H, Q, T)
+                remaining = scores[:, start:].masked_fill(mask[:, None], torch.finfo(scores.dtype).min)  # (n, H, Q, N)
                 after.append(remaining.softmax(-1) @ values)
             return torch.cat(after)  # (n, H, Q, e)
 
-        logits = reruns.run(layer, start, 2 * len(index), outputs)  # (2 n, C)
-        found[index] = _values(logits, answers).reshape(2, len(index), len(answers), 2).swapaxes(0, 1)
+        after_cut = reruns.run(layer, start, 2 * len(index), outputs)  # (2 n, C)
+        found[index] = _values(after_cut, answers).reshape(2, len(index), len(answers), 2).swapaxes(0, 1)
     return found
 
 
@@ -385,9 +396,9 @@ def cut_outputs(weights: Tensor, values: Tensor, edges: Tensor) -> Tensor:
     """Return z with the weights of some edges set to 0, without renormalisation.
 
     Args:
-        weights: A at some rows, shape (H, Q, T).
-        values: Values of each head, shape (H, T, e).
-        edges: True where the weight becomes 0, shape (n, Q, T).
+        weights: A at some rows, shape (H, Q, N).
+        values: Values of each head, shape (H, N, e).
+        edges: True where the weight becomes 0, shape (n, Q, N).
 
     Returns:
         z, shape (n, H, Q, e).
@@ -400,18 +411,17 @@ def _head_cuts(reruns: Reruns, layer: int, answers: Sequence[int]) -> np.ndarray
     start = reruns.first_row(layer, 0)
     z = reruns.heads[layer].outputs[0, :, start:]  # (H, Q, e)
     kept = ~torch.eye(len(z), dtype=torch.bool, device=z.device)  # (H, H)
-    logits = reruns.run(layer, start, len(z), lambda part: z * kept[part, :, None, None])  # (H, C)
-    return _values(logits, answers)
+    return _values(reruns.run(layer, start, len(z), lambda part: z * kept[part, :, None, None]), answers)
 
 
-def _values(logits: Tensor, answers: Sequence[int]) -> np.ndarray:
+def _values(scores: Tensor, answers: Sequence[int]) -> np.ndarray:
     """Return the loss and the margin of some classes, float64, shape (n, answers, 2).
 
     Args:
-        logits: Logits of the label words, shape (n, C).
+        scores: Scores of the classes, shape (n, C).
         answers: Class indices.
     """
-    wide = logits.cpu().double()  # some devices lack float64
+    wide = scores.cpu().double()  # some devices lack float64
     margins = torch.stack([margin(wide, torch.full((len(wide),), y)) for y in answers], 1)  # (n, answers)
     return torch.stack([loss(margins), margins], -1).numpy()
 

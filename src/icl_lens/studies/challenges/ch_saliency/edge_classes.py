@@ -4,12 +4,21 @@
     pq    from a label word to the last position, (q, p_k)                      (eq. 3)
     ww    all other edges, (i, j) for j < i                                     (eq. 4)
 
-p_k is the first token of a label word. The other classes are those of :mod:`icl_lens.studies.challenges.edges`. In a layer with
-a sliding window, only the edges that the mask does not hide exist.
+p_k is the anchor of a label word. If a label word has several anchors (``label_anchor: all``), ``wp`` has the edges to each of
+them from the positions before the first one, ``pq`` has those from each of them, and the edges between them are in ``ww``. The
+other classes are those of :mod:`icl_lens.studies.challenges.edges`, which do not depend on the anchors. In a layer with a
+sliding window, only the edges that the mask does not hide exist.
+
+If classes are predicted by their whole label words (``label_score: whole``), the edges are those of the tree of all paths
+(:mod:`icl_lens.studies.challenges.ch_saliency.token_tree`), each once. An appended token predicts the next token of a label
+word, as the last position q predicts the first one. So each appended token has edges in the classes of q, from the same columns
+as q: in ``pq`` as in :mod:`icl_lens.models.edges`, and in the rows ``last`` and ``query`` of the other classes as in the study
+``ch_edge_cuts``. Its other edges are in ``ww``. Only ``ww`` and ``layer`` have edges from appended tokens.
 
 The random counterpart of a class has as many edges in each row, among those that exist, are not in the class, and are neither
 on the diagonal nor from position 0. If a row has too few of them, such as a row of ``wp``, which has all edges of its rows, the
-counterpart has as many edges as the class, from all rows before the query. If these are too few, too, there is no counterpart.
+counterpart has all of them, and the missing number is drawn from all rows before the query. If these have too few, there is no
+counterpart.
 """
 
 from __future__ import annotations
@@ -20,6 +29,7 @@ import numpy as np
 
 from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.challenges.ch_saliency.names import EDGES, LAYER
+from icl_lens.studies.challenges.ch_saliency.token_tree import token_tree
 from icl_lens.studies.challenges.edge_sets import SETS
 from icl_lens.studies.challenges.edges import find_edges
 from icl_lens.studies.challenges.token_classes import token_classes
@@ -31,7 +41,8 @@ class EdgeClass(NamedTuple):
     Attributes:
         name: Name of the class.
         control: Whether these are the edges of the random counterpart.
-        edges: Mask of shape (T, T), True at [i, j] for an edge from position j to position i.
+        edges: Mask of shape (N, N), True at [i, j] for an edge from node j to node i
+            (:mod:`icl_lens.studies.challenges.ch_saliency.token_tree`). With first tokens, the nodes are the T positions.
     """
 
     name: str
@@ -40,20 +51,26 @@ class EdgeClass(NamedTuple):
 
 
 def find_classes(prompt: TokenizedPrompt) -> dict[str, np.ndarray]:
-    """Return the edges of each class of a prompt, for layers without a sliding window, shape (T, T) each.
+    """Return the edges of each class of a prompt, for layers without a sliding window, shape (N, N) each.
 
     Raises:
         InputError: The prompt has no demonstrations.
     """
-    length = len(prompt.ids)
-    below = np.tril(np.ones((length, length), dtype=bool), -1)  # (T, T)
+    sees, length = token_tree(prompt).sees, len(prompt.ids)
+    below = np.tril(sees, -1)  # (N, N)
     classes = token_classes(prompt)
     wp, pq = np.zeros_like(below), np.zeros_like(below)
-    wp[prompt.anchors] = below[prompt.anchors]
+    for anchor, start in zip(prompt.anchors, prompt.anchor_starts, strict=True):
+        wp[anchor, :start] = True
     pq[prompt.last, prompt.anchors] = True
+    pq[length:] = pq[prompt.last]
     found = {"wp": wp, "pq": pq, "ww": below & ~wp & ~pq}
-    found |= {f"{each.rows} -> {each.columns}": find_edges(classes, each) for each in SETS}
-    return {**{name: found[name] for name in EDGES}, LAYER: below | np.eye(length, dtype=bool)}
+    for each in SETS:
+        edges = np.zeros_like(below)
+        edges[:length, :length] = find_edges(classes, each)
+        edges[length:] = edges[prompt.last]
+        found[f"{each.rows} -> {each.columns}"] = edges
+    return {**{name: found[name] for name in EDGES}, LAYER: sees}
 
 
 def existing_classes(
@@ -64,10 +81,12 @@ def existing_classes(
     Args:
         prompt: The prompt, whose seed and prompt_id determine the random edges.
         classes: See :func:`find_classes`.
-        visible: Mask of the layer, shape (T, T), True where the row can attend to the column; None for a causal layer.
+        visible: Mask of the layer, shape (T' or more, T' or more) for rows of T' tokens with appended ones, True where the row
+            can attend to the column; None for a causal layer.
         seed: Seed of the random edges; None for no random edges.
     """
-    seen = np.tril(np.ones((len(prompt.ids),) * 2, dtype=bool)) if visible is None else visible  # (T, T)
+    tree = token_tree(prompt)
+    seen = tree.sees if visible is None else tree.sees & visible[np.ix_(tree.positions, tree.positions)]  # (N, N)
     query, found = int(token_classes(prompt).query[0]), []
     for number, (name, edges) in enumerate(classes.items()):
         existing = edges & seen
@@ -76,7 +95,7 @@ def existing_classes(
         found.append(EdgeClass(name, False, existing))
         if seed is None or name == LAYER:
             continue
-        order = np.random.default_rng([seed, prompt.seed, prompt.prompt_id, number]).random(existing.shape)
+        order = np.random.default_rng([seed, prompt.seed, prompt.prompt_id, number]).random((2, *existing.shape))
         drawn = _draw(existing, seen, order, query)
         if drawn is not None:
             found.append(EdgeClass(name, True, drawn))
@@ -84,24 +103,23 @@ def existing_classes(
 
 
 def _draw(existing: np.ndarray, seen: np.ndarray, order: np.ndarray, query: int) -> np.ndarray | None:
-    """Return the random counterpart of a class, shape (T, T), or None if there is none.
+    """Return the random counterpart of a class, shape (N, N), or None if there is none.
 
     Args:
-        existing: The edges of the class, shape (T, T).
-        seen: Edges that exist in the layer, including the diagonal, shape (T, T).
-        order: Random numbers, shape (T, T). The candidates with the smallest numbers are chosen.
+        existing: The edges of the class, shape (N, N).
+        seen: Edges that exist in the layer, including the diagonal, shape (N, N).
+        order: Random numbers, shape (2, N, N). The candidates with the smallest numbers are chosen: with the first ones in each
+            row, and with the second ones those that are missing.
         query: The first position of the query.
     """
     candidates = np.tril(seen, -1) & ~existing
     candidates[:, 0] = False
-    numbers = existing.sum(1)  # (T,)
-    if (candidates.sum(1) < numbers).any():
-        candidates[query:] = False
-        if candidates.sum() < existing.sum():
+    ranks = np.where(candidates, order[0], np.inf).argsort(1, kind="stable").argsort(1, kind="stable")  # (N, N)
+    drawn = (ranks < existing.sum(1)[:, None]) & candidates
+    missing = int(existing.sum() - drawn.sum())
+    if missing:
+        places = np.flatnonzero((candidates & ~drawn)[:query])
+        if len(places) < missing:
             return None
-        drawn = np.zeros_like(existing)
-        places = np.flatnonzero(candidates)
-        drawn.flat[places[np.argsort(order.flat[places], kind="stable")[: existing.sum()]]] = True
-        return drawn
-    ranks = np.where(candidates, order, np.inf).argsort(1, kind="stable").argsort(1, kind="stable")  # (T, T)
-    return ranks < numbers[:, None]
+        drawn.flat[places[np.argsort(order[1].flat[places], kind="stable")[:missing]]] = True
+    return drawn

@@ -15,7 +15,10 @@ EDGES = (
 )
 """Classes of edges, in the order of the tables: the paper's three, and those of
 :mod:`icl_lens.studies.challenges.edge_sets`. The class ``last -> label`` is left out, because it is ``pq`` if each
-label word is one token."""
+token of each label word is an anchor, for example if each label word is one token."""
+
+BEFORE_QUERY = tuple(name for name in EDGES if name == "wp" or name.startswith(("label ->", "demonstration ->")))
+"""Classes of which all edges lead to positions before the query. In the last layer, they have no effect on a prediction."""
 
 ANSWERS = ("gold", "own")
 """Whose loss is attributed: that of the gold label, or that of the model's own answer."""

@@ -82,6 +82,7 @@ STUDY = Study(
         "cutting them.",
     ),
     inputs="prepare",
+    labels=("whole", "last", "all"),
     shards="length",
     items=(
         Item(

@@ -10,8 +10,10 @@ rank correlation:
     heads             over layers and heads; the effect is that of z := 0 in the head
 
 A cell without edges in some prompts is a mean over the other prompts; a cell without edges in more than half of the prompts is
-not ranked. A class or layer with fewer than three cells, or with equal values in all cells, has no correlation. The classes
-overlap: ``ww`` contains most of the others. The class ``layer`` is not ranked.
+not ranked. In the last layer, edges to positions before the query cannot change the prediction. These cells are not ranked
+either, because attributions that are gradients are 0 there by construction. A class or layer with fewer than three cells, or
+with equal values in all cells, has no correlation. The classes overlap: ``ww`` contains most of the others. The class ``layer``
+is not ranked.
 
 An attribution is a sum over the edges of the class, or the mean per edge, which is the paper's S. In both cases the effect is
 that of the whole class.
@@ -32,7 +34,15 @@ import pandas as pd
 from icl_lens.statistics.halves import halves, texts_of
 from icl_lens.statistics.ranks import rank
 from icl_lens.statistics.resampling import OVER_TASKS, Bootstrap, Estimate, of_weights, over_tasks, unit_index
-from icl_lens.studies.challenges.ch_saliency.names import ANSWERS, ATTRIBUTIONS, EDGES, LAYER, QUANTITIES, TRUTHS
+from icl_lens.studies.challenges.ch_saliency.names import (
+    ANSWERS,
+    ATTRIBUTIONS,
+    BEFORE_QUERY,
+    EDGES,
+    LAYER,
+    QUANTITIES,
+    TRUTHS,
+)
 
 COUNT = "count"
 """Baseline: the number of edges."""
@@ -246,8 +256,12 @@ def _cells(rows: pd.DataFrame) -> Cells:
     names = [*ATTRIBUTIONS, *TRUTHS, COUNT, *per_edge]
     wide = rows.assign(**per_edge).pivot(index=unit_index(rows), columns=["layer", "edges"], values=names).sort_index()
     shares = rows.groupby(["layer", "edges"]).size() / len(wide)
+    depth = sorted(rows["layer"].unique())
     cells = [
-        (layer, name) for layer in sorted(rows["layer"].unique()) for name in EDGES if shares.get((layer, name), 0) >= _SHARE
+        (layer, name)
+        for layer in depth
+        for name in EDGES
+        if shares.get((layer, name), 0) >= _SHARE and not (layer == depth[-1] and name in BEFORE_QUERY)
     ]
     columns = pd.MultiIndex.from_tuples(cells)
     values = {name: wide[name].reindex(columns=columns).to_numpy(dtype=float) for name in names}

@@ -83,4 +83,5 @@ STUDY = Study(
             ),
         )
     ),
+    labels=("last", "all"),
 )

@@ -34,6 +34,7 @@ import torch
 from icl_lens.models.language_model import LanguageModel
 from icl_lens.prompts.demonstration_places import Places
 from icl_lens.prompts.positions import TokenizedPrompt
+from icl_lens.statistics.text_similarity import tf_idf_cosines
 from icl_lens.studies.kernel_regression.demonstration_attention import attention_rows
 from icl_lens.studies.kernel_regression.kernel_regression import text_kernels
 from icl_lens.studies.kernel_regression.settings import TF_IDF, Settings, held_out
@@ -78,7 +79,7 @@ class _AttentionMap:
         self.bins = bins
         self.seeds = sorted({p.seed for p in prompts})
         self.seed_indices = [self.seeds.index(p.seed) for p in prompts]
-        self.max_demonstrations = max((len(p.anchors) for p in prompts), default=0)
+        self.max_demonstrations = max((len(p.demo_labels) for p in prompts), default=0)
         self.width = self.max_demonstrations * (bins + 1) + bins
         self.sums: np.ndarray | None = None
         self.counts = np.zeros((len(self.seeds), self.width))  # (S, M)
@@ -131,7 +132,7 @@ def _cosines(prompts: Sequence[TokenizedPrompt], settings: Settings, device: tor
     corpus = [
         text for (query, texts), is_held_out in zip(pairs, masks, strict=True) if not is_held_out for text in (query, *texts)
     ]
-    cosines = {TF_IDF: text_kernels.tf_idf_cosines(pairs, corpus)}
+    cosines = {TF_IDF: tf_idf_cosines(pairs, corpus)}
     for name, folder in settings.encoders.items():
         cosines[name] = text_kernels.encoder_cosines(pairs, folder, device)
     return cosines

@@ -43,6 +43,7 @@ STUDY = Study(
     checkpoints=lambda settings: settings.encoders,
     needs_gold=False,
     gold_columns=("gold",),
+    labels=("whole", "last", "all"),
     items=(
         # Figures 2 and 3, repeated for each further task of the paper (the built-in texts include none of them) and for other
         # models (appendix D). The latter are shown if one of these models is configured. The paper does not say which Llama 2

@@ -3,7 +3,7 @@
 *In-context learning as kernel regression* (Han et al., TMLR 2025), Table 2, compares attention with kernel regression (eq. 6)
 on sentence embeddings. The paper does not say how it computes a kernel from them;
 :mod:`icl_lens.studies.kernel_regression.reconstruction` computes it from cosines. The cosines of TF-IDF vectors are our
-addition; they need no model.
+addition; :mod:`icl_lens.statistics.text_similarity` computes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from icl_lens import json_text
@@ -21,38 +20,10 @@ from icl_lens.errors import InputError
 from icl_lens.hub import quantization
 from icl_lens.hub.checkpoints import checkpoint_files
 from icl_lens.prompts.plain_text import control_tokens
+from icl_lens.statistics.text_similarity import distinct_texts
 
 # Number of texts per batch of an encoder.
 _BATCH = 64
-
-
-def tf_idf_cosines(pairs: Sequence[tuple[str, Sequence[str]]], corpus: Sequence[str]) -> list[np.ndarray]:
-    """Compute cosines of TF-IDF vectors: the weight of a word is its count in the text times ln((1 + n) / (1 + df)) + 1.
-
-    Words are runs of letters, digits and underscores, in lower case.
-
-    Args:
-        pairs: N pairs of a query's text and its demonstrations' texts.
-        corpus: The n texts in which df, the number of texts with a word, is counted. A word that is in none of them has df = 0.
-            Without any, the texts of the pairs are used.
-
-    Returns:
-        For each pair, the cosines with its demonstrations, shape (D,) each; 0 for a text without words.
-    """
-    texts = _distinct_texts(pairs)
-    # CountVectorizer refuses texts without any word, so one is added.
-    counter = CountVectorizer(token_pattern=r"\w+").fit([*corpus, *texts, "word"])
-    vectors = TfidfTransformer().fit(counter.transform(corpus or texts)).transform(counter.transform(texts))
-    row_of_text = {text: row for row, text in enumerate(texts)}
-    queries = vectors[[row_of_text[query] for query, demonstrations in pairs for _ in demonstrations]]
-    demos = vectors[[row_of_text[text] for _, demonstrations in pairs for text in demonstrations]]
-    ends = np.cumsum([len(demonstrations) for _, demonstrations in pairs])
-    return np.split(queries.multiply(demos).sum(1).A1, ends[:-1])
-
-
-def _distinct_texts(pairs: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """Return the distinct texts of all pairs."""
-    return list(dict.fromkeys(text for query, demonstrations in pairs for text in (query, *demonstrations)))
 
 
 def encoder_cosines(
@@ -64,7 +35,7 @@ def encoder_cosines(
     length in the folder's ``sentence_bert_config.json`` or to the encoder's maximum number of positions.
 
     Args:
-        pairs: See :func:`tf_idf_cosines`.
+        pairs: See :func:`icl_lens.statistics.text_similarity.tf_idf_cosines`.
         folder: Folder with the encoder's checkpoint: config.json, safetensors and the tokenizer. Nothing is downloaded, and no
             code from the folder is executed.
         device: Device of the encoder.
@@ -72,7 +43,7 @@ def encoder_cosines(
     Raises:
         InputError: The path is not a folder, cannot be loaded, or uses another pooling.
     """
-    texts = _distinct_texts(pairs)
+    texts = distinct_texts(pairs)
     vectors = dict(zip(texts, _embed(texts, Path(folder), device), strict=True))
     return [np.array([vectors[query] @ vectors[text] for text in demonstrations]) for query, demonstrations in pairs]
 

@@ -66,8 +66,8 @@ def _permute_inputs(row: dict, settings: Settings) -> dict:
     labels = [int(label) for label in row["demo_labels"]]
     if len(set(labels)) < 2:
         raise InputError(
-            f"prompt {row['prompt_id']}: all its demonstrations have the same label, so no text can get a different label; "
-            "use demonstrations of at least two classes"
+            f"prompt {row['prompt_id']}: its demonstrations have fewer than two different labels, so no text can get a "
+            "different label; use demonstrations of at least two classes"
         )
     generator = _generator(row, settings, 0)
     order = list(range(len(labels)))
@@ -82,7 +82,7 @@ def _permute_inputs(row: dict, settings: Settings) -> dict:
 
 def _flip_labels(row: dict) -> dict:
     labels = [(int(label) + 1) % len(row["label_words"]) for label in row["demo_labels"]]
-    return {**replace_demonstrations(row, demonstration_texts(row), labels), "demo_labels": labels}
+    return replace_demonstrations(row, demonstration_texts(row), labels)
 
 
 def _reorder(row: dict, settings: Settings, draw: int) -> dict:
@@ -97,7 +97,6 @@ def _reorder(row: dict, settings: Settings, draw: int) -> dict:
         order = generator.permutation(len(labels)).tolist()
     return {
         **replace_demonstrations(row, [texts[i] for i in order], [labels[i] for i in order]),
-        "demo_labels": [labels[i] for i in order],
         "demo_indices": [int(row["demo_indices"][i]) for i in order],
     }
 

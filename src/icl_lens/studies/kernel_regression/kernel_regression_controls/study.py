@@ -39,6 +39,7 @@ STUDY = Study(
     needs_gold=False,
     gold_columns=("gold",),
     shards="prefix",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="kr_figure_controls",

@@ -8,7 +8,8 @@ one-hot targets (penalty .01) predicts the class with the largest output:
     argmax_o P(o | x_i), the most likely next token after the text x_i alone, from the key
     y_i, the label, from the value
 
-(:mod:`icl_lens.studies.kernel_regression.single_texts` computes P(o | x_i).)
+(:mod:`icl_lens.studies.kernel_regression.single_texts` computes P(o | x_i).) With ``label_anchor: last``, p = 0 is the word's
+last token. With ``all``, p = 0 is the mean over its tokens, and p < 0 and p > 0 count from its first and from its last token.
 
 The paper does not say whether it uses keys before or after the rotary embedding, or on which data it fits the probes. This
 study reads both kinds of keys: before the embedding (``key``, independent of the token's position) and after it
@@ -88,7 +89,7 @@ def compute(
     require_supported(model.network)
     texts = distinct_texts(model, prompts)
     # The index of each demonstration's prompt and text.
-    prompt_indices = np.repeat(np.arange(len(prompts)), [len(p.anchors) for p in prompts])  # (n,)
+    prompt_indices = np.repeat(np.arange(len(prompts)), [len(p.demo_labels) for p in prompts])  # (n,)
     text_indices = np.concatenate(texts.demos)  # (n,)
     targets = {
         "token": keep_most_frequent(most_probable_tokens(model, texts.texts, batch_tokens)[text_indices], settings.tokens),
@@ -161,7 +162,7 @@ def features(
         CPU in at least float32; and a mask of the positions that exist, shape (O, n). The features are zero for positions that
         do not exist.
     """
-    starts = np.concatenate([[0], np.cumsum([len(p.anchors) for p in prompts])])  # (N + 1,)
+    starts = np.concatenate([[0], np.cumsum([len(p.demo_labels) for p in prompts])])  # (N + 1,)
     available = np.zeros((len(offsets), starts[-1]), dtype=bool)  # (O, n)
     recorded: dict[Feature, list[Tensor]] = {"key": [], "turned_key": [], "value": []}
     for batch in batches(model, prompts, batch_tokens, kept="states"):
@@ -174,14 +175,33 @@ def features(
                     shape = (vectors.shape[1], *available.shape, vectors.shape[3])
                     recorded[name].append(torch.zeros(shape, dtype=at_least_float32(vectors[:0]).dtype))
                 for row, index in enumerate(batch.index):
-                    positions = prompts[index].anchors + np.array(offsets)[:, None]  # (O, D)
+                    positions = _positions(prompts[index], offsets)  # (O, D)
                     exists = (positions >= 0) & (positions <= prompts[index].last)
                     columns = slice(starts[index], starts[index + 1])
                     available[:, columns] = exists
                     selected = at_least_float32(vectors[row][:, np.where(exists, positions, 0)]).cpu()  # (H_kv, O, D, d)
                     recorded[name][layer][:, :, columns] = selected * torch.from_numpy(exists)[..., None]
+                    if 0 in offsets and len(prompts[index].anchors) > positions.shape[1]:
+                        means = _means(prompts[index], at_least_float32(vectors[row]).cpu())  # (H_kv, D, d)
+                        recorded[name][layer][:, list(offsets).index(0), columns] = means
         progress(len(batch.index))
     return recorded, available
+
+
+def _positions(prompt: TokenizedPrompt, offsets: Sequence[int]) -> np.ndarray:
+    """Return the position at each offset from the label word of each demonstration, shape (O, D). It may not exist.
+
+    If a label word has several anchors, negative offsets count from its first one, and positive offsets from its last one.
+    """
+    demonstrations = np.arange(len(prompt.demo_labels))  # (D,)
+    first, last = (np.searchsorted(prompt.anchor_demonstrations, demonstrations, side) for side in ("left", "right"))  # (D,)
+    return np.stack([prompt.anchors[first if offset <= 0 else last - 1] + offset for offset in offsets])
+
+
+def _means(prompt: TokenizedPrompt, vectors: Tensor) -> Tensor:
+    """Return the mean of the vectors, shape (H_kv, T, d), over the anchors of each demonstration, shape (H_kv, D, d)."""
+    of_anchor = prompt.anchor_demonstrations  # (A,)
+    return torch.stack([vectors[:, prompt.anchors[of_anchor == k]].mean(1) for k in range(len(prompt.demo_labels))], 1)
 
 
 def ridge(fitted: Tensor, classes: np.ndarray, tested: Tensor, penalty: float) -> np.ndarray:

@@ -130,4 +130,5 @@ STUDY = Study(
             (20, "mnli", ("agnews_abcd",)),
         )
     ),
+    labels=("whole", "last", "all"),
 )

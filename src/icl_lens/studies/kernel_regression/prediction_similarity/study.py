@@ -22,6 +22,7 @@ STUDY = Study(
     schema=SCHEMA,
     cost=Cost(passes=1),
     needs_gold=False,
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="kr_figure_4",

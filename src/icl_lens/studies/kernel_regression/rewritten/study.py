@@ -57,6 +57,7 @@ STUDY = Study(
     needs_gold=False,
     gold_columns=("gold",),
     shards="prefix",
+    labels=("whole", "last", "all"),
     items=(
         Item(
             name="kr_table_1",

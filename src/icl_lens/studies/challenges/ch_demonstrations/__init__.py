@@ -1,0 +1,1 @@
+"""Study ``ch_demonstrations``: how much each demonstration contributes to a prediction."""
