@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icl_lens.prompts.positions import tokenize
+from icl_lens.prompts.positions import TokenizedPrompt, tokenize
 from icl_lens.statistics.attention_auc import attention_scores
 from icl_lens.studies.anchors import compressed_demonstrations
 from icl_lens.studies.anchors.compression import compute as compression
@@ -63,18 +63,19 @@ class Subsets:
     """A prompt with the prompts of all subsets of its demonstrations.
 
     Attributes:
-        ids: Token ids of the prompt.
-        label_ids: Token ids of the label words.
-        gold: Class index of the query.
+        prompt: The prompt.
         game: The game of the demonstrations.
         versions: Subset -> its prompt.
     """
 
-    ids: np.ndarray
-    label_ids: np.ndarray
-    gold: int
+    prompt: TokenizedPrompt
     game: Game
     versions: dict[tuple[int, ...], Version]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Token ids of the prompt."""
+        return self.prompt.ids
 
 
 def subsets(pair, table: pd.DataFrame, demonstrations_per_prompt: int) -> list[Subsets]:
@@ -86,8 +87,7 @@ def subsets(pair, table: pd.DataFrame, demonstrations_per_prompt: int) -> list[S
     given = Given(pair.model, table, {}, settings, "auto", False, lambda rows: tokenize(rows, tokenizer))
     prepared = demonstrations.prepare(given)
     return [
-        Subsets(p.ids, p.label_ids, p.gold, each.games[PLAIN], each.own)
-        for p, each in zip(prepared.prompts, prepared.more["versions"], strict=True)
+        Subsets(p, each.games[PLAIN], each.own) for p, each in zip(prepared.prompts, prepared.more["versions"], strict=True)
     ]
 
 
@@ -101,8 +101,8 @@ def fast_shapley(pair, prompts: list[Subsets], budget) -> np.ndarray:
     found = {}
     for group in groups.values():
         versions = [prompt.versions for prompt in group]
-        for prompt, scores in zip(group, trees.of_versions(pair.model, versions, group[0].label_ids, budget), strict=True):
-            values = plain_demonstrations.margins(scores, prompt.gold)
+        for prompt, scores in zip(group, trees.of_versions(pair.model, versions, group[0].prompt, budget), strict=True):
+            values = plain_demonstrations.margins(scores, prompt.prompt.gold)
             found[id(prompt)] = shapley.shapley(prompt.game.plan, values).phi
     return np.stack([found[id(prompt)] for prompt in prompts])
 
@@ -117,8 +117,8 @@ def plain_shapley(pair, prompts: list[Subsets]) -> np.ndarray:
         for subset, version in prompt.versions.items():
             ids = torch.from_numpy(version.ids)[None].to(pair.plain.device)
             logits = pair.plain(ids, use_cache=False, logits_to_keep=1).logits[0, -1]
-            scores[subset] = logits[torch.from_numpy(prompt.label_ids)].double().cpu().numpy()
-        values = plain_demonstrations.margins(scores, prompt.gold)
+            scores[subset] = logits[torch.from_numpy(prompt.prompt.label_ids)].double().cpu().numpy()
+        values = plain_demonstrations.margins(scores, prompt.prompt.gold)
         found.append(plain_demonstrations.shapley(values, prompt.game.plan.players))
     return np.stack(found)
 
