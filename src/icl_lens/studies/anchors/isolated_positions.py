@@ -95,7 +95,9 @@ def _turn_ends(prompt: TokenizedPrompt) -> np.ndarray:
 
 
 def order_of(prompt: TokenizedPrompt, settings: Settings) -> int:
-    """Return the number of a prompt's random order, from 0. Prompts of a task and seed with the same number share an order.
+    """Return the number of a prompt's random order, from 0.
+
+    Prompts of a task and seed with the same number have the same order.
 
     The prompts of a seed are divided into blocks of consecutive places, one prompt per order, and each block is dealt out in a
     random permutation. The numbers of prompts of two orders therefore differ by at most 1, also for the first n prompts of a

@@ -1,4 +1,4 @@
-"""Edges of each set of :mod:`icl_lens.studies.challenges.edge_sets` in a prompt."""
+"""Edges of each set of :mod:`icl_lens.studies.challenges.edge_sets` in a prompt, and a choice of random edges."""
 
 from __future__ import annotations
 
@@ -53,3 +53,15 @@ def find_edges(classes: TokenClasses, edge_set: EdgeSet) -> np.ndarray:
     else:
         raise ValueError(f"unknown set of edges {rows} -> {columns}")
     return np.tril(is_row[:, None] & pairs, -1)  # (T, T)
+
+
+def lowest(numbers: np.ndarray, eligible: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Choose the eligible places with the lowest numbers along the last axis, or all of them if there are too few.
+
+    Args:
+        numbers: Distinct numbers, shape (..., T).
+        eligible: Which places can be chosen, shape (..., T).
+        sizes: How many to choose, shape (...).
+    """
+    ranks = np.where(eligible, numbers, np.inf).argsort(-1).argsort(-1)  # (..., T)
+    return (ranks < sizes[..., None]) & eligible

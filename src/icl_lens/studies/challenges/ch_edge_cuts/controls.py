@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from icl_lens.studies.challenges.edges import lowest
+
 # Number of random orders that the mass-matched control tries for a row.
 _ORDERS = 4
 
@@ -69,11 +71,11 @@ def draw_random(edges: np.ndarray, eligible: np.ndarray, key: list[int], draw: i
     """
     generator = np.random.default_rng([_RANDOM, *key, draw])
     sizes = edges.sum(-1)  # (S, R)
-    chosen = _lowest(generator.random(edges.shape), eligible, sizes)  # (S, R, T)
+    chosen = lowest(generator.random(edges.shape), eligible, sizes)  # (S, R, T)
     if elsewhere:
         missing = (sizes - chosen.sum(-1)).sum(-1)  # (S,)
         flat = (len(edges), -1)
-        chosen |= _lowest(generator.random(edges.shape).reshape(flat), (eligible & ~chosen).reshape(flat), missing).reshape(
+        chosen |= lowest(generator.random(edges.shape).reshape(flat), (eligible & ~chosen).reshape(flat), missing).reshape(
             edges.shape
         )
         sizes, chosen_sizes = sizes.sum(-1, keepdims=True), chosen.sum((1, 2))[:, None]  # (S, 1) each
@@ -81,18 +83,6 @@ def draw_random(edges: np.ndarray, eligible: np.ndarray, key: list[int], draw: i
         chosen_sizes = chosen.sum(-1)  # (S, R)
     valid = (chosen_sizes == sizes).all(-1) & edges.any((1, 2))  # (S,)
     return [Cut(*pair) for pair in zip(chosen, valid.tolist(), strict=True)]
-
-
-def _lowest(numbers: np.ndarray, eligible: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Choose the eligible places with the lowest numbers along the last axis, or all of them if there are too few.
-
-    Args:
-        numbers: Distinct numbers, shape (..., T).
-        eligible: Which places can be chosen, shape (..., T).
-        sizes: How many to choose, shape (...).
-    """
-    ranks = np.where(eligible, numbers, np.inf).argsort(-1).argsort(-1)  # (..., T)
-    return (ranks < sizes[..., None]) & eligible
 
 
 def match_mass(

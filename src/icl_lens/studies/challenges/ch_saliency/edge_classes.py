@@ -31,7 +31,7 @@ from icl_lens.prompts.positions import TokenizedPrompt
 from icl_lens.studies.challenges.ch_saliency.names import EDGES, LAYER
 from icl_lens.studies.challenges.ch_saliency.token_tree import token_tree
 from icl_lens.studies.challenges.edge_sets import SETS
-from icl_lens.studies.challenges.edges import find_edges
+from icl_lens.studies.challenges.edges import find_edges, lowest
 from icl_lens.studies.challenges.token_classes import token_classes
 
 
@@ -114,12 +114,10 @@ def _draw(existing: np.ndarray, seen: np.ndarray, order: np.ndarray, query: int)
     """
     candidates = np.tril(seen, -1) & ~existing
     candidates[:, 0] = False
-    ranks = np.where(candidates, order[0], np.inf).argsort(1, kind="stable").argsort(1, kind="stable")  # (N, N)
-    drawn = (ranks < existing.sum(1)[:, None]) & candidates
-    missing = int(existing.sum() - drawn.sum())
-    if missing:
-        places = np.flatnonzero((candidates & ~drawn)[:query])
-        if len(places) < missing:
-            return None
-        drawn.flat[places[np.argsort(order[1].flat[places], kind="stable")[:missing]]] = True
+    drawn = lowest(order[0], candidates, existing.sum(1))  # (N, N)
+    others = (candidates & ~drawn)[:query]  # (first position of the query, N)
+    missing = existing.sum() - drawn.sum()
+    if others.sum() < missing:
+        return None
+    drawn[:query] |= lowest(order[1][:query].ravel(), others.ravel(), missing).reshape(others.shape)
     return drawn
